@@ -1,0 +1,34 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Both build .venv first; PYTHON=python3.12 picks another Python.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint check setup clean
+
+.venv/.run: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "robustq needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/.dev: .venv/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,peers]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1
+	touch $@
+
+setup: .venv/.dev
+
+demo: .venv/.run
+	$(BIN)/robustq run studies/quickstart.yaml
+	$(BIN)/robustq report --sweep quickstart --out report/quickstart.html --figures report
+	$(BIN)/robustq export --sweep quickstart report/quickstart.arrow
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+clean:
+	rm -rf .venv .robustq report *.egg-info

@@ -1,0 +1,273 @@
+"""The command line: each command parses, calls one function, prints. Heavy imports wait until a command needs them."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jobs.console import Commands
+from jobs.errors import JobsFailed
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout and nothing else there.")
+sweep_option = click.option("--sweep", help="Only the latest sweep of this name.")
+cpus_option = click.option("--cpus-per-job", type=click.IntRange(1), help="CPU threads a job; default: shared evenly.")
+
+
+def study_options(command: Any) -> Any:
+    """What replaces entries of a study from the command line."""
+    for option in (
+        click.option("--examples", help="Test examples to attack, or all."),
+        click.option("--epochs", type=click.IntRange(1), help="Epochs of every training."),
+        click.option("--dataset", help="Data set, such as digits or parquet:PATH."),
+        click.argument("study", type=click.Path(dir_okay=False, path_type=Path)),
+    ):
+        command = option(command)
+    return command
+
+
+def open_store(ctx: click.Context, **how: bool) -> Any:
+    from jobs.engine import open_store
+
+    return open_store(ctx.obj, **how)
+
+
+@click.group(cls=Commands)
+@click.version_option(package_name="robustq")
+@click.option(
+    "--store",
+    envvar="ROBUSTQ_STORE",
+    default="sqlite:///.robustq/results.db",
+    show_default=True,
+    help="Database URL or SQLite file.",
+)
+@click.pass_context
+def main(ctx: click.Context, store: str) -> None:
+    """How robust are these networks, and which defence helps?
+
+    \b
+    robustq run studies/quickstart.yaml       train, attack and report on this machine
+    robustq attack my_model.py:build          attack one model of your own
+    robustq results                           what came of it
+    """
+    ctx.obj = store
+
+
+@main.command()
+@study_options
+@cpus_option
+@json_option
+@click.pass_context
+def run(ctx: click.Context, study: Path, cpus_per_job: int | None, as_json: bool, **changes: Any) -> None:
+    """Submit a study, run it on this machine and print its results. What is done already is not done again."""
+    from jobs import flow
+
+    store = open_store(ctx, create=True, write=True)
+    submitted = flow.submit_file(store, study, changes)
+    click.echo(submitted.line, err=True)
+    finish(store, submitted.sweep_id, cpus_per_job, as_json, summary=True)
+
+
+def finish(store: Any, sweep_id: int, cpus_per_job: int | None, as_json: bool, summary: bool = False) -> None:
+    """Drive a sweep to its end and print what came of it."""
+    from cluster.drive import drive_and_watch
+    from jobs import flow
+
+    drive_and_watch(store, sweep_id, cpus_per_job)
+    click.echo(flow.results_text(store, sweep_id, as_json=as_json, summary=summary))
+    flow.raise_failures(store, sweep_id)
+
+
+@main.command()
+@study_options
+@click.pass_context
+def submit(ctx: click.Context, study: Path, **changes: Any) -> None:
+    """Queue a study's jobs; `robustq drive` runs them. Submitting twice queues nothing twice."""
+    from jobs import flow
+
+    click.echo(flow.submit_file(open_store(ctx, create=True, write=True), study, changes).line)
+
+
+@main.command()
+@sweep_option
+@cpus_option
+@click.pass_context
+def drive(ctx: click.Context, sweep: str | None, cpus_per_job: int | None) -> None:
+    """Run the queue on this machine until it is empty."""
+    from cluster.drive import drive_and_watch
+    from jobs import flow
+
+    store = open_store(ctx, write=True)
+    sweep_id = flow.sweep_id(store, sweep)
+    click.echo(flow.counts_text(drive_and_watch(store, sweep_id, cpus_per_job)))
+    flow.raise_failures(store, sweep_id)
+
+
+@main.command()
+@sweep_option
+@json_option
+@click.pass_context
+def status(ctx: click.Context, sweep: str | None, as_json: bool) -> None:
+    """Count the jobs by state, and say what runs and what failed."""
+    from jobs import flow
+
+    click.echo(flow.status_text(open_store(ctx), sweep, as_json=as_json))
+
+
+@main.command()
+@sweep_option
+@click.option("--summary", is_flag=True, help="One line a model instead of one a result.")
+@json_option
+@click.pass_context
+def results(ctx: click.Context, sweep: str | None, summary: bool, as_json: bool) -> None:
+    """Print the results: accuracies with their 95 % intervals, in percent; as fractions with --json."""
+    from jobs import flow
+
+    store = open_store(ctx)
+    click.echo(flow.results_text(store, flow.sweep_id(store, sweep), as_json=as_json, summary=summary))
+
+
+@main.command()
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@sweep_option
+@click.option("--per-example", is_flag=True, help="One row an example instead of one a result.")
+@click.pass_context
+def export(ctx: click.Context, path: Path, sweep: str | None, per_example: bool) -> None:
+    """Write the results to PATH: .arrow (IPC), .parquet or .csv. docs/schema.md describes the columns."""
+    from jobs import export, flow
+
+    store = open_store(ctx)
+    with store.begin() as db:
+        rows = export.export(db, path, sweep_id=flow.sweep_id(store, sweep), per_example=per_example)
+    click.echo(f"{rows} rows in {path}", err=True)
+
+
+@main.command()
+@click.option("--sweep", required=True, help="The sweep to report on; the latest of this name.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("report/report.html"), show_default=True
+)
+@click.option(
+    "--figures", type=click.Path(file_okay=False, path_type=Path), help="Folder for the pictures as PNG files too."
+)
+@click.pass_context
+def report(ctx: click.Context, sweep: str, out: Path, figures: Path | None) -> None:
+    """Write one self-contained HTML file: tables, eps curves, confusion matrices, pictures."""
+    from jobs.report import write_report
+
+    for path in write_report(open_store(ctx), sweep, out, figures):
+        click.echo(f"wrote {path}", err=True)
+
+
+@main.command()
+@click.argument("job_ids", nargs=-1, type=int)
+@sweep_option
+@click.pass_context
+def cancel(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> None:
+    """Cancel jobs by number, or all of a sweep."""
+    from jobs import flow
+
+    click.echo(f"{flow.cancel(open_store(ctx, write=True), job_ids, sweep)} jobs cancelled")
+
+
+@main.command()
+@click.argument("job_ids", nargs=-1, type=int)
+@sweep_option
+@click.pass_context
+def retry(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> None:
+    """Queue failed and cancelled jobs again, by number or all of a sweep."""
+    from jobs import flow
+
+    click.echo(f"{flow.retry(open_store(ctx, write=True), job_ids, sweep)} jobs queued again")
+
+
+@main.command()
+@click.argument("job_id", type=int)
+@json_option
+@click.pass_context
+def logs(ctx: click.Context, job_id: int, as_json: bool) -> None:
+    """All that is known of a job: spec, attempts with tracebacks, events, training history."""
+    from jobs import flow
+
+    click.echo(flow.log_text(open_store(ctx), job_id, as_json=as_json))
+
+
+@main.command(name="list")
+@click.argument("kind", type=click.Choice(["models", "attacks", "datasets", "objectives"]))
+@click.option("--torchvision", is_flag=True, help="With models: torchvision's too.")
+@json_option
+def list_names(kind: str, torchvision: bool, as_json: bool) -> None:
+    """Print the names that studies may use, with their parameters."""
+    from jobs.names import names_text
+
+    click.echo(names_text(kind, torchvision=torchvision, as_json=as_json))
+
+
+@main.command()
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Check this machine: versions, GPUs, Ray, the store, the cache."""
+    from cluster.doctor import examine
+
+    text, healthy = examine(ctx.obj, as_json=as_json)
+    click.echo(text)
+    if not healthy:
+        raise JobsFailed("something is wrong: see above")
+
+
+@main.command()
+@click.argument("model")
+@click.option("--weights", help="File of weights: safetensors or a state dict.")
+@click.option("--dataset", default="digits", show_default=True, help="Data set to attack on.")
+@click.option(
+    "--attack", "attacks", multiple=True, default=["pgd"], show_default=True, help="May be given several times."
+)
+@click.option("--norm", help="Linf or L2; default: the attack's own.")
+@click.option("--eps", multiple=True, help="Radius, such as 8/255; may be given several times.")
+@click.option("--param", "params", multiple=True, help="A parameter of the attack, such as steps=20 or restarts=2.")
+@click.option("--examples", default="1000", show_default=True, help="Test examples, the first of the file, or all.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--per-example", type=click.Path(dir_okay=False, path_type=Path), help="Write one row an example here.")
+@cpus_option
+@json_option
+@click.pass_context
+def attack(
+    ctx: click.Context, per_example: Path | None, cpus_per_job: int | None, as_json: bool, **options: Any
+) -> None:
+    """Attack one MODEL without a study: FILE.py:factory, package.module:factory, or an architecture with --weights."""
+    from jobs import export, flow
+
+    store = open_store(ctx, create=True, write=True)
+    submitted = flow.submit_attack(store, options)
+    finish(store, submitted.sweep_id, cpus_per_job, as_json)
+    if per_example:
+        with store.begin() as db:
+            export.export(db, per_example, sweep_id=submitted.sweep_id, per_example=True)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--dataset", default="digits", show_default=True, help="Data set to train and test on.")
+@click.option("--objective", default="standard", show_default=True, help="See `robustq list objectives`.")
+@click.option(
+    "--param", "params", multiple=True, help="A setting or attack parameter, such as eps=8/255 or optimizer=adam."
+)
+@click.option("--epochs", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the weights here, as safetensors.")
+@cpus_option
+@json_option
+@click.pass_context
+def train(ctx: click.Context, out: Path | None, cpus_per_job: int | None, as_json: bool, **options: Any) -> None:
+    """Train one MODEL without a study and print its clean test accuracy."""
+    from jobs import flow
+
+    store = open_store(ctx, create=True, write=True)
+    submitted = flow.submit_training(store, options)
+    finish(store, submitted.sweep_id, cpus_per_job, as_json)
+    if out:
+        flow.write_weights(store, submitted.sweep_id, out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What is installed here and what works: the first thing to run when something does not."""
+
+import platform
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from cluster.connect import gpu_count, local_ray
+from cluster.resources import plan_slots, usable_cpus
+from jobs import show
+from jobs.engine import open_store
+from jobs.errors import StoreError
+from robustlib import data
+
+PACKAGES = ("robustq", "torch", "torchvision", "ray", "pyarrow", "sqlalchemy", "click", "numpy", "safetensors")
+
+
+def examine(store: str, *, as_json: bool) -> tuple[str, bool]:
+    """A table of checks as text or JSON, and whether all went well."""
+    rows = [check("python", lambda: platform.python_version())]
+    rows += [check(name, lambda name=name: version(name)) for name in PACKAGES]
+    rows += [
+        check("torch with torchvision", torch_pair),
+        check("processors", lambda: f"{usable_cpus()} CPUs, {gpu_count()} GPUs"),
+        check("ray", try_ray),
+        check("cache", try_cache),
+        check("store", lambda: try_store(store)),
+    ]
+    return show.json_text(rows) if as_json else show.table(rows), all(row["ok"] == "yes" for row in rows)
+
+
+def check(name: str, look: Any) -> dict[str, str]:
+    """Run one check: whatever it raises is its finding."""
+    try:
+        return {"what": name, "ok": "yes", "found": look()}
+    except PackageNotFoundError:
+        return {"what": name, "ok": "no", "found": f"not installed: pip install {name}"}
+    except Exception as error:
+        return {"what": name, "ok": "no", "found": f"{type(error).__name__}: {error}"}
+
+
+def torch_pair() -> str:
+    """torch and torchvision work together: an operator of torchvision's own runs."""
+    import torch
+    import torchvision
+
+    kept = torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return f"{len(kept)} of 1 boxes kept; CUDA devices: {', '.join(names) or 'none'}"
+
+
+def try_ray() -> str:
+    with local_ray(plan_slots(usable_cpus(), gpu_count(), 1)) as ray:
+        found = ray.cluster_resources()
+    return f"started; {found.get('CPU', 0):g} CPUs, {found.get('GPU', 0):g} GPUs"
+
+
+def try_cache() -> str:
+    data.home().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=data.home()):
+        return f"{data.home()} can be written"
+
+
+def try_store(url: str) -> str:
+    try:
+        return f"{open_store(url).url} opened"
+    except StoreError as error:
+        if "there is no store" in str(error):
+            return f"{url} is not made yet"
+        raise

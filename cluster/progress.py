@@ -1,0 +1,73 @@
+"""Live progress: one line that is rewritten on a terminal, JSON lines elsewhere. Always to stderr."""
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TextIO
+
+LOG_SECONDS = 10.0  # between lines where there is no terminal
+
+
+@dataclass
+class Progress:
+    """Shows how far the queue is, how fast it goes and what is left."""
+
+    out: TextIO = field(default_factory=lambda: sys.stderr)
+    started_at: float = field(default_factory=time.monotonic)
+    done_before: int | None = None
+    shown_at: float = -LOG_SECONDS
+
+    def __call__(self, counts: dict[str, int]) -> None:
+        """Show the jobs by state; called as often as one likes."""
+        now = time.monotonic()
+        if self.done_before is None:
+            self.done_before = counts["done"]
+        if now - self.shown_at < (0.2 if self.out.isatty() else LOG_SECONDS):
+            return
+        self.shown_at = now
+        state = self.state(counts, now)
+        if not self.out.isatty():
+            self.out.write(json.dumps(state) + "\n")
+        else:
+            self.out.write("\r\x1b[K" + self.line(state))
+        self.out.flush()
+
+    def close(self) -> None:
+        """Leave the line."""
+        if self.out.isatty() and self.done_before is not None:
+            self.out.write("\r\x1b[K")
+
+    def state(self, counts: dict[str, int], now: float) -> dict[str, float | int | None]:
+        """Jobs by state, jobs a minute since the start, seconds left at that rate (None before the first is done)."""
+        seconds = now - self.started_at
+        fresh = counts["done"] - (self.done_before or 0)
+        left = sum(counts[state] for state in ("blocked", "queued", "leased", "running"))
+        rate = fresh / seconds if seconds > 0 else 0.0
+        return {
+            "done": counts["done"],
+            "total": sum(counts.values()),
+            "running": counts["running"],
+            "failed": counts["failed"],
+            "jobs_per_minute": round(60 * rate, 1),
+            "elapsed_seconds": round(seconds, 1),
+            "left_seconds": round(left / rate, 1) if fresh else None,
+        }
+
+    def line(self, state: dict[str, float | int | None]) -> str:
+        left = "" if state["left_seconds"] is None else f", about {duration(state['left_seconds'])} left"
+        failed = f", {state['failed']} failed" if state["failed"] else ""
+        return (
+            f"{state['done']}/{state['total']} jobs, {state['running']} running{failed}, "
+            f"{state['jobs_per_minute']}/min, {duration(state['elapsed_seconds'] or 0)}{left}"
+        )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,56 @@
+"""How commands end: the one place where errors become lines and exit codes."""
+
+import errno
+import shlex
+import sys
+from typing import Any
+
+import click
+
+from jobs.errors import JobsFailed, RobustqError
+
+DISK_ERRORS = {
+    errno.ENOSPC: "no room left on the disk: make room, then run the same command again",
+    errno.EDQUOT: "the disk quota is used up: make room, then run the same command again",
+    errno.EACCES: "permission denied: choose another folder, or change its permissions",
+    errno.EPERM: "not permitted: choose another folder, or change its permissions",
+    errno.EROFS: "the folder is read-only: choose another one",
+    errno.ENOTDIR: "a file stands where a folder is needed: choose another place",
+}
+
+
+class OneLine(click.ClickException):
+    """What the user can mend, in one line."""
+
+    exit_code = 2
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"robustq: {self.message}", file=file or sys.stderr)
+
+
+class Unfinished(OneLine):
+    """The command was right, but not all of its work got done."""
+
+    exit_code = 1
+
+
+class Commands(click.Group):
+    """A group whose commands exit 0 when done, 1 when jobs failed, 2 with one line for what the user can mend."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except JobsFailed as error:
+            raise Unfinished(str(error)) from error
+        except RobustqError as error:
+            raise OneLine(str(error)) from error
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            raise OneLine(f"{error.filename or 'writing'}: {DISK_ERRORS[error.errno]}") from error
+        except KeyboardInterrupt:
+            again = shlex.join(["robustq", *sys.argv[1:]])
+            raise Unfinished(f"stopped; the queue is intact. Go on with: {again}") from None

@@ -1,0 +1,152 @@
+"""Opening the store: a database URL, the folder of artifacts beside it, and who may write."""
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import ArgumentError, DatabaseError
+
+from jobs.errors import StoreError
+from jobs.schema import SCHEMA_VERSION, V_RESULTS, meta, metadata
+
+DEFAULT_STORE = "sqlite:///.robustq/results.db"
+BUSY_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store. artifacts: folder or URL of the files that its jobs leave behind."""
+
+    url: str
+    engine: Engine
+    artifacts: str
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """One transaction; what goes wrong with the store itself becomes one clear line."""
+        try:
+            with self.engine.begin() as db:
+                yield db
+        except DatabaseError as error:
+            raise explain(self.url, error) from error
+
+
+def explain(url: str, error: DatabaseError) -> Exception:
+    """The store's own troubles in words; any other database error is a bug and stays as it is."""
+    text = str(error.orig)
+    mends = {
+        "full": "the disk is full: make room and run the same command again, nothing that was recorded is lost",
+        "readonly": "it cannot be written: check the permissions of the file and its folder",
+        "read-only": "it cannot be written: check the permissions of the file and its folder",
+        "unable to open": "it cannot be opened: check the path and its permissions",
+        "not a database": "it is no SQLite database: name another file with --store",
+        "malformed": "the file is damaged: restore a copy or name another file with --store",
+        "locked": f"another process held it for more than {BUSY_SECONDS} seconds: try again",
+    }
+    for sign, mend in mends.items():
+        if sign in text:
+            return StoreError(f"store {url}: {mend}")
+    return error
+
+
+def sqlite_path(url: sa.URL) -> Path | None:
+    """The file of an SQLite URL, None for other databases."""
+    if url.get_backend_name() != "sqlite":
+        return None
+    if not url.database or url.database == ":memory:":
+        raise StoreError("expected a file as the store, got a database in memory: name one as sqlite:///results.db")
+    return Path(os.path.abspath(url.database))
+
+
+def open_store(text: str, *, create: bool = False, write: bool = False) -> Store:
+    """Open a store by URL, or by the path of an SQLite file.
+
+    create: make it where there is none (with write).  write: whether transactions may write; a reader's cannot.
+    Raises StoreError where it is missing, no robustq store or one of another version.
+    """
+    try:
+        url = sa.make_url(text if "://" in text else f"sqlite:///{text}")
+    except ArgumentError as error:
+        raise StoreError(f"expected a store as sqlite:///FILE or a PostgreSQL URL, got {text!r}") from error
+    path = sqlite_path(url)
+    if path is not None and not path.exists() and not create:
+        raise StoreError(
+            f"there is no store {path}: `robustq run` or `robustq submit` makes one, --store names another"
+        )
+    if path is not None and not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"store {path}: its folder cannot be made ({error.strerror})") from error
+    root = os.environ.get("ROBUSTQ_ARTIFACTS") or str(
+        (path.parent if path else Path(".robustq").absolute()) / "artifacts"
+    )
+    shown = url.render_as_string()  # without a password
+    if path is not None and write and path.exists() and path.stat().st_size:
+        # Looked at before it is opened for writing, which would leave marks in somebody else's database.
+        check_store(Store(shown, sqlite_engine(path, write=False), root), create=False)
+    try:
+        engine = sa.create_engine(url) if path is None else sqlite_engine(path, write=write)
+    except ModuleNotFoundError as error:
+        raise StoreError(f"store {shown} needs the package {error.name}: pip install robustq[postgres]") from error
+    store = Store(shown, engine, root)
+    check_store(store, create=create)
+    return store
+
+
+def check_store(store: Store, *, create: bool) -> None:
+    with store.begin() as db:
+        check_schema(db, store.url, create=create)
+
+
+def check_schema(db: Connection, url: str, *, create: bool) -> None:
+    """Make the tables in an empty database; refuse a foreign one and other versions."""
+    names = sa.inspect(db).get_table_names()
+    if not names and create:
+        metadata.create_all(db)
+        db.execute(sa.text(V_RESULTS))
+        db.execute(sa.insert(meta).values(schema_version=SCHEMA_VERSION, created_at=time.time()))
+        return
+    if meta.name not in names:
+        raise StoreError(f"{url} is no robustq store: it has no table {meta.name!r}; name another file with --store")
+    version = db.execute(sa.select(meta.c.schema_version)).scalar_one()
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"store {url} has schema version {version}, this robustq reads version {SCHEMA_VERSION}: "
+            "use the robustq that made it, or name another file with --store"
+        )
+
+
+def sqlite_engine(path: Path, *, write: bool) -> Engine:
+    """An engine whose writing transactions start with BEGIN IMMEDIATE: deferred ones fail when they race."""
+    mode = "rwc" if write else "ro"
+
+    def connect() -> sqlite3.Connection:
+        quoted = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+        return sqlite3.connect(
+            f"file:{quoted}?mode={mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.QueuePool)
+
+    @event.listens_for(engine, "connect")
+    def settings(connection: sqlite3.Connection, _: Any) -> None:
+        connection.execute("PRAGMA foreign_keys=ON")
+        if write:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")  # a recorded result survives a power cut
+        else:
+            connection.execute("PRAGMA query_only=ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine

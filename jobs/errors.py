@@ -1,0 +1,21 @@
+"""What the user can mend: cli.py turns it into one line and exit code 2. Anything else is a bug and keeps its trace."""
+
+
+class RobustqError(Exception):
+    """Base of all errors that the user can mend."""
+
+
+class SpecError(RobustqError, ValueError):
+    """A study, job or option names something that does not exist, or leaves something out."""
+
+
+class StoreError(RobustqError):
+    """The store cannot be used: missing, foreign, of another version, full or read-only."""
+
+
+class RunError(RobustqError):
+    """Work cannot be done here: no such device, no room on the disk, no cluster to be reached."""
+
+
+class JobsFailed(RobustqError):
+    """The queue is empty but some jobs failed: exit code 1, not 2, since the command itself was right."""

@@ -1,0 +1,58 @@
+"""Per-example outcomes as Arrow: the blob that travels with a result and the table that is exported."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+SCHEMA = pa.schema(
+    [
+        pa.field("index", pa.int32(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("clean_prediction", pa.int32(), nullable=False),
+        pa.field("adversarial_prediction", pa.int32(), nullable=False),
+        pa.field("success", pa.bool_(), nullable=False),
+        pa.field("distance", pa.float32()),
+        pa.field("broken_by", pa.dictionary(pa.int8(), pa.string())),
+        pa.field("clean_correct", pa.float32(), nullable=False),
+        pa.field("adversarial_correct", pa.float32(), nullable=False),
+        pa.field("adversarial_survived", pa.bool_(), nullable=False),
+    ]
+)
+
+
+def to_table(columns: dict[str, np.ndarray]) -> pa.Table:
+    """Arrays by column as a table; a NaN distance and an empty broken_by become nulls."""
+    arrays: list[Any] = []
+    for field in SCHEMA:
+        values = columns[field.name]
+        if field.name == "broken_by":
+            texts = pa.array([text or None for text in values.tolist()], pa.string())
+            arrays.append(texts.dictionary_encode().cast(field.type))
+        else:
+            arrays.append(pa.array(values, field.type, from_pandas=True))
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def to_columns(table: pa.Table) -> dict[str, np.ndarray]:
+    """The reverse of `to_table`."""
+    columns: dict[str, np.ndarray] = {}
+    for field in SCHEMA:
+        column = table.column(field.name)
+        if field.name == "broken_by":
+            columns[field.name] = np.array([text or "" for text in column.cast(pa.string()).to_pylist()])
+        else:
+            columns[field.name] = column.to_numpy()
+    return columns
+
+
+def encode(table: pa.Table) -> bytes:
+    """Arrow IPC file bytes, compressed with zstd."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, SCHEMA, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def decode(data: bytes) -> pa.Table:
+    return pa.ipc.open_file(pa.BufferReader(data)).read_all()

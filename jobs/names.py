@@ -1,0 +1,65 @@
+"""The names that studies may use, with their parameters, read off the registries themselves."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from jobs import show
+
+
+def names_text(kind: str, *, torchvision: bool, as_json: bool) -> str:
+    """Names of one kind and what each takes, as text or JSON."""
+    rows = {"models": models, "attacks": attacks, "datasets": datasets, "objectives": objectives}[kind]()
+    if kind == "models" and torchvision:
+        from torchvision.models import list_models
+
+        rows += [{"name": f"torchvision:{name}", "parameters": "", "what": ""} for name in list_models()]
+    return show.json_text(rows) if as_json else show.table(rows)
+
+
+def describe(name: str, function: Callable[..., Any], skip: set[str]) -> dict[str, Any]:
+    known = inspect.signature(function).parameters.values()
+    shown = [f"{p.name}={p.default}" for p in known if p.name not in skip and p.default is not p.empty]
+    doc = inspect.getdoc(getattr(function, "func", function)) or ""
+    return {"name": name, "parameters": ", ".join(shown), "what": doc.partition("\n")[0]}
+
+
+def models() -> list[dict[str, Any]]:
+    from robustlib.models import MODELS
+
+    return [describe(name, make, {"in_channels", "num_classes", "image_size"}) for name, make in MODELS.items()]
+
+
+def attacks() -> list[dict[str, Any]]:
+    from robustlib.attacks import ATTACKS
+
+    return [describe(name, attack, {"draws"}) for name, attack in ATTACKS.items()]
+
+
+def objectives() -> list[dict[str, Any]]:
+    from robustlib.settings import TrainSettings
+    from robustlib.training import OBJECTIVES
+
+    plain = [f for f in fields(TrainSettings) if f.name not in ("objective", "attack")]
+    settings = ", ".join(f"{f.name}={f.default}" for f in plain)
+    rows = []
+    for name, objective in OBJECTIVES.items():
+        attack = getattr(objective, "keywords", {}).get("attack")
+        row = {"name": name, "parameters": "", "what": "cross-entropy of the clean images"}
+        if attack is not None:
+            row = describe(name, attack, {"draws"}) | {"what": f"cross-entropy of images attacked by {name}"}
+        rows.append(row)
+    return [*rows, {"name": "(every objective)", "parameters": settings, "what": "settings of the training"}]
+
+
+def datasets() -> list[dict[str, Any]]:
+    from robustlib.data import DATASETS, PATH_DATASETS
+
+    rows = [
+        {"name": name, "what": "offline, with scikit-learn" if name == "digits" else "downloaded by torchvision"}
+        for name in DATASETS
+    ]
+    for kind, reader in PATH_DATASETS.items():
+        rows.append({"name": f"{kind}:PATH", "what": (inspect.getdoc(reader) or "").partition("\n")[0]})
+    return rows

@@ -1,0 +1,226 @@
+"""From a study to jobs: what it names is found and checked, then spelt out as specs with their dependencies."""
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from jobs.errors import SpecError
+from jobs.specs import (
+    AnySpec,
+    AttackSpec,
+    CodeRef,
+    DataRef,
+    EvalSpec,
+    FileRef,
+    ModelSpec,
+    TrainSpec,
+    WorstSpec,
+    canonical,
+)
+from jobs.study import Origin, Path_, Study, StudyAttack, StudyModel, explain
+from robustlib import KERNEL_VERSION, data
+from robustlib.settings import TrainSettings
+
+TRAIN_FIELDS = frozenset(field.name for field in fields(TrainSettings)) - {"attack"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job to be: its spec and key, the keys it needs, and what its study calls the model and the data."""
+
+    spec: AnySpec
+    key: str
+    needs: tuple[str, ...]
+    model: str
+    arch: str
+    defence: str | None
+    dataset: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A study whose data and files were found and hashed; `identity` is a hash of all of it."""
+
+    study: Study
+    origin: Origin
+    data: DataRef
+    models: dict[str, ModelSpec]
+    identity: str
+
+
+def resolve(study: Study, origin: Origin, folder: Path) -> Resolved:
+    """Find and hash the data set and every file the study names; relative paths start at `folder`. Needs no torch."""
+    kind, colon, place = study.dataset.partition(":")
+    name = f"{kind}:{absolute(folder, place)}" if colon and kind in data.PATH_DATASETS else study.dataset
+    ref = DataRef(place=name, sha256=guard(origin, ("dataset",), data.fingerprint, name))
+    models = {label: resolve_model(model, origin, ("models", label), folder) for label, model in study.models.items()}
+    content = [KERNEL_VERSION, study.model_dump(mode="json"), ref.sha256]
+    content += [[model.weights and model.weights.sha256, model.code and model.code.sha256] for model in models.values()]
+    return Resolved(study, origin, ref, models, hashlib.sha256(canonical(content).encode()).hexdigest())
+
+
+def guard(origin: Origin, where: Path_, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a kernel's checks; what they find wrong becomes an error of the study, with its line."""
+    try:
+        return call(*args, **kwargs)
+    except ValidationError as error:
+        raise origin.error(where, explain(error.errors()[0])) from error
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise origin.error(where, str(error)) from error
+
+
+def absolute(folder: Path, place: str) -> Path:
+    # Not Path.resolve: what the user linked keeps the user's name.
+    return Path(os.path.normpath(Path.cwd() / folder / Path(place).expanduser()))
+
+
+def resolve_model(model: StudyModel, origin: Origin, where: Path_, folder: Path) -> ModelSpec:
+    weights = None
+    if model.weights is not None:
+        path = absolute(folder, model.weights)
+        weights = FileRef(place=str(path), sha256=hash_file(path, origin, (*where, "weights"), "weights file"))
+    code = None if model.file is None else resolve_code(model.file, origin, (*where, "file"), folder)
+    return ModelSpec(
+        arch=model.arch,
+        code=code,
+        weights=weights,
+        normalize=model.normalize or ("dataset" if model.train is not None and model.arch is not None else None),
+        dropout_at_inference=model.dropout_at_inference,
+        options=model.options,
+    )
+
+
+def resolve_code(reference: str, origin: Origin, where: Path_, folder: Path) -> CodeRef:
+    """The user's factory, found but not run."""
+    place, colon, factory = reference.rpartition(":")
+    if not colon or not place or not factory:
+        raise origin.error(where, f"expected FILE.py:factory or package.module:factory, got {reference!r}")
+    if place.endswith(".py"):
+        path = absolute(folder, place)
+        return CodeRef(place=str(path), factory=factory, sha256=hash_file(path, origin, where, "model file"))
+    try:
+        found = importlib.util.find_spec(place)
+    except ModuleNotFoundError:
+        found = None
+    if found is None or found.origin is None:
+        raise origin.error(where, f"there is no module {place!r}; a file is named as FILE.py:factory")
+    return CodeRef(place=place, factory=factory, sha256=hash_file(Path(found.origin), origin, where, "module"))
+
+
+def hash_file(path: Path, origin: Origin, where: Path_, what: str) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise origin.error(where, f"there is no {what} {path} ({error.strerror})") from error
+
+
+def expand(resolved: Resolved) -> list[Planned]:
+    """Every job of the study. Checks names and parameters against the kernels, and builds the models that are given."""
+    from jobs import run  # torch: only a study that is new needs it
+
+    study, origin = resolved.study, resolved.origin
+    attacks = [
+        (spec, i)
+        for i, attack in enumerate(study.attacks)
+        for spec in attack_specs(attack, origin, ("attacks", i), run)
+    ]
+    jobs: dict[str, Planned] = {}
+    for label, model in study.models.items():
+        where: Path_ = ("models", label)
+        settings = train_settings(study, model, origin, where, run)
+        guard(
+            origin, where, run.check_model, resolved.models[label], resolved.data, needs_training=settings is not None
+        )
+        for seed in study.seeds:
+            for planned in model_jobs(resolved, label, settings, [spec for spec, _ in attacks], seed):
+                jobs.setdefault(planned.key, planned)
+    return list(jobs.values())
+
+
+def attack_specs(attack: StudyAttack, origin: Origin, where: Path_, run: Any) -> Iterator[AttackSpec]:
+    """One spec a radius, with the defaults of the attack's function filled in."""
+    for eps in attack.eps or (None,):
+        yield guard(origin, where, run.complete_attack, attack.name, attack.norm, eps, attack.restarts, attack.params)
+
+
+def train_settings(study: Study, model: StudyModel, origin: Origin, where: Path_, run: Any) -> TrainSettings | None:
+    """The model's training block over the study's: entries that are no settings are the objective's attack's."""
+    if model.train is None:
+        return None
+    block = study.train | model.train
+    plain = {name: value for name, value in block.items() if name in TRAIN_FIELDS}
+    attack = {name: value for name, value in block.items() if name not in TRAIN_FIELDS}
+    if isinstance(attack.get("eps"), int | float):
+        # Training is looked at under the attack radius it is meant to withstand, unless the study says otherwise.
+        plain = {"validation_eps": attack["eps"], "validation_norm": attack.get("norm", "Linf")} | plain
+    return guard(origin, (*where, "train"), run.complete_training, plain, attack)
+
+
+def model_jobs(
+    resolved: Resolved, label: str, settings: TrainSettings | None, attacks: list[AttackSpec], seed: int
+) -> Iterator[Planned]:
+    """The training of one model with one seed, its evaluations, and their worst cases."""
+    study, model = resolved.study, resolved.models[label]
+    arch = model.arch or (f"{Path(model.code.place).name}:{model.code.factory}" if model.code else "")
+    defence = None if settings is None else settings.objective
+
+    def planned(spec: AnySpec, *needs: str) -> Planned:
+        return Planned(spec, spec.key(), needs, label, arch, defence, study.dataset, seed)
+
+    train = None
+    if settings is not None:
+        train = planned(TrainSpec(model=model, data=resolved.data, settings=settings, seed=seed))
+        yield train
+    evals: list[tuple[AttackSpec, Planned]] = []
+    for attack in attacks:
+        spec = EvalSpec(
+            model=model,
+            train=train and train.key,
+            data=resolved.data,
+            attack=attack,
+            examples=study.examples,
+            seed=seed,
+            batch_size=study.batch_size,
+            draws=study.draws,
+            eot_draws=study.eot_draws,
+            images=study.images,
+        )
+        job = planned(spec, *([train.key] if train else []))
+        evals.append((attack, job))
+        yield job
+    for spec in worst_cases(evals):
+        yield planned(spec, *spec.evals)
+
+
+def worst_cases(evals: list[tuple[AttackSpec, Planned]]) -> Iterator[WorstSpec]:
+    """For each norm and radius, the worst over all attacks up to that radius, where more than one bears on it."""
+    for norm in ("Linf", "L2"):
+        radii = sorted({attack.eps for attack, _ in evals if attack.norm == norm and attack.eps is not None})
+        for eps in radii:
+            # Minimum-norm attacks without a radius count by the distance they found.
+            bearing = {
+                job.key for attack, job in evals if attack.norm == norm and (attack.eps is None or attack.eps <= eps)
+            }
+            if len(bearing) > 1:
+                yield WorstSpec(evals=tuple(sorted(bearing)), norm=norm, eps=eps)
+
+
+def one_off(name: str, study: dict[str, Any], options: dict[str, str]) -> tuple[Study, Origin]:
+    """A study made from command-line options; errors name the option instead of a line."""
+    from jobs.study import check
+
+    class Options(Origin):
+        def error(self, where: Path_, message: str) -> SpecError:
+            option = next((options[str(part)] for part in reversed(where) if str(part) in options), None)
+            return SpecError(f"{option}: {message}" if option else message)
+
+    origin = Options(name, {})
+    return check(study, origin), origin

@@ -1,0 +1,161 @@
+"""Reading the store: states, results, outcomes. Never writes; loads no torch, and pyarrow only for outcomes."""
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, select
+
+from jobs.errors import SpecError
+from jobs.schema import STATES, attempt, event, example_blob, job, job_artifact, job_dep, result, sweep, sweep_job
+
+# The columns of v_results, in the order in which they are shown and exported.
+RESULT_COLUMNS = (
+    "sweep", "model", "arch", "defence", "dataset", "attack", "norm", "eps", "seed", "recipe", "n",
+    "clean_accuracy", "clean_accuracy_low", "clean_accuracy_high",
+    "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high", "any_draw_accuracy",
+    "distance_median", "distance_mean", "seconds", "device", "versions", "recorded_at", "key", "job_id",
+)  # fmt: skip
+
+
+def find_sweep(db: Connection, name: str | None) -> int | None:
+    """The latest sweep of this name; None for no name. Raises SpecError where there is none, with those there are."""
+    if name is None:
+        return None
+    found = db.execute(select(sweep.c.id).where(sweep.c.name == name).order_by(sweep.c.id.desc())).scalar()
+    if found is None:
+        names = db.execute(select(sweep.c.name).distinct().order_by(sweep.c.name)).scalars().all()
+        raise SpecError(f"there is no sweep {name!r}, the store has: {', '.join(names) or 'none'}")
+    return found
+
+
+def jobs_of(sweep_id: int | None) -> Any:
+    """A selection of the ids of a sweep's jobs, or of all."""
+    return select(job.c.id) if sweep_id is None else select(sweep_job.c.job_id).where(sweep_job.c.sweep_id == sweep_id)
+
+
+def counts(db: Connection, sweep_id: int | None = None) -> dict[str, int]:
+    """How many jobs are in each state."""
+    rows = db.execute(select(job.c.state, sa.func.count()).where(job.c.id.in_(jobs_of(sweep_id))).group_by(job.c.state))
+    found = {state: n for state, n in rows}
+    return {state: found.get(state, 0) for state in STATES}
+
+
+def sweeps(db: Connection) -> list[dict[str, Any]]:
+    """Every sweep with its jobs by state, the latest first."""
+    rows = db.execute(
+        select(sweep.c.id, sweep.c.name, sweep.c.created_at, job.c.state, sa.func.count())
+        .join(sweep_job, sweep_job.c.sweep_id == sweep.c.id)
+        .join(job, job.c.id == sweep_job.c.job_id)
+        .group_by(sweep.c.id, sweep.c.name, sweep.c.created_at, job.c.state)
+        .order_by(sweep.c.id.desc())
+    )
+    found: dict[int, dict[str, Any]] = {}
+    for id_, name, created_at, state, n in rows:
+        entry = found.setdefault(id_, {"sweep": name, "created_at": created_at} | dict.fromkeys(STATES, 0))
+        entry[state] = n
+    return list(found.values())
+
+
+def running(db: Connection) -> list[dict[str, Any]]:
+    """Jobs that run now, with how far they are."""
+    rows = db.execute(
+        select(
+            job.c.id, job.c.kind, job.c.arch, job.c.attack, job.c.eps, job.c.seed,
+            job.c.progress_done, job.c.progress_total, job.c.progress_note, job.c.started_at,
+        )
+        .where(job.c.state == "running")
+        .order_by(job.c.id)
+    ).mappings()  # fmt: skip
+    return [dict(row) | {"seconds": time.time() - row["started_at"]} for row in rows]
+
+
+def failures(db: Connection, sweep_id: int | None = None, most: int = 20) -> list[dict[str, Any]]:
+    """Failed jobs and why; those that failed only because another did come last."""
+    rows = db.execute(
+        select(job.c.id, job.c.kind, job.c.arch, job.c.attack, job.c.error_class, job.c.error_message)
+        .where((job.c.state == "failed") & job.c.id.in_(jobs_of(sweep_id)))
+        .order_by(job.c.error_class == "UpstreamFailed", job.c.id)
+        .limit(most)
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+def results(db: Connection, sweep_id: int | None = None, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Rows of v_results, those of one sweep or all; a job of several sweeps is shown in the latest."""
+    view = sa.table("v_results", *[sa.column(name) for name in (*RESULT_COLUMNS, "sweep_id")])
+    query = select(*[view.c[name] for name in RESULT_COLUMNS])
+    if sweep_id is not None:
+        query = query.where(view.c.sweep_id == sweep_id)
+    else:
+        latest = select(sa.func.max(sweep_job.c.sweep_id)).where(sweep_job.c.job_id == view.c.job_id).scalar_subquery()
+        query = query.where(view.c.sweep_id == latest)
+    if keys is not None:
+        query = query.where(view.c.key.in_(keys))
+    rows = db.execute(query.order_by(view.c.sweep_id, view.c.job_id)).mappings()
+    return [dict(row) | {"versions": as_json(row["versions"])} for row in rows]
+
+
+def as_json(value: Any) -> Any:
+    """A JSON column read through a view, which SQLite hands over as text."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def trainings(db: Connection, sweep_id: int | None) -> list[dict[str, Any]]:
+    """Finished trainings with their history, epoch by epoch."""
+    rows = db.execute(
+        select(sweep_job.c.model, job.c.arch, job.c.defence, job.c.seed, result.c.seconds, result.c.extra)
+        .join(job, job.c.id == result.c.job_id)
+        .join(sweep_job, sweep_job.c.job_id == job.c.id)
+        .where((job.c.kind == "train") & (sweep_job.c.sweep_id == sweep_id))
+        .order_by(job.c.id)
+    ).mappings()
+    return [dict(row) for row in rows]
+
+
+def examples_of(db: Connection, job_id: int) -> Any:
+    """Per-example outcomes of a finished evaluation, as a pyarrow Table."""
+    from jobs import examples
+
+    data = db.execute(select(example_blob.c.data).where(example_blob.c.job_id == job_id)).scalar_one()
+    return examples.decode(data)
+
+
+def artifact_of(db: Connection, job_id: int, role: str) -> str | None:
+    """Hash of the file that a job left behind in this role."""
+    chosen = (job_artifact.c.job_id == job_id) & (job_artifact.c.role == role)
+    return db.execute(select(job_artifact.c.sha256).where(chosen)).scalar()
+
+
+def job_log(db: Connection, job_id: int) -> dict[str, Any]:
+    """All that is known of a job: its row, what it needs, attempts, events, result."""
+    row = db.execute(select(job).where(job.c.id == job_id)).mappings().first()
+    if row is None:
+        raise SpecError(f"there is no job {job_id}")
+    parts = {
+        "attempts": select(attempt).where(attempt.c.job_id == job_id).order_by(attempt.c.n),
+        "events": select(event).where(event.c.job_id == job_id).order_by(event.c.id),
+        "results": select(result).where(result.c.job_id == job_id),
+    }
+    needs = db.execute(select(job_dep.c.needs_id).where(job_dep.c.job_id == job_id)).scalars().all()
+    found = {name: [dict(part) for part in db.execute(query).mappings()] for name, query in parts.items()}
+    return dict(row) | {"needs": list(needs)} | found
+
+
+def sweep_spec(db: Connection, sweep_id: int) -> dict[str, Any]:
+    """The study that a sweep was submitted as."""
+    return db.execute(select(sweep.c.spec).where(sweep.c.id == sweep_id)).scalar_one()
+
+
+def data_ref(db: Connection, sweep_id: int) -> str:
+    """The data set of a sweep by its name for robustlib.data.load."""
+    chosen = select(job.c.spec).where((job.c.kind == "eval") & job.c.id.in_(jobs_of(sweep_id))).limit(1)
+    return db.execute(chosen).scalar_one()["data"]["place"]
+
+
+def weights_of_sweep(db: Connection, sweep_id: int) -> str:
+    """Hash of the weights that the sweep's first training left."""
+    chosen = job_artifact.c.job_id.in_(jobs_of(sweep_id)) & (job_artifact.c.role == "weights")
+    return db.execute(select(job_artifact.c.sha256).where(chosen).order_by(job_artifact.c.job_id)).scalars().one()

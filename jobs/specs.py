@@ -1,0 +1,170 @@
+"""Jobs as plain frozen data, the same in the study, the store and the worker; a job's key is a hash of its content."""
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from robustlib import KERNEL_VERSION
+from robustlib.settings import Norm, TrainSettings
+
+FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?)\s*/\s*(\d+(?:\.\d*)?)\s*")
+
+
+def number(value: Any) -> Any:
+    """ "8/255" as a number; anything else as it is."""
+    if isinstance(value, str) and (match := FRACTION.fullmatch(value)) and float(match[2]) != 0:
+        return float(match[1]) / float(match[2])
+    return value
+
+
+Number = Annotated[float, BeforeValidator(number)]
+Count = int | Literal["all"]
+
+
+def canonical(data: Any) -> str:
+    """One spelling for equal data."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def without_places(data: Any) -> Any:
+    """The data without every `place`: where a file lies is not part of what a job does, its content is."""
+    if isinstance(data, dict):
+        return {name: without_places(value) for name, value in data.items() if name != "place"}
+    return [without_places(value) for value in data] if isinstance(data, list) else data
+
+
+class Spec(BaseModel):
+    """Frozen data that knows its key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def key(self) -> str:
+        """SHA-256 of the canonical JSON and the kernels' version: equal work has equal keys, whoever asks for it."""
+        content = {"kernel": KERNEL_VERSION, "spec": without_places(self.model_dump(mode="json"))}
+        return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+
+class DataRef(Spec):
+    """A data set: `place` is its name for robustlib.data.load, with an absolute path; sha256 its content."""
+
+    place: str
+    sha256: str
+
+
+class FileRef(Spec):
+    """A file of weights by its absolute path and content."""
+
+    place: str
+    sha256: str
+
+
+class CodeRef(Spec):
+    """A user's model: `place` is FILE.py or package.module, sha256 that of its source, factory the function in it."""
+
+    place: str
+    factory: str
+    sha256: str
+
+    @property
+    def reference(self) -> str:
+        return f"{self.place}:{self.factory}"
+
+
+class Statistics(Spec):
+    """Mean and standard deviation by channel of the first layer."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class ModelSpec(Spec):
+    """A network before training: by name or by the user's code, perhaps with weights from a file."""
+
+    arch: str | None = None
+    code: CodeRef | None = None
+    weights: FileRef | None = None
+    normalize: Literal["dataset"] | Statistics | None = None
+    dropout_at_inference: float | None = Field(default=None, gt=0, lt=1)
+    options: dict[str, Any] = {}
+
+
+class AttackSpec(Spec):
+    """An attack by name, with every parameter of its function spelt out, so that the row says what ran."""
+
+    name: str
+    norm: Norm | None = None
+    eps: float | None = Field(default=None, ge=0)
+    restarts: int = Field(default=1, ge=1)
+    params: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def within_the_box(self) -> "AttackSpec":
+        if self.norm == "Linf" and self.eps is not None and self.eps > 1:
+            raise ValueError(
+                f"expected eps in [0, 1] for images in [0, 1], got {self.eps:g}: did you mean {self.eps:g}/255?"
+            )
+        return self
+
+    @property
+    def recipe(self) -> str:
+        """The attack in one line: what the row's number rests on."""
+        params = ", ".join(f"{name}={value}" for name, value in sorted(self.params.items()) if value is not None)
+        return f"{self.name}({params})" + (f" x{self.restarts}" if self.restarts > 1 else "")
+
+
+class TrainSpec(Spec):
+    """Train one model with one seed."""
+
+    kind: Literal["train"] = "train"
+    model: ModelSpec
+    data: DataRef
+    settings: TrainSettings
+    seed: int = 0
+
+
+class EvalSpec(Spec):
+    """Evaluate one model under one attack.
+
+    train: key of the training job that makes the weights, if one does.  images: how many attacked images to keep.
+    draws, eot_draws: see robustlib.evaluate; used where the model turns out to be randomised.
+    """
+
+    kind: Literal["eval"] = "eval"
+    model: ModelSpec
+    train: str | None = None
+    data: DataRef
+    attack: AttackSpec
+    examples: Count = 1000
+    seed: int = 0
+    batch_size: int = Field(default=256, ge=1)
+    draws: int = Field(default=100, ge=1)
+    eot_draws: int = Field(default=20, ge=1)
+    images: int = Field(default=0, ge=0)
+
+
+class WorstSpec(Spec):
+    """The worst case over finished evaluations of one model: an example stands only where it stood in all of them.
+
+    evals: keys of the evaluations, of which those with a smaller radius count too: their images lie in the larger ball.
+    """
+
+    kind: Literal["worst"] = "worst"
+    evals: tuple[str, ...]
+    norm: Norm
+    eps: float
+
+
+AnySpec = TrainSpec | EvalSpec | WorstSpec
+KINDS: dict[str, type[TrainSpec] | type[EvalSpec] | type[WorstSpec]] = {
+    "train": TrainSpec,
+    "eval": EvalSpec,
+    "worst": WorstSpec,
+}
+
+
+def parse(data: dict[str, Any]) -> AnySpec:
+    """The spec that was stored as this JSON."""
+    return KINDS[data["kind"]].model_validate(data)

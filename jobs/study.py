@@ -1,0 +1,173 @@
+"""A study as its author wrote it: YAML in, checked data out, every error with its line."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from jobs.errors import SpecError
+from jobs.specs import Count, Statistics, number
+from robustlib.settings import Norm
+
+Path_ = tuple[str | int, ...]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StudyModel(Part):
+    """One entry of `models`."""
+
+    arch: str | None = None
+    file: str | None = None
+    weights: str | None = None
+    normalize: Literal["dataset"] | Statistics | None = None
+    dropout_at_inference: float | None = Field(default=None, gt=0, lt=1)
+    options: dict[str, Any] = {}
+    train: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def one_source(self) -> "StudyModel":
+        if (self.arch is None) == (self.file is None):
+            raise ValueError("expected either arch (a name) or file (FILE.py:factory)")
+        if self.arch is not None and self.weights is None and self.train is None:
+            raise ValueError(f"{self.arch} has neither weights nor train: an untrained network says nothing")
+        return self
+
+
+class StudyAttack(Part):
+    """One entry of `attacks`; what is no field here is a parameter of the attack's function."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+    norm: Norm | None = None
+    eps: tuple[float, ...] | None = None
+    restarts: int = Field(default=1, ge=1)
+
+    @field_validator("eps", mode="before")
+    @classmethod
+    def one_or_many(cls, value: Any) -> Any:
+        return value if value is None or isinstance(value, list | tuple) else [value]
+
+    @model_validator(mode="after")
+    def radii(self) -> "StudyAttack":
+        for eps in self.eps or ():
+            if eps < 0 or (eps > 1 and self.norm in (None, "Linf")):
+                hint = f": did you mean {eps:g}/255?" if eps > 1 else ""
+                raise ValueError(f"expected eps in [0, 1], got {eps:g}{hint}")
+        return self
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Study(Part):
+    """A whole study."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
+    dataset: str = "digits"
+    models: dict[str, StudyModel] = Field(min_length=1)
+    attacks: list[StudyAttack] = Field(min_length=1)
+    train: dict[str, Any] = {}
+    seeds: list[int] = Field(default=[0], min_length=1)
+    examples: Count = 1000
+    images: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=256, ge=1)
+    draws: int = Field(default=100, ge=1)
+    eot_draws: int = Field(default=20, ge=1)
+
+    @field_validator("examples")
+    @classmethod
+    def some(cls, value: Count) -> Count:
+        if value != "all" and value < 1:
+            raise ValueError(f"expected at least 1 example or all, got {value}")
+        return value
+
+
+class Origin:
+    """Where each part of a study stands in its file, for error messages."""
+
+    def __init__(self, name: str, lines: dict[Path_, int]):
+        self.name = name
+        self.lines = lines
+
+    def error(self, where: Path_, message: str) -> SpecError:
+        """The error at the innermost part of `where` that has a line."""
+        known = next((where[:n] for n in range(len(where), -1, -1) if where[:n] in self.lines), None)
+        place = self.name if known is None else f"{self.name}:{self.lines[known]}"
+        return SpecError(f"{place}: {message}")
+
+
+def load_study(path: Path, changes: dict[str, Any]) -> tuple[Study, Origin]:
+    """Read a study; `changes` are the command line's: they replace top-level entries, `epochs` every training's.
+
+    Raises SpecError that names file and line.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise SpecError(f"cannot read the study {path}: {error.strerror}") from error
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines: dict[Path_, int] = {}
+        data = plain(root, (), lines)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise SpecError(f"{path}:{line}: no valid YAML: {error.problem}") from error
+    origin = Origin(str(path), lines)
+    if not isinstance(data, dict):
+        raise origin.error((), "expected a study: name, dataset, models, attacks")
+    data = {"name": path.stem} | data | {name: value for name, value in changes.items() if name != "epochs"}
+    if "epochs" in changes:
+        models = data.get("models")
+        parts = list(models.values()) if isinstance(models, dict) else []
+        for train in [
+            part["train"] for part in parts if isinstance(part, dict) and isinstance(part.get("train"), dict)
+        ]:
+            train["epochs"] = changes["epochs"]
+    return check(data, origin), origin
+
+
+def plain(node: Any, path: Path_, lines: dict[Path_, int]) -> Any:
+    """A YAML node as Python data, noting each part's line; fractions such as 8/255 become numbers."""
+    if node is None:
+        return None
+    lines[path] = node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        result: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            key = plain(key_node, (*path, "?"), lines)
+            if key in result:
+                raise yaml.MarkedYAMLError(problem=f"{key!r} stands here twice", problem_mark=key_node.start_mark)
+            result[key] = plain(value_node, (*path, key), lines)
+            lines[(*path, key)] = key_node.start_mark.line + 1
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [plain(item, (*path, i), lines) for i, item in enumerate(node.value)]
+    return number(yaml.SafeLoader("").construct_object(node))
+
+
+def check(data: dict[str, Any], origin: Origin) -> Study:
+    """The study as checked data, or SpecError for the first thing wrong with it."""
+    try:
+        return Study.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise origin.error(first["loc"], explain(first)) from error
+
+
+def explain(error: Any) -> str:
+    """A validation error in our words: what was expected, what came."""
+    name = ".".join(str(part) for part in error["loc"])
+    match error["type"]:
+        case "extra_forbidden":
+            return f"unknown entry {error['loc'][-1]!r} ({name})"
+        case "missing":
+            return f"{name} is missing"
+        case "value_error":
+            return f"{name}: {error['ctx']['error']}"
+    return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"

@@ -1,0 +1,64 @@
+"""The worst case over evaluations, from the per-example outcomes they recorded: NumPy and Arrow, no model needed."""
+
+import time
+
+import numpy as np
+import pyarrow as pa
+from sqlalchemy import Connection, select
+
+from jobs import examples
+from jobs.queue import Claimed, finish
+from jobs.schema import example_blob, job, job_dep, result
+from jobs.specs import WorstSpec
+from robustlib.metrics import summarise
+
+
+def worst_case(tables: list[pa.Table], eps: float) -> dict[str, np.ndarray]:
+    """For each example the outcome of the evaluation that did it most harm within eps; the first of equals.
+
+    tables: per-example outcomes over the same examples, in a fixed order. A misclassified image farther away than eps
+    does no harm at this radius: there the clean prediction stands.
+    """
+    columns = [examples.to_columns(table) for table in tables]
+    first = columns[0]
+    for other in columns[1:]:
+        if not np.array_equal(other["index"], first["index"]):
+            raise ValueError("expected evaluations of the same examples")
+    harms = np.stack([outcome_within(c, eps)["adversarial_correct"] for c in columns])  # (evaluations, N)
+    chosen = harms.argmin(0)
+    rows = np.arange(len(chosen))
+    within = [outcome_within(c, eps) for c in columns]
+    return {name: np.stack([c[name] for c in within])[chosen, rows] for name in first}
+
+
+def outcome_within(columns: dict[str, np.ndarray], eps: float) -> dict[str, np.ndarray]:
+    """The outcome as it is at radius eps, where an image found beyond it does not count."""
+    beyond = columns["success"] & (columns["distance"] > eps * (1 + 1e-5) + 1e-7)
+    still = columns | {
+        "adversarial_prediction": columns["clean_prediction"],
+        "success": np.zeros_like(columns["success"]),
+        "distance": np.full_like(columns["distance"], np.nan),
+        "broken_by": np.zeros_like(columns["broken_by"]),
+        "adversarial_correct": columns["clean_correct"],
+        "adversarial_survived": columns["clean_correct"] == 1,
+    }
+    return {name: np.where(beyond, still[name], values) for name, values in columns.items()}
+
+
+def settle(db: Connection, claimed: Claimed) -> bool:
+    """Compute and record a claimed worst case, in the caller's transaction."""
+    start = time.perf_counter()
+    spec = WorstSpec.model_validate(claimed.spec)
+    rows = db.execute(
+        select(example_blob.c.data, result.c.device, result.c.versions)
+        .join(job_dep, job_dep.c.needs_id == example_blob.c.job_id)
+        .join(job, job.c.id == example_blob.c.job_id)
+        .join(result, result.c.job_id == example_blob.c.job_id)
+        .where(job_dep.c.job_id == claimed.id)
+        .order_by(job.c.key)
+    ).all()
+    columns = worst_case([examples.decode(row.data) for row in rows], spec.eps)
+    data = examples.encode(examples.to_table(columns))
+    row = summarise(columns) | {"device": rows[0].device, "versions": rows[0].versions}
+    row |= {"seconds": time.perf_counter() - start}
+    return finish(db, claimed, row, (data, row["n"]))

@@ -1,0 +1,68 @@
+"""DeepFool: the nearest boundary of a network taken for linear, again and again."""
+
+import torch
+from torch import Tensor, nn
+
+from robustlib.draws import Draws
+from robustlib.norms import Norm, ascent, dual_size, per_example, size
+
+
+def class_gradients(model: nn.Module, x: Tensor, ranked: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of the ranked classes, shape (B, K), and the gradient of each with respect to x, shape (B, K, C, H, W)."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(x).gather(1, ranked)
+        gradients = [
+            torch.autograd.grad(logits[:, k].sum(), x, retain_graph=k + 1 < ranked.shape[1])[0]
+            for k in range(ranked.shape[1])
+        ]
+    return logits.detach(), torch.stack(gradients, dim=1)
+
+
+def step_to_boundary(logits: Tensor, gradients: Tensor, norm: Norm) -> Tensor:
+    """The shortest step over the nearest of the linearised boundaries between class 0 of the ranking and the others."""
+    gap = (logits[:, 1:] - logits[:, :1]).abs()  # (B, K-1)
+    slope = gradients[:, 1:] - gradients[:, :1]  # (B, K-1, C, H, W)
+    steepness = dual_size(slope.flatten(0, 1), norm).reshape(gap.shape).clamp_min(1e-12)
+    distance, nearest = (gap / steepness).min(1)
+    direction = slope[torch.arange(len(slope), device=slope.device), nearest]
+    # 1e-4, as in the authors' code, carries the point over a boundary on which it lies exactly.
+    return per_example(distance + 1e-4, direction) * ascent(direction, norm)
+
+
+def deepfool(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: Norm = "L2",
+    eps: float | None = None,
+    steps: int = 50,
+    classes: int = 10,
+    overshoot: float = 0.02,
+    draws: Draws | None = None,
+) -> Tensor:
+    """DeepFool, Moosavi-Dezfooli et al. 2016, https://arxiv.org/abs/1511.04599, for L2 and Linf.
+
+    x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,); a misclassified image is returned as it is.
+    classes: how many of the classes ranked first by the clean logits are tried; their ranking stays fixed.
+    eps: None returns the boundary point wherever it lies; with a radius, images whose boundary point lies outside the
+    ball are returned as they came. Deterministic: `draws` is not used. Returns x_adv, shaped like x.
+    """
+    with torch.no_grad():
+        clean = model(x)
+    ranked = clean.argsort(1, descending=True)[:, :classes]
+    moved = torch.zeros_like(x)
+    x_adv = x.clone()
+    active = (clean.argmax(1) == y).nonzero().squeeze(1)
+    for _ in range(steps):
+        if len(active) == 0:
+            break
+        logits, gradients = class_gradients(model, x_adv[active], ranked[active])
+        moved[active] += step_to_boundary(logits, gradients, norm)
+        x_adv[active] = (x[active] + (1 + overshoot) * moved[active]).clamp(0, 1)
+        with torch.no_grad():
+            active = active[model(x_adv[active]).argmax(1) == y[active]]
+    if eps is None:
+        return x_adv
+    return torch.where(per_example(size(x_adv - x, norm) <= eps, x), x_adv, x)

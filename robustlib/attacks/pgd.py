@@ -1,0 +1,70 @@
+"""Projected gradient descent, and the fast gradient sign method, which is its single step."""
+
+from torch import Tensor, nn
+
+from robustlib.draws import Draws, default_draws
+from robustlib.losses import find_loss, gradient
+from robustlib.norms import Norm, ascent, draw_in_ball, project
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: Norm = "Linf",
+    eps: float = 8 / 255,
+    steps: int = 10,
+    step_size: float | None = None,
+    loss: str = "ce",
+    random_start: bool = True,
+    draws: Draws | None = None,
+) -> Tensor:
+    """Projected gradient descent, Madry et al. 2018, https://arxiv.org/abs/1706.06083.
+
+    x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,).
+    eps, step_size: in units of x; the step is 2.5 eps / steps where none is given.
+    loss: "ce" or "margin".  Returns x_adv, shaped like x, in the box and the eps-ball.
+    """
+    climb = find_loss(loss)
+    step_size = 2.5 * eps / steps if step_size is None else step_size
+    x_adv = x
+    if random_start:
+        x_adv = (x + draw_in_ball(x, eps, norm, default_draws(x, draws), "pgd/start")).clamp(0, 1)
+    for _ in range(steps):
+        x_adv = x_adv + step_size * ascent(gradient(model, x_adv, y, climb), norm)
+        x_adv = (x + project(x_adv - x, eps, norm)).clamp(0, 1)
+    return x_adv
+
+
+def fgsm(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: Norm = "Linf",
+    eps: float = 8 / 255,
+    step_size: float | None = None,
+    loss: str = "ce",
+    random_start: bool = False,
+    draws: Draws | None = None,
+) -> Tensor:
+    """Fast gradient (sign) method, Goodfellow et al. 2015, https://arxiv.org/abs/1412.6572.
+
+    One step of size eps. With random_start, after Wong et al. 2020 (https://arxiv.org/abs/2001.03994), one of size
+    1.25 eps from a random point of the ball. Shapes, units and return value as for `pgd`.
+    """
+    if step_size is None:
+        step_size = 1.25 * eps if random_start else eps
+    return pgd(
+        model,
+        x,
+        y,
+        norm=norm,
+        eps=eps,
+        steps=1,
+        step_size=step_size,
+        loss=loss,
+        random_start=random_start,
+        draws=draws,
+    )

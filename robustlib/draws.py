@@ -1,0 +1,84 @@
+"""Random numbers that are a function of (seed, example index, stream) and of nothing else.
+
+A torch.Generator hands out numbers in the order they are asked for, so a result would depend on batch size, shard and
+order. Here every example owns its numbers: a counter is hashed, in the manner of Salmon et al. 2011 (parallel random
+numbers: as easy as 1, 2, 3), with the splitmix64 finaliser of Steele, Lea and Flood 2014.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number
+
+
+def logical_shift(bits: Tensor, places: int) -> Tensor:
+    """Shift right and fill with zeros; torch's own shift of signed numbers fills with the sign."""
+    return (bits >> places) & ((1 << (64 - places)) - 1)
+
+
+def mix(bits: Tensor) -> Tensor:
+    """splitmix64's finaliser: a bijection of 64-bit numbers with good avalanche."""
+    bits = (bits ^ logical_shift(bits, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+    bits = (bits ^ logical_shift(bits, 27)) * -7723592293110705685  # 0x94D049BB133111EB
+    return bits ^ logical_shift(bits, 31)
+
+
+def stream_key(seed: int, stream: str) -> int:
+    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of a batch of examples.
+
+    index: the examples' places in the data set, shape (B,), int64, on the device where the numbers are wanted.
+    """
+
+    seed: int
+    index: Tensor
+
+    def __getitem__(self, chosen: Tensor) -> "Draws":
+        return replace(self, index=self.index[chosen])
+
+    def restart(self, number: int) -> "Draws":
+        """Other numbers for the same examples."""
+        return self if number == 0 else replace(self, seed=stream_key(self.seed, f"restart/{number}"))
+
+    def bits(self, shape: tuple[int, ...], stream: str) -> Tensor:
+        example = mix(self.index * GOLDEN + stream_key(self.seed, stream))
+        place = torch.arange(1, math.prod(shape) + 1, device=self.index.device) * GOLDEN
+        return mix(example[:, None] + place).reshape(-1, *shape)
+
+    def uniform(self, shape: tuple[int, ...], stream: str) -> Tensor:
+        """Numbers in [0, 1), float32, shape (B, *shape)."""
+        return logical_shift(self.bits(tuple(shape), stream), 40).float() * 2**-24
+
+    def normal(self, shape: tuple[int, ...], stream: str) -> Tensor:
+        """Standard normal numbers by Box and Muller, float32, shape (B, *shape)."""
+        radius = (-2 * (1 - self.uniform(shape, f"{stream}/radius")).log()).sqrt()
+        return radius * (2 * math.pi * self.uniform(shape, f"{stream}/angle")).cos()
+
+
+def default_draws(x: Tensor, draws: Draws | None) -> Draws:
+    """The draws given, or seed 0 and the examples numbered as they lie in the batch."""
+    return Draws(0, torch.arange(len(x), device=x.device)) if draws is None else draws
+
+
+def generator(seed: int, stream: str) -> torch.Generator:
+    """A generator on the CPU for what belongs to a run, not to an example: the order of the examples, a split."""
+    return torch.Generator().manual_seed(stream_key(seed, stream) % 2**63)
+
+
+@contextmanager
+def seeded(seed: int, stream: str, device: torch.device) -> Iterator[None]:
+    """Torch's own generators seeded for a block and put back: initial weights and dropout draw from them."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(stream_key(seed, stream) % 2**63)
+        yield

@@ -1,0 +1,51 @@
+"""Numbers from predictions: plain NumPy, so that readers of results need no torch."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+CLEAN = "clean"  # what broke an example that is misclassified as it is
+NOTHING = ""  # what broke an example that stands
+Z95 = 1.959963984540054  # the 97.5 % point of the standard normal distribution
+
+
+def wilson(successes: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion (Wilson 1927), as fractions.
+
+    successes: may be fractional, where an example counts by the share of random draws it survives; the interval is then
+    wider than it need be, since such a share varies less than a coin.
+    """
+    if n == 0:
+        raise ValueError("expected at least one example to make an interval of, got none")
+    p, z2 = successes / n, Z95 * Z95
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    # At 0 and n successes the exact bound is 0 and 1; rounding must not put the share outside its own interval.
+    return max(0.0, min(centre - half, p)), min(1.0, max(centre + half, p))
+
+
+def confusion_matrix(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
+    """Counts by true class (row) and predicted class (column), shape (classes, classes)."""
+    return np.bincount(label * classes + prediction, minlength=classes * classes).reshape(classes, classes)
+
+
+def summarise(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Accuracies as fractions with Wilson's 95 % intervals, and distances of the misclassified images found.
+
+    columns: those of robustlib.evaluate.Outcome. Distances are those of images that needed an attack: the ones that are
+    misclassified as they are lie at 0 and say nothing about it. None where there is no such image.
+    """
+    n = len(columns["index"])
+    row: dict[str, Any] = {"n": n}
+    for name in ("clean", "adversarial"):
+        accuracy = float(columns[f"{name}_correct"].mean(dtype=np.float64))
+        low, high = wilson(accuracy * n, n)
+        column = "robust_accuracy" if name == "adversarial" else "clean_accuracy"
+        row |= {column: accuracy, f"{column}_low": low, f"{column}_high": high}
+    found = columns["distance"][columns["success"] & (columns["broken_by"] != CLEAN)]
+    row["any_draw_accuracy"] = float(columns["adversarial_survived"].mean())
+    row["distance_median"] = float(np.median(found)) if len(found) else None
+    row["distance_mean"] = float(found.mean(dtype=np.float64)) if len(found) else None
+    return row

@@ -1,0 +1,94 @@
+"""A user's own model, and weights from a file: nothing in a weights file is ever executed."""
+
+import importlib
+import importlib.util
+import inspect
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+
+def load_factory(reference: str) -> Any:
+    """The function named by `FILE.py:factory` or `package.module:factory`. Runs the code that the user named."""
+    place, colon, name = reference.rpartition(":")
+    if not colon or not place or not name:
+        raise ValueError(f"expected a model as FILE.py:factory or package.module:factory, got {reference!r}")
+    module = import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        raise ValueError(f"{place} has no function {name!r} that builds a model")
+    return factory
+
+
+def import_file(path: Path) -> Any:
+    """Import a Python file by its path; its folder becomes importable, so that it can import its neighbours."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no model file {path}")
+    path = path.resolve()
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    # A name of its own: a user's `models.py` must not stand in for somebody else's module of that name.
+    name = f"user_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # a path that ends in .py always has a loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def call_factory(reference: str, **known: Any) -> nn.Module:
+    """Build the user's model, handing over those of the known facts that the factory has parameters for."""
+    factory = load_factory(reference)
+    accepted = inspect.signature(factory).parameters
+    model = factory(**{name: value for name, value in known.items() if name in accepted})
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{reference} returned {type(model).__name__}, expected a torch.nn.Module")
+    return model
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors file or a state dict saved by torch.save, on the CPU."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError) as error:
+        # weights_only refuses anything but tensors: such a file may run code, and is not loaded.
+        reason = str(error).splitlines()[0][:120]
+        raise ValueError(
+            f"{path} holds no plain state dict ({reason}); save one with safetensors.torch.save_file"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no plain state dict; save one with safetensors.torch.save_file")
+    return state
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Load every tensor or none. Raises ValueError that names the first misfit."""
+    own = model.state_dict()
+    missing, strange = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    shapes = [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape]
+    if missing:
+        raise ValueError(f"weights {source} do not fit the model: {len(missing)} tensors missing, first {missing[0]!r}")
+    if strange:
+        raise ValueError(
+            f"weights {source} do not fit the model: {len(strange)} tensors too many, first {strange[0]!r}"
+        )
+    if shapes:
+        key = min(shapes)
+        raise ValueError(
+            f"weights {source} do not fit the model: {key!r} has shape {tuple(weights[key].shape)}, "
+            f"the model expects {tuple(own[key].shape)}"
+        )
+    model.load_state_dict(weights)

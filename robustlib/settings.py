@@ -1,0 +1,55 @@
+"""Terms and settings that specs and kernels share. Free of torch, so that reading a study stays quick."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Norm = Literal["Linf", "L2"]
+NORMS: tuple[str, ...] = get_args(Norm)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a network is trained.
+
+    objective: one of robustlib.training.OBJECTIVES; `attack` holds the options of the attack that it trains on.
+    learning_rate: peak of the schedule; 0.1 for SGD and 0.001 for Adam where none is given.
+    crop: pixels by which images are padded before a random crop of the old size.  flip: mirror half of them.
+    precision: "auto" is bfloat16 autocast where a CUDA device has it, float32 elsewhere.
+    validation: share of the training split held out, of which `validation_examples` are looked at after every epoch,
+    clean and under PGD with `validation_steps` steps in the `validation_norm` ball of radius `validation_eps`.
+    keep: which epoch's weights are the result; "best" is by validation accuracy, attacked where training is.
+    """
+
+    objective: str = "standard"
+    attack: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["constant", "cosine", "onecycle"] = "onecycle"
+    crop: int = 0
+    flip: bool = False
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    examples: int | Literal["all"] = "all"
+    validation: float = 0.1
+    validation_examples: int = 1000
+    validation_norm: Norm = "Linf"
+    validation_eps: float = 8 / 255
+    validation_steps: int = 10
+    keep: Literal["best", "last"] = "last"
+
+    def __post_init__(self) -> None:
+        positive = ("epochs", "batch_size", "validation_examples", "validation_steps")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        if self.examples != "all" and self.examples < 2:
+            raise ValueError(f"expected at least 2 training examples or all, got {self.examples}")
+        if not 0 < self.validation < 1:
+            raise ValueError(f"expected validation between 0 and 1, got {self.validation}")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ValueError(f"expected a learning_rate above 0, got {self.learning_rate}")
+        if self.crop < 0 or not 0 <= self.validation_eps <= 1:
+            raise ValueError(f"expected crop >= 0 and validation_eps in [0, 1], got {self.crop}, {self.validation_eps}")

@@ -1,0 +1,200 @@
+"""The one training loop. It yields after every epoch, with all that is needed to go on from there."""
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustlib.attacks.cascade import correct
+from robustlib.attacks.pgd import pgd
+from robustlib.draws import Draws, generator, seeded, stream_key
+from robustlib.modes import as_images, autocast, evaluating, layout, strict_float32
+from robustlib.settings import TrainSettings
+from robustlib.training import OBJECTIVES
+from robustlib.training.augment import augment
+
+VALIDATION_BATCH = 250
+
+
+class TrainingDiverged(ValueError):
+    """The loss became NaN or infinite: going on would only waste time."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch gave. Accuracies on the validation examples, as fractions; attacked means under PGD."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    clean_accuracy: float
+    attacked_accuracy: float
+    seconds: float
+
+
+@dataclass
+class Training:
+    """A training run between two epochs. `state` holds tensors and plain numbers only, so that it loads safely."""
+
+    model: nn.Module
+    history: list[Epoch]
+    state: dict[str, Any]
+    best: int
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to keep: the last epoch's or the best one's, as the settings say."""
+        return self.state["kept"]
+
+
+def split(n: int, settings: TrainSettings, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices to train on and to validate on: disjoint, and the same for every run with this seed."""
+    order = torch.randperm(n, generator=generator(seed, "split"))
+    held_out = max(1, round(n * settings.validation))
+    train, validation = order[held_out:], order[:held_out]
+    train = train if settings.examples == "all" else train[: settings.examples]
+    return train, validation[: settings.validation_examples]
+
+
+def learning_rates(settings: TrainSettings, steps: int) -> list[float]:
+    """The learning rate of every step of the run."""
+    peak = settings.learning_rate or (0.1 if settings.optimizer == "sgd" else 1e-3)
+    match settings.schedule:
+        case "constant":
+            return [peak] * steps
+        case "cosine":
+            return [peak * 0.5 * (1 + math.cos(math.pi * step / steps)) for step in range(steps)]
+        case "onecycle":
+            # Up over the first 30 % and down to zero, both straight: Smith 2018, https://arxiv.org/abs/1803.09820.
+            top = max(1, round(0.3 * steps))
+            return [peak * min((step + 1) / top, (steps - step) / (steps - top + 1)) for step in range(steps)]
+
+
+def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), lr=0.0, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=0.0,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.momentum > 0,
+    )
+
+
+def fit(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    settings: TrainSettings,
+    *,
+    seed: int,
+    device: torch.device,
+    state: dict[str, Any] | None = None,
+) -> Iterator[Training]:
+    """Train the model, yielding after every epoch.
+
+    x: images, uint8, shape (N, C, H, W).  y: classes, shape (N,).  state: that of an earlier run with the same
+    arguments, which is taken up where it stopped; on the CPU the weights then come out the same to the last bit.
+    Raises TrainingDiverged when the loss is no longer a number.
+    """
+    model = model.to(device)
+    optimizer = make_optimizer(model, settings)
+    train, validation = split(len(x), settings, seed)
+    steps = math.ceil(len(train) / settings.batch_size)
+    rates = learning_rates(settings, steps * settings.epochs)
+    history: list[Epoch] = []
+    kept, best = {}, -1
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        history = [Epoch(**row) for row in state["history"]]
+        kept, best = state["kept"], state["best"]
+    for epoch in range(len(history), settings.epochs):
+        start = time.perf_counter()
+        rates_now = rates[epoch * steps : (epoch + 1) * steps]
+        with seeded(seed, f"epoch/{epoch}", device):
+            loss = run_epoch(model, x, y, train, optimizer, rates_now, settings, stream_key(seed, f"epoch/{epoch}"))
+            clean, attacked = validate(model, x[validation], y[validation], settings, seed, device)
+        seconds = time.perf_counter() - start
+        history.append(Epoch(epoch, loss, max(rates_now), clean, attacked, seconds))
+        if settings.keep == "last" or best < 0 or merit(history[-1], settings) > merit(history[best], settings):
+            kept, best = copy.deepcopy({k: v.cpu().contiguous() for k, v in model.state_dict().items()}), epoch
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "history": [asdict(row) for row in history],
+            "kept": kept,
+            "best": best,
+        }
+        yield Training(model, list(history), state, best)
+
+
+def merit(epoch: Epoch, settings: TrainSettings) -> float:
+    """What "best" means: accuracy under attack for a network trained on attacks, clean accuracy for others."""
+    return epoch.clean_accuracy if settings.objective == "standard" else epoch.attacked_accuracy
+
+
+def run_epoch(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    train: Tensor,
+    optimizer: torch.optim.Optimizer,
+    rates: list[float],
+    settings: TrainSettings,
+    seed: int,
+) -> float:
+    """One pass over the training examples in a fresh order; the mean loss."""
+    device = next(model.parameters()).device
+    objective, memory_format = OBJECTIVES[settings.objective], layout(model)
+    order = train[torch.randperm(len(train), generator=generator(seed, "order"))]
+    total = torch.zeros((), device=device)
+    model.train()
+    # Batches of near-equal size: a last batch of one image would break BatchNorm.
+    for chosen, rate in zip(order.tensor_split(len(rates)), rates, strict=True):
+        draws = Draws(seed, chosen.to(device))
+        batch = augment(as_images(x[chosen], device, memory_format), draws, crop=settings.crop, flip=settings.flip)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        with autocast(device, settings.precision):
+            loss = objective(model, batch, y[chosen].to(device), draws=draws, **settings.attack)
+        loss.backward()
+        optimizer.step()
+        total += loss.detach() * len(chosen)
+    mean = total.item() / len(order)
+    if not math.isfinite(mean):
+        raise TrainingDiverged(
+            f"the training loss became {mean} at a learning rate of up to {max(rates):g}: try a smaller learning_rate"
+        )
+    return mean
+
+
+def validate(
+    model: nn.Module, x: Tensor, y: Tensor, settings: TrainSettings, seed: int, device: torch.device
+) -> tuple[float, float]:
+    """Clean accuracy and accuracy under PGD of several steps: shows catastrophic overfitting where there is one."""
+    clean = attacked = 0
+    memory_format = layout(model)
+    with evaluating(model), strict_float32():
+        for chosen in torch.arange(len(x)).split(VALIDATION_BATCH):
+            batch, labels = as_images(x[chosen], device, memory_format), y[chosen].to(device)
+            x_adv = pgd(
+                model,
+                batch,
+                labels,
+                norm=settings.validation_norm,
+                eps=settings.validation_eps,
+                steps=settings.validation_steps,
+                draws=Draws(seed, chosen.to(device)),
+            )
+            clean_correct = correct(model, batch, labels)
+            clean += int(clean_correct.sum())
+            attacked += int((clean_correct & correct(model, x_adv, labels)).sum())
+    return clean / len(x), attacked / len(x)

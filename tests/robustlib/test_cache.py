@@ -1,0 +1,188 @@
+"""The cache of decoded data sets, the fingerprints that name it, and torchvision's sets without a network."""
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+
+from robustlib import data, readers
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 5), dtype=np.uint8)
+LABELS = np.array([0, 1, 2, 1, 0, 2], dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("ROBUSTQ_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("ROBUSTQ_DATA", raising=False)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "set").mkdir()
+    for prefix in ("train", "t10k"):
+        for part, values in (("images-idx3", IMAGES), ("labels-idx1", LABELS)):
+            header = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+            (tmp_path / "set" / f"{prefix}-{part}-ubyte").write_bytes(header + values.tobytes())
+    return tmp_path / "set"
+
+
+def test_the_second_time_nothing_is_decoded(folder: Path, monkeypatch: pytest.MonkeyPatch, home: Path):
+    first = data.load(f"idx:{folder}", "train")
+    assert len(list(home.glob("datasets/*"))) == 1
+
+    def never(*_):
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(readers, "read_idx", never)
+    monkeypatch.setattr(hashlib, "file_digest", never)
+    second = data.load(f"idx:{folder}", "train")
+    for loaded in (first, second):
+        assert isinstance(loaded.x, np.memmap) and isinstance(loaded.y, np.memmap)
+        assert np.array_equal(loaded.x[:, 0], IMAGES) and np.array_equal(loaded.y, LABELS)
+    assert (first.names, first.mean, first.std) == (second.names, second.mean, second.std)
+    with pytest.raises(AssertionError, match="read again"):
+        data.load(f"idx:{folder}", "test")  # the other split has a folder of its own
+
+
+def test_writing_into_a_loaded_data_set_does_not_reach_the_cache(folder: Path):
+    loaded = data.load(f"idx:{folder}", "train")
+    torch.from_numpy(loaded.x).zero_()
+    assert np.array_equal(data.load(f"idx:{folder}", "train").x[:, 0], IMAGES)
+
+
+def test_a_copy_elsewhere_has_the_same_fingerprint_and_shares_the_cache(folder: Path, tmp_path: Path, home: Path):
+    shutil.copytree(folder, tmp_path / "copy")
+    assert data.fingerprint(f"idx:{folder}") == data.fingerprint(f"idx:{tmp_path / 'copy'}")
+    for place in (folder, tmp_path / "copy"):
+        data.load(f"idx:{place}", "test")
+    assert len(list(home.glob("datasets/*"))) == 1
+
+
+def test_one_changed_byte_changes_the_fingerprint_and_the_images(folder: Path):
+    before, path = data.fingerprint(f"idx:{folder}"), folder / "t10k-images-idx3-ubyte"
+    data.load(f"idx:{folder}", "test")
+    content, time = path.read_bytes(), path.stat().st_mtime_ns
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(time + 10**9, time + 10**9))  # as a later edit has it, however coarse the clock of the disk
+    assert data.fingerprint(f"idx:{folder}") != before
+    assert data.load(f"idx:{folder}", "test").x[-1, 0, -1, -1] == IMAGES[-1, -1, -1] ^ 1
+    path.write_bytes(content)
+    os.utime(path, ns=(time + 2 * 10**9, time + 2 * 10**9))
+    assert data.fingerprint(f"idx:{folder}") == before
+
+
+def test_names_of_files_and_readers_are_part_of_the_fingerprint(tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.bin").write_bytes(b"same")
+    prints = {
+        data.digest(readers.Source(reader, [(name, tmp_path / f"{name}.bin")], ("test",), lambda _: None))  # pyright: ignore
+        for reader in ("parquet", "idx")
+        for name in ("a", "b")
+    }
+    assert len(prints) == 4
+
+
+@pytest.mark.parametrize("notes", ["", "{", "null-ish"])
+def test_broken_notes_are_written_anew(notes: str, folder: Path, home: Path):
+    expected = data.fingerprint(f"idx:{folder}")
+    (home / "fingerprints.json").write_text(notes)
+    assert data.fingerprint(f"idx:{folder}") == expected
+    assert len(json.loads((home / "fingerprints.json").read_text())) == 4
+
+
+def test_home(monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path):
+    assert data.home() == home
+    monkeypatch.delenv("ROBUSTQ_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert data.home() == tmp_path / "xdg" / "robustq"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert data.home() == Path.home() / ".cache" / "robustq"
+
+
+def test_a_channel_that_never_changes_is_left_unscaled(home: Path):
+    x = np.stack([np.full((3, 2, 2), 51, np.uint8), np.arange(12, dtype=np.uint8).reshape(3, 2, 2)], 1)
+    data.store(home / "datasets" / "x", readers.Images(x, np.zeros(3, np.uint8), ["a"]))
+    facts = json.loads((home / "datasets" / "x" / "facts.json").read_text())
+    assert facts["mean"] == pytest.approx([0.2, 5.5 / 255])
+    assert facts["std"] == pytest.approx([1.0, np.arange(12).std() / 255])
+
+
+def test_a_download_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    from torchvision import datasets
+
+    def fail(**_):
+        raise URLError("no network")
+
+    monkeypatch.setattr(datasets, "MNIST", fail)
+    monkeypatch.setenv("ROBUSTQ_DATA", str(tmp_path / "mine"))
+    with pytest.raises(FileNotFoundError) as error:
+        data.load("mnist", "test")
+    assert str(error.value) == (
+        "dataset MNIST could not be downloaded (<urlopen error no network>): put torchvision's files of MNIST into "
+        f"{tmp_path / 'mine' / 'mnist'}, or use one that works offline: digits, parquet:PATH, idx:PATH, folder:PATH"
+    )
+
+
+class Fake:
+    """What torchvision's data sets look like from outside: files under root, arrays as attributes."""
+
+    downloads = 0
+
+    def __init__(self, *, root: str, download: bool, train: bool | None = None, split: str | None = None):
+        is_train = train if split is None else split == "train"
+        Fake.downloads += download
+        if download:
+            (Path(root) / f"raw-{is_train}").write_bytes(b"pixels")
+        self.fill(12 if is_train else 8)
+
+    def fill(self, n: int) -> None:
+        raise NotImplementedError
+
+
+class Grey(Fake):
+    def fill(self, n: int) -> None:
+        self.data = torch.arange(n * 12).reshape(n, 3, 4).to(torch.uint8)
+        self.targets, self.classes = torch.arange(n) % 2, ["zero", "one"]
+
+
+class ChannelsLast(Fake):
+    def fill(self, n: int) -> None:
+        self.data = np.arange(n * 36).reshape(n, 4, 3, 3).astype(np.uint8)
+        self.targets, self.classes = [i % 2 for i in range(n)], ["cat", "dog"]
+
+
+class ChannelsFirst(Fake):
+    def fill(self, n: int) -> None:
+        self.data, self.labels = np.arange(n * 60).reshape(n, 3, 4, 5).astype(np.uint8), np.arange(n) % 10
+
+
+@pytest.mark.parametrize(
+    "name, attribute, fake, expected, names",
+    [
+        ("mnist", "MNIST", Grey, lambda d: d.data.numpy()[:, None], ("zero", "one")),
+        ("fashion-mnist", "FashionMNIST", Grey, lambda d: d.data.numpy()[:, None], ("zero", "one")),
+        ("cifar10", "CIFAR10", ChannelsLast, lambda d: d.data.transpose(0, 3, 1, 2), ("cat", "dog")),
+        ("cifar100", "CIFAR100", ChannelsLast, lambda d: d.data.transpose(0, 3, 1, 2), ("cat", "dog")),
+        ("svhn", "SVHN", ChannelsFirst, lambda d: d.data, tuple("0123456789")),
+    ],
+)
+def test_torchvision_sets_are_downloaded_once(name, attribute, fake, expected, names, monkeypatch, home, tmp_path):
+    from torchvision import datasets
+
+    monkeypatch.setattr(datasets, attribute, fake)
+    monkeypatch.setattr(Fake, "downloads", 0)
+    for split, n in (("train", 12), ("test", 8), ("test", 8)):
+        found = data.load(name, split)
+        twin = fake(root=str(tmp_path), download=False, train=split == "train")
+        assert len(found.x) == n and np.array_equal(found.x, expected(twin)) and found.names == names
+        assert found.y.tolist() == [i % (10 if name == "svhn" else 2) for i in range(n)]
+    assert Fake.downloads == 2 and (home / "data" / attribute.lower() / ".complete").exists()

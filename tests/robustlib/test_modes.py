@@ -1,0 +1,70 @@
+"""The modes a model runs in are set for a block and put back, also when the block fails."""
+
+import pytest
+import torch
+from torch import nn
+
+from robustlib.modes import as_images, autocast, evaluating, layout, strict_float32
+
+CPU = torch.device("cpu")
+
+
+def precisions() -> list[str]:
+    return [backend.fp32_precision for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv)]  # pyright: ignore
+
+
+def test_strict_float32_is_put_back():
+    before = precisions()
+    with pytest.raises(KeyError), strict_float32():
+        assert precisions() == ["ieee", "ieee"]
+        raise KeyError
+    assert precisions() == before
+
+
+def test_evaluating_puts_every_layer_back():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2))).train()
+    model[1][0].eval()
+    flags = [layer.training for layer in model.modules()]
+    assert sorted(set(flags)) == [False, True]
+    with pytest.raises(KeyError), evaluating(model):
+        assert not any(layer.training for layer in model.modules())
+        raise KeyError
+    assert [layer.training for layer in model.modules()] == flags
+
+
+def test_layout():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1))
+    assert layout(model) == layout(nn.Linear(2, 2)) == torch.contiguous_format
+    assert layout(model.to(memory_format=torch.channels_last)) == torch.channels_last  # pyright: ignore
+    # A 1x1 kernel lies the same way in both, and says nothing.
+    assert layout(nn.Conv2d(8, 8, 1).to(memory_format=torch.channels_last)) == torch.contiguous_format  # pyright: ignore
+
+
+def test_as_images():
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    images = as_images(levels, CPU)
+    assert images.dtype == torch.float32
+    assert images.flatten().tolist() == (torch.arange(256, dtype=torch.float32) / 255).tolist()
+    assert torch.equal(levels.flatten(), torch.arange(256, dtype=torch.uint8))
+    floats = torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    assert torch.equal(as_images(floats, CPU), floats.float())
+    last = as_images(floats, CPU, torch.channels_last)
+    assert last.is_contiguous(memory_format=torch.channels_last) and torch.equal(last, floats.float())
+
+
+@pytest.mark.parametrize("value", [1.0001, -0.0001, float("nan"), float("inf")])
+def test_as_images_refuses_what_lies_outside(value: float):
+    images = torch.full((1, 1, 2, 2), 0.5)
+    images[0, 0, 0, 0] = value
+    with pytest.raises(
+        ValueError, match=r"^expected images in \[0, 1\], got values from .* to .*: leave normalisation"
+    ):
+        as_images(images, CPU)
+
+
+@pytest.mark.parametrize(
+    "precision, expected", [("auto", torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16)]
+)
+def test_autocast_on_the_cpu(precision: str, expected: torch.dtype):
+    with autocast(CPU, precision):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected

@@ -1,0 +1,134 @@
+"""Randomised models: a classifier with noise on its logit, whose accuracy is the normal distribution's."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustlib.attacks.pgd import pgd
+from robustlib.draws import Draws
+from robustlib.evaluate import evaluate, join, score, summary
+from robustlib.models import build
+from robustlib.models.layers import Expectation, is_randomised
+
+SIGMA = 0.5
+
+
+class Noisy(nn.Module):
+    """Class 1 where the mean of the pixels plus noise is above one half: P(class 1) = Phi((mean - 0.5) / sigma)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = x.flatten(1).mean(1) - 0.5
+        value = value + SIGMA * torch.randn_like(value)
+        return torch.stack([torch.zeros_like(value), value], 1)
+
+
+def phi(value: float) -> float:
+    return 0.5 * (1 + math.erf(value / math.sqrt(2)))
+
+
+def images(n: int, level: float) -> tuple[Tensor, Tensor]:
+    return torch.full((n, 1, 2, 2), level), torch.ones(n, dtype=torch.long)
+
+
+class Spied:
+    def __init__(self, attack):
+        self.attack, self.models = attack, []
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, draws: Draws) -> Tensor:
+        self.models.append(model)
+        return self.attack(model, x, y, draws=draws)
+
+
+def climb(model: nn.Module, x: Tensor, y: Tensor, *, draws: Draws) -> Tensor:
+    return pgd(model, x, y, eps=0.3, steps=5, draws=draws)
+
+
+def run(x: Tensor, y: Tensor, attacks, **options):
+    batches = list(evaluate(Noisy(), x, y, attacks, norm="Linf", num_classes=2, **options))
+    return torch.cat([batch.x_adv for batch in batches]), join([batch.outcome for batch in batches])
+
+
+def test_accuracies_are_means_over_draws():
+    """200 images of 100 draws each: the standard error of a mean is at most 0.0036."""
+    x, y = images(200, 0.8)
+    spied = Spied(climb)
+    x_adv, found = run(x, y, [("pgd", spied)], eps=0.3, eot_draws=7, batch_size=128)
+    facts = summary(found)
+    assert facts["clean_accuracy"] == pytest.approx(phi(0.3 / SIGMA), abs=0.015)  # 0.73
+    # The attack lowers every pixel by eps, from 0.8 to 0.5, where the noise alone decides.
+    torch.testing.assert_close(x_adv, torch.full_like(x, 0.5), rtol=0, atol=1e-6)
+    assert facts["robust_accuracy"] == pytest.approx(0.5, abs=0.015)
+    assert facts["any_draw_accuracy"] == 0.0  # 0.5^100
+    assert set(found.broken_by.tolist()) <= {"pgd", ""} and (found.broken_by[found.success] == "pgd").all()
+    # The attack sees the mean of seven passes, never the model itself.
+    assert [(type(model), model.draws) for model in spied.models] == [(Expectation, 7)] * 2
+    # The share of right draws is a binomial's: its variance over examples is p (1 - p) / draws.
+    assert found.clean_correct.var() == pytest.approx(phi(0.6) * phi(-0.6) / 100, rel=0.5)
+
+
+def test_success_is_the_vote_of_the_draws():
+    """P(right) is 0.98 clean and 0.02 attacked: a hundred draws decide that beyond doubt."""
+    x, y = images(60, 1.0)
+    noise = torch.full_like(x, 0.0)
+    attacks = [("half", lambda model, x, y, *, draws: x * 0 + 0.5), ("dark", lambda model, x, y, *, draws: x * 0)]
+    _, found = run(x, y, attacks, eps=1.0)
+    assert found.success.all() and (found.broken_by == "dark").all()  # the later one is better, and is kept
+    assert (found.distance == 1).all() and (found.adversarial_prediction == 0).all()
+    assert found.clean_correct.mean() == pytest.approx(phi(1), abs=0.02)
+    assert found.adversarial_correct.mean() == pytest.approx(phi(-1), abs=0.02)
+    x_adv, found = run(noise, y, attacks, eps=1.0)
+    assert (found.clean_prediction == 0).all() and (found.broken_by == "clean").all()
+
+
+def test_what_is_wrong_from_the_start_lies_at_distance_zero():
+    """As for a fixed model, also where an attack moves it further still."""
+    x, y = images(50, 0.0)
+    _, found = run(x + 0.2, y, [("dark", lambda model, x, y, *, draws: x * 0)], eps=0.2)
+    assert found.success.all() and (found.broken_by == "clean").all()
+    assert (found.distance == 0).all()
+
+
+def test_an_attack_that_makes_it_better_is_not_kept():
+    x, y = images(50, 0.5)
+    x_adv, found = run(x, y, [("bright", lambda model, x, y, *, draws: x * 0 + 1)], eps=0.5)
+    assert torch.equal(x_adv, x)
+    assert found.adversarial_correct.mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_the_seed_decides():
+    x, y = images(40, 0.6)
+    before = torch.get_rng_state()
+    shares = [run(x, y, [("pgd", climb)], eps=0.3, seed=seed)[1].adversarial_correct for seed in (0, 0, 1)]
+    assert np.array_equal(shares[0], shares[1]) and not np.array_equal(shares[0], shares[2])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_score_counts_votes():
+    class Turns(nn.Module):
+        """Class 0, 1, 1, 2, 0, 1, 1, 2, ... for whatever image."""
+
+        turn = -1
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.turn += 1
+            return nn.functional.one_hot(torch.full((len(x),), (0, 1, 1, 2)[self.turn % 4]), 3).float()
+
+    result = score(Turns(), torch.zeros(4, 1), torch.tensor([0, 1, 2, 0]), 8)
+    assert result.prediction.tolist() == [1, 1, 1, 1]
+    assert result.correct.tolist() == [0.25, 0.5, 0.25, 0.25] and not result.survived.any()
+    single = score(Turns(), torch.zeros(2, 1), torch.tensor([0, 1]), 1)
+    assert single.correct.tolist() == [1, 0] and single.survived.tolist() == [True, False]
+
+
+def test_a_network_with_dropout_is_found_out(test):
+    model = build(arch="lenet5", in_channels=1, num_classes=10, image_size=(8, 8), dropout=0.5)
+    x, y = test[0][:64], test[1][:64]
+    assert is_randomised(model, x)
+    found = join([batch.outcome for batch in evaluate(model, x, y, [("pgd", climb)], eps=0.3, draws=25, eot_draws=2)])
+    shares = found.clean_correct * 25
+    np.testing.assert_allclose(shares, np.rint(shares), atol=1e-4)
+    assert len(set(np.rint(shares).tolist())) > 2  # neither always right nor always wrong
+    assert (found.adversarial_survived <= (found.adversarial_correct == 1)).all()
