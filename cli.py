@@ -59,10 +59,9 @@ def main(ctx: click.Context, store: str) -> None:
 @click.pass_context
 def run(ctx: click.Context, study: Path, cpus_per_job: int | None, as_json: bool, **changes: Any) -> None:
     """Submit a study, run it on this machine and print its results. What is done already is not done again."""
-    from jobs import flow
+    from jobs import ask
 
-    store = open_store(ctx, create=True, write=True)
-    submitted = flow.submit_file(store, study, changes)
+    store, submitted = ask.submit_file(ctx.obj, study, changes)
     click.echo(submitted.line, err=True)
     finish(store, submitted.sweep_id, cpus_per_job, as_json, summary=True)
 
@@ -82,9 +81,9 @@ def finish(store: Any, sweep_id: int, cpus_per_job: int | None, as_json: bool, s
 @click.pass_context
 def submit(ctx: click.Context, study: Path, **changes: Any) -> None:
     """Queue a study's jobs; `robustq drive` runs them. Submitting twice queues nothing twice."""
-    from jobs import flow
+    from jobs import ask
 
-    click.echo(flow.submit_file(open_store(ctx, create=True, write=True), study, changes).line)
+    click.echo(ask.submit_file(ctx.obj, study, changes)[1].line)
 
 
 @main.command()
@@ -235,10 +234,9 @@ def attack(
     ctx: click.Context, per_example: Path | None, cpus_per_job: int | None, as_json: bool, **options: Any
 ) -> None:
     """Attack one MODEL without a study: FILE.py:factory, package.module:factory, or an architecture with --weights."""
-    from jobs import export, flow
+    from jobs import ask, export
 
-    store = open_store(ctx, create=True, write=True)
-    submitted = flow.submit_attack(store, options)
+    store, submitted = ask.submit_attack(ctx.obj, options)
     finish(store, submitted.sweep_id, cpus_per_job, as_json)
     if per_example:
         with store.begin() as db:
@@ -260,10 +258,9 @@ def attack(
 @click.pass_context
 def train(ctx: click.Context, out: Path | None, cpus_per_job: int | None, as_json: bool, **options: Any) -> None:
     """Train one MODEL without a study and print its clean test accuracy."""
-    from jobs import flow
+    from jobs import ask, flow
 
-    store = open_store(ctx, create=True, write=True)
-    submitted = flow.submit_training(store, options)
+    store, submitted = ask.submit_training(ctx.obj, options)
     finish(store, submitted.sweep_id, cpus_per_job, as_json)
     if out:
         flow.write_weights(store, submitted.sweep_id, out)

@@ -4,8 +4,7 @@ import hashlib
 import re
 import uuid
 from dataclasses import dataclass
-
-from pyarrow import fs
+from typing import Any
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -19,11 +18,17 @@ class Artifact:
     bytes: int
 
 
-def open_root(root: str) -> tuple[fs.FileSystem, str]:
+def open_root(root: str) -> tuple[Any, str]:
     """The file system and the path in it of an artifact folder, given as a path or URL."""
+    from pyarrow import fs  # not at the top: the queue knows artifacts, and `robustq status` should not wait
+
     if "://" in root:
         return fs.FileSystem.from_uri(root)
     return fs.LocalFileSystem(), root
+
+
+def exists(system: Any, path: str) -> bool:
+    return bool(system.get_file_info(path).is_file)
 
 
 def blob_path(base: str, sha256: str) -> str:
@@ -44,7 +49,7 @@ def write(root: str, path: str, data: bytes) -> None:
             stream.write(data)
         system.move(temporary, target)
     except BaseException:
-        if system.get_file_info(temporary).type != fs.FileType.NotFound:
+        if exists(system, temporary):
             system.delete_file(temporary)
         raise
 
@@ -75,7 +80,7 @@ def get_partial(root: str, key: str) -> bytes | None:
     """The state of an unfinished job, or None where there is none."""
     system, base = open_root(root)
     path = f"{base}/partial/{key}"
-    if system.get_file_info(path).type == fs.FileType.NotFound:
+    if not exists(system, path):
         return None
     with system.open_input_stream(path) as stream:
         return stream.read()
@@ -85,5 +90,5 @@ def drop_partial(root: str, key: str) -> None:
     """Forget the state of a job that has finished."""
     system, base = open_root(root)
     path = f"{base}/partial/{key}"
-    if system.get_file_info(path).type != fs.FileType.NotFound:
+    if exists(system, path):
         system.delete_file(path)

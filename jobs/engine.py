@@ -65,17 +65,28 @@ def sqlite_path(url: sa.URL) -> Path | None:
     return Path(os.path.abspath(url.database))
 
 
+def parse_url(text: str) -> tuple[sa.URL, Path | None]:
+    """The URL of a store, given as one or as the path of an SQLite file; and that file, if it is one."""
+    try:
+        url = sa.make_url(text if "://" in text else f"sqlite:///{text}")
+    except ArgumentError as error:
+        raise StoreError(f"expected a store as sqlite:///FILE or a PostgreSQL URL, got {text!r}") from error
+    return url, sqlite_path(url)
+
+
+def store_exists(text: str) -> bool:
+    """Whether there is something to open; a server's database is always taken to be there."""
+    path = parse_url(text)[1]
+    return path is None or path.exists()
+
+
 def open_store(text: str, *, create: bool = False, write: bool = False) -> Store:
     """Open a store by URL, or by the path of an SQLite file.
 
     create: make it where there is none (with write).  write: whether transactions may write; a reader's cannot.
     Raises StoreError where it is missing, no robustq store or one of another version.
     """
-    try:
-        url = sa.make_url(text if "://" in text else f"sqlite:///{text}")
-    except ArgumentError as error:
-        raise StoreError(f"expected a store as sqlite:///FILE or a PostgreSQL URL, got {text!r}") from error
-    path = sqlite_path(url)
+    url, path = parse_url(text)
     if path is not None and not path.exists() and not create:
         raise StoreError(
             f"there is no store {path}: `robustq run` or `robustq submit` makes one, --store names another"

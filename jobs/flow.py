@@ -1,108 +1,13 @@
-"""What the commands do, one function each: between the command line and the store."""
+"""What the commands do that read the store or change its queue, one function each."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from jobs import queue, show
 from jobs.engine import Store
 from jobs.errors import JobsFailed, SpecError
 from jobs.query import counts, failures, find_sweep, job_log, jobs_of, results, running, sweeps
-from jobs.specs import number
-from jobs.study import load_study
-
-
-def submit_file(store: Store, path: Path, changes: dict[str, Any]) -> Any:
-    """Submit the study in a file, with the command line's changes; a data set given there is relative to here."""
-    from jobs.submit import submit
-
-    given = {name: value for name, value in changes.items() if value is not None}
-    if "examples" in given:
-        given["examples"] = count(given["examples"])
-    if "dataset" in given:
-        kind, colon, place = str(given["dataset"]).partition(":")
-        given["dataset"] = f"{kind}:{Path(place).absolute()}" if colon else kind
-    study, origin = load_study(path, given)
-    return submit(store, study, origin, path.parent)
-
-
-def count(value: str) -> int | str:
-    """A number of examples, or all."""
-    if value == "all" or value.isdecimal():
-        return value if value == "all" else int(value)
-    raise SpecError(f"--examples: expected a number or all, got {value!r}")
-
-
-def submit_attack(store: Store, options: dict[str, Any]) -> Any:
-    """Submit the study of one model that `robustq attack` means."""
-    params = parameters(options["params"])
-    radii = [radius(text) for text in options["eps"]]
-    attacks = []
-    for name in options["attacks"]:
-        entry: dict[str, Any] = {"name": name} | params
-        entry |= {"norm": options["norm"]} if options["norm"] else {}
-        entry |= {"eps": radii} if radii else {}
-        attacks.append(entry)
-    model = model_entry(options["model"], options["weights"])
-    return submit_one_off(store, "attack", model, attacks, options)
-
-
-def submit_training(store: Store, options: dict[str, Any]) -> Any:
-    """Submit the study of one training that `robustq train` means."""
-    train = {"objective": options["objective"], "epochs": options["epochs"]} | parameters(options["params"])
-    model = model_entry(options["model"], None) | {"train": train}
-    return submit_one_off(store, "train", model, [{"name": "clean"}], options | {"examples": "all"})
-
-
-def submit_one_off(
-    store: Store, name: str, model: dict[str, Any], attacks: list[dict[str, Any]], options: dict[str, Any]
-) -> Any:
-    from jobs.plan import one_off
-    from jobs.submit import submit
-
-    label = Path(options["model"]).name
-    data = {
-        "name": name,
-        "dataset": options["dataset"],
-        "models": {label: model},
-        "attacks": attacks,
-        "seeds": [options["seed"]],
-        "examples": count(options["examples"]),
-    }
-    named = {"dataset": "--dataset", "eps": "--eps", "norm": "--norm", "weights": "--weights", "train": "--param"}
-    named |= {"attacks": "--attack", "models": "MODEL"}
-    study, origin = one_off(name, data, named)
-    return submit(store, study, origin, Path())
-
-
-def model_entry(model: str, weights: str | None) -> dict[str, Any]:
-    """MODEL as a study's entry: what has a colon is the user's code, but for torchvision's."""
-    entry = {"file": model} if ":" in model and not model.startswith("torchvision:") else {"arch": model}
-    return entry | ({"weights": weights} if weights else {})
-
-
-def radius(text: str) -> float:
-    value = number(text)
-    try:
-        return float(value)
-    except ValueError as error:
-        raise SpecError(f"--eps: expected a number such as 8/255, got {text!r}") from error
-
-
-def parameters(texts: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE options, the values as YAML would read them."""
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise SpecError(f"--param: expected NAME=VALUE, got {text!r}")
-        try:
-            found[name] = number(yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise SpecError(f"--param: expected NAME=VALUE, got {text!r}") from error
-    return found
 
 
 def sweep_id(store: Store, name: str | None) -> int | None:

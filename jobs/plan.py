@@ -10,7 +10,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from jobs.errors import SpecError
 from jobs.specs import (
     AnySpec,
     AttackSpec,
@@ -55,10 +54,13 @@ class Resolved:
     identity: str
 
 
-def resolve(study: Study, origin: Origin, folder: Path) -> Resolved:
-    """Find and hash the data set and every file the study names; relative paths start at `folder`. Needs no torch."""
+def resolve(study: Study, origin: Origin, folder: Path, data_folder: Path) -> Resolved:
+    """Find and hash the data set and every file the study names. Needs no torch.
+
+    folder, data_folder: where relative paths of files, and of the data set, start.
+    """
     kind, colon, place = study.dataset.partition(":")
-    name = f"{kind}:{absolute(folder, place)}" if colon and kind in data.PATH_DATASETS else study.dataset
+    name = f"{kind}:{absolute(data_folder, place)}" if colon and kind in data.PATH_DATASETS else study.dataset
     ref = DataRef(place=name, sha256=guard(origin, ("dataset",), data.fingerprint, name))
     models = {label: resolve_model(model, origin, ("models", label), folder) for label, model in study.models.items()}
     content = [KERNEL_VERSION, study.model_dump(mode="json"), ref.sha256]
@@ -211,16 +213,3 @@ def worst_cases(evals: list[tuple[AttackSpec, Planned]]) -> Iterator[WorstSpec]:
             }
             if len(bearing) > 1:
                 yield WorstSpec(evals=tuple(sorted(bearing)), norm=norm, eps=eps)
-
-
-def one_off(name: str, study: dict[str, Any], options: dict[str, str]) -> tuple[Study, Origin]:
-    """A study made from command-line options; errors name the option instead of a line."""
-    from jobs.study import check
-
-    class Options(Origin):
-        def error(self, where: Path_, message: str) -> SpecError:
-            option = next((options[str(part)] for part in reversed(where) if str(part) in options), None)
-            return SpecError(f"{option}: {message}" if option else message)
-
-    origin = Options(name, {})
-    return check(study, origin), origin

@@ -89,17 +89,21 @@ class Study(Part):
 
 
 class Origin:
-    """Where each part of a study stands in its file, for error messages."""
+    """Where each part of a study comes from, for error messages: a line of its file or an option."""
 
-    def __init__(self, name: str, lines: dict[Path_, int]):
+    def __init__(self, name: str, lines: dict[Path_, int], options: dict[str, str]):
         self.name = name
         self.lines = lines
+        self.options = options
 
     def error(self, where: Path_, message: str) -> SpecError:
-        """The error at the innermost part of `where` that has a line."""
-        known = next((where[:n] for n in range(len(where), -1, -1) if where[:n] in self.lines), None)
-        place = self.name if known is None else f"{self.name}:{self.lines[known]}"
-        return SpecError(f"{place}: {message}")
+        """The error at the innermost part of `where` that has an option or a line."""
+        for n in range(len(where), -1, -1):
+            if n and str(where[n - 1]) in self.options:
+                return SpecError(f"{self.options[str(where[n - 1])]}: {message}")
+            if where[:n] in self.lines:
+                return SpecError(f"{self.name}:{self.lines[where[:n]]}: {message}")
+        return SpecError(f"{self.name}: {message}")
 
 
 def load_study(path: Path, changes: dict[str, Any]) -> tuple[Study, Origin]:
@@ -118,7 +122,9 @@ def load_study(path: Path, changes: dict[str, Any]) -> tuple[Study, Origin]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SpecError(f"{path}:{line}: no valid YAML: {error.problem}") from error
-    origin = Origin(str(path), lines)
+    # What the command line says is in no line of the file.
+    lines = {where: line for where, line in lines.items() if not where or where[0] not in changes}
+    origin = Origin(str(path), lines, {name: f"--{name}" for name in changes})
     if not isinstance(data, dict):
         raise origin.error((), "expected a study: name, dataset, models, attacks")
     data = {"name": path.stem} | data | {name: value for name, value in changes.items() if name != "epochs"}

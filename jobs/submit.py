@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
-from jobs.engine import Store
+from jobs.engine import Store, open_store, store_exists
 from jobs.plan import Planned, Resolved, expand, resolve
 from jobs.schema import job, job_dep, sweep, sweep_job
 from jobs.specs import EvalSpec, TrainSpec, WorstSpec
@@ -31,20 +31,23 @@ class Submitted:
         return f"sweep {self.name}: {self.jobs} jobs, {self.new} of them new"
 
 
-def submit(store: Store, study: Study, origin: Origin, folder: Path) -> Submitted:
-    """Expand a study and queue what the store does not know yet, all in one transaction.
+def submit(url: str, study: Study, origin: Origin, folder: Path, *, data_folder: Path) -> tuple[Store, Submitted]:
+    """Expand a study and queue what the store does not know yet, all in one transaction; makes a store if need be.
 
     A study that the store knows whole is recognised by its hash, without loading torch. Raises SpecError before
-    anything is written.
+    anything is written or made.
     """
-    resolved = resolve(study, origin, folder)
-    with store.begin() as db:
-        known = db.execute(select(sweep.c.id).where(sweep.c.identity == resolved.identity)).scalar()
-        if known is not None:
-            return Submitted(known, study.name, count_jobs(db, known), 0)
+    resolved = resolve(study, origin, folder, data_folder)
+    if store_exists(url):
+        store = open_store(url, write=True)
+        with store.begin() as db:
+            known = db.execute(select(sweep.c.id).where(sweep.c.identity == resolved.identity)).scalar()
+            if known is not None:
+                return store, Submitted(known, study.name, count_jobs(db, known), 0)
     plan = expand(resolved)
+    store = open_store(url, create=True, write=True)
     with store.begin() as db:
-        return record(db, resolved, plan)
+        return store, record(db, resolved, plan)
 
 
 def count_jobs(db: Connection, sweep_id: int) -> int:

@@ -107,10 +107,7 @@ def evaluate(
                 if start == 0:
                     check_classes(model, images, num_classes or int(y.max()) + 1)
                     randomised = is_randomised(model, images[:64])
-                if randomised:
-                    search = partial(strongest, model, eot_draws=eot_draws, score_draws=draws)
-                else:
-                    search = partial(cascade, model)
+                search = partial(strongest, model, eot_draws=eot_draws) if randomised else partial(cascade, model)
                 x_adv, by = search(images, labels, functions, draws=Draws(seed, index))
                 if not inside(x_adv, images, math.inf if eps is None else eps, norm).all():
                     raise RuntimeError(
@@ -130,18 +127,18 @@ def strongest(
     *,
     draws: Draws,
     eot_draws: int,
-    score_draws: int,
 ) -> tuple[Tensor, Tensor]:
     """What `cascade` is for a fixed model, for a randomised one: no example falls for good, so each meets every attack.
 
-    The attacks climb the expectation over the randomness; for each example the image is kept on which the fewest draws
-    are right. Returns x_adv and the position of its attack, len(attacks) where no attack beat the clean image.
+    The attacks climb the expectation over the randomness; for each example the image is kept on which the fewest of
+    `eot_draws` draws are right: a choice only, what it is worth is scored on fresh draws.
+    Returns x_adv and the position of its attack, len(attacks) where no attack beat the clean image.
     """
-    x_adv, best = x.clone(), score(model, x, y, score_draws).correct
+    x_adv, best = x.clone(), score(model, x, y, eot_draws).correct
     position = torch.full_like(y, len(attacks))
     for number, attack in enumerate(attacks):
         found = attack(Expectation(model, eot_draws), x, y, draws=draws.restart(number))
-        correct = score(model, found, y, score_draws).correct
+        correct = score(model, found, y, eot_draws).correct
         better = correct < best
         x_adv[better], best[better], position[better] = found[better], correct[better], number
     return x_adv, position

@@ -5,6 +5,7 @@ import io
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -67,16 +68,21 @@ def write_folders(place: Path, x: np.ndarray, names: list[str]) -> Path:
     return place
 
 
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    bunch: Any = load_digits()
+    return bunch.images, bunch.target
+
+
 def test_digits():
-    train, test, bunch = data.load("digits", "train"), data.load("digits", "test"), load_digits()
+    train, test, images, targets = data.load("digits", "train"), data.load("digits", "test"), *digits()
     assert train.x.shape == (1348, 1, 8, 8) and test.x.shape == (449, 1, 8, 8)
     assert train.x.dtype == np.uint8 and train.y.dtype == np.int64 and train.x.max() == 255
     assert train.names == tuple("0123456789") and train.num_classes == 10
     assert (train.in_channels, train.image_size) == (1, (8, 8))
     for split, remainders in ((train, (0, 1, 2)), (test, (3,))):
         chosen = [i for i in range(1797) if i % 4 in remainders]
-        assert split.y.tolist() == [bunch.target[i] for i in chosen]
-        assert np.array_equal(split.x[:, 0], [np.rint(bunch.images[i] / 16 * 255) for i in chosen])
+        assert split.y.tolist() == [targets[i] for i in chosen]
+        assert np.array_equal(split.x[:, 0], [np.rint(images[i] / 16 * 255) for i in chosen])
     assert not {image.tobytes() for image in train.x} & {image.tobytes() for image in test.x}
     assert train.mean == pytest.approx([(train.x / 255).mean()]) and train.std == pytest.approx([(train.x / 255).std()])
 

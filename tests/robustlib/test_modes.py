@@ -22,8 +22,9 @@ def test_strict_float32_is_put_back():
 
 
 def test_evaluating_puts_every_layer_back():
-    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2))).train()
-    model[1][0].eval()
+    dropout = nn.Dropout()
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(dropout, nn.BatchNorm1d(2))).train()
+    dropout.eval()
     flags = [layer.training for layer in model.modules()]
     assert sorted(set(flags)) == [False, True]
     with pytest.raises(KeyError), evaluating(model):

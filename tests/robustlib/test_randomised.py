@@ -72,14 +72,13 @@ def test_accuracies_are_means_over_draws():
 def test_success_is_the_vote_of_the_draws():
     """P(right) is 0.98 clean and 0.02 attacked: a hundred draws decide that beyond doubt."""
     x, y = images(60, 1.0)
-    noise = torch.full_like(x, 0.0)
     attacks = [("half", lambda model, x, y, *, draws: x * 0 + 0.5), ("dark", lambda model, x, y, *, draws: x * 0)]
     _, found = run(x, y, attacks, eps=1.0)
     assert found.success.all() and (found.broken_by == "dark").all()  # the later one is better, and is kept
     assert (found.distance == 1).all() and (found.adversarial_prediction == 0).all()
     assert found.clean_correct.mean() == pytest.approx(phi(1), abs=0.02)
     assert found.adversarial_correct.mean() == pytest.approx(phi(-1), abs=0.02)
-    x_adv, found = run(noise, y, attacks, eps=1.0)
+    _, found = run(torch.zeros_like(x), y, attacks, eps=1.0)
     assert (found.clean_prediction == 0).all() and (found.broken_by == "clean").all()
 
 
@@ -96,6 +95,15 @@ def test_an_attack_that_makes_it_better_is_not_kept():
     x_adv, found = run(x, y, [("bright", lambda model, x, y, *, draws: x * 0 + 1)], eps=0.5)
     assert torch.equal(x_adv, x)
     assert found.adversarial_correct.mean() == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("attacks", [[], [("pgd", climb)]], ids=["none", "pgd"])
+def test_what_fell_has_a_reason_and_what_stands_has_none(attacks):
+    """At one half the vote is a coin's: an image that no attack was found for may lose it in the second count."""
+    x, y = images(100, 0.5)
+    _, found = run(x, y, attacks, eps=0.3)
+    assert 0 < found.success.mean() <= 1
+    assert np.array_equal(found.broken_by == "", ~found.success)
 
 
 def test_the_seed_decides():

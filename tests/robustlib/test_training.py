@@ -134,8 +134,7 @@ def test_one_step_of_sgd_in_closed_form(train):
 def test_resuming_gives_the_same_bits(arch: str, options: dict, settings: TrainSettings, stop: int, train):
     *_, straight = run(fresh(arch, **options), train, settings)
     first = run(fresh(arch, **options), train, settings)
-    for _ in range(stop):
-        stopped = next(first)
+    stopped = [next(first) for _ in range(stop)][-1]
     file = io.BytesIO()
     torch.save(stopped.state, file)
     file.seek(0)
@@ -162,15 +161,13 @@ def test_the_seed_and_nothing_else_decides(train):
 def test_which_weights_are_kept(keep: Any, objective: str, key: str, train):
     """A high constant rate makes the accuracy go up and down, so that the best epoch is not simply the last."""
     settings = replace(QUICK, epochs=6, keep=keep, objective=objective, schedule="constant", learning_rate=0.15)
-    epochs, kept = [], []
-    for training in run(fresh("convnet3"), train, settings):
-        epochs.append(weights_of(training))
-        kept.append(copy.deepcopy(training.weights))
-    merits = [getattr(row, key) for row in training.history]
+    runs = [(weights_of(t), copy.deepcopy(t.weights), t) for t in run(fresh("convnet3"), train, settings)]
+    epochs, kept, trainings = zip(*runs, strict=True)
+    merits = [getattr(row, key) for row in trainings[-1].history]
     for n in range(6):
         expected = merits.index(max(merits[: n + 1])) if keep == "best" else n  # the first of equals
         assert same(kept[n], epochs[expected])
-    assert training.best == (merits.index(max(merits)) if keep == "best" else 5)
+    assert trainings[-1].best == (merits.index(max(merits)) if keep == "best" else 5)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

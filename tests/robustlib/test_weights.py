@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -120,24 +121,25 @@ def test_misfits(change, message: str, bare: dict[str, Tensor], tmp_path: Path):
 
 
 FACTORY = """
+from collections import OrderedDict
 from torch import nn
 from neighbour_of_the_factory import UNITS
 
 def small(num_classes, image_size, width=UNITS):
     pixels = image_size[0] * image_size[1]
-    return nn.Sequential(OrderedDict(flat=nn.Flatten(), hidden=nn.Linear(pixels, width), out=nn.Linear(width, num_classes)))
+    hidden, out = nn.Linear(pixels, width), nn.Linear(width, num_classes)
+    return nn.Sequential(OrderedDict(flat=nn.Flatten(), hidden=hidden, out=out))
 
 def wrong():
     return "a model"
 
-from collections import OrderedDict
 constant = 3
 """
 
 
 @pytest.fixture
 def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    monkeypatch.setattr("sys.path", [*sys.path])
     (tmp_path / "my_model.py").write_text(FACTORY)
     (tmp_path / "neighbour_of_the_factory.py").write_text("UNITS = 5\n")
     return str(tmp_path / "my_model.py")

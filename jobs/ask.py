@@ -1,0 +1,98 @@
+"""What the commands do that submit something: a study's file, or a study made from options."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jobs.engine import Store
+from jobs.errors import SpecError
+from jobs.specs import number
+from jobs.study import Origin, check, load_study
+from jobs.submit import Submitted, submit
+
+
+def submit_file(url: str, path: Path, changes: dict[str, Any]) -> tuple[Store, Submitted]:
+    """Submit the study in a file, with the command line's changes; a data set given there is relative to here."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    if "examples" in given:
+        given["examples"] = count(given["examples"])
+    study, origin = load_study(path, given)
+    # What the command line names lies relative to where it was typed.
+    return submit(url, study, origin, path.parent, data_folder=Path() if "dataset" in given else path.parent)
+
+
+def count(value: str) -> int | str:
+    """A number of examples, or all."""
+    if value == "all" or value.isdecimal():
+        return value if value == "all" else int(value)
+    raise SpecError(f"--examples: expected a number or all, got {value!r}")
+
+
+def submit_attack(url: str, options: dict[str, Any]) -> tuple[Store, Submitted]:
+    """Submit the study of one model that `robustq attack` means."""
+    params = parameters(options["params"])
+    radii = [radius(text) for text in options["eps"]]
+    attacks = []
+    for name in options["attacks"]:
+        entry: dict[str, Any] = {"name": name} | params
+        entry |= {"norm": options["norm"]} if options["norm"] else {}
+        entry |= {"eps": radii} if radii else {}
+        attacks.append(entry)
+    model = model_entry(options["model"], options["weights"])
+    return submit_one_off(url, "attack", model, attacks, options)
+
+
+def submit_training(url: str, options: dict[str, Any]) -> tuple[Store, Submitted]:
+    """Submit the study of one training that `robustq train` means."""
+    train = {"objective": options["objective"], "epochs": options["epochs"]} | parameters(options["params"])
+    model = model_entry(options["model"], None) | {"train": train}
+    return submit_one_off(url, "train", model, [{"name": "clean"}], options | {"examples": "all"})
+
+
+def submit_one_off(
+    url: str, name: str, model: dict[str, Any], attacks: list[dict[str, Any]], options: dict[str, Any]
+) -> tuple[Store, Submitted]:
+    label = Path(options["model"]).name
+    data = {
+        "name": name,
+        "dataset": options["dataset"],
+        "models": {label: model},
+        "attacks": attacks,
+        "seeds": [options["seed"]],
+        "examples": count(options["examples"]),
+    }
+    named = {"dataset": "--dataset", "eps": "--eps", "norm": "--norm", "weights": "--weights", "train": "--param"}
+    named |= {"attacks": "--attack", "models": "MODEL"}
+    origin = Origin(name, {}, named)
+    study = check(data, origin)
+    return submit(url, study, origin, Path(), data_folder=Path())
+
+
+def model_entry(model: str, weights: str | None) -> dict[str, Any]:
+    """MODEL as a study's entry: what has a colon is the user's code, but for torchvision's."""
+    entry = {"file": model} if ":" in model and not model.startswith("torchvision:") else {"arch": model}
+    return entry | ({"weights": weights} if weights else {})
+
+
+def radius(text: str) -> float:
+    value = number(text)
+    try:
+        return float(value)
+    except ValueError as error:
+        raise SpecError(f"--eps: expected a number such as 8/255, got {text!r}") from error
+
+
+def parameters(texts: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE options, the values as YAML would read them."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise SpecError(f"--param: expected NAME=VALUE, got {text!r}")
+        try:
+            found[name] = number(yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise SpecError(f"--param: expected NAME=VALUE, got {text!r}") from error
+    return found
