@@ -15,6 +15,7 @@ DISK_ERRORS = {
     errno.EACCES: "permission denied: choose another folder, or change its permissions",
     errno.EPERM: "not permitted: choose another folder, or change its permissions",
     errno.EROFS: "the folder is read-only: choose another one",
+    errno.EEXIST: "a file stands where a folder is needed: choose another place",
     errno.ENOTDIR: "a file stands where a folder is needed: choose another place",
 }
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from jobs.errors import SpecError
 from jobs.specs import Count, Statistics, number
@@ -52,13 +52,15 @@ class StudyAttack(Part):
     def one_or_many(cls, value: Any) -> Any:
         return value if value is None or isinstance(value, list | tuple) else [value]
 
-    @model_validator(mode="after")
-    def radii(self) -> "StudyAttack":
-        for eps in self.eps or ():
-            if eps < 0 or (eps > 1 and self.norm in (None, "Linf")):
+    @field_validator("eps")
+    @classmethod
+    def radii(cls, value: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
+        for eps in value or ():
+            # In L2 the box is wider than 1: its diagonal is the root of the number of pixels.
+            if not eps >= 0 or (eps > 1 and info.data.get("norm") != "L2"):
                 hint = f": did you mean {eps:g}/255?" if eps > 1 else ""
                 raise ValueError(f"expected eps in [0, 1], got {eps:g}{hint}")
-        return self
+        return value
 
     @property
     def params(self) -> dict[str, Any]:
@@ -175,5 +177,5 @@ def explain(error: Any) -> str:
         case "missing":
             return f"{name} is missing"
         case "value_error":
-            return f"{name}: {error['ctx']['error']}"
+            return f"{name}: {error['ctx']['error']}" if name else str(error["ctx"]["error"])
     return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"

@@ -106,7 +106,8 @@ def columns(planned: Planned, state: str, now: float) -> dict[str, Any]:
         row |= {"error_class": "UpstreamFailed", "error_message": "a job that it needs failed or was cancelled earlier"}
     match spec:
         case TrainSpec():
-            share = planned.key  # a training runs by itself
+            share = planned.key  # a training runs by itself, and first: others wait for it
+            row |= {"priority": 1}
         case EvalSpec():
             row |= {
                 "attack": spec.attack.name,

@@ -1,0 +1,88 @@
+"""A bundle in this process, without Ray: frames in order, and a job's error is that job's result."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from cluster.bundle import Failed, Finished, Moved, Setting, Started, run_bundle
+from jobs import artifacts, examples
+from jobs.plan import expand, resolve
+from jobs.queue import Claimed
+from jobs.study import Origin, Study
+
+
+def frames_of(jobs: list[Claimed], setting: Setting) -> list[Any]:
+    return list(run_bundle(jobs, setting))
+
+
+def claimed(planned, number: int, weights=None) -> Claimed:
+    return Claimed(number, planned.key, 1, planned.spec.kind, planned.spec.model_dump(mode="json"), weights or {})
+
+
+@pytest.fixture
+def plan():
+    study = {
+        "name": "s",
+        "models": {"a": {"arch": "lenet5", "train": {"epochs": 2, "examples": 256, "validation_examples": 50}}},
+        "attacks": [{"name": "pgd", "steps": 3, "eps": 0.1}],
+        "examples": 100,
+        "images": 3,
+    }
+    return expand(resolve(Study.model_validate(study), Origin("s", {}, {}), Path(), Path()))
+
+
+@pytest.fixture
+def setting(tmp_path):
+    return Setting("cpu", torch.get_num_threads(), str(tmp_path / "artifacts"), str(tmp_path))
+
+
+def test_train_then_attack(plan, setting):
+    train, evaluation = plan
+    frames = frames_of([claimed(train, 1)], setting)
+    assert [type(frame) for frame in frames] == [Started, Moved, Moved, Finished]
+    assert (frames[0].pid, frames[1].done, frames[1].total, frames[2].done) == (os.getpid(), 1, 2, 2)
+    (weights,) = frames[-1].artifacts
+    assert len(frames[-1].row["extra"]["history"]) == 2
+
+    frames = frames_of([claimed(evaluation, 2, {train.key: weights.sha256})], setting)
+    assert [type(frame) for frame in frames] == [Started, Moved, Finished]
+    row, table = frames[-1].row, examples.decode(frames[-1].examples)
+    assert row["n"] == table.num_rows == 100
+    assert row["robust_accuracy"] == pytest.approx(1 - sum(table.column("success").to_pylist()) / 100)
+    assert row["robust_accuracy_low"] < row["robust_accuracy"] < row["robust_accuracy_high"]
+    assert row["device"].startswith("cpu: ")
+    (images,) = frames[-1].artifacts
+    assert safetensors.torch.load(artifacts.get(setting.artifacts, images.sha256))["x_adv"].shape == (3, 1, 8, 8)
+
+
+def test_a_finished_training_that_was_not_recorded_is_not_trained_again(plan, setting):
+    """The driver was lost between the last epoch and its result: the kept state gives the same weights."""
+    train = claimed(plan[0], 1)
+    first = frames_of([train], setting)[-1]
+    second = frames_of([train], setting)
+    assert [type(frame) for frame in second] == [Started, Finished]
+    assert second[-1].artifacts == first.artifacts
+
+
+def test_an_error_is_the_jobs_own_and_the_next_job_runs(plan, setting):
+    train, evaluation = plan
+    broken = claimed(evaluation, 1, {train.key: "0" * 64})
+    frames = frames_of([broken, claimed(train, 2)], setting)
+    assert isinstance(frames[1], Failed)
+    assert (frames[1].error_class, frames[1].disk_full) == ("FileNotFoundError", False)
+    assert "Traceback" in frames[1].traceback
+    assert isinstance(frames[-1], Finished)
+
+
+def test_a_full_disk_is_told_apart(plan, setting, monkeypatch):
+    def full(root, path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(artifacts, "write", full)
+    frames = frames_of([claimed(plan[0], 1)], setting)
+    assert isinstance(frames[-1], Failed)
+    assert frames[-1].disk_full

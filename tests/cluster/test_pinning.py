@@ -1,0 +1,38 @@
+"""Bundles on a Ray that believes in GPUs: each sees its own and only that, and CPU bundles see none."""
+
+import pytest
+
+from cluster.bundle import Setting, Started
+from cluster.connect import import_ray, local_ray, remote_bundle
+from cluster.resources import Slots
+from jobs.queue import Claimed
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+# A job that fails at once, after its bundle has said where it runs.
+NOTHING = Claimed(1, "k", 1, "eval", {"kind": "eval"}, {})
+
+
+def first_frames(ray, streams) -> list[Started]:
+    frames = [ray.get(next(stream)) for stream in streams]
+    assert all(isinstance(frame, Started) for frame in frames)
+    return frames
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_each_bundle_has_its_gpu(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    setting = Setting("cpu", 1, str(tmp_path), str(tmp_path))
+    with local_ray(Slots(3, 1, 1)) as ray:
+        assert ray is import_ray()
+        assert ray.cluster_resources()["GPU"] == 3
+        streams = [remote_bundle(1, 0).remote([NOTHING], setting) for _ in range(3)]
+        frames = first_frames(ray, streams)
+        # Three at once on three devices, in processes of their own.
+        assert sorted(frame.gpu_ids for frame in frames) == ["0", "1", "2"]
+        assert len({frame.pid for frame in frames}) == 3
+        (again,) = first_frames(ray, [remote_bundle(1, 0).remote([NOTHING], setting)])
+        assert again.pid not in {frame.pid for frame in frames}  # a process a bundle: a GPU is chosen once a process
+        hidden = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
+        (cpu,) = first_frames(ray, [remote_bundle(0, 1).options(runtime_env=hidden).remote([NOTHING], setting)])
+        assert cpu.gpu_ids == ""

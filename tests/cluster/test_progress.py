@@ -1,0 +1,65 @@
+"""Progress: JSON lines where nobody looks at a terminal, one line with rate and time left where somebody does."""
+
+import io
+import json
+
+import pytest
+
+from cluster import progress
+from cluster.progress import Progress, duration
+
+COUNTS = dict.fromkeys(("blocked", "queued", "leased", "running", "done", "failed", "cancelled"), 0)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that stands still until it is told otherwise."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_rate_and_time_left_count_from_this_start(clock):
+    out = io.StringIO()
+    show = Progress(out=out, started_at=100.0)
+    show(COUNTS | {"done": 50, "queued": 50})  # 50 were done before
+    clock[0] = 160.0
+    show(COUNTS | {"done": 60, "queued": 38, "running": 2})
+    first, last = (json.loads(line) for line in out.getvalue().splitlines())
+    assert first["left_seconds"] is None
+    assert (last["done"], last["total"], last["running"]) == (60, 100, 2)
+    assert (last["jobs_per_minute"], last["elapsed_seconds"], last["left_seconds"]) == (10.0, 60.0, 240.0)
+
+
+def test_lines_are_few_where_there_is_no_terminal(clock):
+    out = io.StringIO()
+    show = Progress(out=out, started_at=100.0)
+    for tenth in range(250):
+        clock[0] = 100 + tenth / 10
+        show(COUNTS | {"queued": 1})
+    assert len(out.getvalue().splitlines()) == 3
+
+
+def test_a_terminal_shows_one_line(clock):
+    out = Terminal()
+    show = Progress(out=out, started_at=100.0)
+    show(COUNTS | {"queued": 3})
+    clock[0] = 130.0
+    show(COUNTS | {"done": 1, "running": 1, "queued": 1, "failed": 1})
+    shown = out.getvalue().split("\r\x1b[K")[-1]
+    assert shown == "1/4 jobs, 1 running, 1 failed, 2.0/min, 30 s, about 1 min 00 s left"
+    show.close()
+    assert out.getvalue().endswith("\r\x1b[K")
+    assert "\n" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 01 s"), (3600, "1 h 00 min"), (5000, "1 h 23 min")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,21 @@
+"""What all tests share: a home of their own, so that no test reads or writes the user's caches."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+# Decoded once for the whole run, not once a test; the worker processes of Ray read it from the environment.
+KEPT = os.environ.get("ROBUSTQ_TEST_HOME")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def robustq_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = Path(KEPT) if KEPT else tmp_path_factory.mktemp("robustq-home")
+    os.environ["ROBUSTQ_HOME"] = str(home)
+    for name in ("ROBUSTQ_STORE", "ROBUSTQ_DATA", "ROBUSTQ_ARTIFACTS"):
+        os.environ.pop(name, None)
+    return home

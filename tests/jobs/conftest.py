@@ -1,0 +1,55 @@
+"""A store with a small graph of jobs: two trainings, two evaluations of each, a worst case of each."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs import queue
+from jobs.engine import Store, open_store
+from jobs.plan import Planned, Resolved
+from jobs.specs import AttackSpec, DataRef, EvalSpec, ModelSpec, TrainSpec, WorstSpec
+from jobs.study import Origin, Study
+from jobs.submit import record
+from robustlib.settings import TrainSettings
+
+DATA = DataRef(place="digits", sha256="d" * 64)
+
+
+def small_plan() -> list[Planned]:
+    plan = []
+    for label, arch in (("a", "lenet5"), ("b", "convnet3")):
+        model = ModelSpec(arch=arch)
+
+        def planned(spec, *needs, label=label, arch=arch):
+            plan.append(Planned(spec, spec.key(), needs, label, arch, "standard", "digits", 0))
+            return spec.key()
+
+        train = planned(TrainSpec(model=model, data=DATA, settings=TrainSettings(epochs=1)))
+        evals = [
+            planned(
+                EvalSpec(model=model, train=train, data=DATA, attack=AttackSpec(name=name, norm="Linf", eps=0.1)), train
+            )
+            for name in ("fgsm", "pgd")
+        ]
+        planned(WorstSpec(evals=tuple(sorted(evals)), norm="Linf", eps=0.1), *evals)
+    return plan
+
+
+def resolved(name: str = "small") -> Resolved:
+    entry = {"arch": "lenet5", "train": {}}
+    study = Study.model_validate({"name": name, "models": {"a": entry}, "attacks": [{"name": "pgd"}]})
+    return Resolved(study, Origin(name, {}, {}), DATA, {}, f"{name:0<64}")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = open_store(str(tmp_path / "results.db"), create=True, write=True)
+    with store.begin() as db:
+        record(db, resolved(), small_plan())
+        for driver in ("one", "two"):
+            queue.register(db, driver, "here", os.getpid(), time.time(), "0")
+    yield store
+    store.engine.dispose()

@@ -1,0 +1,227 @@
+"""The queue's promises: each state change once, only by whoever holds the job, and nothing lost."""
+
+import threading
+import time
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import select
+
+from jobs import queue
+from jobs.artifacts import Artifact
+from jobs.engine import open_store
+from jobs.query import counts, jobs_of
+from jobs.queue import Claimed
+from jobs.schema import attempt, event, example_blob, job, result
+from jobs.submit import record
+from tests.jobs.conftest import resolved, small_plan
+
+ROW = {"n": 1, "clean_accuracy": 1.0, "robust_accuracy": 0.5, "seconds": 0.1, "device": "cpu", "versions": {}}
+KINDS = ["train", "eval", "worst"]
+
+
+def claim(store, driver="one", most=1, kinds=KINDS) -> list[Claimed]:
+    with store.begin() as db:
+        return queue.claim(db, driver, most=most, kinds=kinds)
+
+
+def started(store, driver="one") -> Claimed:
+    (claimed,) = claim(store, driver)
+    with store.begin() as db:
+        assert queue.start(db, claimed, driver, "node", 1, "")
+    return claimed
+
+
+def finished(store, driver="one", artifacts=()) -> Claimed:
+    claimed = started(store, driver)
+    with store.begin() as db:
+        assert queue.finish(db, claimed, ROW, (b"x", 1), artifacts)
+    return claimed
+
+
+def states(store) -> dict[str, int]:
+    with store.begin() as db:
+        return {state: n for state, n in counts(db).items() if n}
+
+
+def rows(store, table) -> list:
+    with store.begin() as db:
+        return list(db.execute(select(table)).all())
+
+
+def test_trainings_are_ready_and_the_rest_waits(store):
+    assert states(store) == {"queued": 2, "blocked": 6}
+
+
+def test_submitting_again_queues_nothing_and_the_same_jobs_may_be_in_two_sweeps(store):
+    with store.begin() as db:
+        assert record(db, resolved(), small_plan()).new == 0
+        again = record(db, resolved("other"), small_plan())
+    assert (again.jobs, again.new) == (8, 0)
+    assert states(store) == {"queued": 2, "blocked": 6}
+
+
+def test_all_jobs_in_turn(store):
+    while claimed := claim(store):
+        with store.begin() as db:
+            assert queue.start(db, claimed[0], "one", "node", 1, "")
+            weights = [Artifact("weights", "e" * 64, 3)] if claimed[0].kind == "train" else []
+            assert queue.finish(db, claimed[0], ROW, (b"x", 1), weights)
+    assert states(store) == {"done": 8}
+    assert len(rows(store, result)) == len(rows(store, example_blob)) == len(rows(store, attempt)) == 8
+
+
+def test_an_evaluation_is_handed_the_weights_of_its_training(store):
+    trained = finished(store, artifacts=[Artifact("weights", "e" * 64, 3)])
+    with store.begin() as db:
+        (evaluation, _) = queue.claim(db, "one", most=8, kinds=["eval"])
+    assert evaluation.weights == {trained.key: "e" * 64}
+
+
+def test_a_bundle_shares_its_model(store):
+    finished(store)
+    finished(store)
+    claimed = claim(store, most=8, kinds=["eval"])
+    assert len(claimed) == 2
+    assert len({c.spec["train"] for c in claimed}) == 1
+
+
+def test_a_claim_raises_the_fence_and_a_late_result_changes_nothing(store):
+    late = started(store)
+    with store.begin() as db:
+        assert queue.release(db, late, "lost")
+    again = started(store, "two")
+    assert (again.id, again.fence) == (late.id, late.fence + 1)
+    with store.begin() as db:
+        assert not queue.finish(db, late, ROW)
+        assert not queue.start(db, late, "one", "node", 1, "")
+        assert not queue.progress(db, late, 1, 2, "")
+        assert not queue.fail(db, late, "E", "m", "t")
+        assert not queue.crash(db, late, "r")
+        assert queue.finish(db, again, ROW | {"robust_accuracy": 0.25})
+        assert not queue.finish(db, again, ROW)
+    (row,) = rows(store, result)
+    assert (row.robust_accuracy, row.fence) == (0.25, again.fence)
+    assert {e.kind for e in rows(store, event)} >= {"stale-result", "stale-start", "stale-failure"}
+
+
+def test_a_failure_is_final_and_takes_its_dependents_along(store):
+    claimed = started(store)
+    with store.begin() as db:
+        assert queue.fail(db, claimed, "ValueError", "no", "trace")
+    assert states(store) == {"queued": 1, "blocked": 3, "failed": 4}
+    with store.begin() as db:
+        # The training and, by name, one of those that failed for its sake: the others stay as they are.
+        assert queue.retry(db, [claimed.id]) == 1
+        assert queue.retry(db, jobs_of(None)) == 3
+    assert states(store) == {"queued": 2, "blocked": 6}
+
+
+def test_a_job_whose_worker_dies_waits_longer_each_time_runs_alone_and_ends(store, monkeypatch):
+    monkeypatch.setattr(queue, "BACKOFF_SECONDS", 0.0)
+    first = started(store)
+    for _ in range(4):
+        with store.begin() as db:
+            assert queue.crash(db, first, "killed")
+        (first,) = claim(store)
+        with store.begin() as db:
+            assert queue.start(db, first, "one", "node", 1, "")
+    with store.begin() as db:
+        assert queue.crash(db, first, "killed")
+        row = db.execute(select(job).where(job.c.id == first.id)).one()
+    assert (row.state, row.crashes, row.attempt, row.error_class) == ("failed", 5, 5, "WorkerDied")
+    assert [a.outcome for a in rows(store, attempt)] == ["crashed"] * 4 + ["failed"]
+
+
+def test_back_off(store):
+    claimed = started(store)
+    with store.begin() as db:
+        queue.crash(db, claimed, "killed")
+        row = db.execute(select(job).where(job.c.id == claimed.id)).one()
+    assert 4 < row.not_before - time.time() <= queue.BACKOFF_SECONDS
+    assert claim(store)[0].id != claimed.id
+
+
+def test_a_suspect_is_claimed_alone(store, monkeypatch):
+    monkeypatch.setattr(queue, "BACKOFF_SECONDS", 0.0)
+    finished(store)
+    finished(store)
+    suspect = claim(store, most=1, kinds=["eval"])[0]
+    with store.begin() as db:
+        queue.start(db, suspect, "one", "node", 1, "")
+        queue.crash(db, suspect, "killed")
+    assert [c.id for c in claim(store, most=8, kinds=["eval"])] == [suspect.id]
+
+
+def test_dead_drivers_and_run_out_leases_give_their_jobs_back(store):
+    started(store, "one")
+    started(store, "two")
+    with store.begin() as db:
+        assert queue.reclaim(db, ["one"]) == 1
+        db.execute(sa.update(job).where(job.c.lease_owner == "two").values(lease_expires_at=time.time() - 1))
+        queue.renew(db, "two")
+        assert queue.reclaim(db, []) == 0
+        db.execute(sa.update(job).where(job.c.lease_owner == "two").values(lease_expires_at=time.time() - 1))
+        assert queue.reclaim(db, []) == 1
+    assert states(store) == {"queued": 2, "blocked": 6}
+    assert [a.outcome for a in rows(store, attempt)] == ["lost", "lost"]
+
+
+def test_stopping_a_driver_costs_no_attempt(store):
+    claimed = started(store)
+    with store.begin() as db:
+        queue.stop(db, "one")
+        row = db.execute(select(job).where(job.c.id == claimed.id)).one()
+    assert (row.state, row.crashes) == ("queued", 0)
+
+
+def test_cancel(store):
+    running = started(store)
+    with store.begin() as db:
+        assert queue.cancel(db, jobs_of(None)) == 8
+    assert states(store) == {"running": 1, "cancelled": 7}
+    with store.begin() as db:
+        assert queue.confirm_cancelled(db, running)
+        assert not queue.finish(db, running, ROW)
+    assert states(store) == {"cancelled": 8}
+    with store.begin() as db:
+        assert queue.retry(db, jobs_of(None)) == 8
+    assert states(store) == {"queued": 2, "blocked": 6}
+
+
+def test_new_dependents_of_a_failed_job_have_failed_too(store):
+    claimed = started(store)
+    with store.begin() as db:
+        queue.fail(db, claimed, "E", "m", "t")
+        # Forget all but the trainings, and submit again under another name.
+        for table in ("sweep_job", "job_dep", "event", "attempt"):
+            db.execute(sa.text(f"DELETE FROM {table}"))
+        db.execute(sa.delete(job).where(job.c.kind != "train"))
+        record(db, resolved("again"), small_plan())
+    assert states(store) == {"queued": 1, "blocked": 3, "failed": 4}
+
+
+@pytest.mark.slow
+def test_racing_claimers_share_the_jobs_without_doubles(store, tmp_path):
+    """Four threads with connections of their own: every job is claimed once, and nobody meets a locked database."""
+    with store.begin() as db:
+        db.execute(sa.update(job).values(state="queued", kind="train", bundle_key=job.c.key))
+    found: list[int] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        mine = open_store(str(tmp_path / "results.db"), write=True)
+        try:
+            while claimed := claim(mine):
+                found.append(claimed[0].id)
+        except BaseException as error:
+            errors.append(error)
+        mine.engine.dispose()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert sorted(found) == list(range(1, 9))

@@ -1,0 +1,78 @@
+"""The worst case: an example stands at a radius only where every evaluation that bears on it left it standing."""
+
+import numpy as np
+
+from jobs import examples
+from jobs.worst import worst_case
+from robustlib.metrics import summarise
+
+NAN = np.nan
+
+
+def table(success, distance, broken_by, label=(0, 0, 0, 0)):
+    """Four examples, of which the last is misclassified as it is."""
+    success = np.array(success)
+    clean_correct = np.array([1, 1, 1, 0], np.float32)
+    return examples.to_table(
+        {
+            "index": np.arange(4),
+            "label": np.array(label),
+            "clean_prediction": np.array([0, 0, 0, 5]),
+            "adversarial_prediction": np.where(success, [1, 2, 3, 5], 0),
+            "success": success,
+            "distance": np.array(distance, np.float32),
+            "broken_by": np.array(broken_by),
+            "clean_correct": clean_correct,
+            "adversarial_correct": np.where(success, 0, 1).astype(np.float32),
+            "adversarial_survived": ~success,
+        }
+    )
+
+
+FGSM = table([True, False, False, True], [0.1, NAN, NAN, 0], ["fgsm", "", "", "clean"])
+PGD = table([True, True, False, True], [0.1, 0.1, NAN, 0], ["pgd", "pgd", "", "clean"])
+NEAREST = table([True, True, True, True], [0.05, 0.3, 0.02, 0], ["deepfool", "deepfool", "deepfool", "clean"])
+
+
+def test_any_attack_that_breaks_an_example_counts():
+    columns = worst_case([FGSM, PGD], 0.1)
+    assert columns["success"].tolist() == [True, True, False, True]
+    assert columns["broken_by"].tolist() == ["fgsm", "pgd", "", "clean"]  # the first of equals
+    assert summarise(columns)["robust_accuracy"] == 0.25
+    assert summarise(columns)["clean_accuracy"] == 0.75
+
+
+def test_a_minimum_norm_attack_counts_where_it_came_within_the_radius():
+    columns = worst_case([FGSM, PGD, NEAREST], 0.1)
+    assert columns["broken_by"].tolist() == ["fgsm", "pgd", "deepfool", "clean"]
+    far = worst_case([NEAREST], 0.1)
+    assert far["success"].tolist() == [True, False, True, True]
+    assert far["adversarial_prediction"].tolist() == [1, 0, 3, 5]
+    np.testing.assert_array_equal(far["distance"], np.array([0.05, NAN, 0.02, 0], np.float32))
+    # At radius 0 all that is wrong is what is wrong without an attack.
+    assert summarise(worst_case([FGSM, PGD, NEAREST], 0.0))["robust_accuracy"] == 0.75
+
+
+def test_distances_are_those_of_images_that_needed_an_attack():
+    row = summarise(worst_case([NEAREST], 1.0))
+    assert row["distance_median"] == np.float32(0.05)
+
+
+def test_other_examples_are_refused():
+    shifted = examples.to_columns(PGD) | {"index": np.arange(1, 5)}
+    try:
+        worst_case([FGSM, examples.to_table(shifted)], 0.1)
+    except ValueError as error:
+        assert str(error) == "expected evaluations of the same examples"
+    else:
+        raise AssertionError("evaluations of different examples were merged")
+
+
+def test_blobs_come_back_as_they_went():
+    again = examples.decode(examples.encode(PGD))
+    assert again.equals(PGD)
+    columns = examples.to_columns(again)
+    assert columns["broken_by"].tolist() == ["pgd", "pgd", "", "clean"]
+    assert again.column("broken_by").to_pylist() == ["pgd", "pgd", None, "clean"]
+    assert again.column("distance").null_count == 1
+    assert examples.to_table(columns).equals(PGD)
