@@ -7,7 +7,8 @@ import io
 import json
 import struct
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -102,7 +103,7 @@ def read_torchvision(name: str, folder: Path, split: str) -> Images:
 def parquet(path: Path) -> Source:
     """Hugging Face image columns: a folder with train*.parquet and test*.parquet (also in data/), or one file."""
     if path.is_file():
-        return Source("parquet", [(path.name, path)], ("test",), lambda split: read_parquet([path]))
+        return Source("parquet", [(path.name, path)], ("test",), lambda split: read_parquet([path], [path]))
     found = {
         split: sorted([*path.glob(f"{split}*.parquet"), *path.glob(f"data/{split}*.parquet")])
         for split in ("train", "test")
@@ -113,10 +114,12 @@ def parquet(path: Path) -> Source:
             f"dataset parquet:{path}: expected train*.parquet and test*.parquet there, found neither"
         )
     files = [(f"{split}/{file.name}", file) for split, files in splits.items() for file in files]
-    return Source("parquet", files, tuple(splits), lambda split: read_parquet(splits[split]))
+    everything = [file for _, file in files]
+    return Source("parquet", files, tuple(splits), lambda split: read_parquet(splits[split], everything))
 
 
-def read_parquet(files: list[Path]) -> Images:
+def read_parquet(files: list[Path], everything: list[Path]) -> Images:
+    """The images in `files`; where the classes have no names, the labels in `everything` tell how many there are."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -137,15 +140,22 @@ def read_parquet(files: list[Path]) -> Images:
             f"got: {', '.join(columns)}"
         )
     encoded = table.column(image).combine_chunks().field("bytes").to_pylist()
-    y = table.column(label).to_numpy()
-    return Images(decode(encoded, str(files[0])), y, class_names(table.schema.metadata, label, y))
+    names = class_names(table.schema.metadata, label)
+    if names is None:
+        names = numbered(pq.read_table(file, columns=[label]).column(label).to_numpy() for file in everything)
+    return Images(decode(encoded, str(files[0])), table.column(label).to_numpy(), names)
 
 
-def class_names(metadata: dict[bytes, bytes] | None, label: str, y: np.ndarray) -> list[str]:
-    """The names in the schema's metadata, or the labels themselves."""
+def numbered(labels: Iterable[np.ndarray]) -> list[str]:
+    """Names for classes without: their numbers, the same for every split."""
+    return [str(number) for number in range(max(int(y.max(initial=0)) for y in labels) + 1)]
+
+
+def class_names(metadata: dict[bytes, bytes] | None, label: str) -> list[str] | None:
+    """The names in the schema's metadata, as Hugging Face writes them."""
     about = json.loads((metadata or {}).get(b"huggingface", b"{}"))
     names = about.get("info", {}).get("features", {}).get(label, {}).get("names")
-    return list(names) if names else [str(number) for number in range(int(y.max(initial=0)) + 1)]
+    return list(names) if names else None
 
 
 def class_folders(path: Path) -> Source:
@@ -182,7 +192,7 @@ def idx(path: Path) -> Source:
         x, y = (read_idx(file) for file in found[split])
         if len(x) != len(y):
             raise ValueError(f"{found[split][0]} holds {len(x)} images, {found[split][1]} {len(y)} labels")
-        return Images(x[:, None], y, [str(label) for label in range(int(y.max(initial=0)) + 1)])
+        return Images(x[:, None], y, numbered(read_idx(labels) for _, labels in found.values()))
 
     return Source("idx", files, ("train", "test"), read)
 
@@ -196,7 +206,10 @@ def idx_file(folder: Path, name: str) -> Path:
 
 def read_idx(path: Path) -> np.ndarray:
     """An IDX file of unsigned bytes, http://yann.lecun.com/exdb/mnist/ (format at the foot of that page)."""
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is cut off or damaged: {error}") from error
     if len(data) < 4 or data[:2] != b"\0\0":
         raise ValueError(f"{path} is no IDX file: it does not start with two zero bytes")
     kind, dimensions = data[2], data[3]
@@ -204,6 +217,8 @@ def read_idx(path: Path) -> np.ndarray:
         raise ValueError(
             f"{path}: expected unsigned bytes (IDX type 0x08), got type 0x{kind:02X}: images must be 8-bit"
         )
+    if len(data) < 4 + 4 * dimensions:
+        raise ValueError(f"{path} is cut off: it ends within its header")
     shape = struct.unpack(f">{dimensions}I", data[4 : 4 + 4 * dimensions])
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions)
     if values.size != int(np.prod(shape)):

@@ -151,7 +151,7 @@ def test_torchvision_networks():
     [
         # Recorded in ../shared/README.md: 73.4 % of all test images, 73.1 % of the first thousand.
         pytest.param(1000, 0.731, id="1000"),
-        pytest.param(10000, 0.734, id="10000", marks=pytest.mark.slow),
+        pytest.param(10000, 0.734, id="10000", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
     ],
 )
 def test_the_published_resnet18_has_its_recorded_accuracy(examples: int, accuracy: float):
