@@ -19,3 +19,11 @@ def robustq_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("ROBUSTQ_STORE", "ROBUSTQ_DATA", "ROBUSTQ_ARTIFACTS"):
         os.environ.pop(name, None)
     return home
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small networks gain nothing from a second thread, and lose much where the cores are shared."""
+    import torch
+
+    torch.set_num_threads(1)

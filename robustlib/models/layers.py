@@ -37,7 +37,7 @@ def dropout_at_inference(model: nn.Module, *, p: float) -> nn.Module:
     """The same model with every dropout layer active at inference too, at rate p. Changes the model in place."""
     if not 0 < p < 1:
         raise ValueError(f"expected dropout_at_inference between 0 and 1, got {p}")
-    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Dropout)]
+    layers = [name for name, layer in model.named_modules(remove_duplicate=False) if isinstance(layer, nn.Dropout)]
     if not layers:
         raise ValueError("dropout_at_inference needs a model with dropout layers, this one has none")
     for name in layers:
