@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, select, update
 
 from jobs.artifacts import Artifact
+from jobs.graph import dependents, end_dependents, unblock, weights_of
 from jobs.schema import artifact, attempt, driver, event, example_blob, job, job_artifact, job_dep, result
 
 LEASE_SECONDS = 120.0
@@ -95,17 +96,6 @@ def claim(db: Connection, driver_id: str, *, most: int, kinds: Sequence[str], sc
     return claimed
 
 
-def weights_of(db: Connection, job_id: int) -> dict[str, str]:
-    """Hashes of the weights that a job's dependencies left, by the dependency's key."""
-    rows = db.execute(
-        select(job.c.key, job_artifact.c.sha256)
-        .join(job_dep, job_dep.c.needs_id == job.c.id)
-        .join(job_artifact, job_artifact.c.job_id == job.c.id)
-        .where((job_dep.c.job_id == job_id) & (job_artifact.c.role == "weights"))
-    )
-    return {key: sha256 for key, sha256 in rows}
-
-
 def mine(claimed: Claimed) -> Any:
     """The guard of every write on a claimed job: the claim still holds."""
     return (job.c.id == claimed.id) & (job.c.fence == claimed.fence) & job.c.state.in_(LIVE)
@@ -176,22 +166,8 @@ def finish(
             db.execute(sa.insert(artifact).values(sha256=stored.sha256, bytes=stored.bytes, created_at=now))
         db.execute(sa.insert(job_artifact).values(job_id=claimed.id, role=stored.role, sha256=stored.sha256))
     end_attempt(db, claimed, "done")
-    unblock(db, claimed.id)
+    unblock(db, select(job_dep.c.job_id).where(job_dep.c.needs_id == claimed.id))
     return True
-
-
-def unblock(db: Connection, job_id: int) -> None:
-    """Queue the jobs that waited for this one and now wait for nothing."""
-    waiting = select(job_dep.c.job_id).where(job_dep.c.needs_id == job_id)
-    needed = job.alias("needed")
-    missing = (
-        select(job_dep.c.job_id)
-        .join(needed, needed.c.id == job_dep.c.needs_id)
-        .where((job_dep.c.job_id == job.c.id) & (needed.c.state != "done"))
-        .exists()
-    )
-    ready = (job.c.state == "blocked") & job.c.id.in_(waiting) & ~missing
-    db.execute(update(job).where(ready).values(state="queued"))
 
 
 def fail(db: Connection, claimed: Claimed, error_class: str, message: str, traceback: str) -> bool:
@@ -201,21 +177,8 @@ def fail(db: Connection, claimed: Claimed, error_class: str, message: str, trace
         note(db, "stale-failure", claimed.id, claimed.fence)
         return False
     end_attempt(db, claimed, "failed", error_class=error_class, traceback=traceback)
-    fail_dependents(db, claimed.id, "failed", f"job {claimed.id} that it needs failed")
+    end_dependents(db, claimed.id, "failed", f"job {claimed.id} that it needs failed")
     return True
-
-
-def dependents(job_id: int) -> Any:
-    """Ids of all jobs that need this one, directly or not."""
-    tree = select(job_dep.c.job_id).where(job_dep.c.needs_id == job_id).cte("tree", recursive=True)
-    tree = tree.union(select(job_dep.c.job_id).join(tree, job_dep.c.needs_id == tree.c.job_id))
-    return select(tree.c.job_id)
-
-
-def fail_dependents(db: Connection, job_id: int, state: str, message: str) -> None:
-    waiting = job.c.id.in_(dependents(job_id)) & job.c.state.in_(("blocked", "queued"))
-    values = {"error_class": "UpstreamFailed", "error_message": message, "finished_at": time.time()}
-    db.execute(update(job).where(waiting).values(state=state, **values))
 
 
 def release(db: Connection, claimed: Claimed, outcome: str) -> bool:
@@ -280,22 +243,20 @@ def confirm_cancelled(db: Connection, claimed: Claimed) -> bool:
     changed = db.execute(update(job).where(mine(claimed)).values(**values, **text)).rowcount == 1
     if changed:
         end_attempt(db, claimed, "cancelled")
-        fail_dependents(db, claimed.id, "cancelled", f"job {claimed.id} that it needs was cancelled")
+        end_dependents(db, claimed.id, "cancelled", f"job {claimed.id} that it needs was cancelled")
     return changed
 
 
 def retry(db: Connection, ids: Any) -> int:
-    """Put failed and cancelled jobs back. Returns how many."""
-    ended = job.c.id.in_(ids) & job.c.state.in_(("failed", "cancelled"))
+    """Put failed and cancelled jobs back, and those that ended only for their sake. Returns how many."""
+    ended = select(job.c.id).where(job.c.id.in_(ids) & job.c.state.in_(("failed", "cancelled")))
+    chosen = list(db.execute(ended).scalars())
+    sake = select(job.c.id).where(job.c.id.in_(dependents(chosen)) & (job.c.error_class == "UpstreamFailed"))
+    chosen = sorted({*chosen, *db.execute(sake).scalars()})
     again = {"crashes": 0, "not_before": 0.0, "cancel_requested": False, "finished_at": None}
-    clear = {"error_class": None, "error_message": None}
-    changed = db.execute(update(job).where(ended).values(state="blocked", **again, **clear)).rowcount
-    needed = job.alias("needed")
-    missing = (
-        select(job_dep.c.job_id)
-        .join(needed, needed.c.id == job_dep.c.needs_id)
-        .where((job_dep.c.job_id == job.c.id) & (needed.c.state != "done"))
-        .exists()
-    )
-    db.execute(update(job).where((job.c.state == "blocked") & job.c.id.in_(ids) & ~missing).values(state="queued"))
-    return changed
+    clear = {"state": "blocked", "error_class": None, "error_message": None}
+    for start in range(0, len(chosen), 500):  # databases bound the number of values in a statement
+        some = chosen[start : start + 500]
+        db.execute(update(job).where(job.c.id.in_(some)).values(**again, **clear))
+        unblock(db, some)
+    return len(chosen)

@@ -130,16 +130,15 @@ def strongest(
 ) -> tuple[Tensor, Tensor]:
     """What `cascade` is for a fixed model, for a randomised one: no example falls for good, so each meets every attack.
 
-    The attacks climb the expectation over the randomness; for each example the image is kept on which the fewest of
-    `eot_draws` draws are right: a choice only, what it is worth is scored on fresh draws.
-    Returns x_adv and the position of its attack, len(attacks) where no attack beat the clean image.
+    The attacks climb the expectation over the randomness; of several, for each example the image is kept on which the
+    fewest of `eot_draws` draws are right: a choice only, what it is worth is scored on fresh draws. The clean image is
+    no candidate: chance would let it win, and overstate the model. Returns x_adv and the position of its attack.
     """
-    x_adv, best = x.clone(), score(model, x, y, eot_draws).correct
-    position = torch.full_like(y, len(attacks))
+    x_adv, best, position = x.clone(), torch.full(y.shape, math.inf, device=x.device), torch.zeros_like(y)
     for number, attack in enumerate(attacks):
         found = attack(Expectation(model, eot_draws), x, y, draws=draws.restart(number))
-        correct = score(model, found, y, eot_draws).correct
-        better = correct < best
+        correct = score(model, found, y, eot_draws).correct if len(attacks) > 1 else best - 1
+        better = (correct < best) | (number == 0)
         x_adv[better], best[better], position[better] = found[better], correct[better], number
     return x_adv, position
 
@@ -165,18 +164,21 @@ def score(model: nn.Module, x: Tensor, y: Tensor, draws: int) -> Score:
     return Score(votes.argmax(1), right / draws, right == draws)
 
 
-def judge(index: Tensor, y: Tensor, clean: Score, attacked: Score, distance: Tensor, broken_by: np.ndarray) -> Outcome:
+def judge(index: Tensor, y: Tensor, clean: Score, attacked: Score, distance: Any, broken_by: np.ndarray) -> Outcome:
     """The batch's outcome from fresh passes alone: what an attack believes of itself does not count."""
     success = (attacked.prediction != y).cpu().numpy()
     wrong = (clean.prediction != y).cpu().numpy()
+    # A randomised model may lose the vote on an image that no attack was found for: it is wrong as it is.
+    broken_by = np.where(wrong | (broken_by == NOTHING), CLEAN, broken_by)
+    distance = np.where(broken_by == CLEAN, 0, distance.cpu().numpy())
     return Outcome(
         index=index.cpu().numpy(),
         label=y.cpu().numpy(),
         clean_prediction=clean.prediction.cpu().numpy(),
         adversarial_prediction=attacked.prediction.cpu().numpy(),
         success=success,
-        distance=np.where(success, distance.cpu().numpy(), np.nan).astype(np.float32),
-        broken_by=np.where(success, np.where(wrong, CLEAN, broken_by), NOTHING),
+        distance=np.where(success, distance, np.nan).astype(np.float32),
+        broken_by=np.where(success, broken_by, NOTHING),
         clean_correct=clean.correct.cpu().numpy().astype(np.float32),
         adversarial_correct=attacked.correct.cpu().numpy().astype(np.float32),
         adversarial_survived=attacked.survived.cpu().numpy(),

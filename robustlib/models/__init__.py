@@ -63,7 +63,7 @@ def build(
     """
     facts = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size}
     if file is not None:
-        model = call_factory(file, **facts, **(options or {}))
+        model = call_factory(file, facts, options or {})
     elif arch is not None:
         model = nn.Sequential(
             OrderedDict(

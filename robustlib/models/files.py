@@ -3,12 +3,10 @@
 import importlib
 import importlib.util
 import inspect
-import pickle
 import sys
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -43,11 +41,15 @@ def import_file(path: Path) -> Any:
     return module
 
 
-def call_factory(reference: str, **known: Any) -> nn.Module:
-    """Build the user's model, handing over those of the known facts that the factory has parameters for."""
+def call_factory(reference: str, facts: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    """Build the user's model: with all of the options, and those of the facts that it has parameters for."""
     factory = load_factory(reference)
     accepted = inspect.signature(factory).parameters
-    model = factory(**{name: value for name, value in known.items() if name in accepted})
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+    for name in options:
+        if name not in accepted and not takes_any:
+            raise ValueError(f"{reference} has no parameter {name!r}, it has: {', '.join(accepted) or 'none'}")
+    model = factory(**{name: value for name, value in facts.items() if name in accepted or takes_any} | options)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{reference} returned {type(model).__name__}, expected a torch.nn.Module")
     return model
@@ -61,9 +63,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:
         # weights_only refuses anything but tensors: such a file may run code, and is not loaded.
-        reason = str(error).splitlines()[0][:120]
+        # A broken one raises whatever torch stumbles over: KeyError, IndexError, struct.error, ...
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise ValueError(
             f"{path} holds no plain state dict ({reason}); save one with safetensors.torch.save_file"
         ) from error

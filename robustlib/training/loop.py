@@ -56,6 +56,8 @@ def split(n: int, settings: TrainSettings, seed: int) -> tuple[Tensor, Tensor]:
     """Indices to train on and to validate on: disjoint, and the same for every run with this seed."""
     order = torch.randperm(n, generator=generator(seed, "split"))
     held_out = max(1, round(n * settings.validation))
+    if held_out > n - 2:
+        raise ValueError(f"validation {settings.validation:g} of {n} images leaves fewer than two to train on")
     train, validation = order[held_out:], order[:held_out]
     train = train if settings.examples == "all" else train[: settings.examples]
     return train, validation[: settings.validation_examples]

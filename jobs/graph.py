@@ -1,0 +1,46 @@
+"""Who waits for whom: what a job's end means for the jobs that need it."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from jobs.schema import job, job_artifact, job_dep
+
+
+def weights_of(db: Connection, job_id: int) -> dict[str, str]:
+    """Hashes of the weights that a job's dependencies left, by the dependency's key."""
+    rows = db.execute(
+        select(job.c.key, job_artifact.c.sha256)
+        .join(job_dep, job_dep.c.needs_id == job.c.id)
+        .join(job_artifact, job_artifact.c.job_id == job.c.id)
+        .where((job_dep.c.job_id == job_id) & (job_artifact.c.role == "weights"))
+    )
+    return {key: sha256 for key, sha256 in rows}
+
+
+def dependents(ids: Sequence[int]) -> Any:
+    """Ids of all jobs that need one of these, directly or not."""
+    tree = select(job_dep.c.job_id).where(job_dep.c.needs_id.in_(ids)).cte("tree", recursive=True)
+    tree = tree.union(select(job_dep.c.job_id).join(tree, job_dep.c.needs_id == tree.c.job_id))
+    return select(tree.c.job_id)
+
+
+def unblock(db: Connection, ids: Any) -> None:
+    """Queue those of these jobs that are blocked and wait for nothing any more."""
+    needed = job.alias("needed")
+    missing = (
+        select(job_dep.c.job_id)
+        .join(needed, needed.c.id == job_dep.c.needs_id)
+        .where((job_dep.c.job_id == job.c.id) & (needed.c.state != "done"))
+        .exists()
+    )
+    db.execute(update(job).where((job.c.state == "blocked") & job.c.id.in_(ids) & ~missing).values(state="queued"))
+
+
+def end_dependents(db: Connection, job_id: int, state: str, message: str) -> None:
+    """What needs this job, directly or not, ends with it."""
+    waiting = job.c.id.in_(dependents([job_id])) & job.c.state.in_(("blocked", "queued"))
+    values = {"error_class": "UpstreamFailed", "error_message": message, "finished_at": time.time()}
+    db.execute(update(job).where(waiting).values(state=state, **values))
