@@ -219,14 +219,16 @@ def apply(db: Connection, at_work: Driver, bundle: Bundle, frame: Frame) -> None
 
 
 def close(db: Connection, bundle: Bundle, reason: str) -> None:
-    """A bundle is over: what it did not end goes back, and the job it died under has crashed."""
+    """A bundle is over: what it did not end goes back, and the job it died under has crashed.
+
+    One that died before any job began counts against its first: else it would be tried again for ever.
+    """
+    suspect = bundle.running or next(iter(bundle.open.values()), None)
     for claimed in bundle.open.values():
-        if claimed is bundle.running and reason:
+        if reason and claimed == suspect:  # not `is`: what a frame brings back is a copy
             queue.crash(db, claimed, reason)
         else:
             queue.release(db, claimed, "lost")
-            if reason and bundle.running is None:
-                queue.note(db, "bundle-lost", claimed.id, claimed.fence, reason=reason)
 
 
 def housekeep(at_work: Driver, ray: Any) -> None:

@@ -74,7 +74,7 @@ def guard(origin: Origin, where: Path_, call: Callable[..., Any], *args: Any, **
         return call(*args, **kwargs)
     except ValidationError as error:
         raise origin.error(where, explain(error.errors()[0])) from error
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:
         raise origin.error(where, str(error)) from error
 
 
@@ -134,13 +134,14 @@ def expand(resolved: Resolved) -> list[Planned]:
         for i, attack in enumerate(study.attacks)
         for spec in attack_specs(attack, origin, ("attacks", i), run)
     ]
+    guard(origin, ("dataset",), run.load_data, resolved.data, "test")
+    if any(model.train is not None for model in study.models.values()):
+        guard(origin, ("dataset",), run.load_data, resolved.data, "train")
     jobs: dict[str, Planned] = {}
     for label, model in study.models.items():
         where: Path_ = ("models", label)
         settings = train_settings(study, model, origin, where, run)
-        guard(
-            origin, where, run.check_model, resolved.models[label], resolved.data, needs_training=settings is not None
-        )
+        guard(origin, where, run.check_model, resolved.models[label], resolved.data)
         for seed in study.seeds:
             for planned in model_jobs(resolved, label, settings, [spec for spec, _ in attacks], seed):
                 jobs.setdefault(planned.key, planned)

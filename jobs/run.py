@@ -265,10 +265,8 @@ def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSet
     return replace(settings, attack=attack)
 
 
-def check_model(spec: ModelSpec, ref: DataRef, *, needs_training: bool) -> None:
+def check_model(spec: ModelSpec, ref: DataRef) -> None:
     """Build the model once as a job would: what does not fit is found before anything is queued."""
-    if needs_training:
-        load_data(ref, "train")
     dataset = load_data(ref, "test")
     model = build_model(spec, dataset, 0)
     check_classes(model, as_images(torch.from_numpy(dataset.x[:2]), torch.device("cpu")), dataset.num_classes)

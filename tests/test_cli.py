@@ -111,7 +111,7 @@ def test_images_outside_the_box(robustq, tmp_path):
     attack = ("attack", "lenet5", "--weights", "w.pt", "--dataset")
     path = tmp_path / "pictures" / "cat" / "1.png"
     result = robustq(*attack, "folder:pictures")
-    assert result.stderr.startswith(f"robustq: MODEL: {path}: expected an 8-bit image, got mode 'I")
+    assert result.stderr.startswith(f"robustq: --dataset: {path}: expected an 8-bit image, got mode 'I")
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
 
     (tmp_path / "idx").mkdir()
@@ -122,7 +122,7 @@ def test_images_outside_the_box(robustq, tmp_path):
         (tmp_path / "idx" / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">HBBI", 0, 0x08, 1, 1) + bytes(1))
     refused(
         robustq(*attack, "idx:idx"),
-        f"MODEL: {tmp_path}/idx/t10k-images-idx3-ubyte: expected unsigned bytes (IDX type 0x08), got type 0x0D: "
+        f"--dataset: {tmp_path}/idx/t10k-images-idx3-ubyte: expected unsigned bytes (IDX type 0x08), got type 0x0D: "
         "images must be 8-bit",
     )
 

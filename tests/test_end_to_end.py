@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -236,3 +237,21 @@ def test_train_writes_weights_that_attack_takes(tmp_path):
     (attacked,) = json.loads(robustq(tmp_path, "attack", "lenet5", *weights).stdout)
     assert trained["clean_accuracy"] == attacked["clean_accuracy"]
     assert trained["n"] == attacked["n"] == 449
+
+
+def test_the_readmes_own_model_works_as_written(tmp_path):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    section = readme.partition("## Your own model")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```python\n(# my_model\.py\n.*?)```", section, re.DOTALL)
+    (line,) = re.findall(r"^robustq (attack my_model\.py:build .*)$", section, re.MULTILINE)
+    (tmp_path / "my_model.py").write_text(code)
+    (row,) = json.loads(robustq(tmp_path, *line.split()).stdout)
+    assert (row["model"], row["n"], row["eps"]) == ("my_model.py:build", 200, 8 / 255)
+    assert 0 <= row["robust_accuracy_low"] <= row["robust_accuracy"] <= row["robust_accuracy_high"] <= 1
+
+
+def test_doctor_finds_this_machine_well(tmp_path):
+    checks = {row["what"]: row for row in json.loads(robustq(tmp_path, "doctor", "--json").stdout)}
+    assert {row["ok"] for row in checks.values()} == {"yes"}
+    assert checks["ray"]["found"].startswith("started")
+    assert checks["store"]["found"].endswith("is not made yet")

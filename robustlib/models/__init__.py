@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from robustlib.models.convnet3 import ConvNet3
-from robustlib.models.files import call_factory, load_weights, read_weights
+from robustlib.models.files import call_factory, check_options, load_weights, read_weights
 from robustlib.models.layers import Normalize, dropout_at_inference
 from robustlib.models.lenet5 import LeNet5
 from robustlib.models.resnet import ResNet18
@@ -29,6 +29,7 @@ def network(arch: str, in_channels: int, num_classes: int, image_size: tuple[int
     if arch not in MODELS:
         known = ", ".join([*MODELS, "torchvision:NAME"])
         raise ValueError(f"unknown arch {arch!r}, expected one of: {known}")
+    check_options(arch, MODELS[arch], options)
     return MODELS[arch](in_channels=in_channels, num_classes=num_classes, image_size=image_size, **options)
 
 

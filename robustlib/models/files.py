@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,22 @@ def import_file(path: Path) -> Any:
     return module
 
 
+def check_options(owner: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:
+    """Raise ValueError for an option that the factory has no parameter for."""
+    accepted = inspect.signature(factory).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+        return
+    for name in options:
+        if name not in accepted:
+            raise ValueError(f"{owner} has no option {name!r}, it has: {', '.join(accepted) or 'none'}")
+
+
 def call_factory(reference: str, facts: dict[str, Any], options: dict[str, Any]) -> nn.Module:
     """Build the user's model: with all of the options, and those of the facts that it has parameters for."""
     factory = load_factory(reference)
+    check_options(reference, factory, options)
     accepted = inspect.signature(factory).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
-    for name in options:
-        if name not in accepted and not takes_any:
-            raise ValueError(f"{reference} has no parameter {name!r}, it has: {', '.join(accepted) or 'none'}")
     model = factory(**{name: value for name, value in facts.items() if name in accepted or takes_any} | options)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{reference} returned {type(model).__name__}, expected a torch.nn.Module")

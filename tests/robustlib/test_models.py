@@ -1,5 +1,6 @@
 """Networks by name, the layers put around them, and the recorded accuracy of a published network."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -154,7 +155,7 @@ def test_torchvision_networks():
         pytest.param(10000, 0.734, id="10000", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
     ],
 )
-def test_the_published_resnet18_has_its_recorded_accuracy(examples: int, accuracy: float):
+def test_the_published_resnet18_has_its_recorded_accuracy(examples: int, accuracy: float, request):
     weights, images = SHARED / "models" / "resnet18-pgd2at-linf8.safetensors", SHARED / "data" / "cifar10"
     if not weights.exists() or not images.exists():
         pytest.skip("needs the network and the images in ../shared")
@@ -163,7 +164,9 @@ def test_the_published_resnet18_has_its_recorded_accuracy(examples: int, accurac
     model = build(arch="resnet18", weights=weights, **facts(3, 32, 32, 10))
     model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     x, y = torch.from_numpy(test.x[:examples]), torch.from_numpy(test.y[:examples])
-    right = 0
+    right, before = 0, torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)  # unlike the small networks, this one gains by it
+    request.addfinalizer(lambda: torch.set_num_threads(before))
     with torch.no_grad():
         for batch, labels in zip(x.split(250), y.split(250), strict=True):
             images = (batch.float() / 255).contiguous(memory_format=torch.channels_last)

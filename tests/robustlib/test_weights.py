@@ -189,3 +189,21 @@ def test_a_model_of_the_users_own_may_have_a_part_named_net(tmp_path: Path, monk
     weights = {key: torch.randn_like(value) for key, value in inner.state_dict().items()}
     model = build(file="my_model.py:small", weights=save(weights, tmp_path / "w.pt"), **FACTS)
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+
+
+def test_options_that_nobody_takes_are_refused(tmp_path: Path):
+    path = tmp_path / "optional.py"
+    path.write_text(
+        "import torch\n"
+        "def build(num_classes, width=3): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(width, num_classes))\n"
+        "def any_of(**facts): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(7, facts['num_classes']))\n"
+    )
+    known = {"in_channels": 1, "num_classes": 5, "image_size": (8, 8)}
+    assert build(file=f"{path}:build", options={"width": 4}, **known)[1].weight.shape == (5, 4)  # pyright: ignore[reportIndexIssue]
+    assert build(file=f"{path}:any_of", **known)[1].weight.shape == (5, 7)  # pyright: ignore[reportIndexIssue]
+    with pytest.raises(ValueError, match=r"optional\.py:build has no option 'widht', it has: num_classes, width$"):
+        build(file=f"{path}:build", options={"widht": 4}, **known)
+    with pytest.raises(
+        ValueError, match=r"^lenet5 has no option 'depth', it has: in_channels, num_classes, image_size"
+    ):
+        build(arch="lenet5", options={"depth": 4}, **known)

@@ -1,0 +1,89 @@
+"""The driver on a real Ray: a job that kills its worker ends alone, and a running job can be cancelled."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.dispatch import drive
+from jobs import queue
+from jobs.query import counts, job_log, jobs_of
+from jobs.study import Origin, Study
+from jobs.submit import submit
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
+]
+
+# What a model does to a worker, and not to the process that checks it before it is queued.
+MODEL = """
+import os, signal, sys, time
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, act):
+        super().__init__()
+        self.act = act
+
+    def forward(self, x):
+        if "default_worker" in sys.argv[0]:
+            self.act()
+        return x.flatten(1)[:, :10]
+
+def good(): return Net(lambda: None)
+def poison(): return Net(lambda: os.kill(os.getpid(), signal.SIGKILL))
+def sleepy(): return Net(lambda: time.sleep(300))
+"""
+
+
+def submitted(folder: Path, *factories: str):
+    (folder / "mine.py").write_text(MODEL)
+    study = Study.model_validate(
+        {
+            "name": "faults",
+            "models": {name: {"file": f"mine.py:{name}"} for name in factories},
+            "attacks": [{"name": "fgsm", "eps": [0.05, 0.1]}],
+            "examples": 20,
+        }
+    )
+    origin = Origin("faults", {}, {})
+    return submit(str(folder / "r.db"), study, origin, folder, data_folder=folder)[0]
+
+
+def test_a_poison_job_fails_for_its_own_reason_and_the_others_are_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(queue, "BACKOFF_SECONDS", 0.01)
+    store = submitted(tmp_path, "poison", "good")
+    found = drive(store)
+    # Two evaluations and a worst case a model: the poisoned ones crashed five times each, and took their worst case along.
+    assert {state: n for state, n in found.items() if n} == {"done": 3, "failed": 3}
+    with store.begin() as db:
+        logs = [job_log(db, job_id) for job_id in db.execute(jobs_of(None)).scalars()]
+    killed = [log for log in logs if log["error_class"] == "WorkerDied"]
+    assert [len(log["attempts"]) for log in killed] == [5, 5]
+    assert all(log["error_message"].startswith("its worker died 5 times, last: ") for log in killed)
+    assert [log["error_class"] for log in logs if log["state"] == "failed"].count("UpstreamFailed") == 1
+    # Nobody else lost more than the bundle that it shared.
+    assert all(log["crashes"] == 0 for log in logs if log["state"] == "done")
+    store.engine.dispose()
+
+
+def test_a_running_job_can_be_cancelled(tmp_path):
+    store = submitted(tmp_path, "sleepy")
+
+    def cancel_when_it_runs() -> None:
+        while True:
+            time.sleep(0.1)
+            with store.begin() as db:
+                if counts(db)["running"]:
+                    queue.cancel(db, jobs_of(None))
+                    return
+
+    canceller = threading.Thread(target=cancel_when_it_runs, daemon=True)
+    canceller.start()
+    found = drive(store)
+    canceller.join()
+    assert {state: n for state, n in found.items() if n} == {"cancelled": 3}
+    store.engine.dispose()
