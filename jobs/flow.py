@@ -17,20 +17,21 @@ def sweep_id(store: Store, name: str | None) -> int | None:
 
 
 def results_text(store: Store, chosen: int | None, *, as_json: bool, summary: bool = False) -> str:
-    """The results of a sweep or of all, as text or JSON."""
+    """The results of a sweep or of all, as text or JSON; the summary is of the latest sweep of each name."""
     with store.begin() as db:
+        if summary and not as_json:
+            names = dict.fromkeys(entry["sweep"] for entry in sweeps(db))
+            groups = [results(db, id_) for id_ in ([chosen] if chosen else [find_sweep(db, name) for name in names])]
+            return "\n".join(summary_text(rows) for rows in groups if rows) or show.table([])
         rows = results(db, chosen)
-    if as_json:
-        return show.json_text(rows)
-    if not summary:
-        return show.table(show.result_rows(rows))
-    parts = []
-    for name in dict.fromkeys(row["sweep"] for row in rows):
-        mine = [row for row in rows if row["sweep"] == name]
-        n = max(row["n"] for row in mine)
-        parts.append(f"{name}: accuracy in % on {n} images, clean and under the worst of the attacks by radius")
-        parts.append(show.table(show.summary_rows(mine)))
-    return "\n".join(parts) or show.table([])
+    return show.json_text(rows) if as_json else show.table(show.result_rows(rows))
+
+
+def summary_text(rows: list[dict[str, Any]]) -> str:
+    """A sweep's results, a line a model."""
+    n = max(row["n"] for row in rows)
+    head = f"{rows[0]['sweep']}: accuracy in % on {n} images, clean and under the worst of the attacks by radius"
+    return f"{head}\n{show.table(show.summary_rows(rows))}"
 
 
 def counts_text(found: dict[str, int]) -> str:
