@@ -56,9 +56,9 @@ def call_factory(reference: str, facts: dict[str, Any], options: dict[str, Any])
     """Build the user's model: with all of the options, and those of the facts that it has parameters for."""
     factory = load_factory(reference)
     check_options(reference, factory, options)
+    # Facts go to parameters of their name alone: a module's class takes **kwargs by its signature, and refuses them.
     accepted = inspect.signature(factory).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
-    model = factory(**{name: value for name, value in facts.items() if name in accepted or takes_any} | options)
+    model = factory(**{name: value for name, value in facts.items() if name in accepted} | options)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{reference} returned {type(model).__name__}, expected a torch.nn.Module")
     return model

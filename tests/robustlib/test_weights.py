@@ -196,11 +196,11 @@ def test_options_that_nobody_takes_are_refused(tmp_path: Path):
     path.write_text(
         "import torch\n"
         "def build(num_classes, width=3): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(width, num_classes))\n"
-        "def any_of(**facts): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(7, facts['num_classes']))\n"
+        "def any_of(**options): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(7, options['out']))\n"
     )
     known = {"in_channels": 1, "num_classes": 5, "image_size": (8, 8)}
     assert build(file=f"{path}:build", options={"width": 4}, **known)[1].weight.shape == (5, 4)  # pyright: ignore[reportIndexIssue]
-    assert build(file=f"{path}:any_of", **known)[1].weight.shape == (5, 7)  # pyright: ignore[reportIndexIssue]
+    assert build(file=f"{path}:any_of", options={"out": 5}, **known)[1].weight.shape == (5, 7)  # pyright: ignore[reportIndexIssue]
     with pytest.raises(ValueError, match=r"optional\.py:build has no option 'widht', it has: num_classes, width$"):
         build(file=f"{path}:build", options={"widht": 4}, **known)
     with pytest.raises(
