@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs import queue, show
+from jobs import show
 from jobs.engine import Store
 from jobs.errors import JobsFailed, SpecError
 from jobs.query import counts, failures, find_sweep, job_log, jobs_of, results, running, sweeps
@@ -85,12 +85,16 @@ def chosen_jobs(db: Any, job_ids: Sequence[int], name: str | None) -> Any:
 
 def cancel(store: Store, job_ids: Sequence[int], name: str | None) -> int:
     """Cancel jobs; returns how many were not finished."""
+    from jobs import queue
+
     with store.begin() as db:
         return queue.cancel(db, chosen_jobs(db, job_ids, name))
 
 
 def retry(store: Store, job_ids: Sequence[int], name: str | None) -> int:
     """Queue failed and cancelled jobs again, with those that failed only for their sake; returns how many."""
+    from jobs import queue
+
     with store.begin() as db:
         return queue.retry(db, chosen_jobs(db, job_ids, name))
 
