@@ -22,8 +22,10 @@ from jobs.specs import AttackSpec, DataRef, EvalSpec, ModelSpec, TrainSpec
 from robustlib import KERNEL_VERSION, data, models
 from robustlib.attacks import ATTACKS
 from robustlib.draws import seeded
-from robustlib.evaluate import check_classes, evaluate, join, summary
+from robustlib.evaluate import evaluate
+from robustlib.metrics import summarise
 from robustlib.modes import as_images
+from robustlib.outcome import check_classes, join
 from robustlib.settings import NORMS, TrainSettings
 from robustlib.training import OBJECTIVES
 from robustlib.training.loop import Training, fit, split
@@ -166,7 +168,7 @@ def run_evaluation(spec: EvalSpec, context: Context) -> Iterator[Progress | Resu
     if spec.images:
         packed = safetensors.torch.save({"x_adv": torch.cat(kept)})
         stored = (artifacts.put(context.artifacts, "images", packed),)
-    row = summary(outcome) | surroundings(context)
+    row = summarise(vars(outcome)) | surroundings(context)
     row |= {"seconds": time.perf_counter() - start}
     yield Result(row, examples.encode(table), stored)
 

@@ -1,70 +1,26 @@
 """How accurate a model is, clean and attacked: every verdict by a fresh pass of the given model in strict float32."""
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.cascade import Attack, cascade
+from robustlib.attacks.cascade import Attack, cascade, curve
 from robustlib.draws import Draws, seeded
-from robustlib.metrics import CLEAN, NOTHING, summarise
-from robustlib.models.layers import Expectation, is_randomised
+from robustlib.metrics import CLEAN, NOTHING
+from robustlib.models.layers import is_randomised
 from robustlib.modes import as_images, evaluating, layout, strict_float32
-from robustlib.norms import inside, size
+from robustlib.norms import size
+from robustlib.outcome import Batch, check_budget, check_classes, judge, score
+from robustlib.randomised import GROUP, judge_randomised
+from robustlib.search import Engines, make_engines
 from robustlib.settings import Norm
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What happened to each example; arrays of length N, in the order of the examples.
-
-    success: the attacked image is misclassified. An image that is misclassified as it is counts, at distance 0, so
-    robust accuracy is one minus the share of successes.
-    distance: of the misclassified image from the original in `norm`; NaN where none was found.
-    broken_by: the attack that found it, "clean" for an image misclassified as it is, "" for one that stands.
-    clean_correct, adversarial_correct: share of draws that classify correctly: 0 or 1 unless the model is randomised.
-    adversarial_survived: whether every one of the draws classifies the attacked image correctly.
-    """
-
-    index: np.ndarray
-    label: np.ndarray
-    clean_prediction: np.ndarray
-    adversarial_prediction: np.ndarray
-    success: np.ndarray
-    distance: np.ndarray
-    broken_by: np.ndarray
-    clean_correct: np.ndarray
-    adversarial_correct: np.ndarray
-    adversarial_survived: np.ndarray
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The outcome of a batch, and its attacked images as they were judged: float32, shape (B, C, H, W), on the CPU."""
-
-    outcome: Outcome
-    x_adv: Tensor
-
-
-def check_classes(model: nn.Module, x: Tensor, num_classes: int) -> None:
-    """Raise ValueError unless the model gives one finite row of logits an image, with a class for every label."""
-    with torch.no_grad():
-        logits = model(x)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
-        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"expected logits of shape ({len(x)}, classes) from the model, got {came}")
-    if logits.shape[1] < num_classes:
-        raise ValueError(
-            f"the model gives {logits.shape[1]} classes, but the dataset has {num_classes}: "
-            "expected a logit for every label"
-        )
-    if not logits.isfinite().all():
-        raise ValueError("the model gives NaN or infinite logits for clean images: its weights are broken")
+SAMPLE = (
+    64  # images that a model is looked at with before it is evaluated: the first of the data set, whatever is asked
+)
 
 
 def evaluate(
@@ -75,121 +31,111 @@ def evaluate(
     *,
     norm: Norm = "Linf",
     eps: float | None = None,
-    seed: int = 0,
-    num_classes: int | None = None,
-    batch_size: int = 256,
-    draws: int = 100,
-    eot_draws: int = 20,
-    device: torch.device | None = None,
+    **options: Any,
 ) -> Iterator[Batch]:
     """Attack a model batch by batch, each attack on what the ones before it left standing.
 
-    x: images, uint8 or floats in [0, 1], shape (N, C, H, W).  y: classes, shape (N,).
     attacks: by name, called as `attack(model, x, y, draws=...)`; norm and eps (in units of x; None for no limit) are
-    the budget that their images are checked against.
+    the budget that their images are checked against.  For everything else see `evaluate_curve`.
+    """
+    for (batch,) in evaluate_curve(model, x, y, [(eps, attacks)], norm=norm, **options):
+        yield batch
+
+
+def evaluate_curve(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    plan: Sequence[tuple[float | None, Sequence[tuple[str, Attack]]]],
+    *,
+    norm: Norm = "Linf",
+    seed: int = 0,
+    index: Tensor | None = None,
+    num_classes: int | None = None,
+    batch_size: int | None = None,
+    draws: int = 100,
+    eot_draws: int = 20,
+    device: torch.device | None = None,
+    engines: Engines | None = None,
+) -> Iterator[tuple[Batch, ...]]:
+    """Evaluate at several radii as one search, batch by batch; a batch's outcome at each radius, in their order.
+
+    x: images, uint8 or floats in [0, 1], shape (N, C, H, W).  y: classes, shape (N,).
+    plan: radii, rising, each with its attacks by name: see robustlib.attacks.cascade.curve.
+    index: which of the examples to evaluate; all where it is None.  batch_size: how many are worked on together; chosen
+    by memory where it is None. No number depends on either: an example's randomness belongs to its place in x.
+    engines: the model made ready by `make_engines`; made here where they are None.
     A model whose logits change between passes is randomised: it is attacked through the mean of `eot_draws` passes and
-    scored on `draws` fresh ones; its results depend on batch_size, which decides who shares a pass.
+    scored on `draws` fresh ones, each radius by itself, in groups of `GROUP` examples that share their passes.
     Raises ValueError for images outside [0, 1] or labels that the model has no class for, RuntimeError when an attack
     breaks its budget.
     """
     device = device or torch.device("cpu")
     model = model.to(device)
-    memory_format = layout(model)
-    names = np.array([*(name for name, _ in attacks), NOTHING, CLEAN])  # the last is position -1: wrong as it is
-    functions = [attack for _, attack in attacks]
-    randomised = False
+    chosen = torch.arange(len(x)) if index is None else index
     with strict_float32(), evaluating(model):
-        for start in range(0, len(x), batch_size):
-            images = as_images(x[start : start + batch_size], device, memory_format)
-            labels = y[start : start + batch_size].to(device)
-            index = torch.arange(start, start + len(labels), device=device)
-            with seeded(seed, f"evaluate/{start}", device):
-                if start == 0:
-                    check_classes(model, images, num_classes or int(y.max()) + 1)
-                    randomised = is_randomised(model, images[:64])
-                search = partial(strongest, model, eot_draws=eot_draws) if randomised else partial(cascade, model)
-                x_adv, by = search(images, labels, functions, draws=Draws(seed, index))
-                if not inside(x_adv, images, math.inf if eps is None else eps, norm).all():
-                    raise RuntimeError(
-                        f"one of the attacks {names[:-2]} left its {norm} ball of radius {eps}, or the box"
+        sample = as_images(x[:SAMPLE], device, layout(model))
+        with seeded(seed, "evaluate/randomised", device):
+            check_classes(model, sample, num_classes or int(y.max()) + 1)
+            randomised = is_randomised(model, sample[:16])
+        if not randomised and engines is None:
+            engines = make_engines(model, sample)
+        for rows in batches(chosen, GROUP if randomised else batch_size or fitting(sample), grouped=randomised):
+            images, labels = as_images(x[rows], device), y[rows].to(device)
+            own = Draws(seed, rows.to(device))
+            if randomised:
+                images = images.contiguous(memory_format=layout(model))
+                with seeded(seed, f"evaluate/{int(rows[0]) // GROUP}", device):
+                    yield tuple(
+                        judge_randomised(model, images, labels, own, norm, eps, named, draws, eot_draws)
+                        for eps, named in plan
                     )
-                clean = score(model, images, labels, draws if randomised else 1)
-                attacked = score(model, x_adv, labels, draws if randomised else 1)
-            outcome = judge(index, labels, clean, attacked, size(x_adv - images, norm), names[by.cpu()])
-            yield Batch(outcome, x_adv.cpu().contiguous())
+            else:
+                assert engines is not None
+                yield judge_fixed(engines, images, labels, own, plan, norm)
 
 
-def strongest(
-    model: nn.Module,
+def fitting(sample: Tensor) -> int:
+    """How many examples to work on together: attacks keep some twenty images for each of them."""
+    free = torch.cuda.mem_get_info(sample.device)[0] if sample.is_cuda else 4 * 2**30
+    most = 8192 if sample.is_cuda else 512
+    return max(16, min(most, free // 4 // (20 * 4 * sample[0].numel())))
+
+
+def batches(chosen: Tensor, batch_size: int, *, grouped: bool) -> Iterator[Tensor]:
+    """The chosen examples in batches: as they come, or in order and cut at multiples of the batch size."""
+    if not grouped:
+        yield from chosen.split(batch_size)
+        return
+    chosen = chosen.sort().values
+    _, counts = (chosen // batch_size).unique_consecutive(return_counts=True)
+    yield from chosen.split(counts.tolist())
+
+
+def judge_fixed(
+    engines: Engines,
     x: Tensor,
     y: Tensor,
-    attacks: Sequence[Attack],
-    *,
     draws: Draws,
-    eot_draws: int,
-) -> tuple[Tensor, Tensor]:
-    """What `cascade` is for a fixed model, for a randomised one: no example falls for good, so each meets every attack.
-
-    The attacks climb the expectation over the randomness; of several, for each example the image is kept on which the
-    fewest of `eot_draws` draws are right: a choice only, what it is worth is scored on fresh draws. The clean image is
-    no candidate: chance would let it win, and overstate the model. Returns x_adv and the position of its attack.
-    """
-    x_adv, best, position = x.clone(), torch.full(y.shape, math.inf, device=x.device), torch.zeros_like(y)
-    for number, attack in enumerate(attacks):
-        found = attack(Expectation(model, eot_draws), x, y, draws=draws.restart(number))
-        correct = score(model, found, y, eot_draws).correct if len(attacks) > 1 else best - 1
-        better = (correct < best) | (number == 0)
-        x_adv[better], best[better], position[better] = found[better], correct[better], number
-    return x_adv, position
-
-
-@dataclass(frozen=True)
-class Score:
-    """Predictions by majority over draws, the share of draws that were right, and whether all were; shape (B,)."""
-
-    prediction: Tensor
-    correct: Tensor
-    survived: Tensor
-
-
-@torch.no_grad()
-def score(model: nn.Module, x: Tensor, y: Tensor, draws: int) -> Score:
-    """Classify the images by `draws` fresh passes."""
-    logits = model(x)
-    votes = torch.zeros_like(logits)
-    for draw in range(draws):
-        predicted = (logits if draw == 0 else model(x)).argmax(1, keepdim=True)
-        votes.scatter_add_(1, predicted, torch.ones_like(votes[:, :1]))
-    right = votes.gather(1, y[:, None]).squeeze(1)
-    return Score(votes.argmax(1), right / draws, right == draws)
-
-
-def judge(index: Tensor, y: Tensor, clean: Score, attacked: Score, distance: Any, broken_by: np.ndarray) -> Outcome:
-    """The batch's outcome from fresh passes alone: what an attack believes of itself does not count."""
-    success = (attacked.prediction != y).cpu().numpy()
-    wrong = (clean.prediction != y).cpu().numpy()
-    # A randomised model may lose the vote on an image that no attack was found for: it is wrong as it is.
-    broken_by = np.where(wrong | (broken_by == NOTHING), CLEAN, broken_by)
-    distance = np.where(broken_by == CLEAN, 0, distance.cpu().numpy())
-    return Outcome(
-        index=index.cpu().numpy(),
-        label=y.cpu().numpy(),
-        clean_prediction=clean.prediction.cpu().numpy(),
-        adversarial_prediction=attacked.prediction.cpu().numpy(),
-        success=success,
-        distance=np.where(success, distance, np.nan).astype(np.float32),
-        broken_by=np.where(success, broken_by, NOTHING),
-        clean_correct=clean.correct.cpu().numpy().astype(np.float32),
-        adversarial_correct=attacked.correct.cpu().numpy().astype(np.float32),
-        adversarial_survived=attacked.survived.cpu().numpy(),
-    )
-
-
-def join(outcomes: Sequence[Outcome]) -> Outcome:
-    """The outcomes of consecutive batches as one."""
-    return Outcome(**{f.name: np.concatenate([getattr(o, f.name) for o in outcomes]) for f in fields(Outcome)})
-
-
-def summary(outcome: Outcome) -> dict[str, Any]:
-    """Accuracies, intervals and distances of an outcome: see robustlib.metrics.summarise."""
-    return summarise(vars(outcome))
+    plan: Sequence[tuple[float | None, Sequence[tuple[str, Attack]]]],
+    norm: Norm,
+) -> tuple[Batch, ...]:
+    """A batch's outcome at each radius, for a model that always gives the same answer."""
+    exact, search = engines.exact, engines.search
+    clean = score(exact, x, y, 1)
+    attacks = [(eps, [attack for _, attack in named]) for eps, named in plan]
+    if len(plan) == 1:
+        results = [cascade(exact, x, y, attacks[0][1], draws=draws, search=search)]
+    else:
+        radii = [(eps, chosen) for eps, chosen in attacks if eps is not None]
+        assert len(radii) == len(plan)
+        results = curve(exact, x, y, radii, norm=norm, draws=draws, search=search)
+    found = []
+    for (eps, named), result in zip(plan, results, strict=True):
+        names = [name for name, _ in named]
+        check_budget(result.x_adv, x, norm, eps, names)
+        attacked = score(exact, result.x_adv, y, 1)
+        by = np.array([*names, NOTHING, CLEAN])[result.broken_by.cpu()]  # the last is position -1: wrong as it is
+        outcome = judge(draws.index, y, clean, attacked, size(result.x_adv - x, norm), by)
+        found.append(Batch(outcome, result.x_adv.cpu(), result.broken_by.cpu().numpy(), result.seconds))
+    return tuple(found)

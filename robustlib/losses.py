@@ -1,12 +1,14 @@
-"""What an attack climbs: one number an example, from logits and true classes. And the gradient of it."""
+"""What an attack climbs: one number an example, from logits, true classes and, for some, target classes."""
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+from robustlib.engine import differentiate
+
+Loss = Callable[..., Tensor]
+TINY = 1e-12
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -19,23 +21,71 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
     Carlini and Wagner 2017, https://arxiv.org/abs/1608.04644. Does not saturate where the model is confident.
     """
-    true = logits.gather(1, y[:, None]).squeeze(1)
-    wrong = logits.scatter(1, y[:, None], float("-inf")).amax(1)
-    return wrong - true
+    return best_wrong(logits, y) - pick(logits, y)
 
 
-LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin}
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio, shape (B,): the margin over the gap between the first and the third logit.
+
+    Croce and Hein 2020, https://arxiv.org/abs/2003.01690. Does not change when the logits are scaled. Three classes or
+    more.
+    """
+    first, _, third = ranked(logits, 3)
+    return margin(logits, y) / (first - third + TINY)
 
 
-def find_loss(name: str) -> Loss:
-    if name not in LOSSES:
-        raise ValueError(f"unknown loss {name!r}, expected one of: {', '.join(LOSSES)}")
-    return LOSSES[name]
+def targeted_cross_entropy(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Minus the cross-entropy of the target class, shape (B,)."""
+    return -cross_entropy(logits, target)
+
+
+def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Target logit minus the true one, shape (B,)."""
+    return pick(logits, target) - pick(logits, y)
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """The targeted form of `dlr`, shape (B,), from the same paper. Four classes or more."""
+    first, _, third, fourth = ranked(logits, 4)
+    return targeted_margin(logits, y, target) / (first - (third + fourth) / 2 + TINY)
+
+
+def pick(logits: Tensor, y: Tensor) -> Tensor:
+    return logits.gather(1, y[:, None]).squeeze(1)
+
+
+def best_wrong(logits: Tensor, y: Tensor) -> Tensor:
+    return logits.scatter(1, y[:, None], float("-inf")).amax(1)
+
+
+def ranked(logits: Tensor, count: int) -> tuple[Tensor, ...]:
+    """The `count` largest logits, from the largest down, each of shape (B,)."""
+    if logits.shape[1] < count:
+        raise ValueError(f"this loss needs {count} classes or more, got {logits.shape[1]}: use ce or margin")
+    return logits.topk(count, dim=1).values.unbind(1)
+
+
+LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
+TARGETED: dict[str, Loss] = {"ce": targeted_cross_entropy, "margin": targeted_margin, "dlr": targeted_dlr}
+
+
+def find_loss(name: str, known: dict[str, Loss] = LOSSES) -> Loss:
+    if name not in known:
+        raise ValueError(f"unknown loss {name!r}, expected one of: {', '.join(known)}")
+    return known[name]
+
+
+def climb(model: nn.Module, x: Tensor, loss: Loss, *rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (B, K), each example's own loss (B,) and its gradient by x, for `loss(logits, *rows)`."""
+    logits, values, gradients = differentiate(model, x, lambda z, *chosen: loss(z, *chosen)[:, None], *rows)
+    return logits, values[:, 0], gradients[:, 0]
 
 
 def gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
     """Gradient of each example's own loss with respect to x, shaped like x."""
-    x = x.detach().requires_grad_()
-    with torch.enable_grad():
-        (grad,) = torch.autograd.grad(loss(model(x), y).sum(), x)
-    return grad
+    return climb(model, x, loss, y)[2]
+
+
+def wrong(logits: Tensor, y: Tensor) -> Tensor:
+    """Which logits misclassify, shape (B,)."""
+    return logits.argmax(1) != y

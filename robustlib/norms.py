@@ -10,6 +10,7 @@ from robustlib.draws import Draws
 from robustlib.settings import NORMS, Norm
 
 TINY = 1e-12
+SPARSE = 0.01  # share of the coordinates that a step of steepest ascent in L1 spreads over
 
 
 def unknown(norm: object) -> ValueError:
@@ -29,6 +30,8 @@ def size(delta: Tensor, norm: Norm) -> Tensor:
             return flat.abs().amax(1)
         case "L2":
             return flat.norm(dim=1)
+        case "L1":
+            return flat.abs().sum(1)
     raise unknown(norm)
 
 
@@ -40,6 +43,8 @@ def dual_size(gradient: Tensor, norm: Norm) -> Tensor:
             return flat.abs().sum(1)
         case "L2":
             return flat.norm(dim=1)
+        case "L1":
+            return flat.abs().amax(1)
     raise unknown(norm)
 
 
@@ -50,7 +55,41 @@ def project(delta: Tensor, eps: float, norm: Norm) -> Tensor:
             return delta.clamp(-eps, eps)
         case "L2":
             return delta * per_example((eps / size(delta, "L2").clamp_min(TINY)).clamp_max(1), delta)
+        case "L1":
+            return shrink(delta, torch.full_like(delta, torch.inf), eps)
     raise unknown(norm)
+
+
+def project_in_box(x: Tensor, delta: Tensor, eps: float, norm: Norm) -> Tensor:
+    """The perturbation in the eps-ball with x + perturbation in [0, 1] that an attack goes on with.
+
+    The nearest one for Linf and L1; for L2 the nearest in the ball, cut at the box, as AutoAttack does it.
+    """
+    if norm == "L1":
+        # Cut at the box after a projection on the ball, an L1 perturbation would lose most of its budget.
+        room = torch.where(delta > 0, 1 - x, x)
+        return shrink(delta, room, eps)
+    return (x + project(delta, eps, norm)).clamp(0, 1) - x
+
+
+def shrink(delta: Tensor, room: Tensor, eps: float) -> Tensor:
+    """The nearest point with |point| <= room in every coordinate and L1 size of at most eps.
+
+    It is sign(delta) clamp(|delta| - t, 0, room) with the smallest t >= 0 for which the size is at most eps. The size
+    falls with t in straight pieces between |delta| - room and |delta|: sorted, they give t exactly.
+    """
+    high = delta.flatten(1).abs()
+    cap = torch.minimum(high, room.flatten(1))
+    low = high - cap
+    at, order = torch.cat([low, high], 1).sort(1)
+    slope = torch.where(order < high.shape[1], 1.0, -1.0).to(high).cumsum(1)  # coordinates that fall with t
+    fallen = (slope[:, :-1] * at.diff(dim=1)).cumsum(1)
+    excess = (cap.sum(1, keepdim=True) - eps).clamp_min(0)
+    piece = (fallen < excess).sum(1, keepdim=True).clamp_max(fallen.shape[1] - 1)
+    # Within its piece, backwards from the piece's end.
+    over = (fallen.gather(1, piece) - excess).clamp_min(0) / slope.gather(1, piece).clamp_min(1)
+    t = torch.where(excess > 0, at.gather(1, piece + 1) - over, 0)
+    return ((high - t).clamp_min(0).minimum(cap) * delta.flatten(1).sign()).reshape(delta.shape)
 
 
 def ascent(gradient: Tensor, norm: Norm) -> Tensor:
@@ -60,7 +99,21 @@ def ascent(gradient: Tensor, norm: Norm) -> Tensor:
             return gradient.sign()
         case "L2":
             return gradient / per_example(size(gradient, "L2").clamp_min(TINY), gradient)
+        case "L1":
+            # Spread over the steepest few, not put on one alone, which the box would stop: Tramer and Boneh 2019,
+            # https://arxiv.org/abs/1904.13000.
+            step = steepest(gradient, torch.full((len(gradient),), SPARSE, device=gradient.device)).sign()
+            return step / per_example(size(step, "L1").clamp_min(1), step)
     raise unknown(norm)
+
+
+def steepest(gradient: Tensor, share: Tensor) -> Tensor:
+    """The gradient with all but the given share (B,) of its largest coordinates, at least one, set to zero."""
+    flat = gradient.flatten(1).abs()
+    places = flat.shape[1]
+    kept = (share * places).long().clamp(1, places)
+    least = flat.sort(1, descending=True).values.gather(1, kept[:, None] - 1)
+    return torch.where((flat >= least).reshape(gradient.shape), gradient, 0)
 
 
 def draw_in_ball(like: Tensor, eps: float, norm: Norm, draws: Draws, stream: str) -> Tensor:
@@ -73,6 +126,12 @@ def draw_in_ball(like: Tensor, eps: float, norm: Norm, draws: Draws, stream: str
             dimensions = like[0].numel()
             radius = draws.uniform((1,), f"{stream}/radius").to(like).flatten() ** (1 / dimensions)
             return direction * per_example(eps * radius, like)
+        case "L1":
+            # Exponential numbers over their sum, that of one more among them, are uniform in the simplex.
+            falls = -(1 - draws.uniform((like[0].numel() + 1,), f"{stream}/falls")).log().to(like)
+            sides = draws.uniform(like.shape[1:], f"{stream}/direction").to(like) < 0.5
+            weight = (falls[:, :-1] / falls.sum(1, keepdim=True)).reshape(like.shape)
+            return eps * torch.where(sides, -weight, weight)
     raise unknown(norm)
 
 

@@ -4,19 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.draws import Draws
+from robustlib.engine import differentiate
 from robustlib.norms import Norm, ascent, dual_size, per_example, size
 
 
 def class_gradients(model: nn.Module, x: Tensor, ranked: Tensor) -> tuple[Tensor, Tensor]:
     """Logits of the ranked classes, shape (B, K), and the gradient of each with respect to x, shape (B, K, C, H, W)."""
-    x = x.detach().requires_grad_()
-    with torch.enable_grad():
-        logits = model(x).gather(1, ranked)
-        gradients = [
-            torch.autograd.grad(logits[:, k].sum(), x, retain_graph=k + 1 < ranked.shape[1])[0]
-            for k in range(ranked.shape[1])
-        ]
-    return logits.detach(), torch.stack(gradients, dim=1)
+    return differentiate(model, x, lambda logits, ranked: logits.gather(1, ranked), ranked)[1:]
 
 
 def step_to_boundary(logits: Tensor, gradients: Tensor, norm: Norm) -> Tensor:

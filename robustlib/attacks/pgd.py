@@ -1,10 +1,11 @@
 """Projected gradient descent, and the fast gradient sign method, which is its single step."""
 
+import torch
 from torch import Tensor, nn
 
 from robustlib.draws import Draws, default_draws
-from robustlib.losses import find_loss, gradient
-from robustlib.norms import Norm, ascent, draw_in_ball, project
+from robustlib.losses import climb, find_loss, wrong
+from robustlib.norms import Norm, ascent, draw_in_ball, project_in_box
 
 
 def pgd(
@@ -18,23 +19,33 @@ def pgd(
     step_size: float | None = None,
     loss: str = "ce",
     random_start: bool = True,
+    stop_at_success: bool = False,
     draws: Draws | None = None,
 ) -> Tensor:
     """Projected gradient descent, Madry et al. 2018, https://arxiv.org/abs/1706.06083.
 
     x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,).
     eps, step_size: in units of x; the step is 2.5 eps / steps where none is given.
-    loss: "ce" or "margin".  Returns x_adv, shaped like x, in the box and the eps-ball.
+    loss: "ce", "margin" or "dlr".  stop_at_success: an image is done with as soon as it is misclassified, which is all
+    that an evaluation asks; training wants every step.  Returns x_adv, shaped like x, in the box and the eps-ball.
     """
-    climb = find_loss(loss)
+    objective = find_loss(loss)
     step_size = 2.5 * eps / steps if step_size is None else step_size
     x_adv = x
     if random_start:
         x_adv = (x + draw_in_ball(x, eps, norm, default_draws(x, draws), "pgd/start")).clamp(0, 1)
+    found, live = x_adv.clone(), torch.arange(len(x), device=x.device)
     for _ in range(steps):
-        x_adv = x_adv + step_size * ascent(gradient(model, x_adv, y, climb), norm)
-        x_adv = (x + project(x_adv - x, eps, norm)).clamp(0, 1)
-    return x_adv
+        logits, _, slope = climb(model, x_adv, objective, y)
+        if stop_at_success and (fell := wrong(logits, y)).any():
+            found[live[fell]] = x_adv[fell]
+            live, x, y, x_adv, slope = (rows[~fell] for rows in (live, x, y, x_adv, slope))
+            if len(live) == 0:
+                break
+        x_adv = x_adv + step_size * ascent(slope, norm)
+        x_adv = (x + project_in_box(x, x_adv - x, eps, norm)).clamp(0, 1)
+    found[live] = x_adv
+    return found
 
 
 def fgsm(

@@ -181,7 +181,7 @@ def test_fgsm_is_one_step_of_size_eps(norm: Norm, net: nn.Module, test):
 def test_restarts_are_never_weaker_than_one_run(norm: Norm, net: nn.Module, test):
     x, y = test
     attack = partial(pgd, norm=norm, eps=0.08 if norm == "Linf" else 0.5, steps=3)
-    (once, by_one), (often, by_many) = cascade(net, x, y, [attack]), cascade(net, x, y, [attack] * 4)
+    (once, by_one, _), (often, by_many, _) = cascade(net, x, y, [attack]), cascade(net, x, y, [attack] * 4)
     one = by_one < 1
     assert torch.equal(often[one], once[one]) and torch.equal(by_many[one], by_one[one])
     gained = (by_many > 0) & (by_many < 4)
@@ -192,8 +192,8 @@ def test_restarts_are_never_weaker_than_one_run(norm: Norm, net: nn.Module, test
 @pytest.mark.parametrize("name", ["fgsm", "pgd", "deepfool"])
 def test_names_what_does_not_exist(name: str, net: nn.Module, test):
     x, y = test[0][:4], test[1][:4]
-    with pytest.raises(ValueError, match="unknown norm 'L1', expected one of: Linf, L2"):
-        ATTACKS[name](net, x, y, norm="L1", eps=0.1)
+    with pytest.raises(ValueError, match="unknown norm 'L3', expected one of: Linf, L2, L1"):
+        ATTACKS[name](net, x, y, norm="L3", eps=0.1)
     if name != "deepfool":
-        with pytest.raises(ValueError, match="unknown loss 'dlr', expected one of: ce, margin"):
-            ATTACKS[name](net, x, y, eps=0.1, loss="dlr")
+        with pytest.raises(ValueError, match="unknown loss 'hinge', expected one of: ce, margin, dlr"):
+            ATTACKS[name](net, x, y, eps=0.1, loss="hinge")

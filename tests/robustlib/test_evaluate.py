@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
 from robustlib.draws import Draws
-from robustlib.evaluate import Batch, Outcome, evaluate, join, summary
-from robustlib.metrics import wilson
+from robustlib.evaluate import evaluate
+from robustlib.metrics import summarise, wilson
+from robustlib.outcome import Batch, Outcome, join
 from robustlib.settings import Norm
 
 NORMS: list[Norm] = ["Linf", "L2"]
@@ -102,7 +103,7 @@ def test_deepfool_without_a_budget_measures_the_distance(
     right = ~WRONG.numpy()
     exact = np.array([radius(d, model, norm) for d in distance.tolist()])
     np.testing.assert_allclose(found.distance[right], 1.02 * (exact[right] + 1e-4), rtol=1e-3)
-    facts = summary(found)
+    facts = summarise(vars(found))
     assert facts["robust_accuracy"] == 0 and facts["clean_accuracy"] == pytest.approx(7 / 8)
     assert facts["distance_median"] == pytest.approx(np.median(found.distance[right]))
 
@@ -165,8 +166,8 @@ def test_training_flags_come_back_and_dropout_is_off_meanwhile(model: Rows, x: T
 def test_an_attack_that_leaves_its_ball_is_an_error(norm: Norm, step: float, model: Rows, x: Tensor, y: Tensor):
     """0.02 in each of 36 pixels is 0.12 in L2."""
 
-    def push(model: nn.Module, x: Tensor, y: Tensor, *, draws: Draws) -> Tensor:
-        normal = (model.weight[1] - model.weight[0]).detach().sign().reshape(1, 1, 6, 6)  # pyright: ignore
+    def push(search: nn.Module, x: Tensor, y: Tensor, *, draws: Draws) -> Tensor:
+        normal = (model.weight[1] - model.weight[0]).detach().sign().reshape(1, 1, 6, 6)
         return x + step * normal * (1 - 2 * y)[:, None, None, None]
 
     if not math.isnan(step):
@@ -241,7 +242,7 @@ def test_summary_in_closed_form():
         adversarial_correct=np.array([1, 0, 0, 0, 0], np.float32),
         adversarial_survived=np.array([True, False, False, False, False]),
     )
-    assert summary(found) == pytest.approx(
+    assert summarise(vars(found)) == pytest.approx(
         {
             "n": 5,
             "clean_accuracy": 0.8,
@@ -256,5 +257,5 @@ def test_summary_in_closed_form():
         }
     )
     none = Outcome(**{name: values[[0, 4]] for name, values in vars(found).items()})
-    facts = summary(none)
+    facts = summarise(vars(none))
     assert facts["distance_median"] is None and facts["distance_mean"] is None and facts["robust_accuracy"] == 0.5

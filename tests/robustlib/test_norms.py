@@ -130,5 +130,5 @@ def test_inside_checks_the_ball_and_the_box(norm: Norm):
     ids=["size", "dual_size", "project", "ascent", "draw_in_ball", "inside"],
 )
 def test_unknown_norm(call, delta: Tensor):
-    with pytest.raises(ValueError, match=r"^unknown norm 'L1', expected one of: Linf, L2$"):
-        call(delta, "L1")
+    with pytest.raises(ValueError, match=r"^unknown norm 'L3', expected one of: Linf, L2, L1$"):
+        call(delta, "L3")

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from robustlib.attacks.pgd import pgd
 from robustlib.draws import Draws
-from robustlib.evaluate import evaluate, join, score, summary
+from robustlib.evaluate import evaluate
+from robustlib.metrics import summarise
 from robustlib.models import build
 from robustlib.models.layers import Expectation, is_randomised
+from robustlib.outcome import join, score
 
 SIGMA = 0.5
 
@@ -59,7 +61,7 @@ def test_accuracies_are_means_over_draws():
     x, y = images(200, 0.8)
     spied = Spied(climb)
     x_adv, found = run(x, y, [("pgd", spied)], eps=0.3, eot_draws=150, batch_size=128)
-    facts = summary(found)
+    facts = summarise(vars(found))
     assert facts["clean_accuracy"] == pytest.approx(phi(0.3 / SIGMA), abs=0.015)  # 0.73
     # The attack lowers every pixel by eps, from 0.8 to 0.5, where the noise alone decides.
     torch.testing.assert_close(x_adv, torch.full_like(x, 0.5), rtol=0, atol=1e-6)

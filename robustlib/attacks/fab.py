@@ -1,0 +1,150 @@
+"""FAB: small perturbations by stepping over linearised boundaries while staying drawn to the original image."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from robustlib.attacks.apgd import other_classes
+from robustlib.draws import Draws, default_draws
+from robustlib.engine import differentiate
+from robustlib.losses import targeted_margin, wrong
+from robustlib.norms import Norm, draw_in_ball, dual_size, per_example, size
+from robustlib.planes import to_plane
+
+ALPHA_MAX, ETA, BETA = 0.1, 1.05, 0.9
+
+
+@dataclass
+class Run:
+    """Where each example's run is, a row each; rows of examples that are done with are left out."""
+
+    place: Tensor
+    x: Tensor
+    y: Tensor
+    classes: Tensor  # the classes whose boundary to the true one is looked at, (B, K)
+    point: Tensor
+    best: Tensor
+    distance: Tensor  # of the best adversarial point; infinite where there is none
+
+    def __getitem__(self, chosen: Tensor) -> "Run":
+        return Run(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+
+
+def fab(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: Norm = "Linf",
+    eps: float | None = 8 / 255,
+    steps: int = 100,
+    classes: int = 10,
+    random_start: bool = False,
+    draws: Draws | None = None,
+) -> Tensor:
+    """Fast adaptive boundary attack, Croce and Hein 2020, https://arxiv.org/abs/1907.02044, untargeted.
+
+    x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,).
+    eps: radius within which an image is done with, in units of x; None looks for the smallest perturbation to the end.
+    classes: how many of the classes ranked first by the clean logits are looked at.
+    random_start: from a random point within eps / 2. Returns x_adv, shaped like x: the nearest misclassified image
+    found, if it lies within eps, else the original.
+    """
+    others = other_classes(model(x), y)[:, : classes - 1]
+    draws = default_draws(x, draws)
+    return within(x, *run_once(model, x, y, others, norm, eps, steps, random_start, draws), norm, eps)
+
+
+def fab_targeted(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: Norm = "Linf",
+    eps: float | None = 8 / 255,
+    steps: int = 100,
+    targets: int = 9,
+    random_start: bool = False,
+    draws: Draws | None = None,
+) -> Tensor:
+    """FAB towards each of the classes ranked next by the clean logits, in turn: one boundary at a time, so that a step
+    costs one gradient. targets: how many classes; at most all but the true one.  Everything else as for `fab`.
+    """
+    others, draws = other_classes(model(x), y), default_draws(x, draws)
+    best, distance = x.clone(), torch.full_like(x[:, 0, 0, 0], torch.inf)
+    live = torch.arange(len(x), device=x.device)
+    for turn in range(min(targets, others.shape[1])):
+        found, how_far = run_once(
+            model, x[live], y[live], others[live, turn : turn + 1], norm, eps, steps, random_start,
+            draws[live].restart(turn),
+        )  # fmt: skip
+        nearer = how_far < distance[live]
+        best[live[nearer]], distance[live[nearer]] = found[nearer], how_far[nearer]
+        if eps is not None:
+            live = live[distance[live] > eps]
+        if len(live) == 0:
+            break
+    return within(x, best, distance, norm, eps)
+
+
+def within(x: Tensor, best: Tensor, distance: Tensor, norm: Norm, eps: float | None) -> Tensor:
+    reached = distance <= (torch.finfo(x.dtype).max if eps is None else eps)
+    return torch.where(per_example(reached, x), best, x)
+
+
+def run_once(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    classes: Tensor,
+    norm: Norm,
+    eps: float | None,
+    steps: int,
+    random_start: bool,
+    draws: Draws,
+) -> tuple[Tensor, Tensor]:
+    """The nearest misclassified image found and its distance, infinite where none was."""
+    point = x.clone()
+    if random_start:
+        delta = draw_in_ball(x, 1.0, norm, draws, "fab/start")
+        point = (x + (eps or 0.0) / 2 * delta / per_example(size(delta, norm), delta)).clamp(0, 1)
+    far = torch.full_like(x[:, 0, 0, 0], torch.inf)
+    run = Run(torch.arange(len(x), device=x.device), x, y, classes, point, x, far)
+    best, distance = x.clone(), far.clone()
+
+    for _ in range(steps):
+        if len(run.place) == 0:
+            break
+        _, gap, slopes = differentiate(model, run.point, gaps, run.y, run.classes)
+        run.point = step_over(run, gap, slopes, norm)
+        hit = wrong(model(run.point), run.y)
+        how_far = torch.where(hit, size(run.point - run.x, norm), torch.inf)
+        nearer = how_far < run.distance
+        run.distance = torch.where(nearer, how_far, run.distance)
+        run.best = torch.where(per_example(nearer, x), run.point, run.best)
+        run.point = torch.where(per_example(hit, x), run.x + BETA * (run.point - run.x), run.point)
+        if eps is not None and (done := run.distance <= eps).any():
+            best[run.place[done]], distance[run.place[done]] = run.best[done], run.distance[done]
+            run = run[~done]
+    best[run.place], distance[run.place] = run.best, run.distance
+    return best, distance
+
+
+def gaps(logits: Tensor, y: Tensor, classes: Tensor) -> Tensor:
+    """Logit of each class minus the true one, (B, K): below zero before the boundary."""
+    return torch.stack([targeted_margin(logits, y, target) for target in classes.unbind(1)], 1)
+
+
+def step_over(run: Run, gap: Tensor, slopes: Tensor, norm: Norm) -> Tensor:
+    """From the point and from the original image a little beyond the nearest linearised boundary, and between them."""
+    steepness = dual_size(slopes.flatten(0, 1), norm).reshape(gap.shape)
+    nearest = (gap.abs() / (steepness + 1e-12)).argmin(1)
+    row = torch.arange(len(nearest), device=nearest.device)
+    normal, value = slopes[row, nearest], gap[row, nearest]
+    value_at_x = value + (normal * (run.x - run.point)).flatten(1).sum(1)
+    here = to_plane(run.point, normal, value, norm)
+    there = to_plane(run.x, normal, value_at_x, norm)
+    near, far = size(here, norm).clamp_min(1e-8), size(there, norm).clamp_min(1e-8)
+    mix = per_example((near / (near + far)).clamp(0, ALPHA_MAX), run.x)
+    return ((1 - mix) * (run.point + ETA * here) + mix * (run.x + ETA * there)).clamp(0, 1)

@@ -1,0 +1,165 @@
+"""How attacks call a model: at a few fixed batch sizes, so that an example's numbers do not depend on its neighbours.
+
+A batch of one goes through other code than a batch of 64, and its last bits differ. Batches filled up to fixed sizes
+give every example the same bits, whoever shares its batch; and fixed sizes are what CUDA graphs want.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+# Measured: from 8 up, sizes that are multiples of 8 agree to the bit, with one thread and with two.
+CPU_SIZES = (16, 32, 64, 128, 256, 512)
+CPU_FLOATS = 64 * 3 * 32 * 32  # images a pass, as floats, of which a CPU's caches still hold the activations
+CUDA_SIZES = (128, 512, 2048)
+FULL = 0.75  # a batch at least so full is filled up; a smaller one is split
+
+Net = Callable[[Tensor], Tensor]
+Values = Callable[..., Tensor]
+
+
+def batch_sizes(x: Tensor) -> tuple[int, ...]:
+    """The fixed batch sizes for images like these on their device."""
+    if x.device.type == "cuda":
+        return CUDA_SIZES
+    return tuple(size for size in CPU_SIZES if size == CPU_SIZES[0] or size * x[0].numel() <= CPU_FLOATS)
+
+
+@dataclass
+class Count:
+    """Examples passed forward, and gradients taken besides, without the filling."""
+
+    forwards: int = 0
+    gradients: int = 0
+
+
+class Engine(nn.Module):
+    """A model in eval mode, called at fixed batch sizes.
+
+    net: what is called, with images of `memory_format` and `dtype`.  sizes: batch sizes, rising; empty for a model that
+    does not take filled batches.  mode: what `net` is, in words.
+    margin: how far `net`'s logits may lie from those of the model it stands for; 0 where it is that model.
+    """
+
+    def __init__(
+        self,
+        net: Net,
+        *,
+        sizes: tuple[int, ...] = CPU_SIZES,
+        dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        mode: str = "float32",
+        margin: float = 0.0,
+    ):
+        super().__init__()
+        self.net = net
+        self.sizes = sizes
+        self.dtype = dtype
+        self.memory_format = memory_format
+        self.mode = mode
+        self.margin = margin
+        self.count = Count()
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, float32, shape (B, classes)."""
+
+        def call(chunk: slice) -> tuple[Tensor]:
+            return (self.net(self.fill(x[chunk]))[: chunk.stop - chunk.start].float(),)
+
+        self.count.forwards += len(x)
+        return self.each(len(x), call)[0]
+
+    def differentiate(self, x: Tensor, values: Values, *rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See the function `differentiate`."""
+
+        def call(chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
+            return pull(self.net, self.fill(x[chunk]), values, *(row[chunk] for row in rows))
+
+        logits, found, gradients = self.each(len(x), call)
+        self.count.forwards += len(x)
+        self.count.gradients += found.numel()
+        return logits, found, gradients
+
+    def each(self, n: int, call: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """The call for every chunk of n examples, joined. A batch that memory does not hold is split."""
+        parts, start = [], 0
+        while start < n or not parts:
+            chunk = slice(start, min(start + self.piece(n - start), n))
+            try:
+                parts.append(call(chunk))
+            except torch.OutOfMemoryError:
+                if not self.shrink(chunk.stop - chunk.start):
+                    raise
+                continue
+            start = chunk.stop
+        return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    def piece(self, rest: int) -> int:
+        """How many of the remaining examples to take next: so that little of a fixed size is filling."""
+        if not self.sizes:
+            return max(rest, 1)
+        for size in self.sizes:
+            if FULL * size <= rest <= size:
+                return size
+        return max((size for size in self.sizes if size <= rest), default=self.sizes[0])
+
+    def shrink(self, tried: int) -> bool:
+        """After an out-of-memory error: leave the sizes at which it came. False where nothing smaller is left."""
+        smaller = tuple(size for size in self.sizes if size < tried) or (max(tried // 2, 1),)
+        self.sizes = smaller
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return tried > 1
+
+    def fill(self, x: Tensor) -> Tensor:
+        """The chunk as `net` takes it: filled up with copies of its last example to the next fixed size."""
+        size = next((size for size in self.sizes if size >= len(x)), len(x))
+        if 0 < len(x) < size:
+            x = torch.cat([x, x[-1:].expand(size - len(x), *x.shape[1:])])
+        # Always a copy: attacks go on with their own images, and a graph is kept until its gradient is taken.
+        return x.detach().to(self.dtype, memory_format=self.memory_format, copy=True)
+
+
+@torch.enable_grad()
+def pull(net: Net, x: Tensor, values: Values, *rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One pass forward and one back for each value; `x` may be filled up beyond the rows.
+
+    The gradient enters the network scaled to a largest entry of 1 an example, and is scaled back after: half precision
+    would otherwise lose the tiny gradients of confident examples.
+    """
+    n = len(rows[0]) if rows else len(x)
+    x.requires_grad_()
+    raw = net(x)
+    if not raw.requires_grad:
+        raise ValueError(
+            "the model's logits have no gradient with respect to its images (detached, or not differentiable): "
+            "use an attack that needs none, such as square"
+        )
+    half = raw.dtype in (torch.float16, torch.bfloat16)
+    logits = (raw.detach()[:n].float() if half else raw.detach()[:n].clone()).requires_grad_()
+    found = values(logits, *rows)
+    gradients = []
+    for k in range(found.shape[1]):
+        (slope,) = torch.autograd.grad(found[:, k].sum(), logits, retain_graph=True)
+        scale = torch.ones_like(slope[:, :1])
+        if half:
+            largest = slope.abs().amax(1, keepdim=True)
+            scale = torch.where(largest > 0, largest, scale)
+        into = torch.zeros_like(raw)
+        into[:n] = slope / scale
+        (back,) = torch.autograd.grad(raw, x, into, retain_graph=k + 1 < found.shape[1])
+        gradients.append(back[:n].to(scale.dtype).contiguous() * scale.reshape(-1, *[1] * (x.ndim - 1)))
+    return logits.detach(), found.detach(), torch.stack(gradients, 1)
+
+
+def differentiate(model: nn.Module, x: Tensor, values: Values, *rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (B, classes), the values (B, V) that `values(logits, *rows)` gives, their gradients (B, V, C, H, W).
+
+    rows: tensors of B rows that go with the images: classes, targets. No value may depend on another example's logits.
+    """
+    if isinstance(model, Engine):
+        return model.differentiate(x, values, *rows)
+    return pull(model, x.detach().clone(), values, *rows)

@@ -1,0 +1,121 @@
+"""What an evaluation says of each example: every verdict by a fresh pass of the given model in strict float32."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustlib.metrics import CLEAN, NOTHING
+from robustlib.norms import inside
+from robustlib.settings import Norm
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened to each example; arrays of length N, in the order of the examples.
+
+    success: the attacked image is misclassified. An image that is misclassified as it is counts, at distance 0, so
+    robust accuracy is one minus the share of successes.
+    distance: of the misclassified image from the original in `norm`; NaN where none was found.
+    broken_by: the attack that found it, "clean" for an image misclassified as it is, "" for one that stands.
+    clean_correct, adversarial_correct: share of draws that classify correctly: 0 or 1 unless the model is randomised.
+    adversarial_survived: whether every one of the draws classifies the attacked image correctly.
+    """
+
+    index: np.ndarray
+    label: np.ndarray
+    clean_prediction: np.ndarray
+    adversarial_prediction: np.ndarray
+    success: np.ndarray
+    distance: np.ndarray
+    broken_by: np.ndarray
+    clean_correct: np.ndarray
+    adversarial_correct: np.ndarray
+    adversarial_survived: np.ndarray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The outcome of a batch, and its attacked images as they were judged: float32, shape (B, C, H, W), on the CPU.
+
+    stage: position of the attack that broke each example, -1 for one misclassified as it is, the number of attacks for
+    one that stands.  seconds: spent on each attack.
+    """
+
+    outcome: Outcome
+    x_adv: Tensor
+    stage: np.ndarray
+    seconds: list[float]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Predictions by majority over draws, the share of draws that were right, and whether all were; shape (B,)."""
+
+    prediction: Tensor
+    correct: Tensor
+    survived: Tensor
+
+
+@torch.no_grad()
+def score(model: nn.Module, x: Tensor, y: Tensor, draws: int) -> Score:
+    """Classify the images by `draws` fresh passes."""
+    logits = model(x)
+    votes = torch.zeros_like(logits)
+    for draw in range(draws):
+        predicted = (logits if draw == 0 else model(x)).argmax(1, keepdim=True)
+        votes.scatter_add_(1, predicted, torch.ones_like(votes[:, :1]))
+    right = votes.gather(1, y[:, None]).squeeze(1)
+    return Score(votes.argmax(1), right / draws, right == draws)
+
+
+def judge(index: Tensor, y: Tensor, clean: Score, attacked: Score, distance: Any, broken_by: np.ndarray) -> Outcome:
+    """The batch's outcome from fresh passes alone: what an attack believes of itself does not count."""
+    success = (attacked.prediction != y).cpu().numpy()
+    wrong = (clean.prediction != y).cpu().numpy()
+    # A randomised model may lose the vote on an image that no attack was found for: it is wrong as it is.
+    broken_by = np.where(wrong | (broken_by == NOTHING), CLEAN, broken_by)
+    distance = np.where(broken_by == CLEAN, 0, distance.cpu().numpy())
+    return Outcome(
+        index=index.cpu().numpy(),
+        label=y.cpu().numpy(),
+        clean_prediction=clean.prediction.cpu().numpy(),
+        adversarial_prediction=attacked.prediction.cpu().numpy(),
+        success=success,
+        distance=np.where(success, distance, np.nan).astype(np.float32),
+        broken_by=np.where(success, broken_by, NOTHING),
+        clean_correct=clean.correct.cpu().numpy().astype(np.float32),
+        adversarial_correct=attacked.correct.cpu().numpy().astype(np.float32),
+        adversarial_survived=attacked.survived.cpu().numpy(),
+    )
+
+
+def join(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcomes of consecutive batches as one."""
+    return Outcome(**{f.name: np.concatenate([getattr(o, f.name) for o in outcomes]) for f in fields(Outcome)})
+
+
+def check_budget(x_adv: Tensor, x: Tensor, norm: Norm, eps: float | None, names: Sequence[str]) -> None:
+    """Raise RuntimeError unless every image is in the box and the ball, by float32 arithmetic on the images kept."""
+    if not inside(x_adv, x, math.inf if eps is None else eps, norm).all():
+        raise RuntimeError(f"one of the attacks {list(names)} left its {norm} ball of radius {eps}, or the box")
+
+
+def check_classes(model: nn.Module, x: Tensor, num_classes: int) -> None:
+    """Raise ValueError unless the model gives one finite row of logits an image, with a class for every label."""
+    with torch.no_grad():
+        logits = model(x)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
+        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"expected logits of shape ({len(x)}, classes) from the model, got {came}")
+    if logits.shape[1] < num_classes:
+        raise ValueError(
+            f"the model gives {logits.shape[1]} classes, but the dataset has {num_classes}: "
+            "expected a logit for every label"
+        )
+    if not logits.isfinite().all():
+        raise ValueError("the model gives NaN or infinite logits for clean images: its weights are broken")

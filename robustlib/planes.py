@@ -1,0 +1,60 @@
+"""The smallest step from a point of the box onto a hyperplane, within the box, in each norm."""
+
+import torch
+from torch import Tensor
+
+from robustlib.norms import Norm, unknown
+
+PASSES = 50  # Newton's method below needs three to eight
+
+
+def to_plane(point: Tensor, normal: Tensor, value: Tensor, norm: Norm) -> Tensor:
+    """The step d of least size with value + <normal, d> = 0 and point + d in [0, 1]; as near as the box lets it.
+
+    point, normal: shape (B, ...).  value: that of the plane's function at the point, shape (B,).  Returns d.
+    """
+    w, z = normal.flatten(1), point.flatten(1)
+    direction = -(w * value[:, None].sign()).sign()
+    room = torch.where(direction > 0, 1 - z, z)
+    steepness, need = w.abs(), value.abs()[:, None]
+    match norm:
+        case "Linf":
+            step = fill_evenly(steepness, torch.ones_like(steepness), room, need)
+        case "L2":
+            step = fill_evenly(steepness, steepness, room, need)
+        case "L1":
+            step = fill_steepest(steepness, room, need)
+        case _:
+            raise unknown(norm)
+    return (direction * step).reshape(point.shape)
+
+
+def fill_evenly(steepness: Tensor, speed: Tensor, room: Tensor, need: Tensor) -> Tensor:
+    """min(t speed, room) with the t at which its product with the steepness is `need`.
+
+    That product grows with t along a concave line of straight pieces, so Newton's method from t = 0 never overshoots
+    and ends at the exact piece. A row that is there stays as it is: no row depends on the others.
+    """
+    rate = steepness * speed
+    until = torch.where(speed > 0, room / speed.clamp_min(torch.finfo(speed.dtype).tiny), 0)
+    t = torch.zeros_like(need)
+    for _ in range(PASSES):
+        short = need - (rate * until.minimum(t)).sum(1, keepdim=True)
+        slope = (rate * (until > t)).sum(1, keepdim=True)
+        going = (short > 1e-6 * need) & (slope > 0)
+        if not going.any():
+            break
+        t = torch.where(going, t + short / slope.clamp_min(torch.finfo(slope.dtype).tiny), t)
+    return (t * speed).minimum(room)
+
+
+def fill_steepest(steepness: Tensor, room: Tensor, need: Tensor) -> Tensor:
+    """The steepest coordinates to their full room, one after the other, until their product with the steepness is
+    `need`.
+    """
+    steep, order = steepness.sort(dim=1, descending=True, stable=True)
+    space = room.gather(1, order)
+    gain = steep * space
+    before = gain.cumsum(1) - gain
+    taken = ((need - before) / steep.clamp_min(torch.finfo(steep.dtype).tiny)).clamp_min(0).minimum(space)
+    return torch.zeros_like(room).scatter(1, order, torch.where(steep > 0, taken, 0))
