@@ -224,7 +224,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 @click.option(
     "--attack", "attacks", multiple=True, default=["pgd"], show_default=True, help="May be given several times."
 )
-@click.option("--norm", help="Linf or L2; default: the attack's own.")
+@click.option("--norm", help="Linf, L2 or L1; default: the attack's own.")
 @click.option("--eps", multiple=True, help="Radius, such as 8/255; may be given several times.")
 @click.option("--param", "params", multiple=True, help="A parameter of the attack, such as steps=20 or restarts=2.")
 @click.option("--examples", default="1000", show_default=True, help="Test examples, the first of the file, or all.")

@@ -18,6 +18,7 @@ from jobs import examples
 from jobs.errors import SpecError
 from jobs.query import RESULT_COLUMNS, examples_of, results
 from robustlib import KERNEL_VERSION
+from robustlib.settings import STAGES
 
 NAME = pa.dictionary(pa.int32(), pa.string())
 
@@ -29,7 +30,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "defence": (NAME, "training objective; null for given weights"),
     "dataset": (NAME, "data set as the study names it"),
     "attack": (NAME, "attack; worst-case is the worst over the model's attacks within eps"),
-    "norm": (NAME, "Linf or L2; null for clean"),
+    "norm": (NAME, "Linf, L2 or L1; null for clean"),
     "eps": (pa.float64(), "radius, images in [0, 1]; null for none"),
     "seed": (pa.int64(), "of training and attack"),
     "recipe": (NAME, "the attack with all its parameters"),
@@ -87,7 +88,7 @@ def example_tables(db: Connection, rows: list[dict[str, Any]]) -> Iterator[pa.Ta
     """Per-example outcomes, an evaluation at a time, with the same dictionaries: an IPC file allows one a column."""
     wanted = example_schema()
     words = {name: pa.array(sorted({row[name] for row in rows if row[name]}), pa.string()) for name in IDENTITY[1:4]}
-    words["broken_by"] = pa.array(sorted({"clean", *words["attack"].to_pylist()}), pa.string())
+    words["broken_by"] = pa.array(sorted({"clean", *STAGES, *words["attack"].to_pylist()}), pa.string())
     for row in rows:
         outcome = examples_of(db, row["job_id"])
         arrays: list[pa.Array] = []

@@ -7,7 +7,7 @@ from typing import Any
 from jobs import show
 from jobs.engine import Store
 from jobs.errors import JobsFailed, SpecError
-from jobs.query import counts, failures, find_sweep, job_log, jobs_of, results, running, sweeps
+from jobs.query import counts, failures, find_sweep, job_log, jobs_of, results, running, sweeps, with_details
 
 
 def sweep_id(store: Store, name: str | None) -> int | None:
@@ -24,6 +24,7 @@ def results_text(store: Store, chosen: int | None, *, as_json: bool, summary: bo
             groups = [results(db, id_) for id_ in ([chosen] if chosen else [find_sweep(db, name) for name in names])]
             return "\n".join(summary_text(rows) for rows in groups if rows) or show.table([])
         rows = results(db, chosen)
+        rows = with_details(db, rows) if as_json else rows
     return show.json_text(rows) if as_json else show.table(show.result_rows(rows))
 
 

@@ -32,9 +32,9 @@ def models() -> list[dict[str, Any]]:
 
 
 def attacks() -> list[dict[str, Any]]:
-    from robustlib.attacks import ATTACKS
+    from robustlib.attacks import ATTACKS, ENSEMBLES
 
-    return [describe(name, attack, {"draws"}) for name, attack in ATTACKS.items()]
+    return [describe(name, attack, {"draws", "classes"}) for name, attack in (ATTACKS | ENSEMBLES).items()]
 
 
 def objectives() -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -24,7 +24,7 @@ from jobs.specs import (
 )
 from jobs.study import Origin, Path_, Study, StudyAttack, StudyModel, explain
 from robustlib import KERNEL_VERSION, data
-from robustlib.settings import TrainSettings
+from robustlib.settings import Norm, TrainSettings
 
 TRAIN_FIELDS = frozenset(field.name for field in fields(TrainSettings)) - {"attack"}
 
@@ -126,35 +126,42 @@ def hash_file(path: Path, origin: Origin, where: Path_, what: str) -> str:
 
 def expand(resolved: Resolved) -> list[Planned]:
     """Every job of the study. Checks names and parameters against the kernels, and builds the models that are given."""
-    from jobs import run  # torch: only a study that is new needs it
+    from jobs import complete  # torch: only a study that is new needs it
 
     study, origin = resolved.study, resolved.origin
     attacks = [
         (spec, i)
         for i, attack in enumerate(study.attacks)
-        for spec in attack_specs(attack, origin, ("attacks", i), run)
+        for spec in attack_specs(attack, origin, ("attacks", i), complete)
     ]
-    guard(origin, ("dataset",), run.load_data, resolved.data, "test")
+    guard(origin, ("dataset",), complete.load_data, resolved.data, "test")
     if any(model.train is not None for model in study.models.values()):
-        guard(origin, ("dataset",), run.load_data, resolved.data, "train")
+        guard(origin, ("dataset",), complete.load_data, resolved.data, "train")
     jobs: dict[str, Planned] = {}
     for label, model in study.models.items():
         where: Path_ = ("models", label)
-        settings = train_settings(study, model, origin, where, run)
-        guard(origin, where, run.check_model, resolved.models[label], resolved.data)
+        settings = train_settings(study, model, origin, where, complete)
+        guard(origin, where, complete.check_model, resolved.models[label], resolved.data)
         for seed in study.seeds:
             for planned in model_jobs(resolved, label, settings, [spec for spec, _ in attacks], seed):
                 jobs.setdefault(planned.key, planned)
     return list(jobs.values())
 
 
-def attack_specs(attack: StudyAttack, origin: Origin, where: Path_, run: Any) -> Iterator[AttackSpec]:
-    """One spec a radius, with the defaults of the attack's function filled in."""
-    for eps in attack.eps or (None,):
-        yield guard(origin, where, run.complete_attack, attack.name, attack.norm, eps, attack.restarts, attack.params)
+def attack_specs(attack: StudyAttack, origin: Origin, where: Path_, complete: Any) -> Iterator[AttackSpec]:
+    """One spec a radius, with the defaults of the attack's function filled in; radii above 0 may be one search."""
+    given = attack.eps or (None,)
+    curve = tuple(sorted({eps for eps in given if eps}))
+    for eps in given:
+        spec: AttackSpec = guard(
+            origin, where, complete.complete_attack, attack.name, attack.norm, eps, attack.restarts, attack.params
+        )
+        yield spec.model_copy(update={"curve": curve}) if eps and len(curve) > 1 and complete.has_curve(spec) else spec
 
 
-def train_settings(study: Study, model: StudyModel, origin: Origin, where: Path_, run: Any) -> TrainSettings | None:
+def train_settings(
+    study: Study, model: StudyModel, origin: Origin, where: Path_, complete: Any
+) -> TrainSettings | None:
     """The model's training block over the study's: entries that are no settings are the objective's attack's."""
     if model.train is None:
         return None
@@ -164,7 +171,7 @@ def train_settings(study: Study, model: StudyModel, origin: Origin, where: Path_
     if isinstance(attack.get("eps"), int | float):
         # Training is looked at under the attack radius it is meant to withstand, unless the study says otherwise.
         plain = {"validation_eps": attack["eps"], "validation_norm": attack.get("norm", "Linf")} | plain
-    return guard(origin, (*where, "train"), run.complete_training, plain, attack)
+    return guard(origin, (*where, "train"), complete.complete_training, plain, attack)
 
 
 def model_jobs(
@@ -205,7 +212,7 @@ def model_jobs(
 
 def worst_cases(evals: list[tuple[AttackSpec, Planned]]) -> Iterator[WorstSpec]:
     """For each norm and radius, the worst over all attacks up to that radius, where more than one bears on it."""
-    for norm in ("Linf", "L2"):
+    for norm in get_args(Norm):
         radii = sorted({attack.eps for attack, _ in evals if attack.norm == norm and attack.eps is not None})
         for eps in radii:
             # Minimum-norm attacks without a radius count by the distance they found.

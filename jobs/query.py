@@ -20,6 +20,12 @@ RESULT_COLUMNS = (
 )  # fmt: skip
 
 
+# What the column `extra` tells of an evaluation, in the order of --json.
+DETAILS = (
+    "stages", "mode", "warmup_seconds", "forwards", "gradients", "peak_memory_bytes", "curve_seconds", "substitutions",
+)  # fmt: skip
+
+
 def find_sweep(db: Connection, name: str | None) -> int | None:
     """The latest sweep of this name; None for no name. Raises SpecError where there is none, with those there are."""
     if name is None:
@@ -96,6 +102,12 @@ def results(db: Connection, sweep_id: int | None = None, keys: Sequence[str] | N
         query = query.where(view.c.key.in_(keys))
     rows = db.execute(query.order_by(view.c.sweep_id, view.c.job_id)).mappings()
     return [dict(row) | {"versions": as_json(row["versions"])} for row in rows]
+
+
+def with_details(db: Connection, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with what each evaluation tells besides: its stages, the mode it ran in, what it cost."""
+    extras = {id_: extra for id_, extra in db.execute(select(result.c.job_id, result.c.extra))}
+    return [row | {name: (extras[row["job_id"]] or {}).get(name) for name in DETAILS} for row in rows]
 
 
 def as_json(value: Any) -> Any:

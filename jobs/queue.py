@@ -71,7 +71,8 @@ def renew(db: Connection, driver_id: str) -> None:
 def claim(db: Connection, driver_id: str, *, most: int, kinds: Sequence[str], scope: Any = None) -> list[Claimed]:
     """Lease the next job and up to `most` - 1 others that share its model and data. Empty where nothing is ready.
 
-    scope: a selection of job ids to stay within. A job that crashed a worker before is claimed alone.
+    scope: a selection of job ids to stay within. A job that crashed a worker before is claimed alone; the radii of a
+    curve, which are one search, are claimed together even where they are more than `most`.
     """
     now = time.time()
     ready = (job.c.state == "queued") & job.c.kind.in_(kinds) & (job.c.not_before <= now)
@@ -82,6 +83,7 @@ def claim(db: Connection, driver_id: str, *, most: int, kinds: Sequence[str], sc
     if first is None:
         return []
     rows = [first]
+    most = max(most, len(first["spec"].get("attack", {}).get("curve", ())))
     if most > 1 and first["crashes"] == 0:
         mates = ready & (job.c.bundle_key == first["bundle_key"]) & (job.c.crashes == 0) & (job.c.id != first["id"])
         rows += db.execute(select(job).where(mates).order_by(*order).limit(most - 1)).mappings().all()

@@ -3,12 +3,12 @@
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from robustlib import KERNEL_VERSION
-from robustlib.settings import Norm, TrainSettings
+from robustlib.settings import AUTOATTACK, Norm, TrainSettings
 
 FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?)\s*/\s*(\d+(?:\.\d*)?)\s*")
 
@@ -40,10 +40,12 @@ class Spec(BaseModel):
     """Frozen data that knows its key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    not_content: ClassVar[frozenset[str]] = frozenset()  # fields on which no number depends
 
     def key(self) -> str:
         """SHA-256 of the canonical JSON and the kernels' version: equal work has equal keys, whoever asks for it."""
-        content = {"kernel": KERNEL_VERSION, "spec": without_places(self.model_dump(mode="json"))}
+        spec = self.model_dump(mode="json", exclude=set(self.not_content))
+        content = {"kernel": KERNEL_VERSION, "spec": without_places(spec)}
         return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 
@@ -92,12 +94,16 @@ class ModelSpec(Spec):
 
 
 class AttackSpec(Spec):
-    """An attack by name, with every parameter of its function spelt out, so that the row says what ran."""
+    """An attack by name, with every parameter of its function spelt out, so that the row says what ran.
+
+    curve: radii, rising, that are searched as one; `eps` is one of them.
+    """
 
     name: str
     norm: Norm | None = None
     eps: float | None = Field(default=None, ge=0)
     restarts: int = Field(default=1, ge=1)
+    curve: tuple[float, ...] = ()
     params: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -112,7 +118,9 @@ class AttackSpec(Spec):
     def recipe(self) -> str:
         """The attack in one line: what the row's number rests on."""
         params = ", ".join(f"{name}={value}" for name, value in sorted(self.params.items()) if value is not None)
-        return f"{self.name}({params})" + (f" x{self.restarts}" if self.restarts > 1 else "")
+        text = AUTOATTACK.format(**self.params) if self.name == "autoattack" else f"{self.name}({params})"
+        text += f" x{self.restarts}" if self.restarts > 1 else ""
+        return text + (f", {len(self.curve)} radii as one search" if self.curve else "")
 
 
 class TrainSpec(Spec):
@@ -130,7 +138,10 @@ class EvalSpec(Spec):
 
     train: key of the training job that makes the weights, if one does.  images: how many attacked images to keep.
     draws, eot_draws: see robustlib.evaluate; used where the model turns out to be randomised.
+    batch_size: how many examples are worked on together, at most; no number depends on it.
     """
+
+    not_content: ClassVar[frozenset[str]] = frozenset({"batch_size"})
 
     kind: Literal["eval"] = "eval"
     model: ModelSpec
@@ -139,7 +150,7 @@ class EvalSpec(Spec):
     attack: AttackSpec
     examples: Count = 1000
     seed: int = 0
-    batch_size: int = Field(default=256, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
     draws: int = Field(default=100, ge=1)
     eot_draws: int = Field(default=20, ge=1)
     images: int = Field(default=0, ge=0)

@@ -56,8 +56,8 @@ class StudyAttack(Part):
     @classmethod
     def radii(cls, value: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
         for eps in value or ():
-            # In L2 the box is wider than 1: its diagonal is the root of the number of pixels.
-            if not eps >= 0 or (eps > 1 and info.data.get("norm") != "L2"):
+            # In L2 and L1 the box is wider than 1: by the root of the number of pixels, and by that number.
+            if not eps >= 0 or (eps > 1 and info.data.get("norm") not in ("L2", "L1")):
                 hint = f": did you mean {eps:g}/255?" if eps > 1 else ""
                 raise ValueError(f"expected eps in [0, 1], got {eps:g}{hint}")
         return value
@@ -78,7 +78,7 @@ class Study(Part):
     seeds: list[int] = Field(default=[0], min_length=1)
     examples: Count = 1000
     images: int = Field(default=0, ge=0)
-    batch_size: int = Field(default=256, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
     draws: int = Field(default=100, ge=1)
     eot_draws: int = Field(default=20, ge=1)
 

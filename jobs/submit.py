@@ -116,6 +116,8 @@ def columns(planned: Planned, state: str, now: float) -> dict[str, Any]:
                 "recipe": spec.attack.recipe,
             }
             share = f"{spec.data.sha256}/{spec.train or spec.model.key()}"
+            if spec.attack.curve:  # the radii of a curve stay together: whoever runs one has run them all
+                share += f"/{spec.attack.recipe}/{spec.attack.norm}/{spec.attack.curve}/{spec.examples}/{spec.seed}"
         case WorstSpec():
             row |= {"attack": "worst-case", "norm": spec.norm, "eps": spec.eps, "recipe": f"worst of {len(spec.evals)}"}
             share = "worst"

@@ -1,6 +1,8 @@
 """How accurate a model is, clean and attacked: every verdict by a fresh pass of the given model in strict float32."""
 
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,20 @@ from robustlib.settings import Norm
 SAMPLE = (
     64  # images that a model is looked at with before it is evaluated: the first of the data set, whatever is asked
 )
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A model ready to be evaluated. engines: None for a randomised model.  classes: logits that it gives."""
+
+    model: nn.Module
+    engines: Engines | None
+    classes: int
+    seconds: float
+
+    @property
+    def mode(self) -> str:
+        return "float32, randomised: expectation over draws" if self.engines is None else self.engines.search.mode
 
 
 def evaluate(
@@ -56,7 +72,7 @@ def evaluate_curve(
     draws: int = 100,
     eot_draws: int = 20,
     device: torch.device | None = None,
-    engines: Engines | None = None,
+    ready: Ready | None = None,
 ) -> Iterator[tuple[Batch, ...]]:
     """Evaluate at several radii as one search, batch by batch; a batch's outcome at each radius, in their order.
 
@@ -64,26 +80,22 @@ def evaluate_curve(
     plan: radii, rising, each with its attacks by name: see robustlib.attacks.cascade.curve.
     index: which of the examples to evaluate; all where it is None.  batch_size: how many are worked on together; chosen
     by memory where it is None. No number depends on either: an example's randomness belongs to its place in x.
-    engines: the model made ready by `make_engines`; made here where they are None.
+    ready: the model made ready by `make_ready` with the same x; made here where it is None.
     A model whose logits change between passes is randomised: it is attacked through the mean of `eot_draws` passes and
     scored on `draws` fresh ones, each radius by itself, in groups of `GROUP` examples that share their passes.
     Raises ValueError for images outside [0, 1] or labels that the model has no class for, RuntimeError when an attack
     breaks its budget.
     """
     device = device or torch.device("cpu")
-    model = model.to(device)
+    ready = ready or make_ready(model, x, num_classes or int(y.max()) + 1, device)
+    model, engines = ready.model, ready.engines
     chosen = torch.arange(len(x)) if index is None else index
+    size = GROUP if engines is None else batch_size or fitting(x[:1], device)
     with strict_float32(), evaluating(model):
-        sample = as_images(x[:SAMPLE], device, layout(model))
-        with seeded(seed, "evaluate/randomised", device):
-            check_classes(model, sample, num_classes or int(y.max()) + 1)
-            randomised = is_randomised(model, sample[:16])
-        if not randomised and engines is None:
-            engines = make_engines(model, sample)
-        for rows in batches(chosen, GROUP if randomised else batch_size or fitting(sample), grouped=randomised):
+        for rows in batches(chosen, size, grouped=engines is None):
             images, labels = as_images(x[rows], device), y[rows].to(device)
             own = Draws(seed, rows.to(device))
-            if randomised:
+            if engines is None:
                 images = images.contiguous(memory_format=layout(model))
                 with seeded(seed, f"evaluate/{int(rows[0]) // GROUP}", device):
                     yield tuple(
@@ -91,15 +103,28 @@ def evaluate_curve(
                         for eps, named in plan
                     )
             else:
-                assert engines is not None
                 yield judge_fixed(engines, images, labels, own, plan, norm)
 
 
-def fitting(sample: Tensor) -> int:
+def make_ready(model: nn.Module, x: Tensor, num_classes: int, device: torch.device) -> Ready:
+    """Look at the model with the first images of the data set, and make its search copy; on a GPU, warm it up.
+
+    Raises ValueError for a model that does not give a finite logit for each of the classes.
+    """
+    start = time.perf_counter()
+    model = model.to(device)
+    with strict_float32(), evaluating(model), seeded(0, "evaluate/randomised", device):
+        sample = as_images(x[:SAMPLE], device, layout(model))
+        classes = check_classes(model, sample, num_classes)
+        engines = None if is_randomised(model, sample[:16]) else make_engines(model, sample)
+    return Ready(model, engines, classes, time.perf_counter() - start)
+
+
+def fitting(x: Tensor, device: torch.device) -> int:
     """How many examples to work on together: attacks keep some twenty images for each of them."""
-    free = torch.cuda.mem_get_info(sample.device)[0] if sample.is_cuda else 4 * 2**30
-    most = 8192 if sample.is_cuda else 512
-    return max(16, min(most, free // 4 // (20 * 4 * sample[0].numel())))
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 4 * 2**30
+    most = 8192 if device.type == "cuda" else 512
+    return max(16, min(most, free // 4 // (20 * 4 * x.numel())))
 
 
 def batches(chosen: Tensor, batch_size: int, *, grouped: bool) -> Iterator[Tensor]:

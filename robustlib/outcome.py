@@ -105,8 +105,11 @@ def check_budget(x_adv: Tensor, x: Tensor, norm: Norm, eps: float | None, names:
         raise RuntimeError(f"one of the attacks {list(names)} left its {norm} ball of radius {eps}, or the box")
 
 
-def check_classes(model: nn.Module, x: Tensor, num_classes: int) -> None:
-    """Raise ValueError unless the model gives one finite row of logits an image, with a class for every label."""
+def check_classes(model: nn.Module, x: Tensor, num_classes: int) -> int:
+    """How many logits the model gives.
+
+    Raises ValueError unless that is one finite row an image, with a class for every label.
+    """
     with torch.no_grad():
         logits = model(x)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
@@ -119,3 +122,4 @@ def check_classes(model: nn.Module, x: Tensor, num_classes: int) -> None:
         )
     if not logits.isfinite().all():
         raise ValueError("the model gives NaN or infinite logits for clean images: its weights are broken")
+    return logits.shape[1]

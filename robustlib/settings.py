@@ -6,6 +6,10 @@ from typing import Any, Literal, get_args
 Norm = Literal["Linf", "L2", "L1"]
 NORMS: tuple[str, ...] = get_args(Norm)
 
+# The recipe of AutoAttack as its rows name it: raise the number when its list of attacks or their settings change.
+AUTOATTACK = "autoattack-{version}/1"
+STAGES = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")  # what its examples may be broken by
+
 
 @dataclass(frozen=True)
 class TrainSettings:

@@ -37,13 +37,13 @@ def weights(path: Path, num_classes: int = 10) -> None:
 
 
 MISUSES = [
-    (["--attack", "pgdd"], "--attack: unknown attack 'pgdd', expected one of: clean, fgsm, pgd, deepfool"),
+    (["--attack", "pgdd"], "--attack: unknown attack 'pgdd', expected one of: clean, fgsm, pgd, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, deepfool, autoattack"),
     (["--eps", "8"], "--eps: attacks.0.eps: expected eps in [0, 1], got 8: did you mean 8/255?"),
     (["--eps=-0.1"], "--eps: attacks.0.eps: expected eps in [0, 1], got -0.1"),
     (["--eps", "wide"], "--eps: expected a number such as 8/255, got 'wide'"),
-    (["--norm", "L7"], "--norm: attacks.0.norm: input should be 'Linf' or 'L2', got 'L7'"),
+    (["--norm", "L7"], "--norm: attacks.0.norm: input should be 'Linf', 'L2' or 'L1', got 'L7'"),
     (["--param", "steps"], "--param: expected NAME=VALUE, got 'steps'"),
-    (["--param", "stepz=3"], "--attack: pgd has no parameter 'stepz', it has: loss, random_start, step_size, steps"),
+    (["--param", "stepz=3"], "--attack: pgd has no parameter 'stepz', it has: loss, random_start, step_size, steps, stop_at_success"),
     (["--param", "steps=many"], "--attack: pgd: expected steps of type int, got 'many'"),
     (["--examples", "some"], "--examples: expected a number or all, got 'some'"),
     (["--dataset", "digitz"], "--dataset: unknown dataset 'digitz', expected one of: digits, mnist, fashion-mnist, cifar10, "
@@ -157,7 +157,7 @@ attacks:
 
 def test_a_study_names_file_and_line(robustq, tmp_path):
     (tmp_path / "s.yaml").write_text(STUDY)
-    line = "s.yaml:5: unknown attack 'pgdd', expected one of: clean, fgsm, pgd, deepfool"
+    line = "s.yaml:5: unknown attack 'pgdd', expected one of: clean, fgsm, pgd, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, deepfool, autoattack"
     for name in ("run", "submit"):
         refused(robustq(name, "s.yaml"), line)
     refused(robustq("run", "none.yaml"), "cannot read the study none.yaml: No such file or directory")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.query import RESULT_COLUMNS
+from jobs.query import DETAILS, RESULT_COLUMNS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -84,7 +84,7 @@ def test_every_job_is_done_once(calm):
 
 def test_results_are_sound(calm):
     rows = json.loads(robustq(calm, "results", "--json").stdout)
-    assert [tuple(row) for row in rows] == [RESULT_COLUMNS] * 18
+    assert [tuple(row) for row in rows] == [(*RESULT_COLUMNS, *DETAILS)] * 18
     by = {(row["model"], row["attack"], row["eps"]): row for row in rows}
     for model in "abc":
         clean = by[model, "fgsm", 0.0]

@@ -1,11 +1,20 @@
-"""Attacks: functions (model, x, y, *, norm, eps, ...) -> x_adv, by the names that studies use."""
+"""Attacks: functions (model, x, y, *, norm, eps, ...) -> x_adv, by the names that studies use.
+
+An ensemble is a function of a budget that gives a list of attacks. Attacks in CURVES get no weaker as their radius
+grows, so that several radii may be one search: see robustlib.attacks.cascade.curve.
+"""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 
+from robustlib.attacks.apgd import apgd, apgd_targeted
+from robustlib.attacks.autoattack import Recipe, autoattack
 from robustlib.attacks.deepfool import deepfool
+from robustlib.attacks.fab import fab, fab_targeted
 from robustlib.attacks.pgd import fgsm, pgd
+from robustlib.attacks.square import square
 
 
 def clean(model: nn.Module, x: Tensor, y: Tensor, *, draws: object = None) -> Tensor:
@@ -16,6 +25,16 @@ def clean(model: nn.Module, x: Tensor, y: Tensor, *, draws: object = None) -> Te
 ATTACKS: dict[str, Callable[..., Tensor]] = {
     "clean": clean,
     "fgsm": fgsm,
-    "pgd": pgd,
+    "pgd": partial(pgd, stop_at_success=True),
+    "apgd-ce": partial(apgd, loss="ce"),
+    "apgd-dlr": partial(apgd, loss="dlr"),
+    "apgd-t": apgd_targeted,
+    "fab": fab,
+    "fab-t": fab_targeted,
+    "square": square,
     "deepfool": deepfool,
 }
+
+ENSEMBLES: dict[str, Callable[..., Recipe]] = {"autoattack": autoattack}
+
+CURVES = frozenset({"pgd", "apgd-ce", "apgd-dlr", "apgd-t", "square", "autoattack"})

@@ -8,7 +8,7 @@ from robustlib.attacks.apgd import apgd, apgd_targeted
 from robustlib.attacks.cascade import Attack
 from robustlib.attacks.fab import fab, fab_targeted
 from robustlib.attacks.square import square
-from robustlib.norms import Norm
+from robustlib.settings import AUTOATTACK, Norm
 
 Version = Literal["standard", "plus", "rand"]
 Stage = tuple[str, Attack]
@@ -69,4 +69,4 @@ def autoattack(
         # The first run of fab starts from the image itself, its repeats from random points.
         repeat = name == "fab" and any(earlier == name for earlier, _ in stages)
         stages.append((name, partial(known[name], random_start=True) if repeat else known[name]))
-    return Recipe(f"autoattack-{version}/1", stages, tuple(substitutions))
+    return Recipe(AUTOATTACK.format(version=version), stages, tuple(substitutions))

@@ -26,7 +26,7 @@ def test_json_both_ways(spec):
 
 def test_the_key_is_the_hash_of_the_canonical_json():
     spec = WorstSpec(evals=("a",), norm="Linf", eps=0.25)
-    text = '{"kernel":"1","spec":{"eps":0.25,"evals":["a"],"kind":"worst","norm":"Linf"}}'
+    text = '{"kernel":"2","spec":{"eps":0.25,"evals":["a"],"kind":"worst","norm":"Linf"}}'
     assert spec.key() == hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -44,17 +44,27 @@ def test_where_files_lie_does_not_matter():
     [
         {"seed": 1},
         {"examples": "all"},
-        {"batch_size": 128},
         {"data": DataRef(place="parquet:/a/b", sha256="e" * 64)},
         {"train": "k" * 64},
         {"model": ModelSpec(code=CodeRef(place="/home/me/model.py", factory="other", sha256="c" * 64))},
         {"attack": AttackSpec(name="pgd", norm="Linf", eps=8 / 255, params={"steps": 21})},
         {"attack": AttackSpec(name="pgd", norm="Linf", eps=8 / 255, restarts=2, params={"steps": 20})},
+        {"attack": AttackSpec(name="pgd", norm="Linf", eps=8 / 255, curve=(4 / 255, 8 / 255), params={"steps": 20})},
     ],
     ids=str,
 )
 def test_what_a_job_does_decides_its_key(change):
     assert EVAL.model_copy(update=change).key() != EVAL.key()
+
+
+def test_the_batch_size_does_not_decide_it():
+    assert EVAL.model_copy(update={"batch_size": 128}).key() == EVAL.key()
+
+
+def test_recipes_name_what_ran():
+    attack = AttackSpec(name="pgd", norm="Linf", eps=0.1, restarts=2, curve=(0.1, 0.2), params={"steps": 20})
+    assert attack.recipe == "pgd(steps=20) x2, 2 radii as one search"
+    assert AttackSpec(name="autoattack", norm="L2", eps=0.5, params={"version": "plus"}).recipe == "autoattack-plus/1"
 
 
 def test_specs_are_frozen_and_strict():

@@ -53,7 +53,13 @@ def test_defaults_are_spelt_out_and_fractions_are_numbers(tmp_path):
     jobs = plan(tmp_path, GOOD)
     pgd = next(job.spec for job in jobs if isinstance(job.spec, EvalSpec) and job.spec.attack.eps == 8 / 255)
     assert pgd.attack.norm == "Linf"
-    assert pgd.attack.params == {"steps": 5, "step_size": None, "loss": "ce", "random_start": True}
+    assert pgd.attack.params == {
+        "steps": 5,
+        "step_size": None,
+        "loss": "ce",
+        "random_start": True,
+        "stop_at_success": True,
+    }
     deepfool = next(job.spec for job in jobs if isinstance(job.spec, EvalSpec) and job.spec.attack.name == "deepfool")
     assert (deepfool.attack.norm, deepfool.attack.eps) == ("L2", None)
     trained = next(job.spec for job in jobs if job.model == "b" and isinstance(job.spec, TrainSpec))
@@ -98,12 +104,12 @@ BAD = [
     ("steps: 3, ", "stepz: 3, ", "5: training on pgd has no parameter 'stepz', it has: eps, loss, norm, random_start, step_size, steps"),
     ("dropout_at_inference: 0.5", "dropout_at_inference: 1.5", "5: models.b.dropout_at_inference: input should be less than 1, got 1.5"),
     ("arch: convnet3, dropout", "arch: resnet18, dropout", "5: dropout_at_inference needs a model with dropout layers, this one has none"),
-    ("name: pgd,", "name: pgdd,", "8: unknown attack 'pgdd', expected one of: clean, fgsm, pgd, deepfool"),
+    ("name: pgd,", "name: pgdd,", "8: unknown attack 'pgdd', expected one of: clean, fgsm, pgd, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, deepfool, autoattack"),
     ("steps: 5", "steps: five", "8: pgd: expected steps of type int, got 'five'"),
     ("[0, 4/255, 8/255]", "[0, -0.1]", "8: attacks.1.eps: expected eps in [0, 1], got -0.1"),
     ("[0, 4/255, 8/255]", "[0, 8]", "8: attacks.1.eps: expected eps in [0, 1], got 8: did you mean 8/255?"),
     ("[0, 4/255, 8/255]", "[0, big]", "8: attacks.1.eps.1: input should be a valid number, unable to parse string as a number, got 'big'"),
-    ("{name: fgsm", "{name: fgsm, norm: L7", "9: attacks.2.norm: input should be 'Linf' or 'L2', got 'L7'"),
+    ("{name: fgsm", "{name: fgsm, norm: L7", "9: attacks.2.norm: input should be 'Linf', 'L2' or 'L1', got 'L7'"),
     ("{name: clean}", "{name: clean, eps: 0.1}", "7: clean has no norm or eps"),
     ("seeds: [0, 1]", "seed: [0, 1]", "11: unknown entry 'seed' (seed)"),
     ("examples: 100", "examples: 0", "12: examples: expected at least 1 example or all, got 0"),

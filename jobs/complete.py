@@ -1,0 +1,87 @@
+"""What a study names is checked against the kernels, and what it leaves out filled in, before anything is queued."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any, get_args
+
+import torch
+from pydantic import TypeAdapter
+
+from jobs.material import build_model, load_data
+from jobs.specs import AttackSpec, DataRef, ModelSpec
+from robustlib.attacks import ATTACKS, CURVES, ENSEMBLES
+from robustlib.modes import as_images
+from robustlib.outcome import check_classes
+from robustlib.settings import NORMS, TrainSettings
+from robustlib.training import OBJECTIVES
+
+
+def parameters(function: Callable[..., Any], skip: frozenset[str]) -> dict[str, inspect.Parameter]:
+    known = inspect.signature(function).parameters
+    return {name: p for name, p in known.items() if p.kind is p.KEYWORD_ONLY and name not in skip}
+
+
+def check_params(owner: str, known: dict[str, inspect.Parameter], given: dict[str, Any]) -> dict[str, Any]:
+    """The given parameters over the defaults. Raises ValueError for an unknown name or a value of the wrong type."""
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"{owner} has no parameter {name!r}, it has: {', '.join(sorted(known))}")
+        kind = known[name].annotation
+        try:
+            TypeAdapter(kind).validate_python(value, strict=not isinstance(value, int) or float not in spread(kind))
+        except ValueError as error:
+            expected = getattr(kind, "__name__", str(kind))
+            raise ValueError(f"{owner}: expected {name} of type {expected}, got {value!r}") from error
+        if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
+            raise ValueError(f"{owner}: expected {name} of at least 0, got {value}")
+    return {name: p.default for name, p in known.items()} | given
+
+
+def spread(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) or (kind,)
+
+
+def complete_attack(name: str, norm: Any, eps: float | None, restarts: int, given: dict[str, Any]) -> AttackSpec:
+    """The attack as a spec with every parameter spelt out."""
+    if name not in ATTACKS and name not in ENSEMBLES:
+        raise ValueError(f"unknown attack {name!r}, expected one of: {', '.join([*ATTACKS, *ENSEMBLES])}")
+    function = ATTACKS.get(name) or ENSEMBLES[name]
+    params = check_params(name, parameters(function, frozenset({"norm", "eps", "draws", "classes"})), given)
+    signature = inspect.signature(function).parameters
+    if "norm" not in signature:
+        if norm is not None or eps is not None:
+            raise ValueError(f"{name} has no norm or eps")
+        return AttackSpec(name=name, restarts=restarts, params=params)
+    norm = norm or signature["norm"].default
+    if norm not in NORMS:
+        raise ValueError(f"unknown norm {norm!r}, expected one of: {', '.join(NORMS)}")
+    eps = signature["eps"].default if eps is None else eps
+    return AttackSpec(name=name, norm=norm, eps=eps, restarts=restarts, params=params)
+
+
+def has_curve(attack: AttackSpec) -> bool:
+    """Whether several radii of this attack are one search."""
+    return attack.name in CURVES
+
+
+def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSettings:
+    """Training settings with the objective's attack parameters checked."""
+    settings = TypeAdapter(TrainSettings).validate_python(plain)
+    if settings.objective not in OBJECTIVES:
+        raise ValueError(f"unknown objective {settings.objective!r}, expected one of: {', '.join(OBJECTIVES)}")
+    objective: Any = OBJECTIVES[settings.objective]
+    crafted_by = getattr(objective, "keywords", {}).get("attack")
+    known = {} if crafted_by is None else parameters(crafted_by, frozenset({"draws", "stop_at_success"}))
+    if crafted_by is None and attack:
+        known_names = sorted(f.name for f in fields(TrainSettings) if f.name != "attack")
+        raise ValueError(f"training has no setting {min(attack)!r}, it has: {', '.join(known_names)}")
+    check_params(f"training on {settings.objective}", known, attack)
+    return replace(settings, attack=attack)
+
+
+def check_model(spec: ModelSpec, ref: DataRef) -> None:
+    """Build the model once as a job would: what does not fit is found before anything is queued."""
+    dataset = load_data(ref, "test")
+    model = build_model(spec, dataset, 0)
+    check_classes(model, as_images(torch.from_numpy(dataset.x[:2]), torch.device("cpu")), dataset.num_classes)

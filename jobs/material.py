@@ -1,0 +1,96 @@
+"""What every job works with: data, models, where it runs, what it hands back."""
+
+import platform
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from jobs.artifacts import Artifact
+from jobs.specs import DataRef, ModelSpec
+from robustlib import KERNEL_VERSION, data, models
+from robustlib.draws import seeded
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a job runs: device ("cpu" or "cuda"), the artifact folder, hashes of the weights it needs by job key."""
+
+    device: str
+    artifacts: str
+    weights: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is: done of total units, a sentence for people."""
+
+    done: int
+    total: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job gave: columns of its result row, per-example outcomes as Arrow bytes, files it left behind."""
+
+    row: dict[str, Any]
+    examples: bytes | None = None
+    artifacts: tuple[Artifact, ...] = ()
+
+
+def load_data(ref: DataRef, split: str) -> data.Dataset:
+    return open_data(ref.place, ref.sha256, split)
+
+
+@lru_cache(maxsize=4)  # a worker's jobs mostly share their data
+def open_data(place: str, sha256: str, split: str) -> data.Dataset:
+    if data.fingerprint(place) != sha256:
+        raise ValueError(f"dataset {place} has changed since the job was submitted: submit the study again")
+    return data.load(place, split)
+
+
+def build_model(spec: ModelSpec, dataset: data.Dataset, seed: int) -> nn.Module:
+    """The spec's model for this data, in eval mode; fresh weights come from the seed."""
+    normalize = None
+    if spec.normalize == "dataset":
+        normalize = dataset.mean, dataset.std
+    elif spec.normalize is not None:
+        normalize = spec.normalize.mean, spec.normalize.std
+    with seeded(seed, "weights", torch.device("cpu")):
+        model = models.build(
+            arch=spec.arch,
+            file=None if spec.code is None else spec.code.reference,
+            weights=None if spec.weights is None else Path(spec.weights.place),
+            in_channels=dataset.in_channels,
+            num_classes=dataset.num_classes,
+            image_size=dataset.image_size,
+            normalize=normalize,
+            dropout=spec.dropout_at_inference,
+            options=spec.options,
+        )
+    if spec.arch in models.MODELS:
+        # Twice as fast on a CPU, and what tensor cores want. A user's own model may rely on the usual order.
+        model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return model
+
+
+def surroundings(context: Context) -> dict[str, Any]:
+    """What the numbers were made on and with."""
+    device = cpu_name() if context.device == "cpu" else torch.cuda.get_device_name(context.device)
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    return {"device": f"{context.device}: {device}", "versions": versions | {"kernel": KERNEL_VERSION}}
+
+
+def cpu_name() -> str:
+    """The processor's name, as Linux and others tell it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

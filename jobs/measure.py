@@ -1,0 +1,169 @@
+"""What an evaluation means: a model made ready once, its attacks run, a result for each radius."""
+
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import nn
+
+from jobs import artifacts, examples
+from jobs.material import Context, Progress, Result, build_model, load_data, surroundings
+from jobs.specs import AttackSpec, DataRef, EvalSpec, ModelSpec
+from robustlib import data, models
+from robustlib.attacks import ATTACKS, ENSEMBLES, clean
+from robustlib.attacks.autoattack import Recipe
+from robustlib.evaluate import Ready, evaluate_curve, make_ready
+from robustlib.metrics import summarise
+from robustlib.outcome import Batch, join
+
+
+def run_evaluation(spec: EvalSpec, context: Context) -> Iterator[Progress | Result]:
+    """Attack the first examples of the test split, in file order. The radii of a curve are one search, run once."""
+    family = context.device + spec.model_copy(update={"attack": spec.attack.model_copy(update={"eps": None})}).key()
+    if family not in last_curve:
+        results: dict[float | None, Result] = {}
+        for step in search_radii(spec, context):
+            if isinstance(step, Progress):
+                yield step
+            else:
+                results = step
+        last_curve.clear()
+        last_curve[family] = results
+    yield last_curve[family][spec.attack.eps]
+    if not spec.attack.curve:
+        last_curve.clear()
+
+
+# What the latest curve found at each radius: the jobs of a curve run one after the other in one process.
+last_curve: dict[str, dict[float | None, Result]] = {}
+
+
+def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[float | None, Result]]:
+    """Evaluate at the attack's radius, or at all radii of its curve: progress, then a result for each."""
+    start = time.perf_counter()
+    device = torch.device(context.device)
+    test = load_data(spec.data, "test")
+    x, y = torch.from_numpy(test.x), torch.from_numpy(test.y)
+    n = len(x) if spec.examples == "all" else min(spec.examples, len(x))
+    ready, warm = ready_model(spec, context)
+    radii = spec.attack.curve or (spec.attack.eps,)
+    recipes = [recipe_at(spec.attack, eps, ready.classes) for eps in radii]
+    budgets = [0.0 if spec.attack.name == "clean" else eps for eps in radii]
+    before, batches = cost(ready, device), []
+    for batch in evaluate_curve(
+        ready.model,
+        x,
+        y,
+        [(eps, recipe.stages) for eps, recipe in zip(budgets, recipes, strict=True)],
+        norm=spec.attack.norm or "Linf",
+        seed=spec.seed,
+        index=torch.arange(n),
+        batch_size=spec.batch_size,
+        draws=spec.draws,
+        eot_draws=spec.eot_draws,
+        device=device,
+        ready=ready,
+    ):
+        batches.append(batch)
+        yield Progress(sum(len(done[0].x_adv) for done in batches), n, "examples")
+    seconds = time.perf_counter() - start
+    shared = surroundings(context) | {"seconds": seconds / len(recipes)}
+    extra: dict[str, Any] = {"mode": ready.mode, "warmup_seconds": 0.0 if warm else ready.seconds}
+    if len(radii) > 1:
+        extra["curve_seconds"] = seconds
+    extra |= {name: after - before[name] for name, after in cost(ready, device).items()}
+    extra |= {"peak_memory_bytes": peak_memory(device)}
+    results: dict[float | None, Result] = {}
+    for eps, recipe, found in zip(radii, recipes, zip(*batches, strict=True), strict=True):
+        own = extra | {"substitutions": list(recipe.substitutions)}
+        if ready.engines is not None:
+            own["stages"] = stages(recipe, found)
+        results[eps] = result(found, spec, context, shared | {"extra": own})
+    yield results
+
+
+def recipe_at(attack: AttackSpec, eps: float | None, classes: int) -> Recipe:
+    """The attacks to run at a radius: in a ball of radius 0 lies the image alone."""
+    given: dict[str, Any] = {"norm": attack.norm, "eps": eps} if attack.norm else {}
+    given |= attack.params
+    if attack.name in ENSEMBLES:
+        recipe = ENSEMBLES[attack.name](**given, classes=classes)
+    else:
+        recipe = Recipe(attack.recipe, [(attack.name, partial(ATTACKS[attack.name], **given))])
+    run = [(name, clean if eps == 0 else function) for name, function in recipe.stages] * attack.restarts
+    return replace(recipe, stages=run)
+
+
+def stages(recipe: Recipe, batches: Sequence[Batch]) -> list[dict[str, Any]]:
+    """Robust accuracy after each attack, and the seconds it took."""
+    stage = np.concatenate([batch.stage for batch in batches])
+    return [
+        {
+            "attack": name,
+            "robust_accuracy": float((stage > position).mean()),
+            "seconds": sum(batch.seconds[position] for batch in batches),
+        }
+        for position, (name, _) in enumerate(recipe.stages)
+    ]
+
+
+def result(batches: Sequence[Batch], spec: EvalSpec, context: Context, shared: dict[str, Any]) -> Result:
+    """The row, the per-example outcomes and the kept images of one radius."""
+    outcome = join([batch.outcome for batch in batches])
+    table = examples.to_table({f.name: getattr(outcome, f.name) for f in fields(outcome)})
+    stored = ()
+    if spec.images:
+        packed = safetensors.torch.save({"x_adv": torch.cat([batch.x_adv for batch in batches])[: spec.images]})
+        stored = (artifacts.put(context.artifacts, "images", packed),)
+    return Result(summarise(vars(outcome)) | shared, examples.encode(table), stored)
+
+
+def cost(ready: Ready, device: torch.device) -> dict[str, int]:
+    """Examples passed forward and back so far."""
+    if ready.engines is None:
+        return {}
+    counts = {id(engine): engine.count for engine in (ready.engines.exact, ready.engines.search)}.values()
+    return {"forwards": sum(c.forwards for c in counts), "gradients": sum(c.gradients for c in counts)}
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that the process has held at once: of the GPU's memory, or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def ready_model(spec: EvalSpec, context: Context) -> tuple[Ready, bool]:
+    """The model ready to be evaluated, and whether it was so already: a worker's jobs mostly share their model."""
+    weights = context.weights[spec.train] if spec.train is not None else ""
+    before = make_model_ready.cache_info().hits
+    place, sha256 = spec.data.place, spec.data.sha256
+    given = (spec.model.model_dump_json(), place, sha256, spec.seed, spec.train, weights)
+    ready = make_model_ready(*given, context.device, context.artifacts)
+    return ready, make_model_ready.cache_info().hits > before
+
+
+@lru_cache(maxsize=2)
+def make_model_ready(
+    model: str, place: str, sha256: str, seed: int, train: str | None, weights: str, device: str, folder: str
+) -> Ready:
+    test = load_data(DataRef(place=place, sha256=sha256), "test")
+    spec = ModelSpec.model_validate_json(model)
+    built = trained_model(spec, test, seed, Context(device, folder, {train: weights} if train else {}), train)
+    return make_ready(built, torch.from_numpy(test.x), test.num_classes, torch.device(device))
+
+
+def trained_model(spec: ModelSpec, dataset: data.Dataset, seed: int, context: Context, train: str | None) -> nn.Module:
+    """The model with the weights that its training job left, or as given."""
+    model = build_model(spec, dataset, seed)
+    if train is not None:
+        sha256 = context.weights[train]
+        weights = safetensors.torch.load(artifacts.get(context.artifacts, sha256))
+        models.load(model, weights, f"artifact {sha256[:12]}")
+    return model
