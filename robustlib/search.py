@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from robustlib.engine import Engine, Net, batch_sizes
+from robustlib.engine import Count, Engine, Net, batch_sizes
 from robustlib.graphs import Graphs
 from robustlib.modes import layout
 
@@ -52,6 +52,7 @@ def make_engines(model: nn.Module, sample: Tensor, *, half: bool | None = None) 
         if candidate is not None:
             search = candidate
             break
+    exact.count = Count()
     return Engines(exact, search, time.perf_counter() - start)
 
 
@@ -92,7 +93,7 @@ def attempt(make: Callable[[], Engine], sample: Tensor, reference: Tensor) -> En
     if not drift <= allowed:  # NaN too
         return None
     engine.margin = 4 * drift
-    engine.count.forwards = engine.count.gradients = 0
+    engine.count = Count()
     return engine
 
 

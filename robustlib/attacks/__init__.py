@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from robustlib.attacks.apgd import apgd, apgd_targeted
 from robustlib.attacks.autoattack import Recipe, autoattack
+from robustlib.attacks.cw import cw
 from robustlib.attacks.deepfool import deepfool
 from robustlib.attacks.fab import fab, fab_targeted
+from robustlib.attacks.fmn import fmn
 from robustlib.attacks.pgd import fgsm, pgd
 from robustlib.attacks.square import square
 
@@ -33,6 +35,8 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "fab-t": fab_targeted,
     "square": square,
     "deepfool": deepfool,
+    "cw": cw,
+    "fmn": fmn,
 }
 
 ENSEMBLES: dict[str, Callable[..., Recipe]] = {"autoattack": autoattack}

@@ -1,0 +1,301 @@
+"""Fixed batch sizes, search copies and what they fall back to: nothing of it may change a number."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustlib.attacks import ATTACKS, ENSEMBLES
+from robustlib.attacks.cascade import correct, try_attack
+from robustlib.draws import Draws, default_draws
+from robustlib.engine import CPU_SIZES, Engine, batch_sizes, differentiate
+from robustlib.evaluate import evaluate
+from robustlib.losses import climb, cross_entropy, wrong
+from robustlib.norms import inside
+from robustlib.outcome import Outcome, join
+from robustlib.search import make_engines
+from robustlib.settings import Norm
+
+BUDGETS: list[tuple[Norm, float]] = [("Linf", 0.06), ("L2", 0.4), ("L1", 2.0)]
+FIELDS = ("index", "adversarial_prediction", "success", "distance", "broken_by", "clean_correct", "adversarial_correct")
+
+
+@pytest.mark.parametrize("n", range(1, 150, 7))
+def test_chunks_cover_every_example_once_and_fill_little(n: int):
+    engine = Engine(nn.Identity(), sizes=CPU_SIZES[:3])
+    pieces, rest = [], n
+    while rest > 0:
+        pieces.append(min(engine.piece(rest), rest))
+        rest -= pieces[-1]
+    filled = sum(next(size for size in engine.sizes if size >= piece) for piece in pieces)
+    assert sum(pieces) == n and filled - n < 16
+
+
+def test_sizes_follow_the_images():
+    assert batch_sizes(torch.zeros(1, 3, 32, 32)) == (16, 32, 64)
+    assert batch_sizes(torch.zeros(1, 1, 8, 8)) == CPU_SIZES
+    assert batch_sizes(torch.zeros(1, 3, 224, 224)) == (16,)
+
+
+def test_an_engine_gives_the_models_own_numbers(net: nn.Module, test):
+    x, y = test[0][:77], test[1][:77]
+    engines = make_engines(net, x[:64])
+    assert engines.search.mode == "float32, folded, channels-last" and 0 < engines.search.margin < 1e-3
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in engines.search.modules())
+    for engine in (engines.exact, engines.search):
+        for found, expected in zip(climb(engine, x, cross_entropy, y), climb(net, x, cross_entropy, y), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+        assert engine.count.forwards == 77 and engine.count.gradients == 77
+        torch.testing.assert_close(engine(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_of_several_values_match_one_at_a_time(net: nn.Module, test):
+    x, chosen = test[0][:20], torch.tensor([[1, 4, 7]] * 20)
+    engine = make_engines(net, x).exact
+    _, values, gradients = engine.differentiate(x, lambda z, k: z.gather(1, k), chosen)
+    for k in range(3):
+        _, value, gradient = climb(net, x, lambda z, k: z.gather(1, k).squeeze(1), chosen[:, k : k + 1])
+        torch.testing.assert_close(values[:, k], value, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(gradients[:, k], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_half_precision_keeps_gradients_that_it_could_not_hold():
+    """Cross-entropy of a confident example: its gradient is far below what half precision holds next to one."""
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
+    with torch.no_grad():
+        linear[1].bias.copy_(torch.tensor([30.0, 0.0, -5.0]))
+    x, y = torch.rand(20, 1, 4, 4), torch.zeros(20, dtype=torch.long)
+    engine = Engine(copy.deepcopy(linear).half(), dtype=torch.float16)
+    expected = climb(linear, x, cross_entropy, y)[2]
+    assert expected.abs().max() < 1e-10
+    found = climb(engine, x, cross_entropy, y)[2]
+    torch.testing.assert_close(found / expected.abs().max(), expected / expected.abs().max(), rtol=0.05, atol=0.02)
+
+
+class Branches(nn.Module):
+    """Data-dependent control flow, which tracing cannot follow."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) if x.mean() > -1 else self.inner(-x)
+
+
+class Neighbours(nn.Module):
+    """Logits that depend on who else is in the batch."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x - x.mean(0, keepdim=True))
+
+
+class Counting(nn.Module):
+    """Cannot be copied: it holds on to something of the outside."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner, self.lines = inner, open(__file__)  # noqa: SIM115
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) if self.lines else x
+
+
+@pytest.mark.parametrize(
+    "wrap, mode",
+    [
+        (Branches, "float32, as given, channels-last"),
+        (Neighbours, "float32, as given, batches as they come"),
+        (Counting, "float32, as given"),
+    ],
+)
+def test_models_that_cannot_be_folded_or_copied_fall_back(wrap, mode: str, net: nn.Module, test):
+    x, y = test[0][:64], test[1][:64]
+    model = wrap(net).eval()
+    engines = make_engines(model, x)
+    assert engines.search.mode == mode
+    if wrap is not Neighbours:
+        torch.testing.assert_close(engines.search(x), net(x), rtol=1e-4, atol=1e-4)
+    (batch,) = evaluate(model, x, y, [("pgd", partial(ATTACKS["pgd"], eps=0.1))], norm="Linf", eps=0.1)
+    assert 0 < batch.outcome.success.mean() <= 1
+    if isinstance(model, Counting):
+        model.lines.close()
+
+
+def test_a_copy_that_computes_something_else_is_not_used(net: nn.Module, test, monkeypatch):
+    def broken(model: nn.Module) -> tuple[nn.Module, str]:
+        return nn.Sequential(net, nn.Softmax(1)), "broken"
+
+    monkeypatch.setattr("robustlib.search.folded", broken)
+    assert make_engines(net, test[0][:64]).search.mode == "float32, as given, channels-last"
+
+
+@pytest.mark.parametrize("functional", [True, False])
+def test_pooling_first_changes_nothing(functional: bool):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn, self.relu, self.pool = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)
+            self.fc = nn.Linear(8 * 9, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.bn(self.conv(x))
+            x = F.max_pool2d(torch.relu(x), 2) if functional else self.pool(self.relu(x))
+            return self.fc(x.flatten(1))
+
+    torch.manual_seed(0)
+    net, x, y = Net().eval(), torch.rand(32, 3, 8, 8), torch.arange(32) % 5
+    for found, expected in zip(
+        climb(make_engines(net, x).search, x, cross_entropy, y), climb(net, x, cross_entropy, y), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_that_does_not_fit_is_split_and_gives_the_same(net: nn.Module, test):
+    x, y = test[0][:200], test[1][:200]
+    tried: list[int] = []
+
+    def tight(images: Tensor) -> Tensor:
+        tried.append(len(images))
+        if len(images) > 32:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return net(images)
+
+    small, whole = Engine(tight, sizes=CPU_SIZES), Engine(net, sizes=CPU_SIZES)
+    for found, expected in zip(climb(small, x, cross_entropy, y), climb(whole, x, cross_entropy, y), strict=True):
+        assert torch.equal(found, expected)
+    assert torch.equal(small(x), whole(x))
+    assert tried[:4] == [256, 128, 64, 32] and small.sizes == (16, 32)
+
+
+def test_memory_that_holds_not_even_one_image_is_an_error():
+    def never(images: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Engine(never)(torch.zeros(5, 1, 2, 2))
+
+
+def test_a_model_without_gradients_says_so():
+    class Detached(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.detach().flatten(1)[:, :2]
+
+    x, y = torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.long)
+    with pytest.raises(ValueError, match="no gradient with respect to its images"):
+        differentiate(Detached(), x, lambda z: z[:, :1])
+    (batch,) = evaluate(Detached(), x, y, [("square", partial(ATTACKS["square"], eps=0.5, queries=20))], eps=0.5)
+    assert batch.outcome.success.any()
+
+
+def test_what_only_the_copy_misclassifies_is_attacked_on_the_model():
+    """The copy's boundary lies a little nearer: its verdict is not the model's, and the attack is not over."""
+
+    class Line(nn.Module):
+        def __init__(self, at: float):
+            super().__init__()
+            self.at = at
+
+        def forward(self, x: Tensor) -> Tensor:
+            value = x.flatten(1).mean(1) - self.at
+            return torch.stack([torch.zeros_like(value), value], 1)
+
+    def creep(model: nn.Module, x: Tensor, y: Tensor, *, draws: Draws) -> Tensor:
+        x_adv = x.clone()
+        for _ in range(100):
+            x_adv = torch.where(wrong(model(x_adv), y)[:, None, None, None], x_adv, x_adv + 0.01)
+        return x_adv
+
+    x, y = torch.full((3, 1, 2, 2), 0.2), torch.zeros(3, dtype=torch.long)
+    model, copy = Engine(Line(0.6)), Engine(Line(0.55), margin=0.1)
+    found, fell = try_attack(model, copy, x, y, creep, default_draws(x, None))
+    assert fell.all() and not correct(model, found, y).any()
+    copy.margin = 0.0
+    assert not try_attack(model, copy, x, y, creep, default_draws(x, None))[1].any()
+
+
+def every_attack(norm: Norm, eps: float):
+    shorter = {
+        "pgd": {"steps": 6},
+        "apgd-ce": {"steps": 12},
+        "apgd-dlr": {"steps": 12},
+        "apgd-t": {"steps": 8, "targets": 3},
+    }
+    shorter |= {"fab": {"steps": 5}, "fab-t": {"steps": 6, "targets": 3}, "square": {"queries": 40}}
+    return [(name, partial(ATTACKS[name], norm=norm, eps=eps, **options)) for name, options in shorter.items()]
+
+
+def run(net: nn.Module, x: Tensor, y: Tensor, norm: Norm, eps: float, index: Tensor, batch_size: int) -> Outcome:
+    options = {"norm": norm, "eps": eps, "index": index, "batch_size": batch_size, "num_classes": 10}
+    batches = list(evaluate(net, x, y, every_attack(norm, eps), **options))
+    outcome, x_adv = join([batch.outcome for batch in batches]), torch.cat([batch.x_adv for batch in batches])
+    order = torch.from_numpy(outcome.index).argsort()
+    assert torch.equal(torch.from_numpy(outcome.index)[order], index.sort().values)
+    return Outcome(**{name: values[order.numpy()] for name, values in vars(outcome).items()}), x_adv[order]
+
+
+@pytest.mark.parametrize("norm, eps", BUDGETS)
+def test_no_bit_depends_on_batch_size_shard_or_order(norm: Norm, eps: float, net: nn.Module, test):
+    x, y = test[0][:250], test[1][:250]
+    everything = torch.arange(250)
+    expected, images = run(net, x, y, norm, eps, everything, 250)
+    assert 0.02 < expected.success.mean() < 1 and len(set(expected.broken_by)) >= 4
+    assert inside(images, x, eps, norm).all()
+    shuffled = torch.randperm(250, generator=torch.Generator().manual_seed(0))
+    parts = [run(net, x, y, norm, eps, shard, 250) for shard in everything.split(100)]
+    others = [
+        run(net, x, y, norm, eps, everything, 37),
+        run(net, x, y, norm, eps, shuffled, 64),
+        (join([outcome for outcome, _ in parts]), torch.cat([x_adv for _, x_adv in parts])),
+    ]
+    for outcome, x_adv in others:
+        assert torch.equal(x_adv, images)
+        for name in FIELDS:
+            assert getattr(outcome, name).tobytes() == getattr(expected, name).tobytes(), name
+    few, alone = run(net, x, y, norm, eps, everything[:12], 1)
+    assert torch.equal(alone, images[:12]) and few.distance.tobytes() == expected.distance[:12].tobytes()
+
+
+@pytest.mark.parametrize("version", ["standard", "plus", "rand"])
+@pytest.mark.parametrize("classes", [2, 3, 4, 10, 1000])
+@pytest.mark.parametrize("norm", ["Linf", "L1"])
+def test_recipes(version: str, classes: int, norm: Norm):
+    recipe = ENSEMBLES["autoattack"](norm=norm, eps=0.1, version=version, classes=classes)
+    names = [name for name, _ in recipe.stages]
+    assert recipe.id == f"autoattack-{version}/1"
+    if version == "standard":
+        assert names == ["apgd-ce"] * (5 if norm == "L1" else 1) + ["apgd-t", "fab-t", "square"]
+        assert recipe.stages[-1][1].keywords["queries"] == 5000
+    losses = {name: call.keywords["loss"] for name, call in recipe.stages if name in ("apgd-dlr", "apgd-t")}
+    for name, needed in (("apgd-dlr", 3), ("apgd-t", 4)):
+        if name in losses:
+            assert losses[name] == ("dlr" if classes >= needed else "margin")
+            assert any(text.startswith(f"{name}:") for text in recipe.substitutions) == (classes < needed)
+    few = 5 if norm == "L1" and version == "standard" else 9
+    assert any("targets" in text for text in recipe.substitutions) == (version != "rand" and classes - 1 < few)
+    assert any(text.startswith("fab:") for text in recipe.substitutions) == (version == "plus" and classes > 10)
+
+
+@pytest.mark.parametrize("classes, shape", [(2, (1, 8, 8)), (3, (3, 7, 12)), (1000, (1, 9, 5))])
+@pytest.mark.parametrize("norm, eps", [("Linf", 0.3), ("L2", 1.5), ("L1", 6.0)])
+def test_few_and_many_classes_and_odd_images(classes: int, shape: tuple[int, ...], norm: Norm, eps: float):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(shape[0], 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(classes)).eval()
+    x = torch.rand(12, *shape)
+    y = model(x).argmax(1)
+    stages = ENSEMBLES["autoattack"](norm=norm, eps=eps, classes=classes).stages
+    short = {"apgd-ce": {"steps": 10}, "apgd-t": {"steps": 5}, "fab-t": {"steps": 5}, "square": {"queries": 30}}
+    for name, attack in stages:
+        (batch,) = evaluate(
+            model, x, y, [(name, partial(attack, **short[name]))], norm=norm, eps=eps, num_classes=classes
+        )
+        assert inside(batch.x_adv, x, eps, norm).all()
+        if name == "apgd-ce":
+            assert batch.outcome.success.mean() > 0.5
