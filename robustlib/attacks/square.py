@@ -12,6 +12,7 @@ from robustlib.norms import Norm, per_example, project_in_box, size
 
 # After how many queries the share of the image that a square covers is halved (again).
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+BLOCK = 50  # queries whose random numbers are drawn at once
 TINY = 1e-12
 
 
@@ -23,6 +24,7 @@ class Run:
     x_adv: Tensor
     value: Tensor  # the margin: above 0 where misclassified
     draws: Draws
+    numbers: Tensor  # random numbers of the next BLOCK queries, (B, BLOCK, channels + 2)
 
     def __getitem__(self, chosen: Tensor) -> "Run":
         return Run(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
@@ -42,14 +44,16 @@ def square(
     """Square attack, Andriushchenko et al. 2020, https://arxiv.org/abs/1912.00049; L1: https://arxiv.org/abs/2103.01208.
 
     x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,).  eps: in units of x.
-    queries: forward passes an image.  share: of the image that the first squares cover; it is halved after 10, 50, 200,
-    500, 1000, 2000, ... queries.  An image is done with as soon as it is misclassified.
+    queries: candidates an image, each a forward pass unless it changes nothing.
+    share: of the image that the first squares cover; it is halved after 10, 50, 200, 500, 1000, 2000, ... queries.
+    An image is done with as soon as it is misclassified.
     Returns x_adv, shaped like x, in the box and the eps-ball.
     """
     draws = default_draws(x, draws)
     propose = propose_square if norm == "Linf" else propose_bump
     x_adv = stripes(x, eps, draws) if norm == "Linf" else tiles(x, eps, norm, draws)
-    run = Run(torch.arange(len(x), device=x.device), x, y, x_adv, margin(model(x_adv), y), draws)
+    place, value = torch.arange(len(x), device=x.device), margin(model(x_adv), y)
+    run = Run(place, x, y, x_adv, value, draws, x.new_empty(len(x), 0))
     found = x_adv.clone()
     for query in range(1, queries):
         if (fell := run.value > 0).any():
@@ -57,9 +61,14 @@ def square(
             run = run[~fell]
         if len(run.place) == 0:
             break
+        if query % BLOCK == 1:
+            run.numbers = run.draws.uniform((BLOCK, x.shape[1] + 2), f"square/{query // BLOCK}").to(x)
         side = side_length(x, share, query, norm)
-        candidate = propose(run, side, eps, norm, run.draws.restart(query))
-        value = margin(model(candidate), run.y)
+        candidate = propose(run, side, eps, norm, query)
+        value = run.value.clone()
+        # Some squares change nothing, as where the image lies on that side of the ball already: they need no pass.
+        if (new := (candidate != run.x_adv).flatten(1).any(1)).any():
+            value[new] = margin(model(candidate[new]), run.y[new])
         better = value > run.value
         run.value = torch.where(better, value, run.value)
         run.x_adv = torch.where(per_example(better, x), candidate, run.x_adv)
@@ -100,11 +109,22 @@ def stripes(x: Tensor, eps: float, draws: Draws) -> Tensor:
     return (x + eps * signs(draws, (x.shape[1], 1, x.shape[3]), "square/stripes", x)).clamp(0, 1)
 
 
-def propose_square(run: Run, side: int, eps: float, norm: Norm, draws: Draws) -> Tensor:
+def propose_square(run: Run, side: int, eps: float, norm: Norm, query: int) -> Tensor:
     """A square of each channel moved to one side of the ball."""
-    moved = run.x_adv + 2 * eps * signs(draws, (run.x.shape[1], 1, 1), "square/sign", run.x)
-    moved = moved.maximum(run.x - eps).minimum(run.x + eps).clamp(0, 1)
-    return torch.where(windows(run.x, side, draws, "square/window"), moved, run.x_adv)
+    n, channels, height, width = run.x.shape
+    numbers = run.numbers[:, (query - 1) % BLOCK]
+    down, right = (
+        (numbers[:, axis] * (extent - side + 1)).long().clamp_max(extent - side)
+        for axis, extent in enumerate((height, width))
+    )
+    steps = torch.arange(side, device=run.x.device)
+    pixels = ((down[:, None] + steps) * width)[:, :, None] + (right[:, None] + steps)[:, None, :]
+    pixels = pixels.reshape(n, 1, side * side).expand(n, channels, side * side)
+    original = run.x.flatten(2).gather(2, pixels)
+    move = torch.where(numbers[:, 2:] < 0.5, -2 * eps, 2 * eps)[:, :, None]
+    moved = run.x_adv.flatten(2).gather(2, pixels) + move
+    moved = moved.maximum(original - eps).minimum(original + eps).clamp(0, 1)
+    return run.x_adv.flatten(2).scatter(2, pixels, moved).reshape(run.x.shape)
 
 
 def bump(side: int, like: Tensor) -> Tensor:
@@ -145,8 +165,9 @@ def fit(x: Tensor, delta: Tensor, eps: float, norm: Norm) -> Tensor:
     return project_in_box(x, scaled, eps, norm)
 
 
-def propose_bump(run: Run, side: int, eps: float, norm: Norm, draws: Draws) -> Tensor:
+def propose_bump(run: Run, side: int, eps: float, norm: Norm, query: int) -> Tensor:
     """The budget of one random window, and what is unused, moved into a bump in another."""
+    draws = run.draws.restart(query)
     x, delta = run.x, run.x_adv - run.x
     channels = x.shape[1]
     into, away = (windows(x, side, draws, f"square/{name}") for name in ("into", "from"))
