@@ -57,13 +57,21 @@ def main(ctx: click.Context, store: str) -> None:
 
 @main.command()
 @study_options
+@click.option("--dry-run", is_flag=True, help="Only print what each job will cost on this machine.")
 @cpus_option
 @json_option
 @click.pass_context
-def run(ctx: click.Context, study: Path, cpus_per_job: int | None, as_json: bool, **changes: Any) -> None:
+def run(
+    ctx: click.Context, study: Path, dry_run: bool, cpus_per_job: int | None, as_json: bool, **changes: Any
+) -> None:
     """Submit a study, run it on this machine and print its results. What is done already is not done again."""
     from jobs import ask
 
+    if dry_run:
+        from jobs import estimate
+
+        click.echo(estimate.dry_run(ctx.obj, study, changes, as_json=as_json))
+        return
     store, submitted = ask.submit_file(ctx.obj, study, changes)
     click.echo(submitted.line, err=True)
     finish(store, submitted.sweep_id, cpus_per_job, as_json, summary=True)

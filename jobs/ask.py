@@ -8,19 +8,32 @@ import yaml
 
 from jobs.engine import Store
 from jobs.errors import SpecError
+from jobs.plan import Resolved, resolve
 from jobs.specs import number
-from jobs.study import Origin, check, load_study
+from jobs.study import Origin, Study, check, load_study
 from jobs.submit import Submitted, submit
 
 
 def submit_file(url: str, path: Path, changes: dict[str, Any]) -> tuple[Store, Submitted]:
     """Submit the study in a file, with the command line's changes; a data set given there is relative to here."""
+    study, origin, data_folder = read_file(path, changes)
+    return submit(url, study, origin, path.parent, data_folder=data_folder)
+
+
+def resolve_file(path: Path, changes: dict[str, Any]) -> Resolved:
+    """The study in a file, its data and files found and hashed."""
+    study, origin, data_folder = read_file(path, changes)
+    return resolve(study, origin, path.parent, data_folder)
+
+
+def read_file(path: Path, changes: dict[str, Any]) -> tuple[Study, Origin, Path]:
+    """The study, where its parts come from, and the folder that its data set is relative to."""
     given = {name: value for name, value in changes.items() if value is not None}
     if "examples" in given:
         given["examples"] = count(given["examples"])
     study, origin = load_study(path, given)
     # What the command line names lies relative to where it was typed.
-    return submit(url, study, origin, path.parent, data_folder=Path() if "dataset" in given else path.parent)
+    return study, origin, Path() if "dataset" in given else path.parent
 
 
 def count(value: str) -> int | str:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -10,7 +11,8 @@ from pydantic import TypeAdapter
 
 from jobs.material import build_model, load_data
 from jobs.specs import AttackSpec, DataRef, ModelSpec
-from robustlib.attacks import ATTACKS, CURVES, ENSEMBLES
+from robustlib.attacks import ATTACKS, CURVES, ENSEMBLES, clean
+from robustlib.attacks.autoattack import Recipe
 from robustlib.modes import as_images
 from robustlib.outcome import check_classes
 from robustlib.settings import NORMS, TrainSettings
@@ -47,7 +49,7 @@ def complete_attack(name: str, norm: Any, eps: float | None, restarts: int, give
     if name not in ATTACKS and name not in ENSEMBLES:
         raise ValueError(f"unknown attack {name!r}, expected one of: {', '.join([*ATTACKS, *ENSEMBLES])}")
     function = ATTACKS.get(name) or ENSEMBLES[name]
-    params = check_params(name, parameters(function, frozenset({"norm", "eps", "draws", "classes"})), given)
+    params = check_params(name, parameters(function, frozenset({"norm", "eps", "draws", "classes", "start"})), given)
     signature = inspect.signature(function).parameters
     if "norm" not in signature:
         if norm is not None or eps is not None:
@@ -60,9 +62,24 @@ def complete_attack(name: str, norm: Any, eps: float | None, restarts: int, give
     return AttackSpec(name=name, norm=norm, eps=eps, restarts=restarts, params=params)
 
 
+def recipe_of(attack: AttackSpec, eps: float | None, classes: int) -> Recipe:
+    """The attacks to run at a radius: in a ball of radius 0 lies the image alone."""
+    given: dict[str, Any] = {"norm": attack.norm, "eps": eps} if attack.norm else {}
+    given |= attack.params
+    if attack.name in ENSEMBLES:
+        recipe = ENSEMBLES[attack.name](**given, classes=classes)
+    else:
+        recipe = Recipe(attack.recipe, [(attack.name, partial(ATTACKS[attack.name], **given))])
+    run = [(name, clean if eps == 0 else function) for name, function in recipe.stages] * attack.restarts
+    return replace(recipe, stages=run)
+
+
 def has_curve(attack: AttackSpec) -> bool:
-    """Whether several radii of this attack are one search."""
-    return attack.name in CURVES
+    """Whether several radii of this attack are one search.
+
+    Not in L1, where a larger radius need not find what a smaller one does.
+    """
+    return attack.name in CURVES and attack.norm != "L1"
 
 
 def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSettings:
@@ -72,7 +89,7 @@ def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSet
         raise ValueError(f"unknown objective {settings.objective!r}, expected one of: {', '.join(OBJECTIVES)}")
     objective: Any = OBJECTIVES[settings.objective]
     crafted_by = getattr(objective, "keywords", {}).get("attack")
-    known = {} if crafted_by is None else parameters(crafted_by, frozenset({"draws", "stop_at_success"}))
+    known = {} if crafted_by is None else parameters(crafted_by, frozenset({"draws", "stop_at_success", "start"}))
     if crafted_by is None and attack:
         known_names = sorted(f.name for f in fields(TrainSettings) if f.name != "attack")
         raise ValueError(f"training has no setting {min(attack)!r}, it has: {', '.join(known_names)}")

@@ -3,8 +3,8 @@
 import resource
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
-from functools import lru_cache, partial
+from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from jobs import artifacts, examples
+from jobs.complete import recipe_of
 from jobs.material import Context, Progress, Result, build_model, load_data, surroundings
-from jobs.specs import AttackSpec, DataRef, EvalSpec, ModelSpec
+from jobs.specs import DataRef, EvalSpec, ModelSpec
 from robustlib import data, models
-from robustlib.attacks import ATTACKS, ENSEMBLES, clean
 from robustlib.attacks.autoattack import Recipe
 from robustlib.evaluate import Ready, evaluate_curve, make_ready
 from robustlib.metrics import summarise
@@ -53,7 +53,7 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
     n = len(x) if spec.examples == "all" else min(spec.examples, len(x))
     ready, warm = ready_model(spec, context)
     radii = spec.attack.curve or (spec.attack.eps,)
-    recipes = [recipe_at(spec.attack, eps, ready.classes) for eps in radii]
+    recipes = [recipe_of(spec.attack, eps, ready.classes) for eps in radii]
     budgets = [0.0 if spec.attack.name == "clean" else eps for eps in radii]
     before, batches = cost(ready, device), []
     for batch in evaluate_curve(
@@ -86,18 +86,6 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
             own["stages"] = stages(recipe, found)
         results[eps] = result(found, spec, context, shared | {"extra": own})
     yield results
-
-
-def recipe_at(attack: AttackSpec, eps: float | None, classes: int) -> Recipe:
-    """The attacks to run at a radius: in a ball of radius 0 lies the image alone."""
-    given: dict[str, Any] = {"norm": attack.norm, "eps": eps} if attack.norm else {}
-    given |= attack.params
-    if attack.name in ENSEMBLES:
-        recipe = ENSEMBLES[attack.name](**given, classes=classes)
-    else:
-        recipe = Recipe(attack.recipe, [(attack.name, partial(ATTACKS[attack.name], **given))])
-    run = [(name, clean if eps == 0 else function) for name, function in recipe.stages] * attack.restarts
-    return replace(recipe, stages=run)
 
 
 def stages(recipe: Recipe, batches: Sequence[Batch]) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ def models() -> list[dict[str, Any]]:
 def attacks() -> list[dict[str, Any]]:
     from robustlib.attacks import ATTACKS, ENSEMBLES
 
-    return [describe(name, attack, {"draws", "classes"}) for name, attack in (ATTACKS | ENSEMBLES).items()]
+    return [describe(name, attack, {"draws", "classes", "start"}) for name, attack in (ATTACKS | ENSEMBLES).items()]
 
 
 def objectives() -> list[dict[str, Any]]:
@@ -48,7 +48,9 @@ def objectives() -> list[dict[str, Any]]:
         attack = getattr(objective, "keywords", {}).get("attack")
         row = {"name": name, "parameters": "", "what": "cross-entropy of the clean images"}
         if attack is not None:
-            row = describe(name, attack, {"draws"}) | {"what": f"cross-entropy of images attacked by {name}"}
+            row = describe(name, attack, {"draws", "start", "stop_at_success"}) | {
+                "what": f"cross-entropy of images attacked by {name}"
+            }
         rows.append(row)
     return [*rows, {"name": "(every objective)", "parameters": settings, "what": "settings of the training"}]
 

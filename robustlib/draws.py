@@ -44,7 +44,7 @@ class Draws:
     seed: int
     index: Tensor
 
-    def __getitem__(self, chosen: Tensor) -> "Draws":
+    def __getitem__(self, chosen: Tensor | slice) -> "Draws":
         return replace(self, index=self.index[chosen])
 
     def restart(self, number: int) -> "Draws":

@@ -52,8 +52,18 @@ def make_engines(model: nn.Module, sample: Tensor, *, half: bool | None = None) 
         if candidate is not None:
             search = candidate
             break
-    exact.count = Count()
+    if cuda:
+        warm_up(search, sample)
+    exact.count, search.count = Count(), Count()
     return Engines(exact, search, time.perf_counter() - start)
+
+
+def warm_up(engine: Engine, sample: Tensor) -> None:
+    """Record the graphs of every batch size, so that no attack's seconds hold them; sizes that do not fit are left."""
+    for size in engine.sizes:
+        x = sample.repeat(-(-size // len(sample)), *[1] * (sample.ndim - 1))[:size]
+        engine(x)
+        engine.differentiate(x, lambda z: z[:, :1])
 
 
 def exact_engine(model: nn.Module, sample: Tensor) -> Engine:

@@ -52,15 +52,17 @@ def apgd(
     eps: float = 8 / 255,
     steps: int = 100,
     loss: Literal["ce", "dlr", "margin"] = "ce",
+    start: Tensor | None = None,
     draws: Draws | None = None,
 ) -> Tensor:
     """Auto-PGD, Croce and Hein 2020, https://arxiv.org/abs/2003.01690; L1: 2021, https://arxiv.org/abs/2103.01208.
 
     x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,).  eps: in units of x.
     An image is done with as soon as it is misclassified. In L1 the radius goes down from 3 eps by 2 eps to eps.
+    start: where to begin, in the ball, instead of at a random point of its edge.
     Returns x_adv, shaped like x, in the box and the eps-ball: misclassified, or the image of the highest loss.
     """
-    return stages(model, x, y, torch.full_like(y, -1), norm, eps, steps, loss, default_draws(x, draws))
+    return stages(model, x, y, torch.full_like(y, -1), norm, eps, steps, loss, default_draws(x, draws), start)
 
 
 def apgd_targeted(
@@ -109,11 +111,12 @@ def stages(
     steps: int,
     loss: str,
     draws: Draws,
+    begin: Tensor | None = None,
 ) -> Tensor:
     """One run; in L1 three, at falling radii, each from where the one before stopped."""
     targeted = bool((target >= 0).all()) and len(target) > 0
     objective = find_loss(loss, TARGETED if targeted else LOSSES)
-    x_adv = start(x, eps * (L1_STAGES[0][0] if norm == "L1" else 1), norm, draws)
+    x_adv = edge(x, eps * (L1_STAGES[0][0] if norm == "L1" else 1), norm, draws) if begin is None else begin
 
     def slope(x_adv: Tensor, run: Run) -> tuple[Tensor, Tensor, Tensor]:
         return climb(model, x_adv, objective, run.y, *([run.target] if targeted else []))
@@ -129,7 +132,7 @@ def stages(
     return x_adv
 
 
-def start(x: Tensor, eps: float, norm: Norm, draws: Draws) -> Tensor:
+def edge(x: Tensor, eps: float, norm: Norm, draws: Draws) -> Tensor:
     """A random point on the edge of the ball, cut at the box."""
     delta = draw_in_ball(x, 1.0, norm, draws, "apgd/start")
     if norm == "L1":

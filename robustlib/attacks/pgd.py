@@ -20,6 +20,7 @@ def pgd(
     loss: str = "ce",
     random_start: bool = True,
     stop_at_success: bool = False,
+    start: Tensor | None = None,
     draws: Draws | None = None,
 ) -> Tensor:
     """Projected gradient descent, Madry et al. 2018, https://arxiv.org/abs/1706.06083.
@@ -27,12 +28,14 @@ def pgd(
     x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,).
     eps, step_size: in units of x; the step is 2.5 eps / steps where none is given.
     loss: "ce", "margin" or "dlr".  stop_at_success: an image is done with as soon as it is misclassified, which is all
-    that an evaluation asks; training wants every step.  Returns x_adv, shaped like x, in the box and the eps-ball.
+    that an evaluation asks; training wants every step.
+    start: where to begin, in the ball, instead of at random.
+    Returns x_adv, shaped like x, in the box and the eps-ball.
     """
     objective = find_loss(loss)
     step_size = 2.5 * eps / steps if step_size is None else step_size
-    x_adv = x
-    if random_start:
+    x_adv = x if start is None else start
+    if random_start and start is None:
         x_adv = (x + draw_in_ball(x, eps, norm, default_draws(x, draws), "pgd/start")).clamp(0, 1)
     found, live = x_adv.clone(), torch.arange(len(x), device=x.device)
     for _ in range(steps):

@@ -94,7 +94,8 @@ def reference_stages(model: nn.Module, x: Tensor, y: Tensor, norm: Norm, eps: fl
 def test_no_stage_is_weaker_than_the_reference(name: str, norm: Norm, eps: float, nets, images):
     """By no more than 0.3 point, averaged over three seeds; and the images are what they should be."""
     pytest.importorskip("pyautoattack", reason="needs the extra `peers`")
-    ours, theirs = (stages(nets[name], *images, norm, eps) for stages in (our_stages, reference_stages))
+    x, y = images
+    ours, theirs = (stages(nets[name], x, y, norm, eps) for stages in (our_stages, reference_stages))
     for stage, mine, reference in zip(STAGES, ours, theirs, strict=True):
         assert mine <= reference + 0.003, f"{stage}: {ours} against {theirs}"
     assert theirs[0] < 0.5

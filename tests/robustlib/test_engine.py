@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from robustlib.evaluate import evaluate
 from robustlib.losses import climb, cross_entropy, wrong
 from robustlib.norms import inside
 from robustlib.outcome import Outcome, join
-from robustlib.search import make_engines
+from robustlib.search import make_engines, warm_up
 from robustlib.settings import Norm
 
 BUDGETS: list[tuple[Norm, float]] = [("Linf", 0.06), ("L2", 0.4), ("L1", 2.0)]
@@ -66,7 +67,7 @@ def test_half_precision_keeps_gradients_that_it_could_not_hold():
     """Cross-entropy of a confident example: its gradient is far below what half precision holds next to one."""
     linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
     with torch.no_grad():
-        linear[1].bias.copy_(torch.tensor([30.0, 0.0, -5.0]))
+        linear[1].bias.copy_(torch.tensor([30.0, 0.0, -5.0]))  # pyright: ignore[reportCallIssue]
     x, y = torch.rand(20, 1, 4, 4), torch.zeros(20, dtype=torch.long)
     engine = Engine(copy.deepcopy(linear).half(), dtype=torch.float16)
     expected = climb(linear, x, cross_entropy, y)[2]
@@ -127,6 +128,20 @@ def test_models_that_cannot_be_folded_or_copied_fall_back(wrap, mode: str, net: 
     assert 0 < batch.outcome.success.mean() <= 1
     if isinstance(model, Counting):
         model.lines.close()
+
+
+def test_a_warm_up_runs_every_size_that_fits(net: nn.Module, test):
+    tried: list[int] = []
+
+    def tight(images: Tensor) -> Tensor:
+        tried.append(len(images))
+        if len(images) > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return net(images)
+
+    engine = Engine(tight, sizes=(16, 64, 128))
+    warm_up(engine, test[0][:20])
+    assert set(tried) == {16, 64, 128} and engine.sizes == (16, 64)
 
 
 def test_a_copy_that_computes_something_else_is_not_used(net: nn.Module, test, monkeypatch):
@@ -232,7 +247,9 @@ def every_attack(norm: Norm, eps: float):
     return [(name, partial(ATTACKS[name], norm=norm, eps=eps, **options)) for name, options in shorter.items()]
 
 
-def run(net: nn.Module, x: Tensor, y: Tensor, norm: Norm, eps: float, index: Tensor, batch_size: int) -> Outcome:
+def run(
+    net: nn.Module, x: Tensor, y: Tensor, norm: Norm, eps: float, index: Tensor, batch_size: int
+) -> tuple[Outcome, Tensor]:
     options = {"norm": norm, "eps": eps, "index": index, "batch_size": batch_size, "num_classes": 10}
     batches = list(evaluate(net, x, y, every_attack(norm, eps), **options))
     outcome, x_adv = join([batch.outcome for batch in batches]), torch.cat([batch.x_adv for batch in batches])
@@ -269,11 +286,12 @@ def test_no_bit_depends_on_batch_size_shard_or_order(norm: Norm, eps: float, net
 def test_recipes(version: str, classes: int, norm: Norm):
     recipe = ENSEMBLES["autoattack"](norm=norm, eps=0.1, version=version, classes=classes)
     names = [name for name, _ in recipe.stages]
+    options: dict[str, Any] = {name: getattr(call, "keywords", {}) for name, call in recipe.stages}
     assert recipe.id == f"autoattack-{version}/1"
     if version == "standard":
         assert names == ["apgd-ce"] * (5 if norm == "L1" else 1) + ["apgd-t", "fab-t", "square"]
-        assert recipe.stages[-1][1].keywords["queries"] == 5000
-    losses = {name: call.keywords["loss"] for name, call in recipe.stages if name in ("apgd-dlr", "apgd-t")}
+        assert options["square"]["queries"] == 5000
+    losses = {name: options[name]["loss"] for name in ("apgd-dlr", "apgd-t") if name in options}
     for name, needed in (("apgd-dlr", 3), ("apgd-t", 4)):
         if name in losses:
             assert losses[name] == ("dlr" if classes >= needed else "margin")

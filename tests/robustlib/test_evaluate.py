@@ -76,7 +76,10 @@ def outcome(*args, **options) -> Outcome:
 def test_what_falls_and_who_broke_it(norm: Norm, model: Rows, distance: Tensor, x: Tensor, y: Tensor):
     """FGSM with a quarter of the radius breaks the nearest, PGD with all of it those within, nothing the others."""
     eps = radius(0.2, model, norm)
-    attacks = [attack("fgsm", norm, eps=eps / 2), attack("pgd", norm, eps=eps, random_start=False)]
+    attacks = [
+        attack("fgsm", norm, eps=eps / 2),
+        attack("pgd", norm, eps=eps, random_start=False, stop_at_success=False),
+    ]
     found = outcome(model, x, y, attacks, norm=norm, eps=eps, batch_size=50)
     near, nearer = (distance < 0.2).numpy(), (distance < 0.1).numpy()
     assert np.array_equal(found.index, np.arange(N)) and np.array_equal(found.label, y.numpy())

@@ -1,0 +1,124 @@
+"""What a study will cost before any of it runs: passes of each job, and seconds by a calibration here."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from sqlalchemy import select
+
+from jobs import ask, show
+from jobs.complete import recipe_of
+from jobs.engine import open_store, store_exists
+from jobs.material import build_model, load_data
+from jobs.plan import Planned, Resolved, expand
+from jobs.schema import job
+from jobs.specs import AttackSpec, EvalSpec, TrainSpec
+from robustlib.attacks import ATTACKS
+from robustlib.estimate import VERDICTS, WORK, Rates, Work, calibrate
+from robustlib.evaluate import SAMPLE, make_ready
+from robustlib.modes import as_images
+from robustlib.training import OBJECTIVES
+
+CURVE = 2  # a curve costs at most so many searches of its costliest radius: docs/architecture.md
+STEP = Work(3, 2)  # a training step's own passes and its update, in passes of an evaluation: measured, two and a half
+
+
+def dry_run(url: str, path: Path, changes: dict[str, Any], *, as_json: bool) -> str:
+    """The jobs of a study with their cost, as text or JSON; nothing is queued. Jobs that are done cost nothing."""
+    resolved = ask.resolve_file(path, changes)
+    plan = expand(resolved)
+    finished = done_keys(url)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rates: dict[str, Rates] = {}
+    rows = []
+    for planned in plan:
+        if not isinstance(planned.spec, TrainSpec | EvalSpec):
+            continue  # worst cases read what the others stored
+        if planned.model not in rates:
+            rates[planned.model] = measure(resolved, planned, device)
+        work = Work(0) if planned.key in finished else job_work(planned, resolved)
+        rows.append(row(planned, work, rates[planned.model].seconds(work), planned.key in finished))
+    total = {name: sum(row[name] for row in rows) for name in ("forwards", "gradients", "seconds")}
+    if as_json:
+        return show.json_text({"device": str(device), "jobs": rows, "total": total})
+    return show.table(rows) + "\n" + sentence(total, len(rows), device)
+
+
+def sentence(total: dict[str, Any], jobs: int, device: torch.device) -> str:
+    return (
+        f"{jobs} jobs: {total['forwards']:.3g} passes forward and {total['gradients']:.3g} gradients if no example "
+        f"falls early, {total['seconds']:.0f} s on one {device.type} worker of this machine"
+    )
+
+
+def done_keys(url: str) -> set[str]:
+    if not store_exists(url):
+        return set()
+    with open_store(url).begin() as db:
+        return set(db.execute(select(job.c.key).where(job.c.state == "done")).scalars())
+
+
+def measure(resolved: Resolved, planned: Planned, device: torch.device) -> Rates:
+    """The model's rates on this device; a model that is yet to be trained is as quick as a trained one."""
+    test = load_data(resolved.data, "test")
+    model = build_model(resolved.models[planned.model], test, 0)
+    x = torch.from_numpy(test.x)
+    ready = make_ready(model, x, test.num_classes, device)
+    images = as_images(x[:SAMPLE], device)
+    if ready.engines is None:
+        from robustlib.engine import Engine
+
+        return calibrate(Engine(ready.model, sizes=()), images)
+    return calibrate(ready.engines.search, images)
+
+
+def job_work(planned: Planned, resolved: Resolved) -> Work:
+    match planned.spec:
+        case TrainSpec(settings=settings):
+            total = len(load_data(resolved.data, "train").x)
+            n = total if settings.examples == "all" else min(settings.examples, total)
+            objective: Any = OBJECTIVES[settings.objective]
+            crafted_by = getattr(objective, "keywords", {}).get("attack")
+            attack = Work(0) if crafted_by is None else attack_work(settings.objective, crafted_by, settings.attack)
+            return (STEP + attack) * (n * settings.epochs)
+        case EvalSpec(attack=attack, examples=examples):
+            total = len(load_data(resolved.data, "test").x)
+            n = total if examples == "all" else min(examples, total)
+            return (evaluation_work(attack, load_data(resolved.data, "test").num_classes) + VERDICTS) * n
+    raise TypeError(f"expected a training or an evaluation, got {type(planned.spec).__name__}")
+
+
+def evaluation_work(attack: AttackSpec, classes: int) -> Work:
+    if attack.eps == 0:
+        return Work(0)
+    work = Work(0)
+    for name, function in recipe_of(attack, attack.eps, classes).stages:
+        work += attack_work(name, function, {})
+    share = CURVE / len(attack.curve) if attack.curve else 1
+    return Work(round(work.forwards * share), round(work.gradients * share))
+
+
+def attack_work(name: str, function: Callable[..., Any], options: dict[str, Any]) -> Work:
+    """Passes of an example that stands to the end, from the attack's parameters."""
+    defaults = {p.name: p.default for p in inspect.signature(function).parameters.values()}
+    own = {p.name: p.default for p in inspect.signature(ATTACKS[name]).parameters.values()} if name in ATTACKS else {}
+    return WORK[name](own | defaults | options)
+
+
+def row(planned: Planned, work: Work, seconds: float, done: bool) -> dict[str, Any]:
+    spec = planned.spec
+    attack = spec.attack if isinstance(spec, EvalSpec) else None
+    return {
+        "job": spec.kind,
+        "model": planned.model,
+        "attack": None if attack is None else attack.name,
+        "norm": None if attack is None else attack.norm,
+        "eps": None if attack is None else attack.eps,
+        "seed": planned.seed,
+        "done": done,
+        "forwards": work.forwards,
+        "gradients": work.gradients,
+        "seconds": round(seconds, 1),
+    }

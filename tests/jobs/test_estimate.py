@@ -1,0 +1,71 @@
+"""The cost of a study before it runs, counted by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs import estimate
+from robustlib.engine import Engine
+from robustlib.estimate import WORK, Rates, Work, calibrate
+
+STUDY = """
+name: small
+dataset: digits
+models:
+  a: {arch: lenet5, train: {objective: fgsm, eps: 0.1, epochs: 3, examples: 100}}
+attacks:
+  - {name: pgd, steps: 5, restarts: 2, eps: [0, 0.1, 0.2]}
+  - {name: autoattack, eps: 0.1}
+examples: 20
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def test_the_jobs_of_a_study(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(estimate, "measure", lambda *args: Rates(forwards=1000.0, gradients=500.0))
+    url = f"sqlite:///{tmp_path / 'none.db'}"
+    found = json.loads(estimate.dry_run(url, study, {}, as_json=True))
+    rows = {(row["job"], row["attack"], row["eps"]): row for row in found["jobs"]}
+    assert len(rows) == 5 and not (tmp_path / "none.db").exists()
+    # Three epochs of 100 images: a step's two gradients and three passes, and one of each for FGSM.
+    assert (rows["train", None, None]["forwards"], rows["train", None, None]["gradients"]) == (1200, 900)
+    # Each of 20 images: three verdicts, and at most two restarts of five steps, twice over for the two radii together.
+    assert (rows["eval", "pgd", 0.0]["forwards"], rows["eval", "pgd", 0.0]["gradients"]) == (60, 0)
+    for eps in (0.1, 0.2):
+        assert (rows["eval", "pgd", eps]["forwards"], rows["eval", "pgd", eps]["gradients"]) == (260, 200)
+        assert rows["eval", "pgd", eps]["seconds"] == round(60 / 1000 + 200 / 500, 1)
+    whole = rows["eval", "autoattack", 0.1]
+    # 101 gradients; nine targets of 101; nine of 100 and as many checks; 5,000 queries: design of the reference.
+    assert whole["gradients"] == 20 * (101 + 909 + 900)
+    assert whole["forwards"] == 20 * (3 + 101 + (10 + 909) + (1 + 1800) + 5000)
+    assert found["total"]["gradients"] == sum(row["gradients"] for row in found["jobs"])
+    assert "5 jobs: " in estimate.dry_run(url, study, {}, as_json=False)
+
+
+def test_every_attack_has_its_work():
+    from robustlib.attacks import ATTACKS
+
+    assert set(WORK) == set(ATTACKS)
+
+
+def test_seconds_count_a_gradients_own_pass_once():
+    assert Rates(forwards=100.0, gradients=20.0).seconds(Work(forwards=150, gradients=50)) == pytest.approx(1 + 2.5)
+
+
+def test_calibration_counts_images():
+    seen: list[int] = []
+
+    def net(x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return x.flatten(1)[:, :3]
+
+    rates = calibrate(Engine(net, sizes=(8, 16)), torch.rand(5, 1, 2, 2), seconds=0.05)
+    assert set(seen) == {16} and rates.forwards > rates.gradients > 0

@@ -1,0 +1,85 @@
+"""Several radii as one search: monotone, verified, hardly weaker than a search at each, and for less than two."""
+
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustlib.attacks import ATTACKS
+from robustlib.attacks.cascade import curve, shrink_to
+from robustlib.evaluate import Ready, evaluate, evaluate_curve, make_ready
+from robustlib.losses import wrong
+from robustlib.norms import inside, size
+from robustlib.settings import Norm
+
+CURVES: list[tuple[Norm, list[float]]] = [
+    ("Linf", [0.02 * k for k in range(1, 9)]),
+    ("L2", [0.15 * k for k in range(1, 9)]),
+]
+
+
+def gradients(ready: Ready) -> int:
+    assert ready.engines is not None
+    return ready.engines.search.count.gradients
+
+
+@pytest.mark.parametrize("norm, radii", CURVES)
+def test_as_strong_as_a_search_at_each_radius_and_cheaper_than_two(norm: Norm, radii: list[float], net, test):
+    x, y = test
+    ready = make_ready(net, x, 10, torch.device("cpu"))
+
+    def named(eps: float):
+        return [("pgd", partial(ATTACKS["pgd"], norm=norm, eps=eps, steps=20))]
+
+    options = {"norm": norm, "ready": ready, "num_classes": 10, "batch_size": len(x)}
+    before = gradients(ready)
+    (found,) = evaluate_curve(net, x, y, [(eps, named(eps)) for eps in radii], **options)
+    cost = gradients(ready) - before
+    single, costs = [], []
+    for eps in radii:
+        before = gradients(ready)
+        (batch,) = evaluate(net, x, y, named(eps), eps=eps, **options)
+        costs.append(gradients(ready) - before)
+        single.append(1 - batch.outcome.success.mean())
+    together = [1 - batch.outcome.success.mean() for batch in found]
+    assert together == sorted(together, reverse=True) and together[0] > 0.5 > together[-1]
+    assert (np.array(together) <= np.array(single) + 0.01).all(), (together, single)
+    assert cost < 2 * max(costs)
+    for eps, batch in zip(radii, found, strict=True):
+        assert inside(batch.x_adv, x, eps, norm).all()
+        assert np.array_equal(wrong(net(batch.x_adv), y).numpy(), batch.outcome.success)
+    for smaller, larger in pairwise(found):
+        assert not (smaller.outcome.success & ~larger.outcome.success).any()
+
+
+def test_shrinking_keeps_what_lies_inside_already():
+    x = torch.full((2, 1, 2, 2), 0.5)
+    x_adv = x + torch.tensor([0.1, 0.4])[:, None, None, None]
+    shrunk = shrink_to(x_adv, x, 0.2, "Linf")
+    assert torch.equal(shrunk[0], x_adv[0])
+    torch.testing.assert_close(size(shrunk - x, "Linf"), torch.tensor([0.1, 0.2]))
+
+
+def test_an_example_is_attacked_until_it_stands_and_never_after():
+    """Class 1 where the first pixel is above one half: examples at known distances below it."""
+
+    class Threshold(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([torch.full_like(x[:, 0, 0, 0], 0.5), x[:, 0, 0, 0]], 1)
+
+    seen: dict[float, list[int]] = {}
+
+    def push(model: nn.Module, x: Tensor, y: Tensor, *, draws, eps: float) -> Tensor:
+        seen[eps] = draws.index.tolist()
+        return x + eps
+
+    x = torch.tensor([0.45, 0.35, 0.1, 0.9])[:, None, None, None].expand(4, 1, 1, 2).clone()
+    y = torch.zeros(4, dtype=torch.long)
+    plan = [(eps, [partial(push, eps=eps)]) for eps in (0.1, 0.2, 0.3)]
+    found = curve(Threshold(), x, y, plan, norm="Linf")
+    assert [result.broken_by.tolist() for result in found] == [[0, 1, 1, -1], [0, 0, 1, -1], [0, 0, 1, -1]]
+    # The third stands at 0.3 and is done with; the second is shrunk to 0.2, found there, and attacked in vain at 0.1.
+    assert seen == {0.3: [0, 1, 2], 0.1: [1]}
