@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from robustlib import data
 from robustlib.attacks import ATTACKS, ENSEMBLES
-from robustlib.estimate import Rates, Work, calibrate
+from robustlib.estimate import Rates, Work, calibrate, wait
 from robustlib.evaluate import Ready, evaluate, evaluate_curve, make_ready
 from robustlib.losses import wrong
 from robustlib.models import build
@@ -103,11 +103,6 @@ def timed(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
     return time.perf_counter() - start, found
 
 
-def wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 @torch.no_grad()
 def judged(case: Case, x_adv: Tensor, task: str) -> tuple[float, float | None]:
     """Robust accuracy of the images by the original model in strict float32, and DeepFool's median distance."""
@@ -154,10 +149,8 @@ def measure(task: str, case: Case, runs: int, libraries: list[str], rates: Rates
 
 
 def passes(ready: Ready) -> tuple[int, int]:
-    engines = ready.engines
-    assert engines is not None
-    counts = {id(engine): engine.count for engine in (engines.exact, engines.search)}.values()
-    return sum(c.forwards for c in counts), sum(c.gradients for c in counts)
+    assert ready.engines is not None
+    return ready.engines.passes.forwards, ready.engines.passes.gradients
 
 
 def device_name(device: torch.device) -> str:

@@ -16,13 +16,14 @@ from jobs.plan import Planned, Resolved, expand
 from jobs.schema import job
 from jobs.specs import AttackSpec, EvalSpec, TrainSpec
 from robustlib.attacks import ATTACKS
+from robustlib.engine import Engine
 from robustlib.estimate import VERDICTS, WORK, Rates, Work, calibrate
 from robustlib.evaluate import SAMPLE, make_ready
 from robustlib.modes import as_images
 from robustlib.training import OBJECTIVES
 
-CURVE = 2  # a curve costs at most so many searches of its costliest radius: docs/architecture.md
-STEP = Work(3, 2)  # a training step's own passes and its update, in passes of an evaluation: measured, two and a half
+CURVE = 2  # a curve costs about so many searches of its costliest radius: docs/architecture.md
+STEP = Work(3, 2)  # a training step beside its attack, in passes of an evaluation: a rule of thumb, not measured
 
 
 def dry_run(url: str, path: Path, changes: dict[str, Any], *, as_json: bool) -> str:
@@ -68,8 +69,6 @@ def measure(resolved: Resolved, planned: Planned, device: torch.device) -> Rates
     ready = make_ready(model, x, test.num_classes, device)
     images = as_images(x[:SAMPLE], device)
     if ready.engines is None:
-        from robustlib.engine import Engine
-
         return calibrate(Engine(ready.model, sizes=()), images)
     return calibrate(ready.engines.search, images)
 

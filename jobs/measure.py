@@ -3,7 +3,7 @@
 import resource
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import lru_cache
 from typing import Any
 
@@ -25,7 +25,11 @@ from robustlib.outcome import Batch, join
 
 def run_evaluation(spec: EvalSpec, context: Context) -> Iterator[Progress | Result]:
     """Attack the first examples of the test split, in file order. The radii of a curve are one search, run once."""
-    family = context.device + spec.model_copy(update={"attack": spec.attack.model_copy(update={"eps": None})}).key()
+    family = (
+        context.artifacts
+        + context.device
+        + spec.model_copy(update={"attack": spec.attack.model_copy(update={"eps": None})}).key()
+    )
     if family not in last_curve:
         results: dict[float | None, Result] = {}
         for step in search_radii(spec, context):
@@ -55,7 +59,7 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
     radii = spec.attack.curve or (spec.attack.eps,)
     recipes = [recipe_of(spec.attack, eps, ready.classes) for eps in radii]
     budgets = [0.0 if spec.attack.name == "clean" else eps for eps in radii]
-    before, batches = cost(ready, device), []
+    before, batches = cost(ready), []
     for batch in evaluate_curve(
         ready.model,
         x,
@@ -77,7 +81,7 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
     extra: dict[str, Any] = {"mode": ready.mode, "warmup_seconds": 0.0 if warm else ready.seconds}
     if len(radii) > 1:
         extra["curve_seconds"] = seconds
-    extra |= {name: after - before[name] for name, after in cost(ready, device).items()}
+    extra |= {name: after - before[name] for name, after in cost(ready).items()}
     extra |= {"peak_memory_bytes": peak_memory(device)}
     results: dict[float | None, Result] = {}
     for eps, recipe, found in zip(radii, recipes, zip(*batches, strict=True), strict=True):
@@ -112,12 +116,11 @@ def result(batches: Sequence[Batch], spec: EvalSpec, context: Context, shared: d
     return Result(summarise(vars(outcome)) | shared, examples.encode(table), stored)
 
 
-def cost(ready: Ready, device: torch.device) -> dict[str, int]:
+def cost(ready: Ready) -> dict[str, int]:
     """Examples passed forward and back so far."""
     if ready.engines is None:
         return {}
-    counts = {id(engine): engine.count for engine in (ready.engines.exact, ready.engines.search)}.values()
-    return {"forwards": sum(c.forwards for c in counts), "gradients": sum(c.gradients for c in counts)}
+    return asdict(ready.engines.passes)
 
 
 def peak_memory(device: torch.device) -> int:

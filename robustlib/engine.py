@@ -144,14 +144,14 @@ def pull(net: Net, x: Tensor, values: Values, *rows: Tensor) -> tuple[Tensor, Te
     gradients = []
     for k in range(found.shape[1]):
         (slope,) = torch.autograd.grad(found[:, k].sum(), logits, retain_graph=True)
-        scale = torch.ones_like(slope[:, :1])
-        if half:
-            largest = slope.abs().amax(1, keepdim=True)
-            scale = torch.where(largest > 0, largest, scale)
+        scale = slope.abs().amax(1, keepdim=True) if half else None
+        if scale is not None:
+            scale = torch.where(scale > 0, scale, 1.0)
         into = torch.zeros_like(raw)
-        into[:n] = slope / scale
+        into[:n] = slope if scale is None else slope / scale
         (back,) = torch.autograd.grad(raw, x, into, retain_graph=k + 1 < found.shape[1])
-        gradients.append(back[:n].to(scale.dtype).contiguous() * scale.reshape(-1, *[1] * (x.ndim - 1)))
+        back = back[:n].to(logits.dtype).contiguous()
+        gradients.append(back if scale is None else back * scale.reshape(-1, *[1] * (x.ndim - 1)))
     return logits.detach(), found.detach(), torch.stack(gradients, 1)
 
 

@@ -20,9 +20,7 @@ from robustlib.randomised import GROUP, judge_randomised
 from robustlib.search import Engines, make_engines
 from robustlib.settings import Norm
 
-SAMPLE = (
-    64  # images that a model is looked at with before it is evaluated: the first of the data set, whatever is asked
-)
+SAMPLE = 64  # of the data set's first images, whatever is asked: what a model is looked at with before it is evaluated
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ made.
 """
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +31,12 @@ class Engines:
 
     exact: Engine
     search: Engine
-    warmup_seconds: float
+
+    @property
+    def passes(self) -> Count:
+        """Examples passed forward and back so far, by both."""
+        counts = {id(engine): engine.count for engine in (self.exact, self.search)}.values()
+        return Count(sum(count.forwards for count in counts), sum(count.gradients for count in counts))
 
 
 def make_engines(model: nn.Module, sample: Tensor, *, half: bool | None = None) -> Engines:
@@ -40,11 +44,10 @@ def make_engines(model: nn.Module, sample: Tensor, *, half: bool | None = None) 
 
     sample: some images, on the device.  half: search in half precision; where it is None, on CUDA devices only.
     """
-    start = time.perf_counter()
     cuda = sample.device.type == "cuda"
     exact = exact_engine(model, sample)
     if not exact.sizes:
-        return Engines(exact, exact, time.perf_counter() - start)
+        return Engines(exact, exact)
     reference = exact(sample)
     search = exact
     for make in forms(model, exact.sizes, cuda if half is None else half, cuda):
@@ -55,7 +58,7 @@ def make_engines(model: nn.Module, sample: Tensor, *, half: bool | None = None) 
     if cuda:
         warm_up(search, sample)
     exact.count, search.count = Count(), Count()
-    return Engines(exact, search, time.perf_counter() - start)
+    return Engines(exact, search)
 
 
 def warm_up(engine: Engine, sample: Tensor) -> None:

@@ -123,6 +123,7 @@ def curve(
         falling = (
             (here.broken_by >= 0) if larger is None else (larger.broken_by >= 0) & (larger.broken_by < len(attacks))
         )
+        shrunk = None
         if larger is not None:
             shrunk = shrink_to(larger.x_adv, x, eps, norm)
             rows = falling.nonzero().squeeze(1)
@@ -131,8 +132,7 @@ def curve(
             falling[fell] = False
         rows = falling.nonzero().squeeze(1)
         if len(rows):
-            begin = None if larger is None else shrink_to(larger.x_adv[rows], x[rows], eps, norm)
-            known = {"start": begin, "right": right[rows]}
+            known = {"start": None if shrunk is None else shrunk[rows], "right": right[rows]}
             found = cascade(model, x[rows], y[rows], attacks, draws=draws[rows], search=search, **known)
             here.x_adv[rows], here.broken_by[rows] = found.x_adv, found.broken_by
             here = here._replace(seconds=found.seconds)
