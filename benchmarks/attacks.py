@@ -136,13 +136,14 @@ def measure(task: str, case: Case, runs: int, libraries: list[str], rates: Rates
             if run == 0:
                 verdicts[name] = judged(case, x_adv, task)
             click.echo(f"{task} {name}: {took:.2f} s, robust accuracy {verdicts[name][0]:.4f}", err=True)
+    mode = case.ready.mode(None if task == "deepfool" else case.budget.eps)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return [
         Row(
             task, name, case.name, len(case.x), median[name], min(values), max(values),
             case.ready.seconds if name == OURS else 0.0, runs, *verdicts[name], median[name] / median[OURS],
             rates.seconds(work) / median[OURS] if name == OURS else None, device_name(case.device),
-            case.ready.mode if name.startswith(OURS) else "PyTorch's defaults",
+            mode if name.startswith(OURS) else "PyTorch's defaults",
         )
         for name, values in seconds.items()
     ]  # fmt: skip
@@ -212,7 +213,9 @@ def main(tasks: tuple[str, ...], model: str, weights: Path, dataset: str, exampl
     case = make_case(model, weights, dataset, examples, budget, torch.device(device))
     assert case.ready.engines is not None
     rates = calibrate(case.ready.engines.search, case.x[:64])
-    click.echo(f"{case.ready.mode}: {rates.forwards:.0f} forwards/s, {rates.gradients:.0f} gradients/s", err=True)
+    click.echo(
+        f"{case.ready.mode(budget.eps)}: {rates.forwards:.0f} forwards/s, {rates.gradients:.0f} gradients/s", err=True
+    )
     rows: list[Row] = []
     for task in tasks or ("pgd", "curve", "deepfool", "autoattack"):
         if strict:

@@ -78,7 +78,7 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
         yield Progress(sum(len(done[0].x_adv) for done in batches), n, "examples")
     seconds = time.perf_counter() - start
     shared = surroundings(context) | {"seconds": seconds / len(recipes)}
-    extra: dict[str, Any] = {"mode": ready.mode, "warmup_seconds": 0.0 if warm else ready.seconds}
+    extra: dict[str, Any] = {"mode": ready.mode(budgets[0]), "warmup_seconds": 0.0 if warm else ready.seconds}
     if len(radii) > 1:
         extra["curve_seconds"] = seconds
     extra |= {name: after - before[name] for name, after in cost(ready).items()}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 # Measured: from 8 up, sizes that are multiples of 8 agree to the bit, with one thread and with two.
 CPU_SIZES = (8, 16, 24, 32, 40, 48, 56, 64, 128, 256, 512)
-CPU_FLOATS = 64 * 3 * 32 * 32  # images a pass, as floats, of which a CPU's caches still hold the activations
+CPU_BYTES = 4 * 64 * 3 * 32 * 32  # of the images of a pass, of whose activations a CPU's caches still hold enough
 CUDA_SIZES = (128, 512, 2048)
 FULL = 0.75  # a batch at least so full is filled up; a smaller one is split
 
@@ -20,11 +20,13 @@ Net = Callable[[Tensor], Tensor]
 Values = Callable[..., Tensor]
 
 
-def batch_sizes(x: Tensor) -> tuple[int, ...]:
-    """The fixed batch sizes for images like these on their device."""
+def batch_sizes(x: Tensor, dtype: torch.dtype = torch.float32) -> tuple[int, ...]:
+    """The fixed batch sizes for images like these, in this arithmetic, on their device."""
     if x.device.type == "cuda":
         return CUDA_SIZES
-    return tuple(size for size in CPU_SIZES if size == CPU_SIZES[0] or size * x[0].numel() <= CPU_FLOATS)
+    return tuple(
+        size for size in CPU_SIZES if size == CPU_SIZES[0] or size * x[0].numel() * dtype.itemsize <= CPU_BYTES
+    )
 
 
 @dataclass
@@ -38,9 +40,10 @@ class Count:
 class Engine(nn.Module):
     """A model in eval mode, called at fixed batch sizes.
 
-    net: what is called, with images of `memory_format` and `dtype`.  sizes: batch sizes, rising; empty for a model that
-    does not take filled batches.  mode: what `net` is, in words.
-    margin: how far `net`'s logits may lie from those of the model it stands for; 0 where it is that model.
+    net: what is called, with images of `memory_format` and `dtype`.  precision: what it computes in.
+    sizes: batch sizes, rising; empty for a model that does not take filled batches.  mode: what `net` is, in words.
+    judge: the model that `net` is a copy of, whose word counts; None where it is that model.
+    drift: how far the two's logits may lie apart.
     """
 
     def __init__(
@@ -51,7 +54,9 @@ class Engine(nn.Module):
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.contiguous_format,
         mode: str = "float32",
-        margin: float = 0.0,
+        precision: torch.dtype = torch.float32,
+        judge: Net | None = None,
+        drift: float = 0.0,
     ):
         super().__init__()
         self.net = net
@@ -59,7 +64,9 @@ class Engine(nn.Module):
         self.dtype = dtype
         self.memory_format = memory_format
         self.mode = mode
-        self.margin = margin
+        self.precision = precision
+        self.judge = judge
+        self.drift = drift
         self.count = Count()
 
     @torch.no_grad()
@@ -76,7 +83,13 @@ class Engine(nn.Module):
         """See the function `differentiate`."""
 
         def call(chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
-            return pull(self.net, self.fill(x[chunk]), values, *(row[chunk] for row in rows))
+            return pull(
+                self.net,
+                self.fill(x[chunk]),
+                values,
+                *(row[chunk] for row in rows),
+                half=self.precision != torch.float32,
+            )
 
         logits, found, gradients = self.each(len(x), call)
         self.count.forwards += len(x)
@@ -124,7 +137,7 @@ class Engine(nn.Module):
 
 
 @torch.enable_grad()
-def pull(net: Net, x: Tensor, values: Values, *rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def pull(net: Net, x: Tensor, values: Values, *rows: Tensor, half: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """One pass forward and one back for each value; `x` may be filled up beyond the rows.
 
     The gradient enters the network scaled to a largest entry of 1 an example, and is scaled back after: half precision
@@ -138,8 +151,9 @@ def pull(net: Net, x: Tensor, values: Values, *rows: Tensor) -> tuple[Tensor, Te
             "the model's logits have no gradient with respect to its images (detached, or not differentiable): "
             "use an attack that needs none, such as square"
         )
-    half = raw.dtype in (torch.float16, torch.bfloat16)
-    logits = (raw.detach()[:n].float() if half else raw.detach()[:n].clone()).requires_grad_()
+    half = half or raw.dtype in (torch.float16, torch.bfloat16)
+    # A tensor of its own: its gradient is taken apart from the network's. A float64 model stays one.
+    logits = raw.detach()[:n].to(torch.promote_types(raw.dtype, torch.float32), copy=True).requires_grad_()
     found = values(logits, *rows)
     gradients = []
     for k in range(found.shape[1]):

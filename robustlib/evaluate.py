@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.cascade import Attack, Found, cascade, curve
+from robustlib.attacks.cascade import Attack, cascade, curve, predict
 from robustlib.draws import Draws, seeded
 from robustlib.metrics import CLEAN, NOTHING
 from robustlib.models.layers import is_randomised
 from robustlib.modes import as_images, evaluating, layout, strict_float32
 from robustlib.norms import size
-from robustlib.outcome import Batch, Score, check_budget, check_classes, judge, score
+from robustlib.outcome import Batch, Score, check_budget, check_classes, judge
 from robustlib.randomised import GROUP, judge_randomised
 from robustlib.search import Engines, make_engines
 from robustlib.settings import Norm
@@ -32,9 +32,11 @@ class Ready:
     classes: int
     seconds: float
 
-    @property
-    def mode(self) -> str:
-        return "float32, randomised: expectation over draws" if self.engines is None else self.engines.search.mode
+    def mode(self, eps: float | None) -> str:
+        """In which form the model is searched within this radius, in words."""
+        if self.engines is None:
+            return "float32, randomised: expectation over draws"
+        return self.engines.suited(eps).mode
 
 
 def evaluate(
@@ -135,17 +137,6 @@ def batches(chosen: Tensor, batch_size: int, *, grouped: bool) -> Iterator[Tenso
     yield from chosen.split(counts.tolist())
 
 
-def score_attacked(exact: nn.Module, result: Found, y: Tensor, clean: Score) -> Score:
-    """A fresh pass for every image that an attack made; the others are the clean images, which have had theirs."""
-    made = ((result.broken_by >= 0) & (result.broken_by < len(result.seconds))).nonzero().squeeze(1)
-    if len(made) == 0:
-        return clean
-    fresh = score(exact, result.x_adv[made], y[made], 1)
-    whole = Score(clean.prediction.clone(), clean.correct.clone(), clean.survived.clone())
-    whole.prediction[made], whole.correct[made], whole.survived[made] = fresh.prediction, fresh.correct, fresh.survived
-    return whole
-
-
 def judge_fixed(
     engines: Engines,
     x: Tensor,
@@ -155,22 +146,21 @@ def judge_fixed(
     norm: Norm,
 ) -> tuple[Batch, ...]:
     """A batch's outcome at each radius, for a model that always gives the same answer."""
-    exact, search = engines.exact, engines.search
-    clean = score(exact, x, y, 1)
-    right = clean.prediction == y
+    exact, search = engines.exact, engines.suited(plan[0][0])
+    clean = predict(exact, x)
     attacks = [(eps, [attack for _, attack in named]) for eps, named in plan]
     if len(plan) == 1:
-        results = [cascade(exact, x, y, attacks[0][1], draws=draws, search=search, right=right)]
+        results = [cascade(exact, x, y, attacks[0][1], draws=draws, search=search, clean=clean)]
     else:
         radii = [(eps, chosen) for eps, chosen in attacks if eps is not None]
         assert len(radii) == len(plan)
-        results = curve(exact, x, y, radii, norm=norm, draws=draws, search=search, right=right)
+        results = curve(exact, x, y, radii, norm=norm, draws=draws, search=search, clean=clean)
     found = []
     for (eps, named), result in zip(plan, results, strict=True):
         names = [name for name, _ in named]
         check_budget(result.x_adv, x, norm, eps, names)
-        attacked = score_attacked(exact, result, y, clean)
         by = np.array([*names, NOTHING, CLEAN])[result.broken_by.cpu()]  # the last is position -1: wrong as it is
-        outcome = judge(draws.index, y, clean, attacked, size(result.x_adv - x, norm), by)
+        scores = (Score.fixed(clean, y), Score.fixed(result.prediction, y))
+        outcome = judge(draws.index, y, *scores, size(result.x_adv - x, norm), by)
         found.append(Batch(outcome, result.x_adv.cpu(), result.broken_by.cpu().numpy(), result.seconds))
     return tuple(found)

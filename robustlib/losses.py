@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlib.engine import differentiate
+from robustlib.engine import Engine, differentiate
 
 Loss = Callable[..., Tensor]
 TINY = 1e-12
@@ -89,3 +90,17 @@ def gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
 def wrong(logits: Tensor, y: Tensor) -> Tensor:
     """Which logits misclassify, shape (B,)."""
     return logits.argmax(1) != y
+
+
+@torch.no_grad()
+def confirmed(model: nn.Module, x: Tensor, y: Tensor, claimed: Tensor) -> Tensor:
+    """Which of the images that `model` is said to misclassify are so, shape (B,).
+
+    A search copy's word needs that of the model it stands for, so that an attack goes on where only the copy is fooled.
+    """
+    if not isinstance(model, Engine) or model.judge is None or not claimed.any():
+        return claimed
+    rows = claimed.nonzero().squeeze(1)
+    agreed = claimed.clone()
+    agreed[rows] = wrong(model.judge(x[rows]), y[rows])
+    return agreed

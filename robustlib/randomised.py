@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.cascade import Attack, Found
+from robustlib.attacks.cascade import Attack
 from robustlib.draws import Draws
 from robustlib.metrics import NOTHING
 from robustlib.models.layers import Expectation
@@ -48,7 +48,7 @@ def strongest(
     *,
     draws: Draws,
     eot_draws: int,
-) -> Found:
+) -> tuple[Tensor, Tensor, list[float]]:
     """What `cascade` is for a fixed model, for a randomised one: no example falls for good, so each meets every attack.
 
     The attacks climb the expectation over the randomness; of several, for each example the image is kept on which the
@@ -64,4 +64,4 @@ def strongest(
         better = (correct < best) | (number == 0)
         x_adv[better], best[better], position[better] = found[better], correct[better], number
         seconds.append(time.perf_counter() - start)
-    return Found(x_adv, position, seconds)
+    return x_adv, position, seconds

@@ -9,13 +9,12 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
 
 from robustlib.engine import Count, Engine, Net, batch_sizes
+from robustlib.folding import Normalized, fold
 from robustlib.graphs import Graphs
 from robustlib.modes import layout
 
@@ -27,38 +26,53 @@ HALF_DRIFT = 0.1
 
 @dataclass(frozen=True)
 class Engines:
-    """A model twice: as it judges (`exact`, the original in float32) and as attacks search (`search`)."""
+    """A model as it judges (`exact`, the original in float32), and as attacks search on it.
+
+    search: the quickest copy.  fine: a copy in arithmetic fine enough to measure smallest distances with; often the
+    same.
+    """
 
     exact: Engine
     search: Engine
+    fine: Engine
+
+    def suited(self, eps: float | None) -> Engine:
+        """The copy to search a ball of this radius with, or, with None, for the nearest misclassified image."""
+        return self.fine if eps is None else self.search
 
     @property
     def passes(self) -> Count:
-        """Examples passed forward and back so far, by both."""
-        counts = {id(engine): engine.count for engine in (self.exact, self.search)}.values()
+        """Examples passed forward and back so far, by all."""
+        counts = {id(engine): engine.count for engine in (self.exact, self.search, self.fine)}.values()
         return Count(sum(count.forwards for count in counts), sum(count.gradients for count in counts))
 
 
 def make_engines(model: nn.Module, sample: Tensor, *, half: bool | None = None) -> Engines:
     """Engines for a model in eval mode on its device; the search copy in the quickest form that agrees with the model.
 
-    sample: some images, on the device.  half: search in half precision; where it is None, on CUDA devices only.
+    sample: some images, on the device.  half: search in half precision; where it is None, as `suits_half` says.
     """
-    cuda = sample.device.type == "cuda"
     exact = exact_engine(model, sample)
     if not exact.sizes:
-        return Engines(exact, exact)
+        return Engines(exact, exact, exact)
+    half = suits_half(model, sample.device) if half is None else half
     reference = exact(sample)
-    search = exact
-    for make in forms(model, exact.sizes, cuda if half is None else half, cuda):
-        candidate = attempt(make, sample, reference)
-        if candidate is not None:
-            search = candidate
-            break
-    if cuda:
-        warm_up(search, sample)
-    exact.count, search.count = Count(), Count()
-    return Engines(exact, search)
+    search = fine = first_that_agrees(forms(model, sample, halves(sample.device) if half else []), sample, reference)
+    if search is None or search.precision == torch.bfloat16:
+        fine = first_that_agrees(forms(model, sample, [torch.float32]), sample, reference)
+    fine = fine or exact
+    engines = Engines(exact, search or fine, fine)
+    for engine in (engines.search, engines.fine):
+        engine.judge = None if engine is exact else exact.forward
+        if sample.is_cuda:
+            warm_up(engine, sample)
+        engine.count = Count()
+    exact.count = Count()
+    return engines
+
+
+def first_that_agrees(ways: list[Callable[[], Engine]], sample: Tensor, reference: Tensor) -> Engine | None:
+    return next((found for make in ways if (found := attempt(make, sample, reference)) is not None), None)
 
 
 def warm_up(engine: Engine, sample: Tensor) -> None:
@@ -82,12 +96,29 @@ def exact_engine(model: nn.Module, sample: Tensor) -> Engine:
     return engine
 
 
-def forms(model: nn.Module, sizes: tuple[int, ...], half: bool, cuda: bool) -> list[Callable[[], Engine]]:
+def suits_half(model: nn.Module, device: torch.device) -> bool:
+    """Whether half precision is the quicker one: on CUDA devices; on CPUs with instructions for bfloat16, where a
+    convolution has the 16 channels that fill them.
+    """
+    if device.type == "cuda":
+        return True
+    capabilities = torch.cpu.get_capabilities()
+    if not any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16")):
+        return False
+    return any(isinstance(layer, nn.Conv2d) and layer.in_channels >= 16 * layer.groups for layer in model.modules())
+
+
+def halves(device: torch.device) -> list[torch.dtype]:
+    return [torch.float16, torch.bfloat16] if device.type == "cuda" else [torch.bfloat16]
+
+
+def forms(model: nn.Module, sample: Tensor, dtypes: list[torch.dtype]) -> list[Callable[[], Engine]]:
     """Ways to make the search copy, the quickest first."""
     ways: list[Callable[[], Engine]] = []
-    for dtype in (torch.float16, torch.bfloat16, torch.float32) if half else (torch.float32,):
+    for dtype in dtypes:
+        sizes = batch_sizes(sample, dtype)
         for make in (folded, plain):
-            for graphs in (True, False) if cuda else (False,):
+            for graphs in (True, False) if sample.is_cuda else (False,):
                 ways.append(partial(search_engine, make, model, dtype, sizes, graphs))
     return ways
 
@@ -102,10 +133,10 @@ def attempt(make: Callable[[], Engine], sample: Tensor, reference: Tensor) -> En
     except Exception:  # tracing, casting and graphing a user's model may raise anything: a plainer form is tried
         return None
     drift = (logits - reference).abs().max().item()
-    allowed = (FLOAT32_DRIFT if engine.dtype == torch.float32 else HALF_DRIFT) * reference.std().item()
+    allowed = (FLOAT32_DRIFT if engine.precision == torch.float32 else HALF_DRIFT) * reference.std().item()
     if not drift <= allowed:  # NaN too
         return None
-    engine.margin = 4 * drift
+    engine.drift = 4 * drift
     engine.count = Count()
     return engine
 
@@ -123,14 +154,19 @@ def search_engine(
     has_images = any(isinstance(layer, nn.Conv2d) for layer in net.modules())
     memory_format = torch.channels_last if has_images else torch.contiguous_format
     net = net.to(dtype=dtype, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+    takes = (dtype, memory_format)
+    if isinstance(net, Normalized):
+        net.dtype, net.memory_format = takes
+        takes = (torch.float32, torch.contiguous_format)
     called: Net = Graphs(net) if graphs else net
     words = [str(dtype).removeprefix("torch."), mode, "channels-last" if has_images else "", "graphs" if graphs else ""]
     return Engine(
         called,
         sizes=sizes,
-        dtype=dtype,
-        memory_format=memory_format,
+        dtype=takes[0],
+        memory_format=takes[1],
         mode=", ".join(word for word in words if word),
+        precision=dtype,
     )
 
 
@@ -139,41 +175,4 @@ def plain(model: nn.Module) -> tuple[nn.Module, str]:
 
 
 def folded(model: nn.Module) -> tuple[nn.Module, str]:
-    """A copy with each BatchNorm folded into its convolution, and ReLU after max-pooling instead of before it.
-
-    Raises whatever tracing the model raises.
-    """
-    graph = fuse(model)
-    assert isinstance(graph, torch.fx.GraphModule)
-    pool_first(graph)
-    return graph, "folded"
-
-
-RELUS = (torch.relu, nn.functional.relu, torch.Tensor.relu, "relu")
-POOLS = (torch.max_pool2d, nn.functional.max_pool2d)
-
-
-def pool_first(graph: torch.fx.GraphModule) -> None:
-    """Swap every ReLU with the max-pooling after it: the same values and gradients, and a quarter of the ReLUs."""
-    layers = dict(graph.named_modules())
-
-    def is_a(node: object, kind: type[nn.Module], functions: tuple[object, ...]) -> TypeGuard[torch.fx.Node]:
-        if not isinstance(node, torch.fx.Node):
-            return False
-        if node.op == "call_module":
-            return isinstance(layers[str(node.target)], kind)
-        return node.op in ("call_function", "call_method") and node.target in functions
-
-    for pool in graph.graph.nodes:
-        relu = pool.args[0] if pool.args else None
-        if not is_a(pool, nn.MaxPool2d, POOLS) or not is_a(relu, nn.ReLU, RELUS) or len(relu.users) > 1:
-            continue
-        if pool.op == "call_module" and layers[str(pool.target)].return_indices:
-            continue
-        before, after = relu.args[0], relu
-        swap = (pool.op, pool.target, pool.args[1:], pool.kwargs)
-        pool.op, pool.target, pool.kwargs = relu.op, relu.target, relu.kwargs
-        pool.args = (after, *relu.args[1:])
-        relu.op, relu.target, relu.kwargs = swap[0], swap[1], swap[3]
-        relu.args = (before, *swap[2])
-    graph.recompile()
+    return fold(model), "folded"

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from itertools import islice
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from robustlib.attacks.turns import repeat, still_needed, together
 from robustlib.draws import Draws, default_draws
-from robustlib.losses import LOSSES, TARGETED, climb, find_loss, wrong
+from robustlib.losses import LOSSES, TARGETED, climb, confirmed, find_loss, wrong
 from robustlib.norms import Norm, ascent, draw_in_ball, per_example, project_in_box, size, steepest
 
 MOMENTUM = 0.75
@@ -62,7 +64,8 @@ def apgd(
     start: where to begin, in the ball, instead of at a random point of its edge.
     Returns x_adv, shaped like x, in the box and the eps-ball: misclassified, or the image of the highest loss.
     """
-    return stages(model, x, y, torch.full_like(y, -1), norm, eps, steps, loss, default_draws(x, draws), start)
+    x_adv = start_on_edge(x, eps, norm, default_draws(x, draws)) if start is None else start
+    return stages(model, x, y, torch.full_like(y, -1), norm, eps, steps, loss, x_adv)
 
 
 def apgd_targeted(
@@ -84,14 +87,19 @@ def apgd_targeted(
     draws = default_draws(x, draws)
     x_adv, live = x.clone(), torch.arange(len(x), device=x.device)
     ranking = other_classes(model(x), y)
-    for turn in range(min(targets, ranking.shape[1])):
+    turns = iter(range(min(targets, ranking.shape[1])))
+    while len(live) and (group := list(islice(turns, together(model, len(live))))):
+        # Each turn has its own start, so that none of them depends on which turns ran beside it.
+        starts = [start_on_edge(x[live], eps, norm, draws[live].restart(turn)) for turn in group]
+        images, classes, rivals = repeat(x[live], group), repeat(y[live], group), repeat(torch.arange(len(live)), group)
         attacked = stages(
-            model, x[live], y[live], ranking[live, turn], norm, eps, steps, loss, draws[live].restart(turn)
-        )
-        x_adv[live] = attacked
-        live = live[~wrong(model(attacked), y[live])]
-        if len(live) == 0:
-            break
+            model, images, classes, ranking[live][:, group].T.flatten(), norm, eps, steps, loss, torch.cat(starts),
+            rivals.to(x.device),
+        )  # fmt: skip
+        fell = confirmed(model, attacked, classes, wrong(model(attacked), classes)).reshape(len(group), -1)
+        first = torch.where(fell.any(0), fell.int().argmax(0), len(group) - 1)
+        x_adv[live] = attacked.reshape(len(group), *x_adv[live].shape)[first, torch.arange(len(live), device=x.device)]
+        live = live[~fell.any(0)]
     return x_adv
 
 
@@ -110,34 +118,36 @@ def stages(
     eps: float,
     steps: int,
     loss: str,
-    draws: Draws,
-    begin: Tensor | None = None,
+    x_adv: Tensor,
+    rivals: Tensor | None = None,
 ) -> Tensor:
-    """One run; in L1 three, at falling radii, each from where the one before stopped."""
+    """One run; in L1 three, at falling radii, each from where the one before stopped.
+
+    rivals: of rows with the same number only the first to fall counts: when one has, those after it are left out.
+    """
     targeted = bool((target >= 0).all()) and len(target) > 0
     objective = find_loss(loss, TARGETED if targeted else LOSSES)
-    x_adv = edge(x, eps * (L1_STAGES[0][0] if norm == "L1" else 1), norm, draws) if begin is None else begin
 
     def slope(x_adv: Tensor, run: Run) -> tuple[Tensor, Tensor, Tensor]:
         return climb(model, x_adv, objective, run.y, *([run.target] if targeted else []))
 
     if norm != "L1":
-        return ascend(slope, x, y, target, x_adv, norm, eps, steps, stop=True)
+        return ascend(model, slope, x, y, target, x_adv, norm, eps, steps, stop=True, rivals=rivals)
     for number, (factor, share) in enumerate(L1_STAGES):
-        last = number == len(L1_STAGES) - 1
+        last, length = number == len(L1_STAGES) - 1, max(round(share * steps), 1)
         x_adv = x + project_in_box(x, x_adv - x, factor * eps, norm)
         x_adv = ascend(
-            slope, x, y, target, x_adv, norm, factor * eps, max(round(share * steps), 1), stop=last, warm=number > 0
+            model, slope, x, y, target, x_adv, norm, factor * eps, length, stop=last, warm=number > 0, rivals=rivals
         )
     return x_adv
 
 
-def edge(x: Tensor, eps: float, norm: Norm, draws: Draws) -> Tensor:
-    """A random point on the edge of the ball, cut at the box."""
-    delta = draw_in_ball(x, 1.0, norm, draws, "apgd/start")
+def start_on_edge(x: Tensor, eps: float, norm: Norm, draws: Draws) -> Tensor:
+    """A random point on the edge of the first stage's ball, cut at the box."""
     if norm == "L1":
         delta = draws.normal(x.shape[1:], "apgd/start").to(x)
-        return x + project_in_box(x, delta, eps, norm)
+        return x + project_in_box(x, delta, L1_STAGES[0][0] * eps, norm)
+    delta = draw_in_ball(x, 1.0, norm, draws, "apgd/start")
     return (x + eps * delta / per_example(size(delta, norm), delta)).clamp(0, 1)
 
 
@@ -153,6 +163,7 @@ def checkpoints(steps: int) -> list[int]:
 
 
 def ascend(
+    model: nn.Module,
     slope: Climb,
     x: Tensor,
     y: Tensor,
@@ -164,6 +175,7 @@ def ascend(
     *,
     stop: bool,
     warm: bool = False,
+    rivals: Tensor | None = None,
 ) -> Tensor:
     """One run of Auto-PGD. stop: leave out what is misclassified, which a radius larger than the real one forbids."""
     blank = torch.zeros_like(x[:, 0, 0, 0])
@@ -190,9 +202,9 @@ def ascend(
         run.best_slope = torch.where(per_example(better, x), run.slope, run.best_slope)
         if step == 0:
             run.checked_value = value
-        if stop and (fell := wrong(logits, run.y)).any():
+        if stop and (fell := confirmed(model, run.x_adv, run.y, wrong(logits, run.y))).any():
             found[run.place[fell]] = run.x_adv[fell]
-            run = run[~fell]
+            run = run[~fell if rivals is None else still_needed(run.place, fell, rivals)]
             if len(run.place) == 0:
                 return found
         if step in checks:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import Engine
-from robustlib.losses import margin, wrong
+from robustlib.losses import margin
 from robustlib.norms import Norm, per_example, size
 
 Attack = Callable[..., Tensor]
@@ -19,20 +19,38 @@ Attack = Callable[..., Tensor]
 class Found(NamedTuple):
     """What a cascade found.
 
-    x_adv: the clean image where nothing was found.  broken_by: position of the attack that broke each example, shape
-    (B,): -1 where the clean image is misclassified already, the number of attacks where the example stands.
-    seconds: spent on each attack.
+    x_adv: the clean image where nothing was found.  prediction: the model's class for x_adv, shape (B,).
+    broken_by: position of the attack that broke each example, shape (B,): -1 where the clean image is misclassified
+    already, the number of attacks where the example stands.  seconds: spent on each attack.
     """
 
     x_adv: Tensor
+    prediction: Tensor
     broken_by: Tensor
     seconds: list[float]
 
 
 @torch.no_grad()
+def predict(model: nn.Module, x: Tensor) -> Tensor:
+    """The model's class for each image, shape (B,)."""
+    return model(x).argmax(1)
+
+
 def correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Which images the model classifies correctly, shape (B,)."""
-    return ~wrong(model(x), y)
+    return predict(model, x) == y
+
+
+@torch.no_grad()
+def verdict(model: nn.Module, search: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The model's class for each image, or the true one where it need not be asked: where its copy is surely right."""
+    if search is model or not isinstance(search, Engine):
+        return predict(model, x)
+    prediction = y.clone()
+    doubtful = (~(margin(search(x), y) <= -search.drift)).nonzero().squeeze(1)  # NaN too
+    if len(doubtful):
+        prediction[doubtful] = predict(model, x[doubtful])
+    return prediction
 
 
 def cascade(
@@ -44,56 +62,34 @@ def cascade(
     draws: Draws | None = None,
     search: nn.Module | None = None,
     start: Tensor | None = None,
-    right: Tensor | None = None,
+    clean: Tensor | None = None,
 ) -> Found:
     """Run the attacks in turn, each on the examples that all before it left standing.
 
     Each attack is called as `attack(search, x, y, draws=...)`; repeats of one attack get fresh draws.
     search: a copy of the model for the attacks to search on.  start: images in the ball from which the first attack
-    begins, if it takes a start.  right: which clean images the model classifies correctly, where that is known.
+    begins, if it takes a start.  clean: the model's classes for the clean images, where they are known.
     An example falls when `model` misclassifies its image.
     """
     draws = default_draws(x, draws)
-    x_adv = x.clone()
-    broken_by = torch.where(correct(model, x, y) if right is None else right, len(attacks), -1)
+    search = model if search is None else search
+    prediction = (predict(model, x) if clean is None else clean).clone()
+    x_adv, broken_by = x.clone(), torch.where(prediction == y, len(attacks), -1)
     seconds = []
     for position, attack in enumerate(attacks):
         began = time.perf_counter()
         standing = (broken_by == len(attacks)).nonzero().squeeze(1)
         if len(standing):
-            images, classes, own = x[standing], y[standing], draws[standing].restart(position)
-            takes = start is not None and position == 0 and "start" in inspect.signature(attack).parameters
-            begin = start[standing] if start is not None and takes else None
-            copy = model if search is None else search
-            found, fell = try_attack(model, copy, images, classes, attack, own, begin)
-            x_adv[standing[fell]] = found[fell]
-            broken_by[standing[fell]] = position
+            options = {}
+            if start is not None and position == 0 and "start" in inspect.signature(attack).parameters:
+                options = {"start": start[standing]}
+            found = attack(search, x[standing], y[standing], draws=draws[standing].restart(position), **options)
+            predicted = verdict(model, search, found, y[standing])
+            fell = predicted != y[standing]
+            rows = standing[fell]
+            x_adv[rows], prediction[rows], broken_by[rows] = found[fell], predicted[fell], position
         seconds.append(time.perf_counter() - began)
-    return Found(x_adv, broken_by, seconds)
-
-
-def try_attack(
-    model: nn.Module, search: nn.Module, x: Tensor, y: Tensor, attack: Attack, draws: Draws, start: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """The attacked images, and which of them the model misclassifies."""
-
-    def run(on: nn.Module, rows: Tensor | slice) -> Tensor:
-        return attack(on, x[rows], y[rows], draws=draws[rows], **({} if start is None else {"start": start[rows]}))
-
-    found = run(search, slice(None))
-    with torch.no_grad():
-        logits = model(found)
-    fell = wrong(logits, y)
-    # An attack leaves an image alone once the copy misclassifies it. Where the model itself does not, by less than the
-    # two may differ, the attack is run again on the model.
-    close = torch.zeros_like(fell)
-    if isinstance(search, Engine) and search is not model:
-        close = ~fell & (margin(logits, y) > -search.margin)
-    if close.any():
-        again = run(model, close)
-        found[close] = again
-        fell[close] = ~correct(model, again, y[close])
-    return found, fell
+    return Found(x_adv, prediction, broken_by, seconds)
 
 
 def curve(
@@ -105,7 +101,7 @@ def curve(
     norm: Norm,
     draws: Draws | None = None,
     search: nn.Module | None = None,
-    right: Tensor | None = None,
+    clean: Tensor | None = None,
 ) -> list[Found]:
     """A cascade at each of several radii as one search, from the largest radius down.
 
@@ -115,26 +111,29 @@ def curve(
     at the largest radius at which it stands, and not for one at each.
     """
     draws = default_draws(x, draws)
-    right = correct(model, x, y) if right is None else right
+    search = model if search is None else search
+    clean = predict(model, x) if clean is None else clean
     results: list[Found] = []
     larger: Found | None = None
     for eps, attacks in reversed(plan):
-        here = Found(x.clone(), torch.where(right, len(attacks), -1), [0.0] * len(attacks))
-        falling = (
-            (here.broken_by >= 0) if larger is None else (larger.broken_by >= 0) & (larger.broken_by < len(attacks))
-        )
-        shrunk = None
-        if larger is not None:
-            shrunk = shrink_to(larger.x_adv, x, eps, norm)
-            rows = falling.nonzero().squeeze(1)
-            fell = rows[~correct(model, shrunk[rows], y[rows])]
-            here.x_adv[fell], here.broken_by[fell] = shrunk[fell], larger.broken_by[fell]
-            falling[fell] = False
-        rows = falling.nonzero().squeeze(1)
+        count = len(attacks)
+        here = Found(x.clone(), clean.clone(), torch.where(clean == y, count, -1), [0.0] * count)
+        start = None
+        if larger is None:
+            rows = torch.arange(len(x), device=x.device)
+        else:
+            start = shrink_to(larger.x_adv, x, eps, norm)
+            rows = ((larger.broken_by >= 0) & (larger.broken_by < count)).nonzero().squeeze(1)
+            predicted = verdict(model, search, start[rows], y[rows])
+            fell = predicted != y[rows]
+            done = rows[fell]
+            here.x_adv[done], here.prediction[done] = start[done], predicted[fell]
+            here.broken_by[done] = larger.broken_by[done]
+            rows = rows[~fell]
         if len(rows):
-            known = {"start": None if shrunk is None else shrunk[rows], "right": right[rows]}
+            known = {"start": None if start is None else start[rows], "clean": clean[rows]}
             found = cascade(model, x[rows], y[rows], attacks, draws=draws[rows], search=search, **known)
-            here.x_adv[rows], here.broken_by[rows] = found.x_adv, found.broken_by
+            here.x_adv[rows], here.prediction[rows], here.broken_by[rows] = found[:3]
             here = here._replace(seconds=found.seconds)
         results.append(here)
         larger = here

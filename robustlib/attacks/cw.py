@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks.fab import within
 from robustlib.draws import Draws
-from robustlib.losses import climb, margin, wrong
+from robustlib.losses import climb, confirmed, margin, wrong
 from robustlib.norms import Norm, per_example, size
 
 INSIDE = 0.999999  # images are drawn in to this share of the box, whose border tanh does not reach
@@ -112,7 +112,7 @@ def descend(
         logits, short, slope = climb(model, x_adv, shortfall, run.y)
         delta = x_adv - run.x
         how_far = torch.where(wrong(logits, run.y) & (short == 0), size(delta, "L2"), torch.inf)
-        nearer = how_far < distance[run.place]
+        nearer = confirmed(model, x_adv, run.y, how_far < distance[run.place])
         best[run.place[nearer]], distance[run.place[nearer]] = x_adv[nearer], how_far[nearer]
 
         slope = 2 * delta + per_example(run.const, x) * slope

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from robustlib.draws import Draws
 from robustlib.engine import differentiate
+from robustlib.losses import confirmed, wrong
 from robustlib.norms import Norm, ascent, dual_size, per_example, size
 
 
@@ -56,7 +57,8 @@ def deepfool(
         moved[active] += step_to_boundary(logits, gradients, norm)
         x_adv[active] = (x[active] + (1 + overshoot) * moved[active]).clamp(0, 1)
         with torch.no_grad():
-            active = active[model(x_adv[active]).argmax(1) == y[active]]
+            there, true = x_adv[active], y[active]
+            active = active[~confirmed(model, there, true, wrong(model(there), true))]
     if eps is None:
         return x_adv
     return torch.where(per_example(size(x_adv - x, norm) <= eps, x), x_adv, x)

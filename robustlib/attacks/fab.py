@@ -1,14 +1,16 @@
 """FAB: small perturbations by stepping over linearised boundaries while staying drawn to the original image."""
 
 from dataclasses import dataclass, fields
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
 from robustlib.attacks.apgd import other_classes
+from robustlib.attacks.turns import repeat, still_needed, together
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import differentiate
-from robustlib.losses import targeted_margin, wrong
+from robustlib.losses import confirmed, targeted_margin, wrong
 from robustlib.norms import Norm, draw_in_ball, dual_size, per_example, size
 from robustlib.planes import to_plane
 
@@ -53,7 +55,8 @@ def fab(
     """
     others = other_classes(model(x), y)[:, : classes - 1]
     draws = default_draws(x, draws)
-    return within(x, *run_once(model, x, y, others, norm, eps, steps, random_start, draws), norm, eps)
+    point = begin(x, norm, eps, random_start, draws)
+    return within(x, *run_once(model, x, y, others, norm, eps, steps, point), norm, eps)
 
 
 def fab_targeted(
@@ -74,18 +77,31 @@ def fab_targeted(
     others, draws = other_classes(model(x), y), default_draws(x, draws)
     best, distance = x.clone(), torch.full_like(x[:, 0, 0, 0], torch.inf)
     live = torch.arange(len(x), device=x.device)
-    for turn in range(min(targets, others.shape[1])):
+    turns = iter(range(min(targets, others.shape[1])))
+    while len(live) and (group := list(islice(turns, together(model, len(live))))):
+        starts = [begin(x[live], norm, eps, random_start, draws[live].restart(turn)) for turn in group]
+        rivals = repeat(torch.arange(len(live), device=x.device), group)
+        classes = others[live][:, group].T.reshape(-1, 1)
         found, how_far = run_once(
-            model, x[live], y[live], others[live, turn : turn + 1], norm, eps, steps, random_start,
-            draws[live].restart(turn),
-        )  # fmt: skip
-        nearer = how_far < distance[live]
-        best[live[nearer]], distance[live[nearer]] = found[nearer], how_far[nearer]
+            model, repeat(x[live], group), repeat(y[live], group), classes, norm, eps, steps, torch.cat(starts), rivals
+        )
+        for nth in range(len(group)):
+            rows = slice(nth * len(live), (nth + 1) * len(live))
+            nearer = how_far[rows] < distance[live]
+            if eps is not None:
+                nearer &= distance[live] > eps  # else an earlier turn has succeeded
+            best[live[nearer]], distance[live[nearer]] = found[rows][nearer], how_far[rows][nearer]
         if eps is not None:
             live = live[distance[live] > eps]
-        if len(live) == 0:
-            break
     return within(x, best, distance, norm, eps)
+
+
+def begin(x: Tensor, norm: Norm, eps: float | None, random_start: bool, draws: Draws) -> Tensor:
+    """The image itself, or a random point within eps / 2."""
+    if not random_start:
+        return x.clone()
+    delta = draw_in_ball(x, 1.0, norm, draws, "fab/start")
+    return (x + (eps or 0.0) / 2 * delta / per_example(size(delta, norm), delta)).clamp(0, 1)
 
 
 def within(x: Tensor, best: Tensor, distance: Tensor, norm: Norm, eps: float | None) -> Tensor:
@@ -101,14 +117,10 @@ def run_once(
     norm: Norm,
     eps: float | None,
     steps: int,
-    random_start: bool,
-    draws: Draws,
+    point: Tensor,
+    rivals: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The nearest misclassified image found and its distance, infinite where none was."""
-    point = x.clone()
-    if random_start:
-        delta = draw_in_ball(x, 1.0, norm, draws, "fab/start")
-        point = (x + (eps or 0.0) / 2 * delta / per_example(size(delta, norm), delta)).clamp(0, 1)
+    """The nearest misclassified image found and its distance, infinite where none was. rivals: as for Auto-PGD."""
     far = torch.full_like(x[:, 0, 0, 0], torch.inf)
     run = Run(torch.arange(len(x), device=x.device), x, y, classes, point, x, far)
     best, distance = x.clone(), far.clone()
@@ -121,12 +133,15 @@ def run_once(
         hit = wrong(model(run.point), run.y)
         how_far = torch.where(hit, size(run.point - run.x, norm), torch.inf)
         nearer = how_far < run.distance
+        # What lies beyond eps is only a place to go on from, whose verdict nobody will ask for.
+        claimed = nearer & (how_far <= (torch.inf if eps is None else eps))
+        nearer &= confirmed(model, run.point, run.y, claimed) | ~claimed
         run.distance = torch.where(nearer, how_far, run.distance)
         run.best = torch.where(per_example(nearer, x), run.point, run.best)
         run.point = torch.where(per_example(hit, x), run.x + BETA * (run.point - run.x), run.point)
         if eps is not None and (done := run.distance <= eps).any():
             best[run.place[done]], distance[run.place[done]] = run.best[done], run.distance[done]
-            run = run[~done]
+            run = run[~done if rivals is None else still_needed(run.place, done, rivals)]
     best[run.place], distance[run.place] = run.best, run.distance
     return best, distance
 

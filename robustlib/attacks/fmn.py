@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks.fab import within
 from robustlib.draws import Draws
-from robustlib.losses import climb, margin, wrong
+from robustlib.losses import climb, confirmed, margin, wrong
 from robustlib.norms import TINY, Norm, ascent, dual_size, per_example, project, size
 
 
@@ -51,7 +51,9 @@ def approach(
         moves, share = anneal(step_size, step_size / 100, step / steps), anneal(radius_step, 1e-3, step / steps)
         logits, gap, slope = climb(model, x_adv, margin, y)
         hit, how_far = wrong(logits, y), size(x_adv - x, norm)
-        nearer = hit & (how_far < distance)
+        closer = how_far < distance
+        nearer = confirmed(model, x_adv, y, hit & closer)
+        hit = nearer | (hit & ~closer)
         best = torch.where(per_example(nearer, x), x_adv, best)
         distance = torch.where(nearer, how_far, distance)
         # Wider or narrower by a share; before an image is found, wider than to the linearised model's boundary. The

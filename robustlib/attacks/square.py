@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.draws import Draws, default_draws
-from robustlib.losses import margin
+from robustlib.losses import confirmed, margin
 from robustlib.norms import Norm, per_example, project_in_box, size
 
 # After how many queries the share of the image that a square covers is halved (again).
@@ -54,9 +54,10 @@ def square(
     x_adv = stripes(x, eps, draws) if norm == "Linf" else tiles(x, eps, norm, draws)
     place, value = torch.arange(len(x), device=x.device), margin(model(x_adv), y)
     run = Run(place, x, y, x_adv, value, draws, x.new_empty(len(x), 0))
+    fell = confirmed(model, x_adv, y, value > 0)
     found = x_adv.clone()
     for query in range(1, queries):
-        if (fell := run.value > 0).any():
+        if fell.any():
             found[run.place[fell]] = run.x_adv[fell]
             run = run[~fell]
         if len(run.place) == 0:
@@ -72,6 +73,7 @@ def square(
         better = value > run.value
         run.value = torch.where(better, value, run.value)
         run.x_adv = torch.where(per_example(better, x), candidate, run.x_adv)
+        fell = confirmed(model, run.x_adv, run.y, better & (value > 0))
     found[run.place] = run.x_adv
     return found
 

@@ -155,7 +155,7 @@ def test_pgd_matches_a_loop_over_single_images(norm: Norm, net: nn.Module, test)
             delta = torch.zeros_like(image)
             for _ in range(steps):
                 point = (image + delta)[None].requires_grad_()
-                model(point).log_softmax(1)[0, label].neg().backward()
+                model(point).log_softmax(1)[0, label].neg().backward(inputs=[point])
                 assert point.grad is not None
                 grad = point.grad[0]
                 delta += 2.5 * eps / steps * (grad.sign() if norm == "Linf" else grad / grad.norm())
@@ -181,7 +181,7 @@ def test_fgsm_is_one_step_of_size_eps(norm: Norm, net: nn.Module, test):
 def test_restarts_are_never_weaker_than_one_run(norm: Norm, net: nn.Module, test):
     x, y = test
     attack = partial(pgd, norm=norm, eps=0.08 if norm == "Linf" else 0.5, steps=3)
-    (once, by_one, _), (often, by_many, _) = cascade(net, x, y, [attack]), cascade(net, x, y, [attack] * 4)
+    (once, _, by_one, _), (often, _, by_many, _) = (cascade(net, x, y, [attack] * n) for n in (1, 4))
     one = by_one < 1
     assert torch.equal(often[one], once[one]) and torch.equal(by_many[one], by_one[one])
     gained = (by_many > 0) & (by_many < 4)

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS, ENSEMBLES
-from robustlib.attacks.cascade import correct, try_attack
-from robustlib.draws import Draws, default_draws
+from robustlib.attacks.cascade import cascade, correct
+from robustlib.draws import Draws
 from robustlib.engine import CPU_SIZES, Engine, batch_sizes, differentiate
 from robustlib.evaluate import evaluate
-from robustlib.losses import climb, cross_entropy, wrong
+from robustlib.losses import climb, confirmed, cross_entropy, wrong
 from robustlib.norms import inside
 from robustlib.outcome import Outcome, join
 from robustlib.search import make_engines, warm_up
@@ -43,8 +43,9 @@ def test_sizes_follow_the_images():
 
 def test_an_engine_gives_the_models_own_numbers(net: nn.Module, test):
     x, y = test[0][:77], test[1][:77]
-    engines = make_engines(net, x[:64])
-    assert engines.search.mode == "float32, folded, channels-last" and 0 < engines.search.margin < 1e-3
+    engines = make_engines(net, x[:64], half=False)
+    assert engines.search.mode == "float32, folded, channels-last" and 0 < engines.search.drift < 1e-3
+    assert engines.fine is engines.search and engines.search.judge == engines.exact.forward
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in engines.search.modules())
     for engine in (engines.exact, engines.search):
         for found, expected in zip(climb(engine, x, cross_entropy, y), climb(net, x, cross_entropy, y), strict=True):
@@ -120,7 +121,7 @@ class Counting(nn.Module):
 def test_models_that_cannot_be_folded_or_copied_fall_back(wrap, mode: str, net: nn.Module, test):
     x, y = test[0][:64], test[1][:64]
     model = wrap(net).eval()
-    engines = make_engines(model, x)
+    engines = make_engines(model, x, half=False)
     assert engines.search.mode == mode
     if wrap is not Neighbours:
         torch.testing.assert_close(engines.search(x), net(x), rtol=1e-4, atol=1e-4)
@@ -146,10 +147,10 @@ def test_a_warm_up_runs_every_size_that_fits(net: nn.Module, test):
 
 def test_a_copy_that_computes_something_else_is_not_used(net: nn.Module, test, monkeypatch):
     def broken(model: nn.Module) -> tuple[nn.Module, str]:
-        return nn.Sequential(net, nn.Softmax(1)), "broken"
+        return nn.Sequential(copy.deepcopy(net), nn.Softmax(1)), "broken"
 
     monkeypatch.setattr("robustlib.search.folded", broken)
-    assert make_engines(net, test[0][:64]).search.mode == "float32, as given, channels-last"
+    assert make_engines(net, test[0][:64], half=False).search.mode == "float32, as given, channels-last"
 
 
 @pytest.mark.parametrize("functional", [True, False])
@@ -168,7 +169,9 @@ def test_pooling_first_changes_nothing(functional: bool):
     torch.manual_seed(0)
     net, x, y = Net().eval(), torch.rand(32, 3, 8, 8), torch.arange(32) % 5
     for found, expected in zip(
-        climb(make_engines(net, x).search, x, cross_entropy, y), climb(net, x, cross_entropy, y), strict=True
+        climb(make_engines(net, x, half=False).search, x, cross_entropy, y),
+        climb(net, x, cross_entropy, y),
+        strict=True,
     ):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
@@ -225,15 +228,22 @@ def test_what_only_the_copy_misclassifies_is_attacked_on_the_model():
     def creep(model: nn.Module, x: Tensor, y: Tensor, *, draws: Draws) -> Tensor:
         x_adv = x.clone()
         for _ in range(100):
-            x_adv = torch.where(wrong(model(x_adv), y)[:, None, None, None], x_adv, x_adv + 0.01)
+            fell = confirmed(model, x_adv, y, wrong(model(x_adv), y))
+            x_adv = torch.where(fell[:, None, None, None], x_adv, x_adv + 0.01)
         return x_adv
 
     x, y = torch.full((3, 1, 2, 2), 0.2), torch.zeros(3, dtype=torch.long)
-    model, copy = Engine(Line(0.6)), Engine(Line(0.55), margin=0.1)
-    found, fell = try_attack(model, copy, x, y, creep, default_draws(x, None))
-    assert fell.all() and not correct(model, found, y).any()
-    copy.margin = 0.0
-    assert not try_attack(model, copy, x, y, creep, default_draws(x, None))[1].any()
+    model = Engine(Line(0.6))
+    copy = Engine(Line(0.55), judge=model.forward, drift=0.1)
+    found = cascade(model, x, y, [creep], search=copy)
+    assert (found.broken_by == 0).all() and not correct(model, found.x_adv, y).any()
+    assert (found.prediction == 1).all() and (found.x_adv > 0.6).all()
+    # A copy whose word were taken would stop short of the model's boundary, and the model would be called robust.
+    copy.judge = None
+    assert (cascade(model, x, y, [creep], search=copy).broken_by == 1).all()
+    # Where the copy stands on the other side, the model is asked as far as the two may differ.
+    sure, copy = creep(model, x, y, draws=Draws(0, torch.arange(3))), Engine(Line(0.65), judge=model.forward, drift=0.1)
+    assert (cascade(model, x, y, [lambda *_, **__: sure], search=copy).broken_by == 0).all()
 
 
 def every_attack(norm: Norm, eps: float):

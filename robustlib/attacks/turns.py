@@ -1,0 +1,31 @@
+"""Turns of an attack, such as towards one class after the other, side by side as far as the device has room for them.
+
+The outcome is that of one turn after the other, to the bit: of an example's turns the first that succeeds counts.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from robustlib.engine import Engine
+
+
+def together(model: nn.Module, n: int) -> int:
+    """How many turns of n examples fill the model's largest batch."""
+    largest = model.sizes[-1] if isinstance(model, Engine) and model.sizes else 0
+    return max(1, largest // max(n, 1))
+
+
+def repeat(rows: Tensor, group: list[int]) -> Tensor:
+    """The rows once for each turn of the group, turn by turn."""
+    return rows.repeat(len(group), *[1] * (rows.ndim - 1))
+
+
+def still_needed(place: Tensor, fell: Tensor, rivals: Tensor) -> Tensor:
+    """Which rows to go on with: those that have not fallen, and before which none of their rivals has just done so.
+
+    place: of the rows in the batch that came, turn by turn.  rivals: which example each row of that batch is a turn of.
+    """
+    last = len(rivals)
+    first = torch.full_like(rivals, last)
+    first.scatter_reduce_(0, rivals[place[fell]], place[fell], "amin")
+    return ~fell & (place < first[rivals[place]])

@@ -1,0 +1,174 @@
+"""The folded form of a network: the same function with less work, for attacks to search on.
+
+Everything here works on a traced copy. Whoever uses it compares the result with the original network.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any, TypeGuard
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.fx.experimental.optimization import fuse
+
+
+class Wide(nn.Module):
+    """A layer that stays in float32 when the network around it is cast."""
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Wide":
+        return self
+
+
+class Normalized(Wide):
+    """Normalisation in float32, on images as they lie, and then the network in its own precision and layout.
+
+    Done in bfloat16 it would round images to half of 1/255; done channel by channel it would take as long as the first
+    convolution.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor, inner: nn.Module):
+        super().__init__()
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("std", std.clone())
+        self.inner = inner
+        self.dtype, self.memory_format = torch.float32, torch.contiguous_format
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Normalized":
+        self.inner._apply(fn, recurse)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - self.mean) / self.std
+        return self.inner(x.to(self.dtype, memory_format=self.memory_format))
+
+
+class WideLogits(Wide):
+    """A network's last layer in float32: bfloat16 would round logits to two decimals."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.float())
+
+
+class HalvingPool(nn.Module):
+    """Max-pooling of two by two pixels. Without a gradient to come, by comparing rows, then columns: on a CPU that
+    takes half the time.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda or (torch.is_grad_enabled() and x.requires_grad):
+            return F.max_pool2d(x, 2)
+        x = x[:, :, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2]
+        x = torch.maximum(x[:, :, 0::2], x[:, :, 1::2])
+        return torch.maximum(x[:, :, :, 0::2], x[:, :, :, 1::2])
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """A copy with each BatchNorm folded into its convolution, ReLU after max-pooling instead of before it,
+    normalisation and logits kept in float32.
+
+    Raises whatever tracing the model raises.
+    """
+    graph = fuse(model)
+    assert isinstance(graph, fx.GraphModule)
+    pool_first(graph)
+    halve(graph)
+    widen_logits(graph)
+    normalisation = take_out_normalisation(graph)
+    graph.recompile()
+    return graph if normalisation is None else Normalized(*normalisation, graph)
+
+
+RELUS = (torch.relu, F.relu, torch.Tensor.relu, "relu")
+POOLS = (torch.max_pool2d, F.max_pool2d)
+MINUS = (operator.sub, torch.sub, "sub")
+OVER = (operator.truediv, torch.div, "div")
+
+
+def is_a(
+    node: object, graph: fx.GraphModule, kind: type[nn.Module] | None, functions: tuple[object, ...]
+) -> TypeGuard[fx.Node]:
+    if not isinstance(node, fx.Node):
+        return False
+    if node.op == "call_module":
+        return kind is not None and isinstance(graph.get_submodule(str(node.target)), kind)
+    return node.op in ("call_function", "call_method") and node.target in functions
+
+
+def pool_first(graph: fx.GraphModule) -> None:
+    """Swap every ReLU with the max-pooling after it: the same values and gradients, and a quarter of the ReLUs."""
+    for pool in graph.graph.nodes:
+        relu = pool.args[0] if pool.args else None
+        if not is_a(pool, graph, nn.MaxPool2d, POOLS) or not is_a(relu, graph, nn.ReLU, RELUS):
+            continue
+        if len(relu.users) > 1:
+            continue
+        if pool.op == "call_module" and graph.get_submodule(str(pool.target)).return_indices:
+            continue
+        before, after = relu.args[0], relu
+        swap = (pool.op, pool.target, pool.args[1:], pool.kwargs)
+        pool.op, pool.target, pool.kwargs = relu.op, relu.target, relu.kwargs
+        pool.args = (after, *relu.args[1:])
+        relu.op, relu.target, relu.kwargs = swap[0], swap[1], swap[3]
+        relu.args = (before, *swap[2])
+
+
+def halve(graph: fx.GraphModule) -> None:
+    """Put HalvingPool wherever a layer does the same."""
+    for name, layer in list(graph.named_modules()):
+        if isinstance(layer, nn.MaxPool2d) and not (layer.return_indices or layer.ceil_mode):
+            sizes = [pair(value) for value in (layer.kernel_size, layer.stride, layer.padding, layer.dilation)]
+            if sizes == [(2, 2), (2, 2), (0, 0), (1, 1)]:
+                graph.set_submodule(name, HalvingPool())
+
+
+def pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def widen_logits(graph: fx.GraphModule) -> None:
+    """Keep the last layer in float32, where it is a linear one."""
+    (last,) = next(node for node in graph.graph.nodes if node.op == "output").args
+    if is_a(last, graph, nn.Linear, ()) and len(last.users) == 1:
+        layer = graph.get_submodule(str(last.target))
+        assert isinstance(layer, nn.Linear)
+        graph.set_submodule(str(last.target), WideLogits(layer))
+
+
+def take_out_normalisation(graph: fx.GraphModule) -> tuple[Tensor, Tensor] | None:
+    """Where the network begins with (x - mean) / std, its mean and std; the graph then is without it."""
+    images = next(node for node in graph.graph.nodes if node.op == "placeholder")
+    minus = only_user(images)
+    over = only_user(minus) if is_a(minus, graph, None, MINUS) else None
+    if not is_a(minus, graph, None, MINUS) or not is_a(over, graph, None, OVER):
+        return None
+    mean, std = constant(graph, minus, images), constant(graph, over, minus)
+    if mean is None or std is None:
+        return None
+    over.replace_all_uses_with(images)
+    graph.graph.erase_node(over)
+    graph.graph.erase_node(minus)
+    graph.graph.eliminate_dead_code()
+    return mean, std
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def constant(graph: fx.GraphModule, node: fx.Node, of: fx.Node) -> Tensor | None:
+    """The module's tensor, one number a channel, that the node combines `of` with, if that is all it does."""
+    if len(node.args) != 2 or node.kwargs or node.args[0] is not of:
+        return None
+    other = node.args[1]
+    if not isinstance(other, fx.Node) or other.op != "get_attr":
+        return None
+    value = operator.attrgetter(str(other.target))(graph)
+    return value if isinstance(value, Tensor) and value.ndim in (3, 4) else None
