@@ -212,6 +212,31 @@ def list_names(kind: str, torchvision: bool, as_json: bool) -> None:
     click.echo(names_text(kind, torchvision=torchvision, as_json=as_json))
 
 
+@main.group()
+def db() -> None:
+    """Look after the store itself."""
+
+
+@db.command(name="upgrade")
+@click.pass_context
+def db_upgrade(ctx: click.Context) -> None:
+    """Bring a store of an older schema to this one, keeping a copy of an SQLite file."""
+    from jobs.upgrade import upgrade
+
+    click.echo(upgrade(ctx.obj))
+
+
+@db.command(name="info")
+@json_option
+@click.pass_context
+def db_info(ctx: click.Context, as_json: bool) -> None:
+    """Say which schema the store has, and what is in it."""
+    from jobs import show, upgrade
+
+    found = upgrade.info(ctx.obj)
+    click.echo(show.json_text(found) if as_json else show.table([found]))
+
+
 @main.command()
 @json_option
 @click.pass_context

@@ -17,14 +17,16 @@ from sqlalchemy import Connection, select
 
 from cluster.bundle import Failed, Finished, Frame, Moved, Setting, Started
 from cluster.connect import gpu_count, local_ray, remote_bundle, worker_env
-from cluster.resources import Slots, bundle_size, plan_slots, usable_cpus
+from cluster.resources import Slots, bundle_budget, bundle_size, plan_slots, usable_cpus
 from jobs import queue, worst
 from jobs.artifacts import drop_partial
 from jobs.engine import Store
 from jobs.errors import RunError
-from jobs.query import counts, jobs_of
+from jobs.query import costs, counts, jobs_of, widest
 from jobs.queue import Claimed
 from jobs.schema import driver, job
+
+Watch = Callable[[dict[str, int], tuple[float, float]], None]
 
 RENEW_SECONDS = 20.0
 POLL_SECONDS = 0.2
@@ -56,19 +58,20 @@ def drive(
     *,
     sweep_id: int | None = None,
     cpus_per_job: int | None = None,
-    watch: Callable[[dict[str, int]], None] = lambda counts: None,
+    watch: Watch = lambda counts, costs: None,
 ) -> dict[str, int]:
     """Run the store's queue on this machine until it is empty; returns the jobs by state.
 
-    sweep_id: only this sweep's jobs.  watch: called with the jobs by state, several times a second.
+    sweep_id: only this sweep's jobs.  watch: called several times a second with the jobs by state, and with
+    the estimated cost of what is done and of what is left.
     An interrupt or SIGTERM gives every job back to the queue and goes on as KeyboardInterrupt.
     """
     with store.begin() as db:
         queue.reclaim(db, dead_drivers(db))
-        found = counts(db, sweep_id)
+        found, width = counts(db, sweep_id), widest(db, sweep_id)
     if not any(found[state] for state in queue.UNFINISHED):
         return found
-    slots = plan_slots(usable_cpus(), gpu_count(), sum(found.values()), cpus_per_job)
+    slots = plan_slots(usable_cpus(), gpu_count(), width, cpus_per_job)
     at_work = Driver(store, slots, sweep_id)
     with store.begin() as db:
         started = psutil.Process().create_time()
@@ -111,14 +114,14 @@ def alive(pid: int, started_at: float) -> bool:
         return False
 
 
-def loop(at_work: Driver, ray: Any, watch: Callable[[dict[str, int]], None]) -> dict[str, int]:
+def loop(at_work: Driver, ray: Any, watch: Watch) -> dict[str, int]:
     """Claim, launch, collect and record until nothing of this driver's scope is unfinished."""
     while True:
         with at_work.store.begin() as db:
             settle_worst_cases(db, at_work)
             launch(db, at_work)
-            found = counts(db, at_work.sweep_id)
-        watch(found)
+            found, cost = counts(db, at_work.sweep_id), costs(db, at_work.sweep_id)
+        watch(found, cost)
         if not any(found[state] for state in queue.UNFINISHED):
             return found
         frames, ended = collect(at_work, ray)
@@ -142,11 +145,12 @@ def settle_worst_cases(db: Connection, at_work: Driver) -> None:
 def launch(db: Connection, at_work: Driver) -> None:
     """Fill the free slots."""
     while len(at_work.bundles) < at_work.slots.count:
-        most = bundle_size(counts(db, at_work.sweep_id)["queued"], at_work.slots.count)
-        claimed = queue.claim(db, at_work.id, most=most, kinds=["train", "eval"], scope=scope(at_work))
+        slots = at_work.slots
+        most = bundle_size(counts(db, at_work.sweep_id)["queued"], slots.count)
+        budget = bundle_budget(costs(db, at_work.sweep_id)[1], slots.count)
+        claimed = queue.claim(db, at_work.id, most=most, kinds=["train", "eval"], scope=scope(at_work), budget=budget)
         if not claimed:
             return
-        slots = at_work.slots
         setting = Setting(slots.device, slots.num_cpus, at_work.store.artifacts, os.getcwd())
         task = remote_bundle(slots.num_gpus, slots.num_cpus)
         named = task.options(name=claimed[0].name, runtime_env=worker_env(slots))

@@ -15,18 +15,18 @@ class Progress:
 
     out: TextIO = field(default_factory=lambda: sys.stderr)
     started_at: float = field(default_factory=time.monotonic)
-    done_before: int | None = None
+    before: tuple[int, float] | None = None  # jobs done, and cost of what was done, at the start
     shown_at: float = -LOG_SECONDS
 
-    def __call__(self, counts: dict[str, int]) -> None:
-        """Show the jobs by state; called as often as one likes."""
+    def __call__(self, counts: dict[str, int], costs: tuple[float, float]) -> None:
+        """Show the jobs by state, called as often as one likes. costs: estimated, of what is done and what is left."""
         now = time.monotonic()
-        if self.done_before is None:
-            self.done_before = counts["done"]
+        if self.before is None:
+            self.before = counts["done"], costs[0]
         if now - self.shown_at < (0.2 if self.out.isatty() else LOG_SECONDS):
             return
         self.shown_at = now
-        state = self.state(counts, now)
+        state = self.state(counts, costs, now)
         if not self.out.isatty():
             self.out.write(json.dumps(state) + "\n")
         else:
@@ -35,15 +35,15 @@ class Progress:
 
     def close(self) -> None:
         """Leave the line."""
-        if self.out.isatty() and self.done_before is not None:
+        if self.out.isatty() and self.before is not None:
             self.out.write("\r\x1b[K")
 
-    def state(self, counts: dict[str, int], now: float) -> dict[str, float | int | None]:
-        """Jobs by state, jobs a minute since the start, seconds left at that rate (None before the first is done)."""
+    def state(self, counts: dict[str, int], costs: tuple[float, float], now: float) -> dict[str, float | int | None]:
+        """Jobs by state, jobs a minute since the start, seconds left at the rate at which estimated work gets done."""
         seconds = now - self.started_at
-        fresh = counts["done"] - (self.done_before or 0)
-        left = sum(counts[state] for state in ("blocked", "queued", "leased", "running"))
-        rate = fresh / seconds if seconds > 0 else 0.0
+        done_before, cost_before = self.before or (0, 0.0)
+        rate = (counts["done"] - done_before) / seconds if seconds > 0 else 0.0
+        worked, left = costs[0] - cost_before, costs[1]
         return {
             "done": counts["done"],
             "total": sum(counts.values()),
@@ -51,7 +51,7 @@ class Progress:
             "failed": counts["failed"],
             "jobs_per_minute": round(60 * rate, 1),
             "elapsed_seconds": round(seconds, 1),
-            "left_seconds": round(left / rate, 1) if fresh else None,
+            "left_seconds": round(left * seconds / worked, 1) if worked > 0 else None,
         }
 
     def line(self, state: dict[str, float | int | None]) -> str:

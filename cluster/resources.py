@@ -20,8 +20,8 @@ class Slots:
 def plan_slots(cpus: int, gpus: int, jobs: int, cpus_per_job: int | None = None) -> Slots:
     """One slot a GPU where there are GPUs; else the CPUs shared among the jobs of the whole sweep.
 
-    jobs: of the sweep, not those left of it: the number of threads must not change when a sweep is taken up again,
-    since sums over threads may differ in the last bits.
+    jobs: that the sweep can run side by side, not those left of it: the number of threads must not change when a sweep
+    is taken up again, since sums over threads may differ in the last bits.
     """
     if gpus:
         return Slots(gpus, 1, cpus_per_job or max(1, cpus // gpus))
@@ -32,6 +32,11 @@ def plan_slots(cpus: int, gpus: int, jobs: int, cpus_per_job: int | None = None)
 def bundle_size(queued: int, slots: int, most: int = 64) -> int:
     """How many jobs to claim at once: few enough that every slot gets some, at most `most`."""
     return max(1, min(most, -(-queued // (2 * slots))))
+
+
+def bundle_budget(left: float, slots: int) -> float:
+    """How much estimated work to claim at once: half of a slot's share of what is left."""
+    return left / (2 * slots)
 
 
 def usable_cpus() -> int:

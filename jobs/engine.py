@@ -86,30 +86,36 @@ def open_store(text: str, *, create: bool = False, write: bool = False) -> Store
     create: make it where there is none (with write).  write: whether transactions may write; a reader's cannot.
     Raises StoreError where it is missing, no robustq store or one of another version.
     """
+    path = parse_url(text)[1]
+    if path is not None and not path.exists() and create:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"store {path}: its folder cannot be made ({error.strerror})") from error
+        store = connect_store(text, create=True, write=write)
+    else:
+        if path is not None and write and path.exists() and path.stat().st_size:
+            # Looked at before it is opened for writing, which would leave marks in somebody else's database.
+            check_store(connect_store(text), create=False)
+        store = connect_store(text, write=write)
+    check_store(store, create=create)
+    return store
+
+
+def connect_store(text: str, *, create: bool = False, write: bool = False) -> Store:
+    """The store as it is: whatever its version, and whether it is one at all."""
     url, path = parse_url(text)
     if path is not None and not path.exists() and not create:
         raise StoreError(
             f"there is no store {path}: `robustq run` or `robustq submit` makes one, --store names another"
         )
-    if path is not None and not path.exists():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"store {path}: its folder cannot be made ({error.strerror})") from error
-    root = os.environ.get("ROBUSTQ_ARTIFACTS") or str(
-        (path.parent if path else Path(".robustq").absolute()) / "artifacts"
-    )
+    folder = path.parent if path else Path(".robustq").absolute()
     shown = url.render_as_string()  # without a password
-    if path is not None and write and path.exists() and path.stat().st_size:
-        # Looked at before it is opened for writing, which would leave marks in somebody else's database.
-        check_store(Store(shown, sqlite_engine(path, write=False), root), create=False)
     try:
         engine = sa.create_engine(url) if path is None else sqlite_engine(path, write=write)
     except ModuleNotFoundError as error:
         raise StoreError(f"store {shown} needs the package {error.name}: pip install robustq[postgres]") from error
-    store = Store(shown, engine, root)
-    check_store(store, create=create)
-    return store
+    return Store(shown, engine, os.environ.get("ROBUSTQ_ARTIFACTS") or str(folder / "artifacts"))
 
 
 def check_store(store: Store, *, create: bool) -> None:
@@ -125,14 +131,20 @@ def check_schema(db: Connection, url: str, *, create: bool) -> None:
         db.execute(sa.text(V_RESULTS))
         db.execute(sa.insert(meta).values(schema_version=SCHEMA_VERSION, created_at=time.time()))
         return
-    if meta.name not in names:
-        raise StoreError(f"{url} is no robustq store: it has no table {meta.name!r}; name another file with --store")
-    version = db.execute(sa.select(meta.c.schema_version)).scalar_one()
+    version = schema_version(db, url)
     if version != SCHEMA_VERSION:
+        older = f"`robustq --store {url} db upgrade` brings it there" if version < SCHEMA_VERSION else "update robustq"
         raise StoreError(
             f"store {url} has schema version {version}, this robustq reads version {SCHEMA_VERSION}: "
-            "use the robustq that made it, or name another file with --store"
+            f"{older}, or name another file with --store"
         )
+
+
+def schema_version(db: Connection, url: str) -> int:
+    """Raises StoreError where this is no store of ours."""
+    if meta.name not in sa.inspect(db).get_table_names():
+        raise StoreError(f"{url} is no robustq store: it has no table {meta.name!r}; name another file with --store")
+    return db.execute(sa.select(meta.c.schema_version)).scalar_one()
 
 
 def sqlite_engine(path: Path, *, write: bool) -> Engine:

@@ -2,11 +2,13 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from sqlalchemy import select
+from torch.utils.flop_counter import FlopCounterMode
 
 from jobs import ask, show
 from jobs.complete import recipe_of
@@ -23,6 +25,7 @@ from robustlib.modes import as_images
 from robustlib.training import OBJECTIVES
 
 CURVE = 2  # a curve costs about so many searches of its costliest radius: docs/architecture.md
+BACKWARD = 2  # a gradient beside its pass forward, in passes
 STEP = Work(3, 2)  # a training step beside its attack, in passes of an evaluation: a rule of thumb, not measured
 
 
@@ -45,6 +48,35 @@ def dry_run(url: str, path: Path, changes: dict[str, Any], *, as_json: bool) -> 
     if as_json:
         return show.json_text({"device": str(device), "jobs": rows, "total": total})
     return show.table(rows) + "\n" + sentence(total, len(rows), device)
+
+
+def with_costs(plan: list[Planned], resolved: Resolved) -> list[Planned]:
+    """The jobs with what each is estimated to cost, in passes weighed by the model's multiplications."""
+    weights = {label: pass_cost(resolved, label) for label in resolved.models}
+    return [replace(planned, cost=cost(planned, resolved, weights[planned.model])) for planned in plan]
+
+
+def cost(planned: Planned, resolved: Resolved, weight: float) -> float:
+    spec = planned.spec
+    if not isinstance(spec, TrainSpec | EvalSpec):
+        return 0.0
+    work = job_work(planned, resolved)
+    passes = work.forwards + BACKWARD * work.gradients
+    if isinstance(spec, EvalSpec) and spec.model.dropout_at_inference:
+        passes *= spec.eot_draws
+    return float(weight * passes)
+
+
+def pass_cost(resolved: Resolved, label: str) -> float:
+    """Multiplications of one pass of the model forward, in millions; of its parameters, where it takes no pass."""
+    test = load_data(resolved.data, "test")
+    model = build_model(resolved.models[label], test, 0).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        try:
+            model(torch.zeros(1, *test.x.shape[1:]))
+        except Exception:  # its jobs will say what is wrong with it, and must be there to do so
+            return sum(p.numel() for p in model.parameters()) / 1e6
+    return max(counter.get_total_flops() / 2e6, 1e-3)
 
 
 def sentence(total: dict[str, Any], jobs: int, device: torch.device) -> str:

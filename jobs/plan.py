@@ -41,6 +41,7 @@ class Planned:
     defence: str | None
     dataset: str
     seed: int
+    cost: float = 1.0  # estimated, in units that only compare
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def hash_file(path: Path, origin: Origin, where: Path_, what: str) -> str:
 
 def expand(resolved: Resolved) -> list[Planned]:
     """Every job of the study. Checks names and parameters against the kernels, and builds the models that are given."""
-    from jobs import complete  # torch: only a study that is new needs it
+    from jobs import complete, estimate  # torch: only a study that is new needs it
 
     study, origin = resolved.study, resolved.origin
     attacks = [
@@ -145,7 +146,7 @@ def expand(resolved: Resolved) -> list[Planned]:
         for seed in study.seeds:
             for planned in model_jobs(resolved, label, settings, [spec for spec, _ in attacks], seed):
                 jobs.setdefault(planned.key, planned)
-    return list(jobs.values())
+    return estimate.with_costs(list(jobs.values()), resolved)
 
 
 def attack_specs(attack: StudyAttack, origin: Origin, where: Path_, complete: Any) -> Iterator[AttackSpec]:

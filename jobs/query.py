@@ -49,6 +49,26 @@ def counts(db: Connection, sweep_id: int | None = None) -> dict[str, int]:
     return {state: found.get(state, 0) for state in STATES}
 
 
+def widest(db: Connection, sweep_id: int | None = None) -> int:
+    """How many jobs may run side by side at most: evaluations wait for the trainings of their models."""
+    chosen = job.c.id.in_(jobs_of(sweep_id)) & job.c.kind.in_(("train", "eval"))
+    return max(db.execute(select(sa.func.count()).where(chosen).group_by(job.c.kind)).scalars(), default=1)
+
+
+def costs(db: Connection, sweep_id: int | None = None) -> tuple[float, float]:
+    """The estimated cost of what is done and of what is left, running jobs by how far they are."""
+    share = sa.func.coalesce(sa.cast(job.c.progress_done, sa.Float) / sa.func.nullif(job.c.progress_total, 0), 0.0)
+    part = sa.case((job.c.state == "done", 1.0), (job.c.state == "running", share), else_=0.0)
+    open_ = job.c.state.in_(("blocked", "queued", "leased", "running"))
+    done, left = db.execute(
+        select(
+            sa.func.coalesce(sa.func.sum(job.c.cost * part), 0.0),
+            sa.func.coalesce(sa.func.sum(sa.case((open_, job.c.cost * (1 - part)), else_=0.0)), 0.0),
+        ).where(job.c.id.in_(jobs_of(sweep_id)))
+    ).one()
+    return done, left
+
+
 def sweeps(db: Connection) -> list[dict[str, Any]]:
     """Every sweep with its jobs by state, the latest first."""
     rows = db.execute(

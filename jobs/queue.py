@@ -5,6 +5,7 @@ error is the job's own, cancelled on request. Whoever writes on a job shows the 
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -68,11 +69,14 @@ def renew(db: Connection, driver_id: str) -> None:
     db.execute(update(job).where(held).values(lease_expires_at=now + LEASE_SECONDS))
 
 
-def claim(db: Connection, driver_id: str, *, most: int, kinds: Sequence[str], scope: Any = None) -> list[Claimed]:
+def claim(
+    db: Connection, driver_id: str, *, most: int, kinds: Sequence[str], scope: Any = None, budget: float = math.inf
+) -> list[Claimed]:
     """Lease the next job and up to `most` - 1 others that share its model and data. Empty where nothing is ready.
 
-    scope: a selection of job ids to stay within. A job that crashed a worker before is claimed alone; the radii of a
-    curve, which are one search, are claimed together even where they are more than `most`.
+    scope: a selection of job ids to stay within.  budget: no more jobs once these together are estimated to cost so
+    much. A job that crashed a worker before is claimed alone; the radii of a curve, which are one search, are claimed
+    together whatever `most` and `budget` say.
     """
     now = time.time()
     ready = (job.c.state == "queued") & job.c.kind.in_(kinds) & (job.c.not_before <= now)
@@ -83,12 +87,16 @@ def claim(db: Connection, driver_id: str, *, most: int, kinds: Sequence[str], sc
     if first is None:
         return []
     rows = [first]
-    most = max(most, len(first["spec"].get("attack", {}).get("curve", ())))
+    radii = len(first["spec"].get("attack", {}).get("curve", ()))
+    most = max(most, radii)
     if most > 1 and first["crashes"] == 0:
         mates = ready & (job.c.bundle_key == first["bundle_key"]) & (job.c.crashes == 0) & (job.c.id != first["id"])
         rows += db.execute(select(job).where(mates).order_by(*order).limit(most - 1)).mappings().all()
-    claimed = []
+    claimed, spent = [], 0.0
     for row in rows:
+        if spent >= budget and not radii:
+            break
+        spent += row["cost"]
         mine = (job.c.id == row["id"]) & (job.c.state == "queued") & (job.c.fence == row["fence"])
         lease = {"lease_owner": driver_id, "lease_expires_at": now + LEASE_SECONDS}
         changed = db.execute(update(job).where(mine).values(state="leased", fence=row["fence"] + 1, **lease))

@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import JSON, Boolean
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # raise it together with a step in jobs/migrations
 
 STATES = ("blocked", "queued", "leased", "running", "done", "failed", "cancelled")
 
@@ -76,6 +76,7 @@ job = Table(
     Column("seed", Integer, nullable=False),
     Column("recipe", Text),
     Column("bundle_key", String(64), nullable=False),
+    Column("cost", Float, nullable=False, server_default="1"),  # estimated, in units that only compare
     Column("state", Text, nullable=False),
     Column("priority", Integer, nullable=False, server_default="0"),
     Column("fence", Integer, nullable=False, server_default="0"),

@@ -99,6 +99,7 @@ def columns(planned: Planned, state: str, now: float) -> dict[str, Any]:
         "seed": planned.seed,
         "arch": planned.arch,
         "defence": planned.defence,
+        "cost": planned.cost,
         "state": state,
         "created_at": now,
     }

@@ -42,8 +42,9 @@ class Engine(nn.Module):
 
     net: what is called, with images of `memory_format` and `dtype`.  precision: what it computes in.
     sizes: batch sizes, rising; empty for a model that does not take filled batches.  mode: what `net` is, in words.
-    judge: the model that `net` is a copy of, whose word counts; None where it is that model.
-    drift: how far the two's logits may lie apart.
+    drift: how far `net`'s logits may lie from those of the model that it stands for; 0 where it is that model.
+    judge: what an attack asks before it takes an image for broken, None where `net` needs no other; judge_drift: the
+    drift of that.
     """
 
     def __init__(
@@ -55,8 +56,9 @@ class Engine(nn.Module):
         memory_format: torch.memory_format = torch.contiguous_format,
         mode: str = "float32",
         precision: torch.dtype = torch.float32,
-        judge: Net | None = None,
         drift: float = 0.0,
+        judge: Net | None = None,
+        judge_drift: float = 0.0,
     ):
         super().__init__()
         self.net = net
@@ -65,8 +67,9 @@ class Engine(nn.Module):
         self.memory_format = memory_format
         self.mode = mode
         self.precision = precision
-        self.judge = judge
         self.drift = drift
+        self.judge = judge
+        self.judge_drift = judge_drift
         self.count = Count()
 
     @torch.no_grad()

@@ -96,11 +96,13 @@ def wrong(logits: Tensor, y: Tensor) -> Tensor:
 def confirmed(model: nn.Module, x: Tensor, y: Tensor, claimed: Tensor) -> Tensor:
     """Which of the images that `model` is said to misclassify are so, shape (B,).
 
-    A search copy's word needs that of the model it stands for, so that an attack goes on where only the copy is fooled.
+    A search copy's word needs that of its judge, by more than the judge may differ from the model that all this is
+    about: so that an attack goes on where only the copy is fooled.
     """
     if not isinstance(model, Engine) or model.judge is None or not claimed.any():
         return claimed
     rows = claimed.nonzero().squeeze(1)
     agreed = claimed.clone()
-    agreed[rows] = wrong(model.judge(x[rows]), y[rows])
+    logits = model.judge(x[rows])
+    agreed[rows] = wrong(logits, y[rows]) & (margin(logits, y[rows]) >= model.judge_drift)
     return agreed

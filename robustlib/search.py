@@ -63,7 +63,8 @@ def make_engines(model: nn.Module, sample: Tensor, *, half: bool | None = None) 
     fine = fine or exact
     engines = Engines(exact, search or fine, fine)
     for engine in (engines.search, engines.fine):
-        engine.judge = None if engine is exact else exact.forward
+        if engine is not exact:
+            engine.judge, engine.judge_drift = fine.forward, fine.drift
         if sample.is_cuda:
             warm_up(engine, sample)
         engine.count = Count()

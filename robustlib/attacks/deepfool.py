@@ -9,17 +9,20 @@ from robustlib.losses import confirmed, wrong
 from robustlib.norms import Norm, ascent, dual_size, per_example, size
 
 
-def class_gradients(model: nn.Module, x: Tensor, ranked: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits of the ranked classes, shape (B, K), and the gradient of each with respect to x, shape (B, K, C, H, W)."""
-    return differentiate(model, x, lambda logits, ranked: logits.gather(1, ranked), ranked)[1:]
+def class_gaps(model: nn.Module, x: Tensor, ranked: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of the ranked classes but the first, less that of the first, (B, K-1), and their gradients."""
+
+    def gaps(logits: Tensor, ranked: Tensor) -> Tensor:
+        chosen = logits.gather(1, ranked)
+        return chosen[:, 1:] - chosen[:, :1]
+
+    return differentiate(model, x, gaps, ranked)[1:]
 
 
-def step_to_boundary(logits: Tensor, gradients: Tensor, norm: Norm) -> Tensor:
+def step_to_boundary(gaps: Tensor, slope: Tensor, norm: Norm) -> Tensor:
     """The shortest step over the nearest of the linearised boundaries between class 0 of the ranking and the others."""
-    gap = (logits[:, 1:] - logits[:, :1]).abs()  # (B, K-1)
-    slope = gradients[:, 1:] - gradients[:, :1]  # (B, K-1, C, H, W)
-    steepness = dual_size(slope.flatten(0, 1), norm).reshape(gap.shape).clamp_min(1e-12)
-    distance, nearest = (gap / steepness).min(1)
+    steepness = dual_size(slope.flatten(0, 1), norm).reshape(gaps.shape).clamp_min(1e-12)
+    distance, nearest = (gaps.abs() / steepness).min(1)
     direction = slope[torch.arange(len(slope), device=slope.device), nearest]
     # 1e-4, as in the authors' code, carries the point over a boundary on which it lies exactly.
     return per_example(distance + 1e-4, direction) * ascent(direction, norm)
@@ -53,8 +56,7 @@ def deepfool(
     for _ in range(steps):
         if len(active) == 0:
             break
-        logits, gradients = class_gradients(model, x_adv[active], ranked[active])
-        moved[active] += step_to_boundary(logits, gradients, norm)
+        moved[active] += step_to_boundary(*class_gaps(model, x_adv[active], ranked[active]), norm)
         x_adv[active] = (x[active] + (1 + overshoot) * moved[active]).clamp(0, 1)
         with torch.no_grad():
             there, true = x_adv[active], y[active]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.resources import Slots, bundle_size, plan_slots
+from cluster.resources import Slots, bundle_budget, bundle_size, plan_slots
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,7 @@ def test_slots(cpus, gpus, jobs, per_job, slots):
 @pytest.mark.parametrize(("queued", "slots", "size"), [(0, 2, 1), (1, 2, 1), (5, 2, 2), (100, 2, 25), (10_000, 2, 64)])
 def test_bundles_leave_work_for_every_slot(queued, slots, size):
     assert bundle_size(queued, slots) == size
+
+
+def test_a_bundle_takes_half_of_a_slots_share_of_the_work():
+    assert bundle_budget(80.0, 4) == 10.0

@@ -41,7 +41,9 @@ def test_another_schema_version(tmp_path):
     with store.begin() as db:
         db.execute(sa.update(meta).values(schema_version=99))
     store.engine.dispose()
-    with pytest.raises(StoreError, match=r"has schema version 99, this robustq reads version 1: use the robustq that"):
+    with pytest.raises(
+        StoreError, match=r"has schema version 99, this robustq reads version 2: update robustq, or name"
+    ):
         open_store(str(tmp_path / "r.db"))
 
 

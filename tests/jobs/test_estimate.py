@@ -50,6 +50,20 @@ def test_the_jobs_of_a_study(study: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert "5 jobs: " in estimate.dry_run(url, study, {}, as_json=False)
 
 
+def test_costs_of_jobs_are_their_multiplications(study: Path):
+    from jobs import ask
+    from jobs.plan import expand
+
+    plan = expand(ask.resolve_file(study, {}))
+    # LeNet-5 on one channel of 8 x 8 pixels, by hand: two convolutions of 5 x 5, on 8 x 8 and 4 x 4 pixels, three layers.
+    per_pass = (64 * 6 * 25 + 16 * 16 * 6 * 25 + 64 * 120 + 120 * 84 + 84 * 10) / 1e6
+    costs = {(p.spec.kind, getattr(getattr(p.spec, "attack", None), "name", None), p.cost) for p in plan}
+    by = {(kind, name): cost for kind, name, cost in costs if cost}
+    assert by["train", None] == pytest.approx(per_pass * (1200 + 2 * 900))
+    assert by["eval", "autoattack"] == pytest.approx(per_pass * 20 * (3 + 101 + 919 + 1801 + 5000 + 2 * 1910))
+    assert [p.cost for p in plan if p.spec.kind == "worst"] == [0.0] * sum(p.spec.kind == "worst" for p in plan)
+
+
 def test_every_attack_has_its_work():
     from robustlib.attacks import ATTACKS
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks.cascade import correct
-from robustlib.attacks.deepfool import class_gradients, deepfool
+from robustlib.attacks.deepfool import class_gaps, deepfool
 from robustlib.settings import Norm
 
 NORMS: list[Norm] = ["Linf", "L2"]
@@ -94,14 +94,14 @@ def test_only_the_classes_ranked_first_are_tried(linear: Linear, x: Tensor):
     assert (to_second > torch.tensor(exact_distance(linear, x, "L2")) * 1.001).any()
 
 
-def test_class_gradients_are_rows_of_the_jacobian(net: nn.Module, test):
+def test_gradients_of_the_gaps_are_differences_of_rows_of_the_jacobian(net: nn.Module, test):
     x, ranked = test[0][:5], torch.tensor([[3, 0, 9]]).repeat(5, 1)
-    logits, gradients = class_gradients(net, x, ranked)
-    torch.testing.assert_close(logits, net(x).detach()[:, [3, 0, 9]])
+    gaps, gradients = class_gaps(net, x, ranked)
+    torch.testing.assert_close(gaps, net(x).detach()[:, [0, 9]] - net(x).detach()[:, [3]])
     for i in range(5):
         jacobian = torch.autograd.functional.jacobian(lambda image: net(image)[0], x[i : i + 1])  # (10, 1, 1, 8, 8)
         assert isinstance(jacobian, Tensor)
-        torch.testing.assert_close(gradients[i], jacobian[[3, 0, 9], 0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(gradients[i], jacobian[[0, 9], 0] - jacobian[3, 0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -45,7 +45,7 @@ def test_an_engine_gives_the_models_own_numbers(net: nn.Module, test):
     x, y = test[0][:77], test[1][:77]
     engines = make_engines(net, x[:64], half=False)
     assert engines.search.mode == "float32, folded, channels-last" and 0 < engines.search.drift < 1e-3
-    assert engines.fine is engines.search and engines.search.judge == engines.exact.forward
+    assert engines.fine is engines.search and engines.search.judge == engines.fine.forward
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in engines.search.modules())
     for engine in (engines.exact, engines.search):
         for found, expected in zip(climb(engine, x, cross_entropy, y), climb(net, x, cross_entropy, y), strict=True):

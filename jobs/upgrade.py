@@ -1,0 +1,62 @@
+"""Bringing a store to this schema, and saying what it is."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+from jobs.engine import connect_store, parse_url, schema_version
+from jobs.errors import StoreError
+from jobs.query import counts
+from jobs.schema import SCHEMA_VERSION, meta
+
+
+def upgrade(url: str) -> str:
+    """Bring the store to this schema, step by step in one transaction; an SQLite file is copied before. Says what was
+    done.
+    """
+    path = parse_url(url)[1]
+    with connect_store(url).begin() as db:
+        before = schema_version(db, url)
+    if before == SCHEMA_VERSION:
+        return f"store {url} has schema version {before} already"
+    if before > SCHEMA_VERSION:
+        raise StoreError(
+            f"store {url} has schema version {before}, this robustq knows {SCHEMA_VERSION}: update robustq"
+        )
+    kept = None if path is None else keep_copy(path, before)
+    with connect_store(url, write=True).begin() as db:
+        run_steps(db)
+        db.execute(sa.update(meta).values(schema_version=SCHEMA_VERSION))
+    return f"store {url}: schema version {before} -> {SCHEMA_VERSION}" + (f", the old one is in {kept}" if kept else "")
+
+
+def keep_copy(path: Path, version: int) -> Path:
+    """A copy of the file beside it, whole also while others write."""
+    copy = path.with_name(f"{path.stem}.v{version}{path.suffix}")
+    if copy.exists():
+        raise StoreError(f"there is a file {copy} already: move it away, the store is to be copied there first")
+    with closing(sqlite3.connect(path)) as source:
+        source.execute("VACUUM INTO ?", (str(copy),))
+    return copy
+
+
+def run_steps(db: sa.Connection) -> None:
+    """Every step from the store's version on. The version that counts is ours, Alembic's own follows it."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = db
+    command.stamp(config, str(db.execute(sa.select(meta.c.schema_version)).scalar_one()), purge=True)
+    command.upgrade(config, "head")
+
+
+def info(url: str) -> dict[str, Any]:
+    """The store's schema version, the one that this robustq reads, and what is in it."""
+    with connect_store(url).begin() as db:
+        version = schema_version(db, url)
+        found = {"store": url, "schema_version": version, "reads": SCHEMA_VERSION}
+        return found | {f"{state}_jobs": n for state, n in counts(db).items()}

@@ -1,0 +1,79 @@
+"""Stores of every schema that landed come up to this one, with all that is in them."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from jobs.engine import connect_store, open_store
+from jobs.errors import StoreError
+from jobs.query import counts
+from jobs.schema import SCHEMA_VERSION, job, meta
+from jobs.upgrade import info, upgrade
+
+FIRST = Path(__file__).with_name("store-1.sql")  # made by the robustq whose schema was version 1: never change it
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Path:
+    path = tmp_path / "results.db"
+    with sqlite3.connect(path) as db:
+        db.executescript(FIRST.read_text())
+    db.close()
+    return path
+
+
+def columns(path: Path) -> dict[str, list[tuple[str, str, bool]]]:
+    inspector = sa.inspect(connect_store(str(path)).engine)
+    tables = [name for name in inspector.get_table_names() if name != "alembic_version"]
+    return {
+        name: sorted((c["name"], str(c["type"]), c["nullable"]) for c in inspector.get_columns(name)) for name in tables
+    }
+
+
+def test_the_first_schema_becomes_this_one(first: Path, tmp_path: Path):
+    with pytest.raises(
+        StoreError, match=r"has schema version 1, this robustq reads version \d+: `robustq --store .* db"
+    ):
+        open_store(str(first))
+    assert info(str(first))["schema_version"] == 1
+    said = upgrade(str(first))
+    copy = tmp_path / "results.v1.db"
+    assert said == f"store {first}: schema version 1 -> {SCHEMA_VERSION}, the old one is in {copy}"
+    with sqlite3.connect(copy) as db:
+        assert db.execute("SELECT schema_version FROM robustq_meta").fetchone() == (1,)
+    db.close()
+    store = open_store(str(first), write=True)
+    with store.begin() as db:
+        assert {state: n for state, n in counts(db).items() if n} == {"queued": 3, "blocked": 4, "done": 1}
+        assert db.execute(sa.select(job.c.cost)).scalars().all() == [1.0] * 8
+    store.engine.dispose()
+    open_store(str(tmp_path / "new.db"), create=True, write=True).engine.dispose()
+    assert columns(first) == columns(tmp_path / "new.db")
+    assert upgrade(str(first)) == f"store {first} has schema version {SCHEMA_VERSION} already"
+
+
+def test_a_copy_that_is_there_is_never_overwritten(first: Path, tmp_path: Path):
+    (tmp_path / "results.v1.db").write_text("mine")
+    with pytest.raises(StoreError, match=r"there is a file .*results\.v1\.db already: move it away"):
+        upgrade(str(first))
+    assert info(str(first))["schema_version"] == 1 and (tmp_path / "results.v1.db").read_text() == "mine"
+
+
+def test_a_store_of_a_later_robustq_is_left_alone(first: Path):
+    with connect_store(str(first), write=True).begin() as db:
+        db.execute(sa.update(meta).values(schema_version=99))
+    with pytest.raises(StoreError, match=r"has schema version 99, this robustq knows \d+: update robustq$"):
+        upgrade(str(first))
+
+
+def test_what_is_no_store_is_not_upgraded(tmp_path: Path):
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE t (x)")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="is no robustq store"):
+        upgrade(str(path))
+    assert path.read_bytes() == before
