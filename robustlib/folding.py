@@ -1,16 +1,16 @@
 """The folded form of a network: the same function with less work, for attacks to search on.
 
-Everything here works on a traced copy. Whoever uses it compares the result with the original network.
+Whoever uses it compares the result with the original network.
 """
 
 import operator
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.fx.experimental.optimization import fuse
 
 
 class Wide(nn.Module):
@@ -46,10 +46,49 @@ class Normalized(Wide):
         return self.inner(x.to(self.dtype, memory_format=self.memory_format))
 
 
+class Folded(nn.Module):
+    """A convolution with the BatchNorm after it, or a convolution or linear layer alone, as one operation with weights
+    of its own, which `refresh` takes from the layers as they are then.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None = None):
+        super().__init__()
+        self.sources = (layer, norm)  # in a tuple, so that what is done to this module is not done to them
+        weight, bias = self.fused()
+        self.register_buffer("weight", weight.clone())
+        self.register_buffer("bias", bias.clone())
+
+    @torch.no_grad()
+    def fused(self) -> tuple[Tensor, Tensor]:
+        layer, norm = self.sources
+        bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+        if norm is None or norm.running_mean is None or norm.running_var is None:
+            return layer.weight.detach(), bias.detach()
+        mean, var = norm.running_mean, norm.running_var
+        scale = (var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight)
+        shift = 0 if norm.bias is None else norm.bias
+        return layer.weight * scale[:, None, None, None], (bias - mean) * scale + shift
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        weight, bias = self.fused()
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self.sources[0]
+        if isinstance(layer, nn.Linear):
+            return F.linear(x, self.weight, self.bias)
+        return layer._conv_forward(x, self.weight, self.bias)
+
+
 class WideLogits(Wide):
     """A network's last layer in float32: bfloat16 would round logits to two decimals."""
 
-    def __init__(self, linear: nn.Linear):
+    def __init__(self, linear: Folded):
         super().__init__()
         self.linear = linear
 
@@ -71,19 +110,27 @@ class HalvingPool(nn.Module):
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """A copy with each BatchNorm folded into its convolution, ReLU after max-pooling instead of before it,
-    normalisation and logits kept in float32.
+    """The model with each BatchNorm folded into its convolution, ReLU after max-pooling instead of before it,
+    normalisation and logits kept in float32. Layers with weights that cannot be folded are the model's own.
 
     Raises whatever tracing the model raises.
     """
-    graph = fuse(model)
-    assert isinstance(graph, fx.GraphModule)
+    graph = fx.symbolic_trace(model)
+    fold_layers(graph)
     pool_first(graph)
     halve(graph)
     widen_logits(graph)
     normalisation = take_out_normalisation(graph)
+    graph.delete_all_unused_submodules()
     graph.recompile()
     return graph if normalisation is None else Normalized(*normalisation, graph)
+
+
+def refresh(net: nn.Module) -> None:
+    """Take the weights of what is folded anew."""
+    for layer in net.modules():
+        if isinstance(layer, Folded):
+            layer.refresh()
 
 
 RELUS = (torch.relu, F.relu, torch.Tensor.relu, "relu")
@@ -100,6 +147,29 @@ def is_a(
     if node.op == "call_module":
         return kind is not None and isinstance(graph.get_submodule(str(node.target)), kind)
     return node.op in ("call_function", "call_method") and node.target in functions
+
+
+def fold_layers(graph: fx.GraphModule) -> None:
+    """Put Folded in the place of every convolution, with its BatchNorm where it has one, and of every linear layer."""
+    calls = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
+    kinds = (nn.Conv2d, nn.Linear)
+    for node in [node for node in graph.graph.nodes if any(is_a(node, graph, kind, ()) for kind in kinds)]:
+        layer = graph.get_submodule(str(node.target))
+        # A subclass may do something else, and a layer that is called twice has a BatchNorm for each.
+        if type(layer) not in kinds or calls[node.target] > 1:
+            continue
+        after, norm = only_user(node), None
+        if is_a(after, graph, nn.BatchNorm2d, ()) and type(layer) is nn.Conv2d and calls[after.target] == 1:
+            found = graph.get_submodule(str(after.target))
+            assert isinstance(found, nn.BatchNorm2d)
+            norm = None if found.training or found.running_mean is None else found
+        if norm is not None:
+            assert after is not None
+            after.replace_all_uses_with(node)
+            graph.graph.erase_node(after)
+            graph.delete_submodule(str(after.target))
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        graph.set_submodule(str(node.target), Folded(layer, norm))
 
 
 def pool_first(graph: fx.GraphModule) -> None:
@@ -136,9 +206,10 @@ def pair(value: Any) -> tuple[int, int]:
 def widen_logits(graph: fx.GraphModule) -> None:
     """Keep the last layer in float32, where it is a linear one."""
     (last,) = next(node for node in graph.graph.nodes if node.op == "output").args
-    if is_a(last, graph, nn.Linear, ()) and len(last.users) == 1:
+    if is_a(last, graph, Folded, ()) and len(last.users) == 1:
         layer = graph.get_submodule(str(last.target))
-        assert isinstance(layer, nn.Linear)
+        if not isinstance(layer, Folded) or layer.weight.ndim != 2:
+            return
         graph.set_submodule(str(last.target), WideLogits(layer))
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.engine import Count, Engine, Net, batch_sizes
-from robustlib.folding import Normalized, fold
+from robustlib.folding import Normalized, fold, refresh
 from robustlib.graphs import Graphs
-from robustlib.modes import layout
+from robustlib.modes import evaluating, layout
 
 # How far a copy's logits may lie from the original's, in units of the logits' standard deviation: ours. Rounding of
 # float32 stays far below the first, that of half precision below the second; a copy that does something else does not.
@@ -70,6 +70,38 @@ def make_engines(model: nn.Module, sample: Tensor, *, half: bool | None = None) 
         engine.count = Count()
     exact.count = Count()
     return engines
+
+
+def follow(model: nn.Module, sample: Tensor) -> Callable[[], Engine] | None:
+    """A search copy of a model whose weights change: a function that brings it up to date and returns it.
+
+    None where the model has parts that cannot be followed: then it must be attacked itself.
+    """
+    half = suits_half(model, sample.device)
+    ways = [
+        partial(search_engine, followed, model, dtype, batch_sizes(sample, dtype), False)
+        for dtype in (*(halves(sample.device) if half else ()), torch.float32)
+    ]
+    with evaluating(model), torch.no_grad():
+        reference = model(sample)
+        engine = first_that_agrees(ways, sample, reference)
+    if engine is None or not isinstance(engine.net, nn.Module):
+        return None
+    net = engine.net
+
+    def current() -> Engine:
+        refresh(net)
+        return engine
+
+    return current
+
+
+def followed(model: nn.Module) -> tuple[nn.Module, str]:
+    net = fold(model)
+    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    if any(id(tensor) in own for tensor in (*net.parameters(), *net.buffers())):
+        raise ValueError("the model has weights outside of convolutions, linear layers and their BatchNorm")
+    return net, "folded"
 
 
 def first_that_agrees(ways: list[Callable[[], Engine]], sample: Tensor, reference: Tensor) -> Engine | None:
@@ -152,7 +184,7 @@ def search_engine(
     net, mode = make(model)
     for parameter in net.parameters():
         parameter.requires_grad_(False)
-    has_images = any(isinstance(layer, nn.Conv2d) for layer in net.modules())
+    has_images = any(tensor.ndim == 4 for tensor in (*net.parameters(), *net.buffers()) if len(tensor) > 1)
     memory_format = torch.channels_last if has_images else torch.contiguous_format
     net = net.to(dtype=dtype, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     takes = (dtype, memory_format)
@@ -176,4 +208,4 @@ def plain(model: nn.Module) -> tuple[nn.Module, str]:
 
 
 def folded(model: nn.Module) -> tuple[nn.Module, str]:
-    return fold(model), "folded"
+    return fold(copy.deepcopy(model)), "folded"

@@ -14,11 +14,14 @@ from robustlib.attacks.cascade import correct
 from robustlib.attacks.pgd import pgd
 from robustlib.draws import Draws, generator, seeded, stream_key
 from robustlib.modes import as_images, autocast, evaluating, layout, strict_float32
+from robustlib.search import follow
 from robustlib.settings import TrainSettings
 from robustlib.training import OBJECTIVES
 from robustlib.training.augment import augment
+from robustlib.training.objectives import Search
 
 VALIDATION_BATCH = 250
+SAMPLE = 64  # images with which a search copy is compared with the model
 
 
 class TrainingDiverged(ValueError):
@@ -105,7 +108,9 @@ def fit(
     arguments, which is taken up where it stopped; on the CPU the weights then come out the same to the last bit.
     Raises TrainingDiverged when the loss is no longer a number.
     """
-    model = model.to(device)
+    model = fitting_layout(model.to(device), x[:2])
+    # Chosen before a state is loaded: a run that is taken up again must choose as the first one did.
+    search = follow(model, as_images(x[:SAMPLE], device, layout(model)))
     optimizer = make_optimizer(model, settings)
     train, validation = split(len(x), settings, seed)
     steps = math.ceil(len(train) / settings.batch_size)
@@ -121,8 +126,9 @@ def fit(
         start = time.perf_counter()
         rates_now = rates[epoch * steps : (epoch + 1) * steps]
         with seeded(seed, f"epoch/{epoch}", device):
-            loss = run_epoch(model, x, y, train, optimizer, rates_now, settings, stream_key(seed, f"epoch/{epoch}"))
-            clean, attacked = validate(model, x[validation], y[validation], settings, seed, device)
+            stream = stream_key(seed, f"epoch/{epoch}")
+            loss = run_epoch(model, x, y, train, optimizer, rates_now, settings, stream, search)
+            clean, attacked = validate(model, x[validation], y[validation], settings, seed, device, search)
         seconds = time.perf_counter() - start
         history.append(Epoch(epoch, loss, max(rates_now), clean, attacked, seconds))
         if settings.keep == "last" or best < 0 or merit(history[-1], settings) > merit(history[best], settings):
@@ -135,6 +141,19 @@ def fit(
             "best": best,
         }
         yield Training(model, list(history), state, best)
+
+
+@torch.no_grad()
+def fitting_layout(model: nn.Module, x: Tensor) -> nn.Module:
+    """The model with its convolutions channels-last, which is the quicker layout, if it takes such images."""
+    before = layout(model)
+    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    try:
+        with evaluating(model):
+            model(as_images(x, next(model.parameters()).device, torch.channels_last))
+    except RuntimeError:  # a view of what is not contiguous, say
+        model = model.to(memory_format=before)  # pyright: ignore[reportCallIssue]
+    return model
 
 
 def merit(epoch: Epoch, settings: TrainSettings) -> float:
@@ -151,6 +170,7 @@ def run_epoch(
     rates: list[float],
     settings: TrainSettings,
     seed: int,
+    search: Search | None,
 ) -> float:
     """One pass over the training examples in a fresh order; the mean loss."""
     device = next(model.parameters()).device
@@ -166,7 +186,7 @@ def run_epoch(
             group["lr"] = rate
         optimizer.zero_grad()
         with autocast(device, settings.precision):
-            loss = objective(model, batch, y[chosen].to(device), draws=draws, **settings.attack)
+            loss = objective(model, batch, y[chosen].to(device), draws=draws, search=search, **settings.attack)
         loss.backward()
         optimizer.step()
         total += loss.detach() * len(chosen)
@@ -179,16 +199,22 @@ def run_epoch(
 
 
 def validate(
-    model: nn.Module, x: Tensor, y: Tensor, settings: TrainSettings, seed: int, device: torch.device
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    settings: TrainSettings,
+    seed: int,
+    device: torch.device,
+    search: Search | None = None,
 ) -> tuple[float, float]:
     """Clean accuracy and accuracy under PGD of several steps: shows catastrophic overfitting where there is one."""
     clean = attacked = 0
-    memory_format = layout(model)
+    memory_format, copy_ = layout(model), model if search is None else search()
     with evaluating(model), strict_float32():
         for chosen in torch.arange(len(x)).split(VALIDATION_BATCH):
             batch, labels = as_images(x[chosen], device, memory_format), y[chosen].to(device)
             x_adv = pgd(
-                model,
+                copy_,
                 batch,
                 labels,
                 norm=settings.validation_norm,

@@ -3,26 +3,41 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlib.draws import Draws
 from robustlib.modes import evaluating
 
+Search = Callable[[], nn.Module]
 
-def standard(model: nn.Module, x: Tensor, y: Tensor, *, draws: Draws) -> Tensor:
+
+def standard(model: nn.Module, x: Tensor, y: Tensor, *, draws: Draws, search: Search | None = None) -> Tensor:
     """Cross-entropy of the clean images, averaged over the batch."""
     return F.cross_entropy(model(x), y)
 
 
 def attacked(
-    model: nn.Module, x: Tensor, y: Tensor, *, draws: Draws, attack: Callable[..., Tensor], **options: Any
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    draws: Draws,
+    attack: Callable[..., Tensor],
+    search: Search | None = None,
+    **options: Any,
 ) -> Tensor:
     """Cross-entropy of attacked images alone: the outer minimum of Madry et al. 2018, https://arxiv.org/abs/1706.06083.
 
     The attack sees the model in eval mode, so that its many passes do not move BatchNorm's statistics; the loss is
-    taken in training mode.
+    taken in training mode.  search: gives a copy of the model as it is now for the attack to work on; the model itself
+    where it is None.
     """
     with evaluating(model):
-        x_adv = attack(model, x, y, draws=draws, **options)
+        if search is None:
+            x_adv = attack(model, x, y, draws=draws, **options)
+        else:
+            with torch.autocast(x.device.type, enabled=False):  # the copy has its own precision
+                x_adv = attack(search(), x, y, draws=draws, **options)
     return F.cross_entropy(model(x_adv), y)

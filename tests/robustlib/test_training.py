@@ -218,7 +218,7 @@ def test_batches_are_of_near_equal_size(train, monkeypatch: pytest.MonkeyPatch):
     """A last batch of a single image would break BatchNorm: 65 examples in batches of 64 are 33 and 32."""
     seen: list[Tensor] = []
 
-    def spy(model: nn.Module, x: Tensor, y: Tensor, *, draws: Draws) -> Tensor:
+    def spy(model: nn.Module, x: Tensor, y: Tensor, *, draws: Draws, search: object) -> Tensor:
         seen.append(draws.index)
         return F.cross_entropy(model(x), y)
 

@@ -1,0 +1,114 @@
+"""The folded form computes what the network computes, follows it while it trains, and leaves it as it was."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustlib.folding import Folded, HalvingPool, Normalized, WideLogits, fold, refresh
+from robustlib.models import build
+from robustlib.search import follow, make_engines
+
+
+def trained_a_little(model: nn.Module, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """With running statistics that are not those of the start, in training mode."""
+    torch.manual_seed(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    model.train()
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(model(torch.rand(32, *shape)), torch.randint(classes, (32,))).backward()
+        optimizer.step()
+    model.zero_grad()
+    return model
+
+
+@pytest.mark.parametrize("arch", ["convnet3", "resnet18", "lenet5"])
+def test_folded_networks_give_the_same_logits_and_gradients(arch: str):
+    net = build(arch=arch, in_channels=3, num_classes=7, image_size=(32, 32), normalize=((0.4,) * 3, (0.2,) * 3))
+    net, x = trained_a_little(net, (3, 32, 32), 7).eval(), torch.rand(6, 3, 32, 32)
+    folded = fold(copy.deepcopy(net))
+    kinds = [type(layer) for layer in folded.modules()]
+    assert isinstance(folded, Normalized) and nn.BatchNorm2d not in kinds and WideLogits in kinds
+    assert nn.Conv2d not in kinds and nn.Linear not in kinds
+    for call in (net, folded):
+        x.requires_grad_().grad = None
+        call(x)[:, 3].sum().backward()
+    torch.testing.assert_close(folded(x), net(x), rtol=1e-4, atol=1e-5)
+    (expected,), (found,) = (torch.autograd.grad(call(x)[:, 3].sum(), x) for call in (net, folded))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("height, width", [(8, 8), (7, 9), (2, 3)])
+def test_halving_pool_is_max_pooling(height: int, width: int):
+    x = torch.randn(3, 5, height, width)
+    assert torch.equal(HalvingPool()(x), F.max_pool2d(x, 2))
+    x.requires_grad_()
+    assert torch.equal(HalvingPool()(x), F.max_pool2d(x, 2))
+
+
+@pytest.mark.parametrize("bias, affine", [(True, True), (False, True), (True, False)])
+def test_a_convolution_and_its_batchnorm_by_hand(bias: bool, affine: bool):
+    layer, norm = nn.Conv2d(3, 4, 3, padding=1, bias=bias), nn.BatchNorm2d(4, affine=affine)
+    norm.running_mean, norm.running_var = torch.randn(4), torch.rand(4) + 0.5
+    x = torch.rand(2, 3, 6, 6)
+    expected = norm.eval()(layer(x))
+    torch.testing.assert_close(Folded(layer, norm)(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_called_twice_is_folded_into_nothing():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.one, self.two = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.two(self.conv(self.one(self.conv(x)))).flatten(1)
+
+    net = trained_a_little(Twice(), (3, 4, 4), 48).eval()
+    x = torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(fold(copy.deepcopy(net))(x), net(x), rtol=1e-5, atol=1e-5)
+
+
+def test_the_copy_follows_a_model_in_training_and_leaves_it_alone():
+    net = build(arch="convnet3", in_channels=1, num_classes=10, image_size=(8, 8), normalize=((0.3,), (0.3,)))
+    net, x = trained_a_little(net, (1, 8, 8), 10), torch.rand(64, 1, 8, 8)
+    before = copy.deepcopy(net.state_dict())
+    search = follow(net, x)
+    assert search is not None and net.training and all(p.requires_grad for p in net.parameters())
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    first = search()(x)
+    trained_a_little(net, (1, 8, 8), 10)
+    net.eval()
+    allowed = 0.1 * net(x).std().item()
+    assert (first - net(x)).abs().max() > allowed  # it has moved, ...
+    assert (search()(x) - net(x)).abs().max() < allowed  # ... and the copy with it
+    assert all(p.dtype == torch.float32 and p.requires_grad for p in net.parameters())
+
+
+def test_a_model_with_weights_elsewhere_is_not_followed():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.linear = nn.Parameter(torch.ones(1)), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x.flatten(1)) * self.scale
+
+    net = Scaled()
+    assert follow(net, torch.rand(64, 1, 4, 4)) is None
+    assert net.scale.requires_grad and net.scale.dtype == torch.float32
+    # To be attacked as it is, it may be copied all the same.
+    assert make_engines(net.eval(), torch.rand(64, 1, 4, 4)).search.mode.startswith("float32, folded")
+
+
+def test_refreshing_takes_the_weights_as_they_are():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
+    folded, x = fold(net), torch.rand(3, 1, 2, 2)
+    with torch.no_grad():
+        net[1].weight.mul_(2)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    assert not torch.allclose(folded(x), net(x))
+    refresh(folded)
+    assert torch.equal(folded(x), net(x))
