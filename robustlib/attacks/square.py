@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.draws import Draws, default_draws
+from robustlib.engine import Engine, Net
 from robustlib.losses import confirmed, margin
 from robustlib.norms import Norm, per_example, project_in_box, size
 
 # After how many queries the share of the image that a square covers is halved (again).
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 BLOCK = 50  # queries whose random numbers are drawn at once
+DOUBT = 1 / 32  # of its drift: nearer than that, half precision is not asked which of two images has the larger margin
 TINY = 1e-12
 
 
@@ -23,6 +25,7 @@ class Run:
     y: Tensor
     x_adv: Tensor
     value: Tensor  # the margin: above 0 where misclassified
+    rough: Tensor  # the same in half precision, where the search copy has no better
     draws: Draws
     numbers: Tensor  # random numbers of the next BLOCK queries, (B, BLOCK, channels + 2)
 
@@ -52,8 +55,10 @@ def square(
     draws = default_draws(x, draws)
     propose = propose_square if norm == "Linf" else propose_bump
     x_adv = stripes(x, eps, draws) if norm == "Linf" else tiles(x, eps, norm, draws)
-    place, value = torch.arange(len(x), device=x.device), margin(model(x_adv), y)
-    run = Run(place, x, y, x_adv, value, draws, x.new_empty(len(x), 0))
+    fine = finer(model)
+    rough = margin(model(x_adv), y)
+    value = margin(fine(x_adv), y) if fine is not None else rough
+    run = Run(torch.arange(len(x), device=x.device), x, y, x_adv, value, rough, draws, x.new_empty(len(x), 0))
     fell = confirmed(model, x_adv, y, value > 0)
     found = x_adv.clone()
     for query in range(1, queries):
@@ -66,16 +71,37 @@ def square(
             run.numbers = run.draws.uniform((BLOCK, x.shape[1] + 2), f"square/{query // BLOCK}").to(x)
         side = side_length(x, share, query, norm)
         candidate = propose(run, side, eps, norm, query)
-        value = run.value.clone()
         # Some squares change nothing, as where the image lies on that side of the ball already: they need no pass.
-        if (new := (candidate != run.x_adv).flatten(1).any(1)).any():
-            value[new] = margin(model(candidate[new]), run.y[new])
-        better = value > run.value
-        run.value = torch.where(better, value, run.value)
+        new = (candidate != run.x_adv).flatten(1).any(1).nonzero().squeeze(1)
+        better = climbs(model, fine, run, candidate, new)
         run.x_adv = torch.where(per_example(better, x), candidate, run.x_adv)
-        fell = confirmed(model, run.x_adv, run.y, better & (value > 0))
+        fell = confirmed(model, run.x_adv, run.y, better & (run.value > 0))
     found[run.place] = run.x_adv
     return found
+
+
+def finer(model: nn.Module) -> Net | None:
+    """What tells small steps apart where the model, in half precision, is too rough to."""
+    return model.judge if isinstance(model, Engine) and model.precision != torch.float32 else None
+
+
+def climbs(model: nn.Module, fine: Net | None, run: Run, candidate: Tensor, rows: Tensor) -> Tensor:
+    """Which of the rows' candidates have a larger margin, shape (B,); updates the margins of those."""
+    better = torch.zeros_like(run.y, dtype=torch.bool)
+    if len(rows) == 0:
+        return better
+    rough = margin(model(candidate[rows]), run.y[rows])
+    value = rough
+    if fine is not None:
+        assert isinstance(model, Engine)
+        near = rough > run.rough[rows] - DOUBT * model.drift
+        rows, rough = rows[near], rough[near]
+        value = margin(fine(candidate[rows]), run.y[rows])
+    up = value > run.value[rows]
+    rows = rows[up]
+    better[rows] = True
+    run.value, run.rough = run.value.index_copy(0, rows, value[up]), run.rough.index_copy(0, rows, rough[up])
+    return better
 
 
 def side_length(x: Tensor, share: float, query: int, norm: Norm) -> int:
