@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 # Measured: from 8 up, sizes that are multiples of 8 agree to the bit, with one thread and with two.
-CPU_SIZES = (8, 16, 24, 32, 40, 48, 56, 64, 128, 256, 512)
+CPU_SIZES = (*range(8, 136, 8), 256, 512)
 CPU_BYTES = 4 * 64 * 3 * 32 * 32  # of the images of a pass, of whose activations a CPU's caches still hold enough
 CUDA_SIZES = (128, 512, 2048)
 FULL = 0.75  # a batch at least so full is filled up; a smaller one is split
@@ -123,9 +123,9 @@ class Engine(nn.Module):
         return max((size for size in self.sizes if size <= rest), default=self.sizes[0])
 
     def shrink(self, tried: int) -> bool:
-        """After an out-of-memory error: leave the sizes at which it came. False where nothing smaller is left."""
-        smaller = tuple(size for size in self.sizes if size < tried) or (max(tried // 2, 1),)
-        self.sizes = smaller
+        """After an out-of-memory error: at most half as many from now on. False where nothing smaller is left."""
+        half = max(tried // 2, 1)
+        self.sizes = tuple(size for size in self.sizes if size <= half) or (half,)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return tried > 1
