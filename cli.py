@@ -212,6 +212,26 @@ def list_names(kind: str, torchvision: bool, as_json: bool) -> None:
     click.echo(names_text(kind, torchvision=torchvision, as_json=as_json))
 
 
+@main.command()
+@click.argument("statement")
+@click.option("--limit", type=click.IntRange(1), default=10_000, show_default=True, help="Most rows to print.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Most time to take.")
+@json_option
+@click.pass_context
+def sql(ctx: click.Context, statement: str, limit: int, seconds: float, as_json: bool) -> None:
+    """Ask the store with one SELECT of your own, which can change nothing.
+
+    \b
+    robustq sql "SELECT model, attack, eps, robust_accuracy FROM v_results ORDER BY robust_accuracy"
+    """
+    from jobs.sql import answer_text, ask
+
+    answer = ask(ctx.obj, statement, limit=limit, seconds=seconds)
+    click.echo(answer_text(answer, as_json=as_json))
+    if not answer.whole:
+        click.echo(f"the first {limit} rows; --limit prints more", err=True)
+
+
 @main.group()
 def db() -> None:
     """Look after the store itself."""

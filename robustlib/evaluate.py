@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks.cascade import Attack, cascade, curve, predict
+from robustlib.crew import Crew, make_crew
 from robustlib.draws import Draws, seeded
 from robustlib.metrics import CLEAN, NOTHING
 from robustlib.models.layers import is_randomised
 from robustlib.modes import as_images, evaluating, layout, strict_float32
 from robustlib.norms import size
-from robustlib.outcome import Batch, Score, check_budget, check_classes, judge
+from robustlib.outcome import Batch, Score, check_budget, check_classes, gather, judge
 from robustlib.randomised import GROUP, judge_randomised
 from robustlib.search import Engines, make_engines
 from robustlib.settings import Norm
@@ -92,6 +93,7 @@ def evaluate_curve(
     chosen = torch.arange(len(x)) if index is None else index
     size = GROUP if engines is None else batch_size or fitting(x[:1], device)
     with strict_float32(), evaluating(model):
+        crew = None if engines is None else make_crew(engines, device)
         for rows in batches(chosen, size, grouped=engines is None):
             images, labels = as_images(x[rows], device), y[rows].to(device)
             own = Draws(seed, rows.to(device))
@@ -102,8 +104,10 @@ def evaluate_curve(
                         judge_randomised(model, images, labels, own, norm, eps, named, draws, eot_draws)
                         for eps, named in plan
                     )
-            else:
+            elif crew is None:
                 yield judge_fixed(engines, images, labels, own, plan, norm)
+            else:
+                yield judge_shared(crew, images, labels, own, plan, norm)
 
 
 def make_ready(model: nn.Module, x: Tensor, num_classes: int, device: torch.device) -> Ready:
@@ -135,6 +139,24 @@ def batches(chosen: Tensor, batch_size: int, *, grouped: bool) -> Iterator[Tenso
     chosen = chosen.sort().values
     _, counts = (chosen // batch_size).unique_consecutive(return_counts=True)
     yield from chosen.split(counts.tolist())
+
+
+def judge_shared(
+    crew: Crew,
+    x: Tensor,
+    y: Tensor,
+    draws: Draws,
+    plan: Sequence[tuple[float | None, Sequence[tuple[str, Attack]]]],
+    norm: Norm,
+) -> tuple[Batch, ...]:
+    """`judge_fixed`, each member of the crew with its share of the examples."""
+
+    def work(engines: Engines, rows: Tensor) -> tuple[Batch, ...]:
+        return judge_fixed(engines, x[rows], y[rows], draws[rows], plan, norm)
+
+    shares = crew.share_out(len(x), work)
+    place = torch.cat([rows for rows, _ in shares]).argsort()
+    return tuple(gather(batches, place) for batches in zip(*(found for _, found in shares), strict=True))
 
 
 def judge_fixed(

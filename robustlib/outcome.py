@@ -104,6 +104,17 @@ def join(outcomes: Sequence[Outcome]) -> Outcome:
     return Outcome(**{f.name: np.concatenate([getattr(o, f.name) for o in outcomes]) for f in fields(Outcome)})
 
 
+def gather(batches: Sequence[Batch], place: Tensor) -> Batch:
+    """Batches that were worked on side by side as one, its rows in this order. An attack's seconds are the longest."""
+    outcome, order = join([batch.outcome for batch in batches]), place.numpy()
+    return Batch(
+        Outcome(**{name: values[order] for name, values in vars(outcome).items()}),
+        torch.cat([batch.x_adv for batch in batches])[place],
+        np.concatenate([batch.stage for batch in batches])[order],
+        [max(seconds) for seconds in zip(*(batch.seconds for batch in batches), strict=True)],
+    )
+
+
 def check_budget(x_adv: Tensor, x: Tensor, norm: Norm, eps: float | None, names: Sequence[str]) -> None:
     """Raise RuntimeError unless every image is in the box and the ball, by float32 arithmetic on the images kept."""
     if not inside(x_adv, x, math.inf if eps is None else eps, norm).all():

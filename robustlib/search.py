@@ -46,6 +46,14 @@ class Engines:
         counts = {id(engine): engine.count for engine in (self.exact, self.search, self.fine)}.values()
         return Count(sum(count.forwards for count in counts), sum(count.gradients for count in counts))
 
+    def hand_over(self, other: "Engines") -> None:
+        """Count the passes so far as the other's."""
+        pairs = ((self.exact, other.exact), (self.search, other.search), (self.fine, other.fine))
+        for mine, theirs in pairs:  # those that are the same engine are empty at their second turn
+            theirs.count.forwards += mine.count.forwards
+            theirs.count.gradients += mine.count.gradients
+            mine.count = Count()
+
 
 def make_engines(model: nn.Module, sample: Tensor, *, half: bool | None = None) -> Engines:
     """Engines for a model in eval mode on its device; the search copy in the quickest form that agrees with the model.

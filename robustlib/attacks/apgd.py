@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from itertools import islice
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.turns import repeat, still_needed, together
+from robustlib.attacks.turns import following, repeat, still_needed
 from robustlib.draws import Draws, default_draws
 from robustlib.losses import LOSSES, TARGETED, climb, confirmed, find_loss, wrong
 from robustlib.norms import Norm, ascent, draw_in_ball, per_example, project_in_box, size, steepest
@@ -87,8 +86,8 @@ def apgd_targeted(
     draws = default_draws(x, draws)
     x_adv, live = x.clone(), torch.arange(len(x), device=x.device)
     ranking = other_classes(model(x), y)
-    turns = iter(range(min(targets, ranking.shape[1])))
-    while len(live) and (group := list(islice(turns, together(model, len(live))))):
+    group: list[int] = []
+    while len(live) and (group := following(group, min(targets, ranking.shape[1]), model, len(live))):
         # Each turn has its own start, so that none of them depends on which turns ran beside it.
         starts = [start_on_edge(x[live], eps, norm, draws[live].restart(turn)) for turn in group]
         images, classes, rivals = repeat(x[live], group), repeat(y[live], group), repeat(torch.arange(len(live)), group)

@@ -1,13 +1,12 @@
 """FAB: small perturbations by stepping over linearised boundaries while staying drawn to the original image."""
 
 from dataclasses import dataclass, fields
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
 from robustlib.attacks.apgd import other_classes
-from robustlib.attacks.turns import repeat, still_needed, together
+from robustlib.attacks.turns import following, repeat, still_needed
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import differentiate
 from robustlib.losses import confirmed, targeted_margin, wrong
@@ -77,8 +76,8 @@ def fab_targeted(
     others, draws = other_classes(model(x), y), default_draws(x, draws)
     best, distance = x.clone(), torch.full_like(x[:, 0, 0, 0], torch.inf)
     live = torch.arange(len(x), device=x.device)
-    turns = iter(range(min(targets, others.shape[1])))
-    while len(live) and (group := list(islice(turns, together(model, len(live))))):
+    group: list[int] = []
+    while len(live) and (group := following(group, min(targets, others.shape[1]), model, len(live))):
         starts = [begin(x[live], norm, eps, random_start, draws[live].restart(turn)) for turn in group]
         rivals = repeat(torch.arange(len(live), device=x.device), group)
         classes = others[live][:, group].T.reshape(-1, 1)

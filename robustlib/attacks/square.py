@@ -74,15 +74,15 @@ def square(
         # Some squares change nothing, as where the image lies on that side of the ball already: they need no pass.
         new = (candidate != run.x_adv).flatten(1).any(1).nonzero().squeeze(1)
         better = climbs(model, fine, run, candidate, new)
-        run.x_adv = torch.where(per_example(better, x), candidate, run.x_adv)
+        run.x_adv[better] = candidate[better]
         fell = confirmed(model, run.x_adv, run.y, better & (run.value > 0))
     found[run.place] = run.x_adv
     return found
 
 
 def finer(model: nn.Module) -> Net | None:
-    """What tells small steps apart where the model, in half precision, is too rough to."""
-    return model.judge if isinstance(model, Engine) and model.precision != torch.float32 else None
+    """What tells small steps apart where the model, in bfloat16, is too rough to."""
+    return None if not isinstance(model, Engine) or model.judge == model.forward else model.judge
 
 
 def climbs(model: nn.Module, fine: Net | None, run: Run, candidate: Tensor, rows: Tensor) -> Tensor:

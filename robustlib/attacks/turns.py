@@ -9,10 +9,15 @@ from torch import Tensor, nn
 from robustlib.engine import Engine
 
 
-def together(model: nn.Module, n: int) -> int:
-    """How many turns of n examples fill the model's largest batch."""
+def following(group: list[int], turns: int, model: nn.Module, n: int) -> list[int]:
+    """The turns after this group: as many as fill the model's largest batch with n examples, but the first alone.
+
+    The first turn is the one that most examples fall in, and what is run beside it would mostly be in vain.
+    """
+    begin = group[-1] + 1 if group else 0
     largest = model.sizes[-1] if isinstance(model, Engine) and model.sizes else 0
-    return max(1, largest // max(n, 1))
+    count = max(1, largest // max(n, 1)) if begin else 1
+    return list(range(begin, min(begin + count, turns)))
 
 
 def repeat(rows: Tensor, group: list[int]) -> Tensor:

@@ -2,18 +2,18 @@
 
 import copy
 from functools import partial
-from typing import Any
+from inspect import signature
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlib.attacks import ATTACKS, ENSEMBLES
+from robustlib.attacks import ATTACKS
 from robustlib.attacks.cascade import cascade, correct
 from robustlib.draws import Draws
 from robustlib.engine import CPU_SIZES, Engine, batch_sizes, differentiate
-from robustlib.evaluate import evaluate
+from robustlib.evaluate import Ready, evaluate
 from robustlib.losses import climb, confirmed, cross_entropy, wrong
 from robustlib.norms import inside
 from robustlib.outcome import Outcome, join
@@ -290,40 +290,35 @@ def test_no_bit_depends_on_batch_size_shard_or_order(norm: Norm, eps: float, net
     assert torch.equal(alone, images[:12]) and few.distance.tobytes() == expected.distance[:12].tobytes()
 
 
-@pytest.mark.parametrize("version", ["standard", "plus", "rand"])
-@pytest.mark.parametrize("classes", [2, 3, 4, 10, 1000])
-@pytest.mark.parametrize("norm", ["Linf", "L1"])
-def test_recipes(version: str, classes: int, norm: Norm):
-    recipe = ENSEMBLES["autoattack"](norm=norm, eps=0.1, version=version, classes=classes)
-    names = [name for name, _ in recipe.stages]
-    options: dict[str, Any] = {name: getattr(call, "keywords", {}) for name, call in recipe.stages}
-    assert recipe.id == f"autoattack-{version}/1"
-    if version == "standard":
-        assert names == ["apgd-ce"] * (5 if norm == "L1" else 1) + ["apgd-t", "fab-t", "square"]
-        assert options["square"]["queries"] == 5000
-    losses = {name: options[name]["loss"] for name in ("apgd-dlr", "apgd-t") if name in options}
-    for name, needed in (("apgd-dlr", 3), ("apgd-t", 4)):
-        if name in losses:
-            assert losses[name] == ("dlr" if classes >= needed else "margin")
-            assert any(text.startswith(f"{name}:") for text in recipe.substitutions) == (classes < needed)
-    few = 5 if norm == "L1" and version == "standard" else 9
-    assert any("targets" in text for text in recipe.substitutions) == (version != "rand" and classes - 1 < few)
-    assert any(text.startswith("fab:") for text in recipe.substitutions) == (version == "plus" and classes > 10)
+@pytest.mark.parametrize("name", ["apgd-t", "fab-t"])
+@pytest.mark.parametrize("norm, eps", BUDGETS)
+def test_targets_side_by_side_are_targets_in_turn(name: str, norm: Norm, eps: float, net: nn.Module, test):
+    x, y = test[0][:20], test[1][:20]
+    attack = partial(ATTACKS[name], x=x, y=y, norm=norm, eps=eps, steps=10, targets=4)
+    one_by_one, together = Engine(net, sizes=(8, 16)), Engine(net, sizes=tuple(range(8, 89, 8)))
+    in_turn, at_once = attack(one_by_one), attack(together)
+    assert torch.equal(in_turn, at_once)
+    fell = wrong(net(in_turn), y)
+    assert fell.any() and not fell.all()
+    # The targets after one that succeeds are run for a while beside it, and no step longer than it needs.
+    assert one_by_one.count.gradients <= together.count.gradients < 2 * one_by_one.count.gradients
 
 
-@pytest.mark.parametrize("classes, shape", [(2, (1, 8, 8)), (3, (3, 7, 12)), (1000, (1, 9, 5))])
-@pytest.mark.parametrize("norm, eps", [("Linf", 0.3), ("L2", 1.5), ("L1", 6.0)])
-def test_few_and_many_classes_and_odd_images(classes: int, shape: tuple[int, ...], norm: Norm, eps: float):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(shape[0], 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(classes)).eval()
-    x = torch.rand(12, *shape)
-    y = model(x).argmax(1)
-    stages = ENSEMBLES["autoattack"](norm=norm, eps=eps, classes=classes).stages
-    short = {"apgd-ce": {"steps": 10}, "apgd-t": {"steps": 5}, "fab-t": {"steps": 5}, "square": {"queries": 30}}
-    for name, attack in stages:
-        (batch,) = evaluate(
-            model, x, y, [(name, partial(attack, **short[name]))], norm=norm, eps=eps, num_classes=classes
-        )
+@pytest.mark.parametrize("name", ["pgd", "apgd-ce", "apgd-t", "fab-t", "square"])
+@pytest.mark.parametrize("norm, eps", BUDGETS[:2])
+def test_half_precision_finds_as_much_and_calls_nothing_broken_that_stands(
+    name: str, norm: Norm, eps: float, net: nn.Module, test
+):
+    x, y = test
+    options = {"steps": 10} if "steps" in signature(ATTACKS[name]).parameters else {"queries": 200}
+    attack = (name, partial(ATTACKS[name], norm=norm, eps=eps, **options))
+    found = {}
+    for half in (False, True):
+        ready = Ready(net, make_engines(net, x[:64], half=half), 10, 0.0)
+        assert ready.mode(eps).startswith("bfloat16, folded" if half else "float32, folded")
+        assert ready.mode(None).startswith("float32, folded")
+        (batch,) = evaluate(net, x, y, [attack], norm=norm, eps=eps, num_classes=10, ready=ready, batch_size=len(x))
+        assert torch.equal(torch.from_numpy(batch.outcome.success), wrong(net(batch.x_adv), y))
         assert inside(batch.x_adv, x, eps, norm).all()
-        if name == "apgd-ce":
-            assert batch.outcome.success.mean() > 0.5
+        found[half] = batch.outcome.success.mean()
+    assert found[True] == pytest.approx(found[False], abs=0.01)
