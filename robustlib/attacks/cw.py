@@ -12,7 +12,8 @@ from robustlib.losses import climb, confirmed, margin, wrong
 from robustlib.norms import Norm, per_example, size
 
 INSIDE = 0.999999  # images are drawn in to this share of the box, whose border tanh does not reach
-PROGRESS = 0.9999  # a run that does not get its loss below this share of what it was a tenth ago is given up
+PROGRESS = 0.9999  # a tenth of a run that does not get the loss below this share of what it was is a stall
+PATIENCE = 2  # stalls in a row after which a run is given up: Adam's first large steps may overshoot once
 BETA_1, BETA_2, ADAM_EPS = 0.9, 0.999, 1e-8
 
 
@@ -28,6 +29,7 @@ class Run:
     mean: Tensor  # Adam's running means of the gradient and of its square
     square: Tensor
     loss: Tensor  # at the last check
+    stalls: Tensor  # checks in a row at which the loss had not fallen
 
     def __getitem__(self, chosen: Tensor) -> "Run":
         return Run(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
@@ -106,7 +108,9 @@ def descend(
     best, distance = x.clone(), torch.full_like(const, torch.inf)
     # Rounded from float64: the last bit of atanh in float32 varies with where in the batch a pixel lies.
     w = ((2 * x.double() - 1) * INSIDE).atanh().to(x)
-    run = Run(torch.arange(len(x), device=x.device), x, y, const, w, torch.zeros_like(x), torch.zeros_like(x), distance)
+    run = Run(
+        torch.arange(len(x), device=x.device), x, y, const, w, torch.zeros_like(x), torch.zeros_like(x), distance, y * 0
+    )
     for step in range(steps):
         x_adv = (run.w.tanh() + 1) / 2
         logits, short, slope = climb(model, x_adv, shortfall, run.y)
@@ -119,8 +123,9 @@ def descend(
         adam(run, slope * 2 * x_adv * (1 - x_adv), step + 1, step_size)
         if step % math.ceil(steps / 10) == 0:
             loss = delta.flatten(1).square().sum(1) + run.const * short
-            falls, run.loss = loss <= PROGRESS * run.loss, loss
-            run = run if falls.all() else run[falls]
+            run.stalls, run.loss = torch.where(loss <= PROGRESS * run.loss, 0, run.stalls + 1), loss
+            going = run.stalls < PATIENCE
+            run = run if going.all() else run[going]
             if len(run.place) == 0:
                 break
     return best, distance
