@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from robustlib.engine import Count
 from robustlib.search import Engines
 
 MOST = 4  # threads that run Python at once: more would wait for each other
@@ -66,6 +67,8 @@ def make_crew(engines: Engines, device: torch.device) -> Crew | None:
         return None
     try:
         copies = [copy.deepcopy(engines) for _ in range(members - 1)]
+        for engine in (engine for made in copies for engine in (made.exact, made.search, made.fine)):
+            engine.count = Count()
     except Exception:  # a user's model may hold on to anything
         return None
     return Crew([engines, *copies], max(1, threads // members))

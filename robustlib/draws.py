@@ -52,13 +52,21 @@ class Draws:
         return self if number == 0 else replace(self, seed=stream_key(self.seed, f"restart/{number}"))
 
     def bits(self, shape: tuple[int, ...], stream: str) -> Tensor:
+        places = torch.arange(math.prod(shape), device=self.index.device)
+        return self.bits_at(places[None], stream).reshape(-1, *shape)
+
+    def bits_at(self, places: Tensor, stream: str) -> Tensor:
+        """Each example's bits at these places of the stream, (B, M); places: (B, M), or (1, M) for the same of all."""
         example = mix(self.index * GOLDEN + stream_key(self.seed, stream))
-        place = torch.arange(1, math.prod(shape) + 1, device=self.index.device) * GOLDEN
-        return mix(example[:, None] + place).reshape(-1, *shape)
+        return mix(example[:, None] + (places + 1) * GOLDEN)
 
     def uniform(self, shape: tuple[int, ...], stream: str) -> Tensor:
         """Numbers in [0, 1), float32, shape (B, *shape)."""
         return logical_shift(self.bits(tuple(shape), stream), 40).float() * 2**-24
+
+    def uniform_at(self, places: Tensor, stream: str) -> Tensor:
+        """Numbers in [0, 1) at these places of each example's stream, float32, shape (B, M)."""
+        return logical_shift(self.bits_at(places, stream), 40).float() * 2**-24
 
     def normal(self, shape: tuple[int, ...], stream: str) -> Tensor:
         """Standard normal numbers by Box and Muller, float32, shape (B, *shape)."""

@@ -13,7 +13,7 @@ from robustlib.norms import Norm, per_example, project_in_box, size
 
 # After how many queries the share of the image that a square covers is halved (again).
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-BLOCK = 50  # queries whose random numbers are drawn at once
+AHEAD = 8  # queries of an example that are tried at once where few examples are left to fill a batch
 DOUBT = 1 / 32  # of its drift: nearer than that, half precision is not asked which of two images has the larger margin
 TINY = 1e-12
 
@@ -26,8 +26,8 @@ class Run:
     x_adv: Tensor
     value: Tensor  # the margin: above 0 where misclassified
     rough: Tensor  # the same in half precision, where the search copy has no better
+    query: Tensor  # the number of the next query
     draws: Draws
-    numbers: Tensor  # random numbers of the next BLOCK queries, (B, BLOCK, channels + 2)
 
     def __getitem__(self, chosen: Tensor) -> "Run":
         return Run(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
@@ -53,31 +53,69 @@ def square(
     Returns x_adv, shaped like x, in the box and the eps-ball.
     """
     draws = default_draws(x, draws)
-    propose = propose_square if norm == "Linf" else propose_bump
     x_adv = stripes(x, eps, draws) if norm == "Linf" else tiles(x, eps, norm, draws)
     fine = finer(model)
     rough = margin(model(x_adv), y)
     value = margin(fine(x_adv), y) if fine is not None else rough
-    run = Run(torch.arange(len(x), device=x.device), x, y, x_adv, value, rough, draws, x.new_empty(len(x), 0))
+    run = Run(torch.arange(len(x), device=x.device), x, y, x_adv, value, rough, torch.ones_like(y), draws)
     fell = confirmed(model, x_adv, y, value > 0)
     found = x_adv.clone()
-    for query in range(1, queries):
-        if fell.any():
+    for first, last in spans(queries):
+        side = side_length(x, share, first, norm)
+        while True:
             found[run.place[fell]] = run.x_adv[fell]
-            run = run[~fell]
-        if len(run.place) == 0:
-            break
-        if query % BLOCK == 1:
-            run.numbers = run.draws.uniform((BLOCK, x.shape[1] + 2), f"square/{query // BLOCK}").to(x)
-        side = side_length(x, share, query, norm)
-        candidate = propose(run, side, eps, norm, query)
-        # Some squares change nothing, as where the image lies on that side of the ball already: they need no pass.
-        new = (candidate != run.x_adv).flatten(1).any(1).nonzero().squeeze(1)
-        better = climbs(model, fine, run, candidate, new)
-        run.x_adv[better] = candidate[better]
-        fell = confirmed(model, run.x_adv, run.y, better & (run.value > 0))
+            run = run[~fell] if fell.any() else run
+            going = (run.query <= last).nonzero().squeeze(1)
+            fell = torch.zeros_like(run.y, dtype=torch.bool)
+            if len(going) == 0:
+                break
+            fell = advance(model, fine, run, going, side, eps, norm, last)
     found[run.place] = run.x_adv
     return found
+
+
+def spans(queries: int) -> list[tuple[int, int]]:
+    """The first and the last of the queries, from 1, that share a size of square; the first guess counts as one."""
+    ends = [end for end in HALVINGS if end < queries - 1] + [queries - 1]
+    return [span for span in zip([1, *(end + 1 for end in ends)], ends, strict=False) if span[0] <= span[1]]
+
+
+def advance(
+    model: nn.Module, fine: Net | None, run: Run, going: Tensor, side: int, eps: float, norm: Norm, last: int
+) -> Tensor:
+    """The next queries of the examples that are going, up to the first of them that climbs; returns which fell, (B,).
+
+    All are proposed from where the example is, so those after one that climbs are in vain, and come again.
+    """
+    ahead = lookahead(model, len(going))
+    rows = going.repeat(ahead)
+    query = run.query[rows] + torch.arange(ahead, device=rows.device).repeat_interleave(len(going))
+    rows, query = rows[query <= last], query[query <= last]
+    propose, numbers = (propose_square, 2) if norm == "Linf" else (propose_bump, 5)
+    places = query[:, None] * (numbers + run.x.shape[1]) + torch.arange(numbers + run.x.shape[1], device=rows.device)
+    x, before = run.x[rows], run.x_adv[rows]
+    candidate = propose(x, before, side, eps, norm, run.draws[rows].uniform_at(places, "square"))
+    # Some squares change nothing, as where the image lies on that side of the ball already: they need no pass.
+    new = (candidate != before).flatten(1).any(1).nonzero().squeeze(1)
+    up, value, rough = climbs(model, fine, run, candidate, rows, new)
+    # Rows are query by query: the first that climbs is the one at the lowest place.
+    none = len(rows)
+    first = torch.full_like(run.query, none).scatter_reduce_(0, rows[up], up, "amin")
+    run.query[going] = torch.minimum(run.query[going] + ahead, torch.full_like(going, last + 1))
+    moved = (first < none).nonzero().squeeze(1)
+    place = first[moved]
+    run.x_adv[moved], run.query[moved] = candidate[place], query[place] + 1
+    at = torch.searchsorted(up, place)
+    run.value[moved], run.rough[moved] = value[at], rough[at]
+    claimed = torch.zeros_like(run.y, dtype=torch.bool)
+    claimed[moved] = run.value[moved] > 0
+    return confirmed(model, run.x_adv, run.y, claimed)
+
+
+def lookahead(model: nn.Module, n: int) -> int:
+    """How many queries of each of n examples to try at once: as many as the model's largest batch takes."""
+    largest = model.sizes[-1] if isinstance(model, Engine) and model.sizes else 0
+    return max(1, min(AHEAD, largest // n))
 
 
 def finer(model: nn.Module) -> Net | None:
@@ -85,23 +123,19 @@ def finer(model: nn.Module) -> Net | None:
     return None if not isinstance(model, Engine) or model.judge == model.forward else model.judge
 
 
-def climbs(model: nn.Module, fine: Net | None, run: Run, candidate: Tensor, rows: Tensor) -> Tensor:
-    """Which of the rows' candidates have a larger margin, shape (B,); updates the margins of those."""
-    better = torch.zeros_like(run.y, dtype=torch.bool)
-    if len(rows) == 0:
-        return better
-    rough = margin(model(candidate[rows]), run.y[rows])
+def climbs(
+    model: nn.Module, fine: Net | None, run: Run, candidate: Tensor, rows: Tensor, new: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The places, rising, of new candidates with a larger margin than their example; their margins, fine and rough."""
+    rough = margin(model(candidate[new]), run.y[rows[new]])
     value = rough
     if fine is not None:
         assert isinstance(model, Engine)
-        near = rough > run.rough[rows] - DOUBT * model.drift
-        rows, rough = rows[near], rough[near]
-        value = margin(fine(candidate[rows]), run.y[rows])
-    up = value > run.value[rows]
-    rows = rows[up]
-    better[rows] = True
-    run.value, run.rough = run.value.index_copy(0, rows, value[up]), run.rough.index_copy(0, rows, rough[up])
-    return better
+        near = rough > run.rough[rows[new]] - DOUBT * model.drift
+        new, rough = new[near], rough[near]
+        value = margin(fine(candidate[new]), run.y[rows[new]])
+    up = value > run.value[rows[new]]
+    return new[up], value[up], rough[up]
 
 
 def side_length(x: Tensor, share: float, query: int, norm: Norm) -> int:
@@ -118,16 +152,18 @@ def signs(draws: Draws, shape: tuple[int, ...], stream: str, like: Tensor) -> Te
     return torch.where(draws.uniform(shape, stream) < 0.5, -1.0, 1.0).to(like)
 
 
-def windows(x: Tensor, side: int, draws: Draws, stream: str) -> Tensor:
+def corners(numbers: Tensor, side: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    """How far down and right each example's window of this side lies, from two random numbers a row."""
+    found = [(numbers[:, axis] * (x.shape[2 + axis] - side + 1)).long() for axis in (0, 1)]
+    down, right = (place.clamp_max(x.shape[2 + axis] - side) for axis, place in enumerate(found))
+    return down, right
+
+
+def window(numbers: Tensor, side: int, x: Tensor) -> Tensor:
     """Which pixels each example's random window covers, shape (B, 1, H, W)."""
-    height, width = x.shape[2:]
-    corner = draws.uniform((2,), stream)
-    down, right = (
-        (corner[:, axis] * (extent - side + 1)).long().clamp_max(extent - side)
-        for axis, extent in enumerate((height, width))
-    )
-    rows = torch.arange(height, device=x.device) - down[:, None]
-    columns = torch.arange(width, device=x.device) - right[:, None]
+    down, right = corners(numbers, side, x)
+    rows = torch.arange(x.shape[2], device=x.device) - down[:, None]
+    columns = torch.arange(x.shape[3], device=x.device) - right[:, None]
     rows, columns = (rows >= 0) & (rows < side), (columns >= 0) & (columns < side)
     return rows[:, None, :, None] & columns[:, None, None, :]
 
@@ -137,22 +173,18 @@ def stripes(x: Tensor, eps: float, draws: Draws) -> Tensor:
     return (x + eps * signs(draws, (x.shape[1], 1, x.shape[3]), "square/stripes", x)).clamp(0, 1)
 
 
-def propose_square(run: Run, side: int, eps: float, norm: Norm, query: int) -> Tensor:
-    """A square of each channel moved to one side of the ball."""
-    n, channels, height, width = run.x.shape
-    numbers = run.numbers[:, (query - 1) % BLOCK]
-    down, right = (
-        (numbers[:, axis] * (extent - side + 1)).long().clamp_max(extent - side)
-        for axis, extent in enumerate((height, width))
-    )
-    steps = torch.arange(side, device=run.x.device)
+def propose_square(x: Tensor, x_adv: Tensor, side: int, eps: float, norm: Norm, numbers: Tensor) -> Tensor:
+    """A square of each channel moved to one side of the ball. numbers: (B, 2 + channels)."""
+    n, channels, _, width = x.shape
+    down, right = corners(numbers, side, x)
+    steps = torch.arange(side, device=x.device)
     pixels = ((down[:, None] + steps) * width)[:, :, None] + (right[:, None] + steps)[:, None, :]
     pixels = pixels.reshape(n, 1, side * side).expand(n, channels, side * side)
-    original = run.x.flatten(2).gather(2, pixels)
-    move = torch.where(numbers[:, 2:] < 0.5, -2 * eps, 2 * eps)[:, :, None]
-    moved = run.x_adv.flatten(2).gather(2, pixels) + move
+    original = x.flatten(2).gather(2, pixels)
+    move = torch.where(numbers[:, 2:] < 0.5, -2 * eps, 2 * eps).to(x)[:, :, None]
+    moved = x_adv.flatten(2).gather(2, pixels) + move
     moved = moved.maximum(original - eps).minimum(original + eps).clamp(0, 1)
-    return run.x_adv.flatten(2).scatter(2, pixels, moved).reshape(run.x.shape)
+    return x_adv.flatten(2).scatter(2, pixels, moved).reshape(x.shape)
 
 
 def bump(side: int, like: Tensor) -> Tensor:
@@ -193,13 +225,11 @@ def fit(x: Tensor, delta: Tensor, eps: float, norm: Norm) -> Tensor:
     return project_in_box(x, scaled, eps, norm)
 
 
-def propose_bump(run: Run, side: int, eps: float, norm: Norm, query: int) -> Tensor:
-    """The budget of one random window, and what is unused, moved into a bump in another."""
-    draws = run.draws.restart(query)
-    x, delta = run.x, run.x_adv - run.x
-    channels = x.shape[1]
-    into, away = (windows(x, side, draws, f"square/{name}") for name in ("into", "from"))
-    pattern = place_bump(x, into, side, draws)
+def propose_bump(x: Tensor, x_adv: Tensor, side: int, eps: float, norm: Norm, numbers: Tensor) -> Tensor:
+    """The budget of one random window, and what is unused, moved into a bump in another. numbers: (B, 5 + channels)."""
+    delta, channels = x_adv - x, x.shape[1]
+    into, away = window(numbers[:, :2], side, x), window(numbers[:, 2:4], side, x)
+    pattern = place_bump(x, into, side, numbers[:, 4:])
     inside = delta * into
     pattern = pattern + inside / per_channel(inside, norm).clamp_min(TINY)
     pattern = pattern / per_channel(pattern, norm).clamp_min(TINY)
@@ -220,11 +250,11 @@ def per_channel(delta: Tensor, norm: Norm) -> Tensor:
     return delta.square().sum((2, 3), keepdim=True).sqrt()
 
 
-def place_bump(x: Tensor, into: Tensor, side: int, draws: Draws) -> Tensor:
-    """A bump in the window of each example, upright or lying, with a random sign a channel."""
+def place_bump(x: Tensor, into: Tensor, side: int, numbers: Tensor) -> Tensor:
+    """A bump in each example's window, upright or lying, with a random sign a channel. numbers: (B, 1 + channels)."""
     shape = bump(side, x) if side > 1 else x.new_ones(1, 1)
-    lying = draws.uniform((1, 1), "square/lying") < 0.5
+    lying = (numbers[:, :1] < 0.5)[:, :, None]
     shapes = torch.where(lying, shape.T, shape)  # (B, side, side)
     placed = torch.zeros(len(x), *x.shape[2:], device=x.device, dtype=x.dtype)
     placed.masked_scatter_(into[:, 0], shapes)
-    return placed[:, None] * signs(draws, (x.shape[1], 1, 1), "square/sign", x)
+    return placed[:, None] * torch.where(numbers[:, 1:] < 0.5, -1.0, 1.0).to(x)[:, :, None, None]

@@ -46,7 +46,8 @@ def test_every_number_of_threads_gives_the_same_bits(number: int, threads, net: 
         for name, values in vars(one).items():
             assert values.tobytes() == getattr(many, name).tobytes(), name
     assert one.success.mean() == pytest.approx(many.success.mean(), abs=0.02)
-    assert passes_many.gradients >= passes_one.gradients > 0  # targets side by side differ with the size of a share
+    # Turns side by side, and so what is passed in vain, differ with the size of a share.
+    assert 0 < passes_one.gradients <= passes_many.gradients < 1.5 * passes_one.gradients
 
 
 def test_a_curve_is_shared_out_too(threads, net: nn.Module, test):
