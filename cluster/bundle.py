@@ -1,35 +1,60 @@
-"""The remote task: a plain generator that runs a bundle of jobs in one process on one slot. Ray only carries it."""
+"""The remote task: a generator that runs a bundle of jobs in one process on one slot. Ray only carries it."""
 
 import errno
 import os
 import platform
+import queue
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
+from cluster.resources import share_for
 from jobs.queue import Claimed
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+BEAT_SECONDS = 5.0  # a worker that has nothing else to say says as often that it lives
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a bundle's process is told: device, CPU threads, the artifact folder, the folder users' modules lie in."""
+    """What a bundle's process is told: device, CPU threads, the artifact folder, the folder users' modules lie in, the
+    share of a GPU that is its own.
+    """
 
     device: str
     threads: int
     artifacts: str
     folder: str
+    gpu_share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a bundle runs. began: when its process started, since a pid may be used again."""
+
+    node: str
+    node_id: str
+    pid: int
+    began: float
+    gpu_ids: str
+    log: str | None
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The worker lives."""
 
 
 @dataclass(frozen=True)
 class Started:
     job: Claimed
-    node: str
-    pid: int
-    gpu_ids: str
+    place: Place
 
 
 @dataclass(frozen=True)
@@ -42,10 +67,13 @@ class Moved:
 
 @dataclass(frozen=True)
 class Finished:
+    """gpu_share: of a GPU that the process has needed; None on a CPU."""
+
     job: Claimed
     row: dict[str, Any]
     examples: bytes | None
     artifacts: tuple[Any, ...]
+    gpu_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,23 +84,70 @@ class Failed:
     error_class: str
     message: str
     traceback: str
-    disk_full: bool
+    disk_full: bool = False
+    out_of_memory: bool = False
 
 
-Frame = Started | Moved | Finished | Failed
+Frame = Beat | Started | Moved | Finished | Failed
 
 
-def run_bundle(claimed: list[Claimed], setting: Setting) -> Iterator[Frame]:
-    """Run the jobs one after the other. Whatever a job raises is that job's result, never the worker's end."""
-    prepare(setting)
-    for job in claimed:
-        yield Started(job, platform.node(), os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+def run_bundle(claimed: list[Claimed], setting: Setting, node_id: str = "", log: str | None = None) -> Iterator[Frame]:
+    """Run the jobs one after the other. Whatever a job raises is that job's result, never the worker's end.
+
+    The jobs have a thread of their own, so that the worker can say that it lives while one of them computes.
+    """
+    frames: queue.Queue[Frame | None] = queue.Queue()
+    place = Place(
+        platform.node(),
+        node_id,
+        os.getpid(),
+        psutil.Process().create_time(),
+        os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+        log,
+    )
+    threading.Thread(target=work, args=(claimed, setting, place, frames.put), daemon=True).start()
+    while True:
         try:
-            yield from run_one(job, setting)
-        except Exception as error:
-            full = isinstance(error, OSError) and error.errno in FULL
-            trace = "".join(traceback.format_exception(error))
-            yield Failed(job, type(error).__name__, str(error), trace, full)
+            frame = frames.get(timeout=BEAT_SECONDS)
+        except queue.Empty:
+            yield Beat()
+            continue
+        if frame is None:
+            return
+        yield frame
+
+
+def work(claimed: list[Claimed], setting: Setting, place: Place, say: Callable[[Frame | None], None]) -> None:
+    ready = False
+    for job in claimed:
+        say(Started(job, place))
+        try:
+            if job.kind == "probe":
+                time.sleep(job.spec["seconds"])
+                say(Finished(job, probed(setting), None, ()))
+                continue
+            ready = ready or prepare(setting)
+            for frame in run_one(job, setting):
+                say(frame)
+        except BaseException as error:  # a user's model may even call sys.exit
+            say(failure(job, error))
+    say(None)
+
+
+def probed(setting: Setting) -> dict[str, Any]:
+    return {"n": 0, "seconds": 0.0, "device": setting.device, "versions": {"python": platform.python_version()}}
+
+
+def failure(job: Claimed, error: BaseException) -> Failed:
+    trace = "".join(traceback.format_exception(error))
+    return Failed(
+        job,
+        type(error).__name__,
+        str(error),
+        trace,
+        disk_full=isinstance(error, OSError) and error.errno in FULL,
+        out_of_memory=type(error).__name__ == "OutOfMemoryError",
+    )
 
 
 def run_one(job: Claimed, setting: Setting) -> Iterator[Frame]:
@@ -81,20 +156,34 @@ def run_one(job: Claimed, setting: Setting) -> Iterator[Frame]:
 
     spec = parse(job.spec)
     assert isinstance(spec, TrainSpec | EvalSpec)  # worst cases are settled by the driver
-    context = run.Context(device=setting.device, artifacts=setting.artifacts, weights=job.weights)
+    context = run.Context(
+        device=setting.device, artifacts=setting.artifacts, folder=setting.folder, weights=job.weights
+    )
     for frame in run.run(spec, context):
         match frame:
             case run.Progress():
                 yield Moved(job, frame.done, frame.total, frame.note)
             case run.Result():
-                yield Finished(job, frame.row, frame.examples, frame.artifacts)
+                yield Finished(job, frame.row, frame.examples, frame.artifacts, needed_share(setting))
 
 
-def prepare(setting: Setting) -> None:
-    """Once a process: threads, and where users' modules lie."""
+def prepare(setting: Setting) -> bool:
+    """Once a process: threads, the share of the GPU, and where users' modules lie."""
     import torch
 
     # Set here, since a reused worker keeps the number it had when torch was first loaded.
     torch.set_num_threads(setting.threads)
+    if setting.device == "cuda" and setting.gpu_share < 1:
+        # Shares are Ray's bookkeeping: this keeps one bundle from taking its neighbours' memory.
+        torch.cuda.set_per_process_memory_fraction(setting.gpu_share)
     if setting.folder not in sys.path:
         sys.path.append(setting.folder)  # last: a user's folder `jobs` must not stand in for ours
+    return True
+
+
+def needed_share(setting: Setting) -> float | None:
+    if setting.device != "cuda":
+        return None
+    import torch
+
+    return share_for(torch.cuda.max_memory_reserved(), torch.cuda.get_device_properties(0).total_memory)

@@ -1,28 +1,75 @@
-"""Starting Ray on this machine, quietly and reachable by nobody else."""
+"""Reaching Ray: started on this machine for this process alone, or a cluster that is there already."""
 
+import ipaddress
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from cluster.bundle import run_bundle
-from cluster.resources import Slots, usable_cpus
+import psutil
+
+from cluster.bundle import Frame, Setting, run_bundle
+from cluster.resources import Slots, cluster_slots, plan_slots, usable_cpus
+from jobs.errors import RunError
+from jobs.queue import Claimed
 
 
-def import_ray() -> Any:
-    """Ray, with what it reads from the environment at import set first. Every import of it goes through here."""
+def import_ray(*, own_token: bool = True) -> Any:
+    """Ray, with what it reads from the environment at import set first. Every first import goes through here.
+
+    own_token: make up a token where none is given, as for a Ray of this process's own.
+    """
+    if "ray" in sys.modules:
+        return sys.modules["ray"]
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Threads that wait do not spin: on cores shared with other work, spinning costs ten times what it saves.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Ray's ports listen on every address. A token of this process's own, never on disk, keeps others out.
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Ray's ports listen on every address. A token keeps others out; our own is never on disk.
+    if own_token or find_token() is not None:
+        os.environ["RAY_AUTH_MODE"] = "token"
+    if own_token:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
     return ray
+
+
+def find_token() -> str | None:
+    """The token for a cluster, where Ray looks for it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
+    try:
+        return Path(path).expanduser().read_text().strip() or None
+    except OSError:
+        return None
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address (host:port or a URL) surely is this machine."""
+    host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_token(address: str, *, insecure: bool) -> None:
+    """Refuse a cluster that anybody who reaches it could run code on, unless told to go there."""
+    if insecure or is_loopback(address) or find_token() is not None:
+        return
+    raise RunError(
+        f"expected a token for the Ray cluster {address}, found none: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the "
+        "cluster's (docs/clusters.md), or --insecure to go without"
+    )
 
 
 def gpu_count() -> int:
@@ -33,6 +80,10 @@ def gpu_count() -> int:
     visible = NvidiaGPUAcceleratorManager.get_current_process_visible_accelerator_ids()
     found = NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
     return found if visible is None else min(found, len(visible))
+
+
+def local_slots(jobs: int, cpus_per_job: int | None) -> Slots:
+    return plan_slots(usable_cpus(), gpu_count(), jobs, cpus_per_job)
 
 
 @contextmanager
@@ -54,14 +105,84 @@ def local_ray(slots: Slots) -> Iterator[Any]:
         ray.shutdown()
 
 
+@contextmanager
+def cluster_ray(address: str, *, insecure: bool = False) -> Iterator[Any]:
+    """A cluster that is there already, "auto" for the one that this machine belongs to, for the length of a block."""
+    check_token(address, insecure=insecure)
+    ray = import_ray(own_token=False)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RunError(f"the Ray cluster {address} cannot be reached: {first}") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def slots_of(ray: Any, jobs: int, cpus_per_job: int | None) -> Slots:
+    """The slots of a cluster as its nodes are now."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [(int(found.get("CPU", 0)), int(found.get("GPU", 0))) for found in alive]
+    return cluster_slots(nodes, jobs, cpus_per_job)
+
+
+def check_artifacts(ray: Any, root: str) -> None:
+    """Raise RunError where a node of the cluster does not see the artifact folder, in which weights are handed on."""
+    if "://" in root:
+        return
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    marker = Path(root) / f"seen-{secrets.token_hex(8)}"
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.write_text("")
+    look = ray.remote(num_cpus=0, max_retries=0)(os.path.exists)
+    try:
+        for node in [node for node in ray.nodes() if node["Alive"]]:
+            there = look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+            if not ray.get(there.remote(str(marker)), timeout=60):
+                raise RunError(
+                    f"the artifact folder {root} is not seen by node {node['NodeManagerHostname']}: set "
+                    "ROBUSTQ_ARTIFACTS to a folder that all nodes share or to a URL such as s3://BUCKET/robustq"
+                )
+    finally:
+        marker.unlink()
+
+
+def bundle_task(claimed: list[Claimed], setting: Setting) -> Iterator[Frame]:
+    """run_bundle, told where it is."""
+    import ray
+    from ray._private.worker import global_worker
+
+    log = getattr(global_worker, "get_err_file_path", str)()  # not of Ray's public interface
+    yield from run_bundle(claimed, setting, ray.get_runtime_context().get_node_id(), log or None)
+
+
 @lru_cache
-def remote_bundle(num_gpus: float, num_cpus: int) -> Any:
-    """run_bundle as a Ray task of this resource class.
+def remote_bundle(num_gpus: float, num_cpus: float) -> Any:
+    """bundle_task as a Ray task of this resource class.
 
     Decorated once a class: only num_gpus given here, not in .options(), makes Ray start a process a task, and only a
     fresh process is sure to see the GPU it was given. max_retries=0: trying again is the queue's business.
     """
-    return import_ray().remote(num_gpus=num_gpus, num_cpus=num_cpus, max_retries=0)(run_bundle)
+    return import_ray().remote(num_gpus=num_gpus, num_cpus=num_cpus, max_retries=0)(bundle_task)
+
+
+def end_process(pid: int, began: float) -> None:
+    """Kill a worker, also one that hears nothing any more."""
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if abs(process.create_time() - began) < 1:
+            process.kill()
+
+
+def end_remotely(ray: Any, node_id: str, pid: int, began: float) -> None:
+    """Kill a worker on its node; nobody waits for it, since the node may be as deaf as the worker."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    ray.remote(num_cpus=0, max_retries=0)(end_process).options(scheduling_strategy=there).remote(pid, began)
 
 
 def worker_env(slots: Slots) -> dict[str, Any]:

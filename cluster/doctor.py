@@ -5,8 +5,8 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from cluster.connect import gpu_count, local_ray
-from cluster.resources import plan_slots, usable_cpus
+from cluster.connect import gpu_count, local_ray, local_slots
+from cluster.resources import usable_cpus
 from jobs import show
 from jobs.engine import open_store
 from jobs.errors import StoreError
@@ -50,7 +50,7 @@ def torch_pair() -> str:
 
 
 def try_ray() -> str:
-    with local_ray(plan_slots(usable_cpus(), gpu_count(), 1)) as ray:
+    with local_ray(local_slots(1, None)) as ray:
         found = ray.cluster_resources()
     return f"started; {found.get('CPU', 0):g} CPUs, {found.get('GPU', 0):g} GPUs"
 

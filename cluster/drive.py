@@ -1,14 +1,94 @@
-"""Driving with a person watching."""
+"""Driving: a driver registered, Ray started or reached, the queue run to its end, with a person watching or not."""
 
-from cluster.dispatch import drive
+import os
+import platform
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+
+import psutil
+
+from cluster.connect import check_artifacts, cluster_ray, local_ray, local_slots, slots_of
+from cluster.dispatch import loop
+from cluster.driver import Driver, Watch
+from cluster.leases import dead_drivers
 from cluster.progress import Progress
+from cluster.resources import Slots
+from jobs import queue
 from jobs.engine import Store
+from jobs.query import counts, widest
 
 
-def drive_and_watch(store: Store, sweep_id: int | None, cpus_per_job: int | None) -> dict[str, int]:
+def drive_and_watch(store: Store, sweep_id: int | None, cpus_per_job: int | None, **where: object) -> dict[str, int]:
     """Run the queue to its end, showing progress on stderr; returns the jobs by state."""
     progress = Progress()
     try:
-        return drive(store, sweep_id=sweep_id, cpus_per_job=cpus_per_job, watch=progress)
+        return drive(store, sweep_id=sweep_id, cpus_per_job=cpus_per_job, watch=progress, **where)  # pyright: ignore[reportArgumentType]
     finally:
         progress.close()
+
+
+def drive(
+    store: Store,
+    *,
+    sweep_id: int | None = None,
+    cpus_per_job: int | None = None,
+    slots: Slots | None = None,
+    address: str | None = None,
+    insecure: bool = False,
+    watch: Watch = lambda counts, costs: None,
+) -> dict[str, int]:
+    """Run the store's queue until it is empty; returns the jobs by state.
+
+    sweep_id: only this sweep's jobs.  slots: instead of those found.  address: of a Ray cluster to run on, "auto" for
+    the one that this machine belongs to; this machine alone where it is None.  insecure: also without a token.
+    watch: called several times a second with the jobs by state, and with the estimated cost of what is done and left.
+    An interrupt or SIGTERM gives every job back to the queue and goes on as KeyboardInterrupt.
+    """
+    with store.begin() as db:
+        queue.reclaim(db, dead_drivers(db))
+        found, width = counts(db, sweep_id), widest(db, sweep_id)
+    if not any(found[state] for state in queue.UNFINISHED):
+        return found
+    if address is None:
+        here = slots or local_slots(width, cpus_per_job)
+        with local_ray(here) as ray:
+            return work(Driver(store, ray, here, sweep_id), watch)
+    with cluster_ray(address, insecure=insecure) as ray:
+        check_artifacts(ray, store.artifacts)
+        there = slots or slots_of(ray, width, cpus_per_job)
+        return work(Driver(store, ray, there, sweep_id, elsewhere=True), watch)
+
+
+def work(driver: Driver, watch: Watch) -> dict[str, int]:
+    """Register, run the queue to its end, and give back what is held, however that ends."""
+    with driver.store.begin() as db:
+        started = psutil.Process().create_time()
+        queue.register(db, driver.id, platform.node(), os.getpid(), started, version("robustq"))
+    try:
+        with interrupt_on_sigterm():
+            return loop(driver, watch)
+    finally:
+        for bundle in driver.bundles:
+            driver.ray.cancel(bundle.frames, force=True)
+        with driver.store.begin() as db:
+            queue.stop(db, driver.id)
+
+
+@contextmanager
+def interrupt_on_sigterm() -> Iterator[None]:
+    """SIGTERM as an interrupt. To be entered after Ray has started, which sets a handler of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,12 +1,16 @@
-"""What a bundle needs and what this machine has: plain arithmetic, so that it can be tested without Ray or a GPU."""
+"""What a bundle needs and what there is: plain arithmetic, so that it can be tested without Ray or a GPU."""
 
 import os
 from dataclasses import dataclass
 
+SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)  # of a GPU that a bundle may have
+SPARE = 1.25  # memory that a bundle gets over what it was found to need
+CONTEXT_BYTES = 2**30  # that each process takes of a GPU beside its tensors
+
 
 @dataclass(frozen=True)
 class Slots:
-    """Equal places to run bundles in: how many, and what each one holds."""
+    """Equal places to run bundles in: how many, and what each one holds. Several small bundles may share a GPU's."""
 
     count: int
     num_gpus: float
@@ -15,6 +19,15 @@ class Slots:
     @property
     def device(self) -> str:
         return "cuda" if self.num_gpus else "cpu"
+
+    @property
+    def smallest(self) -> float:
+        """The least share of a slot that a bundle may have."""
+        return SHARES[0] if self.num_gpus else 1.0
+
+    def share(self, gpu_share: float | None) -> float:
+        """The share of a slot that a bundle gets which needs so much of a GPU; a whole one where nothing is known."""
+        return gpu_share if self.num_gpus and gpu_share is not None else 1.0
 
 
 def plan_slots(cpus: int, gpus: int, jobs: int, cpus_per_job: int | None = None) -> Slots:
@@ -27,6 +40,29 @@ def plan_slots(cpus: int, gpus: int, jobs: int, cpus_per_job: int | None = None)
         return Slots(gpus, 1, cpus_per_job or max(1, cpus // gpus))
     threads = cpus_per_job or max(1, cpus // max(1, min(cpus, jobs)))
     return Slots(max(1, cpus // threads), 0, threads)
+
+
+def cluster_slots(nodes: list[tuple[int, int]], jobs: int, cpus_per_job: int | None = None) -> Slots:
+    """The same over the CPUs and GPUs of a cluster's nodes: a bundle lies on one of them."""
+    gpus = sum(node_gpus for _, node_gpus in nodes)
+    if gpus:
+        with_gpus = [(cpus, node_gpus) for cpus, node_gpus in nodes if node_gpus]
+        return Slots(gpus, 1, cpus_per_job or max(1, min(cpus // node_gpus for cpus, node_gpus in with_gpus)))
+    smallest = min((cpus for cpus, _ in nodes if cpus), default=1)
+    share = max(1, jobs // max(1, len(nodes)))
+    threads = cpus_per_job or max(1, smallest // max(1, min(smallest, share)))
+    return Slots(max(1, sum(cpus // threads for cpus, _ in nodes)), 0, threads)
+
+
+def share_for(peak_bytes: int, total_bytes: int) -> float:
+    """The smallest share of a GPU that holds what a process was found to need, with some to spare."""
+    need = SPARE * peak_bytes + CONTEXT_BYTES
+    return next((share for share in SHARES if need <= share * total_bytes), 1.0)
+
+
+def next_share(share: float) -> float | None:
+    """The share to try after one that was too small; None after a whole GPU."""
+    return next((larger for larger in SHARES if larger > share), None)
 
 
 def bundle_size(queued: int, slots: int, most: int = 64) -> int:

@@ -86,18 +86,18 @@ def chosen_jobs(db: Any, job_ids: Sequence[int], name: str | None) -> Any:
 
 def cancel(store: Store, job_ids: Sequence[int], name: str | None) -> int:
     """Cancel jobs; returns how many were not finished."""
-    from jobs import queue
+    from jobs import control
 
     with store.begin() as db:
-        return queue.cancel(db, chosen_jobs(db, job_ids, name))
+        return control.cancel(db, chosen_jobs(db, job_ids, name))
 
 
 def retry(store: Store, job_ids: Sequence[int], name: str | None) -> int:
     """Queue failed and cancelled jobs again, with those that failed only for their sake; returns how many."""
-    from jobs import queue
+    from jobs import control
 
     with store.begin() as db:
-        return queue.retry(db, chosen_jobs(db, job_ids, name))
+        return control.retry(db, chosen_jobs(db, job_ids, name))
 
 
 def log_text(store: Store, job_id: int, *, as_json: bool) -> str:

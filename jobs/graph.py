@@ -9,19 +9,22 @@ from sqlalchemy import Connection, select, update
 from jobs.schema import job, job_artifact, job_dep
 
 
-def weights_of(db: Connection, job_id: int) -> dict[str, str]:
-    """Hashes of the weights that a job's dependencies left, by the dependency's key."""
+def weights_of(db: Connection, ids: Sequence[int]) -> dict[int, dict[str, str]]:
+    """For each of these jobs the hashes of the weights that its dependencies left, by the dependency's key."""
     rows = db.execute(
-        select(job.c.key, job_artifact.c.sha256)
-        .join(job_dep, job_dep.c.needs_id == job.c.id)
+        select(job_dep.c.job_id, job.c.key, job_artifact.c.sha256)
+        .join(job, job_dep.c.needs_id == job.c.id)
         .join(job_artifact, job_artifact.c.job_id == job.c.id)
-        .where((job_dep.c.job_id == job_id) & (job_artifact.c.role == "weights"))
+        .where(job_dep.c.job_id.in_(ids) & (job_artifact.c.role == "weights"))
     )
-    return {key: sha256 for key, sha256 in rows}
+    found: dict[int, dict[str, str]] = {}
+    for job_id, key, sha256 in rows:
+        found.setdefault(job_id, {})[key] = sha256
+    return found
 
 
-def dependents(ids: Sequence[int]) -> Any:
-    """Ids of all jobs that need one of these, directly or not."""
+def dependents(ids: Any) -> Any:
+    """Ids of all jobs that need one of these, directly or not. ids: numbers, or a selection of them."""
     tree = select(job_dep.c.job_id).where(job_dep.c.needs_id.in_(ids)).cte("tree", recursive=True)
     tree = tree.union(select(job_dep.c.job_id).join(tree, job_dep.c.needs_id == tree.c.job_id))
     return select(tree.c.job_id)

@@ -1,5 +1,6 @@
 """What every job works with: data, models, where it runs, what it hands back."""
 
+import hashlib
 import platform
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,10 +19,14 @@ from robustlib.draws import seeded
 
 @dataclass(frozen=True)
 class Context:
-    """Where a job runs: device ("cpu" or "cuda"), the artifact folder, hashes of the weights it needs by job key."""
+    """Where a job runs: device ("cpu" or "cuda"), the artifact folder, hashes of the weights it needs by job key.
+
+    folder: where files are looked for that do not lie where they lay when the job was submitted.
+    """
 
     device: str
     artifacts: str
+    folder: str = ""
     weights: dict[str, str] = field(default_factory=dict)
 
 
@@ -54,8 +59,27 @@ def open_data(place: str, sha256: str, split: str) -> data.Dataset:
     return data.load(place, split)
 
 
-def build_model(spec: ModelSpec, dataset: data.Dataset, seed: int) -> nn.Module:
-    """The spec's model for this data, in eval mode; fresh weights come from the seed."""
+def find_file(place: str, sha256: str, folder: str) -> str:
+    """Where a file with this content lies: where it lay when the job was submitted, or, on another machine, at the end
+    of that path under `folder`. Raises FileNotFoundError, or ValueError where its content is another now.
+    """
+    path = Path(place)
+    ends = [Path(folder, *path.parts[i:]) for i in range(1, len(path.parts))] if folder else []
+    there = [found for found in (path, *ends) if found.is_file()]
+    for found in there:
+        with found.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
+                return str(found)
+    if there:
+        raise ValueError(f"{there[0]} has changed since the job was submitted: submit the study again")
+    raise FileNotFoundError(f"there is no file {place}, which the job was submitted with")
+
+
+def build_model(spec: ModelSpec, dataset: data.Dataset, seed: int, folder: str = "") -> nn.Module:
+    """The spec's model for this data, in eval mode; fresh weights come from the seed. folder: see Context."""
+    code, weights = spec.code, spec.weights
+    if code is not None and code.place.endswith(".py"):
+        code = code.model_copy(update={"place": find_file(code.place, code.sha256, folder)})
     normalize = None
     if spec.normalize == "dataset":
         normalize = dataset.mean, dataset.std
@@ -64,8 +88,8 @@ def build_model(spec: ModelSpec, dataset: data.Dataset, seed: int) -> nn.Module:
     with seeded(seed, "weights", torch.device("cpu")):
         model = models.build(
             arch=spec.arch,
-            file=None if spec.code is None else spec.code.reference,
-            weights=None if spec.weights is None else Path(spec.weights.place),
+            file=None if code is None else code.reference,
+            weights=None if weights is None else Path(find_file(weights.place, weights.sha256, folder)),
             in_channels=dataset.in_channels,
             num_classes=dataset.num_classes,
             image_size=dataset.image_size,

@@ -15,7 +15,7 @@ from torch import nn
 from jobs import artifacts, examples
 from jobs.complete import recipe_of
 from jobs.material import Context, Progress, Result, build_model, load_data, surroundings
-from jobs.specs import DataRef, EvalSpec, ModelSpec
+from jobs.specs import DataRef, EvalSpec, ModelSpec, ShardSpec
 from robustlib import data, models
 from robustlib.attacks.autoattack import Recipe
 from robustlib.evaluate import Ready, evaluate_curve, make_ready
@@ -55,6 +55,7 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
     test = load_data(spec.data, "test")
     x, y = torch.from_numpy(test.x), torch.from_numpy(test.y)
     n = len(x) if spec.examples == "all" else min(spec.examples, len(x))
+    first, last = (spec.first, spec.last) if isinstance(spec, ShardSpec) else (0, n)
     ready, warm = ready_model(spec, context)
     radii = spec.attack.curve or (spec.attack.eps,)
     recipes = [recipe_of(spec.attack, eps, ready.classes) for eps in radii]
@@ -67,7 +68,7 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
         [(eps, recipe.stages) for eps, recipe in zip(budgets, recipes, strict=True)],
         norm=spec.attack.norm or "Linf",
         seed=spec.seed,
-        index=torch.arange(n),
+        index=torch.arange(first, last),
         batch_size=spec.batch_size,
         draws=spec.draws,
         eot_draws=spec.eot_draws,
@@ -75,7 +76,7 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
         ready=ready,
     ):
         batches.append(batch)
-        yield Progress(sum(len(done[0].x_adv) for done in batches), n, "examples")
+        yield Progress(sum(len(done[0].x_adv) for done in batches), last - first, "examples")
     seconds = time.perf_counter() - start
     shared = surroundings(context) | {"seconds": seconds / len(recipes)}
     extra: dict[str, Any] = {"mode": ready.mode(budgets[0]), "warmup_seconds": 0.0 if warm else ready.seconds}
@@ -110,7 +111,7 @@ def result(batches: Sequence[Batch], spec: EvalSpec, context: Context, shared: d
     outcome = join([batch.outcome for batch in batches])
     table = examples.to_table({f.name: getattr(outcome, f.name) for f in fields(outcome)})
     stored = ()
-    if spec.images:
+    if spec.images and not (isinstance(spec, ShardSpec) and spec.first):  # the first shard holds all that are kept
         packed = safetensors.torch.save({"x_adv": torch.cat([batch.x_adv for batch in batches])[: spec.images]})
         stored = (artifacts.put(context.artifacts, "images", packed),)
     return Result(summarise(vars(outcome)) | shared, examples.encode(table), stored)
@@ -136,23 +137,32 @@ def ready_model(spec: EvalSpec, context: Context) -> tuple[Ready, bool]:
     before = make_model_ready.cache_info().hits
     place, sha256 = spec.data.place, spec.data.sha256
     given = (spec.model.model_dump_json(), place, sha256, spec.seed, spec.train, weights)
-    ready = make_model_ready(*given, context.device, context.artifacts)
+    ready = make_model_ready(*given, context.device, context.artifacts, context.folder)
     return ready, make_model_ready.cache_info().hits > before
 
 
 @lru_cache(maxsize=2)
 def make_model_ready(
-    model: str, place: str, sha256: str, seed: int, train: str | None, weights: str, device: str, folder: str
+    model: str,
+    place: str,
+    sha256: str,
+    seed: int,
+    train: str | None,
+    weights: str,
+    device: str,
+    artifacts: str,
+    folder: str,
 ) -> Ready:
     test = load_data(DataRef(place=place, sha256=sha256), "test")
     spec = ModelSpec.model_validate_json(model)
-    built = trained_model(spec, test, seed, Context(device, folder, {train: weights} if train else {}), train)
+    context = Context(device, artifacts, folder, {train: weights} if train else {})
+    built = trained_model(spec, test, seed, context, train)
     return make_ready(built, torch.from_numpy(test.x), test.num_classes, torch.device(device))
 
 
 def trained_model(spec: ModelSpec, dataset: data.Dataset, seed: int, context: Context, train: str | None) -> nn.Module:
     """The model with the weights that its training job left, or as given."""
-    model = build_model(spec, dataset, seed)
+    model = build_model(spec, dataset, seed, context.folder)
     if train is not None:
         sha256 = context.weights[train]
         weights = safetensors.torch.load(artifacts.get(context.artifacts, sha256))

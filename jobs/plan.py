@@ -42,6 +42,7 @@ class Planned:
     dataset: str
     seed: int
     cost: float = 1.0  # estimated, in units that only compare
+    timeout_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,8 @@ def model_jobs(
     defence = None if settings is None else settings.objective
 
     def planned(spec: AnySpec, *needs: str) -> Planned:
-        return Planned(spec, spec.key(), needs, label, arch, defence, study.dataset, seed)
+        limit = study.timeout_seconds
+        return Planned(spec, spec.key(), needs, label, arch, defence, study.dataset, seed, timeout_seconds=limit)
 
     train = None
     if settings is not None:
@@ -203,6 +205,7 @@ def model_jobs(
             draws=study.draws,
             eot_draws=study.eot_draws,
             images=study.images,
+            shards=study.shards,
         )
         job = planned(spec, *([train.key] if train else []))
         evals.append((attack, job))

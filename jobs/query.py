@@ -49,6 +49,15 @@ def counts(db: Connection, sweep_id: int | None = None) -> dict[str, int]:
     return {state: found.get(state, 0) for state in STATES}
 
 
+def any_unfinished(db: Connection, sweep_id: int | None = None) -> bool:
+    """Whether there is anything left to do."""
+    open_ = select(job.c.id).where(job.c.state.in_(("blocked", "queued", "leased", "running")))
+    if sweep_id is not None:
+        member = (sweep_job.c.sweep_id == sweep_id) & (sweep_job.c.job_id == job.c.id)
+        open_ = open_.where(select(sa.literal(1)).where(member).correlate(job).exists())
+    return db.execute(open_.limit(1)).first() is not None
+
+
 def widest(db: Connection, sweep_id: int | None = None) -> int:
     """How many jobs may run side by side at most: evaluations wait for the trainings of their models."""
     chosen = job.c.id.in_(jobs_of(sweep_id)) & job.c.kind.in_(("train", "eval"))

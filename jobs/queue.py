@@ -1,11 +1,10 @@
-"""Every change of a job's state: a handful of verbs, each one guarded UPDATE in the caller's transaction.
+"""Every change of a job's state by a driver: a handful of verbs, each one guarded UPDATE in the caller's transaction.
 
 States: blocked -> queued -> leased -> running -> done, back to queued when a worker or driver is lost, failed when the
 error is the job's own, cancelled on request. Whoever writes on a job shows the fence under which it was claimed.
 """
 
 import hashlib
-import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,18 +14,19 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, select, update
 
 from jobs.artifacts import Artifact
-from jobs.graph import dependents, end_dependents, unblock, weights_of
+from jobs.graph import end_dependents, unblock
 from jobs.schema import artifact, attempt, driver, event, example_blob, job, job_artifact, job_dep, result
 
 LEASE_SECONDS = 120.0
 BACKOFF_SECONDS = 5.0  # after a job's first crash, doubled by each further one
 LIVE = ("leased", "running")
 UNFINISHED = ("blocked", "queued", *LIVE)
+STEPS = 2  # between the priorities of two sweeps: a training comes one before its sweep's evaluations
 
 
 @dataclass(frozen=True)
 class Claimed:
-    """A job under lease. needs: the keys of its dependencies; weights: their weights' hashes, by key."""
+    """A job under lease. weights: hashes of the weights that its dependencies left, by the dependency's key."""
 
     id: int
     key: str
@@ -34,6 +34,9 @@ class Claimed:
     kind: str
     spec: dict[str, Any]
     weights: dict[str, str]
+    cost: float = 0.0
+    gpu_share: float | None = None
+    timeout_seconds: float | None = None
 
     @property
     def name(self) -> str:
@@ -69,50 +72,18 @@ def renew(db: Connection, driver_id: str) -> None:
     db.execute(update(job).where(held).values(lease_expires_at=now + LEASE_SECONDS))
 
 
-def claim(
-    db: Connection, driver_id: str, *, most: int, kinds: Sequence[str], scope: Any = None, budget: float = math.inf
-) -> list[Claimed]:
-    """Lease the next job and up to `most` - 1 others that share its model and data. Empty where nothing is ready.
-
-    scope: a selection of job ids to stay within.  budget: no more jobs once these together are estimated to cost so
-    much. A job that crashed a worker before is claimed alone; the radii of a curve, which are one search, are claimed
-    together whatever `most` and `budget` say.
-    """
-    now = time.time()
-    ready = (job.c.state == "queued") & job.c.kind.in_(kinds) & (job.c.not_before <= now)
-    if scope is not None:
-        ready &= job.c.id.in_(scope)
-    order = (job.c.priority.desc(), job.c.id)
-    first = db.execute(select(job).where(ready).order_by(*order).limit(1)).mappings().first()
-    if first is None:
-        return []
-    rows = [first]
-    radii = len(first["spec"].get("attack", {}).get("curve", ()))
-    most = max(most, radii)
-    if most > 1 and first["crashes"] == 0:
-        mates = ready & (job.c.bundle_key == first["bundle_key"]) & (job.c.crashes == 0) & (job.c.id != first["id"])
-        rows += db.execute(select(job).where(mates).order_by(*order).limit(most - 1)).mappings().all()
-    claimed, spent = [], 0.0
-    for row in rows:
-        if spent >= budget and not radii:
-            break
-        spent += row["cost"]
-        mine = (job.c.id == row["id"]) & (job.c.state == "queued") & (job.c.fence == row["fence"])
-        lease = {"lease_owner": driver_id, "lease_expires_at": now + LEASE_SECONDS}
-        changed = db.execute(update(job).where(mine).values(state="leased", fence=row["fence"] + 1, **lease))
-        if changed.rowcount == 1:
-            weights = weights_of(db, row["id"])
-            claimed.append(Claimed(row["id"], row["key"], row["fence"] + 1, row["kind"], row["spec"], weights))
-    return claimed
-
-
 def mine(claimed: Claimed) -> Any:
     """The guard of every write on a claimed job: the claim still holds."""
     return (job.c.id == claimed.id) & (job.c.fence == claimed.fence) & job.c.state.in_(LIVE)
 
 
-def start(db: Connection, claimed: Claimed, driver_id: str, node: str, pid: int, gpu_ids: str) -> bool:
-    """A worker began: from here on an attempt counts. False if the job was meanwhile taken from this driver."""
+def start(
+    db: Connection, claimed: Claimed, driver_id: str, node: str, pid: int, gpu_ids: str, log: str | None = None
+) -> bool:
+    """A worker began: from here on an attempt counts. False if the job was meanwhile taken from this driver.
+
+    log: where on the node what the worker prints lies.
+    """
     now = time.time()
     changed = db.execute(
         update(job)
@@ -132,6 +103,7 @@ def start(db: Connection, claimed: Claimed, driver_id: str, node: str, pid: int,
             node=node,
             pid=pid,
             gpu_ids=gpu_ids,
+            log=log,
             started_at=now,
         )
     )
@@ -191,9 +163,13 @@ def fail(db: Connection, claimed: Claimed, error_class: str, message: str, trace
     return True
 
 
-def release(db: Connection, claimed: Claimed, outcome: str) -> bool:
-    """Give a job back unharmed: its driver stops, or its bundle died before the job began."""
-    values = {"state": "queued", "lease_owner": None, "lease_expires_at": None}
+def release(db: Connection, claimed: Claimed, outcome: str, gpu_share: float | None = None) -> bool:
+    """Give a job back unharmed: its driver stops, or its bundle died before the job began.
+
+    gpu_share: of a GPU that it turned out to need.
+    """
+    values: dict[str, Any] = {"state": "queued", "lease_owner": None, "lease_expires_at": None}
+    values |= {} if gpu_share is None else {"gpu_share": gpu_share}
     changed = db.execute(update(job).where(mine(claimed)).values(**values))
     end_attempt(db, claimed, outcome)
     return changed.rowcount == 1
@@ -207,12 +183,22 @@ def crash(db: Connection, claimed: Claimed, reason: str) -> bool:
     crashes = row.crashes + 1
     if crashes >= row.max_crashes:
         db.execute(update(job).where(job.c.id == claimed.id).values(crashes=crashes))
-        return fail(db, claimed, "WorkerDied", f"its worker died {crashes} times, last: {reason}", reason)
+        logs = select(attempt.c.log).where((attempt.c.job_id == claimed.id) & (attempt.c.fence == claimed.fence))
+        place = db.execute(logs).scalar()
+        where = f"; what it printed: {place}" if place else ""
+        return fail(db, claimed, "WorkerDied", f"its worker died {crashes} times, last: {reason}{where}", reason)
     pause = BACKOFF_SECONDS * 2 ** (crashes - 1)
     values = {"state": "queued", "lease_owner": None, "crashes": crashes, "not_before": time.time() + pause}
     db.execute(update(job).where(mine(claimed)).values(**values))
     end_attempt(db, claimed, "crashed", error_class="WorkerDied", traceback=reason)
     return True
+
+
+def learn_share(db: Connection, claimed: Claimed, gpu_share: float) -> None:
+    """What share of a GPU a job needed tells what jobs of the same model and data will."""
+    same = select(job.c.bundle_key).where(job.c.id == claimed.id).scalar_subquery()
+    unknown = job.c.state.in_(("blocked", "queued")) & job.c.gpu_share.is_(None)
+    db.execute(update(job).where((job.c.bundle_key == same) & unknown).values(gpu_share=gpu_share))
 
 
 def reclaim(db: Connection, dead_drivers: Sequence[str]) -> int:
@@ -234,18 +220,6 @@ def stop(db: Connection, driver_id: str) -> None:
     db.execute(update(driver).where(driver.c.id == driver_id).values(stopped_at=time.time()))
 
 
-def cancel(db: Connection, ids: Any) -> int:
-    """Cancel jobs: at once where they wait, by their driver where they run. Returns how many were not finished."""
-    chosen = job.c.id.in_(ids)
-    values = {"finished_at": time.time(), "error_class": "Cancelled", "error_message": "cancelled on request"}
-    waiting = db.execute(
-        update(job).where(chosen & job.c.state.in_(("blocked", "queued"))).values(state="cancelled", **values)
-    ).rowcount
-    return (
-        waiting + db.execute(update(job).where(chosen & job.c.state.in_(LIVE)).values(cancel_requested=True)).rowcount
-    )
-
-
 def confirm_cancelled(db: Connection, claimed: Claimed) -> bool:
     """The driver stopped a running job that somebody cancelled."""
     values = {"state": "cancelled", "lease_owner": None, "cancel_requested": False, "finished_at": time.time()}
@@ -255,18 +229,3 @@ def confirm_cancelled(db: Connection, claimed: Claimed) -> bool:
         end_attempt(db, claimed, "cancelled")
         end_dependents(db, claimed.id, "cancelled", f"job {claimed.id} that it needs was cancelled")
     return changed
-
-
-def retry(db: Connection, ids: Any) -> int:
-    """Put failed and cancelled jobs back, and those that ended only for their sake. Returns how many."""
-    ended = select(job.c.id).where(job.c.id.in_(ids) & job.c.state.in_(("failed", "cancelled")))
-    chosen = list(db.execute(ended).scalars())
-    sake = select(job.c.id).where(job.c.id.in_(dependents(chosen)) & (job.c.error_class == "UpstreamFailed"))
-    chosen = sorted({*chosen, *db.execute(sake).scalars()})
-    again = {"crashes": 0, "not_before": 0.0, "cancel_requested": False, "finished_at": None}
-    clear = {"state": "blocked", "error_class": None, "error_message": None}
-    for start in range(0, len(chosen), 500):  # databases bound the number of values in a statement
-        some = chosen[start : start + 500]
-        db.execute(update(job).where(job.c.id.in_(some)).values(**again, **clear))
-        unblock(db, some)
-    return len(chosen)

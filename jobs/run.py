@@ -26,7 +26,7 @@ def run(spec: TrainSpec | EvalSpec, context: Context) -> Iterator[Progress | Res
 def run_training(spec: TrainSpec, context: Context) -> Iterator[Progress | Result]:
     """Train, keeping every epoch's state; a state that is there already is taken up."""
     train = load_data(spec.data, "train")
-    model = build_model(spec.model, train, spec.seed)
+    model = build_model(spec.model, train, spec.seed, context.folder)
     key, total = spec.key(), spec.settings.epochs
     kept = artifacts.get_partial(context.artifacts, key)
     state = None if kept is None else torch.load(io.BytesIO(kept), map_location=context.device, weights_only=True)

@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import JSON, Boolean
 
-SCHEMA_VERSION = 2  # raise it together with a step in jobs/migrations
+SCHEMA_VERSION = 3  # raise it together with a step in jobs/migrations
 
 STATES = ("blocked", "queued", "leased", "running", "done", "failed", "cancelled")
 
@@ -58,6 +58,7 @@ sweep = Table(
     Column("spec", JSON, nullable=False),
     Column("identity", String(64), nullable=False, unique=True),
     Column("created_at", Float, nullable=False),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
 )
 
 job = Table(
@@ -77,6 +78,9 @@ job = Table(
     Column("recipe", Text),
     Column("bundle_key", String(64), nullable=False),
     Column("cost", Float, nullable=False, server_default="1"),  # estimated, in units that only compare
+    Column("parts", Integer, nullable=False, server_default="0"),  # shards that it was split into
+    Column("gpu_share", Float),  # of a GPU that it was found to need; null where nothing is known
+    Column("timeout_seconds", Float),  # most that an attempt may take; null where the driver's own limit holds
     Column("state", Text, nullable=False),
     Column("priority", Integer, nullable=False, server_default="0"),
     Column("fence", Integer, nullable=False, server_default="0"),
@@ -97,9 +101,14 @@ job = Table(
     Column("finished_at", Float),
     CheckConstraint(f"state in {STATES}", name="job_state"),
     Index(
-        "job_queued", "priority", "id", sqlite_where=text("state = 'queued'"), postgresql_where=text("state = 'queued'")
+        "job_next",
+        text("priority DESC"),
+        "id",
+        sqlite_where=text("state = 'queued'"),
+        postgresql_where=text("state = 'queued'"),
     ),
     Index("job_leased", "lease_owner", sqlite_where=text("state in ('leased', 'running')")),
+    Index("job_state", "state", "cost"),
     Index("job_bundle", "bundle_key", "state"),
 )
 
@@ -129,6 +138,7 @@ attempt = Table(
     Column("node", Text),
     Column("pid", Integer),
     Column("gpu_ids", Text),
+    Column("log", Text),  # where on the node what its worker printed lies
     Column("started_at", Float, nullable=False),
     Column("ended_at", Float),
     Column("outcome", Text),
@@ -143,10 +153,10 @@ result = Table(
     Column("job_id", Integer, ForeignKey("job.id"), primary_key=True),
     Column("fence", Integer, nullable=False),
     Column("n", Integer, nullable=False),
-    Column("clean_accuracy", Float, nullable=False),
+    Column("clean_accuracy", Float),  # null for a probe, which evaluates nothing
     Column("clean_accuracy_low", Float),
     Column("clean_accuracy_high", Float),
-    Column("robust_accuracy", Float, nullable=False),
+    Column("robust_accuracy", Float),
     Column("robust_accuracy_low", Float),
     Column("robust_accuracy_high", Float),
     Column("any_draw_accuracy", Float),

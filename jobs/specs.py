@@ -138,12 +138,13 @@ class EvalSpec(Spec):
 
     train: key of the training job that makes the weights, if one does.  images: how many attacked images to keep.
     draws, eot_draws: see robustlib.evaluate; used where the model turns out to be randomised.
-    batch_size: how many examples are worked on together, at most; no number depends on it.
+    batch_size: how many examples are worked on together, at most.  shards: how many parts to split it into, as the
+    driver sees fit where it is None. No number depends on either.
     """
 
-    not_content: ClassVar[frozenset[str]] = frozenset({"batch_size"})
+    not_content: ClassVar[frozenset[str]] = frozenset({"batch_size", "shards"})
 
-    kind: Literal["eval"] = "eval"
+    kind: Literal["eval", "shard"] = "eval"
     model: ModelSpec
     train: str | None = None
     data: DataRef
@@ -154,6 +155,23 @@ class EvalSpec(Spec):
     draws: int = Field(default=100, ge=1)
     eot_draws: int = Field(default=20, ge=1)
     images: int = Field(default=0, ge=0)
+    shards: int | None = Field(default=None, ge=1)
+
+
+class ShardSpec(EvalSpec):
+    """A part of an evaluation: its examples from `first` up to `last`, without that."""
+
+    kind: Literal["eval", "shard"] = "shard"
+    first: int = Field(ge=0)
+    last: int
+
+
+class ProbeSpec(Spec):
+    """Hold a slot for some seconds and do nothing: what a queue is measured with, and a cluster tried."""
+
+    kind: Literal["probe"] = "probe"
+    number: int
+    seconds: float = 0.0
 
 
 class WorstSpec(Spec):
@@ -168,11 +186,13 @@ class WorstSpec(Spec):
     eps: float
 
 
-AnySpec = TrainSpec | EvalSpec | WorstSpec
-KINDS: dict[str, type[TrainSpec] | type[EvalSpec] | type[WorstSpec]] = {
+AnySpec = TrainSpec | EvalSpec | WorstSpec | ProbeSpec
+KINDS: dict[str, type[TrainSpec] | type[EvalSpec] | type[WorstSpec] | type[ProbeSpec]] = {
     "train": TrainSpec,
     "eval": EvalSpec,
+    "shard": ShardSpec,
     "worst": WorstSpec,
+    "probe": ProbeSpec,
 }
 
 

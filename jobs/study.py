@@ -81,6 +81,8 @@ class Study(Part):
     batch_size: int | None = Field(default=None, ge=1)
     draws: int = Field(default=100, ge=1)
     eot_draws: int = Field(default=20, ge=1)
+    shards: int | None = Field(default=None, ge=1)
+    timeout_seconds: float | None = Field(default=None, gt=0)
 
     @field_validator("examples")
     @classmethod

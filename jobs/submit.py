@@ -10,9 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
 from jobs.engine import Store, open_store, store_exists
+from jobs.insert import add_dependencies, add_jobs, insert_new, known_jobs
 from jobs.plan import Planned, Resolved, expand, resolve
+from jobs.queue import STEPS
 from jobs.schema import job, job_dep, sweep, sweep_job
-from jobs.specs import EvalSpec, TrainSpec, WorstSpec
+from jobs.specs import EvalSpec, ProbeSpec, TrainSpec, WorstSpec
 from jobs.study import Origin, Study
 
 
@@ -31,8 +33,12 @@ class Submitted:
         return f"sweep {self.name}: {self.jobs} jobs, {self.new} of them new"
 
 
-def submit(url: str, study: Study, origin: Origin, folder: Path, *, data_folder: Path) -> tuple[Store, Submitted]:
+def submit(
+    url: str, study: Study, origin: Origin, folder: Path, *, data_folder: Path, priority: int = 0
+) -> tuple[Store, Submitted]:
     """Expand a study and queue what the store does not know yet, all in one transaction; makes a store if need be.
+
+    priority: of its new jobs; those of higher priority go first.
 
     A study that the store knows whole is recognised by its hash, without loading torch. Raises SpecError before
     anything is written or made.
@@ -47,14 +53,14 @@ def submit(url: str, study: Study, origin: Origin, folder: Path, *, data_folder:
     plan = expand(resolved)
     store = open_store(url, create=True, write=True)
     with store.begin() as db:
-        return store, record(db, resolved, plan)
+        return store, record(db, resolved, plan, priority)
 
 
 def count_jobs(db: Connection, sweep_id: int) -> int:
     return db.execute(select(sa.func.count()).where(sweep_job.c.sweep_id == sweep_id)).scalar_one()
 
 
-def record(db: Connection, resolved: Resolved, plan: list[Planned]) -> Submitted:
+def record(db: Connection, resolved: Resolved, plan: list[Planned], priority: int = 0) -> Submitted:
     """Insert the sweep, its new jobs and their dependencies; dependencies stand before their dependents in `plan`."""
     now = time.time()
     known = db.execute(select(sweep.c.id).where(sweep.c.identity == resolved.identity)).scalar()
@@ -63,21 +69,34 @@ def record(db: Connection, resolved: Resolved, plan: list[Planned]) -> Submitted
     spec = resolved.study.model_dump(mode="json")
     values = {"name": resolved.study.name, "spec": spec, "identity": resolved.identity, "created_at": now}
     sweep_id = db.execute(sa.insert(sweep).values(**values).returning(sweep.c.id)).scalar_one()
-    found: dict[str, tuple[int, str]] = {}
-    new = 0
+    before = known_jobs(db, [planned.key for planned in plan])
+    states = {key: state for key, (_, state) in before.items()}
+    rows = []
     for planned in plan:
-        row = db.execute(select(job.c.id, job.c.state).where(job.c.key == planned.key)).first()
-        if row is None:
-            state = initial_state([found[key][1] for key in planned.needs])
-            job_id = db.execute(sa.insert(job).values(columns(planned, state, now)).returning(job.c.id)).scalar_one()
-            for key in planned.needs:
-                db.execute(sa.insert(job_dep).values(job_id=job_id, needs_id=found[key][0]))
-            found[planned.key] = job_id, state
-            new += 1
-        else:
-            found[planned.key] = row.id, row.state
-        db.execute(sa.insert(sweep_job).values(sweep_id=sweep_id, job_id=found[planned.key][0], model=planned.model))
-    return Submitted(sweep_id, resolved.study.name, len(plan), new)
+        if planned.key not in states:
+            states[planned.key] = initial_state([states[key] for key in planned.needs])
+            rows.append(columns(planned, states[planned.key], now, priority))
+    found = before | add_jobs(db, rows)
+    new = [planned for planned in plan if planned.key not in before]
+    add_dependencies(db, [(found[planned.key][0], found[key][0]) for planned in new for key in planned.needs])
+    members = [{"sweep_id": sweep_id, "job_id": found[planned.key][0], "model": planned.model} for planned in plan]
+    insert_new(db, sweep_job, members + shards_of(db, members))
+    return Submitted(sweep_id, resolved.study.name, len(plan), len(rows))
+
+
+def shards_of(db: Connection, members: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The shards of those members that were split before, as members too: a sweep's driver runs its sweep's jobs."""
+    if db.execute(select(job.c.id).where(job.c.parts > 0).limit(1)).first() is None:
+        return []
+    shard = job.alias("shard")
+    parents = {member["job_id"]: member for member in members}
+    pairs = db.execute(
+        select(job_dep.c.job_id, job_dep.c.needs_id)
+        .join(job, job.c.id == job_dep.c.job_id)
+        .join(shard, shard.c.id == job_dep.c.needs_id)
+        .where((job.c.parts > 0) & (shard.c.kind == "shard"))
+    )
+    return [parents[parent] | {"job_id": part} for parent, part in pairs if parent in parents]
 
 
 def initial_state(needed: list[str]) -> str:
@@ -88,10 +107,11 @@ def initial_state(needed: list[str]) -> str:
     return "queued" if all(state == "done" for state in needed) else "blocked"
 
 
-def columns(planned: Planned, state: str, now: float) -> dict[str, Any]:
+def columns(planned: Planned, state: str, now: float, priority: int) -> dict[str, Any]:
     """A job's row: the spec whole, and what people ask for as columns of its own."""
     spec = planned.spec
-    row: dict[str, Any] = {
+    row: dict[str, Any] = dict.fromkeys(("attack", "norm", "eps", "recipe", "error_class", "error_message"))
+    row |= {
         "key": planned.key,
         "kind": spec.kind,
         "spec": spec.model_dump(mode="json"),
@@ -100,6 +120,8 @@ def columns(planned: Planned, state: str, now: float) -> dict[str, Any]:
         "arch": planned.arch,
         "defence": planned.defence,
         "cost": planned.cost,
+        "timeout_seconds": planned.timeout_seconds,
+        "priority": STEPS * priority,
         "state": state,
         "created_at": now,
     }
@@ -108,7 +130,7 @@ def columns(planned: Planned, state: str, now: float) -> dict[str, Any]:
     match spec:
         case TrainSpec():
             share = planned.key  # a training runs by itself, and first: others wait for it
-            row |= {"priority": 1}
+            row["priority"] += 1
         case EvalSpec():
             row |= {
                 "attack": spec.attack.name,
@@ -122,4 +144,6 @@ def columns(planned: Planned, state: str, now: float) -> dict[str, Any]:
         case WorstSpec():
             row |= {"attack": "worst-case", "norm": spec.norm, "eps": spec.eps, "recipe": f"worst of {len(spec.evals)}"}
             share = "worst"
+        case ProbeSpec():
+            share = "probe"
     return row | {"bundle_key": sha256(share.encode()).hexdigest()}

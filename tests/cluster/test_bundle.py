@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from cluster.bundle import Failed, Finished, Moved, Setting, Started, run_bundle
+from cluster.bundle import Beat, Failed, Finished, Moved, Setting, Started, run_bundle
 from jobs import artifacts, examples
 from jobs.plan import expand, resolve
 from jobs.queue import Claimed
@@ -16,7 +16,7 @@ from jobs.study import Origin, Study
 
 
 def frames_of(jobs: list[Claimed], setting: Setting) -> list[Any]:
-    return list(run_bundle(jobs, setting))
+    return [frame for frame in run_bundle(jobs, setting) if not isinstance(frame, Beat)]
 
 
 def claimed(planned, number: int, weights=None) -> Claimed:
@@ -44,7 +44,7 @@ def test_train_then_attack(plan, setting):
     train, evaluation = plan
     frames = frames_of([claimed(train, 1)], setting)
     assert [type(frame) for frame in frames] == [Started, Moved, Moved, Finished]
-    assert (frames[0].pid, frames[1].done, frames[1].total, frames[2].done) == (os.getpid(), 1, 2, 2)
+    assert (frames[0].place.pid, frames[1].done, frames[1].total, frames[2].done) == (os.getpid(), 1, 2, 2)
     (weights,) = frames[-1].artifacts
     assert len(frames[-1].row["extra"]["history"]) == 2
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.dispatch import drive
-from jobs import queue
+from cluster.drive import drive
+from jobs import control, queue
 from jobs.query import counts, job_log, jobs_of
 from jobs.study import Origin, Study
 from jobs.submit import submit
@@ -78,7 +78,7 @@ def test_a_running_job_can_be_cancelled(tmp_path):
             time.sleep(0.1)
             with store.begin() as db:
                 if counts(db)["running"]:
-                    queue.cancel(db, jobs_of(None))
+                    control.cancel(db, jobs_of(None))
                     return
 
     canceller = threading.Thread(target=cancel_when_it_runs, daemon=True)

@@ -29,10 +29,12 @@ def test_each_bundle_has_its_gpu(tmp_path, monkeypatch):
         streams = [remote_bundle(1, 0).remote([NOTHING], setting) for _ in range(3)]
         frames = first_frames(ray, streams)
         # Three at once on three devices, in processes of their own.
-        assert sorted(frame.gpu_ids for frame in frames) == ["0", "1", "2"]
-        assert len({frame.pid for frame in frames}) == 3
+        assert sorted(frame.place.gpu_ids for frame in frames) == ["0", "1", "2"]
+        assert len({frame.place.pid for frame in frames}) == 3
         (again,) = first_frames(ray, [remote_bundle(1, 0).remote([NOTHING], setting)])
-        assert again.pid not in {frame.pid for frame in frames}  # a process a bundle: a GPU is chosen once a process
+        assert again.place.pid not in {
+            frame.place.pid for frame in frames
+        }  # a process a bundle: a GPU is chosen once a process
         hidden = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
         (cpu,) = first_frames(ray, [remote_bundle(0, 1).options(runtime_env=hidden).remote([NOTHING], setting)])
-        assert cpu.gpu_ids == ""
+        assert cpu.place.gpu_ids == ""

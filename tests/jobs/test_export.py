@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import examples, export, queue
+from jobs import claims, examples, export, queue
 from jobs.errors import SpecError
 from jobs.query import RESULT_COLUMNS, results
+from jobs.schema import job
 from robustlib.metrics import summarise
 
 DOCS = Path(__file__).parents[2] / "docs" / "schema.md"
@@ -44,18 +45,18 @@ def full(store):
     from jobs import worst
 
     with store.begin() as db:
-        while claimed := queue.claim(db, "one", most=1, kinds=["train", "eval", "worst"]):
-            (job,) = claimed
-            assert queue.start(db, job, "one", "node", 1, "")
+        while claimed := claims.claim(db, "one", most=1, what=job.c.id > 0):
+            (job_,) = claimed
+            assert queue.start(db, job_, "one", "node", 1, "")
             base = {"seconds": 0.5, "device": "cpu: test", "versions": {"python": "3"}}
-            if job.kind == "worst":
-                worst.settle(db, job)
-            elif job.kind == "eval":
-                columns = outcome(job.id)
+            if job_.kind == "worst":
+                worst.settle(db, job_)
+            elif job_.kind == "eval":
+                columns = outcome(job_.id)
                 blob = examples.encode(examples.to_table(columns))
-                queue.finish(db, job, summarise(columns) | base, (blob, N))
+                queue.finish(db, job_, summarise(columns) | base, (blob, N))
             else:
-                queue.finish(db, job, {"n": 1, "clean_accuracy": 1.0, "robust_accuracy": 0.5} | base)
+                queue.finish(db, job_, {"n": 1, "clean_accuracy": 1.0, "robust_accuracy": 0.5} | base)
     return store
 
 

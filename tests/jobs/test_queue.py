@@ -2,12 +2,13 @@
 
 import threading
 import time
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import select
 
-from jobs import queue
+from jobs import claims, control, queue
 from jobs.artifacts import Artifact
 from jobs.engine import open_store
 from jobs.query import counts, jobs_of
@@ -17,12 +18,12 @@ from jobs.submit import record
 from tests.jobs.conftest import resolved, small_plan
 
 ROW = {"n": 1, "clean_accuracy": 1.0, "robust_accuracy": 0.5, "seconds": 0.1, "device": "cpu", "versions": {}}
-KINDS = ["train", "eval", "worst"]
+ANY = sa.true()
 
 
-def claim(store, driver="one", most=1, kinds=KINDS) -> list[Claimed]:
+def claim(store, driver="one", most=1, what: Any = ANY) -> list[Claimed]:
     with store.begin() as db:
-        return queue.claim(db, driver, most=most, kinds=kinds)
+        return claims.claim(db, driver, most=most, what=what)
 
 
 def started(store, driver="one") -> Claimed:
@@ -74,14 +75,14 @@ def test_all_jobs_in_turn(store):
 def test_an_evaluation_is_handed_the_weights_of_its_training(store):
     trained = finished(store, artifacts=[Artifact("weights", "e" * 64, 3)])
     with store.begin() as db:
-        (evaluation, _) = queue.claim(db, "one", most=8, kinds=["eval"])
+        (evaluation, _) = claims.claim(db, "one", most=8, what=job.c.kind == "eval")
     assert evaluation.weights == {trained.key: "e" * 64}
 
 
 def test_a_bundle_shares_its_model(store):
     finished(store)
     finished(store)
-    claimed = claim(store, most=8, kinds=["eval"])
+    claimed = claim(store, most=8, what=job.c.kind == "eval")
     assert len(claimed) == 2
     assert len({c.spec["train"] for c in claimed}) == 1
 
@@ -111,8 +112,8 @@ def test_a_failure_is_final_and_takes_its_dependents_along(store):
         assert queue.fail(db, claimed, "ValueError", "no", "trace")
     assert states(store) == {"queued": 1, "blocked": 3, "failed": 4}
     with store.begin() as db:
-        assert queue.retry(db, [claimed.id]) == 4  # with the three that failed for its sake
-        assert queue.retry(db, jobs_of(None)) == 0
+        assert control.retry(db, [claimed.id]) == 4  # with the three that failed for its sake
+        assert control.retry(db, jobs_of(None)) == 0
     assert states(store) == {"queued": 2, "blocked": 6}
 
 
@@ -145,11 +146,11 @@ def test_a_suspect_is_claimed_alone(store, monkeypatch):
     monkeypatch.setattr(queue, "BACKOFF_SECONDS", 0.0)
     finished(store)
     finished(store)
-    suspect = claim(store, most=1, kinds=["eval"])[0]
+    suspect = claim(store, most=1, what=job.c.kind == "eval")[0]
     with store.begin() as db:
         queue.start(db, suspect, "one", "node", 1, "")
         queue.crash(db, suspect, "killed")
-    assert [c.id for c in claim(store, most=8, kinds=["eval"])] == [suspect.id]
+    assert [c.id for c in claim(store, most=8, what=job.c.kind == "eval")] == [suspect.id]
 
 
 def test_dead_drivers_and_run_out_leases_give_their_jobs_back(store):
@@ -177,14 +178,14 @@ def test_stopping_a_driver_costs_no_attempt(store):
 def test_cancel(store):
     running = started(store)
     with store.begin() as db:
-        assert queue.cancel(db, jobs_of(None)) == 8
+        assert control.cancel(db, jobs_of(None)) == 8
     assert states(store) == {"running": 1, "cancelled": 7}
     with store.begin() as db:
         assert queue.confirm_cancelled(db, running)
         assert not queue.finish(db, running, ROW)
     assert states(store) == {"cancelled": 8}
     with store.begin() as db:
-        assert queue.retry(db, jobs_of(None)) == 8
+        assert control.retry(db, jobs_of(None)) == 8
     assert states(store) == {"queued": 2, "blocked": 6}
 
 

@@ -1,0 +1,81 @@
+"""What a driver holds: its store and slots, its running bundles, and what it last knew of the whole queue."""
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection
+
+from cluster.bundle import Place, Setting
+from cluster.resources import Slots
+from jobs.engine import Store
+from jobs.query import costs, counts
+from jobs.queue import Claimed
+from jobs.shards import seconds_a_unit
+
+TOTALS_SHARE = 20  # times as long as it took, the count of all jobs is kept: at most a twentieth of the time goes there
+
+Watch = Callable[[dict[str, int], tuple[float, float]], None]
+
+
+@dataclass
+class Bundle:
+    """A running bundle: its stream of frames, and its jobs that have not ended, in order.
+
+    share: of a slot.  place: where it runs, once it has said so.  Times are of the monotonic clock: when it was sent
+    off, last heard of, when its running job began and last got on.
+    """
+
+    frames: Any
+    open: dict[int, Claimed]
+    setting: Setting
+    share: float
+    running: Claimed | None = None
+    place: Place | None = None
+    heard_at: float = field(default_factory=time.monotonic)
+    began_at: float = 0.0
+    moved_at: float = 0.0
+
+
+@dataclass
+class Totals:
+    """The jobs by state, the estimated cost of what is done and what is left, and what a unit of it takes here."""
+
+    counts: dict[str, int]
+    costs: tuple[float, float]
+    unit_seconds: float
+    taken_at: float
+    took: float
+
+
+@dataclass
+class Driver:
+    """One driver at work on a store. sweep_id: the sweep whose jobs it runs; None for all."""
+
+    store: Store
+    ray: Any
+    slots: Slots
+    sweep_id: int | None
+    elsewhere: bool = False
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    bundles: list[Bundle] = field(default_factory=list)
+    renewed_at: float = 0.0
+    looked_at: float = field(default_factory=time.monotonic)
+    known: Totals | None = None
+
+    @property
+    def room(self) -> float:
+        """Slots, or parts of one, that are free."""
+        return self.slots.count - sum(bundle.share for bundle in self.bundles)
+
+    def totals(self, db: Connection, *, now: bool = False) -> Totals:
+        """What is known of the queue as a whole, counted anew when that is old for what counting costs."""
+        start = time.monotonic()
+        if now or self.known is None or start - self.known.taken_at > TOTALS_SHARE * self.known.took:
+            unit = seconds_a_unit(db, self.slots.device)
+            found = counts(db, self.sweep_id), costs(db, self.sweep_id), unit
+            end = time.monotonic()
+            self.known = Totals(*found, taken_at=end, took=end - start)
+        return self.known

@@ -1,0 +1,60 @@
+"""What a driver does itself between claims: worst cases, shards put together, long evaluations split."""
+
+import os
+import platform
+import traceback
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Connection
+
+from jobs import queue, shards, worst
+from jobs.claims import SETTLES, claim
+from jobs.queue import Claimed
+from robustlib import data
+
+MOST = 64  # settled between two looks at the workers
+
+
+def settle_all(db: Connection, driver_id: str, sweep_id: int | None) -> None:
+    """Record the worst cases and merged evaluations that are ready: they need only what the store holds."""
+    for claimed in claim(db, driver_id, most=MOST, what=SETTLES, sweep_id=sweep_id):
+        if not queue.start(db, claimed, driver_id, platform.node(), os.getpid(), ""):
+            continue
+        try:
+            with db.begin_nested():
+                worst.settle(db, claimed) if claimed.kind == "worst" else shards.merge(db, claimed)
+        except (ValueError, KeyError) as error:  # what was stored does not fit together: that job's own end
+            queue.fail(db, claimed, type(error).__name__, str(error), traceback.format_exc())
+
+
+def split_long(db: Connection, claimed: Sequence[Claimed], slots: int, unit_seconds: float) -> list[Claimed]:
+    """Split the evaluations that would take long, or whose study says so; returns the rest.
+
+    unit_seconds: what a unit of estimated cost takes here. The radii of a curve are one search, so that they are split
+    alike.
+    """
+    if all(c.kind != "eval" for c in claimed):
+        return list(claimed)
+    curve = sum(c.cost for c in claimed) if claimed[0].spec["attack"]["curve"] else None
+    kept = []
+    for c in claimed:
+        wanted = shards.wanted_shards(c, c.cost if curve is None else curve, slots, unit_seconds)
+        ranges = shards.edges(count(c.spec), wanted, c.spec["images"]) if wanted > 1 else []
+        if len(ranges) > 1:
+            shards.split(db, c, ranges)
+        else:
+            kept.append(c)
+    return kept
+
+
+def count(spec: dict[str, Any]) -> int:
+    """How many examples an evaluation looks at."""
+    there, wanted = examples_in(spec["data"]["place"]), spec["examples"]
+    return there if wanted == "all" else min(wanted, there)
+
+
+@lru_cache
+def examples_in(place: str) -> int:
+    return len(data.load(place, "test").x)
