@@ -18,6 +18,7 @@ from jobs.schema import SCHEMA_VERSION, V_RESULTS, meta, metadata
 
 DEFAULT_STORE = "sqlite:///.robustq/results.db"
 BUSY_SECONDS = 30
+MAKING = 0x726F6275  # of PostgreSQL's advisory locks: ours, to make the tables under
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,13 @@ class Store:
 def explain(url: str, error: DatabaseError) -> Exception:
     """The store's own troubles in words; any other database error is a bug and stays as it is."""
     text = str(error.orig)
+    if "connection failed" in text or "connection is bad" in text:
+        reason = " ".join(text.split())
+        return StoreError(f"store {url}: its server cannot be used: {reason}; check the URL, and that the server runs")
     mends = {
         "full": "the disk is full: make room and run the same command again, nothing that was recorded is lost",
         "readonly": "it cannot be written: check the permissions of the file and its folder",
+        "read-only transaction": "it was opened for reading",
         "read-only": "it cannot be written: check the permissions of the file and its folder",
         "unable to open": "it cannot be opened: check the path and its permissions",
         "not a database": "it is no SQLite database: name another file with --store",
@@ -87,6 +92,11 @@ def open_store(text: str, *, create: bool = False, write: bool = False) -> Store
     Raises StoreError where it is missing, no robustq store or one of another version.
     """
     path = parse_url(text)[1]
+    if path is not None and write and (kind := network_file_system(path)) is not None:
+        raise StoreError(
+            f"store {path} lies on a network file system ({kind}), on which SQLite loses data: name a file on a local "
+            "disk with --store, or a PostgreSQL URL"
+        )
     if path is not None and not path.exists() and create:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +112,26 @@ def open_store(text: str, *, create: bool = False, write: bool = False) -> Store
     return store
 
 
+# As Linux names them: there several hosts may have the file open, which SQLite's write-ahead log cannot bear.
+NETWORK = {
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "afs", "pvfs2", "fuse.sshfs",
+    "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.juicefs",
+}  # fmt: skip
+MOUNTS = Path("/proc/self/mounts")
+
+
+def network_file_system(path: Path) -> str | None:
+    """The network file system that a file lies on; None on a local one, and where the system does not tell."""
+    try:
+        lines = [line.split(" ") for line in MOUNTS.read_text().splitlines()]
+    except OSError:
+        return None
+    real = Path(os.path.realpath(path))
+    mounts = {Path(fields[1].replace("\\040", " ")): fields[2] for fields in lines if len(fields) > 2}
+    found = next((mounts[parent] for parent in (real, *real.parents) if parent in mounts), None)
+    return found if found in NETWORK else None
+
+
 def connect_store(text: str, *, create: bool = False, write: bool = False) -> Store:
     """The store as it is: whatever its version, and whether it is one at all."""
     url, path = parse_url(text)
@@ -112,7 +142,7 @@ def connect_store(text: str, *, create: bool = False, write: bool = False) -> St
     folder = path.parent if path else Path(".robustq").absolute()
     shown = url.render_as_string()  # without a password
     try:
-        engine = sa.create_engine(url) if path is None else sqlite_engine(path, write=write)
+        engine = server_engine(url, write=write) if path is None else sqlite_engine(path, write=write)
     except ModuleNotFoundError as error:
         raise StoreError(f"store {shown} needs the package {error.name}: pip install robustq[postgres]") from error
     return Store(shown, engine, os.environ.get("ROBUSTQ_ARTIFACTS") or str(folder / "artifacts"))
@@ -125,6 +155,8 @@ def check_store(store: Store, *, create: bool) -> None:
 
 def check_schema(db: Connection, url: str, *, create: bool) -> None:
     """Make the tables in an empty database; refuse a foreign one and other versions."""
+    if create and db.dialect.name == "postgresql":  # one after the other, where several come to a new database
+        db.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": MAKING})
     names = sa.inspect(db).get_table_names()
     if not names and create:
         metadata.create_all(db)
@@ -145,6 +177,15 @@ def schema_version(db: Connection, url: str) -> int:
     if meta.name not in sa.inspect(db).get_table_names():
         raise StoreError(f"{url} is no robustq store: it has no table {meta.name!r}; name another file with --store")
     return db.execute(sa.select(meta.c.schema_version)).scalar_one()
+
+
+def server_engine(url: sa.URL, *, write: bool) -> Engine:
+    """An engine for PostgreSQL. A reader's transactions are read-only, but the role's grants are what guards it."""
+    if url.get_backend_name() != "postgresql":
+        raise StoreError(f"expected a store as sqlite:///FILE or a PostgreSQL URL, got {url.render_as_string()}")
+    # Connections of a driver that slept or of a server that restarted are tried before they are used.
+    options = {} if write else {"options": "-c default_transaction_read_only=on"}
+    return sa.create_engine(url, pool_pre_ping=True, connect_args=options)
 
 
 def sqlite_engine(path: Path, *, write: bool) -> Engine:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.resources import Slots, bundle_budget, bundle_size, plan_slots
+from cluster.resources import Slots, bundle_budget, bundle_size, cluster_slots, next_share, plan_slots, share_for
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,36 @@ def test_bundles_leave_work_for_every_slot(queued, slots, size):
 
 def test_a_bundle_takes_half_of_a_slots_share_of_the_work():
     assert bundle_budget(80.0, 4) == 10.0
+
+
+@pytest.mark.parametrize(
+    ("nodes", "jobs", "per_job", "slots"),
+    [
+        ([(16, 0), (16, 0)], 100, None, Slots(32, 0, 1)),
+        ([(16, 0), (16, 0)], 4, None, Slots(4, 0, 8)),
+        ([(2, 0), (16, 0)], 2, None, Slots(9, 0, 2)),  # a bundle must fit on any node
+        ([(0, 0), (4, 0)], 100, 2, Slots(2, 0, 2)),  # a head that computes nothing
+        ([(8, 0), (16, 4), (32, 4)], 100, None, Slots(8, 1, 4)),
+        ([], 1, None, Slots(1, 0, 1)),
+    ],
+)
+def test_slots_of_a_cluster(nodes, jobs, per_job, slots):
+    assert cluster_slots(nodes, jobs, per_job) == slots
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("peak", "share"),
+    [(0, 1 / 8), (7 * GIB, 1 / 8), (8 * GIB, 1 / 4), (30 * GIB, 1 / 2), (60 * GIB, 1), (200 * GIB, 1)],
+)
+def test_the_share_that_holds_what_was_needed(peak, share):
+    assert share_for(peak, 80 * GIB) == share
+
+
+def test_shares_grow_to_a_whole_gpu():
+    assert [next_share(share) for share in (1 / 8, 1 / 4, 1 / 2, 1.0)] == [1 / 4, 1 / 2, 1.0, None]
+    on_gpus, on_cpus = Slots(2, 1, 4), Slots(2, 0, 4)
+    assert (on_gpus.share(None), on_gpus.share(0.25), on_cpus.share(0.25)) == (1.0, 0.25, 1.0)
+    assert (on_gpus.smallest, on_cpus.smallest) == (1 / 8, 1.0)

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,32 @@ def resolved(name: str = "small") -> Resolved:
     return Resolved(study, Origin(name, {}, {}), DATA, {}, f"{name:0<64}")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = open_store(str(tmp_path / "results.db"), create=True, write=True)
+@contextmanager
+def filled(url: str) -> Iterator[Store]:
+    store = open_store(url, create=True, write=True)
     with store.begin() as db:
         record(db, resolved(), small_plan())
         for driver in ("one", "two"):
             queue.register(db, driver, "here", os.getpid(), time.time(), "0")
-    yield store
-    store.engine.dispose()
+    try:
+        yield store
+    finally:
+        store.engine.dispose()
+
+
+@pytest.fixture
+def sqlite_store(tmp_path: Path) -> Iterator[Store]:
+    with filled(str(tmp_path / "results.db")) as store:
+        yield store
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """On each of the databases that robustq knows."""
+    name = "sqlite_store" if request.param == "sqlite" else "postgres"
+    given = request.getfixturevalue(name)
+    if request.param == "sqlite":
+        yield given
+        return
+    with filled(given) as store:
+        yield store

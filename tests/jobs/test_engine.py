@@ -1,13 +1,16 @@
 """What may be opened as a store, and what is refused: in one line, with nothing changed."""
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from jobs import engine
 from jobs.engine import open_store
 from jobs.errors import StoreError
-from jobs.schema import meta
+from jobs.schema import SCHEMA_VERSION, meta
 
 
 def test_a_store_that_is_not_there(tmp_path):
@@ -53,14 +56,61 @@ def test_a_database_in_memory_is_refused(text):
         open_store(text)
 
 
-def test_a_reader_cannot_write(store, tmp_path):
-    reader = open_store(str(tmp_path / "results.db"))
-    with pytest.raises(StoreError, match="it cannot be written"), reader.begin() as db:
+def test_a_reader_cannot_write(store):
+    reader = open_store(store.url)
+    with pytest.raises(StoreError, match=r"it cannot be written|it was opened for reading"), reader.begin() as db:
         db.execute(sa.update(meta).values(schema_version=2))
     reader.engine.dispose()
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(store):
+@pytest.mark.parametrize(
+    ("mounts", "kind"),
+    [
+        ("server:/home /home nfs4 rw 0 0", "nfs4"),
+        ("server:/home /home nfs4 rw 0 0\n/dev/sda /home/me/disk ext4 rw 0 0", None),
+        ("//server/share /home/me cifs rw 0 0", "cifs"),
+        ("/dev/sda / ext4 rw 0 0\nserver:/x /home/other nfs rw 0 0", None),
+        ("", None),
+    ],
+)
+def test_network_file_systems(tmp_path, monkeypatch, mounts, kind):
+    (tmp_path / "mounts").write_text("/dev/root / ext4 rw 0 0\n" + mounts)
+    monkeypatch.setattr(engine, "MOUNTS", tmp_path / "mounts")
+    assert engine.network_file_system(Path("/home/me/disk/r.db")) == kind
+
+
+def test_sqlite_on_a_network_file_system_is_refused_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "MOUNTS", tmp_path / "mounts")
+    (tmp_path / "mounts").write_text(f"server:/x {tmp_path.resolve()} nfs4 rw 0 0\n")
+    with pytest.raises(StoreError, match=r"lies on a network file system \(nfs4\), on which SQLite loses data: name a"):
+        open_store(str(tmp_path / "deep" / "r.db"), create=True, write=True)
+    assert not (tmp_path / "deep").exists()
+
+
+@pytest.mark.postgres
+def test_a_server_that_cannot_be_used_is_one_line(postgres):
+    for url in (postgres + "_not_there", "postgresql+psycopg://x@127.0.0.1:1/y"):
+        with pytest.raises(StoreError, match=r"its server cannot be used: .*; check the URL, and that the server runs"):
+            open_store(url)
+
+
+@pytest.mark.postgres
+def test_two_who_come_to_a_new_server_at_once(postgres):
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(lambda _: open_store(postgres, create=True, write=True), range(4)))
+    with stores[0].begin() as db:
+        assert db.execute(sa.select(meta.c.schema_version)).scalars().all() == [SCHEMA_VERSION]
+    for store in stores:
+        store.engine.dispose()
+
+
+def test_other_databases_are_refused():
+    with pytest.raises(StoreError, match="expected a store as sqlite:///FILE or a PostgreSQL URL, got mysql://h/d"):
+        open_store("mysql://h/d")
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(sqlite_store):
+    store = sqlite_store
     """SQLite answers a size limit as it answers a full disk."""
     with store.begin() as db:
         size = db.exec_driver_sql("PRAGMA page_count").scalar()

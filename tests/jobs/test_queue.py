@@ -202,7 +202,7 @@ def test_new_dependents_of_a_failed_job_have_failed_too(store):
 
 
 @pytest.mark.slow
-def test_racing_claimers_share_the_jobs_without_doubles(store, tmp_path):
+def test_racing_claimers_share_the_jobs_without_doubles(store):
     """Four threads with connections of their own: every job is claimed once, and nobody meets a locked database."""
     with store.begin() as db:
         db.execute(sa.update(job).values(state="queued", kind="train", bundle_key=job.c.key))
@@ -210,7 +210,7 @@ def test_racing_claimers_share_the_jobs_without_doubles(store, tmp_path):
     errors: list[BaseException] = []
 
     def work() -> None:
-        mine = open_store(str(tmp_path / "results.db"), write=True)
+        mine = open_store(store.url, write=True)
         try:
             while claimed := claim(mine):
                 found.append(claimed[0].id)

@@ -14,7 +14,7 @@ from jobs.sql import Answer, answer_text, ask
 
 
 @pytest.fixture
-def url(store, tmp_path: Path) -> str:
+def url(sqlite_store, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'results.db'}"
 
 
