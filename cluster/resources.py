@@ -1,5 +1,6 @@
 """What a bundle needs and what there is: plain arithmetic, so that it can be tested without Ray or a GPU."""
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -71,8 +72,8 @@ def bundle_size(queued: int, slots: int, most: int = 64) -> int:
 
 
 def bundle_budget(left: float, slots: int) -> float:
-    """How much estimated work to claim at once: half of a slot's share of what is left."""
-    return left / (2 * slots)
+    """How much estimated work to claim at once: half of a slot's share of what is left; no bound on what costs nothing."""
+    return left / (2 * slots) if left > 0 else math.inf
 
 
 def usable_cpus() -> int:

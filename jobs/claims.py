@@ -52,7 +52,7 @@ def claim(
         rows += look(db, ready & same & (job.c.crashes == 0) & (job.c.id != first["id"]), most - 1)
     chosen, spent = [], 0.0
     for row in rows:
-        if spent >= budget and not radii:
+        if chosen and spent >= budget and not radii:
             break
         spent += row["cost"]
         chosen.append(row)
