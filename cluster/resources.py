@@ -72,7 +72,7 @@ def bundle_size(queued: int, slots: int, most: int = 64) -> int:
 
 
 def bundle_budget(left: float, slots: int) -> float:
-    """How much estimated work to claim at once: half of a slot's share of what is left; no bound on what costs nothing."""
+    """How much estimated work to claim at once: half of a slot's share of what is left; what costs nothing, all."""
     return left / (2 * slots) if left > 0 else math.inf
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
-from jobs.engine import Store, open_store, store_exists
+from jobs.engine import Store, open_store, parse_url, store_exists
 from jobs.insert import add_dependencies, add_jobs, insert_new, known_jobs
 from jobs.plan import Planned, Resolved, expand, resolve
 from jobs.queue import STEPS
@@ -45,7 +45,7 @@ def submit(
     """
     resolved = resolve(study, origin, folder, data_folder)
     if store_exists(url):
-        store = open_store(url, write=True)
+        store = open_store(url, create=parse_url(url)[1] is None, write=True)  # a server's database may be empty yet
         with store.begin() as db:
             known = db.execute(select(sweep.c.id).where(sweep.c.identity == resolved.identity)).scalar()
             if known is not None:

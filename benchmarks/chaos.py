@@ -1,0 +1,244 @@
+"""A sweep under random kills: every job must end for its own reason, with the results of a calm run.
+
+    python benchmarks/chaos.py --seconds 900 --store chaos.db
+    python benchmarks/chaos.py --seconds 900 --store postgresql+psycopg://me@127.0.0.1/chaos --drivers 3
+
+Starts a Ray cluster of a head and two nodes on this machine, runs real trainings and attacks on it, and kills workers,
+drivers and whole nodes at random; one worker is frozen, and one model kills its worker each time. Prints JSON.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+import sqlalchemy as sa
+from sqlalchemy import select
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from cluster import health, leases  # noqa: E402
+from cluster.connect import import_ray  # noqa: E402
+from cluster.drive import drive  # noqa: E402
+from jobs import claims, queue  # noqa: E402
+from jobs.engine import Store, open_store  # noqa: E402
+from jobs.query import counts, results  # noqa: E402
+from jobs.schema import attempt, job  # noqa: E402
+from jobs.study import Origin, Study  # noqa: E402
+from jobs.submit import submit  # noqa: E402
+
+POISON = """
+import os, signal, sys
+import torch
+
+class Net(torch.nn.Module):
+    def forward(self, x):
+        if "default_worker" in sys.argv[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x.flatten(1)[:, :10]
+
+def poison(): return Net()
+"""
+TRAIN = {"epochs": 4, "examples": 600, "validation_examples": 100}
+# Here nobody waits for long: after a crash, and for a worker that says nothing.
+BACKOFF_SECONDS, FROZEN_SECONDS = 0.5, 15.0
+
+
+def study(seeds: int) -> Study:
+    """seeds: of each of two networks. Six jobs a seed and network, whose three evaluations are split in three."""
+    entries = {
+        "name": "chaos",
+        "models": {
+            "a": {"arch": "lenet5", "train": TRAIN},
+            "b": {"arch": "convnet3", "train": TRAIN | {"objective": "fgsm", "eps": 0.1}},
+        },
+        "attacks": [{"name": "pgd", "steps": 40, "eps": [0.05, 0.1]}, {"name": "square", "queries": 200, "eps": 0.1}],
+        "seeds": list(range(seeds)),
+        "examples": 300,
+        "shards": 3,
+    }
+    return Study.model_validate(entries)
+
+
+def poison_study() -> Study:
+    """One job that kills its worker each time."""
+    entries = {"name": "poison", "models": {"poison": {"file": "poison.py:poison"}}, "attacks": [{"name": "fgsm"}]}
+    return Study.model_validate(entries)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=900.0, help="of kills; the queue then runs to its end")
+    parser.add_argument("--store", required=True, help="a new store; the calm run's is made beside it")
+    parser.add_argument("--folder", type=Path, default=Path("chaos"), help="for models, artifacts and logs")
+    parser.add_argument("--drivers", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--pause", type=float, default=6.0, help="seconds between kills, on average")
+    parser.add_argument("--random", type=int, default=0, help="seed of the kills")
+    parser.add_argument("--drive", metavar="ADDRESS", help=argparse.SUPPRESS)  # what this starts as a driver
+    given = parser.parse_args()
+    if given.drive:
+        drive_here(given.store, given.drive)
+        return
+    given.folder.mkdir(parents=True, exist_ok=True)
+    os.environ["ROBUSTQ_ARTIFACTS"] = str(given.folder.absolute() / "artifacts")
+    (given.folder / "poison.py").write_text(POISON)
+    calm = queue_study(str(given.folder / "calm.db"), given)
+    queue.BACKOFF_SECONDS = BACKOFF_SECONDS
+    began = time.monotonic()
+    drive(calm, cpus_per_job=1)
+    calm_seconds = time.monotonic() - began
+    store = queue_study(given.store, given)
+    report = Chaos(given, store).run() | {"calm_seconds": round(calm_seconds, 1)} | compare(calm, store)
+    # Ray prints of its own to where this goes: so to a file too.
+    (given.folder / "report.json").write_text(json.dumps(report, indent=2))
+    print(json.dumps(report))
+
+
+def queue_study(url: str, given: argparse.Namespace) -> Store:
+    origin = Origin("chaos", {}, {})
+    for part in (poison_study(), study(given.seeds)):
+        store, _ = submit(url, part, origin, given.folder, data_folder=given.folder)
+    return store
+
+
+def drive_here(url: str, address: str) -> None:
+    """One driver on the cluster, less patient than usual."""
+    queue.BACKOFF_SECONDS, health.SILENCE_SECONDS, leases.RENEW_SECONDS = BACKOFF_SECONDS, FROZEN_SECONDS, 2.0
+    queue.LEASE_SECONDS = claims.LEASE_SECONDS = 60.0
+    drive(open_store(url, write=True), address=address, cpus_per_job=1)
+
+
+class Chaos:
+    """A cluster with drivers on it, and somebody who kills what runs there."""
+
+    def __init__(self, given: argparse.Namespace, store: Store):
+        self.given, self.store = given, store
+        self.random = random.Random(given.random)
+        self.kills: Counter[str] = Counter()
+        import_ray()  # with a token, which the cluster's processes inherit
+        from ray.cluster_utils import Cluster
+
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
+        self.drivers: list[subprocess.Popen[bytes]] = []
+
+    def run(self) -> dict[str, Any]:
+        began = time.monotonic()
+        try:
+            self.keep_drivers()
+            self.freeze_one()
+            while time.monotonic() - began < self.given.seconds and self.unfinished():
+                time.sleep(self.random.uniform(0.5, 1.5) * self.given.pause)
+                kind = self.random.choices(["worker", "driver", "node"], [6, 2, 1])[0]
+                self.kills[kind] += {"worker": self.kill_worker, "driver": self.kill_driver, "node": self.kill_node}[
+                    kind
+                ]()
+                self.keep_drivers()
+            killed = time.monotonic() - began
+            while self.unfinished():
+                time.sleep(1)
+                self.keep_drivers()
+            for driver in self.drivers:
+                driver.wait(60)
+        finally:
+            for driver in self.drivers:
+                driver.kill()
+            self.cluster.shutdown()
+        seconds = {"seconds_of_kills": round(killed, 1), "seconds": round(time.monotonic() - began, 1)}
+        return {"kills": dict(self.kills)} | seconds
+
+    def unfinished(self) -> bool:
+        with self.store.begin() as db:
+            found = counts(db)
+        return any(found[state] for state in queue.UNFINISHED)
+
+    def keep_drivers(self) -> None:
+        """As many drivers as there should be, while there is work."""
+        self.drivers = [driver for driver in self.drivers if driver.poll() is None]
+        command = [sys.executable, __file__, "--store", self.given.store, "--drive", self.cluster.address]
+        while len(self.drivers) < self.given.drivers and self.unfinished():
+            with (self.given.folder / "drivers.log").open("ab") as log:
+                self.drivers.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=self.given.folder))
+
+    def workers(self) -> list[psutil.Process]:
+        """Processes that run a bundle now: Ray gives them the name of their task."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "status"]):
+            line = " ".join(process.info["cmdline"] or [])
+            if line.startswith("ray::rq:") and process.info["status"] != psutil.STATUS_STOPPED:
+                found.append(process)
+        return found
+
+    def kill_worker(self) -> int:
+        found = self.workers()
+        if not found:
+            return 0
+        self.random.choice(found).send_signal(signal.SIGKILL)
+        return 1
+
+    def kill_driver(self) -> int:
+        self.random.choice(self.drivers).kill()
+        return 1
+
+    def kill_node(self) -> int:
+        """A node is lost with all that runs there, and another one comes."""
+        node = self.nodes.pop(self.random.randrange(len(self.nodes)))
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.nodes.append(self.cluster.add_node(num_cpus=1))
+        return 1
+
+    def freeze_one(self) -> None:
+        """One worker stops for good, and says so to nobody."""
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            if found := self.workers():
+                found[0].send_signal(signal.SIGSTOP)
+                self.kills["frozen worker"] += 1
+                return
+            time.sleep(0.2)
+
+
+def compare(calm: Store, store: Store) -> dict[str, Any]:
+    """What became of the jobs, and whether the results are those of the calm run."""
+    with calm.begin() as one, store.begin() as other:
+        left, right = ({row["key"]: row for row in results(db)} for db in (one, other))
+        columns = ("n", "clean_accuracy", "robust_accuracy", "distance_median", "distance_mean")
+        differing = [
+            key for key in left | right if key not in left or key not in right
+            or any(left[key][name] != right[key][name] for name in columns)
+        ]  # fmt: skip
+        found = {
+            "states": {state: n for state, n in counts(other).items() if n},
+            "calm_states": {state: n for state, n in counts(one).items() if n},
+            "results": len(right),
+            "differing_results": len(differing),
+        }
+        asked = {
+            "failures": "SELECT error_class, model, count(*) FROM job JOIN sweep_job ON sweep_job.job_id = job.id "
+            "WHERE state = 'failed' GROUP BY error_class, model ORDER BY 1, 2",
+            "attempts": "SELECT kind, outcome, count(*) FROM attempt JOIN job ON job.id = attempt.job_id "
+            "GROUP BY kind, outcome ORDER BY 1, 2",
+            "events": "SELECT kind, count(*) FROM event GROUP BY kind ORDER BY 1",
+            "results_of_one_job": "SELECT max(n) FROM (SELECT count(*) AS n FROM result GROUP BY job_id) AS t",
+        }
+        for name, statement in asked.items():
+            found[name] = [list(row) for row in other.exec_driver_sql(statement)]
+        # What a kill costs: the attempt that ran, which is one shard, or one epoch of a training.
+        lost = select(sa.func.count()).select_from(attempt.join(job, job.c.id == attempt.c.job_id))
+        kinds = job.c.kind.in_(("train", "shard"))
+        found["lost_attempts"] = other.execute(lost.where(kinds & (attempt.c.outcome != "done"))).scalar_one()
+    return found
+
+
+if __name__ == "__main__":
+    main()
