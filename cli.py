@@ -1,17 +1,49 @@
 """The command line: each command parses, calls one function, prints. Heavy imports wait until a command needs them."""
 
 import gc
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from jobs.console import Commands
+from jobs.console import Commands, following, remote_words
 from jobs.errors import JobsFailed
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout and nothing else there.")
 sweep_option = click.option("--sweep", help="Only the latest sweep of this name.")
+priority_option = click.option("--priority", type=int, default=0, show_default=True, help="Higher goes first.")
 cpus_option = click.option("--cpus-per-job", type=click.IntRange(1), help="CPU threads a job; default: shared evenly.")
+
+
+address_option = click.option("--address", help="Ray cluster to run on, auto for this machine's; default: none.")
+insecure_option = click.option("--insecure", is_flag=True, help="Also a cluster that asks for no token.")
+cluster_option = click.option("--cluster", envvar="ROBUSTQ_CLUSTER", help="Ray dashboard, such as http://HEAD:8265.")
+
+
+def remotely(command: Any) -> Any:
+    """Let a command that asks the store be asked on a cluster's head too."""
+
+    @cluster_option
+    @insecure_option
+    @click.pass_context
+    @wraps(command)
+    def there_or_here(ctx: click.Context, cluster: str | None, insecure: bool, **given: Any) -> Any:
+        if cluster is None:
+            return ctx.invoke(command, **given)
+        from cluster.remote import ask
+
+        click.echo(ask(open_cluster(ctx, cluster, insecure), remote_words(ctx)), nl=False)
+
+    return there_or_here
+
+
+def open_cluster(ctx: click.Context, url: str, insecure: bool) -> Any:
+    from cluster.remote import Cluster
+
+    source = ctx.find_root().get_parameter_source("store")
+    named = source is not click.core.ParameterSource.DEFAULT
+    return Cluster(url, insecure=insecure, store=ctx.obj if named else None)
 
 
 def study_options(command: Any) -> Any:
@@ -58,13 +90,24 @@ def main(ctx: click.Context, store: str) -> None:
 @main.command()
 @study_options
 @click.option("--dry-run", is_flag=True, help="Only print what each job will cost on this machine.")
+@priority_option
+@address_option
+@insecure_option
 @cpus_option
 @json_option
 @click.pass_context
 def run(
-    ctx: click.Context, study: Path, dry_run: bool, cpus_per_job: int | None, as_json: bool, **changes: Any
+    ctx: click.Context,
+    study: Path,
+    dry_run: bool,
+    priority: int,
+    cpus_per_job: int | None,
+    as_json: bool,
+    address: str | None,
+    insecure: bool,
+    **changes: Any,
 ) -> None:
-    """Submit a study, run it on this machine and print its results. What is done already is not done again."""
+    """Submit a study, run it here or on a cluster and print its results. What is done already is not done again."""
     from jobs import ask
 
     if dry_run:
@@ -72,61 +115,136 @@ def run(
 
         click.echo(estimate.dry_run(ctx.obj, study, changes, as_json=as_json))
         return
-    store, submitted = ask.submit_file(ctx.obj, study, changes)
+    store, submitted = ask.submit_file(ctx.obj, study, changes, priority)
     click.echo(submitted.line, err=True)
-    finish(store, submitted.sweep_id, cpus_per_job, as_json, summary=True)
+    where = {"cpus_per_job": cpus_per_job, "address": address, "insecure": insecure}
+    finish(store, submitted.sweep_id, as_json, summary=True, **where)
 
 
-def finish(store: Any, sweep_id: int, cpus_per_job: int | None, as_json: bool, summary: bool = False) -> None:
+def finish(store: Any, sweep_id: int, as_json: bool, summary: bool = False, **where: Any) -> None:
     """Drive a sweep to its end and print what came of it."""
     from cluster.drive import drive_and_watch
     from jobs import flow
 
-    drive_and_watch(store, sweep_id, cpus_per_job)
+    drive_and_watch(store, sweep_id, **where)
     click.echo(flow.results_text(store, sweep_id, as_json=as_json, summary=summary))
     flow.raise_failures(store, sweep_id)
 
 
 @main.command()
 @study_options
+@priority_option
+@cluster_option
+@insecure_option
 @click.pass_context
-def submit(ctx: click.Context, study: Path, **changes: Any) -> None:
-    """Queue a study's jobs; `robustq drive` runs them. Submitting twice queues nothing twice."""
-    from jobs import ask
+def submit(ctx: click.Context, study: Path, priority: int, cluster: str | None, insecure: bool, **changes: Any) -> None:
+    """Queue a study's jobs; `robustq drive` runs them. Submitting twice queues nothing twice.
 
-    click.echo(ask.submit_file(ctx.obj, study, changes)[1].line)
+    \b
+    robustq submit study.yaml                              into the store, for drivers that come later
+    robustq submit study.yaml --cluster http://HEAD:8265   to a cluster, where it runs at once
+
+    With --cluster the study goes there with its folder, and a driver on the head runs it to its end, also while this
+    machine is off; --store is then a store there.
+    """
+    if cluster is None:
+        from jobs import ask
+
+        click.echo(ask.submit_file(ctx.obj, study, changes, priority)[1].line)
+        return
+    from cluster import remote
+
+    options = remote_words(ctx, only=("examples", "epochs", "dataset", "priority"))[1:]
+    number, what = remote.submit_study(open_cluster(ctx, cluster, insecure), study, options)
+    click.echo(f"{number} {what}; follow it with: robustq attach {number} --cluster {cluster}")
+
+
+@main.command()
+@click.argument("name", required=False)
+@cluster_option
+@insecure_option
+@click.pass_context
+def attach(ctx: click.Context, name: str | None, cluster: str | None, insecure: bool) -> None:
+    """Follow a study on a cluster to its end: the latest, or by NAME or number. Ctrl-C leaves it running."""
+    from cluster import remote
+
+    there = open_cluster(ctx, required(cluster), insecure)
+    remote.attach(there, name, lambda text: click.echo(text, nl=False))
+
+
+@main.command()
+@click.argument("name", required=False)
+@cluster_option
+@insecure_option
+@click.pass_context
+def stop(ctx: click.Context, name: str | None, cluster: str | None, insecure: bool) -> None:
+    """End the driver of a study on a cluster: its jobs go back to the queue. Submitting it again goes on."""
+    from cluster import remote
+
+    click.echo(f"{remote.stop(open_cluster(ctx, required(cluster), insecure), name)} stopped")
+
+
+@main.command()
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("results.db"), show_default=True)
+@click.option("--artifacts", is_flag=True, help="With the weights and images that jobs left behind.")
+@cluster_option
+@insecure_option
+@click.pass_context
+def fetch(ctx: click.Context, out: Path, artifacts: bool, cluster: str | None, insecure: bool) -> None:
+    """Copy the store from a cluster's head, as it is now, to a file here: `robustq --store FILE results` reads it."""
+    from cluster.remote import ask
+    from jobs.snapshot import unpack
+
+    words = ["db", "snapshot", *(["--artifacts"] if artifacts else [])]
+    written = unpack(ask(open_cluster(ctx, required(cluster), insecure), words), out)
+    click.echo(f"{out}, with {len(written) - 1} artifacts", err=True)
+
+
+def required(cluster: str | None) -> str:
+    if cluster is None:
+        raise click.UsageError("expected --cluster URL or ROBUSTQ_CLUSTER, got neither")
+    return cluster
 
 
 @main.command()
 @sweep_option
 @cpus_option
+@address_option
+@insecure_option
 @click.pass_context
-def drive(ctx: click.Context, sweep: str | None, cpus_per_job: int | None) -> None:
-    """Run the queue on this machine until it is empty."""
+def drive(ctx: click.Context, sweep: str | None, **where: Any) -> None:
+    """Run the queue until it is empty, on this machine or on a Ray cluster."""
     from cluster.drive import drive_and_watch
     from jobs import flow
 
     store = open_store(ctx, write=True)
     sweep_id = flow.sweep_id(store, sweep)
-    click.echo(flow.counts_text(drive_and_watch(store, sweep_id, cpus_per_job)))
+    click.echo(flow.counts_text(drive_and_watch(store, sweep_id, **where)))
     flow.raise_failures(store, sweep_id)
 
 
 @main.command()
 @sweep_option
+@click.option("--watch", is_flag=True, help="Show it again every second, until all jobs have ended.")
 @json_option
+@remotely
 @click.pass_context
-def status(ctx: click.Context, sweep: str | None, as_json: bool) -> None:
+def status(ctx: click.Context, sweep: str | None, watch: bool, as_json: bool) -> None:
     """Count the jobs by state, and say what runs and what failed."""
     from jobs import flow
 
-    click.echo(flow.status_text(open_store(ctx), sweep, as_json=as_json))
+    store = open_store(ctx)
+    if watch:
+        following(lambda: flow.status_text(store, sweep, as_json=as_json), lambda: flow.all_ended(store, sweep))
+    else:
+        click.echo(flow.status_text(store, sweep, as_json=as_json))
 
 
 @main.command()
 @sweep_option
 @click.option("--summary", is_flag=True, help="One line a model instead of one a result.")
 @json_option
+@remotely
 @click.pass_context
 def results(ctx: click.Context, sweep: str | None, summary: bool, as_json: bool) -> None:
     """Print the results: accuracies with their 95 % intervals, in percent; as fractions with --json."""
@@ -171,6 +289,7 @@ def report(ctx: click.Context, sweep: str, out: Path, figures: Path | None) -> N
 @main.command()
 @click.argument("job_ids", nargs=-1, type=int)
 @sweep_option
+@remotely
 @click.pass_context
 def cancel(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> None:
     """Cancel jobs by number, or all of a sweep."""
@@ -182,6 +301,7 @@ def cancel(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> N
 @main.command()
 @click.argument("job_ids", nargs=-1, type=int)
 @sweep_option
+@remotely
 @click.pass_context
 def retry(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> None:
     """Queue failed and cancelled jobs again, by number or all of a sweep."""
@@ -191,14 +311,56 @@ def retry(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> No
 
 
 @main.command()
-@click.argument("job_id", type=int)
-@json_option
+@click.option("--sweep", required=True, help="The latest sweep of this name.")
+@remotely
 @click.pass_context
-def logs(ctx: click.Context, job_id: int, as_json: bool) -> None:
+def pause(ctx: click.Context, sweep: str) -> None:
+    """Start no more jobs of a sweep; what runs goes on to its end. Drivers wait until it is resumed."""
+    from jobs import flow
+
+    click.echo(f"{flow.pause(open_store(ctx, write=True), sweep, paused=True)} jobs wait until the sweep is resumed")
+
+
+@main.command()
+@click.option("--sweep", required=True, help="The latest sweep of this name.")
+@remotely
+@click.pass_context
+def resume(ctx: click.Context, sweep: str) -> None:
+    """Go on with a sweep that was paused."""
+    from jobs import flow
+
+    click.echo(f"{flow.pause(open_store(ctx, write=True), sweep, paused=False)} jobs go on")
+
+
+@main.command()
+@click.argument("priority", type=int)
+@click.argument("job_ids", nargs=-1, type=int)
+@sweep_option
+@remotely
+@click.pass_context
+def prioritise(ctx: click.Context, priority: int, job_ids: tuple[int, ...], sweep: str | None) -> None:
+    """Set the PRIORITY of jobs by number, or of all of a sweep: higher goes first, new jobs have 0."""
+    from jobs import flow
+
+    n = flow.prioritise(open_store(ctx, write=True), job_ids, sweep, priority)
+    click.echo(f"{n} jobs have priority {priority}")
+
+
+@main.command()
+@click.argument("job_id", type=int)
+@click.option("--follow", "-f", is_flag=True, help="Show it again as it changes, until the job has ended.")
+@json_option
+@remotely
+@click.pass_context
+def logs(ctx: click.Context, job_id: int, follow: bool, as_json: bool) -> None:
     """All that is known of a job: spec, attempts with tracebacks, events, training history."""
     from jobs import flow
 
-    click.echo(flow.log_text(open_store(ctx), job_id, as_json=as_json))
+    store = open_store(ctx)
+    if follow:
+        following(lambda: flow.log_text(store, job_id, as_json=as_json), lambda: flow.has_ended(store, job_id))
+    else:
+        click.echo(flow.log_text(store, job_id, as_json=as_json))
 
 
 @main.command(name="list")
@@ -217,6 +379,7 @@ def list_names(kind: str, torchvision: bool, as_json: bool) -> None:
 @click.option("--limit", type=click.IntRange(1), default=10_000, show_default=True, help="Most rows to print.")
 @click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Most time to take.")
 @json_option
+@remotely
 @click.pass_context
 def sql(ctx: click.Context, statement: str, limit: int, seconds: float, as_json: bool) -> None:
     """Ask the store with one SELECT of your own, which can change nothing.
@@ -257,6 +420,16 @@ def db_info(ctx: click.Context, as_json: bool) -> None:
     click.echo(show.json_text(found) if as_json else show.table([found]))
 
 
+@db.command(name="snapshot")
+@click.option("--artifacts", is_flag=True, help="With the weights and images that jobs left behind.")
+@click.pass_context
+def db_snapshot(ctx: click.Context, artifacts: bool) -> None:
+    """Print a copy of an SQLite store as text, which `robustq fetch` reads."""
+    from jobs.snapshot import snapshot_text
+
+    click.echo(snapshot_text(ctx.obj, artifacts=artifacts))
+
+
 @main.command()
 @json_option
 @click.pass_context
@@ -293,7 +466,7 @@ def attack(
     from jobs import ask, export
 
     store, submitted = ask.submit_attack(ctx.obj, options)
-    finish(store, submitted.sweep_id, cpus_per_job, as_json)
+    finish(store, submitted.sweep_id, as_json, cpus_per_job=cpus_per_job)
     if per_example:
         with store.begin() as db:
             export.export(db, per_example, sweep_id=submitted.sweep_id, per_example=True)
@@ -317,7 +490,7 @@ def train(ctx: click.Context, out: Path | None, cpus_per_job: int | None, as_jso
     from jobs import ask, flow
 
     store, submitted = ask.submit_training(ctx.obj, options)
-    finish(store, submitted.sweep_id, cpus_per_job, as_json)
+    finish(store, submitted.sweep_id, as_json, cpus_per_job=cpus_per_job)
     if out:
         flow.write_weights(store, submitted.sweep_id, out)
 

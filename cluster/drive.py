@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
 
 import psutil
 
@@ -21,11 +22,11 @@ from jobs.engine import Store
 from jobs.query import counts, widest
 
 
-def drive_and_watch(store: Store, sweep_id: int | None, cpus_per_job: int | None, **where: object) -> dict[str, int]:
-    """Run the queue to its end, showing progress on stderr; returns the jobs by state."""
+def drive_and_watch(store: Store, sweep_id: int | None, **where: Any) -> dict[str, int]:
+    """Run the queue to its end, showing progress on stderr; returns the jobs by state. where: see `drive`."""
     progress = Progress()
     try:
-        return drive(store, sweep_id=sweep_id, cpus_per_job=cpus_per_job, watch=progress, **where)  # pyright: ignore[reportArgumentType]
+        return drive(store, sweep_id=sweep_id, watch=progress, **where)
     finally:
         progress.close()
 

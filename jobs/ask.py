@@ -14,10 +14,10 @@ from jobs.study import Origin, Study, check, load_study
 from jobs.submit import Submitted, submit
 
 
-def submit_file(url: str, path: Path, changes: dict[str, Any]) -> tuple[Store, Submitted]:
+def submit_file(url: str, path: Path, changes: dict[str, Any], priority: int = 0) -> tuple[Store, Submitted]:
     """Submit the study in a file, with the command line's changes; a data set given there is relative to here."""
     study, origin, data_folder = read_file(path, changes)
-    return submit(url, study, origin, path.parent, data_folder=data_folder)
+    return submit(url, study, origin, path.parent, data_folder=data_folder, priority=priority)
 
 
 def resolve_file(path: Path, changes: dict[str, Any]) -> Resolved:

@@ -3,6 +3,8 @@
 import errno
 import shlex
 import sys
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -55,3 +57,36 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             again = shlex.join(["robustq", *sys.argv[1:]])
             raise Unfinished(f"stopped; the queue is intact. Go on with: {again}") from None
+
+
+def remote_words(ctx: click.Context, only: Sequence[str] | None = None) -> list[str]:
+    """The command that was given, as words for another shell: without what says where to run it."""
+    words = [str(ctx.command.name)]
+    for parameter in ctx.command.params:
+        name, value = str(parameter.name), ctx.params.get(str(parameter.name))
+        if name in ("cluster", "insecure") or (only is not None and name not in only):
+            continue
+        if ctx.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(parameter, click.Argument):
+                words.append(str(one))
+            else:
+                words += [parameter.opts[0], *([] if getattr(parameter, "is_flag", False) else [str(one)])]
+    return words
+
+
+def following(text: Callable[[], str], ended: Callable[[], bool], seconds: float = 1.0) -> None:
+    """Show a text again whenever it has changed, in place on a terminal, until there is nothing more to come."""
+    shown = None
+    while True:
+        last = ended()  # before the text, which then holds the end
+        now = text()
+        if now != shown:
+            if sys.stdout.isatty():
+                click.clear()
+            click.echo(now)
+            shown = now
+        if last:
+            return
+        time.sleep(seconds)

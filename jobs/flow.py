@@ -7,7 +7,18 @@ from typing import Any
 from jobs import show
 from jobs.engine import Store
 from jobs.errors import JobsFailed, SpecError
-from jobs.query import counts, failures, find_sweep, job_log, jobs_of, results, running, sweeps, with_details
+from jobs.query import (
+    any_unfinished,
+    counts,
+    failures,
+    find_sweep,
+    job_log,
+    jobs_of,
+    results,
+    running,
+    sweeps,
+    with_details,
+)
 
 
 def sweep_id(store: Store, name: str | None) -> int | None:
@@ -98,6 +109,34 @@ def retry(store: Store, job_ids: Sequence[int], name: str | None) -> int:
 
     with store.begin() as db:
         return control.retry(db, chosen_jobs(db, job_ids, name))
+
+
+def pause(store: Store, name: str, *, paused: bool) -> int:
+    """Pause a sweep or go on with it; returns how many of its jobs are not finished."""
+    from jobs import control
+
+    with store.begin() as db:
+        chosen = find_sweep(db, name)
+        assert chosen is not None
+        return control.pause(db, chosen, paused=paused)
+
+
+def prioritise(store: Store, job_ids: Sequence[int], name: str | None, priority: int) -> int:
+    """Set the priority of jobs; returns how many were not finished."""
+    from jobs import control
+
+    with store.begin() as db:
+        return control.prioritise(db, chosen_jobs(db, job_ids, name), priority)
+
+
+def all_ended(store: Store, name: str | None) -> bool:
+    with store.begin() as db:
+        return not any_unfinished(db, find_sweep(db, name))
+
+
+def has_ended(store: Store, job_id: int) -> bool:
+    with store.begin() as db:
+        return job_log(db, job_id)["state"] in ("done", "failed", "cancelled")
 
 
 def log_text(store: Store, job_id: int, *, as_json: bool) -> str:

@@ -1,0 +1,148 @@
+"""A Ray cluster from afar, by its Jobs API: what is sent runs there to its end, whether anybody watches or not."""
+
+import logging
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from cluster.connect import check_token, import_ray
+from cluster.parcel import parcel, staged
+from jobs.errors import JobsFailed, RunError, SpecError
+from jobs.study import load_study
+
+POLL_SECONDS = 1.0
+PREFIX = "robustq-"
+BEGIN = "robustq-begins"  # printed before a command's own words: what comes earlier is Ray's
+RAYS_OWN = "Running entrypoint for job "  # and this may come later
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+# A shell on the head reads this: the store lies there, beside the driver.
+STORE_THERE = 'sqlite:///"$HOME"/.robustq/results.db'
+
+
+class Cluster:
+    """A cluster's Jobs API."""
+
+    def __init__(self, url: str, *, insecure: bool = False, store: str | None = None):
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise SpecError(f"--cluster: expected the address of a Ray dashboard such as http://HEAD:8265, got {url!r}")
+        check_token(url, insecure=insecure)
+        ray = import_ray(own_token=False)
+        self.url = url
+        self.errors = (ConnectionError, RuntimeError, ImportError, ray.exceptions.AuthenticationError)
+        try:
+            from ray.job_submission import JobSubmissionClient
+
+            self.client = JobSubmissionClient(url)
+            for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+                logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every upload
+        except self.errors as error:
+            raise explained(url, error) from error
+        self.insecure = insecure
+        self.store = STORE_THERE if store is None else shlex.quote(store)
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except self.errors as error:
+            raise explained(self.url, error) from error
+
+    def send(self, command: str, folder: Path, name: str, about: dict[str, str]) -> str:
+        """Start a command line of robustq on the head, with a folder as its working directory; returns its number."""
+        return self.call(
+            self.client.submit_job,
+            entrypoint=f"echo {BEGIN}; python -m cli --store {self.store} {command}",
+            runtime_env={"working_dir": str(folder), "env_vars": {"RAY_USAGE_STATS_ENABLED": "0"}},
+            metadata=about,
+            submission_id=name,
+        )
+
+    def follow(self, number: str, out: Callable[[str], None]) -> str:
+        """Hand on what a command prints until it ends; returns how it ended. Lost connections are tried again."""
+        shown = 0
+        while True:
+            state = str(self.call(self.client.get_job_status, number).value)
+            text = self.call(self.client.get_job_logs, number)
+            if len(text) > shown:
+                out(text[shown:])
+                shown = len(text)
+            if state in ENDED:
+                return state
+            time.sleep(POLL_SECONDS)
+
+    def runs(self) -> list[Any]:
+        """The studies sent here, the latest first."""
+        jobs = [job for job in self.call(self.client.list_jobs) if (job.metadata or {}).get("robustq") == "study"]
+        return sorted(jobs, key=lambda job: job.start_time or 0, reverse=True)
+
+
+def explained(url: str, error: Exception) -> RunError:
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if "authentication" in first.lower() or "401" in first or "403" in first:
+        return RunError(f"the cluster {url} asks for its token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to it")
+    if isinstance(error, ImportError) or "ray[default]" in str(error):
+        return RunError("a cluster is reached with Ray's dashboard packages: pip install 'robustq[cluster]'")
+    return RunError(f"the cluster {url} cannot be used: {first}")
+
+
+def submit_study(cluster: Cluster, study: Path, options: Sequence[str]) -> tuple[str, str]:
+    """Send a study with its folder; a driver on the head runs it. Returns its number and what happened, in words."""
+    checked, _ = load_study(study, {})
+    with parcel(study) as (folder, digest):
+        base = f"{PREFIX}{checked.name}-{digest[:8]}"
+        earlier = [job for job in cluster.runs() if str(job.submission_id).startswith(base)]
+        for job in earlier:
+            if str(job.status.value) not in ENDED:
+                return job.submission_id, "runs already"
+        name = base if not earlier else f"{base}-{len(earlier) + 1}"
+        insecure = ["--insecure"] if cluster.insecure else []
+        words = ["run", f"study/{study.name}", "--address", "auto", *insecure, *options]
+        return cluster.send(shlex.join(words), folder, name, {"robustq": "study", "name": checked.name}), "sent"
+
+
+def attach(cluster: Cluster, name: str | None, out: Callable[[str], None]) -> None:
+    """Follow a study that was sent, by its number or name, the latest where none is given, until it has ended.
+
+    Raises JobsFailed where it did not end well.
+    """
+    found = find_run(cluster, name)
+    state = cluster.follow(found, out)
+    if state != "SUCCEEDED":
+        raise JobsFailed(f"{found} ended as {state}: see above; submitting the study again goes on where it stopped")
+
+
+def find_run(cluster: Cluster, name: str | None) -> str:
+    runs = cluster.runs()
+    chosen = [run for run in runs if name in (None, run.submission_id, run.metadata.get("name"))]
+    if not chosen:
+        there = ", ".join(str(run.submission_id) for run in runs) or "none"
+        raise SpecError(f"there is no study {name or ''} on {cluster.url}, there are: {there}")
+    return str(chosen[0].submission_id)
+
+
+def stop(cluster: Cluster, name: str | None) -> str:
+    """End the driver of a study: it gives its jobs back to the queue. Returns its number."""
+    found = find_run(cluster, name)
+    cluster.call(cluster.client.stop_job, found)
+    return found
+
+
+def ask(cluster: Cluster, words: Sequence[str]) -> str:
+    """Run a command that reads or changes the store on the head, and return what it printed.
+
+    Raises RunError with its own line where it did not end well.
+    """
+    printed: list[str] = []
+    with staged() as folder:
+        name = f"{PREFIX}ask-{time.time_ns():x}"
+        cluster.send(shlex.join(words), folder, name, {"robustq": "question"})
+        state = cluster.follow(name, printed.append)
+    text = "".join(line for line in "".join(printed).splitlines(keepends=True) if not line.startswith(RAYS_OWN))
+    text = text.partition(f"{BEGIN}\n")[2]
+    cluster.call(cluster.client.delete_job, name)
+    if state != "SUCCEEDED":
+        lines = [line.removeprefix("robustq: ") for line in text.splitlines() if line.startswith("robustq: ")]
+        raise RunError(f"on {cluster.url}: {lines[-1] if lines else text.strip() or state}")
+    return text
