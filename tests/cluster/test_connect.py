@@ -1,0 +1,88 @@
+"""Which clusters are gone to, and what is sent there: without Ray."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.connect import check_token, is_loopback
+from cluster.parcel import parcel, staged
+from jobs.errors import RunError, SpecError
+
+
+@pytest.fixture(autouse=True)
+def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("address", "here"),
+    [
+        ("http://127.0.0.1:8265", True),
+        ("localhost:6379", True),
+        ("http://[::1]:8265", True),
+        ("127.8.9.1:1", True),
+        ("http://10.0.0.1:8265", False),
+        ("head:6379", False),
+        ("http://localhost.evil.org:8265", False),
+        ("http://127.0.0.1.evil.org", False),
+        ("http://127.0.0.1@evil.org", False),
+        ("auto", False),
+        ("", False),
+    ],
+)
+def test_loopback(address, here):
+    assert is_loopback(address) == here
+
+
+def test_a_cluster_elsewhere_needs_a_token(monkeypatch, tmp_path):
+    with pytest.raises(
+        RunError, match=r"^expected a token for the Ray cluster http://head:8265, found none: set RAY_A"
+    ):
+        check_token("http://head:8265", insecure=False)
+    check_token("http://head:8265", insecure=True)
+    check_token("http://127.0.0.1:8265", insecure=False)
+    (tmp_path / "none").write_text("abc\n")
+    check_token("http://head:8265", insecure=False)
+    (tmp_path / "none").write_text("\n")
+    with pytest.raises(RunError):
+        check_token("http://head:8265", insecure=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "abc")
+    check_token("http://head:8265", insecure=False)
+
+
+STUDY = "models: {{mine: {{file: '{file}:make'}}}}\nattacks: [{{name: fgsm}}]\n"
+
+
+def test_a_parcel_holds_the_code_and_the_studys_folder(tmp_path):
+    folder = tmp_path / "mine"
+    (folder / ".venv").mkdir(parents=True)
+    (folder / ".venv" / "big").write_text("x")
+    (folder / "results.db").write_text("x")
+    (folder / "m.py").write_text("def make(): ...\n")
+    (folder / "s.yaml").write_text(STUDY.format(file="m.py"))
+    with parcel(folder / "s.yaml") as (place, first):
+        assert sorted(path.name for path in place.iterdir()) == ["cli.py", "cluster", "jobs", "robustlib", "study"]
+        assert sorted(path.name for path in (place / "study").iterdir()) == ["m.py", "s.yaml"]
+        assert (place / "jobs" / "migrations" / "env.py").exists() and (place / "jobs" / "report.html").exists()
+        assert not list(place.rglob("__pycache__"))
+    (folder / "m.py").write_text("def make(): return 1\n")
+    with parcel(folder / "s.yaml") as (_, second):
+        assert first != second
+    with staged() as place:
+        assert not (place / "study").exists()
+
+
+def test_what_would_not_be_there_is_found_before_it_is_sent(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "m.py").write_text("")
+    study = tmp_path / "mine" / "s.yaml"
+    study.write_text(STUDY.format(file="../m.py"))
+    with pytest.raises(SpecError, match=r"s.yaml:1: ../m.py lies outside of the study's folder, which is what is sent"):
+        parcel(study).__enter__()
+    monkeypatch.setattr("cluster.parcel.LIMIT_BYTES", 10)
+    study.write_text(STUDY.format(file="m.py"))
+    with pytest.raises(
+        SpecError, match=r"holds 0 MB, of which 0 can be sent: put the study and the files that it names"
+    ):
+        parcel(study).__enter__()

@@ -1,0 +1,155 @@
+"""A cluster of two nodes as docs/clusters.md starts it: a study sent from elsewhere, its sender killed, its results home.
+
+The nodes are of this machine, each with a temporary folder of its own; the client has another home and folder.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import sqlalchemy as sa
+
+from jobs.engine import open_store
+from jobs.query import results
+from jobs.schema import attempt
+from tests.postgres import free_port
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
+BIN = Path(sys.executable).parent
+STUDY = """
+name: far
+models:
+  a: {arch: lenet5, train: {epochs: 3, examples: 500}}
+  mine: {file: "mine.py:make"}
+attacks:
+  - {name: pgd, eps: 0.1, steps: 10}
+examples: 200
+seeds: [0, 1, 2]
+"""
+MINE = "import torch\n\ndef make():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+
+
+class Head(NamedTuple):
+    url: str
+    env: dict[str, str]
+    away: Path
+
+
+def node(words: list[str], env: dict[str, str], folder: Path) -> subprocess.Popen[bytes]:
+    """One node in the foreground, as a group of its own that can be ended with all it started."""
+    with (folder / "ray.log").open("ab") as log:
+        command = [str(BIN / "ray"), "start", "--block", *words]
+        return subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[Head]:
+    # Short: the paths of Ray's sockets may have 107 characters.
+    temporary = Path(tempfile.mkdtemp(prefix="rq-"))
+    home, away = tmp_path / "home", tmp_path / "away"
+    home.mkdir()
+    away.mkdir()
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "ROBUSTQ_"))}
+    env = clean | {
+        "HOME": str(home),
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    ports = [free_port() for _ in range(5)]
+    nodes = [
+        node(
+            ["--head", f"--port={ports[0]}", "--num-cpus=1", f"--temp-dir={temporary / 'one'}",
+             "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}", f"--ray-client-server-port={ports[2]}",
+             f"--dashboard-agent-listen-port={ports[3]}"],
+            env, tmp_path,
+        )
+    ]  # fmt: skip
+    found = Head(f"http://127.0.0.1:{ports[1]}", env, away)
+    try:
+        wait_for(lambda: "cannot be" not in robustq(found, "status", check=False).stderr, 90)
+        nodes.append(
+            node(
+                [f"--address=127.0.0.1:{ports[0]}", "--num-cpus=1", f"--temp-dir={temporary / 'two'}",
+                 f"--dashboard-agent-listen-port={ports[4]}"],
+                env, tmp_path,
+            )
+        )  # fmt: skip
+        yield found
+    finally:
+        for process in nodes:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def wait_for(ready, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, "not ready in time"
+        time.sleep(1)
+
+
+def robustq(head: Head, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / "robustq"), *words, "--cluster", head.url]
+    ended = subprocess.run(command, env=head.env, cwd=head.away, capture_output=True, text=True, timeout=180)
+    assert not check or ended.returncode == 0, ended.stdout + ended.stderr
+    return ended
+
+
+def test_a_study_goes_there_and_its_results_come_home(head: Head, tmp_path: Path):
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / "far.yaml").write_text(STUDY)
+    (folder / "mine.py").write_text(MINE)
+
+    sent = robustq(head, "submit", str(folder / "far.yaml")).stdout
+    number = sent.split()[0]
+    assert number.startswith("robustq-far-") and "sent; follow it with: robustq attach" in sent
+    shutil.rmtree(folder)  # what was sent is there
+    follower = subprocess.Popen(
+        [str(BIN / "robustq"), "attach", number, "--cluster", head.url], env=head.env, cwd=head.away,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    time.sleep(3)
+    follower.kill()
+    follower.wait()
+
+    shown = robustq(head, "attach", "far").stdout
+    assert "sweep far: 9 jobs, 9 of them new" in shown and "far: accuracy in % on 200 images" in shown
+    assert "9 done" in robustq(head, "status").stdout
+    assert robustq(head, "logs", "1", "--json").stdout.lstrip().startswith("{")
+    assert robustq(head, "cancel", "1").stdout == "0 jobs cancelled\n"
+    refused = robustq(head, "logs", "999", check=False)
+    assert (refused.returncode, refused.stderr) == (2, f"robustq: on {head.url}: there is no job 999\n")
+
+    robustq(head, "fetch", "--out", "far.db", "--artifacts")
+    store = open_store(str(head.away / "far.db"))
+    with store.begin() as db:
+        rows = results(db)
+        logs = db.execute(sa.select(attempt.c.log).where(attempt.c.log.is_not(None))).scalars().all()
+    store.engine.dispose()
+    assert {(row["model"], row["seed"]) for row in rows} == {(m, s) for m in ("a", "mine") for s in (0, 1, 2)}
+    assert any("/one/" in log for log in logs) and any("/two/" in log for log in logs)  # both nodes worked
+    assert len(list((head.away / "artifacts" / "blobs").glob("*/*"))) == 3
+    again = robustq(head, "fetch", "--out", "far.db", check=False)
+    assert again.returncode == 2 and "there is a file far.db already: move it away" in again.stderr
+
+
+def test_a_cluster_that_asks_for_a_token_gets_one_or_nothing(head: Head):
+    wrong = Head(head.url, head.env | {"RAY_AUTH_TOKEN": "0" * 64}, head.away)
+    refused = robustq(wrong, "status", check=False)
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        f"robustq: the cluster {head.url} asks for its token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to it\n"
+    )
