@@ -1,6 +1,7 @@
 """The store's tables. Units: seconds, bytes, fractions; eps and distances in units of images in [0, 1]."""
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Column,
     Float,
@@ -182,7 +183,7 @@ artifact = Table(
     "artifact",
     metadata,
     Column("sha256", String(64), primary_key=True),
-    Column("bytes", Integer, nullable=False),
+    Column("bytes", BigInteger().with_variant(Integer, "sqlite"), nullable=False),
     Column("created_at", Float, nullable=False),
 )
 

@@ -1,20 +1,21 @@
 """A study as its author wrote it: YAML in, checked data out, every error with its line."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from jobs.errors import SpecError
-from jobs.specs import Count, Statistics, number
+from jobs.reading import Path_, read_yaml
+from jobs.specs import Count, Statistics
 from robustlib.settings import Norm
-
-Path_ = tuple[str | int, ...]
 
 
 class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Seed = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 
 class StudyModel(Part):
@@ -75,7 +76,7 @@ class Study(Part):
     models: dict[str, StudyModel] = Field(min_length=1)
     attacks: list[StudyAttack] = Field(min_length=1)
     train: dict[str, Any] = {}
-    seeds: list[int] = Field(default=[0], min_length=1)
+    seeds: list[Seed] = Field(default=[0], min_length=1)
     examples: Count = 1000
     images: int = Field(default=0, ge=0)
     batch_size: int | None = Field(default=None, ge=1)
@@ -115,17 +116,7 @@ def load_study(path: Path, changes: dict[str, Any]) -> tuple[Study, Origin]:
 
     Raises SpecError that names file and line.
     """
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise SpecError(f"cannot read the study {path}: {error.strerror}") from error
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines: dict[Path_, int] = {}
-        data = plain(root, (), lines)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise SpecError(f"{path}:{line}: no valid YAML: {error.problem}") from error
+    data, lines = read_yaml(path)
     # What the command line says is in no line of the file.
     lines = {where: line for where, line in lines.items() if not where or where[0] not in changes}
     origin = Origin(str(path), lines, {name: f"--{name}" for name in changes})
@@ -140,25 +131,6 @@ def load_study(path: Path, changes: dict[str, Any]) -> tuple[Study, Origin]:
         ]:
             train["epochs"] = changes["epochs"]
     return check(data, origin), origin
-
-
-def plain(node: Any, path: Path_, lines: dict[Path_, int]) -> Any:
-    """A YAML node as Python data, noting each part's line; fractions such as 8/255 become numbers."""
-    if node is None:
-        return None
-    lines[path] = node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
-        result: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            key = plain(key_node, (*path, "?"), lines)
-            if key in result:
-                raise yaml.MarkedYAMLError(problem=f"{key!r} stands here twice", problem_mark=key_node.start_mark)
-            result[key] = plain(value_node, (*path, key), lines)
-            lines[(*path, key)] = key_node.start_mark.line + 1
-        return result
-    if isinstance(node, yaml.SequenceNode):
-        return [plain(item, (*path, i), lines) for i, item in enumerate(node.value)]
-    return number(yaml.SafeLoader("").construct_object(node))
 
 
 def check(data: dict[str, Any], origin: Origin) -> Study:

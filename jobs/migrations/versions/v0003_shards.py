@@ -39,4 +39,6 @@ def upgrade() -> None:
     queued = sa.text("state = 'queued'")
     op.create_index("job_next", "job", [sa.text("priority DESC"), "id"], sqlite_where=queued, postgresql_where=queued)
     op.create_index("job_state", "job", ["state", "cost"])
+    if op.get_bind().dialect.name == "postgresql":  # SQLite's integers are long enough
+        op.alter_column("artifact", "bytes", type_=sa.BigInteger)
     op.execute(V_RESULTS)
