@@ -10,6 +10,7 @@ from cluster.bundle import Beat, Failed, Finished, Frame, Moved, Setting, Starte
 from cluster.connect import remote_bundle, worker_env
 from cluster.driver import Bundle, Driver, Watch
 from cluster.leases import keep_leases
+from cluster.metrics import Metrics
 from cluster.resources import bundle_budget, bundle_size, next_share
 from jobs import queue, settle
 from jobs.artifacts import drop_partial
@@ -24,6 +25,7 @@ FRAME_SECONDS = 60.0  # to fetch a frame that is there
 
 def loop(driver: Driver, watch: Watch) -> dict[str, int]:
     """Claim, launch, collect and record until nothing of this driver's scope is unfinished."""
+    metrics = Metrics(driver) if driver.elsewhere else None  # on this machine alone nobody would ask for them
     while True:
         with driver.store.begin() as db:
             settle.settle_all(db, driver.id, driver.sweep_id)
@@ -31,6 +33,8 @@ def loop(driver: Driver, watch: Watch) -> dict[str, int]:
             left = any_unfinished(db, driver.sweep_id)
             totals = driver.totals(db, now=not left)
         watch(totals.counts, totals.costs)
+        if metrics is not None:
+            metrics.show(totals)
         if not left:
             return totals.counts
         frames, ended = collect(driver)

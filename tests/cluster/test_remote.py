@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +43,7 @@ class Head(NamedTuple):
     url: str
     env: dict[str, str]
     away: Path
+    metrics: str
 
 
 def node(words: list[str], env: dict[str, str], folder: Path) -> subprocess.Popen[bytes]:
@@ -66,16 +68,16 @@ def head(tmp_path: Path) -> Iterator[Head]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    ports = [free_port() for _ in range(5)]
+    ports = [free_port() for _ in range(6)]
     nodes = [
         node(
             ["--head", f"--port={ports[0]}", "--num-cpus=1", f"--temp-dir={temporary / 'one'}",
              "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}", f"--ray-client-server-port={ports[2]}",
-             f"--dashboard-agent-listen-port={ports[3]}"],
+             f"--dashboard-agent-listen-port={ports[3]}", f"--metrics-export-port={ports[5]}"],
             env, tmp_path,
         )
     ]  # fmt: skip
-    found = Head(f"http://127.0.0.1:{ports[1]}", env, away)
+    found = Head(f"http://127.0.0.1:{ports[1]}", env, away, f"http://127.0.0.1:{ports[5]}/metrics")
     try:
         wait_for(lambda: "cannot be" not in robustq(found, "status", check=False).stderr, 90)
         nodes.append(
@@ -107,6 +109,11 @@ def robustq(head: Head, *words: str, check: bool = True) -> subprocess.Completed
     return ended
 
 
+def metrics(head: Head) -> str:
+    with urllib.request.urlopen(head.metrics, timeout=10) as answer:
+        return answer.read().decode()
+
+
 def test_a_study_goes_there_and_its_results_come_home(head: Head, tmp_path: Path):
     folder = tmp_path / "study"
     folder.mkdir()
@@ -125,6 +132,7 @@ def test_a_study_goes_there_and_its_results_come_home(head: Head, tmp_path: Path
     follower.kill()
     follower.wait()
 
+    wait_for(lambda: "ray_robustq_jobs" in metrics(head), 60)
     shown = robustq(head, "attach", "far").stdout
     assert "sweep far: 9 jobs, 9 of them new" in shown and "far: accuracy in % on 200 images" in shown
     assert "9 done" in robustq(head, "status").stdout
@@ -147,7 +155,7 @@ def test_a_study_goes_there_and_its_results_come_home(head: Head, tmp_path: Path
 
 
 def test_a_cluster_that_asks_for_a_token_gets_one_or_nothing(head: Head):
-    wrong = Head(head.url, head.env | {"RAY_AUTH_TOKEN": "0" * 64}, head.away)
+    wrong = Head(head.url, head.env | {"RAY_AUTH_TOKEN": "0" * 64}, head.away, head.metrics)
     refused = robustq(wrong, "status", check=False)
     assert refused.returncode == 2
     assert refused.stderr == (
