@@ -18,8 +18,8 @@ PREFIX = "robustq-"
 BEGIN = "robustq-begins"  # printed before a command's own words: what comes earlier is Ray's
 RAYS_OWN = "Running entrypoint for job "  # and this may come later
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-# A shell on the head reads this: the store lies there, beside the driver.
-STORE_THERE = 'sqlite:///"$HOME"/.robustq/results.db'
+# A shell on the head reads this: the store is the head's own, beside the driver.
+STORE_THERE = '"${ROBUSTQ_STORE:-sqlite:///$HOME/.robustq/results.db}"'
 
 
 class Cluster:
@@ -53,7 +53,7 @@ class Cluster:
         """Start a command line of robustq on the head, with a folder as its working directory; returns its number."""
         return self.call(
             self.client.submit_job,
-            entrypoint=f"echo {BEGIN}; python -m cli --store {self.store} {command}",
+            entrypoint=f"echo {BEGIN}; exec python -m cli --store {self.store} {command}",
             runtime_env={"working_dir": str(folder), "env_vars": {"RAY_USAGE_STATS_ENABLED": "0"}},
             metadata=about,
             submission_id=name,
