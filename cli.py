@@ -1,49 +1,20 @@
 """The command line: each command parses, calls one function, prints. Heavy imports wait until a command needs them."""
 
 import gc
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from jobs.console import Commands, following, remote_words
+from cluster import afar, asked
+from cluster.asked import cluster_option, insecure_option, open_cluster
+from jobs import commands
+from jobs.console import Commands, json_option, open_store, remote_words, sweep_option
 from jobs.errors import JobsFailed
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout and nothing else there.")
-sweep_option = click.option("--sweep", help="Only the latest sweep of this name.")
+address_option = click.option("--address", help="Ray cluster to run on, auto for this machine's; default: none.")
 priority_option = click.option("--priority", type=int, default=0, show_default=True, help="Higher goes first.")
 cpus_option = click.option("--cpus-per-job", type=click.IntRange(1), help="CPU threads a job; default: shared evenly.")
-
-
-address_option = click.option("--address", help="Ray cluster to run on, auto for this machine's; default: none.")
-insecure_option = click.option("--insecure", is_flag=True, help="Also a cluster that asks for no token.")
-cluster_option = click.option("--cluster", envvar="ROBUSTQ_CLUSTER", help="Ray dashboard, such as http://HEAD:8265.")
-
-
-def remotely(command: Any) -> Any:
-    """Let a command that asks the store be asked on a cluster's head too."""
-
-    @cluster_option
-    @insecure_option
-    @click.pass_context
-    @wraps(command)
-    def there_or_here(ctx: click.Context, cluster: str | None, insecure: bool, **given: Any) -> Any:
-        if cluster is None:
-            return ctx.invoke(command, **given)
-        from cluster.remote import ask
-
-        click.echo(ask(open_cluster(ctx, cluster, insecure), remote_words(ctx)), nl=False)
-
-    return there_or_here
-
-
-def open_cluster(ctx: click.Context, url: str, insecure: bool) -> Any:
-    from cluster.remote import Cluster
-
-    source = ctx.find_root().get_parameter_source("store")
-    named = source is not click.core.ParameterSource.DEFAULT
-    return Cluster(url, insecure=insecure, store=ctx.obj if named else None)
 
 
 def study_options(command: Any) -> Any:
@@ -56,12 +27,6 @@ def study_options(command: Any) -> Any:
     ):
         command = option(command)
     return command
-
-
-def open_store(ctx: click.Context, **how: bool) -> Any:
-    from jobs.engine import open_store
-
-    return open_store(ctx.obj, **how)
 
 
 @click.group(cls=Commands)
@@ -160,53 +125,6 @@ def submit(ctx: click.Context, study: Path, priority: int, cluster: str | None, 
 
 
 @main.command()
-@click.argument("name", required=False)
-@cluster_option
-@insecure_option
-@click.pass_context
-def attach(ctx: click.Context, name: str | None, cluster: str | None, insecure: bool) -> None:
-    """Follow a study on a cluster to its end: the latest, or by NAME or number. Ctrl-C leaves it running."""
-    from cluster import remote
-
-    there = open_cluster(ctx, required(cluster), insecure)
-    remote.attach(there, name, lambda text: click.echo(text, nl=False))
-
-
-@main.command()
-@click.argument("name", required=False)
-@cluster_option
-@insecure_option
-@click.pass_context
-def stop(ctx: click.Context, name: str | None, cluster: str | None, insecure: bool) -> None:
-    """End the driver of a study on a cluster: its jobs go back to the queue. Submitting it again goes on."""
-    from cluster import remote
-
-    click.echo(f"{remote.stop(open_cluster(ctx, required(cluster), insecure), name)} stopped")
-
-
-@main.command()
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("results.db"), show_default=True)
-@click.option("--artifacts", is_flag=True, help="With the weights and images that jobs left behind.")
-@cluster_option
-@insecure_option
-@click.pass_context
-def fetch(ctx: click.Context, out: Path, artifacts: bool, cluster: str | None, insecure: bool) -> None:
-    """Copy the store from a cluster's head, as it is now, to a file here: `robustq --store FILE results` reads it."""
-    from cluster.remote import ask
-    from jobs.snapshot import unpack
-
-    words = ["db", "snapshot", *(["--artifacts"] if artifacts else [])]
-    written = unpack(ask(open_cluster(ctx, required(cluster), insecure), words), out)
-    click.echo(f"{out}, with {len(written) - 1} artifacts", err=True)
-
-
-def required(cluster: str | None) -> str:
-    if cluster is None:
-        raise click.UsageError("expected --cluster URL or ROBUSTQ_CLUSTER, got neither")
-    return cluster
-
-
-@main.command()
 @sweep_option
 @cpus_option
 @address_option
@@ -221,213 +139,6 @@ def drive(ctx: click.Context, sweep: str | None, **where: Any) -> None:
     sweep_id = flow.sweep_id(store, sweep)
     click.echo(flow.counts_text(drive_and_watch(store, sweep_id, **where)))
     flow.raise_failures(store, sweep_id)
-
-
-@main.command()
-@sweep_option
-@click.option("--watch", is_flag=True, help="Show it again every second, until all jobs have ended.")
-@json_option
-@remotely
-@click.pass_context
-def status(ctx: click.Context, sweep: str | None, watch: bool, as_json: bool) -> None:
-    """Count the jobs by state, and say what runs and what failed."""
-    from jobs import flow
-
-    store = open_store(ctx)
-    if watch:
-        following(lambda: flow.status_text(store, sweep, as_json=as_json), lambda: flow.all_ended(store, sweep))
-    else:
-        click.echo(flow.status_text(store, sweep, as_json=as_json))
-
-
-@main.command()
-@sweep_option
-@click.option("--summary", is_flag=True, help="One line a model instead of one a result.")
-@json_option
-@remotely
-@click.pass_context
-def results(ctx: click.Context, sweep: str | None, summary: bool, as_json: bool) -> None:
-    """Print the results: accuracies with their 95 % intervals, in percent; as fractions with --json."""
-    from jobs import flow
-
-    store = open_store(ctx)
-    click.echo(flow.results_text(store, flow.sweep_id(store, sweep), as_json=as_json, summary=summary))
-
-
-@main.command()
-@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
-@sweep_option
-@click.option("--per-example", is_flag=True, help="One row an example instead of one a result.")
-@click.pass_context
-def export(ctx: click.Context, path: Path, sweep: str | None, per_example: bool) -> None:
-    """Write the results to PATH: .arrow (IPC), .parquet or .csv. docs/schema.md describes the columns."""
-    from jobs import export, flow
-
-    store = open_store(ctx)
-    with store.begin() as db:
-        rows = export.export(db, path, sweep_id=flow.sweep_id(store, sweep), per_example=per_example)
-    click.echo(f"{rows} rows in {path}", err=True)
-
-
-@main.command()
-@click.option("--sweep", required=True, help="The sweep to report on; the latest of this name.")
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("report/report.html"), show_default=True
-)
-@click.option(
-    "--figures", type=click.Path(file_okay=False, path_type=Path), help="Folder for the pictures as PNG files too."
-)
-@click.pass_context
-def report(ctx: click.Context, sweep: str, out: Path, figures: Path | None) -> None:
-    """Write one self-contained HTML file: tables, eps curves, confusion matrices, pictures."""
-    from jobs.report import write_report
-
-    for path in write_report(open_store(ctx), sweep, out, figures):
-        click.echo(f"wrote {path}", err=True)
-
-
-@main.command()
-@click.argument("job_ids", nargs=-1, type=int)
-@sweep_option
-@remotely
-@click.pass_context
-def cancel(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> None:
-    """Cancel jobs by number, or all of a sweep."""
-    from jobs import flow
-
-    click.echo(f"{flow.cancel(open_store(ctx, write=True), job_ids, sweep)} jobs cancelled")
-
-
-@main.command()
-@click.argument("job_ids", nargs=-1, type=int)
-@sweep_option
-@remotely
-@click.pass_context
-def retry(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> None:
-    """Queue failed and cancelled jobs again, by number or all of a sweep."""
-    from jobs import flow
-
-    click.echo(f"{flow.retry(open_store(ctx, write=True), job_ids, sweep)} jobs queued again")
-
-
-@main.command()
-@click.option("--sweep", required=True, help="The latest sweep of this name.")
-@remotely
-@click.pass_context
-def pause(ctx: click.Context, sweep: str) -> None:
-    """Start no more jobs of a sweep; what runs goes on to its end. Drivers wait until it is resumed."""
-    from jobs import flow
-
-    click.echo(f"{flow.pause(open_store(ctx, write=True), sweep, paused=True)} jobs wait until the sweep is resumed")
-
-
-@main.command()
-@click.option("--sweep", required=True, help="The latest sweep of this name.")
-@remotely
-@click.pass_context
-def resume(ctx: click.Context, sweep: str) -> None:
-    """Go on with a sweep that was paused."""
-    from jobs import flow
-
-    click.echo(f"{flow.pause(open_store(ctx, write=True), sweep, paused=False)} jobs go on")
-
-
-@main.command()
-@click.argument("priority", type=int)
-@click.argument("job_ids", nargs=-1, type=int)
-@sweep_option
-@remotely
-@click.pass_context
-def prioritise(ctx: click.Context, priority: int, job_ids: tuple[int, ...], sweep: str | None) -> None:
-    """Set the PRIORITY of jobs by number, or of all of a sweep: higher goes first, new jobs have 0."""
-    from jobs import flow
-
-    n = flow.prioritise(open_store(ctx, write=True), job_ids, sweep, priority)
-    click.echo(f"{n} jobs have priority {priority}")
-
-
-@main.command()
-@click.argument("job_id", type=int)
-@click.option("--follow", "-f", is_flag=True, help="Show it again as it changes, until the job has ended.")
-@json_option
-@remotely
-@click.pass_context
-def logs(ctx: click.Context, job_id: int, follow: bool, as_json: bool) -> None:
-    """All that is known of a job: spec, attempts with tracebacks, events, training history."""
-    from jobs import flow
-
-    store = open_store(ctx)
-    if follow:
-        following(lambda: flow.log_text(store, job_id, as_json=as_json), lambda: flow.has_ended(store, job_id))
-    else:
-        click.echo(flow.log_text(store, job_id, as_json=as_json))
-
-
-@main.command(name="list")
-@click.argument("kind", type=click.Choice(["models", "attacks", "datasets", "objectives"]))
-@click.option("--torchvision", is_flag=True, help="With models: torchvision's too.")
-@json_option
-def list_names(kind: str, torchvision: bool, as_json: bool) -> None:
-    """Print the names that studies may use, with their parameters."""
-    from jobs.names import names_text
-
-    click.echo(names_text(kind, torchvision=torchvision, as_json=as_json))
-
-
-@main.command()
-@click.argument("statement")
-@click.option("--limit", type=click.IntRange(1), default=10_000, show_default=True, help="Most rows to print.")
-@click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Most time to take.")
-@json_option
-@remotely
-@click.pass_context
-def sql(ctx: click.Context, statement: str, limit: int, seconds: float, as_json: bool) -> None:
-    """Ask the store with one SELECT of your own, which can change nothing.
-
-    \b
-    robustq sql "SELECT model, attack, eps, robust_accuracy FROM v_results ORDER BY robust_accuracy"
-    """
-    from jobs.sql import answer_text, ask
-
-    answer = ask(ctx.obj, statement, limit=limit, seconds=seconds)
-    click.echo(answer_text(answer, as_json=as_json))
-    if not answer.whole:
-        click.echo(f"the first {limit} rows; --limit prints more", err=True)
-
-
-@main.group()
-def db() -> None:
-    """Look after the store itself."""
-
-
-@db.command(name="upgrade")
-@click.pass_context
-def db_upgrade(ctx: click.Context) -> None:
-    """Bring a store of an older schema to this one, keeping a copy of an SQLite file."""
-    from jobs.upgrade import upgrade
-
-    click.echo(upgrade(ctx.obj))
-
-
-@db.command(name="info")
-@json_option
-@click.pass_context
-def db_info(ctx: click.Context, as_json: bool) -> None:
-    """Say which schema the store has, and what is in it."""
-    from jobs import show, upgrade
-
-    found = upgrade.info(ctx.obj)
-    click.echo(show.json_text(found) if as_json else show.table([found]))
-
-
-@db.command(name="snapshot")
-@click.option("--artifacts", is_flag=True, help="With the weights and images that jobs left behind.")
-@click.pass_context
-def db_snapshot(ctx: click.Context, artifacts: bool) -> None:
-    """Print a copy of an SQLite store as text, which `robustq fetch` reads."""
-    from jobs.snapshot import snapshot_text
-
-    click.echo(snapshot_text(ctx.obj, artifacts=artifacts))
 
 
 @main.command()
@@ -493,6 +204,10 @@ def train(ctx: click.Context, out: Path | None, cpus_per_job: int | None, as_jso
     finish(store, submitted.sweep_id, as_json, cpus_per_job=cpus_per_job)
     if out:
         flow.write_weights(store, submitted.sweep_id, out)
+
+
+for command in (*asked.COMMANDS, *afar.COMMANDS, *commands.COMMANDS):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

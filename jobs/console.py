@@ -90,3 +90,13 @@ def following(text: Callable[[], str], ended: Callable[[], bool], seconds: float
         if last:
             return
         time.sleep(seconds)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout and nothing else there.")
+sweep_option = click.option("--sweep", help="Only the latest sweep of this name.")
+
+
+def open_store(ctx: click.Context, **how: bool) -> Any:
+    from jobs.engine import open_store
+
+    return open_store(ctx.obj, **how)

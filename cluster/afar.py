@@ -1,0 +1,57 @@
+"""Commands for a study that runs on a cluster: follow it, end it, bring its results home."""
+
+from pathlib import Path
+
+import click
+
+from cluster.asked import cluster_option, insecure_option, open_cluster
+
+
+@click.command()
+@click.argument("name", required=False)
+@cluster_option
+@insecure_option
+@click.pass_context
+def attach(ctx: click.Context, name: str | None, cluster: str | None, insecure: bool) -> None:
+    """Follow a study on a cluster to its end: the latest, or by NAME or number. Ctrl-C leaves it running."""
+    from cluster import remote
+
+    there = open_cluster(ctx, required(cluster), insecure)
+    remote.attach(there, name, lambda text: click.echo(text, nl=False))
+
+
+@click.command()
+@click.argument("name", required=False)
+@cluster_option
+@insecure_option
+@click.pass_context
+def stop(ctx: click.Context, name: str | None, cluster: str | None, insecure: bool) -> None:
+    """End the driver of a study on a cluster: its jobs go back to the queue. Submitting it again goes on."""
+    from cluster import remote
+
+    click.echo(f"{remote.stop(open_cluster(ctx, required(cluster), insecure), name)} stopped")
+
+
+@click.command()
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("results.db"), show_default=True)
+@click.option("--artifacts", is_flag=True, help="With the weights and images that jobs left behind.")
+@cluster_option
+@insecure_option
+@click.pass_context
+def fetch(ctx: click.Context, out: Path, artifacts: bool, cluster: str | None, insecure: bool) -> None:
+    """Copy the store from a cluster's head, as it is now, to a file here: `robustq --store FILE results` reads it."""
+    from cluster.remote import ask
+    from jobs.snapshot import unpack
+
+    words = ["db", "snapshot", *(["--artifacts"] if artifacts else [])]
+    written = unpack(ask(open_cluster(ctx, required(cluster), insecure), words), out)
+    click.echo(f"{out}, with {len(written) - 1} artifacts", err=True)
+
+
+def required(cluster: str | None) -> str:
+    if cluster is None:
+        raise click.UsageError("expected --cluster URL or ROBUSTQ_CLUSTER, got neither")
+    return cluster
+
+
+COMMANDS = (attach, stop, fetch)

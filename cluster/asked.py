@@ -1,0 +1,168 @@
+"""Commands that ask the store or change its queue, here or, with --cluster, on a cluster's head."""
+
+from functools import wraps
+from typing import Any
+
+import click
+
+from jobs.console import following, json_option, open_store, remote_words, sweep_option
+
+insecure_option = click.option("--insecure", is_flag=True, help="Also a cluster that asks for no token.")
+cluster_option = click.option("--cluster", envvar="ROBUSTQ_CLUSTER", help="Ray dashboard, such as http://HEAD:8265.")
+
+
+def remotely(command: Any) -> Any:
+    """Let a command that asks the store be asked on a cluster's head too."""
+
+    @cluster_option
+    @insecure_option
+    @click.pass_context
+    @wraps(command)
+    def there_or_here(ctx: click.Context, cluster: str | None, insecure: bool, **given: Any) -> Any:
+        if cluster is None:
+            return ctx.invoke(command, **given)
+        from cluster.remote import ask
+
+        click.echo(ask(open_cluster(ctx, cluster, insecure), remote_words(ctx)), nl=False)
+
+    return there_or_here
+
+
+def open_cluster(ctx: click.Context, url: str, insecure: bool) -> Any:
+    from cluster.remote import Cluster
+
+    source = ctx.find_root().get_parameter_source("store")
+    named = source is not click.core.ParameterSource.DEFAULT
+    return Cluster(url, insecure=insecure, store=ctx.obj if named else None)
+
+
+@click.command()
+@sweep_option
+@click.option("--watch", is_flag=True, help="Show it again every second, until all jobs have ended.")
+@json_option
+@remotely
+@click.pass_context
+def status(ctx: click.Context, sweep: str | None, watch: bool, as_json: bool) -> None:
+    """Count the jobs by state, and say what runs and what failed."""
+    from jobs import flow
+
+    store = open_store(ctx)
+    if watch:
+        following(lambda: flow.status_text(store, sweep, as_json=as_json), lambda: flow.all_ended(store, sweep))
+    else:
+        click.echo(flow.status_text(store, sweep, as_json=as_json))
+
+
+@click.command()
+@sweep_option
+@click.option("--summary", is_flag=True, help="One line a model instead of one a result.")
+@json_option
+@remotely
+@click.pass_context
+def results(ctx: click.Context, sweep: str | None, summary: bool, as_json: bool) -> None:
+    """Print the results: accuracies with their 95 % intervals, in percent; as fractions with --json."""
+    from jobs import flow
+
+    store = open_store(ctx)
+    click.echo(flow.results_text(store, flow.sweep_id(store, sweep), as_json=as_json, summary=summary))
+
+
+@click.command()
+@click.argument("job_ids", nargs=-1, type=int)
+@sweep_option
+@remotely
+@click.pass_context
+def cancel(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> None:
+    """Cancel jobs by number, or all of a sweep."""
+    from jobs import flow
+
+    click.echo(f"{flow.cancel(open_store(ctx, write=True), job_ids, sweep)} jobs cancelled")
+
+
+@click.command()
+@click.argument("job_ids", nargs=-1, type=int)
+@sweep_option
+@remotely
+@click.pass_context
+def retry(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> None:
+    """Queue failed and cancelled jobs again, by number or all of a sweep."""
+    from jobs import flow
+
+    click.echo(f"{flow.retry(open_store(ctx, write=True), job_ids, sweep)} jobs queued again")
+
+
+@click.command()
+@click.option("--sweep", required=True, help="The latest sweep of this name.")
+@remotely
+@click.pass_context
+def pause(ctx: click.Context, sweep: str) -> None:
+    """Start no more jobs of a sweep; what runs goes on to its end. Drivers wait until it is resumed."""
+    from jobs import flow
+
+    click.echo(f"{flow.pause(open_store(ctx, write=True), sweep, paused=True)} jobs wait until the sweep is resumed")
+
+
+@click.command()
+@click.option("--sweep", required=True, help="The latest sweep of this name.")
+@remotely
+@click.pass_context
+def resume(ctx: click.Context, sweep: str) -> None:
+    """Go on with a sweep that was paused."""
+    from jobs import flow
+
+    click.echo(f"{flow.pause(open_store(ctx, write=True), sweep, paused=False)} jobs go on")
+
+
+@click.command()
+@click.argument("priority", type=int)
+@click.argument("job_ids", nargs=-1, type=int)
+@sweep_option
+@remotely
+@click.pass_context
+def prioritise(ctx: click.Context, priority: int, job_ids: tuple[int, ...], sweep: str | None) -> None:
+    """Set the PRIORITY of jobs by number, or of all of a sweep: higher goes first, new jobs have 0."""
+    from jobs import flow
+
+    n = flow.prioritise(open_store(ctx, write=True), job_ids, sweep, priority)
+    click.echo(f"{n} jobs have priority {priority}")
+
+
+@click.command()
+@click.argument("job_id", type=int)
+@click.option("--follow", "-f", is_flag=True, help="Show it again as it changes, until the job has ended.")
+@json_option
+@remotely
+@click.pass_context
+def logs(ctx: click.Context, job_id: int, follow: bool, as_json: bool) -> None:
+    """All that is known of a job: spec, attempts with tracebacks, events, training history."""
+    from jobs import flow
+
+    store = open_store(ctx)
+    if follow:
+        following(lambda: flow.log_text(store, job_id, as_json=as_json), lambda: flow.has_ended(store, job_id))
+    else:
+        click.echo(flow.log_text(store, job_id, as_json=as_json))
+
+
+@click.command()
+@click.argument("statement")
+@click.option("--limit", type=click.IntRange(1), default=10_000, show_default=True, help="Most rows to print.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Most time to take.")
+@json_option
+@remotely
+@click.pass_context
+def sql(ctx: click.Context, statement: str, limit: int, seconds: float, as_json: bool) -> None:
+    """Ask the store with one SELECT of your own, which can change nothing.
+
+    \b
+    robustq sql "SELECT model, attack, eps, robust_accuracy FROM v_results ORDER BY robust_accuracy"
+    """
+    from jobs.sql import answer_text, ask
+
+    answer = ask(ctx.obj, statement, limit=limit, seconds=seconds)
+    click.echo(answer_text(answer, as_json=as_json))
+    if not answer.whole:
+        click.echo(f"the first {limit} rows; --limit prints more", err=True)
+
+
+COMMANDS = (status, results, cancel, retry, pause, resume, prioritise, logs, sql)
