@@ -1,6 +1,7 @@
 """A Ray cluster from afar, by its Jobs API: what is sent runs there to its end, whether anybody watches or not."""
 
 import logging
+import re
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -80,7 +81,7 @@ class Cluster:
 
 def explained(url: str, error: Exception) -> RunError:
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    if "authentication" in first.lower() or "401" in first or "403" in first:
+    if "authentication" in first.lower() or re.search(r"status code 40[13]\b", first):
         return RunError(f"the cluster {url} asks for its token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to it")
     if isinstance(error, ImportError) or "ray[default]" in str(error):
         return RunError("a cluster is reached with Ray's dashboard packages: pip install 'robustq[cluster]'")

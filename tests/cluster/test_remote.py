@@ -3,6 +3,7 @@
 The nodes are of this machine, each with a temporary folder of its own; the client has another home and folder.
 """
 
+import json
 import os
 import secrets
 import shutil
@@ -79,7 +80,7 @@ def head(tmp_path: Path) -> Iterator[Head]:
     ]  # fmt: skip
     found = Head(f"http://127.0.0.1:{ports[1]}", env, away, f"http://127.0.0.1:{ports[5]}/metrics")
     try:
-        wait_for(lambda: "cannot be" not in robustq(found, "status", check=False).stderr, 90)
+        wait_for(lambda: "on http" in robustq(found, "status", check=False).stderr, 90)  # that there is no store yet
         nodes.append(
             node(
                 [f"--address=127.0.0.1:{ports[0]}", "--num-cpus=1", f"--temp-dir={temporary / 'two'}",
@@ -152,6 +153,30 @@ def test_a_study_goes_there_and_its_results_come_home(head: Head, tmp_path: Path
     assert len(list((head.away / "artifacts" / "blobs").glob("*/*"))) == 3
     again = robustq(head, "fetch", "--out", "far.db", check=False)
     assert again.returncode == 2 and "there is a file far.db already: move it away" in again.stderr
+
+
+def test_a_stopped_study_goes_on_when_it_is_sent_again(head: Head, tmp_path: Path):
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / "far.yaml").write_text(STUDY.replace("epochs: 3", "epochs: 40"))
+    (folder / "mine.py").write_text(MINE)
+    first = robustq(head, "submit", str(folder / "far.yaml")).stdout.split()[0]
+    again = robustq(head, "submit", str(folder / "far.yaml")).stdout
+    assert again.startswith(f"{first} runs already; follow it with: ")
+    wait_for(lambda: running(head), 60)
+    assert robustq(head, "stop", "far").stdout == f"{first} stopped\n"
+    wait_for(lambda: not running(head), 20)
+    ended = robustq(head, "attach", first, check=False)
+    assert ended.returncode == 1 and "the queue is intact" in ended.stdout
+    robustq(head, "cancel", "--sweep", "far")
+    second = robustq(head, "submit", str(folder / "far.yaml")).stdout.split()[0]
+    assert second == f"{first}-2"
+    assert "sweep far: 9 jobs, 0 of them new" in robustq(head, "attach", "far", check=False).stdout
+
+
+def running(head: Head) -> bool:
+    shown = robustq(head, "status", "--json", check=False)
+    return shown.returncode == 0 and bool(json.loads(shown.stdout)["running"])  # at first there is no store
 
 
 def test_a_cluster_that_asks_for_a_token_gets_one_or_nothing(head: Head):

@@ -1,7 +1,7 @@
 """What a job costs beside its own work: robustq's queue, Ray Tune, plain Ray tasks and Optuna, one after the other.
 
     pip install 'robustq[bench]'
-    python benchmarks/queue.py --jobs 10000
+    python benchmarks/overhead.py --jobs 10000
 
 Every job does nothing. Each of the others gets fewer jobs where it takes longer; the time is per job, with the start of
 Ray in it, and the largest memory of the process that drives. robustq and Optuna record every result in an SQLite file.
