@@ -9,10 +9,10 @@ Ray in it, and the largest memory of the process that drives. robustq and Optuna
 
 import argparse
 import json
-import multiprocessing
 import os
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -39,7 +39,7 @@ def ray_tasks(n: int, folder: Path) -> None:
     from cluster.connect import local_ray, local_slots
 
     with local_ray(local_slots(n, 1)) as ray:
-        task = ray.remote(num_cpus=1)(nothing)
+        task = ray.remote(num_cpus=1)(lambda number: number)
         waiting: list[Any] = []
         for number in range(n):
             waiting.append(task.remote(number))
@@ -58,7 +58,7 @@ def ray_tune(n: int, folder: Path) -> None:
 
         space = {"number": tune.grid_search(list(range(n)))}
         run = tune.RunConfig(storage_path=str(folder), verbose=0)
-        found = tune.Tuner(tune_one, param_space=space, run_config=run).fit()
+        found = tune.Tuner(lambda config: {"score": config["number"]}, param_space=space, run_config=run).fit()
         assert len(found) == n and not found.errors
 
 
@@ -71,14 +71,6 @@ def optuna(n: int, folder: Path) -> None:
     assert len(study.trials) == n
 
 
-def nothing(number: int) -> int:
-    return number
-
-
-def tune_one(config: dict[str, int]) -> dict[str, int]:
-    return {"score": config["number"]}
-
-
 ALL: dict[str, tuple[Callable[[int, Path], None], float]] = {  # with the share of the jobs that each gets
     "robustq": (robustq, 1),
     "plain Ray tasks, nothing recorded": (ray_tasks, 1),
@@ -87,35 +79,32 @@ ALL: dict[str, tuple[Callable[[int, Path], None], float]] = {  # with the share 
 }
 
 
-def measure(name: str, n: int, found: Any) -> None:
+def measure(name: str, n: int) -> dict[str, float]:
     function, _ = ALL[name]
     with tempfile.TemporaryDirectory() as folder:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
         function(n, Path(folder))
         seconds = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found.put({"seconds": seconds, "memory_mb": after / 1024, "grown_mb": (after - before) / 1024})
+    return {"seconds": seconds, "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--runs", type=int, default=1, help="of each, in turn; medians are printed")
-    parser.add_argument("--only", help="names, by comma")
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # what this starts
     given = parser.parse_args()
-    names = [name for name in ALL if given.only is None or name in given.only.split(",")]
-    times: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    if given.one:
+        print("\n" + json.dumps(measure(given.one, given.jobs)))
+        return
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in ALL}
     # Each in a process of its own: Ray reads its settings once a process, and memory is counted from the start.
-    context = multiprocessing.get_context("spawn")
     for _ in range(given.runs):
-        for name in names:
-            found = context.Queue()
-            process = context.Process(target=measure, args=(name, count(name, given.jobs), found))
-            process.start()
-            times[name].append(found.get(timeout=3600))
-            process.join()
-    for name in names:
+        for name in ALL:
+            command = [sys.executable, __file__, "--one", name, "--jobs", str(count(name, given.jobs))]
+            ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            times[name].append(json.loads(ended.stdout.strip().splitlines()[-1]))
+    for name in ALL:
         n = count(name, given.jobs)
         row = {key: statistics.median(run[key] for run in times[name]) for key in times[name][0]}
         shown = {"ms_a_job": round(1000 * row["seconds"] / n, 2), "memory_mb": round(row["memory_mb"])}

@@ -66,7 +66,22 @@ def test_a_submitted_study_has_its_priority(tmp_path: Path):
     study.write_text("models: {a: {arch: lenet5, train: {epochs: 1}}}\nattacks: [{name: fgsm}]\n")
     assert robustq(tmp_path / "s.db", "submit", str(study), "--priority", "4").exit_code == 0
     found = robustq(tmp_path / "s.db", "sql", "SELECT kind, priority FROM job ORDER BY id", "--json")
-    assert found.output.split() == ['[', '{', '"kind":', '"train",', '"priority":', '9', '},', '{', '"kind":', '"eval",', '"priority":', '8', '}', ']']
+    assert found.output.split() == [
+        "[",
+        "{",
+        '"kind":',
+        '"train",',
+        '"priority":',
+        "9",
+        "},",
+        "{",
+        '"kind":',
+        '"eval",',
+        '"priority":',
+        "8",
+        "}",
+        "]",
+    ]
 
 
 @pytest.mark.parametrize("command", [["attach"], ["stop", "x"], ["fetch"]], ids=" ".join)
