@@ -7,7 +7,7 @@ from sqlalchemy import Connection, select
 
 from cluster import health
 from cluster.bundle import Beat, Failed, Finished, Frame, Moved, Setting, Started
-from cluster.connect import remote_bundle, worker_env
+from cluster.connect import remote_bundle, slots_of, worker_env
 from cluster.driver import Bundle, Driver, Watch
 from cluster.leases import keep_leases
 from cluster.metrics import Metrics
@@ -101,12 +101,15 @@ def record(driver: Driver, frames: list[tuple[Bundle, Frame]], ended: list[tuple
     """Write what came in one transaction, then forget what finished jobs kept for a restart."""
     if not any(not isinstance(frame, Beat) for _, frame in frames) and not ended:
         return
-    with driver.store.begin() as db:
-        for bundle, frame in frames:
-            apply(db, driver, bundle, frame)
-        for bundle, reason in ended:
-            health.close(db, bundle, reason)
-            driver.bundles.remove(bundle)
+    # On a server each frame for itself: holding the locks of several, two drivers would wait for each other.
+    lots = [frames] if driver.store.engine.dialect.name == "sqlite" else [[one] for one in frames]
+    for lot in lots:
+        driver.store.write(lambda db, lot=lot: [apply(db, driver, bundle, frame) for bundle, frame in lot])
+        for bundle, frame in lot:
+            remember(bundle, frame)
+    for bundle, reason in ended:
+        driver.store.write(lambda db, bundle=bundle, reason=reason: health.close(db, bundle, reason))
+        driver.bundles.remove(bundle)
     for _, frame in frames:
         if isinstance(frame, Finished) and frame.job.kind == "train":
             drop_partial(driver.store.artifacts, frame.job.key)
@@ -119,21 +122,14 @@ def apply(db: Connection, driver: Driver, bundle: Bundle, frame: Frame) -> None:
     """Record one frame of a bundle."""
     match frame:
         case Started(claimed, place):
-            bundle.running, bundle.place = claimed, place
-            bundle.began_at = bundle.moved_at = time.monotonic()
             queue.start(db, claimed, driver.id, place.node, place.pid, place.gpu_ids, place.log)
         case Moved(claimed, done, total, note):
-            bundle.moved_at = time.monotonic()
             queue.progress(db, claimed, done, total, note)
         case Finished(claimed, row, examples, artifacts, gpu_share):
-            bundle.open.pop(claimed.id)
-            bundle.running = None
             queue.finish(db, claimed, row, None if examples is None else (examples, row["n"]), artifacts)
             if gpu_share is not None and claimed.gpu_share is None:
                 queue.learn_share(db, claimed, gpu_share)
         case Failed(claimed, error_class, message, traceback, disk_full, out_of_memory):
-            bundle.open.pop(claimed.id)
-            bundle.running = None
             larger = next_share(bundle.setting.gpu_share) if out_of_memory else None
             if disk_full:
                 queue.release(db, claimed, "disk full")
@@ -141,6 +137,19 @@ def apply(db: Connection, driver: Driver, bundle: Bundle, frame: Frame) -> None:
                 queue.release(db, claimed, "out of memory", gpu_share=larger)
             else:
                 queue.fail(db, claimed, error_class, message, traceback)
+
+
+def remember(bundle: Bundle, frame: Frame) -> None:
+    """What a recorded frame says of its bundle: what runs, and what has ended."""
+    match frame:
+        case Started(claimed, place):
+            bundle.running, bundle.place = claimed, place
+            bundle.began_at = bundle.moved_at = time.monotonic()
+        case Moved():
+            bundle.moved_at = time.monotonic()
+        case Finished(claimed) | Failed(claimed):
+            bundle.open.pop(claimed.id)
+            bundle.running = None
 
 
 def housekeep(driver: Driver) -> None:
@@ -157,4 +166,12 @@ def housekeep(driver: Driver) -> None:
                     queue.release(db, claimed, "lost")
             driver.bundles.remove(bundle)
         health.look_after(db, driver)
-        keep_leases(db, driver)
+        if keep_leases(db, driver) and driver.elsewhere:
+            count_slots(driver)
+
+
+def count_slots(driver: Driver) -> None:
+    """Nodes come and go; what a slot is stays as it was."""
+    found = slots_of(driver.ray, 1, driver.slots.num_cpus)
+    if found.num_gpus == driver.slots.num_gpus:
+        driver.slots = found

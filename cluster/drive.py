@@ -5,7 +5,7 @@ import platform
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -73,7 +73,8 @@ def work(driver: Driver, watch: Watch) -> dict[str, int]:
             return loop(driver, watch)
     finally:
         for bundle in driver.bundles:
-            driver.ray.cancel(bundle.frames, force=True)
+            with suppress(Exception):  # a Ray that is gone has stopped them; what counts is to give the jobs back
+                driver.ray.cancel(bundle.frames, force=True)
         with driver.store.begin() as db:
             queue.stop(db, driver.id)
 

@@ -13,12 +13,17 @@ from jobs.schema import driver
 RENEW_SECONDS = 20.0
 
 
-def keep_leases(db: Connection, at_work: Driver) -> None:
-    """Now and then: prolong this driver's leases, and take back those that ran out or whose driver is dead."""
-    if time.monotonic() - at_work.renewed_at > RENEW_SECONDS:
-        queue.renew(db, at_work.id)
-        queue.reclaim(db, dead_drivers(db))
-        at_work.renewed_at = time.monotonic()
+def keep_leases(db: Connection, at_work: Driver) -> bool:
+    """Now and then: prolong this driver's leases, and take back those that ran out or whose driver is dead.
+
+    Returns whether it was time to.
+    """
+    if time.monotonic() - at_work.renewed_at <= RENEW_SECONDS:
+        return False
+    queue.renew(db, at_work.id)
+    queue.reclaim(db, dead_drivers(db))
+    at_work.renewed_at = time.monotonic()
+    return True
 
 
 def dead_drivers(db: Connection) -> list[str]:

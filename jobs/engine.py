@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,15 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from jobs.errors import StoreError
 from jobs.schema import SCHEMA_VERSION, V_RESULTS, meta, metadata
 
 DEFAULT_STORE = "sqlite:///.robustq/results.db"
 BUSY_SECONDS = 30
+DEADLOCKS = 5  # that a driver's transaction may be broken off by
+BROKEN_OFF = ("40P01", "40001")  # PostgreSQL's codes for a deadlock and for what cannot be serialised
 MAKING = 0x726F6275  # of PostgreSQL's advisory locks: ours, to make the tables under
 
 
@@ -38,10 +40,24 @@ class Store:
         except DatabaseError as error:
             raise explain(self.url, error) from error
 
+    def write(self, change: Callable[[Connection], Any]) -> Any:
+        """A change in a transaction of its own, begun again where a server broke it off to end a deadlock."""
+        for _ in range(DEADLOCKS):
+            try:
+                with self.begin() as db:
+                    return change(db)
+            except OperationalError as error:
+                if getattr(error.orig, "sqlstate", None) not in BROKEN_OFF:
+                    raise
+        with self.begin() as db:
+            return change(db)
+
 
 def explain(url: str, error: DatabaseError) -> Exception:
     """The store's own troubles in words; any other database error is a bug and stays as it is."""
     text = str(error.orig)
+    if getattr(error.orig, "sqlstate", None) in BROKEN_OFF:
+        return error
     if "connection failed" in text or "connection is bad" in text:
         reason = " ".join(text.split())
         return StoreError(f"store {url}: its server cannot be used: {reason}; check the URL, and that the server runs")

@@ -31,7 +31,13 @@ def dependents(ids: Any) -> Any:
 
 
 def unblock(db: Connection, ids: Any) -> None:
-    """Queue those of these jobs that are blocked and wait for nothing any more."""
+    """Queue those of these jobs that are blocked and wait for nothing any more.
+
+    They are locked before it is looked at what they need: of two drivers that finish the last two jobs that one needs
+    at the same moment, neither would see the other's, and it would wait for ever. Locked in order, against deadlocks.
+    """
+    waiting = (job.c.state == "blocked") & job.c.id.in_(ids)
+    db.execute(select(job.c.id).where(waiting).order_by(job.c.id).with_for_update())
     needed = job.alias("needed")
     missing = (
         select(job_dep.c.job_id)
@@ -39,7 +45,7 @@ def unblock(db: Connection, ids: Any) -> None:
         .where((job_dep.c.job_id == job.c.id) & (needed.c.state != "done"))
         .exists()
     )
-    db.execute(update(job).where((job.c.state == "blocked") & job.c.id.in_(ids) & ~missing).values(state="queued"))
+    db.execute(update(job).where(waiting & ~missing).values(state="queued"))
 
 
 def end_dependents(db: Connection, job_id: int, state: str, message: str) -> None:

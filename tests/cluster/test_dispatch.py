@@ -2,13 +2,20 @@
 
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from cluster.drive import drive
+from cluster.resources import Slots
 from jobs import control, queue
+from jobs.engine import open_store
+from jobs.probe import submit_probes
 from jobs.query import counts, job_log, jobs_of
+from jobs.schema import attempt, job
 from jobs.study import Origin, Study
 from jobs.submit import submit
 
@@ -39,7 +46,7 @@ def sleepy(): return Net(lambda: time.sleep(300))
 """
 
 
-def submitted(folder: Path, *factories: str):
+def submitted(folder: Path, *factories: str, **entries: Any):
     (folder / "mine.py").write_text(MODEL)
     study = Study.model_validate(
         {
@@ -48,6 +55,7 @@ def submitted(folder: Path, *factories: str):
             "attacks": [{"name": "fgsm", "eps": [0.05, 0.1]}],
             "examples": 20,
         }
+        | entries
     )
     origin = Origin("faults", {}, {})
     return submit(str(folder / "r.db"), study, origin, folder, data_folder=folder)[0]
@@ -86,4 +94,30 @@ def test_a_running_job_can_be_cancelled(tmp_path):
     found = drive(store)
     canceller.join()
     assert {state: n for state, n in found.items() if n} == {"cancelled": 3}
+    store.engine.dispose()
+
+
+def test_a_job_over_its_limit_fails(tmp_path):
+    store = submitted(tmp_path, "sleepy", timeout_seconds=2)
+    drive(store)
+    with store.begin() as db:
+        first, second, _ = (job_log(db, job_id) for job_id in sorted(db.execute(jobs_of(None)).scalars()))
+    for log in (first, second):
+        assert (log["state"], log["error_class"], len(log["attempts"])) == ("failed", "TimedOut", 1)
+        assert log["error_message"] == "it ran longer than 2 seconds: timeout_seconds in its study is the limit"
+    store.engine.dispose()
+
+
+def test_small_jobs_share_a_gpu(tmp_path):
+    store = open_store(str(tmp_path / "r.db"), create=True, write=True)
+    sweep_id = submit_probes(store, 4, seconds=3.0)
+    with store.begin() as db:
+        db.execute(sa.update(job).values(gpu_share=0.25))
+    assert drive(store, sweep_id=sweep_id, slots=Slots(1, 1, 1))["done"] == 4
+    with store.begin() as db:
+        rows = db.execute(sa.select(attempt).order_by(attempt.c.started_at)).all()
+    assert {row.gpu_ids for row in rows} == {"0"}
+    # Two bundles of two, the second begun while the first had not ended.
+    assert len({row.pid for row in rows}) >= 2
+    assert any(a.pid != b.pid and b.started_at < a.ended_at for a, b in pairwise(rows))
     store.engine.dispose()

@@ -15,7 +15,7 @@ from jobs.query import counts, jobs_of
 from jobs.queue import Claimed
 from jobs.schema import attempt, event, example_blob, job, result
 from jobs.submit import record
-from tests.jobs.conftest import resolved, small_plan
+from tests.jobs.conftest import filled, resolved, small_plan
 
 ROW = {"n": 1, "clean_accuracy": 1.0, "robust_accuracy": 0.5, "seconds": 0.1, "device": "cpu", "versions": {}}
 ANY = sa.true()
@@ -225,3 +225,55 @@ def test_racing_claimers_share_the_jobs_without_doubles(store):
         thread.join()
     assert not errors
     assert sorted(found) == list(range(1, 9))
+
+
+@pytest.mark.postgres
+def test_the_last_two_that_a_job_needs_end_at_the_same_moment(postgres):
+    """Each in a transaction that does not see the other's: the job that needs both is queued all the same."""
+    with filled(postgres) as store:
+        finished(store)
+        with store.begin() as db:
+            first, second = claims.claim(db, "one", most=2, what=job.c.kind == "eval")
+            for claimed in (first, second):
+                assert queue.start(db, claimed, "one", "node", 1, "")
+        other = open_store(store.url, write=True)
+
+        def finish_second() -> None:
+            with other.begin() as db:
+                assert queue.finish(db, second, ROW, (b"x", 1))
+
+        thread = threading.Thread(target=finish_second)
+        with store.begin() as db:
+            assert queue.finish(db, first, ROW, (b"x", 1))
+            thread.start()
+            time.sleep(0.5)  # it waits for the job that both unblock
+            assert thread.is_alive()
+        thread.join()
+        with store.begin() as db:
+            worst = select(job.c.state).where((job.c.kind == "worst") & (job.c.arch == "lenet5"))
+            assert db.execute(worst).scalars().all() == ["queued"]
+        other.engine.dispose()
+
+
+@pytest.mark.postgres
+def test_a_deadlock_is_begun_again(postgres):
+    with filled(postgres) as store:
+        gate = threading.Barrier(2, timeout=20)
+        turns = []
+
+        def change(ids: tuple[int, int]) -> None:
+            def both(db) -> None:
+                turns.append(ids)
+                db.execute(sa.update(job).where(job.c.id == ids[0]).values(seed=ids[0]))
+                if len(turns) <= 2:
+                    gate.wait()
+                db.execute(sa.update(job).where(job.c.id == ids[1]).values(seed=ids[0]))
+
+            store.write(both)
+
+        threads = [threading.Thread(target=change, args=(ids,)) for ids in ((1, 2), (2, 1))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(turns) == 3  # one of them was broken off, and came again
