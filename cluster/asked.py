@@ -23,7 +23,7 @@ def remotely(command: Any) -> Any:
             return ctx.invoke(command, **given)
         from cluster.remote import ask
 
-        click.echo(ask(open_cluster(ctx, cluster, insecure), remote_words(ctx)), nl=False)
+        ask(open_cluster(ctx, cluster, insecure), remote_words(ctx), lambda text: click.echo(text, nl=False))
 
     return there_or_here
 
@@ -31,8 +31,8 @@ def remotely(command: Any) -> Any:
 def open_cluster(ctx: click.Context, url: str, insecure: bool) -> Any:
     from cluster.remote import Cluster
 
-    source = ctx.find_root().get_parameter_source("store")
-    named = source is not click.core.ParameterSource.DEFAULT
+    # Not ROBUSTQ_STORE, which is this machine's; the head may have one of its own.
+    named = ctx.find_root().get_parameter_source("store") is click.core.ParameterSource.COMMANDLINE
     return Cluster(url, insecure=insecure, store=ctx.obj if named else None)
 
 

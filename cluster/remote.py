@@ -18,6 +18,7 @@ POLL_SECONDS = 1.0
 PREFIX = "robustq-"
 BEGIN = "robustq-begins"  # printed before a command's own words: what comes earlier is Ray's
 RAYS_OWN = "Running entrypoint for job "  # and this may come later
+OUR_ERROR = "robustq: "  # which is told once, at the end
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 # A shell on the head reads this: the store is the head's own, beside the driver.
 STORE_THERE = '"${ROBUSTQ_STORE:-sqlite:///$HOME/.robustq/results.db}"'
@@ -130,20 +131,37 @@ def stop(cluster: Cluster, name: str | None) -> str:
     return found
 
 
-def ask(cluster: Cluster, words: Sequence[str]) -> str:
-    """Run a command that reads or changes the store on the head, and return what it printed.
+def ask(cluster: Cluster, words: Sequence[str], out: Callable[[str], None] = lambda text: None) -> str:
+    """Run a command that reads or changes the store on the head; returns what it printed, told to `out` as it comes.
 
     Raises RunError with its own line where it did not end well.
     """
-    printed: list[str] = []
+    answer = Answer(out)
     with staged() as folder:
         name = f"{PREFIX}ask-{time.time_ns():x}"
         cluster.send(shlex.join(words), folder, name, {"robustq": "question"})
-        state = cluster.follow(name, printed.append)
-    text = "".join(line for line in "".join(printed).splitlines(keepends=True) if not line.startswith(RAYS_OWN))
-    text = text.partition(f"{BEGIN}\n")[2]
+        state = cluster.follow(name, answer.take)
     cluster.call(cluster.client.delete_job, name)
     if state != "SUCCEEDED":
-        lines = [line.removeprefix("robustq: ") for line in text.splitlines() if line.startswith("robustq: ")]
-        raise RunError(f"on {cluster.url}: {lines[-1] if lines else text.strip() or state}")
-    return text
+        lines = [line.removeprefix(OUR_ERROR).strip() for line in answer.lines if line.startswith(OUR_ERROR)]
+        raise RunError(f"on {cluster.url}: {lines[-1] if lines else ' '.join(answer.lines).strip() or state}")
+    return "".join(answer.lines)
+
+
+class Answer:
+    """What a command prints, whole line by whole line, without what Ray prints beside it."""
+
+    def __init__(self, out: Callable[[str], None]):
+        self.out = out
+        self.begun = False
+        self.rest = ""
+        self.lines: list[str] = []
+
+    def take(self, text: str) -> None:
+        *whole, self.rest = (self.rest + text).splitlines(keepends=True) + ([""] if text.endswith("\n") else [])
+        for line in whole:
+            if self.begun and not line.startswith((RAYS_OWN, OUR_ERROR)):
+                self.out(line)
+            if self.begun and not line.startswith(RAYS_OWN):
+                self.lines.append(line)
+            self.begun |= line == f"{BEGIN}\n"

@@ -6,6 +6,7 @@ import pytest
 
 from cluster.connect import check_token, is_loopback
 from cluster.parcel import parcel, staged
+from cluster.remote import Answer
 from jobs.errors import RunError, SpecError
 
 
@@ -86,3 +87,18 @@ def test_what_would_not_be_there_is_found_before_it_is_sent(tmp_path, monkeypatc
         SpecError, match=r"holds 0 MB, of which 0 can be sent: put the study and the files that it names"
     ):
         parcel(study).__enter__()
+
+
+def test_an_answer_is_what_the_command_printed_and_nothing_else():
+    told: list[str] = []
+    answer = Answer(told.append)
+    for text in (
+        "Ray says\nrobustq-be",
+        "gins\n6 do",
+        "ne\nRunning entrypoint for job x: y\n",
+        "\nlast",
+        "\nrobustq: no\n",
+    ):
+        answer.take(text)
+    assert "".join(told) == "6 done\n\nlast\n"
+    assert "".join(answer.lines) == "6 done\n\nlast\nrobustq: no\n"
