@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cluster.drive import drive
-from cluster.resources import Slots, bundle_budget, bundle_size
+from cluster.resources import GPU_BUNDLE_SECONDS, Slots, bundle_budget, bundle_size
 from jobs import queue
 from jobs.claims import claim
 from jobs.engine import Store, open_store
@@ -92,9 +92,8 @@ def simulated(slots: int, seconds: float, jobs_a_slot: int) -> dict[str, float]:
 
 def next_bundle(db, sweep_id: int, slots: int) -> list[queue.Claimed]:
     most = bundle_size(counts(db, sweep_id)["queued"], slots)
-    return claim(
-        db, "one", most=most, sweep_id=sweep_id, budget=bundle_budget(costs(db, sweep_id)[1], slots), gpu_share=1.0
-    )
+    budget = bundle_budget(costs(db, sweep_id)[1], slots, GPU_BUNDLE_SECONDS / SECONDS_A_UNIT["cuda"])
+    return claim(db, "one", most=most, sweep_id=sweep_id, budget=budget, gpu_share=1.0)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from cluster.connect import remote_bundle, slots_of, worker_env
 from cluster.driver import Bundle, Driver, Watch
 from cluster.leases import keep_leases
 from cluster.metrics import Metrics
-from cluster.resources import bundle_budget, bundle_size, next_share
+from cluster.resources import GPU_BUNDLE_SECONDS, bundle_budget, bundle_size, next_share
 from jobs import queue, settle
 from jobs.artifacts import drop_partial
 from jobs.claims import claim
@@ -50,7 +50,9 @@ def launch(db: Connection, driver: Driver) -> None:
     while (room := driver.room) > slots.smallest - 1e-9:
         totals = driver.totals(db)
         most = bundle_size(totals.counts["queued"], slots.count)
-        budget = bundle_budget(totals.costs[1], slots.count)
+        # On GPUs each bundle is a process anew; on CPUs workers are used again, and small bundles cost nothing.
+        least = GPU_BUNDLE_SECONDS / totals.unit_seconds if slots.num_gpus else 0.0
+        budget = bundle_budget(totals.costs[1], slots.count, least)
         claimed = claim(db, driver.id, most=most, sweep_id=driver.sweep_id, budget=budget, gpu_share=room)
         if not claimed:
             return

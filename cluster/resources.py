@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)  # of a GPU that a bundle may have
 SPARE = 1.25  # memory that a bundle gets over what it was found to need
+GPU_BUNDLE_SECONDS = 60.0  # for which it is worth to start a process anew, with torch and a CUDA context
 CONTEXT_BYTES = 2**30  # that each process takes of a GPU beside its tensors
 
 
@@ -67,13 +68,15 @@ def next_share(share: float) -> float | None:
 
 
 def bundle_size(queued: int, slots: int, most: int = 64) -> int:
-    """How many jobs to claim at once: few enough that every slot gets some, at most `most`."""
-    return max(1, min(most, -(-queued // (2 * slots))))
+    """How many jobs to claim at once: no more than a slot's share of them, at most `most`."""
+    return max(1, min(most, -(-queued // slots)))
 
 
-def bundle_budget(left: float, slots: int) -> float:
-    """How much estimated work to claim at once: half of a slot's share of what is left; what costs nothing, all."""
-    return left / (2 * slots) if left > 0 else math.inf
+def bundle_budget(left: float, slots: int, least: float = 0.0) -> float:
+    """How much estimated work to claim at once: half of a slot's share of what is left, so that the last bundles are
+    small; more, up to the whole share, where that is less than `least`. What costs nothing, all.
+    """
+    return max(left / (2 * slots), min(left / slots, least)) if left > 0 else math.inf
 
 
 def usable_cpus() -> int:

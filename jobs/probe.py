@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from jobs.engine import Store
 from jobs.insert import add_jobs, insert_new
 from jobs.schema import sweep, sweep_job
+from jobs.shards import SECONDS_A_UNIT
 from jobs.specs import ProbeSpec
 
 
@@ -26,7 +27,7 @@ def submit_probes(store: Store, n: int, seconds: float = 0.0) -> int:
                 "spec": spec.model_dump(mode="json"),
                 "seed": 0,
                 "bundle_key": "0" * 64,
-                "cost": seconds,
+                "cost": seconds / SECONDS_A_UNIT["cuda"],
                 "state": "queued",
                 "created_at": now,
             }

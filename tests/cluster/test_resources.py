@@ -24,13 +24,17 @@ def test_slots(cpus, gpus, jobs, per_job, slots):
     assert slots.device == ("cuda" if gpus else "cpu")
 
 
-@pytest.mark.parametrize(("queued", "slots", "size"), [(0, 2, 1), (1, 2, 1), (5, 2, 2), (100, 2, 25), (10_000, 2, 64)])
+@pytest.mark.parametrize(("queued", "slots", "size"), [(0, 2, 1), (1, 2, 1), (5, 2, 3), (100, 2, 50), (10_000, 2, 64)])
 def test_bundles_leave_work_for_every_slot(queued, slots, size):
     assert bundle_size(queued, slots) == size
 
 
 def test_a_bundle_takes_half_of_a_slots_share_of_the_work():
     assert bundle_budget(80.0, 4) == 10.0
+    assert bundle_budget(80.0, 4, least=5.0) == 10.0
+    assert bundle_budget(80.0, 4, least=15.0) == 15.0
+    assert bundle_budget(80.0, 4, least=100.0) == 20.0  # never more than a share, so that every slot gets some
+    assert bundle_budget(0.0, 4) == float("inf")
 
 
 @pytest.mark.parametrize(
