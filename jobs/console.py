@@ -61,7 +61,7 @@ class Commands(click.Group):
 
 def remote_words(ctx: click.Context, only: Sequence[str] | None = None) -> list[str]:
     """The command that was given, as words for another shell: without what says where to run it."""
-    words = [str(ctx.command.name)]
+    words, arguments = [str(ctx.command.name)], []
     for parameter in ctx.command.params:
         name, value = str(parameter.name), ctx.params.get(str(parameter.name))
         if name in ("cluster", "insecure") or (only is not None and name not in only):
@@ -70,10 +70,10 @@ def remote_words(ctx: click.Context, only: Sequence[str] | None = None) -> list[
             continue
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(parameter, click.Argument):
-                words.append(str(one))
+                arguments.append(str(one))
             else:
                 words += [parameter.opts[0], *([] if getattr(parameter, "is_flag", False) else [str(one)])]
-    return words
+    return [*words, "--", *arguments] if arguments else words
 
 
 def following(text: Callable[[], str], ended: Callable[[], bool], seconds: float = 1.0) -> None:

@@ -8,7 +8,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli import main
+from cluster import asked
 from jobs import claims, queue
+from jobs.console import remote_words
 from jobs.engine import open_store
 from jobs.submit import record
 from tests.jobs.conftest import resolved, small_plan
@@ -98,3 +100,11 @@ def test_a_cluster_is_a_dashboards_address(tmp_path: Path):
     assert refused.stderr == (
         "robustq: --cluster: expected the address of a Ray dashboard such as http://HEAD:8265, got 'ray://head:10001'\n"
     )
+
+
+def test_words_for_another_shell_are_what_was_typed_but_for_the_place():
+    typed = ["--sweep", "a b", "--cluster", "http://h", "--", "-3", "5", "6"]
+    with asked.prioritise.make_context("prioritise", list(typed)) as ctx:
+        assert remote_words(ctx) == ["prioritise", "--sweep", "a b", "--", "-3", "5", "6"]
+    with asked.status.make_context("status", ["--json", "--insecure"]) as ctx:
+        assert remote_words(ctx) == ["status", "--json"]
