@@ -13,7 +13,19 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(420)]
 
 
 def storm(folder: Path, store: str, *options: str) -> dict[str, Any]:
-    command = [sys.executable, str(SCRIPT), "--store", store, "--folder", str(folder), "--seeds", "2", *options]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--store",
+        store,
+        "--folder",
+        str(folder),
+        "--seeds",
+        "2",
+        "--pause",
+        "4",
+        *options,
+    ]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400)
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
     return json.loads((folder / "report.json").read_text())
@@ -32,9 +44,9 @@ def check(report: dict[str, Any]) -> None:
 
 
 def test_a_storm(tmp_path):
-    check(storm(tmp_path, str(tmp_path / "r.db"), "--seconds", "50"))
+    check(storm(tmp_path, str(tmp_path / "r.db"), "--seconds", "35"))
 
 
 @pytest.mark.postgres
 def test_a_storm_with_three_drivers_on_postgres(tmp_path, postgres):
-    check(storm(tmp_path, postgres, "--seconds", "50", "--drivers", "3", "--random", "1"))
+    check(storm(tmp_path, postgres, "--seconds", "35", "--drivers", "3", "--random", "1"))

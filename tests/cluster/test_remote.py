@@ -54,8 +54,9 @@ def node(words: list[str], env: dict[str, str], folder: Path) -> subprocess.Pope
         return subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True)
 
 
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[Head]:
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    tmp_path = tmp_path_factory.mktemp("cluster")
     # Short: the paths of Ray's sockets may have 107 characters.
     temporary = Path(tempfile.mkdtemp(prefix="rq-"))
     home, away = tmp_path / "home", tmp_path / "away"
