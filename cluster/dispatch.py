@@ -49,10 +49,11 @@ def launch(db: Connection, driver: Driver) -> None:
     slots = driver.slots
     while (room := driver.room) > slots.smallest - 1e-9:
         totals = driver.totals(db)
-        most = bundle_size(totals.counts["queued"], slots.count)
+        places = round(slots.count / totals.smallest_share)  # for bundles, as many as may run at once
+        most = bundle_size(totals.counts["queued"], places)
         # On GPUs each bundle is a process anew; on CPUs workers are used again, and small bundles cost nothing.
         least = GPU_BUNDLE_SECONDS / totals.unit_seconds if slots.num_gpus else 0.0
-        budget = bundle_budget(totals.costs[1], slots.count, least)
+        budget = bundle_budget(totals.costs[1], places, least)
         claimed = claim(db, driver.id, most=most, sweep_id=driver.sweep_id, budget=budget, gpu_share=room)
         if not claimed:
             return

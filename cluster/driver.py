@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from cluster.bundle import Place, Setting
 from cluster.resources import Slots
 from jobs.engine import Store
-from jobs.query import costs, counts
+from jobs.query import costs, counts, smallest_share
 from jobs.queue import Claimed
 from jobs.shards import seconds_a_unit
 
@@ -41,11 +41,14 @@ class Bundle:
 
 @dataclass
 class Totals:
-    """The jobs by state, the estimated cost of what is done and what is left, and what a unit of it takes here."""
+    """The jobs by state, the estimated cost of what is done and what is left, what a unit of it takes here, and the
+    smallest share of a slot that a queued job needs.
+    """
 
     counts: dict[str, int]
     costs: tuple[float, float]
     unit_seconds: float
+    smallest_share: float
     taken_at: float
     took: float
 
@@ -75,7 +78,8 @@ class Driver:
         start = time.monotonic()
         if now or self.known is None or start - self.known.taken_at > TOTALS_SHARE * self.known.took:
             unit = seconds_a_unit(db, self.slots.device)
-            found = counts(db, self.sweep_id), costs(db, self.sweep_id), unit
+            share = self.slots.share(smallest_share(db))
+            found = counts(db, self.sweep_id), costs(db, self.sweep_id), unit, share
             end = time.monotonic()
             self.known = Totals(*found, taken_at=end, took=end - start)
         return self.known

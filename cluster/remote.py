@@ -56,7 +56,11 @@ class Cluster:
         return self.call(
             self.client.submit_job,
             entrypoint=f"echo {BEGIN}; exec python -m cli --store {self.store} {command}",
-            runtime_env={"working_dir": str(folder), "env_vars": {"RAY_USAGE_STATS_ENABLED": "0"}},
+            # Without the last a head whose shell names a cluster would send the command on, to itself.
+            runtime_env={
+                "working_dir": str(folder),
+                "env_vars": {"RAY_USAGE_STATS_ENABLED": "0", "ROBUSTQ_CLUSTER": ""},
+            },
             metadata=about,
             submission_id=name,
         )

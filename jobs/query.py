@@ -49,6 +49,11 @@ def counts(db: Connection, sweep_id: int | None = None) -> dict[str, int]:
     return {state: found.get(state, 0) for state in STATES}
 
 
+def smallest_share(db: Connection) -> float | None:
+    """The smallest share of a GPU that a queued job is known to need."""
+    return db.execute(select(sa.func.min(job.c.gpu_share)).where(job.c.state == "queued")).scalar()
+
+
 def any_unfinished(db: Connection, sweep_id: int | None = None) -> bool:
     """Whether there is anything left to do."""
     open_ = select(job.c.id).where(job.c.state.in_(("blocked", "queued", "leased", "running")))

@@ -76,7 +76,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             ["--head", f"--port={ports[0]}", "--num-cpus=1", f"--temp-dir={temporary / 'one'}",
              "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}", f"--ray-client-server-port={ports[2]}",
              f"--dashboard-agent-listen-port={ports[3]}", f"--metrics-export-port={ports[5]}"],
-            env, tmp_path,
+            env | {"ROBUSTQ_CLUSTER": f"http://127.0.0.1:{ports[1]}"}, tmp_path,  # as somebody may who sits at the head
         )
     ]  # fmt: skip
     found = Head(f"http://127.0.0.1:{ports[1]}", env, away, f"http://127.0.0.1:{ports[5]}/metrics")
