@@ -105,7 +105,8 @@ def run_bundle(claimed: list[Claimed], setting: Setting, node_id: str = "", log:
         os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         log,
     )
-    threading.Thread(target=work, args=(claimed, setting, place, frames.put), daemon=True).start()
+    told = threading.Semaphore(0)
+    threading.Thread(target=work, args=(claimed, setting, place, frames.put, told), daemon=True).start()
     while True:
         try:
             frame = frames.get(timeout=BEAT_SECONDS)
@@ -115,12 +116,22 @@ def run_bundle(claimed: list[Claimed], setting: Setting, node_id: str = "", log:
         if frame is None:
             return
         yield frame
+        if isinstance(frame, Started):
+            told.release()
 
 
-def work(claimed: list[Claimed], setting: Setting, place: Place, say: Callable[[Frame | None], None]) -> None:
+def work(
+    claimed: list[Claimed],
+    setting: Setting,
+    place: Place,
+    say: Callable[[Frame | None], None],
+    told: threading.Semaphore,
+) -> None:
+    """told: released once a start has been told. No job runs before: it may be the end of this process."""
     ready = False
     for job in claimed:
         say(Started(job, place))
+        told.acquire()
         try:
             if job.kind == "probe":
                 time.sleep(job.spec["seconds"])
