@@ -27,6 +27,8 @@ def loop(driver: Driver, watch: Watch) -> dict[str, int]:
     """Claim, launch, collect and record until nothing of this driver's scope is unfinished."""
     metrics = Metrics(driver) if driver.elsewhere else None  # on this machine alone nobody would ask for them
     while True:
+        if driver.told_to_stop:
+            raise KeyboardInterrupt
         driver.store.write(lambda db: settle.settle_all(db, driver.id, driver.sweep_id))
         with driver.store.begin() as db:
             launch(db, driver)

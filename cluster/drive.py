@@ -69,7 +69,7 @@ def work(driver: Driver, watch: Watch) -> dict[str, int]:
         started = psutil.Process().create_time()
         queue.register(db, driver.id, platform.node(), os.getpid(), started, version("robustq"))
     try:
-        with interrupt_on_sigterm():
+        with interruptible(driver):
             return loop(driver, watch)
     finally:
         for bundle in driver.bundles:
@@ -80,17 +80,22 @@ def work(driver: Driver, watch: Watch) -> dict[str, int]:
 
 
 @contextmanager
-def interrupt_on_sigterm() -> Iterator[None]:
-    """SIGTERM as an interrupt. To be entered after Ray has started, which sets a handler of its own."""
+def interruptible(driver: Driver) -> Iterator[None]:
+    """Both signals as an interrupt. To be entered after Ray has started, which sets handlers of its own.
+
+    The driver also remembers that it was told: an exception that comes while Python tidies up an object is ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(signum: int, frame: object) -> None:
+        driver.told_to_stop = True
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {which: signal.signal(which, interrupt) for which in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for which, handler in before.items():
+            signal.signal(which, handler)

@@ -67,6 +67,7 @@ class Driver:
     renewed_at: float = 0.0
     looked_at: float = field(default_factory=time.monotonic)
     known: Totals | None = None
+    told_to_stop: bool = False
 
     @property
     def room(self) -> float:
