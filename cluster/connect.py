@@ -141,7 +141,11 @@ def check_artifacts(ray: Any, root: str) -> None:
     try:
         for node in [node for node in ray.nodes() if node["Alive"]]:
             there = look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-            if not ray.get(there.remote(str(marker)), timeout=60):
+            try:
+                seen = ray.get(there.remote(str(marker)), timeout=15)
+            except ray.exceptions.RayError:  # a node that has just been lost: whatever runs there is tried again
+                continue
+            if not seen:
                 raise RunError(
                     f"the artifact folder {root} is not seen by node {node['NodeManagerHostname']}: set "
                     "ROBUSTQ_ARTIFACTS to a folder that all nodes share or to a URL such as s3://BUCKET/robustq"
