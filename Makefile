@@ -11,7 +11,7 @@ BIN := .venv/bin
 	touch $@
 
 .venv/.dev: .venv/.run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,peers,postgres,cluster]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,peers,postgres,cluster,corruptions]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1 adv-lib==0.2.8
 	touch $@
 

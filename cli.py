@@ -46,6 +46,10 @@ def main(ctx: click.Context, store: str) -> None:
     robustq run studies/quickstart.yaml       train, attack and report on this machine
     robustq attack my_model.py:build          attack one model of your own
     robustq results                           what came of it
+
+    \b
+    Exit codes: 0 done; 1 some jobs failed, the run was interrupted, diff found a change or replay a difference;
+    2 wrong usage or what you can mend, with one line that says how.
     """
     # Imports make objects that stay: looking for garbage among them costs a quick command a third of its time.
     gc.set_threshold(100_000, 50, 50)
@@ -72,7 +76,13 @@ def run(
     insecure: bool,
     **changes: Any,
 ) -> None:
-    """Submit a study, run it here or on a cluster and print its results. What is done already is not done again."""
+    """Submit a study, run it here or on a cluster and print its results. What is done already is not done again.
+
+    \b
+    robustq run study.yaml
+    robustq run study.yaml --dry-run
+    robustq run study.yaml --examples 100 --dataset parquet:PATH --json
+    """
     from jobs import ask
 
     if dry_run:
@@ -131,7 +141,12 @@ def submit(ctx: click.Context, study: Path, priority: int, cluster: str | None, 
 @insecure_option
 @click.pass_context
 def drive(ctx: click.Context, sweep: str | None, **where: Any) -> None:
-    """Run the queue until it is empty, on this machine or on a Ray cluster."""
+    """Run the queue until it is empty, on this machine or on a Ray cluster.
+
+    \b
+    robustq drive
+    robustq drive --sweep mine --address auto
+    """
     from cluster.drive import drive_and_watch
     from jobs import flow
 
@@ -145,7 +160,11 @@ def drive(ctx: click.Context, sweep: str | None, **where: Any) -> None:
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
-    """Check this machine: versions, GPUs, Ray, the store, the cache."""
+    """Check this machine: versions, GPUs, Ray, the store, the cache.
+
+    \b
+    robustq doctor
+    """
     from cluster.doctor import examine
 
     text, healthy = examine(ctx.obj, as_json=as_json)
@@ -173,14 +192,54 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 def attack(
     ctx: click.Context, per_example: Path | None, cpus_per_job: int | None, as_json: bool, **options: Any
 ) -> None:
-    """Attack one MODEL without a study: FILE.py:factory, package.module:factory, or an architecture with --weights."""
+    """Attack one MODEL without a study: FILE.py:factory, package.module:factory, or an architecture with --weights.
+
+    \b
+    robustq attack my_model.py:build --dataset digits --attack pgd --eps 8/255
+    robustq attack resnet18 --weights FILE --dataset cifar10 --attack autoattack --eps 8/255 --per-example out.parquet
+    """
     from jobs import ask, export
+    from jobs.filters import Filters
 
     store, submitted = ask.submit_attack(ctx.obj, options)
     finish(store, submitted.sweep_id, as_json, cpus_per_job=cpus_per_job)
     if per_example:
         with store.begin() as db:
-            export.export(db, per_example, sweep_id=submitted.sweep_id, per_example=True)
+            export.export(db, per_example, filters=Filters(submitted.sweep_id), per_example=True)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--weights", help="File of weights: safetensors or a state dict.")
+@click.option("--dataset", default="digits", show_default=True, help="Data set to attack on.")
+@click.option("--norm", default="Linf", show_default=True, help="Linf, L2 or L1.")
+@click.option("--eps", required=True, help="Radius, such as 8/255.")
+@click.option(
+    "--queries", type=click.IntRange(1), default=1000, show_default=True, help="Of attacks without gradients."
+)
+@click.option("--examples", default="200", show_default=True, help="Test examples, the first of the file, or all.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@cpus_option
+@json_option
+@click.pass_context
+def audit(ctx: click.Context, cpus_per_job: int | None, as_json: bool, **options: Any) -> None:
+    """Say whether a MODEL's robust accuracy deserves trust: what was tried, what breaks it, what to mend.
+
+    \b
+    robustq audit my_model.py:build --dataset digits --norm Linf --eps 8/255 --examples 200
+    robustq audit resnet18 --weights FILE --dataset cifar10 --eps 8/255 --json
+
+    Exits 0 whatever the verdict: --json has it as `verdict`: pass, warn or fail.
+    """
+    from cluster.drive import drive_and_watch
+    from jobs import ask, audits, flow, show
+
+    store, submitted = ask.submit_audit(ctx.obj, options)
+    drive_and_watch(store, submitted.sweep_id, cpus_per_job=cpus_per_job)
+    flow.raise_failures(store, submitted.sweep_id)
+    with store.begin() as db:
+        found = audits.audit_of(db, submitted.sweep_id)
+    click.echo(show.json_text(found) if as_json else audits.page(found))
 
 
 @main.command()
@@ -197,7 +256,11 @@ def attack(
 @json_option
 @click.pass_context
 def train(ctx: click.Context, out: Path | None, cpus_per_job: int | None, as_json: bool, **options: Any) -> None:
-    """Train one MODEL without a study and print its clean test accuracy."""
+    """Train one MODEL without a study and print its clean test accuracy.
+
+    \b
+    robustq train convnet3 --objective pgd --param eps=8/255 --epochs 10 --out robust.safetensors
+    """
     from jobs import ask, flow
 
     store, submitted = ask.submit_training(ctx.obj, options)

@@ -31,8 +31,9 @@ from cluster.connect import import_ray  # noqa: E402
 from cluster.drive import drive  # noqa: E402
 from jobs import claims, queue  # noqa: E402
 from jobs.engine import Store, open_store  # noqa: E402
-from jobs.query import counts, results  # noqa: E402
+from jobs.query import result_rows  # noqa: E402
 from jobs.schema import attempt, job  # noqa: E402
+from jobs.states import counts  # noqa: E402
 from jobs.study import Origin, Study  # noqa: E402
 from jobs.submit import submit  # noqa: E402
 
@@ -211,7 +212,7 @@ class Chaos:
 def compare(calm: Store, store: Store) -> dict[str, Any]:
     """What became of the jobs, and whether the results are those of the calm run."""
     with calm.begin() as one, store.begin() as other:
-        left, right = ({row["key"]: row for row in results(db)} for db in (one, other))
+        left, right = ({row["key"]: row for row in result_rows(db)} for db in (one, other))
         columns = ("n", "clean_accuracy", "robust_accuracy", "distance_median", "distance_mean")
         differing = [
             key for key in left | right if key not in left or key not in right

@@ -26,8 +26,8 @@ from jobs import queue
 from jobs.claims import claim
 from jobs.engine import Store, open_store
 from jobs.probe import submit_probes
-from jobs.query import costs, counts
 from jobs.shards import SECONDS_A_UNIT
+from jobs.states import costs, counts
 
 START = 5.0  # seconds from sending a bundle off to its first job: a process, torch, a CUDA context
 ROW = {"n": 0, "seconds": 0.0, "device": "simulated", "versions": {}}

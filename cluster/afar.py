@@ -13,7 +13,11 @@ from cluster.asked import cluster_option, insecure_option, open_cluster
 @insecure_option
 @click.pass_context
 def attach(ctx: click.Context, name: str | None, cluster: str | None, insecure: bool) -> None:
-    """Follow a study on a cluster to its end: the latest, or by NAME or number. Ctrl-C leaves it running."""
+    """Follow a study on a cluster to its end: the latest, or by NAME or number. Ctrl-C leaves it running.
+
+    \b
+    robustq attach --cluster http://HEAD:8265
+    """
     from cluster import remote
 
     there = open_cluster(ctx, required(cluster), insecure)
@@ -26,7 +30,11 @@ def attach(ctx: click.Context, name: str | None, cluster: str | None, insecure: 
 @insecure_option
 @click.pass_context
 def stop(ctx: click.Context, name: str | None, cluster: str | None, insecure: bool) -> None:
-    """End the driver of a study on a cluster: its jobs go back to the queue. Submitting it again goes on."""
+    """End the driver of a study on a cluster: its jobs go back to the queue. Submitting it again goes on.
+
+    \b
+    robustq stop mine --cluster http://HEAD:8265
+    """
     from cluster import remote
 
     click.echo(f"{remote.stop(open_cluster(ctx, required(cluster), insecure), name)} stopped")
@@ -39,7 +47,11 @@ def stop(ctx: click.Context, name: str | None, cluster: str | None, insecure: bo
 @insecure_option
 @click.pass_context
 def fetch(ctx: click.Context, out: Path, artifacts: bool, cluster: str | None, insecure: bool) -> None:
-    """Copy the store from a cluster's head, as it is now, to a file here: `robustq --store FILE results` reads it."""
+    """Copy the store from a cluster's head, as it is now, to a file here: `robustq --store FILE results` reads it.
+
+    \b
+    robustq fetch --out mine.db --cluster http://HEAD:8265
+    """
     from cluster.remote import ask
     from jobs.snapshot import unpack
 

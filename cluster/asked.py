@@ -1,11 +1,13 @@
 """Commands that ask the store or change its queue, here or, with --cluster, on a cluster's head."""
 
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import click
 
 from jobs.console import following, json_option, open_store, remote_words, sweep_option
+from jobs.options import question_options
+from jobs.tables import FORMATS
 
 insecure_option = click.option("--insecure", is_flag=True, help="Also a cluster that asks for no token.")
 cluster_option = click.option("--cluster", envvar="ROBUSTQ_CLUSTER", help="Ray dashboard, such as http://HEAD:8265.")
@@ -43,7 +45,12 @@ def open_cluster(ctx: click.Context, url: str, insecure: bool) -> Any:
 @remotely
 @click.pass_context
 def status(ctx: click.Context, sweep: str | None, watch: bool, as_json: bool) -> None:
-    """Count the jobs by state, and say what runs and what failed."""
+    """Count the jobs by state, and say what runs and what failed.
+
+    \b
+    robustq status --watch
+    robustq status --sweep mine --json
+    """
     from jobs import flow
 
     store = open_store(ctx)
@@ -54,17 +61,27 @@ def status(ctx: click.Context, sweep: str | None, watch: bool, as_json: bool) ->
 
 
 @click.command()
-@sweep_option
+@question_options
 @click.option("--summary", is_flag=True, help="One line a model instead of one a result.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print.")
 @json_option
 @remotely
 @click.pass_context
-def results(ctx: click.Context, sweep: str | None, summary: bool, as_json: bool) -> None:
-    """Print the results: accuracies with their 95 % intervals, in percent; as fractions with --json."""
+def results(ctx: click.Context, question: Any, summary: bool, form: str, as_json: bool) -> None:
+    """Print the results: accuracies with their 95 % intervals, in percent; as fractions with --json and in CSV.
+
+    \b
+    robustq results --sweep mine --attack autoattack --eps 8/255
+    robustq results --over-seeds --sort -robust_accuracy
+    robustq results --group model,attack,eps --format latex
+    robustq results --pivot --model 'b-*'
+    robustq results --best robust_accuracy --where n>=1000
+    robustq results --compare plain robust --attack pgd
+    """
     from jobs import flow
 
-    store = open_store(ctx)
-    click.echo(flow.results_text(store, flow.sweep_id(store, sweep), as_json=as_json, summary=summary))
+    form, tell = "json" if as_json else form, partial(click.echo, err=True)
+    click.echo(flow.answer_text(open_store(ctx), question, form, summary=summary, tell=tell))
 
 
 @click.command()
@@ -73,7 +90,12 @@ def results(ctx: click.Context, sweep: str | None, summary: bool, as_json: bool)
 @remotely
 @click.pass_context
 def cancel(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> None:
-    """Cancel jobs by number, or all of a sweep."""
+    """Cancel jobs by number, or all of a sweep.
+
+    \b
+    robustq cancel 17 18
+    robustq cancel --sweep mine
+    """
     from jobs import flow
 
     click.echo(f"{flow.cancel(open_store(ctx, write=True), job_ids, sweep)} jobs cancelled")
@@ -85,7 +107,12 @@ def cancel(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> N
 @remotely
 @click.pass_context
 def retry(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> None:
-    """Queue failed and cancelled jobs again, by number or all of a sweep."""
+    """Queue failed and cancelled jobs again, by number or all of a sweep.
+
+    \b
+    robustq retry 17
+    robustq retry --sweep mine
+    """
     from jobs import flow
 
     click.echo(f"{flow.retry(open_store(ctx, write=True), job_ids, sweep)} jobs queued again")
@@ -96,7 +123,11 @@ def retry(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> No
 @remotely
 @click.pass_context
 def pause(ctx: click.Context, sweep: str) -> None:
-    """Start no more jobs of a sweep; what runs goes on to its end. Drivers wait until it is resumed."""
+    """Start no more jobs of a sweep; what runs goes on to its end. Drivers wait until it is resumed.
+
+    \b
+    robustq pause --sweep mine
+    """
     from jobs import flow
 
     click.echo(f"{flow.pause(open_store(ctx, write=True), sweep, paused=True)} jobs wait until the sweep is resumed")
@@ -107,7 +138,11 @@ def pause(ctx: click.Context, sweep: str) -> None:
 @remotely
 @click.pass_context
 def resume(ctx: click.Context, sweep: str) -> None:
-    """Go on with a sweep that was paused."""
+    """Go on with a sweep that was paused.
+
+    \b
+    robustq resume --sweep mine
+    """
     from jobs import flow
 
     click.echo(f"{flow.pause(open_store(ctx, write=True), sweep, paused=False)} jobs go on")
@@ -120,7 +155,12 @@ def resume(ctx: click.Context, sweep: str) -> None:
 @remotely
 @click.pass_context
 def prioritise(ctx: click.Context, priority: int, job_ids: tuple[int, ...], sweep: str | None) -> None:
-    """Set the PRIORITY of jobs by number, or of all of a sweep: higher goes first, new jobs have 0."""
+    """Set the PRIORITY of jobs by number, or of all of a sweep: higher goes first, new jobs have 0.
+
+    \b
+    robustq prioritise 5 17 18
+    robustq prioritise --sweep mine -- -1
+    """
     from jobs import flow
 
     n = flow.prioritise(open_store(ctx, write=True), job_ids, sweep, priority)
@@ -134,7 +174,12 @@ def prioritise(ctx: click.Context, priority: int, job_ids: tuple[int, ...], swee
 @remotely
 @click.pass_context
 def logs(ctx: click.Context, job_id: int, follow: bool, as_json: bool) -> None:
-    """All that is known of a job: spec, attempts with tracebacks, events, training history."""
+    """All that is known of a job: spec, attempts with tracebacks, events, training history.
+
+    \b
+    robustq logs 17
+    robustq logs 17 --follow
+    """
     from jobs import flow
 
     store = open_store(ctx)

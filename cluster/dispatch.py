@@ -16,8 +16,8 @@ from jobs import queue, settle
 from jobs.artifacts import drop_partial
 from jobs.claims import claim
 from jobs.errors import RunError
-from jobs.query import any_unfinished
 from jobs.schema import job
+from jobs.states import any_unfinished
 
 POLL_SECONDS = 0.2
 FRAME_SECONDS = 60.0  # to fetch a frame that is there

@@ -19,7 +19,7 @@ from cluster.progress import Progress
 from cluster.resources import Slots
 from jobs import queue
 from jobs.engine import Store
-from jobs.query import counts, widest
+from jobs.states import counts, widest
 
 
 def drive_and_watch(store: Store, sweep_id: int | None, **where: Any) -> dict[str, int]:

@@ -11,9 +11,9 @@ from sqlalchemy import Connection
 from cluster.bundle import Place, Setting
 from cluster.resources import Slots
 from jobs.engine import Store
-from jobs.query import costs, counts, smallest_share
 from jobs.queue import Claimed
 from jobs.shards import seconds_a_unit
+from jobs.states import costs, counts, smallest_share
 
 TOTALS_SHARE = 20  # times as long as it took, the count of all jobs is kept: at most a twentieth of the time goes there
 

@@ -57,6 +57,13 @@ def submit_attack(url: str, options: dict[str, Any]) -> tuple[Store, Submitted]:
     return submit_one_off(url, "attack", model, attacks, options)
 
 
+def submit_audit(url: str, options: dict[str, Any]) -> tuple[Store, Submitted]:
+    """Submit the study of one audit that `robustq audit` means."""
+    entry = {"name": "audit", "norm": options["norm"], "eps": radius(options["eps"]), "queries": options["queries"]}
+    model = model_entry(options["model"], options["weights"])
+    return submit_one_off(url, "audit", model, [entry], options)
+
+
 def submit_training(url: str, options: dict[str, Any]) -> tuple[Store, Submitted]:
     """Submit the study of one training that `robustq train` means."""
     train = {"objective": options["objective"], "epochs": options["epochs"]} | parameters(options["params"])

@@ -1,24 +1,39 @@
 """Commands that read the store into files, look after it, or list names."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
-from jobs.console import json_option, open_store, sweep_option
+from jobs import checking
+from jobs.console import json_option, open_store
+from jobs.errors import SpecError
+from jobs.options import filter_options
 
 
 @click.command()
-@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
-@sweep_option
+@click.argument("path", type=click.Path(path_type=Path))
+@filter_options
 @click.option("--per-example", is_flag=True, help="One row an example instead of one a result.")
+@click.option("--partition", metavar="COLUMNS", help="Write a folder of Parquet files, such as by model,attack.")
 @click.pass_context
-def export(ctx: click.Context, path: Path, sweep: str | None, per_example: bool) -> None:
-    """Write the results to PATH: .arrow (IPC), .parquet or .csv. docs/schema.md describes the columns."""
-    from jobs import export, flow
+def export(ctx: click.Context, path: Path, filters: Any, per_example: bool, partition: str | None) -> None:
+    """Write the results to PATH: .arrow (IPC), .parquet or .csv, or a folder of Parquet files by columns, hive style.
 
-    store = open_store(ctx)
-    with store.begin() as db:
-        rows = export.export(db, path, sweep_id=flow.sweep_id(store, sweep), per_example=per_example)
+    docs/schema.md describes the columns.
+
+    \b
+    robustq export results.arrow
+    robustq export --per-example --model 'b-*' --attack pgd images.parquet
+    robustq export --per-example --partition model,attack outcomes
+    """
+    from jobs import export
+
+    columns = partition.split(",") if partition else ()
+    with open_store(ctx).begin() as db:
+        tell = partial(click.echo, err=True)
+        rows = export.export(db, path, filters=filters, per_example=per_example, partition=columns, tell=tell)
     click.echo(f"{rows} rows in {path}", err=True)
 
 
@@ -32,19 +47,55 @@ def export(ctx: click.Context, path: Path, sweep: str | None, per_example: bool)
 )
 @click.pass_context
 def report(ctx: click.Context, sweep: str, out: Path, figures: Path | None) -> None:
-    """Write one self-contained HTML file: tables, eps curves, confusion matrices, pictures."""
+    """Write one self-contained HTML file: who stands best, curves, what broke what, pictures, how to repeat it.
+
+    \b
+    robustq report --sweep mine --out mine.html --figures pictures
+    """
     from jobs.report import write_report
 
     for path in write_report(open_store(ctx), sweep, out, figures):
         click.echo(f"wrote {path}", err=True)
 
 
+@click.command()
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8501, show_default=True, help="0 takes any that is free."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--insecure", is_flag=True, help="Listen where others on the network can read the results too.")
+@click.pass_context
+def ui(ctx: click.Context, port: int, host: str, insecure: bool) -> None:
+    """Serve the report as a page that follows the store while sweeps run. It only reads; Ctrl-C ends it.
+
+    \b
+    robustq ui --port 8080
+    """
+    store = open_store(ctx)
+    try:
+        from jobs import ui
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        raise SpecError(f"robustq ui needs the package {error.name}: pip install starlette uvicorn") from error
+
+    listening = ui.listen(host, port, insecure=insecure)
+    where = f"[{host}]" if ":" in host else host
+    click.echo(f"http://{where}:{listening.getsockname()[1]} shows {store.url}; Ctrl-C ends it", err=True)
+    ui.serve(store, listening, insecure=insecure)
+
+
 @click.command(name="list")
-@click.argument("kind", type=click.Choice(["models", "attacks", "datasets", "objectives"]))
+@click.argument("kind", type=click.Choice(["models", "attacks", "datasets", "objectives", "defences"]))
 @click.option("--torchvision", is_flag=True, help="With models: torchvision's too.")
 @json_option
 def list_names(kind: str, torchvision: bool, as_json: bool) -> None:
-    """Print the names that studies may use, with their parameters."""
+    """Print the names that studies may use, with their parameters.
+
+    \b
+    robustq list attacks
+    robustq list models --torchvision --json
+    """
     from jobs.names import names_text
 
     click.echo(names_text(kind, torchvision=torchvision, as_json=as_json))
@@ -52,13 +103,22 @@ def list_names(kind: str, torchvision: bool, as_json: bool) -> None:
 
 @click.group()
 def db() -> None:
-    """Look after the store itself."""
+    """Look after the store itself.
+
+    \b
+    robustq db info
+    robustq --store old.db db upgrade
+    """
 
 
 @db.command(name="upgrade")
 @click.pass_context
 def db_upgrade(ctx: click.Context) -> None:
-    """Bring a store of an older schema to this one, keeping a copy of an SQLite file."""
+    """Bring a store of an older schema to this one, keeping a copy of an SQLite file.
+
+    \b
+    robustq --store old.db db upgrade
+    """
     from jobs.upgrade import upgrade
 
     click.echo(upgrade(ctx.obj))
@@ -68,7 +128,11 @@ def db_upgrade(ctx: click.Context) -> None:
 @json_option
 @click.pass_context
 def db_info(ctx: click.Context, as_json: bool) -> None:
-    """Say which schema the store has, and what is in it."""
+    """Say which schema the store has, and what is in it.
+
+    \b
+    robustq db info --json
+    """
     from jobs import show, upgrade
 
     found = upgrade.info(ctx.obj)
@@ -79,10 +143,14 @@ def db_info(ctx: click.Context, as_json: bool) -> None:
 @click.option("--artifacts", is_flag=True, help="With the weights and images that jobs left behind.")
 @click.pass_context
 def db_snapshot(ctx: click.Context, artifacts: bool) -> None:
-    """Print a copy of an SQLite store as text, which `robustq fetch` reads."""
+    """Print a copy of an SQLite store as text, which `robustq fetch` reads.
+
+    \b
+    robustq db snapshot --artifacts
+    """
     from jobs.snapshot import snapshot_text
 
     click.echo(snapshot_text(ctx.obj, artifacts=artifacts))
 
 
-COMMANDS = (export, report, list_names, db)
+COMMANDS = (export, report, ui, list_names, db, *checking.COMMANDS)

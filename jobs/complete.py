@@ -1,7 +1,7 @@
 """What a study names is checked against the kernels, and what it leaves out filled in, before anything is queued."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any, get_args
@@ -10,13 +10,20 @@ import torch
 from pydantic import TypeAdapter
 
 from jobs.material import build_model, load_data
-from jobs.specs import AttackSpec, DataRef, ModelSpec
+from jobs.specs import AttackSpec, DataRef, DefenceSpec, ModelSpec
+from robustlib import corruptions
 from robustlib.attacks import ATTACKS, CURVES, ENSEMBLES, clean
 from robustlib.attacks.autoattack import Recipe
+from robustlib.audit.audit import audit
+from robustlib.defences import DEFENCES
+from robustlib.defences.smoothing import certify, match_sigma
 from robustlib.modes import as_images
 from robustlib.outcome import check_classes
-from robustlib.settings import NORMS, TrainSettings
+from robustlib.settings import AUDIT, CERTIFY, NORMS, TrainSettings
 from robustlib.training import OBJECTIVES
+
+# Parameters of attacks that the spec has places of its own for, or that those who call them fill in.
+NOT_FOR_USERS = frozenset({"norm", "eps", "draws", "classes", "start", "spent", "surrogate"})
 
 
 def parameters(function: Callable[..., Any], skip: frozenset[str]) -> dict[str, inspect.Parameter]:
@@ -46,10 +53,15 @@ def spread(kind: Any) -> tuple[Any, ...]:
 
 def complete_attack(name: str, norm: Any, eps: float | None, restarts: int, given: dict[str, Any]) -> AttackSpec:
     """The attack as a spec with every parameter spelt out."""
+    if name == CERTIFY:
+        return complete_certificate(norm, eps, restarts, given)
+    if name == AUDIT:
+        return complete_audit(norm, eps, restarts, given)
     if name not in ATTACKS and name not in ENSEMBLES:
-        raise ValueError(f"unknown attack {name!r}, expected one of: {', '.join([*ATTACKS, *ENSEMBLES])}")
+        known = ", ".join([*ATTACKS, *ENSEMBLES, CERTIFY, AUDIT])
+        raise ValueError(f"unknown attack {name!r}, expected one of: {known}")
     function = ATTACKS.get(name) or ENSEMBLES[name]
-    params = check_params(name, parameters(function, frozenset({"norm", "eps", "draws", "classes", "start"})), given)
+    params = check_params(name, parameters(function, NOT_FOR_USERS), given)
     signature = inspect.signature(function).parameters
     if "norm" not in signature:
         if norm is not None or eps is not None:
@@ -62,10 +74,54 @@ def complete_attack(name: str, norm: Any, eps: float | None, restarts: int, give
     return AttackSpec(name=name, norm=norm, eps=eps, restarts=restarts, params=params)
 
 
+def spread_params(name: str, given: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parameters of each evaluation that an entry means: corruptions have kinds and severities, lists or all."""
+    found = [given]
+    for param, known in (
+        (("kind", corruptions.KINDS), ("severity", corruptions.SEVERITIES)) if name == "corruption" else ()
+    ):
+        if param in given:
+            values = known if given[param] == "all" else given[param]
+            values = values if isinstance(values, list | tuple) else [values]
+            found = [params | {param: value} for params in found for value in values]
+    return found
+
+
+def complete_certificate(norm: Any, eps: float | None, restarts: int, given: dict[str, Any]) -> AttackSpec:
+    """Randomised smoothing's certificate as an evaluation: it holds in L2, at a radius."""
+    if norm not in (None, "L2") or eps is None or restarts != 1:
+        raise ValueError(f"{CERTIFY} expects norm L2, eps, and no restarts")
+    return AttackSpec(
+        name=CERTIFY, norm="L2", eps=eps, params=check_params(CERTIFY, parameters(certify, NOT_FOR_USERS), given)
+    )
+
+
+def complete_audit(norm: Any, eps: float | None, restarts: int, given: dict[str, Any]) -> AttackSpec:
+    """An audit as an evaluation: its number is the lowest of all that it tries within a radius."""
+    norm = norm or "Linf"
+    if norm not in NORMS or not eps or restarts != 1:
+        raise ValueError(f"{AUDIT} expects a norm ({', '.join(NORMS)}), an eps above 0, and no restarts")
+    known = {"queries": inspect.signature(audit).parameters["queries"]}
+    return AttackSpec(name=AUDIT, norm=norm, eps=eps, params=check_params(AUDIT, known, given))
+
+
+def complete_defence(defence: DefenceSpec) -> DefenceSpec:
+    """The defence with every parameter spelt out."""
+    if defence.name not in DEFENCES:
+        raise ValueError(f"unknown defence {defence.name!r}, expected one of: {', '.join(DEFENCES)}")
+    known = parameters(DEFENCES[defence.name], frozenset())
+    return DefenceSpec(name=defence.name, params=check_params(defence.name, known, defence.params))
+
+
 def recipe_of(attack: AttackSpec, eps: float | None, classes: int) -> Recipe:
     """The attacks to run at a radius: in a ball of radius 0 lies the image alone."""
     given: dict[str, Any] = {"norm": attack.norm, "eps": eps} if attack.norm else {}
     given |= attack.params
+    if attack.name == AUDIT:
+        raise ValueError("an audit is many attacks, of which each answers to the one before: it has no recipe")
+    if attack.name == CERTIFY:
+        certificate: Any = partial(certify, **attack.params)  # no attack, but its costs are counted like one's
+        return Recipe(attack.recipe, [(CERTIFY, certificate)])
     if attack.name in ENSEMBLES:
         recipe = ENSEMBLES[attack.name](**given, classes=classes)
     else:
@@ -79,7 +135,7 @@ def has_curve(attack: AttackSpec) -> bool:
 
     Not in L1, where a larger radius need not find what a smaller one does.
     """
-    return attack.name in CURVES and attack.norm != "L1"
+    return attack.name == CERTIFY or (attack.name in CURVES and attack.norm != "L1")
 
 
 def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSettings:
@@ -95,6 +151,17 @@ def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSet
         raise ValueError(f"training has no setting {min(attack)!r}, it has: {', '.join(known_names)}")
     check_params(f"training on {settings.objective}", known, attack)
     return replace(settings, attack=attack)
+
+
+def check_attack(spec: AttackSpec, ref: DataRef, models: Iterable[ModelSpec]) -> None:
+    """What can be said before anything runs of evaluations that do not take every image or model."""
+    if spec.name == "corruption":
+        corruptions.check(**spec.params, shape=load_data(ref, "test").x.shape[1:])
+        corruptions.library()
+    if spec.name == CERTIFY:
+        for model in models:
+            outer = model.defence[-1] if model.defence else None
+            match_sigma(outer.params["sigma"] if outer and outer.name == "smoothing" else None, spec.params["sigma"])
 
 
 def check_model(spec: ModelSpec, ref: DataRef) -> None:

@@ -68,6 +68,9 @@ def remote_words(ctx: click.Context, only: Sequence[str] | None = None) -> list[
             continue
         if ctx.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
             continue
+        if isinstance(parameter, click.Option) and parameter.nargs > 1:  # such as --compare A B
+            words += [parameter.opts[0], *map(str, value or ())]
+            continue
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(parameter, click.Argument):
                 arguments.append(str(one))

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from jobs.errors import StoreError
-from jobs.schema import SCHEMA_VERSION, V_RESULTS, meta, metadata
+from jobs.schema import SCHEMA_VERSION, V_CHECKS, V_RESULTS, meta, metadata
 
 DEFAULT_STORE = "sqlite:///.robustq/results.db"
 BUSY_SECONDS = 30
@@ -177,6 +177,7 @@ def check_schema(db: Connection, url: str, *, create: bool) -> None:
     if not names and create:
         metadata.create_all(db)
         db.execute(sa.text(V_RESULTS))
+        db.execute(sa.text(V_CHECKS))
         db.execute(sa.insert(meta).values(schema_version=SCHEMA_VERSION, created_at=time.time()))
         return
     version = schema_version(db, url)

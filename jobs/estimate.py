@@ -18,14 +18,17 @@ from jobs.plan import Planned, Resolved, expand
 from jobs.schema import job
 from jobs.specs import AttackSpec, EvalSpec, TrainSpec
 from robustlib.attacks import ATTACKS
+from robustlib.defences import RANDOMISED
 from robustlib.engine import Engine
 from robustlib.estimate import VERDICTS, WORK, Rates, Work, calibrate
 from robustlib.evaluate import SAMPLE, make_ready
 from robustlib.modes import as_images
+from robustlib.settings import AUDIT
 from robustlib.training import OBJECTIVES
 
 CURVE = 2  # a curve costs about so many searches of its costliest radius: docs/architecture.md
 BACKWARD = 2  # a gradient beside its pass forward, in passes
+AUDIT_WORK = Work(1500, 1000)  # beside its queries, if all of the model's forms are tried: a rule of thumb
 STEP = Work(3, 2)  # a training step beside its attack, in passes of an evaluation: a rule of thumb, not measured
 
 
@@ -62,7 +65,8 @@ def cost(planned: Planned, resolved: Resolved, weight: float) -> float:
         return 0.0
     work = job_work(planned, resolved)
     passes = work.forwards + BACKWARD * work.gradients
-    if isinstance(spec, EvalSpec) and spec.model.dropout_at_inference:
+    random = spec.model.dropout_at_inference or any(part.name in RANDOMISED for part in spec.model.defence)
+    if isinstance(spec, EvalSpec) and random:
         passes *= spec.eot_draws
     return float(weight * passes)
 
@@ -124,6 +128,8 @@ def job_work(planned: Planned, resolved: Resolved) -> Work:
 def evaluation_work(attack: AttackSpec, classes: int) -> Work:
     if attack.eps == 0:
         return Work(0)
+    if attack.name == AUDIT:
+        return AUDIT_WORK + Work(2 * attack.params["queries"])
     work = Work(0)
     for name, function in recipe_of(attack, attack.eps, classes).stages:
         work += attack_work(name, function, {})

@@ -17,18 +17,21 @@ SCHEMA = pa.schema(
         pa.field("clean_correct", pa.float32(), nullable=False),
         pa.field("adversarial_correct", pa.float32(), nullable=False),
         pa.field("adversarial_survived", pa.bool_(), nullable=False),
+        pa.field("queries", pa.int32()),
     ]
 )
 
 
 def to_table(columns: dict[str, np.ndarray]) -> pa.Table:
-    """Arrays by column as a table; a NaN distance and an empty broken_by become nulls."""
+    """Arrays by column as a table; a NaN distance, an empty broken_by and queries of -1 become nulls."""
     arrays: list[Any] = []
     for field in SCHEMA:
         values = columns[field.name]
         if field.name == "broken_by":
             texts = pa.array([text or None for text in values.tolist()], pa.string())
             arrays.append(texts.dictionary_encode().cast(field.type))
+        elif field.name == "queries":
+            arrays.append(pa.array(values, field.type, mask=values < 0))
         else:
             arrays.append(pa.array(values, field.type, from_pandas=True))
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
@@ -41,6 +44,8 @@ def to_columns(table: pa.Table) -> dict[str, np.ndarray]:
         column = table.column(field.name)
         if field.name == "broken_by":
             columns[field.name] = np.array([text or "" for text in column.cast(pa.string()).to_pylist()])
+        elif field.name == "queries":
+            columns[field.name] = column.fill_null(-1).to_numpy()
         else:
             columns[field.name] = column.to_numpy()
     return columns
@@ -55,4 +60,9 @@ def encode(table: pa.Table) -> bytes:
 
 
 def decode(data: bytes) -> pa.Table:
-    return pa.ipc.open_file(pa.BufferReader(data)).read_all()
+    """The reverse of `encode`. Outcomes that were stored before queries were counted get a column of nulls."""
+    table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+    if "queries" not in table.column_names:
+        field = SCHEMA.field("queries")
+        table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table

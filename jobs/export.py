@@ -1,33 +1,29 @@
 """Tables out: Arrow IPC, Parquet and CSV, summary and per example, by the schema that docs/schema.md describes."""
 
 import json
-import os
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from pyarrow import csv
 from sqlalchemy import Connection
 
 from jobs import examples
-from jobs.errors import SpecError
-from jobs.query import RESULT_COLUMNS, examples_of, results
+from jobs.filters import Filters, check_columns, chosen_rows
+from jobs.outcomes import NAME, OutcomeReader, evaluations
+from jobs.query import RESULT_COLUMNS
+from jobs.writers import check_ending, check_folder, write_file, write_folder
 from robustlib import KERNEL_VERSION
-from robustlib.settings import STAGES
 
-NAME = pa.dictionary(pa.int32(), pa.string())
+ALL = Filters()
 
 # type, unit or meaning; the documentation is tested against this table.
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "sweep": (NAME, "name of the study"),
     "model": (NAME, "the model's name in the study"),
     "arch": (NAME, "architecture, or FILE.py:factory"),
-    "defence": (NAME, "training objective; null for given weights"),
+    "defence": (NAME, "training objective, then the defences around the network; null for given weights without"),
     "dataset": (NAME, "data set as the study names it"),
     "attack": (NAME, "attack; worst-case is the worst over the model's attacks within eps"),
     "norm": (NAME, "Linf, L2 or L1; null for clean"),
@@ -42,6 +38,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "robust_accuracy_low": (pa.float64(), "fraction, Wilson 95 %"),
     "robust_accuracy_high": (pa.float64(), "fraction, Wilson 95 %"),
     "any_draw_accuracy": (pa.float64(), "fraction right in every draw; equals robust_accuracy for fixed models"),
+    "verdict": (NAME, "the worst of its checks: pass, warn, fail; null where nothing was checked"),
     "distance_median": (pa.float64(), "in norm, over misclassified images that an attack found"),
     "distance_mean": (pa.float64(), "in norm, over misclassified images that an attack found"),
     "seconds": (pa.float64(), "seconds of wall clock"),
@@ -52,6 +49,10 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "job_id": (pa.int64(), "number of the job in its store"),
 }
 IDENTITY = ("job_id", "model", "attack", "norm", "eps", "seed")
+# What folders may be laid out by, and are where nothing else is asked for.
+PARTITIONS = ("sweep", "model", "arch", "defence", "dataset", "attack", "norm", "eps", "seed")
+FOLDER = ("model", "attack")
+COUNTS = ("seeds", "rows", "only_first", "only_second", "first_job_id", "second_job_id")
 
 
 def schema() -> pa.Schema:
@@ -63,18 +64,19 @@ def metadata() -> dict[str, str]:
     return {"robustq": version("robustq"), "kernel": KERNEL_VERSION, "schema": "1"}
 
 
-def summary_table(rows: list[dict[str, Any]]) -> pa.Table:
+def summary_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
     """Result rows as an Arrow table."""
-    columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in RESULT_COLUMNS}
-    columns["versions"] = [json.dumps(value, sort_keys=True) for value in columns["versions"]]
-    columns["recorded_at"] = [round(value * 1000) for value in columns["recorded_at"]]
-    return pa.Table.from_arrays([convert(columns[f.name], f.type) for f in schema()], schema=schema())
+    return pa.Table.from_arrays([convert([row[f.name] for row in rows], f.type) for f in schema()], schema=schema())
 
 
-def convert(values: list[Any], kind: pa.DataType) -> pa.Array:
+def convert(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Values as they come from the store: objects become JSON, seconds since 1970 milliseconds."""
     if pa.types.is_dictionary(kind):
-        return pa.array(values, pa.string()).dictionary_encode().cast(kind)
-    return pa.array(values, pa.int64()).cast(kind) if pa.types.is_timestamp(kind) else pa.array(values, kind)
+        texts = [json.dumps(v, sort_keys=True) if isinstance(v, dict) else v for v in values]
+        return pa.array(texts, pa.string()).dictionary_encode().cast(kind)
+    if pa.types.is_timestamp(kind):
+        return pa.array([None if v is None else round(v * 1000) for v in values], pa.int64()).cast(kind)
+    return pa.array(values, kind)
 
 
 def example_schema() -> pa.Schema:
@@ -84,65 +86,54 @@ def example_schema() -> pa.Schema:
     return pa.schema([*identity, *outcome], metadata=metadata())
 
 
-def example_tables(db: Connection, rows: list[dict[str, Any]]) -> Iterator[pa.Table]:
-    """Per-example outcomes, an evaluation at a time, with the same dictionaries: an IPC file allows one a column."""
-    wanted = example_schema()
-    words = {name: pa.array(sorted({row[name] for row in rows if row[name]}), pa.string()) for name in IDENTITY[1:4]}
-    words["broken_by"] = pa.array(sorted({"clean", *STAGES, *words["attack"].to_pylist()}), pa.string())
-    for row in rows:
-        outcome = examples_of(db, row["job_id"])
-        arrays: list[pa.Array] = []
-        for field in wanted:
-            if field.name in IDENTITY:
-                column = pa.repeat(pa.scalar(row[field.name], plain_type(field.type)), len(outcome))
-            else:
-                column = outcome.column(field.name).combine_chunks().cast(plain_type(field.type))
-            if pa.types.is_dictionary(field.type):
-                indices = pc.index_in(column, value_set=words[field.name])  # pyright: ignore[reportAttributeAccessIssue]
-                column = pa.DictionaryArray.from_arrays(indices, words[field.name])
-            arrays.append(column)
-        yield pa.Table.from_arrays(arrays, schema=wanted)
+def rows_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> pa.Table:
+    """An answer's rows as an Arrow table: columns of results with their types, others as numbers or text."""
+    arrays, fields = [], []
+    for name in names:
+        values = [row[name] for row in rows]
+        if name in COLUMNS:
+            kind = COLUMNS[name][0]
+        elif any(isinstance(value, str) for value in values):
+            kind = pa.string()
+        else:
+            kind = pa.int64() if name in COUNTS else pa.float64()
+        arrays.append(convert(values, kind))
+        fields.append(pa.field(name, kind))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata()))
 
 
-def export(db: Connection, path: Path, *, sweep_id: int | None = None, per_example: bool = False) -> int:
-    """Write the results to .arrow, .parquet or .csv; returns the number of rows. The file is whole or not there."""
-    rows = results(db, sweep_id)
-    tables = example_tables(db, rows) if per_example else iter([summary_table(rows)])
-    return write(path, tables, example_schema() if per_example else schema())
+def export(
+    db: Connection,
+    path: Path,
+    *,
+    filters: Filters = ALL,
+    per_example: bool = False,
+    partition: Sequence[str] = (),
+    tell: Callable[[str], None] = lambda text: None,
+) -> int:
+    """Write the results to .arrow, .parquet or .csv; returns the number of rows. The file is whole or not there.
+
+    partition: columns by whose values a folder of Parquet files is laid out, hive style; also where `path` has no
+    ending, then by model and attack. tell: is given what a reader ought to know besides.
+    """
+    columns = tuple(partition) or (FOLDER if not path.suffix else ())
+    if columns:
+        check_columns(columns, PARTITIONS)
+        check_folder(path)
+    else:
+        check_ending(path)
+    kind = example_schema() if per_example else schema()
+    wanted = tuple(dict.fromkeys((*IDENTITY, *columns))) if per_example else RESULT_COLUMNS
+    rows = chosen_rows(db, filters, wanted)
+    if per_example:
+        with_outcomes = evaluations(db, rows)
+        if missing := len(rows) - len(with_outcomes):
+            tell(f"{missing} results have no outcomes of single examples and are left out")
+        rows, source = with_outcomes, OutcomeReader(db, with_outcomes, kind).tables
+    else:
+        source = summary_tables
+    return write_folder(path, rows, source, kind, columns) if columns else write_file(path, source(rows), kind)
 
 
-def write(path: Path, tables: Iterator[pa.Table], kind: pa.Schema) -> int:
-    """Write tables one after the other into one file, by its ending."""
-    if path.suffix not in (".arrow", ".parquet", ".csv"):
-        raise SpecError(f"expected a file ending in .arrow, .parquet or .csv, got {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    total = 0
-    try:
-        with open_writer(temporary, path.suffix, kind) as writer:
-            for table in tables:
-                writer.write_table(plain(table) if path.suffix == ".csv" else table)
-                total += len(table)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return total
-
-
-def open_writer(path: Path, suffix: str, kind: pa.Schema) -> Any:
-    match suffix:
-        case ".arrow":
-            return pa.ipc.new_file(str(path), kind, options=pa.ipc.IpcWriteOptions(compression="zstd"))
-        case ".parquet":
-            return pq.ParquetWriter(str(path), kind, compression="zstd")
-    return csv.CSVWriter(str(path), plain(kind.empty_table()).schema)
-
-
-def plain(table: pa.Table) -> pa.Table:
-    """Dictionaries as plain strings, for CSV."""
-    return table.cast(pa.schema([field.with_type(plain_type(field.type)) for field in table.schema]))
-
-
-def plain_type(kind: pa.DataType) -> pa.DataType:
-    return pa.string() if pa.types.is_dictionary(kind) else kind
+def summary_tables(rows: Sequence[dict[str, Any]]) -> Iterator[pa.Table]:
+    yield summary_table(rows)

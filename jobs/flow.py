@@ -1,24 +1,19 @@
 """What the commands do that read the store or change its queue, one function each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jobs import show
-from jobs.engine import Store
+from sqlalchemy import Connection
+
+from jobs import show, tables
+from jobs.answers import Question, answer, columns_of
+from jobs.engine import Store, open_store
 from jobs.errors import JobsFailed, SpecError
-from jobs.query import (
-    any_unfinished,
-    counts,
-    failures,
-    find_sweep,
-    job_log,
-    jobs_of,
-    results,
-    running,
-    sweeps,
-    with_details,
-)
+from jobs.filters import Filters, chosen_rows, fits
+from jobs.query import result_rows, with_details
+from jobs.states import any_unfinished, counts, failures, find_sweep, job_log, jobs_of, running, sweeps
 
 
 def sweep_id(store: Store, name: str | None) -> int | None:
@@ -28,15 +23,78 @@ def sweep_id(store: Store, name: str | None) -> int | None:
 
 
 def results_text(store: Store, chosen: int | None, *, as_json: bool, summary: bool = False) -> str:
-    """The results of a sweep or of all, as text or JSON; the summary is of the latest sweep of each name."""
+    """The results of a sweep or of all, as text or JSON; summary: a line a model, as text."""
     with store.begin() as db:
-        if summary and not as_json:
-            names = dict.fromkeys(entry["sweep"] for entry in sweeps(db))
-            groups = [results(db, id_) for id_ in ([chosen] if chosen else [find_sweep(db, name) for name in names])]
-            return "\n".join(summary_text(rows) for rows in groups if rows) or show.table([])
-        rows = results(db, chosen)
-        rows = with_details(db, rows) if as_json else rows
-    return show.json_text(rows) if as_json else show.table(show.result_rows(rows))
+        rows = result_rows(db, chosen)
+        if as_json:
+            return show.json_text(with_details(db, rows))
+    if summary and rows:
+        return summary_text(rows)
+    return show.table(show.result_rows(rows), least=show.LEAST)
+
+
+def answer_text(store: Store, question: Question, form: str, *, summary: bool, tell: Callable[[str], None]) -> str:
+    """The answer to a question in one of tables.FORMATS: percent for people, every digit in JSON and CSV.
+
+    summary: a line a model instead.  tell: see `answer`.
+    """
+    with store.begin() as db:
+        if summary and form != "json":
+            if not question.plain or form != "table":
+                raise SpecError("--summary is a table of its own: leave out the other options on how to show results")
+            return summaries_text(db, question.filters)
+        rows = answer(db, question, tell)
+        rows = with_details(db, rows) if form == "json" and question.plain else rows
+    if form == "csv":
+        return tables.csv_text(rows, columns_of(rows, question))  # its head also where there are no rows
+    return rows_text(rows, shown_rows(rows, question), form)
+
+
+def rows_text(rows: list[dict[str, Any]], shown: list[dict[str, Any]], form: str) -> str:
+    """Rows in one of tables.FORMATS: `rows` with every digit for programs, `shown` for people."""
+    if form == "json":
+        return show.json_text(rows)
+    if form == "csv":
+        return tables.csv_text(rows, list(rows[0]) if rows else [])
+    if form == "table":
+        return show.table(shown, least=show.LEAST)
+    return {"markdown": tables.markdown, "latex": tables.latex}[form](shown, list(shown[0]) if shown else [])
+
+
+def shown_rows(rows: list[dict[str, Any]], question: Question) -> list[dict[str, Any]]:
+    """An answer's rows as people read them."""
+    if question.compare is not None:
+        return show.compare_rows(rows)
+    if question.pivot:
+        return show.pivot_rows(rows)
+    return show.group_rows(rows) if question.group else show.result_rows(rows)
+
+
+def diff_rows(url: str, old: str, new: str, versions: str | None, filters: Filters) -> list[dict[str, Any]]:
+    """What changed between two stores, or with `versions` between the rows of two versions in the store `url`."""
+    from jobs.diff import Side, diff, of_version
+
+    if versions is not None:
+        with open_store(url).begin() as db:
+            return diff(*(Side(db, of_version(filters, versions, value)) for value in (old, new)))
+    with open_store(old).begin() as one, open_store(new).begin() as other:
+        return diff(Side(one, filters), Side(other, filters))
+
+
+def diff_text(rows: list[dict[str, Any]], form: str) -> str:
+    return rows_text(rows, show.diff_rows(rows), form)
+
+
+def replay_text(rows: list[dict[str, Any]], form: str) -> str:
+    return rows_text(rows, show.replay_rows(rows), form)
+
+
+def summaries_text(db: Connection, filters: Filters) -> str:
+    """The latest sweep of each name that fits, a line a model."""
+    known = dict.fromkeys(entry["sweep"] for entry in sweeps(db))
+    chosen = [name for name in known if filters.sweep is None or fits(name, str(filters.sweep))]
+    groups = [chosen_rows(db, replace(filters, sweep=name)) for name in chosen or [filters.sweep]]
+    return "\n".join(summary_text(rows) for rows in groups if rows) or show.table([])
 
 
 def summary_text(rows: list[dict[str, Any]]) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.schema import job, job_dep
 
@@ -18,6 +17,8 @@ def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 def insert_new(db: Connection, table: Any, rows: Sequence[dict[str, Any]]) -> None:
     """Insert those rows that are not there yet."""
+    from sqlalchemy.dialects import postgresql, sqlite  # not at the top: readers take `chunks`, and would wait for it
+
     dialect = {"sqlite": sqlite, "postgresql": postgresql}[db.dialect.name]
     for some in chunks(rows):
         db.execute(dialect.insert(table).on_conflict_do_nothing(), list(some))

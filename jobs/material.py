@@ -14,6 +14,7 @@ from torch import nn
 from jobs.artifacts import Artifact
 from jobs.specs import DataRef, ModelSpec
 from robustlib import KERNEL_VERSION, data, models
+from robustlib.defences import DEFENCES
 from robustlib.draws import seeded
 
 
@@ -76,7 +77,19 @@ def find_file(place: str, sha256: str, folder: str) -> str:
 
 
 def build_model(spec: ModelSpec, dataset: data.Dataset, seed: int, folder: str = "") -> nn.Module:
-    """The spec's model for this data, in eval mode; fresh weights come from the seed. folder: see Context."""
+    """The spec's model for this data, with its defences, in eval mode. See `build_network`."""
+    return defend(build_network(spec, dataset, seed, folder), spec)
+
+
+def defend(model: nn.Module, spec: ModelSpec) -> nn.Module:
+    """The model with the spec's defences around it, the first next to it."""
+    for defence in spec.defence:
+        model = DEFENCES[defence.name](model, **defence.params)
+    return model.eval()
+
+
+def build_network(spec: ModelSpec, dataset: data.Dataset, seed: int, folder: str = "") -> nn.Module:
+    """The spec's model without its defences; fresh weights come from the seed. folder: see Context."""
     code, weights = spec.code, spec.weights
     if code is not None and code.place.endswith(".py"):
         code = code.model_copy(update={"place": find_file(code.place, code.sha256, folder)})

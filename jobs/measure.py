@@ -14,17 +14,23 @@ from torch import nn
 
 from jobs import artifacts, examples
 from jobs.complete import recipe_of
-from jobs.material import Context, Progress, Result, build_model, load_data, surroundings
+from jobs.examine import check_outcome, run_audit, verdict_columns
+from jobs.material import Context, Progress, Result, build_network, defend, load_data, surroundings
 from jobs.specs import DataRef, EvalSpec, ModelSpec, ShardSpec
 from robustlib import data, models
 from robustlib.attacks.autoattack import Recipe
+from robustlib.defences.certified import evaluate_certified
 from robustlib.evaluate import Ready, evaluate_curve, make_ready
 from robustlib.metrics import summarise
 from robustlib.outcome import Batch, join
+from robustlib.settings import AUDIT, CERTIFY
 
 
 def run_evaluation(spec: EvalSpec, context: Context) -> Iterator[Progress | Result]:
     """Attack the first examples of the test split, in file order. The radii of a curve are one search, run once."""
+    if spec.attack.name == AUDIT:
+        yield from run_audit(spec, context, ready_model(spec, context)[0])
+        return
     family = (
         context.artifacts
         + context.device
@@ -61,20 +67,15 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
     recipes = [recipe_of(spec.attack, eps, ready.classes) for eps in radii]
     budgets = [0.0 if spec.attack.name == "clean" else eps for eps in radii]
     before, batches = cost(ready), []
-    for batch in evaluate_curve(
-        ready.model,
-        x,
-        y,
-        [(eps, recipe.stages) for eps, recipe in zip(budgets, recipes, strict=True)],
-        norm=spec.attack.norm or "Linf",
-        seed=spec.seed,
-        index=torch.arange(first, last),
-        batch_size=spec.batch_size,
-        draws=spec.draws,
-        eot_draws=spec.eot_draws,
-        device=device,
-        ready=ready,
-    ):
+    common: Any = {"seed": spec.seed, "index": torch.arange(first, last), "device": device}
+    if spec.attack.name == CERTIFY:
+        found = evaluate_certified(ready, x, y, radii, **common, **spec.attack.params)
+    else:
+        plan = [(eps, recipe.stages) for eps, recipe in zip(budgets, recipes, strict=True)]
+        search: Any = {"norm": spec.attack.norm or "Linf", "batch_size": spec.batch_size}
+        chance: Any = {"draws": spec.draws, "eot_draws": spec.eot_draws}
+        found = evaluate_curve(ready.model, x, y, plan, ready=ready, **common, **search, **chance)
+    for batch in found:
         batches.append(batch)
         yield Progress(sum(len(done[0].x_adv) for done in batches), last - first, "examples")
     seconds = time.perf_counter() - start
@@ -89,7 +90,7 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
         own = extra | {"substitutions": list(recipe.substitutions)}
         if ready.engines is not None:
             own["stages"] = stages(recipe, found)
-        results[eps] = result(found, spec, context, shared | {"extra": own})
+        results[eps] = result(found, spec, context, shared | {"extra": own}, ready, eps)
     yield results
 
 
@@ -106,15 +107,24 @@ def stages(recipe: Recipe, batches: Sequence[Batch]) -> list[dict[str, Any]]:
     ]
 
 
-def result(batches: Sequence[Batch], spec: EvalSpec, context: Context, shared: dict[str, Any]) -> Result:
-    """The row, the per-example outcomes and the kept images of one radius."""
+def result(
+    batches: Sequence[Batch],
+    spec: EvalSpec,
+    context: Context,
+    shared: dict[str, Any],
+    ready: Ready,
+    eps: float | None,
+) -> Result:
+    """The row, the per-example outcomes and the kept images of one radius, with what checks say of them."""
     outcome = join([batch.outcome for batch in batches])
+    x_adv = torch.cat([batch.x_adv for batch in batches])
+    findings = [] if spec.attack.name == CERTIFY else check_outcome(spec, context, ready, outcome, x_adv, eps)
     table = examples.to_table({f.name: getattr(outcome, f.name) for f in fields(outcome)})
     stored = ()
     if spec.images and not (isinstance(spec, ShardSpec) and spec.first):  # the first shard holds all that are kept
-        packed = safetensors.torch.save({"x_adv": torch.cat([batch.x_adv for batch in batches])[: spec.images]})
+        packed = safetensors.torch.save({"x_adv": x_adv[: spec.images].contiguous()})
         stored = (artifacts.put(context.artifacts, "images", packed),)
-    return Result(summarise(vars(outcome)) | shared, examples.encode(table), stored)
+    return Result(summarise(vars(outcome)) | shared | verdict_columns(findings), examples.encode(table), stored)
 
 
 def cost(ready: Ready) -> dict[str, int]:
@@ -162,9 +172,9 @@ def make_model_ready(
 
 def trained_model(spec: ModelSpec, dataset: data.Dataset, seed: int, context: Context, train: str | None) -> nn.Module:
     """The model with the weights that its training job left, or as given."""
-    model = build_model(spec, dataset, seed, context.folder)
+    model = build_network(spec, dataset, seed, context.folder)
     if train is not None:
         sha256 = context.weights[train]
         weights = safetensors.torch.load(artifacts.get(context.artifacts, sha256))
         models.load(model, weights, f"artifact {sha256[:12]}")
-    return model
+    return defend(model, spec)

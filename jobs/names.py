@@ -10,7 +10,8 @@ from jobs import show
 
 def names_text(kind: str, *, torchvision: bool, as_json: bool) -> str:
     """Names of one kind and what each takes, as text or JSON."""
-    rows = {"models": models, "attacks": attacks, "datasets": datasets, "objectives": objectives}[kind]()
+    tables = {"models": models, "attacks": attacks, "datasets": datasets, "objectives": objectives}
+    rows = (tables | {"defences": defences})[kind]()
     if kind == "models" and torchvision:
         from torchvision.models import list_models
 
@@ -33,8 +34,16 @@ def models() -> list[dict[str, Any]]:
 
 def attacks() -> list[dict[str, Any]]:
     from robustlib.attacks import ATTACKS, ENSEMBLES
+    from robustlib.defences.smoothing import certify
 
-    return [describe(name, attack, {"draws", "classes", "start"}) for name, attack in (ATTACKS | ENSEMBLES).items()]
+    known = ATTACKS | ENSEMBLES | {"certify": certify}
+    return [describe(name, attack, {"draws", "classes", "start"}) for name, attack in known.items()]
+
+
+def defences() -> list[dict[str, Any]]:
+    from robustlib.defences import DEFENCES
+
+    return [describe(name, defence, set()) for name, defence in DEFENCES.items()]
 
 
 def objectives() -> list[dict[str, Any]]:

@@ -4,7 +4,8 @@ import hashlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ from jobs.specs import (
     AttackSpec,
     CodeRef,
     DataRef,
+    DefenceSpec,
     EvalSpec,
     FileRef,
     ModelSpec,
@@ -24,7 +26,7 @@ from jobs.specs import (
 )
 from jobs.study import Origin, Path_, Study, StudyAttack, StudyModel, explain
 from robustlib import KERNEL_VERSION, data
-from robustlib.settings import Norm, TrainSettings
+from robustlib.settings import AUDIT, CERTIFY, Norm, TrainSettings
 
 TRAIN_FIELDS = frozenset(field.name for field in fields(TrainSettings)) - {"attack"}
 
@@ -43,6 +45,7 @@ class Planned:
     seed: int
     cost: float = 1.0  # estimated, in units that only compare
     timeout_seconds: float | None = None
+    subject: str | None = None  # of an evaluation: a hash of the model with its weights and of the data
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,16 @@ def resolve_model(model: StudyModel, origin: Origin, where: Path_, folder: Path)
         normalize=model.normalize or ("dataset" if model.train is not None and model.arch is not None else None),
         dropout_at_inference=model.dropout_at_inference,
         options=model.options,
+        defence=tuple(DefenceSpec(name=part.name, params=part.params) for part in model.defence),
     )
 
 
 def resolve_code(reference: str, origin: Origin, where: Path_, folder: Path) -> CodeRef:
-    """The user's factory, found but not run."""
+    """The user's factory, found but not run; or a model behind an address."""
     place, colon, factory = reference.rpartition(":")
+    if reference.startswith(("http://", "https://")):
+        # What answers there has no hash: the address stands for it.
+        return CodeRef(place=place, factory=factory, sha256=hashlib.sha256(reference.encode()).hexdigest())
     if not colon or not place or not factory:
         raise origin.error(where, f"expected FILE.py:factory or package.module:factory, got {reference!r}")
     if place.endswith(".py"):
@@ -131,14 +138,19 @@ def expand(resolved: Resolved) -> list[Planned]:
     from jobs import complete, estimate  # torch: only a study that is new needs it
 
     study, origin = resolved.study, resolved.origin
+    resolved = replace(resolved, models={label: defended(resolved, label, complete) for label in resolved.models})
     attacks = [
         (spec, i)
         for i, attack in enumerate(study.attacks)
         for spec in attack_specs(attack, origin, ("attacks", i), complete)
     ]
+    if study.audit == "full":
+        attacks += list(audits(attacks, complete))
     guard(origin, ("dataset",), complete.load_data, resolved.data, "test")
     if any(model.train is not None for model in study.models.values()):
         guard(origin, ("dataset",), complete.load_data, resolved.data, "train")
+    for spec, i in attacks:
+        guard(origin, ("attacks", i), complete.check_attack, spec, resolved.data, resolved.models.values())
     jobs: dict[str, Planned] = {}
     for label, model in study.models.items():
         where: Path_ = ("models", label)
@@ -150,15 +162,34 @@ def expand(resolved: Resolved) -> list[Planned]:
     return estimate.with_costs(list(jobs.values()), resolved)
 
 
+def defended(resolved: Resolved, label: str, complete: Any) -> ModelSpec:
+    """The model with its defences checked and spelt out."""
+    model, where = resolved.models[label], ("models", label, "defence")
+    parts = [guard(resolved.origin, where, complete.complete_defence, part) for part in model.defence]
+    return model.model_copy(update={"defence": tuple(parts)})
+
+
 def attack_specs(attack: StudyAttack, origin: Origin, where: Path_, complete: Any) -> Iterator[AttackSpec]:
-    """One spec a radius, with the defaults of the attack's function filled in; radii above 0 may be one search."""
+    """One spec a radius, with the defaults of the attack's function filled in; radii above 0 may be one search.
+
+    A list of kinds or severities of corruptions, or all, is a spec for each of them.
+    """
     given = attack.eps or (None,)
     curve = tuple(sorted({eps for eps in given if eps}))
-    for eps in given:
+    for eps, params in product(given, complete.spread_params(attack.name, attack.params)):
         spec: AttackSpec = guard(
-            origin, where, complete.complete_attack, attack.name, attack.norm, eps, attack.restarts, attack.params
+            origin, where, complete.complete_attack, attack.name, attack.norm, eps, attack.restarts, params
         )
         yield spec.model_copy(update={"curve": curve}) if eps and len(curve) > 1 and complete.has_curve(spec) else spec
+
+
+def audits(attacks: list[tuple[AttackSpec, int]], complete: Any) -> Iterator[tuple[AttackSpec, int]]:
+    """An audit at every radius at which the study attacks, but for those that it asks for itself."""
+    there = {(spec.norm, spec.eps) for spec, _ in attacks if spec.name == AUDIT}
+    for spec, i in attacks:
+        if spec.norm is not None and spec.eps and (spec.norm, spec.eps) not in there:
+            there.add((spec.norm, spec.eps))
+            yield complete.complete_attack(AUDIT, spec.norm, spec.eps, 1, {}), i
 
 
 def train_settings(
@@ -182,15 +213,24 @@ def model_jobs(
     """The training of one model with one seed, its evaluations, and their worst cases."""
     study, model = resolved.study, resolved.models[label]
     arch = model.arch or (f"{Path(model.code.place).name}:{model.code.factory}" if model.code else "")
-    defence = None if settings is None else settings.objective
+    trained = None if settings is None else settings.objective
+    words = " + ".join([*filter(None, [trained]), *(part.words for part in model.defence)]) or None
+
+    train: Planned | None = None
 
     def planned(spec: AnySpec, *needs: str) -> Planned:
         limit = study.timeout_seconds
-        return Planned(spec, spec.key(), needs, label, arch, defence, study.dataset, seed, timeout_seconds=limit)
+        about = [resolved.data.sha256, model.key(), train and train.key]
+        subject = None if isinstance(spec, TrainSpec) else hashlib.sha256(canonical(about).encode()).hexdigest()
+        defence = trained if isinstance(spec, TrainSpec) else words
+        return Planned(
+            spec, spec.key(), needs, label, arch, defence, study.dataset, seed, timeout_seconds=limit, subject=subject
+        )
 
-    train = None
     if settings is not None:
-        train = planned(TrainSpec(model=model, data=resolved.data, settings=settings, seed=seed))
+        # The network inside learns without its defences, and is shared with a model that has none or others.
+        bare = model.model_copy(update={"defence": ()})
+        train = planned(TrainSpec(model=bare, data=resolved.data, settings=settings, seed=seed))
         yield train
     evals: list[tuple[AttackSpec, Planned]] = []
     for attack in attacks:
@@ -217,11 +257,10 @@ def model_jobs(
 def worst_cases(evals: list[tuple[AttackSpec, Planned]]) -> Iterator[WorstSpec]:
     """For each norm and radius, the worst over all attacks up to that radius, where more than one bears on it."""
     for norm in get_args(Norm):
-        radii = sorted({attack.eps for attack, _ in evals if attack.norm == norm and attack.eps is not None})
+        attacks = [(attack, job) for attack, job in evals if attack.norm == norm and attack.name != CERTIFY]
+        radii = sorted({attack.eps for attack, _ in attacks if attack.eps is not None})
         for eps in radii:
             # Minimum-norm attacks without a radius count by the distance they found.
-            bearing = {
-                job.key for attack, job in evals if attack.norm == norm and (attack.eps is None or attack.eps <= eps)
-            }
+            bearing = {job.key for attack, job in attacks if attack.eps is None or attack.eps <= eps}
             if len(bearing) > 1:
                 yield WorstSpec(evals=tuple(sorted(bearing)), norm=norm, eps=eps)

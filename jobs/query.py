@@ -1,21 +1,24 @@
-"""Reading the store: states, results, outcomes. Never writes; loads no torch, and pyarrow only for outcomes."""
+"""Reading results and what belongs to them. Never writes; loads no torch, and pyarrow only where it is asked for."""
 
 import json
-import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
-from jobs.errors import SpecError
-from jobs.schema import STATES, attempt, event, example_blob, job, job_artifact, job_dep, result, sweep, sweep_job
+from jobs.insert import chunks
+from jobs.schema import example_blob, job, job_artifact, result, sweep, sweep_job
+from jobs.states import jobs_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # The columns of v_results, in the order in which they are shown and exported.
 RESULT_COLUMNS = (
     "sweep", "model", "arch", "defence", "dataset", "attack", "norm", "eps", "seed", "recipe", "n",
     "clean_accuracy", "clean_accuracy_low", "clean_accuracy_high",
-    "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high", "any_draw_accuracy",
+    "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high", "any_draw_accuracy", "verdict",
     "distance_median", "distance_mean", "seconds", "device", "versions", "recorded_at", "key", "job_id",
 )  # fmt: skip
 
@@ -25,122 +28,81 @@ DETAILS = (
     "stages", "mode", "warmup_seconds", "forwards", "gradients", "peak_memory_bytes", "curve_seconds", "substitutions",
 )  # fmt: skip
 
-
-def find_sweep(db: Connection, name: str | None) -> int | None:
-    """The latest sweep of this name; None for no name. Raises SpecError where there is none, with those there are."""
-    if name is None:
-        return None
-    found = db.execute(select(sweep.c.id).where(sweep.c.name == name).order_by(sweep.c.id.desc())).scalar()
-    if found is None:
-        names = db.execute(select(sweep.c.name).distinct().order_by(sweep.c.name)).scalars().all()
-        raise SpecError(f"there is no sweep {name!r}, the store has: {', '.join(names) or 'none'}")
-    return found
+Asked = str | float | Sequence[str | float] | None  # what a column is asked for: a value, or several
 
 
-def jobs_of(sweep_id: int | None) -> Any:
-    """A selection of the ids of a sweep's jobs, or of all."""
-    return select(job.c.id) if sweep_id is None else select(sweep_job.c.job_id).where(sweep_job.c.sweep_id == sweep_id)
+def results(
+    store: str = "sqlite:///.robustq/results.db",
+    *,
+    sweep: str | None = None,
+    model: Asked = None,
+    attack: Asked = None,
+    eps: Asked = None,
+    norm: Asked = None,
+    arch: Asked = None,
+    defence: Asked = None,
+    dataset: Asked = None,
+    seed: Asked = None,
+    where: str | Sequence[str] = (),
+    group: str | Sequence[str] | None = None,
+    over_seeds: bool = False,
+    pivot: bool = False,
+    sort: str | Sequence[str] | None = None,
+    best: str | None = None,
+    compare: Sequence[str | int] | None = None,
+) -> "pa.Table":
+    """The rows that `robustq results` prints, as an Arrow table: fractions, with the columns of docs/schema.md.
+
+    store: URL, or path of an SQLite file; it is opened for reading.  model to seed: a value or several of which one
+    must fit, texts also by pattern.  where: conditions such as "robust_accuracy<0.5".  group to compare: as the options
+    of these names.  Raises SpecError and StoreError.
+    """
+    from jobs.answers import answer, columns_of, make_question
+    from jobs.engine import open_store
+    from jobs.export import rows_table
+    from jobs.filters import make_filters
+
+    named = {
+        "model": model, "attack": attack, "eps": eps, "norm": norm, "arch": arch, "defence": defence,
+        "dataset": dataset, "seed": seed,
+    }  # fmt: skip
+    shape = {"group": group, "over_seeds": over_seeds, "pivot": pivot, "sort": sort, "best": best, "compare": compare}
+    asked = make_question(make_filters(sweep, named, where), **shape)
+    opened = open_store(store)
+    try:
+        with opened.begin() as db:
+            rows = answer(db, asked)
+            return rows_table(rows, columns_of(rows, asked))
+    finally:
+        opened.engine.dispose()
 
 
-def counts(db: Connection, sweep_id: int | None = None) -> dict[str, int]:
-    """How many jobs are in each state."""
-    rows = db.execute(select(job.c.state, sa.func.count()).where(job.c.id.in_(jobs_of(sweep_id))).group_by(job.c.state))
-    found = {state: n for state, n in rows}
-    return {state: found.get(state, 0) for state in STATES}
+def view() -> Any:
+    """v_results, as something to select from."""
+    return sa.table("v_results", *[sa.column(name) for name in (*RESULT_COLUMNS, "sweep_id")])
 
 
-def smallest_share(db: Connection) -> float | None:
-    """The smallest share of a GPU that a queued job is known to need."""
-    return db.execute(select(sa.func.min(job.c.gpu_share)).where(job.c.state == "queued")).scalar()
-
-
-def any_unfinished(db: Connection, sweep_id: int | None = None) -> bool:
-    """Whether there is anything left to do."""
-    open_ = select(job.c.id).where(job.c.state.in_(("blocked", "queued", "leased", "running")))
-    if sweep_id is not None:
-        member = (sweep_job.c.sweep_id == sweep_id) & (sweep_job.c.job_id == job.c.id)
-        open_ = open_.where(select(sa.literal(1)).where(member).correlate(job).exists())
-    return db.execute(open_.limit(1)).first() is not None
-
-
-def widest(db: Connection, sweep_id: int | None = None) -> int:
-    """How many jobs may run side by side at most: evaluations wait for the trainings of their models."""
-    chosen = job.c.id.in_(jobs_of(sweep_id)) & job.c.kind.in_(("train", "eval"))
-    return max(db.execute(select(sa.func.count()).where(chosen).group_by(job.c.kind)).scalars(), default=1)
-
-
-def costs(db: Connection, sweep_id: int | None = None) -> tuple[float, float]:
-    """The estimated cost of what is done and of what is left, running jobs by how far they are."""
-    share = sa.func.coalesce(sa.cast(job.c.progress_done, sa.Float) / sa.func.nullif(job.c.progress_total, 0), 0.0)
-    part = sa.case((job.c.state == "done", 1.0), (job.c.state == "running", share), else_=0.0)
-    open_ = job.c.state.in_(("blocked", "queued", "leased", "running"))
-    done, left = db.execute(
-        select(
-            sa.func.coalesce(sa.func.sum(job.c.cost * part), 0.0),
-            sa.func.coalesce(sa.func.sum(sa.case((open_, job.c.cost * (1 - part)), else_=0.0)), 0.0),
-        ).where(job.c.id.in_(jobs_of(sweep_id)))
-    ).one()
-    return done, left
-
-
-def sweeps(db: Connection) -> list[dict[str, Any]]:
-    """Every sweep with its jobs by state, the latest first."""
-    rows = db.execute(
-        select(sweep.c.id, sweep.c.name, sweep.c.created_at, job.c.state, sa.func.count())
-        .join(sweep_job, sweep_job.c.sweep_id == sweep.c.id)
-        .join(job, job.c.id == sweep_job.c.job_id)
-        .group_by(sweep.c.id, sweep.c.name, sweep.c.created_at, job.c.state)
-        .order_by(sweep.c.id.desc())
-    )
-    found: dict[int, dict[str, Any]] = {}
-    for id_, name, created_at, state, n in rows:
-        entry = found.setdefault(id_, {"sweep": name, "created_at": created_at} | dict.fromkeys(STATES, 0))
-        entry[state] = n
-    return list(found.values())
-
-
-def running(db: Connection) -> list[dict[str, Any]]:
-    """Jobs that run now, with how far they are."""
-    rows = db.execute(
-        select(
-            job.c.id, job.c.kind, job.c.arch, job.c.attack, job.c.eps, job.c.seed,
-            job.c.progress_done, job.c.progress_total, job.c.progress_note, job.c.started_at,
-        )
-        .where(job.c.state == "running")
-        .order_by(job.c.id)
-    ).mappings()  # fmt: skip
-    return [dict(row) | {"seconds": time.time() - row["started_at"]} for row in rows]
-
-
-def failures(db: Connection, sweep_id: int | None = None, most: int = 20) -> list[dict[str, Any]]:
-    """Failed jobs and why; those that failed only because another did come last."""
-    rows = db.execute(
-        select(job.c.id, job.c.kind, job.c.arch, job.c.attack, job.c.error_class, job.c.error_message)
-        .where((job.c.state == "failed") & job.c.id.in_(jobs_of(sweep_id)))
-        .order_by(job.c.error_class == "UpstreamFailed", job.c.id)
-        .limit(most)
-    )
-    return [dict(row) for row in rows.mappings()]
-
-
-def results(db: Connection, sweep_id: int | None = None, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
+def result_rows(db: Connection, sweep_id: int | None = None, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Rows of v_results, those of one sweep or all; a job of several sweeps is shown in the latest."""
-    view = sa.table("v_results", *[sa.column(name) for name in (*RESULT_COLUMNS, "sweep_id")])
-    query = select(*[view.c[name] for name in RESULT_COLUMNS])
+    rows = view()
+    query = select(*[rows.c[name] for name in RESULT_COLUMNS])
     if sweep_id is not None:
-        query = query.where(view.c.sweep_id == sweep_id)
+        query = query.where(rows.c.sweep_id == sweep_id)
     else:
-        latest = select(sa.func.max(sweep_job.c.sweep_id)).where(sweep_job.c.job_id == view.c.job_id).scalar_subquery()
-        query = query.where(view.c.sweep_id == latest)
+        latest = select(sa.func.max(sweep_job.c.sweep_id)).where(sweep_job.c.job_id == rows.c.job_id).scalar_subquery()
+        query = query.where(rows.c.sweep_id == latest)
     if keys is not None:
-        query = query.where(view.c.key.in_(keys))
-    rows = db.execute(query.order_by(view.c.sweep_id, view.c.job_id)).mappings()
-    return [dict(row) | {"versions": as_json(row["versions"])} for row in rows]
+        query = query.where(rows.c.key.in_(keys))
+    found = db.execute(query.order_by(rows.c.sweep_id, rows.c.job_id)).mappings()
+    return [dict(row) | {"versions": as_json(row["versions"])} for row in found]
 
 
 def with_details(db: Connection, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with what each evaluation tells besides: its stages, the mode it ran in, what it cost."""
-    extras = {id_: extra for id_, extra in db.execute(select(result.c.job_id, result.c.extra))}
+    extras: dict[int, Any] = {}
+    for ids in chunks([row["job_id"] for row in rows]):
+        chosen = select(result.c.job_id, result.c.extra).where(result.c.job_id.in_(ids))
+        extras |= {id_: extra for id_, extra in db.execute(chosen)}
     return [row | {name: (extras[row["job_id"]] or {}).get(name) for name in DETAILS} for row in rows]
 
 
@@ -173,21 +135,6 @@ def artifact_of(db: Connection, job_id: int, role: str) -> str | None:
     """Hash of the file that a job left behind in this role."""
     chosen = (job_artifact.c.job_id == job_id) & (job_artifact.c.role == role)
     return db.execute(select(job_artifact.c.sha256).where(chosen)).scalar()
-
-
-def job_log(db: Connection, job_id: int) -> dict[str, Any]:
-    """All that is known of a job: its row, what it needs, attempts, events, result."""
-    row = db.execute(select(job).where(job.c.id == job_id)).mappings().first()
-    if row is None:
-        raise SpecError(f"there is no job {job_id}")
-    parts = {
-        "attempts": select(attempt).where(attempt.c.job_id == job_id).order_by(attempt.c.n),
-        "events": select(event).where(event.c.job_id == job_id).order_by(event.c.id),
-        "results": select(result).where(result.c.job_id == job_id),
-    }
-    needs = db.execute(select(job_dep.c.needs_id).where(job_dep.c.job_id == job_id)).scalars().all()
-    found = {name: [dict(part) for part in db.execute(query).mappings()] for name, query in parts.items()}
-    return dict(row) | {"needs": list(needs)} | found
 
 
 def sweep_spec(db: Connection, sweep_id: int) -> dict[str, Any]:

@@ -15,7 +15,19 @@ from sqlalchemy import Connection, select, update
 
 from jobs.artifacts import Artifact
 from jobs.graph import end_dependents, unblock
-from jobs.schema import artifact, attempt, driver, event, example_blob, job, job_artifact, job_dep, result
+from jobs.schema import (
+    artifact,
+    attempt,
+    audit,
+    check_result,
+    driver,
+    event,
+    example_blob,
+    job,
+    job_artifact,
+    job_dep,
+    result,
+)
 
 LEASE_SECONDS = 120.0
 BACKOFF_SECONDS = 5.0  # after a job's first crash, doubled by each further one
@@ -130,14 +142,20 @@ def finish(
 ) -> bool:
     """Record a result once. False if the job was meanwhile taken from this driver, or is done already.
 
+    row: the columns of `result`, and `checks`: a list of rows of `check_result`.
     examples: the per-example outcomes as Arrow bytes, and their number.
     """
-    now = time.time()
+    now, checks = time.time(), row.get("checks", [])
+    row = {name: value for name, value in row.items() if name != "checks"}
     values = {"state": "done", "finished_at": now, "lease_owner": None, "error_class": None, "error_message": None}
     if db.execute(update(job).where(mine(claimed)).values(**values)).rowcount != 1:
         note(db, "stale-result", claimed.id, claimed.fence)
         return False
     db.execute(sa.insert(result).values(job_id=claimed.id, fence=claimed.fence, recorded_at=now, **row))
+    if checks:
+        db.execute(sa.insert(check_result), [check | {"job_id": claimed.id} for check in checks])
+    if (told := (row.get("extra") or {}).get("audit")) is not None:
+        add_audit(db, claimed.id, told)
     if examples is not None:
         data, n = examples
         sha256 = hashlib.sha256(data).hexdigest()
@@ -150,6 +168,15 @@ def finish(
     end_attempt(db, claimed, "done")
     unblock(db, select(job_dep.c.job_id).where(job_dep.c.needs_id == claimed.id))
     return True
+
+
+def add_audit(db: Connection, job_id: int, told: dict[str, Any]) -> None:
+    """What an audit found, where the other results of the same model and data look for it."""
+    found = db.execute(select(job.c.subject, job.c.norm, job.c.eps).where(job.c.id == job_id)).one()
+    if found.subject is None:
+        return
+    values = {"robust_accuracy": told["adaptive_robust_accuracy"], "verdict": told["verdict"]}
+    db.execute(sa.insert(audit).values(job_id=job_id, **found._mapping, **values))
 
 
 def fail(db: Connection, claimed: Claimed, error_class: str, message: str, traceback: str) -> bool:

@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import JSON, Boolean
 
-SCHEMA_VERSION = 3  # raise it together with a step in jobs/migrations
+SCHEMA_VERSION = 4  # raise it together with a step in jobs/migrations
 
 STATES = ("blocked", "queued", "leased", "running", "done", "failed", "cancelled")
 
@@ -78,6 +78,7 @@ job = Table(
     Column("seed", Integer, nullable=False),
     Column("recipe", Text),
     Column("bundle_key", String(64), nullable=False),
+    Column("subject", String(64)),  # of an evaluation: a hash of the model with its weights and of the data
     Column("cost", Float, nullable=False, server_default="1"),  # estimated, in units that only compare
     Column("parts", Integer, nullable=False, server_default="0"),  # shards that it was split into
     Column("gpu_share", Float),  # of a GPU that it was found to need; null where nothing is known
@@ -161,6 +162,7 @@ result = Table(
     Column("robust_accuracy_low", Float),
     Column("robust_accuracy_high", Float),
     Column("any_draw_accuracy", Float),
+    Column("verdict", Text),  # the worst of its checks: pass, warn, fail; null where nothing was checked
     Column("distance_median", Float),
     Column("distance_mean", Float),
     Column("seconds", Float, nullable=False),
@@ -177,6 +179,30 @@ example_blob = Table(
     Column("n", Integer, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("data", LargeBinary, nullable=False),
+)
+
+check_result = Table(
+    "check_result",
+    metadata,
+    foreign("job", primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("value", Float),  # null where the check had nothing to look at
+    Column("threshold", Float),
+    Column("verdict", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("examples", JSON, nullable=False),  # places in the test split that show it
+)
+
+# What audits found, beside their results: it bears on the other results of the same subject.
+audit = Table(
+    "audit",
+    metadata,
+    foreign("job", primary_key=True),
+    Column("subject", String(64), nullable=False, index=True),
+    Column("norm", Text, nullable=False),
+    Column("eps", Float, nullable=False),
+    Column("robust_accuracy", Float, nullable=False),
+    Column("verdict", Text, nullable=False),
 )
 
 artifact = Table(
@@ -208,6 +234,8 @@ event = Table(
 )
 
 # The surface that users query and exports follow (docs/schema.md): renaming a column here is a breaking change.
+# A failed audit takes the trust from the other results of the same model and data in its norm, but for those that are
+# no better than what the audit found, at its radius or a larger one.
 V_RESULTS = """
 CREATE VIEW v_results AS
 SELECT j.id AS job_id, s.id AS sweep_id, s.name AS sweep, sj.model AS model, j.arch AS arch, j.defence AS defence,
@@ -217,11 +245,24 @@ SELECT j.id AS job_id, s.id AS sweep_id, s.name AS sweep, sj.model AS model, j.a
        r.clean_accuracy_high AS clean_accuracy_high,
        r.robust_accuracy AS robust_accuracy, r.robust_accuracy_low AS robust_accuracy_low,
        r.robust_accuracy_high AS robust_accuracy_high, r.any_draw_accuracy AS any_draw_accuracy,
+       CASE WHEN EXISTS (
+           SELECT 1 FROM audit a WHERE a.subject = j.subject AND a.norm = j.norm AND a.verdict = 'fail'
+           AND NOT (j.eps >= a.eps AND r.robust_accuracy <= a.robust_accuracy + 0.02)
+       ) THEN 'fail' ELSE r.verdict END AS verdict,
        r.distance_median AS distance_median, r.distance_mean AS distance_mean,
        r.seconds AS seconds, r.device AS device, r.versions AS versions, r.recorded_at AS recorded_at, j.key AS key
 FROM result r
 JOIN job j ON j.id = r.job_id
 JOIN sweep_job sj ON sj.job_id = j.id
 JOIN sweep s ON s.id = sj.sweep_id
-WHERE j.kind IN ('eval', 'worst')
+WHERE j.kind IN ('eval', 'worst', 'audit')
+"""
+
+V_CHECKS = """
+CREATE VIEW v_checks AS
+SELECT v.sweep AS sweep, v.model AS model, v.attack AS attack, v.norm AS norm, v.eps AS eps, v.seed AS seed,
+       c.name AS name, c.value AS value, c.threshold AS threshold, c.verdict AS verdict, c.note AS note,
+       c.examples AS examples, c.job_id AS job_id, v.sweep_id AS sweep_id
+FROM check_result c
+JOIN v_results v ON v.job_id = c.job_id
 """

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from sqlalchemy import Connection, select, update
 from jobs import examples
 from jobs.insert import add_dependencies, add_jobs
 from jobs.queue import Claimed, finish, mine, note
-from jobs.schema import example_blob, job, job_artifact, job_dep, result, sweep_job
+from jobs.schema import check_result, example_blob, job, job_artifact, job_dep, result, sweep_job
 from jobs.specs import ShardSpec
+from robustlib.checks.limits import Finding, merged, overall
 from robustlib.metrics import summarise
 
 SHARD_SECONDS = 600.0  # an evaluation estimated to take longer is split
@@ -76,7 +78,7 @@ def split(db: Connection, claimed: Claimed, ranges: Sequence[tuple[int, int]]) -
 
 COPIED = (
     "arch", "defence", "dataset", "attack", "norm", "eps", "seed", "recipe", "priority", "max_crashes", "gpu_share",
-    "timeout_seconds",
+    "timeout_seconds", "subject",
 )  # fmt: skip
 
 
@@ -117,12 +119,23 @@ def merge(db: Connection, claimed: Claimed) -> bool:
         "versions": shards[0]["versions"],
         "extra": merged_extra(shards),
     }
+    row |= merged_checks(db, [shard["id"] for shard in shards])
     if not finish(db, claimed, row, (data, row["n"])):
         return False
     kept = select(job_artifact.c.role, job_artifact.c.sha256).where(job_artifact.c.job_id == shards[0]["id"])
     for role, sha256 in db.execute(kept).all():
         db.execute(sa.insert(job_artifact).values(job_id=claimed.id, role=role, sha256=sha256))
     return True
+
+
+def merged_checks(db: Connection, shards: Sequence[int]) -> dict[str, Any]:
+    """The verdict and the checks of the whole, from those of its parts."""
+    names = [field.name for field in fields(Finding)]
+    rows = db.execute(
+        select(*[check_result.c[name] for name in names]).where(check_result.c.job_id.in_(shards)).order_by("job_id")
+    ).mappings()
+    found = merged(Finding(**{**row, "examples": tuple(row["examples"])}) for row in rows)
+    return {"verdict": overall(found), "checks": [asdict(one) for one in found]} if found else {}
 
 
 def merged_extra(shards: Sequence[Any]) -> dict[str, Any]:

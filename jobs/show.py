@@ -4,6 +4,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from jobs import tables
+from robustlib.settings import CERTIFY
+
 Row = dict[str, Any]
 
 SUMMARY_RADII = 6  # columns that fit a terminal beside a name
@@ -14,22 +17,12 @@ def json_text(data: Any) -> str:
     return json.dumps(data, indent=2, default=str)
 
 
-def table(rows: Sequence[Row], columns: Iterable[str] | None = None) -> str:
-    """Rows as text in aligned columns, nothing for null."""
-    from tabulate import tabulate
+def table(rows: Sequence[Row], columns: Iterable[str] | None = None, least: Sequence[str] = ()) -> str:
+    """Rows as text in aligned columns, nothing for null; within the width of the terminal, where it goes to one.
 
-    names = list(columns or (rows[0] if rows else ()))
-    if not rows:
-        return "nothing to show"
-    flush = ["left" if any(isinstance(row.get(name), str) for row in rows) else "right" for name in names]
-    cells = [[text(row.get(name)) for name in names] for row in rows]
-    return tabulate(cells, headers=names, tablefmt="simple", disable_numparse=True, colalign=flush)
-
-
-def text(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    least: columns that may be left out there, the first first.
+    """
+    return tables.plain_table(rows, columns, width=tables.terminal_width(), least=least)
 
 
 def percent(value: float | None) -> str:
@@ -47,7 +40,18 @@ def eps_text(eps: float | None) -> str:
 
 def with_interval(row: Row, column: str) -> str:
     """An accuracy in percent with its 95 % interval."""
-    return f"{percent(row[column])} [{percent(row[f'{column}_low'])}, {percent(row[f'{column}_high'])}]"
+    return f"{percent(row[column])} {interval(row, column)}"
+
+
+def interval(row: Row, column: str) -> str:
+    return f"[{percent(row[f'{column}_low'])}, {percent(row[f'{column}_high'])}]"
+
+
+def trusted(row: Row) -> str:
+    """The robust accuracy, unless a check says that it is none."""
+    if row.get("verdict") == "fail":
+        return f"not trusted ({percent(row['robust_accuracy'])})"
+    return with_interval(row, "robust_accuracy")
 
 
 def result_rows(rows: Sequence[Row]) -> list[Row]:
@@ -62,9 +66,104 @@ def result_rows(rows: Sequence[Row]) -> list[Row]:
             "seed": row["seed"],
             "n": row["n"],
             "clean %": with_interval(row, "clean_accuracy"),
-            "robust %": with_interval(row, "robust_accuracy"),
+            "robust %": trusted(row),
+            "checks": row["verdict"],
             "distance": row["distance_median"],
             "seconds": round(row["seconds"], 1),
+        }
+        for row in rows
+    ]
+
+
+# What a narrow terminal does without, the first first.
+LEAST = ("seconds", "sweep", "n", "distance", "recipe", "rows", "seed", "dataset", "p chi2", "clean %")
+
+
+def group_rows(rows: Sequence[Row]) -> list[Row]:
+    """Groups as the terminal shows them: means in percent, with the standard error over seeds where there is one."""
+    measures = {"clean_accuracy": "clean %", "robust_accuracy": "robust %"}
+    shown = (*measures, "distance_median", "seconds", "seeds", "rows")
+    given = [name for name in (rows[0] if rows else ()) if not name.startswith(shown)]
+    spoilt = any(row["rows"] != row["seeds"] for row in rows)  # groups that hold more than seeds
+    lines = []
+    for row in rows:
+        head = {name: eps_text(row[name]) if name == "eps" else row[name] for name in given}
+        spread = "" if row["robust_accuracy_low"] is None else interval(row, "robust_accuracy")
+        line = head | {title: plus_minus(row, name) for name, title in measures.items()}
+        line |= {"robust 95 %": spread, "distance": row["distance_median"], "seconds": round(row["seconds"], 1)}
+        lines.append(line | {"seeds": row["seeds"]} | ({"rows": row["rows"]} if spoilt else {}))
+    return lines
+
+
+def plus_minus(row: Row, column: str) -> str:
+    error = row[f"{column}_se"]
+    return percent(row[column]) + ("" if error is None else f" ± {percent(error)}")
+
+
+def pivot_rows(rows: Sequence[Row]) -> list[Row]:
+    return [{n: percent(v) if isinstance(v, float) else v for n, v in row.items()} for row in rows]
+
+
+def compare_rows(rows: Sequence[Row]) -> list[Row]:
+    """Comparisons as the terminal shows them: accuracies and their difference in percent and points."""
+    return [
+        {
+            "first": row["first"],
+            "second": row["second"],
+            "attack": row["attack"],
+            "norm": row["norm"],
+            "eps": eps_text(row["eps"]),
+            "seed": row["seed"],
+            "n": row["n"],
+            "first %": percent(row["first_accuracy"]),
+            "second %": percent(row["second_accuracy"]),
+            "difference": f"{100 * row['difference']:+.1f} {interval(row, 'difference')}",
+            "only first": row["only_first"],
+            "only second": row["only_second"],
+            "p exact": row["p_exact"],
+            "p chi2": row["p_chi2"],
+        }
+        for row in rows
+    ]
+
+
+def diff_rows(rows: Sequence[Row]) -> list[Row]:
+    """What changed, as the terminal shows it: rows that are the same are only counted."""
+    return [
+        {
+            "change": row["change"],
+            "dataset": row["dataset"],
+            "model": row["model"],
+            "attack": row["attack"],
+            "norm": row["norm"],
+            "eps": eps_text(row["eps"]),
+            "seed": row["seed"],
+            "n": row["n"],
+            "clean %": f"{percent(row['old_clean_accuracy'])} > {percent(row['new_clean_accuracy'])}",
+            "robust %": f"{percent(row['old_robust_accuracy'])} > {percent(row['new_robust_accuracy'])}",
+            "difference 95 %": "" if row["difference_low"] is None else interval(row, "difference"),
+            "p exact": row["p_exact"],
+        }
+        for row in rows
+        if row["change"] != "same"
+    ]
+
+
+def replay_rows(rows: Sequence[Row]) -> list[Row]:
+    """Replays as the terminal shows them."""
+    return [
+        {
+            "outcome": row["outcome"],
+            "job": row["job_id"],
+            "model": row["model"],
+            "attack": row["attack"],
+            "norm": row["norm"],
+            "eps": eps_text(row["eps"]),
+            "seed": row["seed"],
+            "n": row["n"],
+            "robust %": f"{percent(row['old_robust_accuracy'])} > {percent(row['new_robust_accuracy'])}",
+            "examples that differ": row["examples_that_differ"],
+            "same machine": "yes" if row["same_machine"] else "no",
         }
         for row in rows
     ]
@@ -73,6 +172,7 @@ def result_rows(rows: Sequence[Row]) -> list[Row]:
 def summary_rows(rows: Sequence[Row]) -> list[Row]:
     """One line a model: clean accuracy, then that under the worst attack at some radii; mean over seeds, percent."""
     lines: dict[str, Row] = {}
+    rows = [row for row in rows if row["attack"] != CERTIFY]  # a bound from below stands beside no attack's
     for norm, radii in radii_by_norm(rows).items():
         for model in dict.fromkeys(row["model"] for row in rows):
             mine = [row for row in rows if row["model"] == model]

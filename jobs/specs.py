@@ -5,7 +5,7 @@ import json
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
 from robustlib import KERNEL_VERSION
 from robustlib.settings import AUTOATTACK, Norm, TrainSettings
@@ -82,6 +82,17 @@ class Statistics(Spec):
     std: tuple[float, ...]
 
 
+class DefenceSpec(Spec):
+    """A defence around a model by name, with every parameter of its function spelt out."""
+
+    name: str
+    params: dict[str, Any] = {}
+
+    @property
+    def words(self) -> str:
+        return f"{self.name}({', '.join(f'{name}={value}' for name, value in sorted(self.params.items()))})"
+
+
 class ModelSpec(Spec):
     """A network before training: by name or by the user's code, perhaps with weights from a file."""
 
@@ -91,6 +102,12 @@ class ModelSpec(Spec):
     normalize: Literal["dataset"] | Statistics | None = None
     dropout_at_inference: float | None = Field(default=None, gt=0, lt=1)
     options: dict[str, Any] = {}
+    defence: tuple[DefenceSpec, ...] = ()  # put around the trained network, the first next to it
+
+    @model_serializer(mode="wrap")
+    def without_nothing(self, dump: Any) -> dict[str, Any]:
+        """As models were stored before there were defences, where there is none: keys stay what they were."""
+        return {name: value for name, value in dump(self).items() if name != "defence" or value}
 
 
 class AttackSpec(Spec):

@@ -3,7 +3,16 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from jobs.errors import SpecError
 from jobs.reading import Path_, read_yaml
@@ -18,6 +27,18 @@ class Part(BaseModel):
 Seed = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 
+class StudyDefence(Part):
+    """One defence of a model; what is no field here is a parameter of its function."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
 class StudyModel(Part):
     """One entry of `models`."""
 
@@ -28,6 +49,17 @@ class StudyModel(Part):
     dropout_at_inference: float | None = Field(default=None, gt=0, lt=1)
     options: dict[str, Any] = {}
     train: dict[str, Any] | None = None
+    defence: tuple[StudyDefence, ...] = ()
+
+    @field_validator("defence", mode="before")
+    @classmethod
+    def one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+    @model_serializer(mode="wrap")
+    def without_nothing(self, dump: Any) -> dict[str, Any]:
+        """Without an empty `defence`: a study from before there was one is still the same study."""
+        return {name: value for name, value in dump(self).items() if name != "defence" or value}
 
     @model_validator(mode="after")
     def one_source(self) -> "StudyModel":
@@ -83,6 +115,7 @@ class Study(Part):
     draws: int = Field(default=100, ge=1)
     eot_draws: int = Field(default=20, ge=1)
     shards: int | None = Field(default=None, ge=1)
+    audit: Literal["quick", "full"] = "quick"
     timeout_seconds: float | None = Field(default=None, gt=0)
 
     @field_validator("examples")

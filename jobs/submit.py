@@ -121,6 +121,7 @@ def columns(planned: Planned, state: str, now: float, priority: int) -> dict[str
         "defence": planned.defence,
         "cost": planned.cost,
         "timeout_seconds": planned.timeout_seconds,
+        "subject": planned.subject,
         "priority": STEPS * priority,
         "state": state,
         "created_at": now,

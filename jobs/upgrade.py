@@ -11,8 +11,8 @@ from alembic.config import Config
 
 from jobs.engine import connect_store, parse_url, schema_version
 from jobs.errors import StoreError
-from jobs.query import counts
 from jobs.schema import SCHEMA_VERSION, meta
+from jobs.states import counts
 
 
 def upgrade(url: str) -> str:

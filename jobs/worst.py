@@ -1,6 +1,9 @@
 """The worst case over evaluations, from the per-example outcomes they recorded: NumPy and Arrow, no model needed."""
 
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +13,8 @@ from jobs import examples
 from jobs.queue import Claimed, finish
 from jobs.schema import example_blob, job, job_dep, result
 from jobs.specs import WorstSpec
+from robustlib.checks.limits import VERDICTS, Finding, overall
+from robustlib.checks.order import across_attacks
 from robustlib.metrics import summarise
 
 
@@ -45,20 +50,45 @@ def outcome_within(columns: dict[str, np.ndarray], eps: float) -> dict[str, np.n
     return {name: np.where(beyond, still[name], values) for name, values in columns.items()}
 
 
+def verdict_of(findings: Sequence[Finding], parts: Sequence[str]) -> dict[str, Any]:
+    """The worst case is the lowest of its parts, so that one part that deserves trust is enough; and what their order
+    tells.
+
+    parts: verdicts of the evaluations.
+    """
+    best = min(parts, key=VERDICTS.index, default=None)
+    told = [overall(findings), best] if findings else [best]
+    verdict = max((one for one in told if one is not None), key=VERDICTS.index, default=None)
+    return {"verdict": verdict, "checks": [asdict(one) for one in findings]}
+
+
 def settle(db: Connection, claimed: Claimed) -> bool:
     """Compute and record a claimed worst case, in the caller's transaction."""
     start = time.perf_counter()
     spec = WorstSpec.model_validate(claimed.spec)
     rows = db.execute(
-        select(example_blob.c.data, result.c.device, result.c.versions)
+        select(
+            example_blob.c.data,
+            result.c.device,
+            result.c.versions,
+            result.c.verdict,
+            job.c.attack,
+            job.c.norm,
+            job.c.eps,
+        )
         .join(job_dep, job_dep.c.needs_id == example_blob.c.job_id)
         .join(job, job.c.id == example_blob.c.job_id)
         .join(result, result.c.job_id == example_blob.c.job_id)
         .where(job_dep.c.job_id == claimed.id)
         .order_by(job.c.key)
     ).all()
-    columns = worst_case([examples.decode(row.data) for row in rows], spec.eps)
+    tables = [examples.decode(row.data) for row in rows]
+    columns = worst_case(tables, spec.eps)
     data = examples.encode(examples.to_table(columns))
     row = summarise(columns) | {"device": rows[0].device, "versions": rows[0].versions}
+    findings = across_attacks(
+        [row.attack for row in rows], [row.eps for row in rows], [examples.to_columns(table) for table in tables]
+    )
+    row |= verdict_of(findings, [one.verdict for one in rows if one.verdict is not None])
     row |= {"seconds": time.perf_counter() - start}
     return finish(db, claimed, row, (data, row["n"]))

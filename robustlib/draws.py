@@ -68,6 +68,14 @@ class Draws:
         """Numbers in [0, 1) at these places of each example's stream, float32, shape (B, M)."""
         return logical_shift(self.bits_at(places, stream), 40).float() * 2**-24
 
+    def signs(self, shape: tuple[int, ...], stream: str) -> Tensor:
+        """-1 or 1 with equal chance, float32, shape (B, *shape): each a bit of its own, sixty-four from one hash."""
+        count = math.prod(shape)
+        octets = self.bits((-(-count // 64),), stream).view(torch.uint8)
+        places = torch.arange(8, dtype=torch.uint8, device=self.index.device)
+        bits = (octets[:, :, None] >> places) & 1
+        return (2 * bits.flatten(1)[:, :count].float() - 1).reshape(-1, *shape)
+
     def normal(self, shape: tuple[int, ...], stream: str) -> Tensor:
         """Standard normal numbers by Box and Muller, float32, shape (B, *shape)."""
         radius = (-2 * (1 - self.uniform(shape, f"{stream}/radius")).log()).sqrt()

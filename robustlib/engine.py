@@ -16,6 +16,11 @@ CPU_BYTES = 4 * 64 * 3 * 32 * 32  # of the images of a pass, of whose activation
 CUDA_SIZES = (128, 512, 2048)
 FULL = 0.75  # a batch at least so full is filled up; a smaller one is split
 
+NO_GRADIENT = (
+    "the model's logits have no gradient with respect to its images (detached, or not differentiable): "
+    "use an attack that needs none, such as square"
+)
+
 Net = Callable[[Tensor], Tensor]
 Values = Callable[..., Tensor]
 
@@ -150,10 +155,7 @@ def pull(net: Net, x: Tensor, values: Values, *rows: Tensor, half: bool = False)
     x.requires_grad_()
     raw = net(x)
     if not raw.requires_grad:
-        raise ValueError(
-            "the model's logits have no gradient with respect to its images (detached, or not differentiable): "
-            "use an attack that needs none, such as square"
-        )
+        raise ValueError(NO_GRADIENT)
     half = half or raw.dtype in (torch.float16, torch.bfloat16)
     # A tensor of its own: its gradient is taken apart from the network's. A float64 model stays one.
     logits = raw.detach()[:n].to(torch.promote_types(raw.dtype, torch.float32), copy=True).requires_grad_()
@@ -166,7 +168,9 @@ def pull(net: Net, x: Tensor, values: Values, *rows: Tensor, half: bool = False)
             scale = torch.where(scale > 0, scale, 1.0)
         into = torch.zeros_like(raw)
         into[:n] = slope if scale is None else slope / scale
-        (back,) = torch.autograd.grad(raw, x, into, retain_graph=k + 1 < found.shape[1])
+        (back,) = torch.autograd.grad(raw, x, into, retain_graph=k + 1 < found.shape[1], allow_unused=True)
+        if back is None:  # the logits depend on weights, but on no image
+            raise ValueError(NO_GRADIENT)
         back = back[:n].to(logits.dtype).contiguous()
         gradients.append(back if scale is None else back * scale.reshape(-1, *[1] * (x.ndim - 1)))
     return logits.detach(), found.detach(), torch.stack(gradients, 1)

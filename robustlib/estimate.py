@@ -56,6 +56,12 @@ WORK: dict[str, Callable[[dict[str, Any]], Work]] = {
     "deepfool": lambda p: Work(1, p["classes"]) + Work(p["classes"] + 1, p["classes"]) * min(p["steps"], USUAL),
     "cw": lambda p: stepped(p["steps"] * p["search_steps"]),
     "fmn": lambda p: stepped(p["steps"]),
+    "spsa": lambda p: Work(p["queries"]),
+    "nes": lambda p: Work(p["queries"]),
+    "hopskipjump": lambda p: Work(p["queries"]),
+    "noise": lambda p: Work(p["queries"]),
+    "corruption": lambda p: Work(0),
+    "certify": lambda p: Work(p["n0"] + p["n"]),
 }
 VERDICTS = Work(3)  # the clean pass, that of the cascade, and the one that counts
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks.cascade import Attack, cascade, curve, predict
+from robustlib.checks.limits import Finding
+from robustlib.checks.quick import look_at_model
 from robustlib.crew import Crew, make_crew
 from robustlib.draws import Draws, seeded
 from robustlib.metrics import CLEAN, NOTHING
@@ -19,19 +21,23 @@ from robustlib.norms import size
 from robustlib.outcome import Batch, Score, check_budget, check_classes, gather, judge
 from robustlib.randomised import GROUP, judge_randomised
 from robustlib.search import Engines, make_engines
-from robustlib.settings import Norm
+from robustlib.settings import ON_ALL, Norm
 
 SAMPLE = 64  # of the data set's first images, whatever is asked: what a model is looked at with before it is evaluated
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A model ready to be evaluated. engines: None for a randomised model.  classes: logits that it gives."""
+    """A model ready to be evaluated. engines: None for a randomised model.  classes: logits that it gives.
+
+    findings: of the checks of the model itself.
+    """
 
     model: nn.Module
     engines: Engines | None
     classes: int
     seconds: float
+    findings: tuple[Finding, ...] = ()
 
     def mode(self, eps: float | None) -> str:
         """In which form the model is searched within this radius, in words."""
@@ -121,7 +127,8 @@ def make_ready(model: nn.Module, x: Tensor, num_classes: int, device: torch.devi
         sample = as_images(x[:SAMPLE], device, layout(model))
         classes = check_classes(model, sample, num_classes)
         engines = None if is_randomised(model, sample[:16]) else make_engines(model, sample)
-    return Ready(model, engines, classes, time.perf_counter() - start)
+        findings = look_at_model(model, sample, randomised=engines is None)
+    return Ready(model, engines, classes, time.perf_counter() - start, tuple(findings))
 
 
 def fitting(x: Tensor, device: torch.device) -> int:
@@ -172,7 +179,8 @@ def judge_fixed(
     clean = predict(exact, x)
     attacks = [(eps, [attack for _, attack in named]) for eps, named in plan]
     if len(plan) == 1:
-        results = [cascade(exact, x, y, attacks[0][1], draws=draws, search=search, clean=clean)]
+        standing = y if all(name in ON_ALL for name, _ in plan[0][1]) else clean
+        results = [cascade(exact, x, y, attacks[0][1], draws=draws, search=search, clean=standing)]
     else:
         radii = [(eps, chosen) for eps, chosen in attacks if eps is not None]
         assert len(radii) == len(plan)
@@ -183,6 +191,6 @@ def judge_fixed(
         check_budget(result.x_adv, x, norm, eps, names)
         by = np.array([*names, NOTHING, CLEAN])[result.broken_by.cpu()]  # the last is position -1: wrong as it is
         scores = (Score.fixed(clean, y), Score.fixed(result.prediction, y))
-        outcome = judge(draws.index, y, *scores, size(result.x_adv - x, norm), by)
+        outcome = judge(draws.index, y, *scores, size(result.x_adv - x, norm), by, result.queries)
         found.append(Batch(outcome, result.x_adv.cpu(), result.broken_by.cpu().numpy(), result.seconds))
     return tuple(found)

@@ -1,7 +1,7 @@
 """Numbers from predictions: plain NumPy, so that readers of results need no torch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,18 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     # At 0 and n successes the exact bound is 0 and 1; rounding must not put the share outside its own interval.
     return max(0.0, min(centre - half, p)), min(1.0, max(centre + half, p))
+
+
+def accuracy_by_queries(success: np.ndarray, queries: np.ndarray, at: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Robust accuracy after so many queries an image, a fraction for each number in `at`.
+
+    success, queries: of robustlib.evaluate.Outcome, shape (N,). An image that fell without a query counted, as one that
+    is misclassified as it is, has fallen from the start.
+    """
+    if len(success) == 0:
+        raise ValueError("expected at least one example to make an accuracy of, got none")
+    needed = np.sort(np.maximum(queries[success], 0))
+    return 1 - np.searchsorted(needed, np.asarray(at), side="right") / len(success)
 
 
 def confusion_matrix(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:

@@ -24,6 +24,8 @@ class Outcome:
     broken_by: the attack that found it, "clean" for an image misclassified as it is, "" for one that stands.
     clean_correct, adversarial_correct: share of draws that classify correctly: 0 or 1 unless the model is randomised.
     adversarial_survived: whether every one of the draws classifies the attacked image correctly.
+    queries: images that attacks without gradients showed the model until it was done, the budget where it stands;
+    int32, -1 where no such attack ran.
     """
 
     index: np.ndarray
@@ -36,6 +38,7 @@ class Outcome:
     clean_correct: np.ndarray
     adversarial_correct: np.ndarray
     adversarial_survived: np.ndarray
+    queries: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,9 @@ def score(model: nn.Module, x: Tensor, y: Tensor, draws: int) -> Score:
     return Score(votes.argmax(1), right / draws, right == draws)
 
 
-def judge(index: Tensor, y: Tensor, clean: Score, attacked: Score, distance: Any, broken_by: np.ndarray) -> Outcome:
+def judge(
+    index: Tensor, y: Tensor, clean: Score, attacked: Score, distance: Any, broken_by: np.ndarray, queries: Tensor
+) -> Outcome:
     """The batch's outcome from fresh passes alone: what an attack believes of itself does not count."""
     success = (attacked.prediction != y).cpu().numpy()
     wrong = (clean.prediction != y).cpu().numpy()
@@ -96,6 +101,7 @@ def judge(index: Tensor, y: Tensor, clean: Score, attacked: Score, distance: Any
         clean_correct=clean.correct.cpu().numpy().astype(np.float32),
         adversarial_correct=attacked.correct.cpu().numpy().astype(np.float32),
         adversarial_survived=attacked.survived.cpu().numpy(),
+        queries=queries.cpu().numpy().astype(np.int32),
     )
 
 

@@ -36,7 +36,8 @@ def judge_randomised(
     check_budget(x_adv, x, norm, eps, names)
     clean, attacked = score(model, x, y, draws), score(model, x_adv, y, draws)
     names = np.array([*names, NOTHING])
-    outcome = judge(own.index, y, clean, attacked, size(x_adv - x, norm), names[by.cpu()])
+    unknown = torch.full_like(y, -1)  # every attack meets every example: none of them says how soon it fell
+    outcome = judge(own.index, y, clean, attacked, size(x_adv - x, norm), names[by.cpu()], unknown)
     return Batch(outcome, x_adv.cpu().contiguous(), by.cpu().numpy(), seconds)
 
 

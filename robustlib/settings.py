@@ -6,8 +6,13 @@ from typing import Any, Literal, get_args
 Norm = Literal["Linf", "L2", "L1"]
 NORMS: tuple[str, ...] = get_args(Norm)
 
+CERTIFY = "certify"  # an evaluation that bounds from below: no attack, and in no worst case
+# Evaluations of images as they then are, whatever becomes of the originals: accuracy on them, as its literature has it.
+ON_ALL = frozenset({"corruption"})
+
 # The recipe of AutoAttack as its rows name it: raise the number when its list of attacks or their settings change.
 AUTOATTACK = "autoattack-{version}/1"
+AUDIT = "audit"  # an evaluation that is no single attack: see robustlib.audit
 STAGES = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")  # what its examples may be broken by
 
 

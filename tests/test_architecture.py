@@ -51,6 +51,8 @@ def test_only_cluster_knows_ray_and_few_know_torch_above_the_kernels(path: Path)
         "material.py",
         "complete.py",
         "estimate.py",
+        "replay.py",
+        "examine.py",
     ):
         assert "torch" not in tops(path)
     if path.parts[0] == "cli.py":

@@ -37,7 +37,7 @@ def weights(path: Path, num_classes: int = 10) -> None:
 
 
 MISUSES = [
-    (["--attack", "pgdd"], "--attack: unknown attack 'pgdd', expected one of: clean, fgsm, pgd, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, deepfool, cw, fmn, autoattack"),
+    (["--attack", "pgdd"], "--attack: unknown attack 'pgdd', expected one of: clean, fgsm, pgd, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, deepfool, cw, fmn, spsa, nes, hopskipjump, noise, corruption, autoattack, certify, audit"),
     (["--eps", "8"], "--eps: attacks.0.eps: expected eps in [0, 1], got 8: did you mean 8/255?"),
     (["--eps=-0.1"], "--eps: attacks.0.eps: expected eps in [0, 1], got -0.1"),
     (["--eps", "wide"], "--eps: expected a number such as 8/255, got 'wide'"),
@@ -157,7 +157,7 @@ attacks:
 
 def test_a_study_names_file_and_line(robustq, tmp_path):
     (tmp_path / "s.yaml").write_text(STUDY)
-    line = "s.yaml:5: unknown attack 'pgdd', expected one of: clean, fgsm, pgd, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, deepfool, cw, fmn, autoattack"
+    line = "s.yaml:5: unknown attack 'pgdd', expected one of: clean, fgsm, pgd, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, deepfool, cw, fmn, spsa, nes, hopskipjump, noise, corruption, autoattack, certify, audit"
     for name in ("run", "submit"):
         refused(robustq(name, "s.yaml"), line)
     refused(robustq("run", "none.yaml"), "cannot read the study none.yaml: No such file or directory")
@@ -175,6 +175,7 @@ READERS = [
     ["retry", "1"],
     ["export", "x.arrow"],
     ["report", "--sweep", "x"],
+    ["ui", "--port", "0"],
 ]
 
 
@@ -211,7 +212,7 @@ def test_a_folder_that_cannot_be_written(robustq, tmp_path, monkeypatch):
 
 def test_a_full_disk(robustq, tmp_path, monkeypatch):
     """Whatever is being written, the line is the same, and what was there before stays."""
-    from jobs import export
+    from jobs import writers
 
     open_store(str(tmp_path / "r.db"), create=True, write=True).engine.dispose()
     (tmp_path / "t.csv").write_text("kept")
@@ -219,7 +220,7 @@ def test_a_full_disk(robustq, tmp_path, monkeypatch):
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device", "t.csv")
 
-    monkeypatch.setattr(export, "open_writer", full)
+    monkeypatch.setattr(writers, "open_writer", full)
     mend = "no room left on the disk: make room, then run the same command again"
     refused(robustq("--store", "r.db", "export", "t.csv"), f"t.csv: {mend}")
     assert (tmp_path / "t.csv").read_text() == "kept"

@@ -15,8 +15,12 @@ from robustlib.attacks.cw import cw
 from robustlib.attacks.deepfool import deepfool
 from robustlib.attacks.fab import fab, fab_targeted
 from robustlib.attacks.fmn import fmn
+from robustlib.attacks.hopskipjump import hopskipjump
+from robustlib.attacks.noise import noise
 from robustlib.attacks.pgd import fgsm, pgd
+from robustlib.attacks.spsa import nes, spsa
 from robustlib.attacks.square import square
+from robustlib.corruptions import corruption
 
 
 def clean(model: nn.Module, x: Tensor, y: Tensor, *, draws: object = None) -> Tensor:
@@ -37,6 +41,11 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "deepfool": deepfool,
     "cw": cw,
     "fmn": fmn,
+    "spsa": spsa,
+    "nes": nes,
+    "hopskipjump": hopskipjump,
+    "noise": noise,
+    "corruption": corruption,
 }
 
 ENSEMBLES: dict[str, Callable[..., Recipe]] = {"autoattack": autoattack}

@@ -43,13 +43,14 @@ def square(
     queries: int = 5000,
     share: float = 0.8,
     draws: Draws | None = None,
+    spent: Tensor | None = None,
 ) -> Tensor:
     """Square attack, Andriushchenko et al. 2020, https://arxiv.org/abs/1912.00049; L1: https://arxiv.org/abs/2103.01208.
 
     x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,).  eps: in units of x.
     queries: candidates an image, each a forward pass unless it changes nothing.
     share: of the image that the first squares cover; it is halved after 10, 50, 200, 500, 1000, 2000, ... queries.
-    An image is done with as soon as it is misclassified.
+    An image is done with as soon as it is misclassified.  spent: shape (B,), filled with each image's candidates.
     Returns x_adv, shaped like x, in the box and the eps-ball.
     """
     draws = default_draws(x, draws)
@@ -64,6 +65,8 @@ def square(
         side = side_length(x, share, first, norm)
         while True:
             found[run.place[fell]] = run.x_adv[fell]
+            if spent is not None:
+                spent[run.place[fell]] = run.query[fell]
             run = run[~fell] if fell.any() else run
             going = (run.query <= last).nonzero().squeeze(1)
             fell = torch.zeros_like(run.y, dtype=torch.bool)
@@ -71,6 +74,8 @@ def square(
                 break
             fell = advance(model, fine, run, going, side, eps, norm, last)
     found[run.place] = run.x_adv
+    if spent is not None:
+        spent[run.place] = run.query
     return found
 
 

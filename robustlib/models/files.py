@@ -12,6 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from robustlib.models.answers import Answers, endpoint, is_address
+
 
 def load_factory(reference: str) -> Any:
     """The function named by `FILE.py:factory` or `package.module:factory`. Runs the code that the user named."""
@@ -53,15 +55,23 @@ def check_options(owner: str, factory: Callable[..., Any], options: dict[str, An
 
 
 def call_factory(reference: str, facts: dict[str, Any], options: dict[str, Any]) -> nn.Module:
-    """Build the user's model: with all of the options, and those of the facts that it has parameters for."""
+    """Build the user's model: with all of the options, and those of the facts that it has parameters for.
+
+    A callable that is no module becomes one that only answers; an address is a model behind it.
+    """
+    if is_address(reference):
+        check_options(reference, endpoint, options)
+        return endpoint(reference, **{"num_classes": facts["num_classes"]} | options)
     factory = load_factory(reference)
     check_options(reference, factory, options)
     # Facts go to parameters of their name alone: a module's class takes **kwargs by its signature, and refuses them.
     accepted = inspect.signature(factory).parameters
     model = factory(**{name: value for name, value in facts.items() if name in accepted} | options)
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{reference} returned {type(model).__name__}, expected a torch.nn.Module")
-    return model
+    if isinstance(model, nn.Module):
+        return model
+    if not callable(model):
+        raise ValueError(f"{reference} returned {type(model).__name__}, expected a torch.nn.Module or a callable")
+    return Answers(model, facts.get("num_classes"))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ class InferenceDropout(nn.Module):
         return F.dropout(x, self.p, training=True)
 
 
-def dropout_at_inference(model: nn.Module, *, p: float) -> nn.Module:
+def dropout_at_inference(model: nn.Module, *, p: float = 0.5) -> nn.Module:
     """The same model with every dropout layer active at inference too, at rate p. Changes the model in place."""
     if not 0 < p < 1:
         raise ValueError(f"expected dropout_at_inference between 0 and 1, got {p}")

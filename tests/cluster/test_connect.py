@@ -65,7 +65,9 @@ def test_a_parcel_holds_the_code_and_the_studys_folder(tmp_path):
     with parcel(folder / "s.yaml") as (place, first):
         assert sorted(path.name for path in place.iterdir()) == ["cli.py", "cluster", "jobs", "robustlib", "study"]
         assert sorted(path.name for path in (place / "study").iterdir()) == ["m.py", "s.yaml"]
-        assert (place / "jobs" / "migrations" / "env.py").exists() and (place / "jobs" / "report.html").exists()
+        assert (place / "jobs" / "migrations" / "env.py").exists() and list(
+            (place / "jobs" / "page" / "sections").glob("*.html")
+        )
         assert not list(place.rglob("__pycache__"))
     (folder / "m.py").write_text("def make(): return 1\n")
     with parcel(folder / "s.yaml") as (_, second):

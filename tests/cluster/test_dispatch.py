@@ -14,8 +14,8 @@ from cluster.resources import Slots
 from jobs import control, queue
 from jobs.engine import open_store
 from jobs.probe import submit_probes
-from jobs.query import counts, job_log, jobs_of
 from jobs.schema import attempt, job
+from jobs.states import counts, job_log, jobs_of
 from jobs.study import Origin, Study
 from jobs.submit import submit
 

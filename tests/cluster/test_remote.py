@@ -21,7 +21,7 @@ import pytest
 import sqlalchemy as sa
 
 from jobs.engine import open_store
-from jobs.query import results
+from jobs.query import result_rows
 from jobs.schema import attempt
 from tests.postgres import free_port
 
@@ -146,7 +146,7 @@ def test_a_study_goes_there_and_its_results_come_home(head: Head, tmp_path: Path
     robustq(head, "fetch", "--out", "far.db", "--artifacts")
     store = open_store(str(head.away / "far.db"))
     with store.begin() as db:
-        rows = results(db)
+        rows = result_rows(db)
         logs = db.execute(sa.select(attempt.c.log).where(attempt.c.log.is_not(None))).scalars().all()
     store.engine.dispose()
     assert {(row["model"], row["seed"]) for row in rows} == {(m, s) for m in ("a", "mine") for s in (0, 1, 2)}

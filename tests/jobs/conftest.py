@@ -15,6 +15,7 @@ from jobs.specs import AttackSpec, DataRef, EvalSpec, ModelSpec, TrainSpec, Wors
 from jobs.study import Origin, Study
 from jobs.submit import record
 from robustlib.settings import TrainSettings
+from tests.jobs import made
 
 DATA = DataRef(place="digits", sha256="d" * 64)
 
@@ -64,6 +65,14 @@ def sqlite_store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
+@pytest.fixture
+def made_up(tmp_path: Path) -> Iterator[Store]:
+    """An empty store, for sweeps that are made up: see tests/jobs/page_store.py."""
+    store = open_store(str(tmp_path / "results.db"), create=True, write=True)
+    yield store
+    store.engine.dispose()
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """On each of the databases that robustq knows."""
@@ -74,3 +83,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
         return
     with filled(given) as store:
         yield store
+
+
+@pytest.fixture
+def asked_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A store of results made up, on the database of the parameter."""
+    url = str(tmp_path / "r.db") if request.param == "sqlite" else request.getfixturevalue("postgres")
+    store = open_store(url, create=True, write=True)
+    made.fill(store)
+    yield store
+    store.engine.dispose()

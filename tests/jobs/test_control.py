@@ -6,8 +6,8 @@ from sqlalchemy import select
 from jobs import claims, control, queue
 from jobs.engine import Store
 from jobs.errors import SpecError
-from jobs.query import counts, jobs_of
 from jobs.schema import job
+from jobs.states import counts, jobs_of
 from jobs.submit import record
 from tests.jobs.conftest import resolved, small_plan
 

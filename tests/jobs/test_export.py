@@ -10,33 +10,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import dataset
 
-from jobs import claims, examples, export, queue
+from jobs import claims, examples, export, outcomes, queue
+from jobs.engine import open_store
 from jobs.errors import SpecError
-from jobs.query import RESULT_COLUMNS, results
+from jobs.filters import make_filters
+from jobs.query import RESULT_COLUMNS, result_rows
 from jobs.schema import job
 from robustlib.metrics import summarise
+from tests.jobs import made
 
 DOCS = Path(__file__).parents[2] / "docs" / "schema.md"
 N = 50
-
-
-def outcome(seed: int) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(seed)
-    wrong, success = random.random(N) < 0.2, random.random(N) < 0.5
-    success |= wrong
-    return {
-        "index": np.arange(N),
-        "label": np.zeros(N, np.int64),
-        "clean_prediction": wrong.astype(np.int64),
-        "adversarial_prediction": success.astype(np.int64),
-        "success": success,
-        "distance": np.where(success, np.where(wrong, 0, 0.1 * random.random(N)), np.nan).astype(np.float32),
-        "broken_by": np.where(success, np.where(wrong, "clean", ["fgsm", "pgd"][seed % 2]), ""),
-        "clean_correct": 1 - wrong.astype(np.float32),
-        "adversarial_correct": 1 - success.astype(np.float32),
-        "adversarial_survived": ~success,
-    }
 
 
 @pytest.fixture
@@ -52,7 +38,7 @@ def full(store):
             if job_.kind == "worst":
                 worst.settle(db, job_)
             elif job_.kind == "eval":
-                columns = outcome(job_.id)
+                columns = made.outcome(job_.id, n=N)
                 blob = examples.encode(examples.to_table(columns))
                 queue.finish(db, job_, summarise(columns) | base, (blob, N))
             else:
@@ -106,7 +92,7 @@ def test_duckdb_reads_the_parquet_and_finds_the_same_accuracy(full, tmp_path):
     )
     found = {job_id: (a, b) for job_id, a, b in duckdb.execute(query).fetchall()}
     with full.begin() as db:
-        rows = results(db)
+        rows = result_rows(db)
     assert len(rows) == len(found) == 6
     for row in rows:
         assert found[row["job_id"]] == pytest.approx((row["robust_accuracy"], row["robust_accuracy"]), abs=1e-12)
@@ -116,7 +102,7 @@ def test_the_summary_has_the_rows_of_the_query(full, tmp_path):
     write(full, tmp_path / "t.arrow")
     table = pa.ipc.open_file(str(tmp_path / "t.arrow")).read_all().to_pylist()
     with full.begin() as db:
-        rows = results(db)
+        rows = result_rows(db)
     for got, row in zip(table, rows, strict=True):
         assert json.loads(got["versions"]) == row["versions"]
         assert abs(got["recorded_at"].timestamp() - row["recorded_at"]) < 0.001
@@ -126,7 +112,7 @@ def test_the_summary_has_the_rows_of_the_query(full, tmp_path):
 
 def test_the_worst_case_is_never_above_its_parts(full):
     with full.begin() as db:
-        rows = results(db)
+        rows = result_rows(db)
     for model in ("a", "b"):
         by_attack = {row["attack"]: row["robust_accuracy"] for row in rows if row["model"] == model}
         assert by_attack["worst-case"] <= min(by_attack["fgsm"], by_attack["pgd"])
@@ -136,10 +122,126 @@ def test_an_unknown_ending_is_refused_and_a_broken_export_leaves_no_file(full, t
     with pytest.raises(SpecError, match=r"^expected a file ending in .arrow, .parquet or .csv, got .*t.xls$"):
         write(full, tmp_path / "t.xls")
 
-    def broken(db, job_id):
+    def broken(data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "examples_of", broken)
-    with pytest.raises(OSError, match="No space left"):
-        write(full, tmp_path / "t.arrow", per_example=True)
+    monkeypatch.setattr(examples, "decode", broken)
+    for name in ("t.arrow", "folder"):
+        with pytest.raises(OSError, match="No space left"):
+            write(full, tmp_path / name, per_example=True)
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".db" and "results.db" not in path.name] == []
+
+
+def fetch(query: str) -> list[tuple]:
+    relation = duckdb.sql(query)
+    assert relation is not None  # a SELECT always gives one
+    return relation.fetchall()
+
+
+def every_row(path: Path) -> list[tuple]:
+    """A table's rows in an order of their own, as DuckDB reads them."""
+    source = f"read_parquet('{path}/**/*.parquet', hive_partitioning = true)" if path.is_dir() else f"'{path}'"
+    names = "job_id, model, attack, norm, eps, seed, index, label, success, distance, broken_by"
+    return sorted(fetch(f"SELECT {names} FROM {source}"), key=lambda row: (row[0], row[6]))
+
+
+@pytest.mark.parametrize("piece", [1, 70, 10_000])
+def test_a_folder_in_pieces_of_any_size_holds_what_a_file_does(full, tmp_path, monkeypatch, piece):
+    monkeypatch.setattr(outcomes, "PIECE", piece)
+    assert write(full, tmp_path / "t.parquet", per_example=True) == 6 * N
+    assert write(full, tmp_path / "folder", per_example=True, partition=["model", "attack"]) == 6 * N
+    assert every_row(tmp_path / "folder") == every_row(tmp_path / "t.parquet")
+    parts = {str(path.relative_to(tmp_path / "folder")) for path in (tmp_path / "folder").rglob("*.parquet")}
+    assert parts == {f"model={m}/attack={a}/part-0.parquet" for m in "ab" for a in ("fgsm", "pgd", "worst-case")}
+    assert pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == {1: 6, 70: 3, 10_000: 1}[piece]
+    one = pq.ParquetFile(tmp_path / "folder" / "model=a" / "attack=pgd" / "part-0.parquet").schema_arrow
+    assert one.names == [name for name in export.example_schema().names if name not in ("model", "attack")]
+    assert {b"robustq", b"kernel", b"schema"} <= set(one.metadata)
+
+
+def test_a_name_without_ending_is_a_folder_by_model_and_attack(full, tmp_path):
+    assert write(full, tmp_path / "rows") == 6
+    assert len(list((tmp_path / "rows").glob("model=*/attack=*/part-0.parquet"))) == 6
+    query = f"SELECT model, attack, robust_accuracy FROM read_parquet('{tmp_path}/rows/**/*.parquet', hive_partitioning=true)"
+    with full.begin() as db:
+        wanted = {(row["model"], row["attack"], row["robust_accuracy"]) for row in result_rows(db)}
+    assert set(fetch(query)) == wanted
+
+
+def test_odd_values_are_folders_that_read_back(tmp_path):
+    store = open_store(str(tmp_path / "r.db"), create=True, write=True)
+    names = ["a/b", "..", "50 %=x", "ü&?"]
+    with store.begin() as db:
+        sweep_id = made.add_sweep(db, "s")
+        for name in names:
+            made.add_result(db, sweep_id, name, "pgd", None, 1)
+            made.add_result(db, sweep_id, name, "pgd", 8 / 255, 2)
+    write(store, tmp_path / "folder", partition=["model", "eps", "seed"])
+    source = f"read_parquet('{tmp_path}/folder/**/*.parquet', hive_partitioning=true)"
+    found = fetch(f"SELECT model, eps::DOUBLE, seed FROM {source}")
+    assert set(found) == {(name, eps, seed) for name in names for eps, seed in ((None, 1), (8 / 255, 2))}
+    table = dataset.dataset(tmp_path / "folder", partitioning="hive").to_table()
+    assert set(table.column("model").to_pylist()) == set(names)
+    store.engine.dispose()
+
+
+def test_filters_choose_what_is_exported(full, tmp_path):
+    chosen = make_filters(None, {"model": "a", "attack": ["pgd", "worst-*"]})
+    assert write(full, tmp_path / "t.parquet", filters=chosen) == 2
+    assert write(full, tmp_path / "e.parquet", filters=chosen, per_example=True) == 2 * N
+    assert {row[1:3] for row in every_row(tmp_path / "e.parquet")} == {("a", "pgd"), ("a", "worst-case")}
+    none = make_filters(None, {"model": "none"})
+    assert [write(full, tmp_path / f"none{kind}", filters=none, per_example=True) for kind in (".arrow", ".csv")] == [
+        0,
+        0,
+    ]
+    assert pa.ipc.open_file(str(tmp_path / "none.arrow")).read_all().schema.equals(export.example_schema())
+
+
+@pytest.mark.parametrize(
+    ("name", "partition", "line"),
+    [
+        ("t.parquet", ["model"], "--partition writes a folder of Parquet files: expected a name without ending, got "),
+        ("folder", ["colour"], "there is no column 'colour', expected one of: sweep, model, arch"),
+        ("folder", ["key"], "there is no column 'key', expected one of"),
+        ("full", ["model"], "full exists already: files of two exports side by side would count twice"),
+        ("file", (), "file exists already"),
+    ],
+)
+def test_a_folder_that_cannot_be_meant_is_refused(full, tmp_path, name, partition, line):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    (tmp_path / "file").touch()
+    with pytest.raises(SpecError, match=line):
+        write(full, tmp_path / name, partition=partition)
+
+
+def test_outcomes_that_the_store_lacks_are_told(tmp_path):
+    store = open_store(str(tmp_path / "r.db"), create=True, write=True)
+    with store.begin() as db:
+        sweep_id = made.add_sweep(db, "s")
+        made.add_result(db, sweep_id, "a", "pgd", outcomes=False)
+        made.add_result(db, sweep_id, "b", "pgd")
+    told = []
+    assert write(store, tmp_path / "t.parquet", per_example=True, tell=told.append) == made.N
+    assert told == ["1 results have no outcomes of single examples and are left out"]
+    store.engine.dispose()
+
+
+def test_a_word_that_nobody_foresaw_comes_out_of_every_kind_of_file(tmp_path):
+    store = open_store(str(tmp_path / "r.db"), create=True, write=True)
+    with store.begin() as db:
+        sweep_id = made.add_sweep(db, "s")
+        for i, word in enumerate(("clean", "new-one", "newer")):
+            columns = made.outcome(i) | {"broken_by": np.array([word, ""] * (made.N // 2))}
+            made.add_result(db, sweep_id, f"m{i}", "pgd", columns=columns)
+    pieces = pytest.MonkeyPatch()
+    with pieces.context() as patch:
+        patch.setattr(outcomes, "PIECE", 1)  # the later words come in later batches
+        for kind in ("arrow", "parquet"):
+            write(store, tmp_path / f"t.{kind}", per_example=True)
+    wanted = [word for word in ("clean", "new-one", "newer") for _ in range(made.N // 2)]
+    arrow = pa.ipc.open_file(str(tmp_path / "t.arrow")).read_all().column("broken_by").to_pylist()
+    assert [word for word in arrow if word] == wanted
+    assert pq.read_table(tmp_path / "t.parquet").column("broken_by").to_pylist() == arrow
+    store.engine.dispose()

@@ -11,9 +11,9 @@ from sqlalchemy import select
 from jobs import claims, control, queue
 from jobs.artifacts import Artifact
 from jobs.engine import open_store
-from jobs.query import counts, jobs_of
 from jobs.queue import Claimed
 from jobs.schema import attempt, event, example_blob, job, result
+from jobs.states import counts, jobs_of
 from jobs.submit import record
 from tests.jobs.conftest import filled, resolved, small_plan
 

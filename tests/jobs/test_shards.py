@@ -9,11 +9,12 @@ from sqlalchemy import select
 from jobs import claims, control, examples, queue, settle, shards
 from jobs.engine import Store
 from jobs.material import Context, Result
-from jobs.query import counts, examples_of, job_log, jobs_of, results
+from jobs.query import examples_of, result_rows
 from jobs.run import run
 from jobs.schema import job, sweep_job
 from jobs.shards import edges, wanted_shards
 from jobs.specs import EvalSpec, ShardSpec, TrainSpec, parse
+from jobs.states import counts, job_log, jobs_of
 from jobs.study import Origin, Study
 from jobs.submit import submit
 
@@ -103,7 +104,7 @@ def test_shards_come_to_the_whole(tmp_path, how):
     asked = {"shards": 3} if how == "asked" else {}
     parted = worked_off(tmp_path / "parts", STUDY | asked, slots=2, unit=0.0 if how == "asked" else 1e9)
     with whole.begin() as one, parted.begin() as other:
-        left, right = results(one), results(other)
+        left, right = result_rows(one), result_rows(other)
         assert [[row[name] for name in ALIKE] for row in left] == [[row[name] for name in ALIKE] for row in right]
         assert [row["key"] for row in left] == [row["key"] for row in right]
         for a, b in zip(left, right, strict=True):

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 
 from jobs.engine import connect_store, open_store
 from jobs.errors import StoreError
-from jobs.query import counts
 from jobs.schema import SCHEMA_VERSION, job, meta
+from jobs.states import counts
 from jobs.upgrade import info, upgrade
 
 FIRST = Path(__file__).with_name("store-1.sql")  # made by the robustq whose schema was version 1: never change it

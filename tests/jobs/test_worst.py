@@ -25,6 +25,7 @@ def table(success, distance, broken_by, label=(0, 0, 0, 0)):
             "clean_correct": clean_correct,
             "adversarial_correct": np.where(success, 0, 1).astype(np.float32),
             "adversarial_survived": ~success,
+            "queries": np.full(4, -1),
         }
     )
 

@@ -40,7 +40,7 @@ def test_each_attack_sees_only_what_stands():
     x, y = images()
     draws = Draws(7, torch.tensor([10, 11, 12, 13, 14, 15]))
     attacks = [Told({11, 12}), Told({11, 13}), Told(set()), Told({10})]
-    x_adv, _, broken_by, _ = cascade(Threshold(), x, y, attacks, draws=draws)
+    x_adv, _, broken_by, *_ = cascade(Threshold(), x, y, attacks, draws=draws)
     assert [attack.seen[0][0] for attack in attacks] == [
         [10, 11, 13, 14, 15],
         [10, 13, 14, 15],
@@ -65,12 +65,12 @@ def test_repeats_of_one_attack_get_fresh_draws():
 def test_stops_when_nothing_stands():
     x, y = images()
     first, second = Told(set(range(6))), Told(set())
-    _, _, broken_by, _ = cascade(Threshold(), x, y, [first, second])
+    _, _, broken_by, *_ = cascade(Threshold(), x, y, [first, second])
     assert broken_by.tolist() == [0, 0, -1, 0, 0, 0] and second.seen == []
 
 
 def test_without_attacks_the_clean_verdict_remains():
     x, y = images()
-    x_adv, _, broken_by, _ = cascade(Threshold(), x, y, [])
+    x_adv, _, broken_by, *_ = cascade(Threshold(), x, y, [])
     assert torch.equal(x_adv, x) and broken_by.tolist() == [0, 0, -1, 0, 0, 0]
     assert correct(Threshold(), x, y).tolist() == [True, True, False, True, True, True]

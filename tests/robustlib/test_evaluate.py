@@ -243,6 +243,7 @@ def test_summary_in_closed_form():
         broken_by=np.array(["", "fgsm", "pgd", "pgd", "clean"]),
         clean_correct=np.array([1, 1, 1, 1, 0], np.float32),
         adversarial_correct=np.array([1, 0, 0, 0, 0], np.float32),
+        queries=np.full(5, -1, np.int32),
         adversarial_survived=np.array([True, False, False, False, False]),
     )
     assert summarise(vars(found)) == pytest.approx(

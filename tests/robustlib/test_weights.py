@@ -171,7 +171,7 @@ def test_a_factory_from_a_package():
     [
         ("{}:nothing", ValueError, r"my_model\.py has no function 'nothing' that builds a model$"),
         ("{}:constant", ValueError, r"my_model\.py has no function 'constant' that builds a model$"),
-        ("{}:wrong", ValueError, r"my_model\.py:wrong returned str, expected a torch\.nn\.Module$"),
+        ("{}:wrong", ValueError, r"my_model\.py:wrong returned str, expected a torch\.nn\.Module or a callable$"),
         ("{}", ValueError, r"^expected a model as FILE\.py:factory or package\.module:factory, got "),
         ("{}:", ValueError, r"^expected a model as FILE\.py:factory or package\.module:factory, got "),
         ("{}x.py:small", FileNotFoundError, r"^no model file .*my_model\.pyx\.py$"),

@@ -1,0 +1,104 @@
+"""What an audit found, as one object for programs and one page of plain words for people."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from jobs.query import as_json
+from jobs.schema import check_result, job, result, sweep_job
+from jobs.show import eps_text
+from robustlib.audit.words import CAUSES, REMEDIES
+from robustlib.checks.limits import LIMITS
+from robustlib.metrics import wilson
+
+CHECK = ("name", "value", "threshold", "verdict", "note", "examples")
+
+
+def checks_of(db: Connection, job_id: int) -> list[dict[str, Any]]:
+    """What was checked of a result, by name: value, threshold, verdict, note, examples that show it."""
+    columns = [check_result.c[name] for name in CHECK]
+    rows = db.execute(select(*columns).where(check_result.c.job_id == job_id).order_by(check_result.c.name)).mappings()
+    return [dict(row) | {"examples": as_json(row["examples"])} for row in rows]
+
+
+def audit_of(db: Connection, sweep_id: int) -> dict[str, Any]:
+    """The sweep's first audit: verdict, cause, both accuracies, checks, and all that was tried."""
+    row = (
+        db.execute(
+            select(
+                job.c.id, job.c.norm, job.c.eps, job.c.seed, sweep_job.c.model, result.c.n, result.c.clean_accuracy,
+                result.c.seconds, result.c.extra,
+            )
+            .join(result, result.c.job_id == job.c.id)
+            .join(sweep_job, sweep_job.c.job_id == job.c.id)
+            .where((sweep_job.c.sweep_id == sweep_id) & (job.c.attack == "audit"))
+            .order_by(job.c.id)
+        )
+        .mappings()
+        .first()
+    )  # fmt: skip
+    assert row is not None  # the sweep was made of it, and its failure is told before
+    told = row["extra"]["audit"]
+    named = ("model", "norm", "eps", "seed", "n", "clean_accuracy", "seconds")
+    main = ("verdict", "cause", "naive_robust_accuracy", "adaptive_robust_accuracy")
+    checks = checks_of(db, row["id"])
+    return {name: told[name] for name in main} | {name: row[name] for name in named} | {
+        "checks": checks, "tried": told["trials"], "job_id": row["id"],
+    }  # fmt: skip
+
+
+def page(found: dict[str, Any]) -> str:
+    """One page: what was claimed, what was tried, what breaks it, what to mend in the evaluation."""
+    n, norm, eps = found["n"], found["norm"], eps_text(found["eps"])
+    head = f"Audit of {found['model']}: {norm}, eps {eps}, {n} images"
+    parts = [head, "=" * len(head), "", headline(found), "", "What was claimed"]
+    parts.append(f"  Clean accuracy {share(found['clean_accuracy'], n)}.")
+    parts.append(
+        f"  A naive evaluation (PGD, cross-entropy) finds robust accuracy {share(found['naive_robust_accuracy'], n)}."
+    )
+    parts += ["", "What was tried, each on what the ones before left standing"]
+    parts += [f"  {line}" for line in tried(found["tried"])]
+    parts += ["", "What breaks it"]
+    parts.append(f"  The lowest of all: robust accuracy {share(found['adaptive_robust_accuracy'], n)}.")
+    if found["cause"] is not None:
+        why, mend = CAUSES[found["cause"]]
+        parts += [f"  Cause: {found['cause']}. {why}", "", "What to mend", f"  {mend}"]
+    bad = [check for check in found["checks"] if check["verdict"] != "pass"]
+    parts += ["", f"Checks: {len(found['checks'])}, of which {len(bad)} did not pass"]
+    for check in bad:
+        parts.append(
+            f"  {check['verdict']:4}  {check['name']} {check['value']:.3g} (at most {check['threshold']:.3g}): "
+            f"{check['note']}"
+        )
+        if check["examples"]:
+            parts.append(f"        images {', '.join(map(str, check['examples'][:10]))}")
+    return "\n".join(parts)
+
+
+def headline(found: dict[str, Any]) -> str:
+    naive, adaptive = 100 * found["naive_robust_accuracy"], 100 * found["adaptive_robust_accuracy"]
+    match found["verdict"]:
+        case "fail":
+            failed = [c["name"] for c in found["checks"] if c["verdict"] == "fail" and LIMITS[c["name"]].withholds]
+            return (
+                f"FAIL: {naive:.1f} % is no robust accuracy; at most {adaptive:.1f} % is. Failed: {', '.join(failed)}."
+            )
+        case "warn":
+            return f"WARN: quote {adaptive:.1f} %, not {naive:.1f} %, and look at what warned below."
+    return f"PASS: {adaptive:.1f} % stood against everything that was tried."
+
+
+def share(accuracy: float, n: int) -> str:
+    low, high = wilson(accuracy * n, n)
+    return f"{100 * accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def tried(trials: Sequence[dict[str, Any]]) -> list[str]:
+    width = max((len(trial["attack"]) for trial in trials), default=0)
+    return [
+        f"{trial['attack']:{width}}  broke {trial['broke']} of {trial['attacked']}, leaving "
+        f"{100 * trial['robust_accuracy']:.1f} %"
+        + (f"  ({REMEDIES[trial['remedy']]})" if trial["broke"] and trial["remedy"] in REMEDIES else "")
+        for trial in trials
+    ]

@@ -1,0 +1,88 @@
+"""A table of the page: columns, cells with what they are sorted by, and which columns may be picked from."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+VERDICTS = {"pass": "✓ passed", "warn": "▲ warning", "fail": "✗ not trusted", None: "not checked"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a cell and, where it is not that text, what the column is sorted by.  kind: a verdict's colour."""
+
+    text: str
+    order: float | None = None
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's heading. pick: whether readers may choose one of its values."""
+
+    label: str
+    number: bool = False
+    pick: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """name: unique on the page.  live: whether readers may sort and filter it."""
+
+    name: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: list[list[Cell]]
+    live: bool = True
+    picked: dict[str, str] = field(default_factory=dict)
+
+    def choices(self, place: int) -> list[str]:
+        """The values of a column, in the order of what they are sorted by."""
+        cells = {row[place].text: row[place] for row in self.rows}
+        return sorted(cells, key=lambda text: (cells[text].order is not None, cells[text].order or 0.0, text))
+
+
+def plain(name: str, caption: str, rows: Sequence[dict[str, Any]], *, live: bool = False) -> Table | None:
+    """A table from dicts with the same keys; None without rows."""
+    if not rows:
+        return None
+    labels = list(dict.fromkeys(label for row in rows for label in row))
+    numbers = {label for label in labels if all(is_number(row.get(label)) for row in rows)}
+    columns = tuple(Column(label, number=label in numbers) for label in labels)
+    return Table(name, caption, columns, [[cell(row.get(label)) for label in labels] for row in rows], live)
+
+
+def is_number(value: Any) -> bool:
+    if isinstance(value, Cell):
+        return value.order is not None
+    return value is None or isinstance(value, int | float)
+
+
+def cell(value: Any) -> Cell:
+    if isinstance(value, Cell):
+        return value
+    if value is None:
+        return Cell("")
+    return Cell(number(value), float(value)) if isinstance(value, int | float) else Cell(str(value))
+
+
+def number(value: float) -> str:
+    """A number for people: whole numbers in groups of three, others to four digits."""
+    return f"{value:,}".replace(",", " ") if isinstance(value, int) else f"{value:.4g}"
+
+
+def percent(value: float, low: float | None = None, high: float | None = None) -> Cell:
+    """An accuracy in percent, with its interval where there is one."""
+    interval = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return Cell(f"{100 * value:.1f}{interval}", value)
+
+
+def verdict(found: str | None) -> Cell:
+    order = {"fail": 0.0, "warn": 1.0, None: 2.0, "pass": 3.0}[found]
+    return Cell(VERDICTS[found], order, found or "unchecked")
+
+
+def total(values: Iterable[float | None]) -> float | None:
+    """The sum of what there is; None where there is nothing."""
+    there = [value for value in values if value is not None]
+    return sum(there) if there else None

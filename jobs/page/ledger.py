@@ -1,0 +1,91 @@
+"""The tables of what results took, and of what it takes to repeat them."""
+
+from typing import Any
+
+from sqlalchemy import Connection
+
+from jobs.page import cells
+from jobs.page.cells import Cell, Column, Table
+from jobs.page.gather import Sweep
+from jobs.page.outcomes import Kept, queries
+from jobs.page.tables import eps_cell
+
+Row = dict[str, Any]
+
+
+def costs(db: Connection, sweep: Sweep, kept: Kept) -> Table | None:
+    """What each model took: seconds of training and evaluation by device, images passed, queries."""
+    lines = []
+    for model in dict.fromkeys([*(t["model"] for t in sweep.trainings), *(row["model"] for row in sweep.rows)]):
+        mine = [row for row in sweep.rows if row["model"] == model]
+        once = list({curve_of(row): row for row in mine}.values())
+        lines.append(
+            {
+                "model": model,
+                "training seconds": round(sum(t["seconds"] for t in sweep.trainings if t["model"] == model), 1),
+                "attack seconds, CPU": round(sum(row["seconds"] for row in mine if row["device"].startswith("cpu")), 1),
+                "attack seconds, GPU": round(
+                    sum(row["seconds"] for row in mine if not row["device"].startswith("cpu")), 1
+                ),
+                "images forward": cells.total(row["extra"].get("forwards") for row in once),
+                "images forward and back": cells.total(row["extra"].get("gradients") for row in once),
+                "queries": cells.total(
+                    queries(db, row["job_id"], kept) for row in mine if row["attack"] != "worst-case"
+                ),
+            }
+        )
+    if len(lines) > 1:
+        sums = {label: cells.total(line[label] for line in lines) for label in lines[0] if label != "model"}
+        lines.append(
+            {"model": "all"} | {label: round(v, 1) if isinstance(v, float) else v for label, v in sums.items()}
+        )
+    known = [label for label in lines[0] if any(line[label] for line in lines)] if lines else []
+    return cells.plain("costs", "What the study took", [{label: line[label] for label in known} for line in lines])
+
+
+def curve_of(row: Row) -> tuple[Any, ...]:
+    """What tells searches apart: the radii of a curve are one search, and each row tells the cost of all."""
+    seconds = row["extra"].get("curve_seconds")
+    place = (row["model"], row["seed"], row["attack"], row["norm"])
+    return (*place, seconds) if seconds is not None else (*place, row["eps"], row["job_id"])
+
+
+def every_row(sweep: Sweep) -> Table:
+    """All results, with what each rests on and what it takes to repeat it."""
+    columns = (
+        Column("model", pick=True), Column("attack", pick=True), Column("norm", pick=True),
+        Column("eps", number=True, pick=True), Column("seed", number=True), Column("images", number=True),
+        Column("clean %", number=True), Column("robust %", number=True), Column("checks", pick=True),
+        Column("median distance", number=True), Column("seconds", number=True), Column("recipe"), Column("searched in"),
+        Column("weights (SHA-256)"), Column("key"),
+    )  # fmt: skip
+    rows = []
+    for row in sweep.rows:
+        failed = row["verdict"] == "fail"
+        robust = [row[name] for name in ("robust_accuracy", "robust_accuracy_low", "robust_accuracy_high")]
+        distance = row["distance_median"]
+        substitutions = "; ".join(row["extra"].get("substitutions") or [])
+        rows.append(
+            [
+                Cell(row["model"]), Cell(row["attack"]), Cell(row["norm"] or ""), eps_cell(row["eps"]),
+                cells.cell(row["seed"]), cells.cell(row["n"]),
+                cells.percent(row["clean_accuracy"], row["clean_accuracy_low"], row["clean_accuracy_high"]),
+                Cell("not trusted", -1.0, "fail") if failed else cells.percent(*robust),
+                cells.verdict(row["verdict"]),
+                Cell("" if failed or distance is None else f"{distance:.4g}", -1.0 if distance is None else distance),
+                Cell(f"{row['seconds']:.1f}", row["seconds"]),
+                Cell(row["recipe"] + (f" ({substitutions})" if substitutions else "")),
+                Cell(row["extra"].get("mode") or ""),
+                Cell(weights(row, sweep)[:16], kind="hash"), Cell(row["key"][:16], kind="hash"),
+            ]
+        )  # fmt: skip
+    return Table("rows", f"All {len(rows)} results", columns, rows)
+
+
+def weights(row: Row, sweep: Sweep) -> str:
+    """Hash of the weights that a row is about: of the training's, or of the file that was given."""
+    trained = sweep.sizes.get((row["model"], row["seed"]))
+    if trained is not None:
+        return trained[1]
+    model = sweep.specs.get(row["job_id"], {}).get("model") or {}
+    return (model.get("weights") or {}).get("sha256", "")

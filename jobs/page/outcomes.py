@@ -1,0 +1,91 @@
+"""What single images came to, read from the stored outcomes once: confusions, classes, what broke what."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from sqlalchemy import Connection, select
+
+from jobs import examples
+from jobs.query import examples_of
+from jobs.schema import example_blob
+from robustlib.metrics import confusion_matrix
+
+SHOWN = 10  # images of which label and predictions are kept at hand
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An evaluation's images in numbers, by true class where they are arrays.
+
+    clean, attacked: confusion matrices, shape (classes, classes), None where a model names classes that the data lacks.
+    counts: images by class.  clean_right, attacked_right: accuracies by class, fractions, NaN without images.
+    broken_by: images by the attack that broke them, "clean" for those wrong at first, "" for those that stand.
+    first: label and predictions of the first images, clean and attacked.
+    """
+
+    clean: np.ndarray | None
+    attacked: np.ndarray | None
+    counts: np.ndarray
+    clean_right: np.ndarray
+    attacked_right: np.ndarray
+    broken_by: dict[str, int]
+    first: tuple[tuple[int, int, int], ...]
+
+
+# What was read already, by job: a stored outcome never changes, so a page that is shown again need not read it again.
+Kept = dict[Any, Any]
+
+
+def outcome(db: Connection, job_id: int, classes: int, kept: Kept) -> Outcome:
+    """The outcome of an evaluation of a data set with so many classes."""
+    if ("outcome", job_id) not in kept:
+        kept["outcome", job_id] = summed(examples.to_columns(examples_of(db, job_id)), classes)
+    return kept["outcome", job_id]
+
+
+def summed(columns: dict[str, np.ndarray], classes: int) -> Outcome:
+    label = columns["label"].astype(np.int64)
+    counts = np.bincount(label, minlength=classes)
+    by_class = {
+        name: np.bincount(label, weights=columns[name], minlength=classes) / np.where(counts == 0, np.nan, counts)
+        for name in ("clean_correct", "adversarial_correct")
+    }
+    names = ("label", "clean_prediction", "adversarial_prediction")
+    breakers, times = np.unique(columns["broken_by"], return_counts=True)
+    return Outcome(
+        clean=matrix(label, columns["clean_prediction"], classes),
+        attacked=matrix(label, columns["adversarial_prediction"], classes),
+        counts=counts,
+        clean_right=by_class["clean_correct"],
+        attacked_right=by_class["adversarial_correct"],
+        broken_by={str(name): int(n) for name, n in zip(breakers, times, strict=True)},
+        first=tuple(zip(*(columns[name][:SHOWN].tolist() for name in names), strict=True)),
+    )
+
+
+def matrix(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray | None:
+    fits = len(label) and max(label.max(), prediction.max()) < classes
+    return confusion_matrix(label, prediction.astype(np.int64), classes) if fits else None
+
+
+def queries(db: Connection, job_id: int, kept: Kept) -> int | None:
+    """Images that attacks without gradients showed the model in all; None where none were counted.
+
+    Reads nothing but that column.
+    """
+    if ("queries", job_id) not in kept:
+        data = db.execute(select(example_blob.c.data).where(example_blob.c.job_id == job_id)).scalar()
+        kept["queries", job_id] = None if data is None else total_queries(data)
+    return kept["queries", job_id]
+
+
+def total_queries(data: bytes) -> int | None:
+    names = pa.ipc.open_file(pa.BufferReader(data)).schema.names
+    if "queries" not in names:
+        return None
+    options = pa.ipc.IpcReadOptions(included_fields=[names.index("queries")])
+    column = pa.ipc.open_file(pa.BufferReader(data), options=options).read_all().column("queries")
+    counted = column.drop_null().to_numpy()
+    return int(counted.sum(dtype=np.int64)) if len(counted) else None

@@ -1,0 +1,176 @@
+"""What the sections of the page are given, from a gathered sweep."""
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import yaml
+from sqlalchemy import Connection
+
+from jobs.page import cells, charts, curves, ledger, pictures, plot, tables, words
+from jobs.page.cells import Cell, Table
+from jobs.page.gather import Sweep
+from jobs.page.outcomes import Kept, Outcome, outcome
+from jobs.page.pictures import Data
+from jobs.page.ranking import Place, headlines, places, standings
+
+Row = dict[str, Any]
+
+MOST_MODELS = 12  # whose confusion matrices are shown
+MOST_CLASSES = 20  # in a confusion matrix; of more classes the likeliest mistakes are listed
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How a model mistakes classes, clean and attacked: matrices, or of many classes the likeliest mistakes."""
+
+    model: str
+    where: str
+    names: tuple[str, ...]
+    matrices: list[tuple[str, list[list[Cell]]]]
+    mistakes: Table | None
+
+
+def parts(db: Connection, root: str, sweep: Sweep, kept: Kept) -> dict[str, Any]:
+    """Everything that templates name.
+
+    root: the store's artifacts.  kept: what was read of outcomes and pictures before, filled by this call.
+    """
+    found = standings(sweep.rows, sweep.checks)
+    everywhere = places(found)
+    headline = headlines(everywhere)
+    shown = pictures.open_data(sweep.data, kept)
+    order = charts.looks(found, headline, sweep.rows)
+    outcomes = [read_outcomes(db, place, shown, kept) for place in headline]
+    return {
+        "sweep": sweep,
+        "about": about(sweep),
+        "devices": sorted({row["device"] for row in sweep.rows}),
+        "versions": sorted({text_of(row["versions"]) for row in sweep.rows}),
+        "progress": progress(sweep),
+        "answers": [(words.answer(p), words.apart(p), words.price(p)) for p in headline],
+        "distrusted": words.distrusted(everywhere),
+        "limits": words.limits(sweep, headline),
+        "best": tables.best_by_radius(everywhere),
+        "leaderboard": tables.leaderboard(found, headline) if found else None,
+        "curves": list(curves.curves(sweep.rows, found, order)),
+        "tradeoffs": [
+            chart for p in headline for chart in (charts.tradeoff(p, order), *charts.prices(p, sweep, order))
+        ],
+        "breakers": [charts.breakers(p, seen) for p, seen in zip(headline, outcomes, strict=True) if seen],
+        "by_attack": tables.by_attack(sweep.rows),
+        "distances": tables.distances(sweep.rows),
+        "classes": tables.classes(headline[0], outcomes[0], shown.names) if headline else None,
+        "confusions": confusions(headline[0], outcomes[0], shown) if headline else [],
+        "grids": list(pictures.grids(db, root, telling(sweep.rows, order), shown, kept)),
+        "shown": shown,
+        "histories": curves.histories(sweep.trainings, order),
+        "audits": tables.audits(sweep),
+        "check_summary": tables.check_summary(sweep),
+        "checks": tables.checks(sweep),
+        "costs": ledger.costs(db, sweep, kept),
+        "rows": ledger.every_row(sweep) if sweep.rows else None,
+        "quoted": shlex.quote(sweep.name),  # readers paste it into a shell
+        "study": yaml.safe_dump(without_nulls(sweep.spec), sort_keys=False, allow_unicode=True, width=100),
+    }
+
+
+def about(sweep: Sweep) -> str:
+    """Data, images, time and place in one line."""
+    said = [str(sweep.spec.get("dataset", ""))]
+    if sweep.rows:
+        latest = max(row["recorded_at"] for row in sweep.rows)
+        said.append(f"{max(row['n'] for row in sweep.rows)} test images")
+        said.append(f"last result {time.strftime('%Y-%m-%d %H:%M', time.localtime(latest))}")
+        said.append(f"on {'; '.join(sorted({row['device'] for row in sweep.rows}))}")
+    return ", ".join(said) + f". robustq {version('robustq')}."
+
+
+def text_of(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+
+
+def without_nulls(value: Any) -> Any:
+    """A study without what it leaves open, as a person would write it."""
+    if isinstance(value, dict):
+        return {name: without_nulls(part) for name, part in value.items() if part is not None}
+    return [without_nulls(part) for part in value] if isinstance(value, list) else value
+
+
+def progress(sweep: Sweep) -> dict[str, Any]:
+    """How far the work is, in percent of its estimated cost, and what runs."""
+    done, left = sweep.work
+    share = 1.0 if sweep.complete else min(done / (done + left), 0.999) if done + left else 0.0
+    lines = [
+        {
+            "job": job["id"],
+            "what": "training" if job["kind"] == "train" else job["attack"] or job["kind"],
+            "model": job["model"],
+            "norm": job["norm"],
+            "eps": tables.eps_cell(job["eps"]),
+            "done": f"{job['progress_done'] or 0} of {job['progress_total'] or '?'}",
+            "note": job["progress_note"],
+            "seconds": round(job["seconds"]),
+        }
+        for job in sweep.running
+    ]
+    return {"percent": round(100 * share, 1), "running": cells.plain("running", "Jobs that run now", lines)}
+
+
+def read_outcomes(db: Connection, place: Place, shown: Data, kept: Kept) -> dict[str, Outcome]:
+    """The outcomes of the first seed of each model that is trusted at a radius."""
+    return {
+        s.model: outcome(db, s.rows[0]["job_id"], len(shown.names), kept)
+        for s in place.all[: 5 * MOST_MODELS]
+        if s.trusted
+    }
+
+
+def telling(rows: Sequence[Row], order: charts.Places) -> list[Row]:
+    """The rows of which pictures are shown, of the best model first."""
+    found = sorted(pictures.telling(rows, pictures.attack_names(rows)), key=lambda row: order[row["model"]])
+    return found[: pictures.MOST_MODELS]
+
+
+def confusions(place: Place, outcomes: dict[str, Outcome], shown: Data) -> list[Confusion]:
+    """The confusion of the models that stand best."""
+    found = []
+    for model, seen in list(outcomes.items())[:MOST_MODELS]:
+        pairs = [(word, m) for word, m in (("clean", seen.clean), ("attacked", seen.attacked)) if m is not None]
+        names = tuple(shown.name(k) for k in range(len(seen.counts)))
+        where = tables.at(place)
+        if len(names) <= MOST_CLASSES:
+            matrices = [(word, toned(matrix)) for word, matrix in pairs]
+            found.append(Confusion(model, where, names, matrices, None))
+        else:
+            lines = [line for word, matrix in pairs for line in likeliest(word, matrix, names)]
+            caption = f"{model}: the likeliest mistakes, clean and at {where}"
+            found.append(Confusion(model, where, names, [], cells.plain(plot.slug("mistakes", model), caption, lines)))
+    return found
+
+
+def toned(matrix: np.ndarray) -> list[list[Cell]]:
+    """Counts with a ground by their share of the true class."""
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    return [
+        [
+            Cell(str(count) if count else "", float(share), f"tone{round(10 * share)}" if count else "")
+            for count, share in zip(*lines, strict=True)
+        ]
+        for lines in zip(matrix.tolist(), shares.tolist(), strict=True)
+    ]
+
+
+def likeliest(word: str, matrix: np.ndarray, names: Sequence[str], most: int = 10) -> list[Row]:
+    wrong = matrix - np.diag(np.diag(matrix))
+    order = np.argsort(wrong, axis=None, kind="stable")[::-1][:most]
+    pairs = [divmod(int(place), len(matrix)) for place in order]
+    return [
+        {"images": word, "true class": names[a], "taken for": names[b], "times": int(wrong[a, b])}
+        for a, b in pairs
+        if wrong[a, b]
+    ]

@@ -1,0 +1,153 @@
+"""Attacked images beside the clean ones and their difference, as small PNGs in the page."""
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from PIL import Image
+from sqlalchemy import Connection
+
+from jobs import artifacts
+from jobs.page.outcomes import SHOWN, Kept, Outcome, outcome
+from jobs.query import artifact_of
+from jobs.show import eps_text
+from robustlib import data
+from robustlib.settings import AUDIT, CERTIFY
+
+Row = dict[str, Any]
+
+MOST_SIDE = 112  # of a picture on the page; larger images are shrunk to it
+MOST_MODELS = 12  # with pictures: each takes about a hundred kilobytes with images of the largest side
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image three ways, as data URLs, with its classes by name."""
+
+    place: int
+    clean: str
+    attacked: str
+    difference: str
+    label: str
+    before: str
+    after: str
+
+    @property
+    def broken(self) -> bool:
+        return self.after != self.label
+
+    @property
+    def caption(self) -> str:
+        """What became of it, in words."""
+        if self.before != self.label:
+            return f"{self.label}, wrong at once: taken for {self.before}"
+        return f"{self.label}, taken for {self.after}" if self.broken else f"{self.label} ✓ stands"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The first images of one model under one attack.  magnified: factor of the difference, which is put on grey."""
+
+    title: str
+    magnified: float
+    images: tuple[Shown, ...]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data set's test split, or the reason why it cannot be shown; the classes by name, or by number without it."""
+
+    dataset: data.Dataset | None
+    reason: str
+    names: tuple[str, ...]
+
+    def name(self, label: int) -> str:
+        return self.names[label] if label < len(self.names) else str(label)
+
+
+def open_data(ref: Row | None, kept: Kept) -> Data:
+    """The data set that a sweep names, where this machine has it with the same content."""
+    if ref is None:
+        return Data(None, "no evaluation is done yet", ())
+    key = ("data", ref["place"], ref["sha256"])
+    if key not in kept:
+        kept[key] = find_data(ref["place"], ref["sha256"])
+    return kept[key]
+
+
+def find_data(place: str, sha256: str) -> Data:
+    try:
+        if data.fingerprint(place) != sha256:
+            return Data(None, f"the data set {place} on this machine is another than the one that was evaluated", ())
+        dataset = data.load(place, "test")
+    except (OSError, ValueError) as error:  # the page is about results, and those are there
+        return Data(None, str(error), ())
+    return Data(dataset, "", dataset.names)
+
+
+def grids(db: Connection, root: str, rows: Sequence[Row], shown: Data, kept: Kept) -> Iterator[Grid]:
+    """The pictures of these rows, those that kept any."""
+    for row in rows:
+        sha256 = artifact_of(db, row["job_id"], "images")
+        if sha256 is None or shown.dataset is None:
+            continue
+        if ("grid", sha256) not in kept:
+            attacked = safetensors.numpy.load(artifacts.get(root, sha256))["x_adv"][:SHOWN]
+            clean = shown.dataset.x[: len(attacked)].astype(np.float32) / 255
+            found = outcome(db, row["job_id"], len(shown.names), kept)
+            kept["grid", sha256] = draw(clean, attacked, found, shown)
+        magnified, images = kept["grid", sha256]
+        yield Grid(f"{row['model']} under {condition(row)}", magnified, images)
+
+
+def condition(row: Row) -> str:
+    return f"{row['attack']}, {row['norm']}, eps {eps_text(row['eps'])}"
+
+
+def draw(clean: np.ndarray, attacked: np.ndarray, found: Outcome, shown: Data) -> tuple[float, tuple[Shown, ...]]:
+    """clean, attacked: shape (N, C, H, W), in [0, 1]."""
+    difference = attacked - clean
+    scale = 0.5 / max(float(np.abs(difference).max()), 1e-12)
+    images = tuple(
+        Shown(
+            place,
+            *(png_url(picture) for picture in (clean[place], attacked[place], 0.5 + scale * difference[place])),
+            *(shown.name(label) for label in found.first[place]),
+        )
+        for place in range(len(attacked))
+    )
+    return scale, images
+
+
+def png_url(image: np.ndarray) -> str:
+    """An image of shape (C, H, W) in [0, 1] as a data URL."""
+    levels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
+    picture = Image.fromarray(levels[0] if len(levels) == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0)))
+    picture.thumbnail((MOST_SIDE, MOST_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def telling(rows: Sequence[Row], attacks: Sequence[str]) -> Iterator[Row]:
+    """For each model its row, of the first of these attacks that it has, at the middle one of the radii; first seed."""
+    for model in dict.fromkeys(row["model"] for row in rows):
+        for attack in attacks:
+            mine = [row for row in rows if (row["model"], row["attack"]) == (model, attack) and row["eps"]]
+            if mine:
+                mine = sorted(
+                    (row for row in mine if row["norm"] == mine[0]["norm"]), key=lambda row: (row["seed"], row["eps"])
+                )
+                first = [row for row in mine if row["seed"] == mine[0]["seed"]]
+                yield first[(len(first) - 1) // 2]
+                break
+
+
+def attack_names(rows: Sequence[Row]) -> list[str]:
+    """Attacks with a radius, the last of the study first: studies end with their strongest."""
+    none = ("worst-case", AUDIT, CERTIFY)
+    return list(dict.fromkeys(row["attack"] for row in reversed(rows) if row["eps"] and row["attack"] not in none))

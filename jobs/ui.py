@@ -1,0 +1,183 @@
+"""The page of a sweep served on this machine, following the store while the sweep runs. Reads, never writes."""
+
+import hashlib
+import html
+import ipaddress
+import json
+import re
+import socket
+import threading
+
+import uvicorn
+from sqlalchemy import Connection, select
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from jobs.engine import Store
+from jobs.errors import RobustqError, SpecError
+from jobs.page.gather import gather, state_of
+from jobs.page.outcomes import Kept
+from jobs.page.parts import parts
+from jobs.page.render import page, sections
+from jobs.schema import sweep
+from jobs.states import find_sweep
+
+NAMES = ("localhost", "127.0.0.1", "[::1]")
+HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::\d+)?", re.IGNORECASE)
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class OnlyHere:
+    """Answers only requests that name this server: a page elsewhere can point a name of its own at 127.0.0.1.
+
+    Such a name is no loopback name and no address, so those are let through, and nothing else.
+    """
+
+    def __init__(self, app: ASGIApp, *, anywhere: bool):
+        self.app, self.anywhere = app, anywhere
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            given = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+            if not host_allowed(given, anywhere=self.anywhere):
+                text = "robustq ui answers to localhost, 127.0.0.1 and [::1] only\n"
+                await PlainTextResponse(text, 421, HEADERS)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def host_allowed(header: str, *, anywhere: bool) -> bool:
+    """Whether a Host header is a loopback name; for a server that listens anywhere, an address or this host's too."""
+    found = HOST.fullmatch(header.strip())
+    if found is None:
+        return False
+    name = found[1].lower()
+    if name in NAMES:
+        return True
+    return anywhere and (
+        is_address(name.strip("[]")) or name in (socket.gethostname().lower(), socket.getfqdn().lower())
+    )
+
+
+def is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+class Pages:
+    """The store's pages, each made again only when the store has changed. Pages are made one at a time."""
+
+    def __init__(self, store: Store):
+        self.store, self.lock = store, threading.Lock()
+        self.kept: Kept = {}
+        self.last: dict[int, tuple[str, bytes]] = {}  # by sweep: the state it was made for, and its parts as JSON
+
+    def chosen(self, db: Connection, name: str | None) -> tuple[int | None, list[str]]:
+        """The sweep of this name or the latest, and the names that there are."""
+        names = list(dict.fromkeys(db.execute(select(sweep.c.name).order_by(sweep.c.id.desc())).scalars()))
+        return (find_sweep(db, name or names[0]) if names else None), names
+
+    def tag(self, name: str | None) -> str:
+        """An ETag of what the page of a sweep would show."""
+        with self.store.begin() as db:
+            sweep_id, names = self.chosen(db, name)
+            state = repr(names) if sweep_id is None else state_of(db, sweep_id)
+        return f'"{hashlib.sha256(state.encode()).hexdigest()[:32]}"'
+
+    def whole(self, name: str | None) -> str:
+        """The page as HTML."""
+        with self.lock, self.store.begin() as db:
+            sweep_id, names = self.chosen(db, name)
+            if sweep_id is None:
+                return EMPTY.format(store=html.escape(self.store.url))
+            return page(parts(db, self.store.artifacts, gather(db, sweep_id), self.kept), live=names)
+
+    def live(self, name: str | None) -> tuple[str, bytes]:
+        """An ETag, and as JSON the sections with their hashes, by which the page replaces those that changed."""
+        tag = self.tag(name)  # before what it stands for, so that a change in between is shown at the next question
+        with self.lock, self.store.begin() as db:
+            sweep_id, _ = self.chosen(db, name)
+            if sweep_id is None:
+                return tag, b'{"about": "", "sections": []}'
+            if self.last.get(sweep_id, ("",))[0] != tag:
+                given = parts(db, self.store.artifacts, gather(db, sweep_id), self.kept)
+                found = {"about": given["about"], "sections": [vars(section) for section in sections(given)]}
+                self.last[sweep_id] = (tag, json.dumps(found).encode())
+            return self.last[sweep_id]
+
+
+EMPTY = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>robustq</title>
+<meta http-equiv="refresh" content="2"></head><body><main><h1>No sweep yet</h1>
+<p>The store {store} holds no sweep: <code>robustq run STUDY</code> makes one. This page looks again by itself.</p>
+</main></body></html>"""
+
+
+def application(store: Store, *, anywhere: bool = False) -> ASGIApp:
+    """The server: the page, and what has changed of it."""
+    pages = Pages(store)
+
+    async def whole(request: Request) -> Response:
+        return HTMLResponse(await run_in_threadpool(pages.whole, request.query_params.get("sweep")), headers=HEADERS)
+
+    async def live(request: Request) -> Response:
+        name, known = request.query_params.get("sweep"), request.headers.get("if-none-match")
+        if known is not None and known == await run_in_threadpool(pages.tag, name):
+            return Response(status_code=304, headers=HEADERS | {"ETag": known})
+        tag, data = await run_in_threadpool(pages.live, name)
+        return Response(data, headers=HEADERS | {"ETag": tag}, media_type="application/json")
+
+    async def refuse(_: Request, error: Exception) -> Response:
+        return PlainTextResponse(f"{error}\n", 404 if isinstance(error, SpecError) else 503, HEADERS)
+
+    routes = [Route("/", whole), Route("/live", live)]
+    return OnlyHere(Starlette(routes=routes, exception_handlers={RobustqError: refuse}), anywhere=anywhere)
+
+
+def listen(host: str, port: int, *, insecure: bool) -> socket.socket:
+    """A socket to serve on. Raises SpecError for a host that others can reach, unless told so, and a port in use."""
+    if host != "localhost" and not (is_address(host) and ipaddress.ip_address(host).is_loopback) and not insecure:
+        raise SpecError(
+            f"--host {host} lets others on the network read the store: expected 127.0.0.1, ::1 or localhost; "
+            "--insecure serves it nevertheless"
+        )
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise SpecError(f"--host {host}: no such address ({error.strerror})") from error
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind(address)
+        found.listen(2048)  # so that whoever was told the address waits, where the server is not up yet
+    except OSError as error:
+        found.close()
+        raise SpecError(f"--port {port} of {host} cannot be used ({error.strerror}): name another one") from error
+    return found
+
+
+def serve(store: Store, found: socket.socket, *, insecure: bool) -> None:
+    """Serve until interrupted, which is the proper end."""
+    config = uvicorn.Config(
+        application(store, anywhere=insecure),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+    )
+    try:
+        uvicorn.Server(config).run(sockets=[found])
+    except KeyboardInterrupt:
+        return

@@ -1,0 +1,48 @@
+"""Random search: points of the ball drawn one after the other, until one is misclassified."""
+
+import torch
+from torch import Tensor, nn
+
+from robustlib.draws import Draws, default_draws
+from robustlib.losses import confirmed, wrong
+from robustlib.norms import Norm, ascent, draw_in_ball
+
+
+@torch.no_grad()
+def noise(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: Norm = "Linf",
+    eps: float = 8 / 255,
+    queries: int = 1000,
+    draws: Draws | None = None,
+    spent: Tensor | None = None,
+) -> Tensor:
+    """Random points of the ball, every other of them on its edge: what an attack must beat at the same budget.
+
+    x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,).  eps: in units of x.
+    queries: points for each image, at most.  spent: filled in with those of each image, int64, shape (B,).
+    An image is done with as soon as it is misclassified, and comes as it is where none was found.
+    Returns x_adv, shaped like x, in the box and the eps-ball. Source: Carlini et al. 2019,
+    https://arxiv.org/abs/1902.06705, section 4.
+    """
+    draws = default_draws(x, draws)
+    found, live = x.clone(), torch.arange(len(x), device=x.device)
+    used = torch.zeros_like(y)
+    for query in range(queries):
+        images, classes = x[live], y[live]
+        delta = draw_in_ball(images, eps, norm, draws[live], f"noise/{query}")
+        if query % 2:  # corners in Linf, the sphere in L2, few pixels in L1
+            delta = eps * ascent(delta, norm)
+        point = (images + delta).clamp(0, 1)
+        fell = confirmed(model, point, classes, wrong(model(point), classes))
+        used[live] += 1
+        found[live[fell]] = point[fell]
+        live = live[~fell]
+        if len(live) == 0:
+            break
+    if spent is not None:
+        spent.copy_(used)
+    return found

@@ -1,0 +1,185 @@
+"""What an audit tries: the standard attacks, then what an expert would where a gradient leads nowhere."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from robustlib.attacks import ATTACKS
+from robustlib.attacks.apgd import apgd, apgd_targeted
+from robustlib.attacks.hopskipjump import hopskipjump
+from robustlib.attacks.noise import noise
+from robustlib.attacks.pgd import pgd
+from robustlib.attacks.spsa import nes
+from robustlib.attacks.square import square
+from robustlib.audit.bout import Strike
+from robustlib.audit.forms import Form, hidden_scores, lines_across, lines_before
+from robustlib.checks.slopes import margin_and_slope
+from robustlib.draws import Draws
+from robustlib.engine import Engine, batch_sizes
+from robustlib.models.layers import Expectation
+from robustlib.modes import layout
+from robustlib.norms import Norm, draw_in_ball
+
+STEPS = 50  # of each gradient attack: enough to see whether a gradient leads anywhere
+SAME = 0.99  # mean cosine from which two gradients are the same
+EOT = 10  # draws a step of a randomised model
+NEIGHBOURS = 10  # over which a rugged loss is averaged
+
+
+@dataclass(frozen=True)
+class Target:
+    """The model as it is attacked here. exact: as it judges.  search: the quickest copy.
+
+    randomised: answers change from pass to pass.  gradient: its answer has one.  classes: how many.
+    """
+
+    model: nn.Module
+    exact: nn.Module
+    search: nn.Module
+    randomised: bool
+    gradient: bool
+    classes: int
+
+    def through(self, form: nn.Module, x: Tensor) -> nn.Module:
+        """A form of the model as attacks call it: in batches that fit, believed only where the model is fooled too."""
+        if self.randomised:
+            return Expectation(form, EOT)
+        assert isinstance(self.exact, Engine)
+        sizes = batch_sizes(x) if self.exact.sizes else ()
+        return Engine(form, sizes=sizes, memory_format=layout(self.model), judge=self.exact.forward)
+
+
+class Neighbourhood(nn.Module):
+    """Logits averaged over random points near an image: a rugged loss has a gradient there that leads somewhere."""
+
+    def __init__(self, model: nn.Module, radius: float, norm: Norm):
+        super().__init__()
+        self.model, self.radius = model, radius
+        self.norm: Norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        index = torch.arange(len(x), device=x.device)
+        points = [
+            (x + draw_in_ball(x, self.radius, self.norm, Draws(turn, index), "audit/near")).clamp(0, 1)
+            for turn in range(NEIGHBOURS)
+        ]
+        return torch.stack([self.model(point) for point in points]).mean(0)
+
+
+Move = tuple[str, str, Strike, bool]  # what is tried, which remedy it is, how, and whether on some images first
+
+
+def naive(target: Target, norm: Norm, eps: float, steps: int = STEPS) -> Strike:
+    """What a library does out of the box: PGD on the cross-entropy of one pass, and no question asked."""
+    step = eps / 4 if norm == "Linf" else 2.5 * eps / steps
+
+    def strike(x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        if not target.gradient:
+            return x
+        options = {"norm": norm, "eps": eps, "steps": steps, "step_size": step, "stop_at_success": True}
+        return pgd(target.exact, x, y, **options, draws=draws)
+
+    return strike
+
+
+def calling(attack: partial[Tensor], model: nn.Module) -> Strike:
+    return lambda x, y, draws: attack(model, x, y, draws=draws)
+
+
+def standard(target: Target, norm: Norm, eps: float) -> Iterator[Move]:
+    """Attacks with gradients on the model as it is given, through the expectation where it is randomised."""
+    if not target.gradient:
+        return
+    budget = {"norm": norm, "eps": eps, "steps": STEPS}
+    model = Expectation(target.model, EOT) if target.randomised else target.search
+    if target.randomised:
+        yield "PGD, expectation over draws", "expectation", calling(partial(ATTACKS["pgd"], **budget), model), False
+    loss = "dlr" if target.classes >= 4 else "margin"
+    yield "Auto-PGD", "standard", calling(partial(apgd, **budget, loss="ce"), model), False
+    yield "Auto-PGD, margin", "margin", calling(partial(apgd, **budget, loss="margin"), model), False
+    if target.randomised:
+        return
+    yield "targeted Auto-PGD", "margin", calling(partial(apgd_targeted, **budget, loss=loss, targets=4), model), False
+
+
+def by_scores(target: Target, norm: Norm, eps: float, queries: int) -> Iterator[Move]:
+    """Search by the scores alone."""
+    budget = {"norm": norm, "eps": eps}
+    model = Expectation(target.model, EOT) if target.randomised else target.search
+    fewer = queries // EOT if target.randomised else queries
+    yield "random noise", "noise", calling(partial(noise, **budget, queries=max(fewer // 10, 20)), model), False
+    yield "Square", "gradient-free", calling(partial(square, **budget, queries=fewer), model), target.randomised
+
+
+def forms(target: Target, x: Tensor) -> Iterator[tuple[str, str, Form]]:
+    """Forms of the model whose gradient is another than its own, as `x` (some images) shows."""
+    model = target.model
+    place = hidden_scores(model, x)
+    behind = hidden_scores(model, x, steps=True)
+    before, across = lines_before(model, x), lines_across(model, x)
+    candidates = [
+        ("scores behind the answer", "scores", {"scores": place}),
+        (
+            "straight through what has no gradient",
+            "straight-through",
+            {"scores": behind, "steps": True, "across": across},
+        ),
+        (
+            "straight through all before the first layer",
+            "straight-through",
+            {"scores": behind, "steps": True, "across": across, "before": before},
+        ),
+        ("float64", "float64", {"scores": place, "double": True}),
+    ]
+    known = [slope_of(target.model, x)] if target.gradient else []
+    for name, remedy, options in candidates:
+        if not any(value is not None and value is not False for value in options.values()):
+            continue
+        form = Form(model, **options)
+        slope = slope_of(form, x)
+        if slope is None or not slope.any() or any(same(slope, other) for other in known):
+            continue
+        known.append(slope)
+        yield name, remedy, form
+
+
+def slope_of(model: nn.Module, x: Tensor) -> Tensor | None:
+    """The margin's gradient at some images; None where the model has none."""
+    try:
+        with torch.no_grad():
+            y = model(x).argmax(1)
+        return margin_and_slope(model, x, y)[1]
+    except (ValueError, RuntimeError, TypeError, IndexError, NotImplementedError):
+        return None  # a form that this model does not take, such as float64: the next is tried
+
+
+def same(slope: Tensor, other: Tensor | None) -> bool:
+    if other is None or not other.any():
+        return False
+    cosine = torch.nn.functional.cosine_similarity(slope.flatten(1).double(), other.flatten(1).double(), dim=1)
+    return bool(cosine.mean() > SAME)
+
+
+def behind(target: Target, x: Tensor, norm: Norm, eps: float) -> Iterator[Move]:
+    """Gradients of forms of the model: of what lies behind its answer, through what stops them. x: some images."""
+    attack = partial(apgd, norm=norm, eps=eps, steps=STEPS, loss="margin")
+    for name, remedy, form in forms(target, x[:16]):
+        yield f"Auto-PGD, {name}", remedy, calling(attack, target.through(form, x)), False
+
+
+def last_resorts(target: Target, x: Tensor, norm: Norm, eps: float, queries: int) -> Iterator[Move]:
+    """What costs much and finds little where gradients are sound: on some images first."""
+    attack = partial(apgd, norm=norm, eps=eps, steps=STEPS, loss="margin")
+    if target.gradient:
+        near = Neighbourhood(target.model, eps, norm)
+        # A randomised model's neighbours have each their own draw.
+        model = near if target.randomised else target.through(near, x)
+        yield "Auto-PGD, averaged over neighbours", "smoothed", calling(attack, model), True
+    free = {"norm": norm, "eps": eps, "queries": queries // EOT if target.randomised else queries}
+    model = Expectation(target.model, EOT) if target.randomised else target.exact
+    if norm != "L1":
+        yield "NES", "gradient-free", calling(partial(nes, **free), model), True
+        yield "HopSkipJump", "decision", calling(partial(hopskipjump, **free), model), True

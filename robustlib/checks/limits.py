@@ -1,0 +1,134 @@
+"""Every check's threshold, with its reason: the one table that verdicts and documentation rest on. Free of torch."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+PASS, WARN, FAIL = VERDICTS = ("pass", "warn", "fail")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A check's value is the worse the larger it is: above `warn` it warns, above `fail` it fails.
+
+    withholds: whether failing it takes the word "robust" from the row; a failure of another check only warns.
+    """
+
+    meaning: str
+    warn: float
+    fail: float | None
+    withholds: bool
+    source: str
+
+
+OURS = "ours"
+CARLINI = "Carlini et al. 2019, https://arxiv.org/abs/1902.06705"
+ATHALYE = "Athalye et al. 2018, https://arxiv.org/abs/1802.00420"
+PINTOR = "Pintor et al. 2022, https://arxiv.org/abs/2106.09947"
+CROCE = "Croce and Hein 2020, https://arxiv.org/abs/2003.01690"
+
+LIMITS: dict[str, Limit] = {
+    # Of the model, on 64 images.
+    "eval-mode": Limit("layers that stay in training mode when asked to evaluate", 0, 0, True, CARLINI),
+    "logits": Limit(
+        "share of rows that are probabilities, not logits", 0, 0.5, True, "Croce and Hein's reference warns"
+    ),
+    "batch-independence": Limit(
+        "largest change of a logit with its batch (1, 7, 64), in standard deviations of logits", 1e-3, 0.05, True, OURS
+    ),
+    "gradient": Limit("share of images without a gradient, or with NaN or infinity in it", 0, 0, True, ATHALYE),
+    "zero-gradient": Limit("share of images at which the gradient of the cross-entropy is 0", 0.01, 0.25, True, PINTOR),
+    # Of an evaluation.
+    "chance": Limit("share of the most frequent class, over the clean accuracy", 0.7, 0.85, True, OURS),
+    "noise": Limit("standing images that one random point of the ball breaks", 0, 0, True, CARLINI),
+    "eight-bit": Limit("share of broken images that stand again after rounding to 8 bits", 0.5, None, False, OURS),
+    # Of several attacks on a model.
+    "fgsm-beats-pgd": Limit("share of images that FGSM broke and PGD did not", 0.005, 0.05, True, CARLINI),
+    "square-beats-gradients": Limit(
+        "share of images that Square broke and no attack with gradients did", 0.002, 0.02, True, CARLINI
+    ),
+    "accuracy-rises-with-eps": Limit("rise of robust accuracy from a radius to a larger one", 0, 0.02, True, CARLINI),
+    # Of an audit.
+    "adaptive-gap": Limit("naive robust accuracy minus that under the best attack tried", 0.07, 0.20, True, CROCE),
+    "beyond-gradients": Limit(
+        "robust accuracy under attacks with the model's own gradients, minus that under the best attack tried",
+        0.01,
+        0.05,
+        True,
+        CARLINI,
+    ),
+    "slope": Limit(
+        "share of images whose loss rises by less than a tenth of what the gradient says, a step along it",
+        0.2,
+        None,
+        False,
+        ATHALYE,
+    ),
+    "backward-pass": Limit(
+        "share of images at which the gradient is not the slope of the loss, by tiny differences in float64",
+        0.1,
+        None,
+        False,
+        OURS,
+    ),
+    "loss-landscape": Limit(
+        "mean change of the margin over its mean size, for noise of the radius", 0.5, None, False, PINTOR
+    ),
+    "unbounded": Limit("share of images that stand at a radius that allows any image", 0, 0.05, True, CARLINI),
+    "convergence": Limit("share of images that twice the steps break besides", 0.02, None, False, CARLINI),
+    "randomness": Limit("naive robust accuracy minus that under the expectation over draws", 0.03, 0.10, True, ATHALYE),
+    "fresh-draws": Limit(
+        "drop of the reported accuracy on fresh draws, in half widths of its interval", 1, 2, True, OURS
+    ),
+    "plateau": Limit("drop of robust accuracy from 10 draws a step to 40", 0.02, None, False, ATHALYE),
+    "surrogate": Limit("share of standing images that break under attacks on a surrogate", 0.005, 0.05, True, CARLINI),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found. value: None where there was nothing to look at.  examples: places in the data."""
+
+    name: str
+    value: float | None
+    threshold: float
+    verdict: str
+    note: str
+    examples: tuple[int, ...] = ()
+
+
+def find(name: str, value: float | None, note: str = "", examples: Iterable[int] = ()) -> Finding:
+    """The finding for a check's value, by the table."""
+    limit = LIMITS[name]
+    threshold = limit.warn if limit.fail is None else limit.fail
+    if value is None:
+        return Finding(name, None, threshold, PASS, note or "nothing to look at")
+    verdict = WARN if value > limit.warn else PASS
+    if limit.fail is not None and value > limit.fail:
+        verdict = FAIL
+    shown = tuple(int(place) for place in examples)[:20] if verdict != PASS else ()
+    return Finding(name, float(value), threshold, verdict, note or limit.meaning, shown)
+
+
+def overall(findings: Iterable[Finding]) -> str:
+    """The worst verdict; a failed check that does not withhold the word "robust" counts as a warning."""
+    worst = PASS
+    for finding in findings:
+        verdict = finding.verdict
+        if verdict == FAIL and not LIMITS[finding.name].withholds:
+            verdict = WARN
+        worst = max(worst, verdict, key=VERDICTS.index)
+    return worst
+
+
+def merged(parts: Iterable[Finding]) -> list[Finding]:
+    """The findings of several parts of an evaluation as one each: the worst, with the examples of all."""
+    found: dict[str, Finding] = {}
+    for part in parts:
+        before = found.get(part.name)
+        if before is None:
+            found[part.name] = part
+            continue
+        worse = max(before, part, key=lambda one: (VERDICTS.index(one.verdict), one.value or 0.0))
+        examples = tuple(sorted({*before.examples, *part.examples}))[:20]
+        found[part.name] = Finding(worse.name, worse.value, worse.threshold, worse.verdict, worse.note, examples)
+    return list(found.values())

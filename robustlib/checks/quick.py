@@ -1,0 +1,114 @@
+"""The checks that every evaluation gets: a few passes over a few images."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustlib.attacks.cascade import predict
+from robustlib.checks.limits import Finding, find
+from robustlib.draws import Draws
+from robustlib.engine import pull
+from robustlib.losses import cross_entropy
+from robustlib.norms import Norm, draw_in_ball
+from robustlib.outcome import Outcome
+
+SOME = 64  # images that a model is looked at with
+MOST = 256  # outcomes that are looked at again
+SETS_ITS_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.MultiheadAttention)
+
+
+def look_at_model(model: nn.Module, x: Tensor, *, randomised: bool) -> list[Finding]:
+    """Checks of a model in eval mode. x: images as floats, on its device; the first 64 are looked at.
+
+    randomised: its answers change from pass to pass, so that they cannot be compared between batches.
+    """
+    x = x[:SOME]
+    with torch.no_grad():
+        logits = model(x).float()
+    found = [eval_mode(model), are_logits(logits)]
+    if not randomised:
+        found.append(batch_independence(model, x, logits))
+    return [*found, *gradients(model, x, logits.argmax(1))]
+
+
+def eval_mode(model: nn.Module) -> Finding:
+    """Whether layers that behave otherwise in training are still in training mode after `model.eval()`."""
+    names = [name for name, layer in model.named_modules() if isinstance(layer, SETS_ITS_MODE) and layer.training]
+    return find("eval-mode", len(names), f"in training mode: {', '.join(names[:5])}" if names else "")
+
+
+def are_logits(logits: Tensor) -> Finding:
+    """Rows that sum to 1 and hold nothing below 0 are probabilities: their cross-entropy is one of the wrong thing."""
+    rows = (logits.sum(1) - 1).abs().le(1e-5) & logits.ge(0).all(1)
+    return find("logits", rows.float().mean().item(), examples=rows.nonzero().flatten().tolist())
+
+
+def batch_independence(model: nn.Module, x: Tensor, logits: Tensor) -> Finding:
+    with torch.no_grad():
+        parts = [model(x[:1]).float() - logits[:1], model(x[:7]).float() - logits[:7]]
+    spread = logits.std().clamp_min(1e-12)
+    return find("batch-independence", max((part.abs().max() / spread).item() for part in parts))
+
+
+def gradients(model: nn.Module, x: Tensor, y: Tensor) -> list[Finding]:
+    """Whether the cross-entropy of the model's own answer has a gradient, a finite one, and one that is not zero."""
+    try:
+        _, _, slopes = pull(model, x.detach().clone(), lambda logits, y: cross_entropy(logits, y)[:, None], y)
+    except (ValueError, RuntimeError) as error:
+        # Whatever a user's model raises when it is differentiated: it has no gradient, and that is what is to be said.
+        return [find("gradient", 1.0, f"no gradient: {str(error).splitlines()[0][:200]}")]
+    flat = slopes.flatten(1)
+    broken = ~flat.isfinite().all(1)
+    zero = (flat == 0).all(1)
+    return [
+        find("gradient", broken.float().mean().item(), examples=broken.nonzero().flatten().tolist()),
+        find("zero-gradient", zero.float().mean().item(), examples=zero.nonzero().flatten().tolist()),
+    ]
+
+
+def look_at_outcome(
+    model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, outcome: Outcome, *, norm: Norm, eps: float | None, seed: int
+) -> list[Finding]:
+    """Checks of an evaluation's outcome. x: its images as floats, and x_adv the attacked ones, in the outcome's order.
+
+    model: the one that judges, one that always gives the same answer. eps: 0 for a clean evaluation, None for an
+    attack without a limit.
+    """
+    found = [above_chance(outcome)]
+    if eps and norm is not None:
+        found.append(noise(model, x, y, outcome, norm, eps, seed))
+        found.append(eight_bit(model, x_adv, y, outcome))
+    return found
+
+
+def above_chance(outcome: Outcome) -> Finding:
+    """An untrained or broken model names one class for all: where it is no better than that, it is none."""
+    accuracy = float(outcome.clean_correct.mean())
+    often = float(np.bincount(outcome.label).max() / len(outcome.label))
+    if len(outcome.label) < 30 or often > 0.7:
+        return find("chance", None, "too few images, or nearly all of one class")
+    return find(
+        "chance", often / max(accuracy, 1e-9), f"clean accuracy {accuracy:.3f}, most frequent class {often:.3f}"
+    )
+
+
+def noise(model: nn.Module, x: Tensor, y: Tensor, outcome: Outcome, norm: Norm, eps: float, seed: int) -> Finding:
+    """One random point of the ball for each image that stands: an attack that missed what chance finds is none."""
+    rows = torch.from_numpy(np.flatnonzero(~outcome.success)[:MOST])
+    if len(rows) == 0:
+        return find("noise", None, "no image stands")
+    index = torch.from_numpy(outcome.index)[rows].to(x.device)
+    images = x[rows]
+    point = (images + draw_in_ball(images, eps, norm, Draws(seed, index), "checks/noise")).clamp(0, 1)
+    fell = predict(model, point) != y[rows]
+    return find("noise", int(fell.sum()), examples=index[fell].tolist())
+
+
+def eight_bit(model: nn.Module, x_adv: Tensor, y: Tensor, outcome: Outcome) -> Finding:
+    """Whether attacked images survive being stored as pictures."""
+    rows = torch.from_numpy(np.flatnonzero(outcome.success & (outcome.distance > 0))[: MOST // 2])
+    if len(rows) == 0:
+        return find("eight-bit", None, "no image was broken")
+    rounded = (x_adv[rows] * 255).round() / 255
+    stands = predict(model, rounded) == y[rows]
+    return find("eight-bit", stands.float().mean().item(), examples=outcome.index[rows[stands.cpu()]].tolist())

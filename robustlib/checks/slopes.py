@@ -1,0 +1,65 @@
+"""Whether the gradient says what the loss does: the checks by which a masked gradient is told from a small one."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from robustlib.checks.limits import Finding, find
+from robustlib.draws import Draws
+from robustlib.engine import pull
+from robustlib.losses import margin
+from robustlib.norms import Norm, ascent, draw_in_ball
+
+TINY = 1e-6  # of an image's range: a difference in float64 over which a smooth loss is a straight line
+SHARE = 0.1  # of the rise that the gradient promises which must come
+NEAR = 0.1  # by which share slope and gradient may differ
+Value = Callable[[Tensor], Tensor]
+
+
+def margin_and_slope(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The margin, shape (B,), and its gradient by the images. Raises ValueError where there is none."""
+    _, values, slopes = pull(model, x.detach().clone(), lambda logits, y: margin(logits, y)[:, None], y)
+    return values[:, 0], slopes[:, 0]
+
+
+@torch.no_grad()
+def margins(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return margin(model(x), y)
+
+
+def rises(model: nn.Module, x: Tensor, y: Tensor, norm: Norm, step: float) -> tuple[Tensor, Tensor]:
+    """What a step along the gradient raises the margin by, and what the gradient promises; shape (B,)."""
+    before, slope = margin_and_slope(model, x, y)
+    there = (x + step * ascent(slope, norm)).clamp(0, 1)
+    promised = ((there - x) * slope).flatten(1).sum(1)
+    return margins(model, there, y) - before, promised
+
+
+def slope(model: nn.Module, x: Tensor, y: Tensor, index: Tensor, *, norm: Norm, eps: float) -> Finding:
+    """A step of a tenth of the radius along the gradient must raise the margin."""
+    gained, promised = rises(model, x, y, norm, eps / 10)
+    bad = ~(gained > SHARE * promised) | ~(promised > 0)
+    return find("slope", bad.float().mean().item(), examples=index[bad].tolist())
+
+
+def backward_pass(model: nn.Module, x: Tensor, y: Tensor, index: Tensor, *, norm: Norm) -> Finding:
+    """The gradient must be the slope of the loss: a backward pass of its own, or a step in the forward pass, is not."""
+    try:
+        fine = copy.deepcopy(model).double()
+        gained, promised = rises(fine, x.double(), y, norm, TINY)
+    except (RuntimeError, TypeError, ValueError) as error:
+        # A model that holds float32 numbers, or cannot be copied, cannot be looked at so finely.
+        return find("backward-pass", None, f"the model does not run in float64: {str(error).splitlines()[0][:120]}")
+    bad = ~((gained - promised).abs() <= NEAR * promised.abs())
+    bad |= promised == 0
+    return find("backward-pass", bad.float().mean().item(), examples=index[bad].tolist())
+
+
+def loss_landscape(model: nn.Module, x: Tensor, y: Tensor, index: Tensor, *, norm: Norm, eps: float) -> Finding:
+    """How much noise of the attack's size moves the margin: on a rugged one, single gradients lead nowhere."""
+    before = margins(model, x, y)
+    point = (x + draw_in_ball(x, eps, norm, Draws(0, index), "checks/landscape")).clamp(0, 1)
+    change = (margins(model, point, y) - before).abs().mean() / before.abs().mean().clamp_min(1e-12)
+    return find("loss-landscape", change.item())

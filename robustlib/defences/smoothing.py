@@ -1,0 +1,171 @@
+"""Randomised smoothing, Cohen et al. 2019, https://arxiv.org/abs/1902.02918: as a defence, and as a certificate."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.special import betainc, betaincinv
+from torch import Tensor, nn
+
+from robustlib.defences.preprocess import Noise
+from robustlib.draws import Draws, default_draws
+
+PASS = 512 * 3 * 32 * 32  # values of the noisy images that pass at once
+
+
+class Smoothing(nn.Module):
+    """The mean of a model's probabilities over noisy copies of each image, as logits: the logarithm of that mean."""
+
+    def __init__(self, model: nn.Module, sigma: float, draws: int):
+        super().__init__()
+        self.before = Noise(sigma)
+        self.model = model
+        self.sigma = sigma
+        self.draws = draws
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = torch.stack([self.model(self.before(x)).log_softmax(1) for _ in range(self.draws)])
+        return found.logsumexp(0) - math.log(self.draws)
+
+
+def smoothing(model: nn.Module, *, sigma: float = 0.25, draws: int = 16) -> nn.Module:
+    """A model smoothed with Gaussian noise, Cohen et al. 2019, https://arxiv.org/abs/1902.02918.
+
+    sigma: of the noise, in units of x.  draws: noisy copies in a pass; probabilities are averaged, so that attacks find
+    a gradient (Salman et al. 2019, https://arxiv.org/abs/1906.04584). Raises ValueError unless both are above 0.
+    """
+    check_sigma(sigma)
+    if draws < 1:
+        raise ValueError(f"smoothing: expected draws of at least 1, got {draws}")
+    return Smoothing(model, sigma, draws)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is certain of each example, but for a chance of alpha.
+
+    prediction: the smoothed model's class, -1 where it abstains, shape (B,).
+    radius: in L2 and units of x, within which that class stays; 0 where it abstains, shape (B,), float64.
+    guess: the class that won the selection, certain or not, shape (B,).
+    """
+
+    prediction: Tensor
+    radius: Tensor
+    guess: Tensor
+
+
+@torch.no_grad()
+def certify(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    sigma: float | None = None,
+    n0: int = 100,
+    n: int = 10_000,
+    alpha: float = 0.001,
+    draws: Draws | None = None,
+) -> Certificate:
+    """Certify the majority vote of a model over Gaussian noise: CERTIFY of Cohen et al. 2019.
+
+    model: the model that the noise is put before, in eval mode; of one that `smoothing` made, the model inside, and its
+    sigma where none is given.  x: images in [0, 1], shape (B, C, H, W).
+    n0: votes that select a class; n: other votes, from which a lower bound of its share follows (Clopper and Pearson's,
+    one-sided, at level 1 - alpha); it abstains where that is not above one half. The paper's n is 100,000.
+    draws: an example's noise is its own, whatever the batch.
+    For each example, the chance that the certificate is wrong is at most alpha.
+    """
+    base, sigma = unsmoothed(model, sigma)
+    check_counts(alpha, n0=n0, n=n)
+    draws = default_draws(x, draws)
+    guess = vote(base, x, sigma, n0, draws, "certify/select").argmax(1)
+    hits = vote(base, x, sigma, n, draws, "certify/estimate").gather(1, guess[:, None]).squeeze(1)
+    lower = torch.from_numpy(lower_bound(hits.cpu().numpy(), n, alpha)).to(x.device)
+    certain = lower > 0.5
+    radius = torch.where(certain, sigma * torch.special.ndtri(lower), 0.0)
+    return Certificate(torch.where(certain, guess, -1), radius, guess)
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    sigma: float | None = None,
+    n: int = 1000,
+    alpha: float = 0.001,
+    draws: Draws | None = None,
+) -> Tensor:
+    """The smoothed model's class for each image, -1 where it abstains, shape (B,): PREDICT of Cohen et al. 2019.
+
+    It abstains where a binomial test does not tell the first two classes apart at level alpha; the chance of a class
+    that is not the smoothed model's is at most alpha. Everything else is as for `certify`.
+    """
+    base, sigma = unsmoothed(model, sigma)
+    check_counts(alpha, n=n)
+    votes = vote(base, x, sigma, n, default_draws(x, draws), "predict")
+    first, second = votes.topk(2, dim=1).values.cpu().numpy().astype(np.float64).T
+    certain = torch.from_numpy(two_sided(first, first + second) <= alpha).to(x.device)
+    return torch.where(certain, votes.argmax(1), -1)
+
+
+def vote(model: nn.Module, x: Tensor, sigma: float, n: int, draws: Draws, stream: str) -> Tensor:
+    """Counts by class over n noisy copies of each image, shape (B, classes), int64."""
+    counts = None
+    for chunk in chunks(n, max(1, PASS // max(x.numel(), 1))):
+        noise = torch.cat([draws.normal(tuple(x.shape[1:]), f"{stream}/{draw}") for draw in chunk])
+        logits = model(x.repeat(len(chunk), *[1] * (x.ndim - 1)) + sigma * noise)
+        chosen = logits.argmax(1).reshape(len(chunk), -1).T  # (B, copies)
+        if counts is None:
+            counts = chosen.new_zeros(len(x), logits.shape[1])
+        counts.scatter_add_(1, chosen, torch.ones_like(chosen))
+    assert counts is not None
+    return counts
+
+
+def chunks(n: int, size: int) -> Iterator[range]:
+    for first in range(0, n, size):
+        yield range(first, min(first + size, n))
+
+
+def lower_bound(hits: np.ndarray, n: int, alpha: float) -> np.ndarray:
+    """Clopper and Pearson's one-sided lower bound of a share at level 1 - alpha, from hits among n."""
+    return np.where(hits > 0, betaincinv(np.maximum(hits, 1), n - hits + 1, alpha), 0.0)
+
+
+def two_sided(first: np.ndarray, both: np.ndarray) -> np.ndarray:
+    """P-value of `first` among `both` votes, at least half of them, if either were as likely."""
+    # The chance of so many or more is the incomplete beta function; in the middle both tails hold everything.
+    return np.where(2 * first > both, np.minimum(1, 2 * betainc(np.maximum(first, 1), both - first + 1, 0.5)), 1.0)
+
+
+def unsmoothed(model: nn.Module, sigma: float | None) -> tuple[nn.Module, float]:
+    """The model to put noise before, and the noise: of a smoothed model, the one inside and its own."""
+    if isinstance(model, Smoothing):
+        return model.model, match_sigma(model.sigma, sigma)
+    return model, match_sigma(None, sigma)
+
+
+def match_sigma(own: float | None, sigma: float | None) -> float:
+    """The noise to certify with, of a model whose own smoothing has that sigma, or that has none."""
+    if own is not None and sigma not in (None, own):
+        raise ValueError(f"certify: expected the sigma of the model's smoothing, {own}, got {sigma}")
+    sigma = own if sigma is None else sigma
+    if sigma is None:
+        raise ValueError("certify: expected sigma, the noise to smooth the model with: it has no smoothing of its own")
+    check_sigma(sigma)
+    return sigma
+
+
+def check_sigma(sigma: float) -> None:
+    if not sigma > 0:
+        raise ValueError(f"smoothing: expected sigma above 0, got {sigma}")
+
+
+def check_counts(alpha: float, **counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"certify: expected {name} of at least 1, got {count}")
+    if not 0 < alpha < 1:
+        raise ValueError(f"certify: expected alpha between 0 and 1, got {alpha}")

@@ -1,0 +1,144 @@
+"""Models that only answer: any callable, or a server behind an address. They have no gradient."""
+
+import http.client
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SUMS_TO_ONE = 1e-3  # how far the sum of a row of probabilities may lie from 1, by rounding
+LEAST = 1e-12  # a probability that is zero, as a logit: the logarithm of this
+
+
+class Answers(nn.Module):
+    """A callable as a model.
+
+    fn: takes images, float32 in [0, 1], shape (B, C, H, W), a tensor on the CPU, which NumPy reads as it is. It gives
+    logits (B, classes), probabilities (B, classes), taken for such where a row is nowhere negative and sums to one and
+    turned into logarithms, or labels (B,), turned into rows with a one; a tensor, a NumPy array or nested lists.
+    num_classes: needed for labels.
+    Calls raise ValueError for an answer of another shape or type.
+    """
+
+    def __init__(self, fn: Callable[[Tensor], Any], num_classes: int | None = None):
+        super().__init__()
+        self.fn = fn
+        self.num_classes = num_classes
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        answer = self.fn(x.detach().to("cpu", torch.float32))
+        return as_logits(answer, len(x), self.num_classes).to(x.device)
+
+
+def as_logits(answer: Any, count: int, num_classes: int | None) -> Tensor:
+    """An answer for `count` images as logits, float32, shape (count, classes)."""
+    try:
+        found = answer.detach().cpu() if isinstance(answer, Tensor) else torch.from_numpy(np.array(answer))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected numbers as the model's answer, got {type(answer).__name__} ({error})") from error
+    if found.ndim == 1 and len(found) == count:
+        return as_rows(found, num_classes)
+    if found.ndim != 2 or len(found) != count or found.is_complex():
+        raise ValueError(f"expected an answer of shape ({count}, classes) or ({count},), got {tuple(found.shape)}")
+    rows = found.float()
+    share = (rows >= 0).all(1) & ((rows.sum(1) - 1).abs() <= SUMS_TO_ONE)
+    return torch.where(share[:, None], rows.clamp_min(LEAST).log(), rows)
+
+
+def as_rows(labels: Tensor, num_classes: int | None) -> Tensor:
+    """Labels as rows with a one in the label's place."""
+    if num_classes is None:
+        raise ValueError("the model answers with labels: expected num_classes, the number of classes there are")
+    if not (labels == labels.long()).all() or not ((labels >= 0) & (labels < num_classes)).all():
+        raise ValueError(f"expected labels from 0 to {num_classes - 1}, got {labels.min():g} to {labels.max():g}")
+    return F.one_hot(labels.long(), num_classes).float()
+
+
+def endpoint(
+    url: str,
+    *,
+    num_classes: int | None = None,
+    layout: Literal["CHW", "HWC"] = "CHW",
+    batch_size: int = 64,
+    timeout: float = 30.0,
+    retries: int = 4,
+    backoff: float = 0.5,
+) -> Answers:
+    """A model behind HTTP that speaks the V1 protocol of KServe and TensorFlow Serving, as `http://HOST/...:predict`.
+
+    It is sent {"instances": [image, ...]}, each image nested lists in this layout, and answers {"predictions": [...]}:
+    rows of logits or probabilities, or labels.  batch_size: images a request.  timeout: of a request, seconds.
+    retries: how often a request is sent again that the server did not answer, or answered with 5xx; after `backoff`
+    seconds, then twice as long, and so on.
+    https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
+    Raises ValueError for what is no address or layout; calls raise it for a server that does not answer, or otherwise.
+    """
+    if not is_address(url):
+        raise ValueError(f"expected a model's address as http://HOST/...:predict, got {url!r}")
+    if layout not in ("CHW", "HWC"):
+        raise ValueError(f"expected layout CHW or HWC, got {layout!r}")
+    if batch_size < 1 or retries < 0 or not timeout > 0:
+        raise ValueError(f"expected batch_size >= 1, retries >= 0, timeout > 0, got {batch_size}, {retries}, {timeout}")
+
+    def ask(x: Tensor) -> list[Any]:
+        images = x if layout == "CHW" else x.permute(0, 2, 3, 1)
+        answers: list[Any] = []
+        for chunk in images.split(batch_size):
+            data = json.dumps({"instances": chunk.tolist()}).encode()
+            answers += predictions(url, post(url, data, timeout, retries, backoff), len(chunk))
+        return answers
+
+    return Answers(ask, num_classes)
+
+
+def is_address(place: str) -> bool:
+    return place.startswith(("http://", "https://")) and len(place.split("://", 1)[1]) > 0
+
+
+def post(url: str, data: bytes, timeout: float, retries: int, backoff: float) -> bytes:
+    """The body of the server's answer. Raises ValueError where it gives none, or refuses."""
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    problem = ""
+    for attempt in range(retries + 1):
+        if attempt:
+            time.sleep(backoff * 2 ** (attempt - 1))
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
+                return answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                problem = (
+                    f"HTTP {error.code} {' '.join(error.read(500).decode(errors='replace').split())[:200]}".strip()
+                )
+            if error.code < 500:
+                raise ValueError(f"{url} refuses the images: {problem}") from error
+        except OSError as error:  # urllib's own errors, timeouts and broken connections are all of this kind
+            problem = str(getattr(error, "reason", "") or error) or type(error).__name__
+        except http.client.HTTPException as error:
+            problem = f"{type(error).__name__}: {error}"
+    raise ValueError(f"{url} gave no answer in {retries + 1} tries: {problem}")
+
+
+def predictions(url: str, body: bytes, count: int) -> list[Any]:
+    """The predictions in an answer, one for each image."""
+    try:
+        found = json.loads(body)
+    except ValueError as error:
+        raise ValueError(f"{url} answers with no JSON: {body[:80].decode(errors='replace')!r}") from error
+    rows = found.get("predictions") if isinstance(found, dict) else None
+    if not isinstance(rows, list):
+        came = f"the entries {', '.join(found) or 'none'}" if isinstance(found, dict) else type(found).__name__
+        raise ValueError(f'{url} answers without a list "predictions", with {came}')
+    if len(rows) != count:
+        raise ValueError(f"{url} gives {len(rows)} predictions for {count} images")
+    if any(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{url} gives several outputs an image ({', '.join(rows[0])}): expected a row of scores alone")
+    return rows

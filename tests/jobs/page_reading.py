@@ -1,0 +1,74 @@
+"""Reading a page as browsers do, and what it was made from."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from jobs.engine import Store, open_store
+from jobs.page.gather import gather
+from jobs.page.parts import parts
+from jobs.report import write_report
+from jobs.ui import application, listen
+
+
+class Elements(HTMLParser):
+    """What a page is made of, as browsers see it: tags with their attributes, the texts of scripts and of cells."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self.inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.inside = tag if tag != "script" or dict(attrs).get("type") is None else "data"
+        if self.inside == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "script":
+            self.scripts[-1] += data
+        elif self.inside not in ("data", "style"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def report(store: Store, name: str = "made-up") -> str:
+    out = Path(store.artifacts).parent / "page.html"
+    write_report(store, name, out, None)
+    return out.read_text(encoding="utf-8")
+
+
+def given(store: Store, sweep_id: int) -> dict[str, Any]:
+    with store.begin() as db:
+        return parts(db, store.artifacts, gather(db, sweep_id), {})
+
+
+@contextmanager
+def served(file: Path) -> Iterator[int]:
+    """The port at which the pages of a store are served while the block runs."""
+    reading = open_store(str(file))
+    listening = listen("127.0.0.1", 0, insecure=False)
+    server = uvicorn.Server(uvicorn.Config(application(reading), log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+        reading.engine.dispose()

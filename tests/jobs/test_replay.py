@@ -1,0 +1,164 @@
+"""Stored evaluations that are run again come out to the bit; what was tampered with does not."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+import torch
+
+from jobs import claims, examples, queue, replay, worst
+from jobs.engine import open_store
+from jobs.errors import RunError, SpecError
+from jobs.filters import Filters, make_filters
+from jobs.material import Context, Result
+from jobs.plan import expand, resolve
+from jobs.run import run
+from jobs.schema import example_blob, job, result
+from jobs.specs import EvalSpec, TrainSpec, parse
+from jobs.study import Origin, Study
+from jobs.submit import record
+
+STUDY = {
+    "name": "s",
+    "models": {
+        "a": {"arch": "lenet5", "train": {"epochs": 1, "examples": 256, "validation_examples": 50}},
+        "r": {"arch": "lenet5", "dropout_at_inference": 0.3, "train": {"epochs": 1, "examples": 256, "validation_examples": 50}},
+    },
+    "attacks": [{"name": "pgd", "steps": 2, "eps": [0.05, 0.1]}, {"name": "deepfool", "norm": "L2"}],
+    "examples": 30,
+    "images": 2,
+    "draws": 10,
+    "eot_draws": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A store whose study ran in this process."""
+    folder = tmp_path_factory.mktemp("replay")
+    store = open_store(str(folder / "r.db"), create=True, write=True)
+    resolved = resolve(Study.model_validate(STUDY), Origin("s", {}, {}), folder, folder)
+    with store.begin() as db:
+        record(db, resolved, expand(resolved))
+        queue.register(db, "one", "here", os.getpid(), time.time(), "0")
+    while True:
+        with store.begin() as db:
+            claimed = claims.claim(db, "one", most=1, what=job.c.id > 0)
+            for one in claimed:
+                assert queue.start(db, one, "one", "node", 1, "")
+        if not claimed:
+            return store
+        for one in claimed:
+            if one.kind == "worst":
+                with store.begin() as db:
+                    assert worst.settle(db, one)
+                continue
+            spec = parse(one.spec)
+            assert isinstance(spec, TrainSpec | EvalSpec)
+            context = Context("cpu", store.artifacts, "", one.weights)
+            (done,) = [frame for frame in run(spec, context) if isinstance(frame, Result)]
+            blob = None if done.examples is None else (done.examples, done.row["n"])
+            with store.begin() as db:
+                assert queue.finish(db, one, done.row, blob, done.artifacts)
+
+
+def content(store) -> tuple:
+    """All that the store's folder holds."""
+    folder = os.path.dirname(store.artifacts)
+    files = sorted(os.path.join(place, name) for place, _, names in os.walk(folder) for name in names)
+    with store.begin() as db:
+        tables = [
+            db.execute(sa.select(table).order_by(*table.primary_key)).all() for table in (job, result, example_blob)
+        ]
+    return [name for name in files if not name.endswith(("-wal", "-shm"))], tables
+
+
+def test_everything_comes_out_to_the_bit_and_nothing_is_written(finished):
+    before = content(finished)
+    told = []
+    rows = replay.replay(open_store(finished.url), 100, filters=Filters(), tell=told.append)
+    assert len(rows) == len(told) == 6  # two radii and DeepFool for each model, no worst case and no training
+    assert {(row["outcome"], row["same_machine"], row["examples_that_differ"]) for row in rows} == {("equal", True, 0)}
+    assert {(row["model"], row["attack"], row["eps"]) for row in rows} == {
+        (m, a, e) for m in "ar" for a, e in (("pgd", 0.05), ("pgd", 0.1), ("deepfool", None))
+    }
+    assert replay.failed(rows) == 0
+    assert content(finished) == before
+
+
+def test_the_draw_is_the_seeds_and_the_filters(finished):
+    runs = [replay.replay(finished, 2, filters=make_filters(None, {"attack": "pgd"}), seed=s) for s in (0, 0, 5)]
+    ids = [[row["job_id"] for row in rows] for rows in runs]
+    assert ids[0] == ids[1] and len(ids[0]) == 2
+    assert {row["attack"] for rows in runs for row in rows} == {"pgd"}
+
+
+@pytest.fixture
+def spoilt(finished):
+    """A change of stored rows that the test's end takes back."""
+    with finished.begin() as db:
+        stored = {table: db.execute(sa.select(table)).mappings().all() for table in (result, example_blob)}
+    yield finished
+    with finished.begin() as db:
+        for table, rows in stored.items():
+            for row in rows:
+                db.execute(sa.update(table).where(table.c.job_id == row["job_id"]).values(**row))
+
+
+def first_evaluation(db) -> int:
+    return (
+        db.execute(sa.select(job.c.id).where((job.c.kind == "eval") & (job.c.attack == "deepfool"))).scalars().first()
+    )
+
+
+def test_an_outcome_that_was_changed_is_found(spoilt):
+    with spoilt.begin() as db:
+        id_ = first_evaluation(db)
+        data = db.execute(sa.select(example_blob.c.data).where(example_blob.c.job_id == id_)).scalar_one()
+        columns = examples.to_columns(examples.decode(data))
+        columns["distance"] = np.nextafter(columns["distance"], np.float32(9))  # one bit
+        data = examples.encode(examples.to_table(columns))
+        db.execute(sa.update(example_blob).where(example_blob.c.job_id == id_).values(data=data))
+    (row,) = replay.replay(spoilt, 1, filters=Filters(), job_ids=[id_])
+    assert (row["outcome"], row["same_machine"], row["examples_that_differ"]) == ("differs", True, 0)
+    assert replay.failed([row]) == 1
+
+
+@pytest.mark.parametrize(("flips", "outcome"), [(0, "within"), (12, "changed")])
+def test_on_another_machine_results_may_move_within_their_interval(spoilt, flips, outcome):
+    with spoilt.begin() as db:
+        id_ = first_evaluation(db)
+        versions = db.execute(sa.select(result.c.versions).where(result.c.job_id == id_)).scalar_one()
+        blob = db.execute(sa.select(example_blob.c.data).where(example_blob.c.job_id == id_)).scalar_one()
+        columns = examples.to_columns(examples.decode(blob))
+        correct = columns["adversarial_correct"]
+        columns["adversarial_correct"] = np.where(np.arange(len(correct)) < flips, 1 - correct, correct)
+        columns["distance"] = np.nextafter(columns["distance"], np.float32(9))
+        data = examples.encode(examples.to_table(columns))
+        db.execute(sa.update(example_blob).where(example_blob.c.job_id == id_).values(data=data))
+        db.execute(sa.update(result).where(result.c.job_id == id_).values(versions=versions | {"torch": "0.1"}))
+    (row,) = replay.replay(spoilt, 1, filters=Filters(), job_ids=[id_])
+    assert (row["outcome"], row["same_machine"]) == (outcome, False)
+    assert replay.failed([row]) == (outcome == "changed")
+
+
+def test_what_is_no_evaluation_or_was_made_elsewhere_is_refused(spoilt):
+    with spoilt.begin() as db:
+        kinds = dict.fromkeys(("train", "worst"), 0) | {
+            row.kind: row.id for row in db.execute(sa.select(job.c.kind, job.c.id))
+        }
+    for kind in ("train", "worst"):
+        line = f"job {kinds[kind]}: expected a finished evaluation, it is of kind {kind}"
+        with pytest.raises(SpecError, match=line):
+            replay.replay(spoilt, 1, filters=Filters(), job_ids=[kinds[kind]])
+    with pytest.raises(SpecError, match="job 999: expected a finished evaluation, there is none"):
+        replay.replay(spoilt, 1, filters=Filters(), job_ids=[999])
+    with pytest.raises(SpecError, match="there is no evaluation to run again that the options leave"):
+        replay.replay(spoilt, 1, filters=make_filters(None, {"model": "none"}))
+    if not torch.cuda.is_available():
+        with spoilt.begin() as db:
+            db.execute(sa.update(result).values(device="cuda: H100"))
+        with pytest.raises(RunError, match="was made on cuda: H100, and this machine has no GPU"):
+            replay.replay(spoilt, 1, filters=Filters())

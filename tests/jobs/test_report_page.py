@@ -1,0 +1,151 @@
+"""The page on a made-up sweep whose numbers are known."""
+
+import numpy as np
+import pytest
+
+from tests.jobs.page_reading import Elements, given, report
+from tests.jobs.page_store import ATTACKS, RADII, accuracy, distrust, fill
+
+MODELS = {"weak": 0.1, "middling": 0.3, "strong": 1.0}
+
+
+def test_the_answer_is_the_best_model_at_the_middle_radius(made_up):
+    fill(made_up, MODELS)
+    text = Elements(report(made_up)).text
+    expected = 100 * accuracy(1.0, 0.1, "worst-case", 50)
+    assert f"strong stands best at Linf 0.1: {expected:.1f} %" in text
+    assert "Next comes" not in text  # 82 % [69, 90] and 78 % [65, 87] of 50 images
+    assert f"do not tell it apart from middling ({100 * accuracy(0.3, 0.1, 'worst-case', 50):.1f} %)" in text
+
+
+def test_a_customary_radius_comes_before_the_middle_one(made_up):
+    fill(made_up, MODELS, radii=(4 / 255, 8 / 255, 0.1, 0.2))
+    assert "strong stands best at Linf 8/255" in Elements(report(made_up)).text
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("eps", RADII)
+def test_the_leaderboard_has_every_model_and_radius(made_up, name, eps):
+    table = given(made_up, fill(made_up, MODELS))["leaderboard"]
+    place = {column.label: i for i, column in enumerate(table.columns)}
+    row = next(r for r in table.rows if r[0].text == name and r[place["eps"]].order == eps)
+    assert row[place["robust %"]].order == pytest.approx(accuracy(MODELS[name], eps, "worst-case", 50))
+    assert row[place["clean %"]].order == pytest.approx(0.9)
+    lowest = [a for a in ATTACKS if accuracy(MODELS[name], eps, a, 50) == accuracy(MODELS[name], eps, "worst-case", 50)]
+    assert row[place["rests on"]].text == ", ".join(lowest)
+
+
+def test_what_failed_its_checks_is_nowhere_robust(made_up):
+    fill(made_up, MODELS | {"masked": 3.0})
+    with made_up.begin() as db:
+        distrust(db, "masked", "90 % of the images have no gradient")
+    page = report(made_up)
+    text = Elements(page).text
+    number = f"{100 * accuracy(3.0, 0.1, 'worst-case', 50):.1f}"
+    assert number != f"{100 * accuracy(1.0, 0.1, 'worst-case', 50):.1f}"
+    assert "strong stands best at Linf 0.1" in text
+    assert (
+        "Not trusted masked at Linf 0.05, Linf 0.1 and Linf 0.2: zero-gradient: 90 % of the images have no gradient"
+        in text
+    )
+    found = given(made_up, 1)
+    cells = [row for row in found["leaderboard"].rows if row[0].text == "masked"]
+    assert [cell.text for row in cells for cell in row if "not trusted" in cell.text] == [
+        "not trusted",
+        "✗ not trusted",
+    ] * 3
+    drawn = [*found["curves"], *found["tradeoffs"], *found["breakers"]]
+    assert drawn
+    for chart in drawn:
+        assert all(trace["name"] != "masked" and "masked" not in trace.get("y", ()) for trace in chart.data)
+        assert "masked" not in chart.alt
+    for name in ("by_attack", "rows"):
+        rows = [row for row in found[name].rows if row[0].text == "masked"]
+        assert rows and not [cell.text for row in rows for cell in row if cell.text.startswith(number)]
+    assert found["classes"] and all(row[0].text != "masked" for row in found["classes"].rows)
+
+
+def test_nothing_is_called_best_where_all_failed(made_up):
+    fill(made_up, {"masked": 5.0})
+    with made_up.begin() as db:
+        distrust(db, "masked", "no gradient")
+    text = Elements(report(made_up)).text
+    assert "No model can be called robust at Linf 0.1" in text
+    assert "stands best at" not in text
+
+
+def test_a_worst_case_stands_while_one_of_its_parts_is_trusted(made_up):
+    """FGSM may be misled; what PGD broke is broken."""
+    fill(made_up, MODELS)
+    with made_up.begin() as db:
+        distrust(db, "strong", "fgsm was misled", attack="fgsm")
+    found = given(made_up, 1)
+    assert found["distrusted"] == []
+    assert [row[0].text for row in found["checks"].rows] == ["✗ not trusted"] * 3
+    assert {cell.text for row in found["by_attack"].rows if row[0].text == "strong" for cell in row[3:4]} == {
+        "not trusted"
+    }
+
+
+def test_an_unchecked_sweep_says_so(made_up):
+    fill(made_up, MODELS, verdict=None)
+    text = Elements(report(made_up)).text
+    assert "Nothing was checked of strong, middling and weak at Linf 0.1" in text
+
+
+def test_costs_count_a_curve_once(made_up):
+    """Three radii of PGD were one search, and each row tells what all cost; the other attacks searched thrice."""
+    found = given(made_up, fill(made_up, {"one": 1.0}))["costs"]
+    row = {column.label: cell.order for column, cell in zip(found.columns, found.rows[0], strict=True)}
+    assert row["images forward"] == 100 * 50 * (1 + 3 + 3)
+    assert row["images forward and back"] == 40 * 50 * (1 + 3 + 3)
+    assert row["queries"] == 3 * 50 * 7
+    assert row["training seconds"] == 6.0
+    assert row["attack seconds, CPU"] == 12.0
+
+
+def test_seeds_are_averaged_and_their_intervals_joined(made_up):
+    found = given(made_up, fill(made_up, MODELS, seeds=(0, 1, 2)))["leaderboard"]
+    row = next(row for row in found.rows if row[0].text == "strong")
+    assert row[-1].text == "3"
+
+
+def test_what_broke_the_images_adds_up(made_up):
+    [chart] = given(made_up, fill(made_up, MODELS))["breakers"]
+    for i in range(3):
+        assert sum(trace["x"][i] for trace in chart.data) == pytest.approx(100)
+    stands = next(trace["x"] for trace in chart.data if trace["name"] == "stands")
+    assert stands == pytest.approx([100 * accuracy(s, 0.1, "worst-case", 50) for s in (1.0, 0.3, 0.1)])
+
+
+def test_confusion_matrices_count_each_image_once(made_up):
+    best = given(made_up, fill(made_up, MODELS))["confusions"][0]
+    assert best.model == "strong"
+    for word, lines in best.matrices:
+        counts = np.array([[int(cell.text or 0) for cell in line] for line in lines])
+        right = 0.9 if word == "clean" else accuracy(1.0, 0.1, "worst-case", 50)
+        assert counts.sum() == 50
+        assert counts.trace() == pytest.approx(50 * right)
+
+
+def test_classes_are_those_of_the_slow_count(made_up):
+    from tests.jobs.page_store import columns
+
+    found = given(made_up, fill(made_up, MODELS))["classes"]
+    seen = columns(1.0, 0.1, "worst-case", 50)
+    for k, cell in enumerate(found.rows[0][1:]):
+        mine = [right for label, right in zip(seen["label"], seen["adversarial_correct"], strict=True) if label == k]
+        assert cell.order == pytest.approx(sum(mine) / len(mine))
+
+
+def test_pictures_show_image_and_difference(made_up):
+    grids = given(made_up, fill(made_up, MODELS))["grids"]
+    assert [grid.title for grid in grids] == [
+        f"{model} under square, Linf, eps 0.1" for model in ("strong", "middling", "weak")
+    ]
+    assert all(len(grid.images) == 4 for grid in grids)
+    assert grids[0].magnified == pytest.approx(5.0)  # the difference is 0.1 at most
+    page = Elements(report(made_up))
+    pictures = [a for tag, a in page.tags if tag == "img"]
+    assert len(pictures) == 3 * 4 * 3
+    assert all(a["alt"] for a in pictures)
