@@ -137,7 +137,8 @@ class Engine(nn.Module):
 
     def fill(self, x: Tensor) -> Tensor:
         """The chunk as `net` takes it: filled up with copies of its last example to the next fixed size."""
-        size = next((size for size in self.sizes if size >= len(x)), len(x))
+        # A model without fixed sizes depends on its batch, and may take no batch of one, as BatchNorm in training does.
+        size = next((size for size in self.sizes if size >= len(x)), max(len(x), 2))
         if 0 < len(x) < size:
             x = torch.cat([x, x[-1:].expand(size - len(x), *x.shape[1:])])
         # Always a copy: attacks go on with their own images, and a graph is kept until its gradient is taken.

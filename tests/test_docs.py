@@ -42,3 +42,17 @@ def test_the_kubernetes_cluster_has_its_token_everywhere():
     for container in [container for group in groups for container in group["template"]["spec"]["containers"]]:
         names = {entry["name"] for entry in container["env"]}
         assert {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "ROBUSTQ_STORE", "ROBUSTQ_ARTIFACTS"} <= names
+
+
+def test_the_checks_page_is_the_table():
+    from robustlib.audit.words import CAUSES
+    from robustlib.checks.limits import LIMITS
+
+    text = (Path(__file__).parents[1] / "docs" / "checks.md").read_text()
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    assert set(rows) == set(LIMITS)
+    for name, limit in LIMITS.items():
+        cells = [cell.strip() for cell in rows[name].split("|")[2:6]]
+        fails = "" if limit.fail is None else f"{limit.fail:g}"
+        assert cells == [limit.meaning, f"{limit.warn:g}", fails, "yes" if limit.withholds else ""]
+    assert all(f"- `{cause}`: {why} {mend}" in text for cause, (why, mend) in CAUSES.items())

@@ -25,7 +25,7 @@ from robustlib.norms import Norm, draw_in_ball
 
 STEPS = 50  # of each gradient attack: enough to see whether a gradient leads anywhere
 SAME = 0.99  # mean cosine from which two gradients are the same
-EOT = 10  # draws a step of a randomised model
+EOT = 10  # draws a step of a model whose gradients change much from draw to draw
 NEIGHBOURS = 10  # over which a rugged loss is averaged
 
 
@@ -34,6 +34,7 @@ class Target:
     """The model as it is attacked here. exact: as it judges.  search: the quickest copy.
 
     randomised: answers change from pass to pass.  gradient: its answer has one.  classes: how many.
+    eot: draws a step, where it is randomised.
     """
 
     model: nn.Module
@@ -42,11 +43,12 @@ class Target:
     randomised: bool
     gradient: bool
     classes: int
+    eot: int = EOT
 
     def through(self, form: nn.Module, x: Tensor) -> nn.Module:
         """A form of the model as attacks call it: in batches that fit, believed only where the model is fooled too."""
         if self.randomised:
-            return Expectation(form, EOT)
+            return Expectation(form, self.eot)
         assert isinstance(self.exact, Engine)
         sizes = batch_sizes(x) if self.exact.sizes else ()
         return Engine(form, sizes=sizes, memory_format=layout(self.model), judge=self.exact.forward)
@@ -94,7 +96,7 @@ def standard(target: Target, norm: Norm, eps: float) -> Iterator[Move]:
     if not target.gradient:
         return
     budget = {"norm": norm, "eps": eps, "steps": STEPS}
-    model = Expectation(target.model, EOT) if target.randomised else target.search
+    model = Expectation(target.model, target.eot) if target.randomised else target.search
     if target.randomised:
         yield "PGD, expectation over draws", "expectation", calling(partial(ATTACKS["pgd"], **budget), model), False
     loss = "dlr" if target.classes >= 4 else "margin"
@@ -108,8 +110,8 @@ def standard(target: Target, norm: Norm, eps: float) -> Iterator[Move]:
 def by_scores(target: Target, norm: Norm, eps: float, queries: int) -> Iterator[Move]:
     """Search by the scores alone."""
     budget = {"norm": norm, "eps": eps}
-    model = Expectation(target.model, EOT) if target.randomised else target.search
-    fewer = queries // EOT if target.randomised else queries
+    model = Expectation(target.model, target.eot) if target.randomised else target.search
+    fewer = queries // target.eot if target.randomised else queries
     yield "random noise", "noise", calling(partial(noise, **budget, queries=max(fewer // 10, 20)), model), False
     yield "Square", "gradient-free", calling(partial(square, **budget, queries=fewer), model), target.randomised
 
@@ -146,6 +148,15 @@ def forms(target: Target, x: Tensor) -> Iterator[tuple[str, str, Form]]:
         yield name, remedy, form
 
 
+def draws_needed(model: nn.Module, x: Tensor) -> int:
+    """Draws a step of a randomised model: few where one draw's gradient is much like another's."""
+    first, second = slope_of(model, x), slope_of(model, x)
+    if first is None or second is None:
+        return EOT
+    alike = torch.nn.functional.cosine_similarity(first.flatten(1), second.flatten(1), dim=1).mean()
+    return 1 if alike > 0.95 else 3 if alike > 0.7 else EOT
+
+
 def slope_of(model: nn.Module, x: Tensor) -> Tensor | None:
     """The margin's gradient at some images; None where the model has none."""
     try:
@@ -178,8 +189,8 @@ def last_resorts(target: Target, x: Tensor, norm: Norm, eps: float, queries: int
         # A randomised model's neighbours have each their own draw.
         model = near if target.randomised else target.through(near, x)
         yield "Auto-PGD, averaged over neighbours", "smoothed", calling(attack, model), True
-    free = {"norm": norm, "eps": eps, "queries": queries // EOT if target.randomised else queries}
-    model = Expectation(target.model, EOT) if target.randomised else target.exact
+    free = {"norm": norm, "eps": eps, "queries": queries // target.eot if target.randomised else queries}
+    model = Expectation(target.model, target.eot) if target.randomised else target.exact
     if norm != "L1":
         yield "NES", "gradient-free", calling(partial(nes, **free), model), True
         yield "HopSkipJump", "decision", calling(partial(hopskipjump, **free), model), True

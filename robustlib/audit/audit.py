@@ -87,7 +87,8 @@ class Examination:
         missing = any(f.name == "gradient" and f.note.startswith("no gradient") for f in self.findings)
         exact = model if engines is None else engines.exact
         search = model if engines is None else engines.search
-        self.target = Target(model, exact, search, engines is None, not missing, ready.classes)
+        eot = arsenal.draws_needed(model, x[:16]) if engines is None and not missing else arsenal.EOT
+        self.target = Target(model, exact, search, engines is None, not missing, ready.classes, eot)
         draws = Draws(seed, torch.arange(len(x), device=x.device))
         self.bout = Bout(exact, x, y, draws, norm=norm, eps=eps, randomised=engines is None)
         self.clean = self.scored(x)
@@ -142,7 +143,7 @@ class Examination:
         self.traits["margin_gradient"] = bool(alive > 0.75)
         finer = arsenal.slope_of(Form(model, double=True), x)
         self.traits["finer"] = finer is not None and bool((finer != 0).flatten(1).any(1).float().mean() > 0.75)
-        looked = Expectation(model, 40) if self.target.randomised else model
+        looked = Expectation(model, 4 * self.target.eot) if self.target.randomised else model
         self.findings.append(slopes.slope(looked, x, y, rows, norm=self.norm, eps=self.eps))
         self.findings.append(slopes.loss_landscape(looked, x, y, rows, norm=self.norm, eps=self.eps))
         if not self.target.randomised:
@@ -181,7 +182,7 @@ class Examination:
         if not standing or self.pool is None or self.norm == "L1":
             return
         yield "Auto-PGD on a surrogate"
-        asked = Expectation(self.target.model, arsenal.EOT) if self.target.randomised else self.target.exact
+        asked = Expectation(self.target.model, self.target.eot) if self.target.randomised else self.target.exact
         stand_in = train_surrogate(asked, self.pool, self.target.classes, seed=self.seed)
         budget = {"norm": self.norm, "eps": self.eps, "steps": arsenal.STEPS, "loss": "margin"}
 

@@ -50,7 +50,7 @@ def without_limit(target: Target, x: Tensor, y: Tensor, given: Bout) -> Finding:
         return find("unbounded", None, "the model has no gradient to attack it by")
     dimensions = x[0].numel()
     widest = {"Linf": 1.0, "L2": math.sqrt(dimensions), "L1": float(dimensions)}[given.norm]
-    model = Expectation(target.model, arsenal.EOT) if target.randomised else target.search
+    model = Expectation(target.model, target.eot) if target.randomised else target.search
     bout = Bout(target.exact, x, y, given.draws, norm=given.norm, eps=widest, randomised=target.randomised)
     for loss in ("ce", "margin"):
         far = partial(apgd, norm=given.norm, eps=widest, steps=arsenal.STEPS, loss=loss)
@@ -75,9 +75,9 @@ def plateau(target: Target, bout: Bout, draws: int) -> Finding:
     """Whether more draws a step would break more: then the expectation was not known well enough."""
     rows = (bout.share(bout.x, bout.y) > 0.5).nonzero().flatten()[:FEW]
     accuracies = []
-    for often in (arsenal.EOT, 4 * arsenal.EOT):
+    for often in (target.eot, 4 * target.eot):
         attack = partial(pgd, norm=bout.norm, eps=bout.eps, steps=20)
         found = attack(Expectation(target.model, often), bout.x[rows], bout.y[rows], draws=bout.draws[rows])
         accuracies.append(score(target.model, found, bout.y[rows], draws).correct.mean().item())
-    words = f"{accuracies[0]:.3f} with {arsenal.EOT} draws a step, {accuracies[1]:.3f} with {4 * arsenal.EOT}"
+    words = f"{accuracies[0]:.3f} with {target.eot} draws a step, {accuracies[1]:.3f} with {4 * target.eot}"
     return find("plateau", max(0.0, accuracies[0] - accuracies[1]), words)
