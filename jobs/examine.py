@@ -86,6 +86,6 @@ def check_outcome(
     norm = spec.attack.norm or "Linf"
     own = look_at_outcome(
         ready.engines.exact, x, y, x_adv.to(device), outcome, norm=norm, eps=eps if spec.attack.norm else None,
-        seed=spec.seed,
+        seed=spec.seed, search=ready.engines.suited(eps),
     )  # fmt: skip
     return [*ready.findings, *own]

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.cascade import predict
+from robustlib.attacks.cascade import predict, verdict
 from robustlib.checks.limits import Finding, find
 from robustlib.draws import Draws
 from robustlib.engine import pull
@@ -13,7 +13,9 @@ from robustlib.norms import Norm, draw_in_ball
 from robustlib.outcome import Outcome
 
 SOME = 64  # images that a model is looked at with
-MOST = 256  # outcomes that are looked at again
+DIFFERENTIATED = 32  # of them by the gradient
+MOST = 128  # standing images that a random point is tried on
+ROUNDED = 64  # broken images that are rounded
 SETS_ITS_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.MultiheadAttention)
 
 
@@ -28,7 +30,7 @@ def look_at_model(model: nn.Module, x: Tensor, *, randomised: bool) -> list[Find
     found = [eval_mode(model), are_logits(logits)]
     if not randomised:
         found.append(batch_independence(model, x, logits))
-    return [*found, *gradients(model, x, logits.argmax(1))]
+    return [*found, *gradients(model, x[:DIFFERENTIATED], logits[:DIFFERENTIATED].argmax(1))]
 
 
 def eval_mode(model: nn.Module) -> Finding:
@@ -71,16 +73,25 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor) -> list[Finding]:
 
 
 def look_at_outcome(
-    model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, outcome: Outcome, *, norm: Norm, eps: float | None, seed: int
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    x_adv: Tensor,
+    outcome: Outcome,
+    *,
+    norm: Norm,
+    eps: float | None,
+    seed: int,
+    search: nn.Module | None = None,
 ) -> list[Finding]:
     """Checks of an evaluation's outcome. x: its images as floats, and x_adv the attacked ones, in the outcome's order.
 
     model: the one that judges, one that always gives the same answer. eps: 0 for a clean evaluation, None for an
-    attack without a limit.
+    attack without a limit.  search: the model's quicker copy, which is asked first where there is one.
     """
     found = [above_chance(outcome)]
     if eps and norm is not None:
-        found.append(noise(model, x, y, outcome, norm, eps, seed))
+        found.append(noise(model, x, y, outcome, norm, eps, seed, search))
         found.append(eight_bit(model, x_adv, y, outcome))
     return found
 
@@ -96,7 +107,16 @@ def above_chance(outcome: Outcome) -> Finding:
     )
 
 
-def noise(model: nn.Module, x: Tensor, y: Tensor, outcome: Outcome, norm: Norm, eps: float, seed: int) -> Finding:
+def noise(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    outcome: Outcome,
+    norm: Norm,
+    eps: float,
+    seed: int,
+    search: nn.Module | None = None,
+) -> Finding:
     """One random point of the ball for each image that stands: an attack that missed what chance finds is none."""
     rows = torch.from_numpy(np.flatnonzero(~outcome.success)[:MOST])
     if len(rows) == 0:
@@ -104,13 +124,13 @@ def noise(model: nn.Module, x: Tensor, y: Tensor, outcome: Outcome, norm: Norm, 
     index = torch.from_numpy(outcome.index)[rows].to(x.device)
     images = x[rows]
     point = (images + draw_in_ball(images, eps, norm, Draws(seed, index), "checks/noise")).clamp(0, 1)
-    fell = predict(model, point) != y[rows]
+    fell = verdict(model, search or model, point, y[rows]) != y[rows]
     return find("noise", int(fell.sum()), examples=index[fell].tolist())
 
 
 def eight_bit(model: nn.Module, x_adv: Tensor, y: Tensor, outcome: Outcome) -> Finding:
     """Whether attacked images survive being stored as pictures."""
-    rows = torch.from_numpy(np.flatnonzero(outcome.success & (outcome.distance > 0))[: MOST // 2])
+    rows = torch.from_numpy(np.flatnonzero(outcome.success & (outcome.distance > 0))[:ROUNDED])
     if len(rows) == 0:
         return find("eight-bit", None, "no image was broken")
     rounded = (x_adv[rows] * 255).round() / 255
