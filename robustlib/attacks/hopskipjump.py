@@ -12,7 +12,7 @@ from robustlib.attacks.fmn import project_each
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import Engine
 from robustlib.losses import margin, wrong
-from robustlib.norms import Norm, ascent, per_example, size
+from robustlib.norms import TINY, Norm, ascent, per_example, size
 
 Decide = Callable[[Tensor, Tensor], Tensor]  # images, classes -> which are misclassified
 
@@ -21,6 +21,9 @@ SEARCH = 12  # bisections to the boundary: down to a 4,096th of the distance
 RADIUS = 0.01  # of the distance from the original: how far around a point of the boundary is asked
 FIRST_RADIUS = 0.1  # in units of x: the first time, when the distance says nothing yet
 FEWEST = 10  # samples that a normal is worth estimating from
+# Of the normal's estimate, the next time: the boundary turns little from one point to the next. Ours; on convolutional
+# networks of the digits distances in Linf come out 6 to 13 % smaller, those in L2 the same.
+KEPT = 0.5
 AT_ONCE = 2**20  # numbers of candidate images held at a time
 
 
@@ -34,6 +37,7 @@ class Run:
     point: Tensor  # the misclassified image so far
     distance: Tensor  # its distance from x; infinite where there is none
     used: Tensor  # queries
+    slope: Tensor  # the boundary's normal as estimated so far; zero before
     draws: Draws
 
     def __getitem__(self, chosen: Tensor) -> "Run":
@@ -63,11 +67,13 @@ def hopskipjump(
     eps: float | None = None,
     queries: int = 5000,
     start_samples: int = 100,
-    samples: int = 100,
+    samples: int = 50,
     draws: Draws | None = None,
     spent: Tensor | None = None,
 ) -> Tensor:
     """HopSkipJump, Chen et al. 2020, https://arxiv.org/abs/1904.02144: needs nothing of the model but its classes.
+
+    Otherwise than there, directions are normal in every norm, and an estimate keeps half of the one before.
 
     x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,).  eps: in units of x.
     queries: images shown to the model for each of x, at most.  start_samples: random images tried to begin from.
@@ -82,7 +88,7 @@ def hopskipjump(
     fell = decide(x, y)
     far = torch.full_like(x[:, 0, 0, 0], torch.inf)
     best, distance = x.clone(), torch.where(fell, 0, far)
-    run = Run(torch.arange(len(x), device=x.device), x, y, x, far, used, draws)
+    run = Run(torch.arange(len(x), device=x.device), x, y, x, far, used, torch.zeros_like(x), draws)
     run = begin(decide, run[~fell], norm, queries, start_samples)
     t = 0
     total = torch.full_like(y, 1)
@@ -98,9 +104,10 @@ def hopskipjump(
         if len(run.place) == 0:
             break
         number = int(samples * math.sqrt(t))
-        slope = normal_at(decide, run, norm, left.clamp_max(number), number, t)
+        fresh = normal_at(decide, run, left.clamp_max(number), number, t)
         run.used = run.used + left.clamp_max(number)
-        run = search(decide, step(decide, run, slope, norm, t, queries), norm, queries)
+        run.slope = KEPT * run.slope + fresh / per_example(size(fresh, "L2").clamp_min(TINY), fresh)
+        run = search(decide, step(decide, run, norm, t, queries), norm, queries)
     if spent is not None:
         spent.copy_(total)
     return within(x, best, distance, norm, eps)
@@ -140,9 +147,9 @@ def search(decide: Decide, run: Run, norm: Norm, queries: int) -> Run:
     return replace(run, point=point, distance=torch.where(high < torch.inf, size(point - run.x, norm), high))
 
 
-def step(decide: Decide, run: Run, slope: Tensor, norm: Norm, t: int, queries: int) -> Run:
+def step(decide: Decide, run: Run, norm: Norm, t: int, queries: int) -> Run:
     """Along the normal, halving the step until the image is misclassified."""
-    move = ascent(slope, norm)
+    move = ascent(run.slope, norm)
     length = run.distance / math.sqrt(t)
     point, distance = run.point.clone(), run.distance.clone()
     rows = torch.arange(len(run.place), device=run.x.device)
@@ -160,23 +167,19 @@ def step(decide: Decide, run: Run, slope: Tensor, norm: Norm, t: int, queries: i
     return replace(run, point=point, distance=distance)
 
 
-def normal_at(decide: Decide, run: Run, norm: Norm, counts: Tensor, number: int, t: int) -> Tensor:
+def normal_at(decide: Decide, run: Run, counts: Tensor, number: int, t: int) -> Tensor:
     """`estimate` for as many rows at once as memory holds."""
     each = max(1, AT_ONCE // (number * run.x[0].numel()))
     parts = []
     for rows in torch.arange(len(run.place), device=run.x.device).split(each):
-        parts.append(estimate(decide, run[rows], norm, counts[rows], number, t))
+        parts.append(estimate(decide, run[rows], counts[rows], number, t))
     return torch.cat(parts)
 
 
-def estimate(decide: Decide, run: Run, norm: Norm, counts: Tensor, number: int, t: int) -> Tensor:
+def estimate(decide: Decide, run: Run, counts: Tensor, number: int, t: int) -> Tensor:
     """The boundary's normal at each point: the mean of random directions, by which side they lead to."""
     shape = (number, *run.x.shape[1:])
-    if norm == "L2":
-        u = run.draws.normal(shape, f"hopskipjump/{t}").to(run.x)
-    else:
-        u = 2 * run.draws.uniform(shape, f"hopskipjump/{t}").to(run.x) - 1
-    u = u.flatten(0, 1)
+    u = run.draws.normal(shape, f"hopskipjump/{t}").to(run.x).flatten(0, 1)
     radius = RADIUS * size(run.point - run.x, "L2") if t > 1 else torch.full_like(run.distance, FIRST_RADIUS)
     radius = per_example(radius.repeat_interleave(number), u)
     centre = run.point.repeat_interleave(number, 0)
