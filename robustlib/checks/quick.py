@@ -135,4 +135,5 @@ def eight_bit(model: nn.Module, x_adv: Tensor, y: Tensor, outcome: Outcome) -> F
         return find("eight-bit", None, "no image was broken")
     rounded = (x_adv[rows] * 255).round() / 255
     stands = predict(model, rounded) == y[rows]
-    return find("eight-bit", stands.float().mean().item(), examples=outcome.index[rows[stands.cpu()]].tolist())
+    places = torch.from_numpy(outcome.index)[rows[stands.cpu()]]
+    return find("eight-bit", stands.float().mean().item(), examples=places.tolist())
