@@ -10,6 +10,7 @@ from jobs.errors import SpecError
 from jobs.filters import Filters, check_columns, chosen_rows, is_number
 from jobs.query import RESULT_COLUMNS
 from jobs.show import eps_text
+from robustlib.checks.limits import FAIL, VERDICTS
 
 Row = dict[str, Any]
 
@@ -22,7 +23,7 @@ CONTEST = ("dataset", "attack", "norm", "eps")
 MEANS = ("clean_accuracy", "robust_accuracy", "distance_median", "seconds")
 MEASURES = (
     "clean_accuracy", "clean_accuracy_se", "robust_accuracy", "robust_accuracy_se", "robust_accuracy_low",
-    "robust_accuracy_high", "distance_median", "seconds", "seeds", "rows",
+    "robust_accuracy_high", "distance_median", "seconds", "seeds", "rows", "verdict",
 )  # fmt: skip
 LESS_IS_BETTER = ("seconds",)
 
@@ -90,13 +91,13 @@ def answer(db: Connection, question: Question, tell: Callable[[str], None] = lam
 
         rows = compare(db, question.filters, question.compare)
     elif question.pivot:
-        rows = pivot(grouped(chosen_rows(db, question.filters, needed((*LINES, *CELLS))), (*LINES, *CELLS), tell))
+        rows = pivot(grouped(chosen_rows(db, question.filters, needed((*LINES, *CELLS))), (*LINES, *CELLS), tell), tell)
     elif question.group:
         rows = grouped(chosen_rows(db, question.filters, needed(question.group)), question.group, tell)
     else:
         rows = chosen_rows(db, question.filters)
     if question.best is not None:
-        rows = best(rows, question.best)
+        rows = best(rows, question.best, tell)
     return sort(rows, question.sort)
 
 
@@ -104,7 +105,7 @@ def columns_of(rows: Sequence[Row], question: Question) -> list[str]:
     """The columns of an answer, also of an empty one."""
     if question.plain:
         return list(RESULT_COLUMNS)
-    return [*question.group, *MEASURES] if question.group else list(rows[0]) if rows else []
+    return list(dict.fromkeys((*question.group, *MEASURES))) if question.group else list(rows[0]) if rows else []
 
 
 def check_question(question: Question) -> None:
@@ -125,14 +126,14 @@ def check_question(question: Question) -> None:
 
 def needed(group: Sequence[str]) -> tuple[str, ...]:
     """The columns that groups are made of, each once."""
-    return tuple(dict.fromkeys((*group, "seed", *MEANS)))
+    return tuple(dict.fromkeys((*group, "seed", *MEANS, "verdict")))
 
 
 def grouped(rows: Iterable[Row], group: Sequence[str], tell: Callable[[str], None]) -> list[Row]:
     """Means over seeds of rows that agree in `group`, in the order in which their first rows come.
 
     Rows of one seed are averaged first, so that every seed counts once. *_se is the standard error over seeds, low and
-    high are the ends of Student's 95 % interval, within [0, 1]; None where there is one seed only.
+    high are the ends of Student's 95 % interval, within [0, 1]; None where there is one seed only. verdict: the worst.
     """
     from jobs.statistics import standard_error, t_interval
 
@@ -151,7 +152,7 @@ def grouped(rows: Iterable[Row], group: Sequence[str], tell: Callable[[str], Non
         line |= {f"{column}_se": standard_error(kept[column]) for column in ("clean_accuracy", "robust_accuracy")}
         if interval := t_interval(kept["robust_accuracy"]):  # no accuracy lies beyond 0 and 1, Student's interval may
             line |= {"robust_accuracy_low": max(interval[0], 0.0), "robust_accuracy_high": min(interval[1], 1.0)}
-        line |= {"seeds": len(seeds), "rows": len(mine)}
+        line |= {"seeds": len(seeds), "rows": len(mine), "verdict": worst_verdict(mine)}
         lines.append(line)
     mixed = sum(line["rows"] > line["seeds"] for line in lines)
     if mixed and "seed" not in group:
@@ -159,13 +160,17 @@ def grouped(rows: Iterable[Row], group: Sequence[str], tell: Callable[[str], Non
     return lines
 
 
+def worst_verdict(rows: Sequence[Row]) -> str | None:
+    return max((row["verdict"] for row in rows if row["verdict"] is not None), key=VERDICTS.index, default=None)
+
+
 def mean(rows: Sequence[Row], column: str) -> float | None:
     values = [row[column] for row in rows if row[column] is not None]
     return sum(values) / len(values) if values else None
 
 
-def pivot(groups: Sequence[Row]) -> list[Row]:
-    """A line a model, a column an attack with its norm and radius; robust accuracy, None where there is none.
+def pivot(groups: Sequence[Row], tell: Callable[[str], None]) -> list[Row]:
+    """A line a model, a column an attack with its norm and radius; robust accuracy, None where none is to be trusted.
 
     Sweep and data set stand in front where there are several.
     """
@@ -179,13 +184,21 @@ def pivot(groups: Sequence[Row]) -> list[Row]:
         place = tuple(row[name] for name in LINES)
         head = {name: row[name] for name in (*heads, "model")}
         line = lines.setdefault(place, head | dict.fromkeys(columns.values()))
-        line[columns[tuple(row[name] for name in CELLS)]] = row["robust_accuracy"]
+        line[columns[tuple(row[name] for name in CELLS)]] = None if row["verdict"] == FAIL else row["robust_accuracy"]
+    if failed := sum(row["verdict"] == FAIL for row in groups):
+        tell(f"{failed} cells are empty because a check failed there; without --pivot their numbers are shown")
     return list(lines.values())
 
 
-def best(rows: Sequence[Row], column: str) -> list[Row]:
-    """The best of the rows that agree in data set, attack, norm and radius, as far as they have them; all of equals."""
+def best(rows: Sequence[Row], column: str, tell: Callable[[str], None]) -> list[Row]:
+    """The best of the rows that agree in data set, attack, norm and radius, as far as they have them; all of equals.
+
+    What failed a check is not the most robust of anything.
+    """
     contests: dict[tuple[Any, ...], list[Row]] = {}
+    if column.startswith("robust_accuracy") and (failed := sum(row["verdict"] == FAIL for row in rows)):
+        tell(f"{failed} rows are left out because a check failed there")
+        rows = [row for row in rows if row["verdict"] != FAIL]
     for row in rows:
         if row[column] is not None:
             contests.setdefault(tuple(row.get(name) for name in CONTEST), []).append(row)

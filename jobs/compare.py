@@ -16,7 +16,7 @@ from jobs.statistics import Paired, paired
 Row = dict[str, Any]
 
 IDENTITY = ("dataset", "attack", "norm", "eps", "recipe", "seed")
-COLUMNS = (*IDENTITY, "model", "n", "job_id")
+COLUMNS = (*IDENTITY, "model", "n", "job_id", "verdict")
 
 
 def compare(db: Connection, filters: Filters, pair: Sequence[str]) -> list[Row]:
@@ -79,7 +79,8 @@ def compared(db: Connection, first: Row, second: Row) -> Row:
         "second_accuracy": float(other["adversarial_correct"].mean(dtype=np.float64)),
     }
     names = {side: label(row, apart) for side, row in (("first", first), ("second", second))}
-    numbers = {"first_job_id": first["job_id"], "second_job_id": second["job_id"]}
+    numbers = {f"{side}_job_id": row["job_id"] for side, row in (("first", first), ("second", second))}
+    numbers |= {f"{side}_verdict": row["verdict"] for side, row in (("first", first), ("second", second))}
     return names | head | {"n": found.n} | accuracies | as_row(found) | numbers
 
 

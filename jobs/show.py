@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jobs import tables
+from robustlib.checks.limits import FAIL
 from robustlib.settings import CERTIFY
 
 Row = dict[str, Any]
@@ -49,9 +50,12 @@ def interval(row: Row, column: str) -> str:
 
 def trusted(row: Row) -> str:
     """The robust accuracy, unless a check says that it is none."""
-    if row.get("verdict") == "fail":
-        return f"not trusted ({percent(row['robust_accuracy'])})"
-    return with_interval(row, "robust_accuracy")
+    return unless_failed(with_interval(row, "robust_accuracy"), row["robust_accuracy"], row["verdict"])
+
+
+def unless_failed(text: str, accuracy: float | None, *verdicts: str | None) -> str:
+    """The text for an accuracy, or, where a check failed, that."""
+    return f"not trusted ({percent(accuracy)})" if FAIL in verdicts else text
 
 
 def result_rows(rows: Sequence[Row]) -> list[Row]:
@@ -82,14 +86,17 @@ LEAST = ("seconds", "sweep", "n", "distance", "recipe", "rows", "seed", "dataset
 def group_rows(rows: Sequence[Row]) -> list[Row]:
     """Groups as the terminal shows them: means in percent, with the standard error over seeds where there is one."""
     measures = {"clean_accuracy": "clean %", "robust_accuracy": "robust %"}
-    shown = (*measures, "distance_median", "seconds", "seeds", "rows")
+    shown = (*measures, "distance_median", "seconds", "seeds", "rows", "verdict")
     given = [name for name in (rows[0] if rows else ()) if not name.startswith(shown)]
     spoilt = any(row["rows"] != row["seeds"] for row in rows)  # groups that hold more than seeds
     lines = []
     for row in rows:
         head = {name: eps_text(row[name]) if name == "eps" else row[name] for name in given}
-        spread = "" if row["robust_accuracy_low"] is None else interval(row, "robust_accuracy")
+        spread = (
+            "" if row["robust_accuracy_low"] is None or row["verdict"] == FAIL else interval(row, "robust_accuracy")
+        )
         line = head | {title: plus_minus(row, name) for name, title in measures.items()}
+        line["robust %"] = unless_failed(line["robust %"], row["robust_accuracy"], row["verdict"])
         line |= {"robust 95 %": spread, "distance": row["distance_median"], "seconds": round(row["seconds"], 1)}
         lines.append(line | {"seeds": row["seeds"]} | ({"rows": row["rows"]} if spoilt else {}))
     return lines
@@ -115,8 +122,10 @@ def compare_rows(rows: Sequence[Row]) -> list[Row]:
             "eps": eps_text(row["eps"]),
             "seed": row["seed"],
             "n": row["n"],
-            "first %": percent(row["first_accuracy"]),
-            "second %": percent(row["second_accuracy"]),
+            **{
+                f"{side} %": unless_failed(percent(accuracy), accuracy, row[f"{side}_verdict"])
+                for side, accuracy in (("first", row["first_accuracy"]), ("second", row["second_accuracy"]))
+            },
             "difference": f"{100 * row['difference']:+.1f} {interval(row, 'difference')}",
             "only first": row["only_first"],
             "only second": row["only_second"],
@@ -179,7 +188,9 @@ def summary_rows(rows: Sequence[Row]) -> list[Row]:
             line = lines.setdefault(model, {"model": model, "clean": percent(mean(mine, "clean_accuracy"))})
             for eps in radii:
                 at = [row for row in mine if row["norm"] == norm and row["eps"] == eps]
-                line[f"{norm} {eps_text(eps)}"] = percent(mean(worst_of(at), "robust_accuracy"))
+                worst = worst_of(at)
+                found = mean(worst, "robust_accuracy")
+                line[f"{norm} {eps_text(eps)}"] = unless_failed(percent(found), found, *(r["verdict"] for r in worst))
     return list(lines.values())
 
 

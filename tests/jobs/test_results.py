@@ -204,7 +204,7 @@ def test_the_python_call_gives_the_rows_as_a_table(asked_store):
     assert results(url, pivot=True, sweep="demo").column_names[0] == "model"
     empty = results(url, model="none")
     assert empty.num_rows == 0 and empty.schema.equals(table.schema)
-    assert results(url, model="none", over_seeds=True).column_names[-1] == "rows"
+    assert results(url, model="none", over_seeds=True).column_names[-1] == "verdict"
     with pytest.raises(StoreError, match="there is no store"):
         results(url + "x")
 
