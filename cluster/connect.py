@@ -6,7 +6,7 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,16 @@ def local_slots(jobs: int, cpus_per_job: int | None) -> Slots:
 
 
 @contextmanager
+def quiet_stdout(ray: Any) -> Iterator[Any]:
+    """Ray until the block ends, with stdout kept for results: it prints there what befalls its workers."""
+    with redirect_stdout(sys.stderr):
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
 def local_ray(slots: Slots) -> Iterator[Any]:
     """Ray on this machine alone for the length of a block: no dashboard, no usage statistics."""
     ray = import_ray()
@@ -99,10 +109,8 @@ def local_ray(slots: Slots) -> Iterator[Any]:
         logging_level=logging.ERROR,
         configure_logging=True,
     )
-    try:
+    with quiet_stdout(ray):
         yield ray
-    finally:
-        ray.shutdown()
 
 
 @contextmanager
@@ -115,10 +123,8 @@ def cluster_ray(address: str, *, insecure: bool = False) -> Iterator[Any]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RunError(f"the Ray cluster {address} cannot be reached: {first}") from error
-    try:
+    with quiet_stdout(ray):
         yield ray
-    finally:
-        ray.shutdown()
 
 
 def slots_of(ray: Any, jobs: int, cpus_per_job: int | None) -> Slots:

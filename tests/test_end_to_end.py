@@ -254,3 +254,29 @@ def test_doctor_finds_this_machine_well(tmp_path):
     assert {row["ok"] for row in checks.values()} == {"yes"}
     assert checks["ray"]["found"].startswith("started")
     assert checks["store"]["found"].endswith("is not made yet")
+
+
+def test_the_readmes_path_from_an_empty_folder_to_the_page(tmp_path):
+    """Word for word, by a shell that finds `robustq` on its path."""
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    (script,) = re.findall(r"## From an empty folder to the page\n.*?```sh\n(.*?)```", text, re.S)
+    folder, programs = tmp_path / "mine", tmp_path / "bin"
+    folder.mkdir()
+    programs.mkdir()
+    (programs / "robustq").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m cli "$@"\n')
+    (programs / "robustq").chmod(0o755)
+    path = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-eu"], input=script, cwd=folder, env=environment() | path, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr
+    page = (folder / "first.html").read_text()
+    assert page.lower().startswith("<!doctype html>") and "not trusted" in page
+    rows = json.loads(robustq(folder, "results", "--json").stdout)
+    # A clean evaluation, two attacks at two radii and their worst cases, of three models.
+    assert len(rows) == 3 * (1 + 2 * 2 + 2)
+    found = {(row["model"], row["attack"], row["eps"]): row for row in rows}
+    assert {model for (model, *_), row in found.items() if row["verdict"] == "fail"} == {"rounded"}
+    # What the text below it says: the rounded network looks best under PGD alone.
+    naive = {model: found[model, "pgd", 0.1]["robust_accuracy"] for model in ("plain", "robust", "rounded")}
+    assert max(naive, key=lambda model: naive[model]) == "rounded"

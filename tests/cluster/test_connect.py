@@ -1,10 +1,11 @@
 """Which clusters are gone to, and what is sent there: without Ray."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from cluster.connect import check_token, is_loopback
+from cluster.connect import check_token, import_ray, is_loopback, quiet_stdout
 from cluster.parcel import parcel, staged
 from cluster.remote import Answer
 from jobs.errors import RunError, SpecError
@@ -50,6 +51,20 @@ def test_a_cluster_elsewhere_needs_a_token(monkeypatch, tmp_path):
         check_token("http://head:8265", insecure=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "abc")
     check_token("http://head:8265", insecure=False)
+
+
+def test_what_ray_says_of_its_workers_is_kept_from_stdout(capsys):
+    """By Ray's own printer, of a message as its raylet sends it: --json prints JSON there and nothing else."""
+    ended = []
+    ray = SimpleNamespace(shutdown=lambda: ended.append(True))
+    printer = import_ray()._private.worker.print_to_stdstream
+    with quiet_stdout(ray) as given:
+        printer({"lines": ["A worker died."], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+        assert given is ray and not ended
+    print("[]")
+    out, err = capsys.readouterr()
+    assert (out, ended) == ("[]\n", [True])
+    assert "A worker died." in err
 
 
 STUDY = "models: {{mine: {{file: '{file}:make'}}}}\nattacks: [{{name: fgsm}}]\n"
