@@ -1,7 +1,7 @@
 """What a study names is checked against the kernels, and what it leaves out filled in, before anything is queued."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any, get_args
@@ -14,12 +14,15 @@ from jobs.specs import AttackSpec, DataRef, DefenceSpec, ModelSpec
 from robustlib import corruptions
 from robustlib.attacks import ATTACKS, CURVES, ENSEMBLES, clean
 from robustlib.attacks.autoattack import Recipe
+from robustlib.attacks.surrogate import ARCH
 from robustlib.audit.audit import audit
 from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify, match_sigma
+from robustlib.evaluate import make_ready
+from robustlib.models import network
 from robustlib.modes import as_images
 from robustlib.outcome import check_classes
-from robustlib.settings import AUDIT, CERTIFY, NORMS, TrainSettings
+from robustlib.settings import AUDIT, CERTIFY, NORMS, TRANSFER, TrainSettings
 from robustlib.training import OBJECTIVES
 
 # Parameters of attacks that the spec has places of its own for, or that those who call them fill in.
@@ -162,6 +165,23 @@ def check_attack(spec: AttackSpec, ref: DataRef, models: Iterable[ModelSpec]) ->
         for model in models:
             outer = model.defence[-1] if model.defence else None
             match_sigma(outer.params["sigma"] if outer and outer.name == "smoothing" else None, spec.params["sigma"])
+
+
+def check_surrogate(attack: str, label: str | None, models: Mapping[str, ModelSpec], ref: DataRef) -> None:
+    """Whether the attack's images can be made on the model of this name, or on a network that is to learn."""
+    if attack != TRANSFER:
+        if label is not None:
+            raise ValueError(f"{attack} takes no surrogate, {TRANSFER} does")
+        return
+    dataset = load_data(ref, "test")
+    if label is None:
+        network(ARCH, dataset.in_channels, dataset.num_classes, dataset.image_size)
+        return
+    if label not in models:
+        known = ", ".join(models)
+        raise ValueError(f"{attack}: there is no model {label!r} to be its surrogate, expected one of: {known}")
+    some = torch.from_numpy(dataset.x[:2])
+    make_ready(build_model(models[label], dataset, 0), some, dataset.num_classes, torch.device("cpu")).as_surrogate()
 
 
 def check_model(spec: ModelSpec, ref: DataRef) -> None:

@@ -16,11 +16,13 @@ from jobs.engine import open_store, store_exists
 from jobs.material import build_model, load_data
 from jobs.plan import Planned, Resolved, expand
 from jobs.schema import job
-from jobs.specs import AttackSpec, EvalSpec, TrainSpec
+from jobs.specs import AnySpec, AttackSpec, DataRef, EvalSpec, ModelSpec, TrainSpec
+from jobs.surrogates import pool
 from robustlib.attacks import ATTACKS
+from robustlib.attacks.surrogate import ARCH, EPOCHS
 from robustlib.defences import RANDOMISED
 from robustlib.engine import Engine
-from robustlib.estimate import VERDICTS, WORK, Rates, Work, calibrate
+from robustlib.estimate import SURROGATE, VERDICTS, WORK, Rates, Work, calibrate
 from robustlib.evaluate import SAMPLE, make_ready
 from robustlib.modes import as_images
 from robustlib.settings import AUDIT
@@ -39,14 +41,21 @@ def dry_run(url: str, path: Path, changes: dict[str, Any], *, as_json: bool) -> 
     finished = done_keys(url)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rates: dict[str, Rates] = {}
+
+    def rates_of(model: ModelSpec) -> Rates:
+        if model.key() not in rates:
+            rates[model.key()] = measure(model, resolved.data, device)
+        return rates[model.key()]
+
     rows = []
     for planned in plan:
         if not isinstance(planned.spec, TrainSpec | EvalSpec):
             continue  # worst cases read what the others stored
-        if planned.model not in rates:
-            rates[planned.model] = measure(resolved, planned, device)
-        work = Work(0) if planned.key in finished else job_work(planned, resolved)
-        rows.append(row(planned, work, rates[planned.model].seconds(work), planned.key in finished))
+        done = planned.key in finished
+        work = [] if done else [(resolved.models[planned.model], job_work(planned, resolved))]
+        work += [] if done else surrogate_work(planned.spec, resolved.data)
+        seconds = sum(rates_of(model).seconds(passes) for model, passes in work)
+        rows.append(row(planned, sum((passes for _, passes in work), Work(0)), seconds, done))
     total = {name: sum(row[name] for row in rows) for name in ("forwards", "gradients", "seconds")}
     if as_json:
         return show.json_text({"device": str(device), "jobs": rows, "total": total})
@@ -55,26 +64,36 @@ def dry_run(url: str, path: Path, changes: dict[str, Any], *, as_json: bool) -> 
 
 def with_costs(plan: list[Planned], resolved: Resolved) -> list[Planned]:
     """The jobs with what each is estimated to cost, in passes weighed by the model's multiplications."""
-    weights = {label: pass_cost(resolved, label) for label in resolved.models}
-    return [replace(planned, cost=cost(planned, resolved, weights[planned.model])) for planned in plan]
+    weights: dict[str, float] = {}
+
+    def weight(model: ModelSpec) -> float:
+        if model.key() not in weights:
+            weights[model.key()] = pass_cost(model, resolved.data)
+        return weights[model.key()]
+
+    return [replace(planned, cost=cost(planned, resolved, weight)) for planned in plan]
 
 
-def cost(planned: Planned, resolved: Resolved, weight: float) -> float:
+def cost(planned: Planned, resolved: Resolved, weight: Callable[[ModelSpec], float]) -> float:
     spec = planned.spec
     if not isinstance(spec, TrainSpec | EvalSpec):
         return 0.0
-    work = job_work(planned, resolved)
-    passes = work.forwards + BACKWARD * work.gradients
+    passes = weighed(job_work(planned, resolved))
     random = spec.model.dropout_at_inference or any(part.name in RANDOMISED for part in spec.model.defence)
     if isinstance(spec, EvalSpec) and random:
         passes *= spec.eot_draws
-    return float(weight * passes)
+    besides = sum(weight(model) * weighed(work) for model, work in surrogate_work(spec, resolved.data))
+    return float(weight(resolved.models[planned.model]) * passes + besides)
 
 
-def pass_cost(resolved: Resolved, label: str) -> float:
+def weighed(work: Work) -> int:
+    return work.forwards + BACKWARD * work.gradients
+
+
+def pass_cost(spec: ModelSpec, ref: DataRef) -> float:
     """Multiplications of one pass of the model forward, in millions; of its parameters, where it takes no pass."""
-    test = load_data(resolved.data, "test")
-    model = build_model(resolved.models[label], test, 0).eval()
+    test = load_data(ref, "test")
+    model = build_model(spec, test, 0).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         try:
             model(torch.zeros(1, *test.x.shape[1:]))
@@ -97,10 +116,10 @@ def done_keys(url: str) -> set[str]:
         return set(db.execute(select(job.c.key).where(job.c.state == "done")).scalars())
 
 
-def measure(resolved: Resolved, planned: Planned, device: torch.device) -> Rates:
+def measure(spec: ModelSpec, ref: DataRef, device: torch.device) -> Rates:
     """The model's rates on this device; a model that is yet to be trained is as quick as a trained one."""
-    test = load_data(resolved.data, "test")
-    model = build_model(resolved.models[planned.model], test, 0)
+    test = load_data(ref, "test")
+    model = build_model(spec, test, 0)
     x = torch.from_numpy(test.x)
     ready = make_ready(model, x, test.num_classes, device)
     images = as_images(x[:SAMPLE], device)
@@ -123,6 +142,18 @@ def job_work(planned: Planned, resolved: Resolved) -> Work:
             n = total if examples == "all" else min(examples, total)
             return (evaluation_work(attack, load_data(resolved.data, "test").num_classes) + VERDICTS) * n
     raise TypeError(f"expected a training or an evaluation, got {type(planned.spec).__name__}")
+
+
+def surrogate_work(spec: AnySpec, ref: DataRef) -> list[tuple[ModelSpec, Work]]:
+    """The passes of an evaluation's surrogate, with what it is; those of its training, where it has to learn first."""
+    if not isinstance(spec, EvalSpec) or spec.attack.name not in SURROGATE or spec.attack.eps == 0:
+        return []
+    attack, total = spec.attack, len(load_data(ref, "test").x)
+    n = total if spec.examples == "all" else min(spec.examples, total)
+    work = SURROGATE[attack.name](attack.params) * (n * attack.restarts)
+    if attack.surrogate is not None:
+        return [(attack.surrogate.model, work)]
+    return [(ModelSpec(arch=ARCH), work + STEP * (EPOCHS * len(pool(ref, spec.examples)[0])))]
 
 
 def evaluation_work(attack: AttackSpec, classes: int) -> Work:

@@ -3,24 +3,24 @@
 import resource
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
-from functools import lru_cache
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
-from torch import nn
 
 from jobs import artifacts, examples
 from jobs.complete import recipe_of
 from jobs.examine import check_outcome, run_audit, verdict_columns
-from jobs.material import Context, Progress, Result, build_network, defend, load_data, surroundings
-from jobs.specs import DataRef, EvalSpec, ModelSpec, ShardSpec
-from robustlib import data, models
+from jobs.material import Context, Progress, Result, load_data, surroundings
+from jobs.ready import ready_model
+from jobs.specs import EvalSpec, ShardSpec
+from jobs.surrogates import surrogate_of
 from robustlib.attacks.autoattack import Recipe
 from robustlib.defences.certified import evaluate_certified
-from robustlib.evaluate import Ready, evaluate_curve, make_ready
+from robustlib.engine import Engine
+from robustlib.evaluate import Ready, evaluate_curve
 from robustlib.metrics import summarise
 from robustlib.outcome import Batch, join
 from robustlib.settings import AUDIT, CERTIFY
@@ -63,17 +63,19 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
     n = len(x) if spec.examples == "all" else min(spec.examples, len(x))
     first, last = (spec.first, spec.last) if isinstance(spec, ShardSpec) else (0, n)
     ready, warm = ready_model(spec, context)
+    surrogate = surrogate_of(spec, context)
+    made_on = surrogate and surrogate.engine
     radii = spec.attack.curve or (spec.attack.eps,)
     recipes = [recipe_of(spec.attack, eps, ready.classes) for eps in radii]
     budgets = [0.0 if spec.attack.name == "clean" else eps for eps in radii]
-    before, batches = cost(ready), []
+    before, batches = cost(ready, made_on), []
     common: Any = {"seed": spec.seed, "index": torch.arange(first, last), "device": device}
     if spec.attack.name == CERTIFY:
         found = evaluate_certified(ready, x, y, radii, **common, **spec.attack.params)
     else:
         plan = [(eps, recipe.stages) for eps, recipe in zip(budgets, recipes, strict=True)]
         search: Any = {"norm": spec.attack.norm or "Linf", "batch_size": spec.batch_size}
-        chance: Any = {"draws": spec.draws, "eot_draws": spec.eot_draws}
+        chance: Any = {"draws": spec.draws, "eot_draws": spec.eot_draws, "surrogate": made_on}
         found = evaluate_curve(ready.model, x, y, plan, ready=ready, **common, **search, **chance)
     for batch in found:
         batches.append(batch)
@@ -83,8 +85,10 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
     extra: dict[str, Any] = {"mode": ready.mode(budgets[0]), "warmup_seconds": 0.0 if warm else ready.seconds}
     if len(radii) > 1:
         extra["curve_seconds"] = seconds
-    extra |= {name: after - before[name] for name, after in cost(ready).items()}
+    extra |= {name: after - before[name] for name, after in cost(ready, made_on).items()}
     extra |= {"peak_memory_bytes": peak_memory(device)}
+    if surrogate is not None:
+        extra["surrogate"] = surrogate.told(join([batch[0].outcome for batch in batches]), x, device)
     results: dict[float | None, Result] = {}
     for eps, recipe, found in zip(radii, recipes, zip(*batches, strict=True), strict=True):
         own = extra | {"substitutions": list(recipe.substitutions)}
@@ -127,11 +131,11 @@ def result(
     return Result(summarise(vars(outcome)) | shared | verdict_columns(findings), examples.encode(table), stored)
 
 
-def cost(ready: Ready) -> dict[str, int]:
+def cost(ready: Ready, surrogate: Engine | None) -> dict[str, int]:
     """Examples passed forward and back so far."""
     if ready.engines is None:
         return {}
-    return asdict(ready.engines.passes)
+    return asdict(replace(ready.engines, surrogate=surrogate).passes)
 
 
 def peak_memory(device: torch.device) -> int:
@@ -139,42 +143,3 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def ready_model(spec: EvalSpec, context: Context) -> tuple[Ready, bool]:
-    """The model ready to be evaluated, and whether it was so already: a worker's jobs mostly share their model."""
-    weights = context.weights[spec.train] if spec.train is not None else ""
-    before = make_model_ready.cache_info().hits
-    place, sha256 = spec.data.place, spec.data.sha256
-    given = (spec.model.model_dump_json(), place, sha256, spec.seed, spec.train, weights)
-    ready = make_model_ready(*given, context.device, context.artifacts, context.folder)
-    return ready, make_model_ready.cache_info().hits > before
-
-
-@lru_cache(maxsize=2)
-def make_model_ready(
-    model: str,
-    place: str,
-    sha256: str,
-    seed: int,
-    train: str | None,
-    weights: str,
-    device: str,
-    artifacts: str,
-    folder: str,
-) -> Ready:
-    test = load_data(DataRef(place=place, sha256=sha256), "test")
-    spec = ModelSpec.model_validate_json(model)
-    context = Context(device, artifacts, folder, {train: weights} if train else {})
-    built = trained_model(spec, test, seed, context, train)
-    return make_ready(built, torch.from_numpy(test.x), test.num_classes, torch.device(device))
-
-
-def trained_model(spec: ModelSpec, dataset: data.Dataset, seed: int, context: Context, train: str | None) -> nn.Module:
-    """The model with the weights that its training job left, or as given."""
-    model = build_network(spec, dataset, seed, context.folder)
-    if train is not None:
-        sha256 = context.weights[train]
-        weights = safetensors.torch.load(artifacts.get(context.artifacts, sha256))
-        models.load(model, weights, f"artifact {sha256[:12]}")
-    return defend(model, spec)

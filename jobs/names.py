@@ -37,7 +37,7 @@ def attacks() -> list[dict[str, Any]]:
     from robustlib.defences.smoothing import certify
 
     known = ATTACKS | ENSEMBLES | {"certify": certify}
-    return [describe(name, attack, {"draws", "classes", "start"}) for name, attack in known.items()]
+    return [describe(name, attack, {"draws", "classes", "start", "spent"}) for name, attack in known.items()]
 
 
 def defences() -> list[dict[str, Any]]:

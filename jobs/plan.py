@@ -4,59 +4,20 @@ import hashlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
-from jobs.specs import (
-    AnySpec,
-    AttackSpec,
-    CodeRef,
-    DataRef,
-    DefenceSpec,
-    EvalSpec,
-    FileRef,
-    ModelSpec,
-    TrainSpec,
-    WorstSpec,
-    canonical,
-)
+from jobs.planned import Planned, Resolved, model_jobs
+from jobs.specs import AttackSpec, CodeRef, DataRef, DefenceSpec, FileRef, ModelSpec, canonical
 from jobs.study import Origin, Path_, Study, StudyAttack, StudyModel, explain
 from robustlib import KERNEL_VERSION, data
-from robustlib.settings import AUDIT, CERTIFY, Norm, TrainSettings
+from robustlib.settings import AUDIT, TrainSettings
 
 TRAIN_FIELDS = frozenset(field.name for field in fields(TrainSettings)) - {"attack"}
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A job to be: its spec and key, the keys it needs, and what its study calls the model and the data."""
-
-    spec: AnySpec
-    key: str
-    needs: tuple[str, ...]
-    model: str
-    arch: str
-    defence: str | None
-    dataset: str
-    seed: int
-    cost: float = 1.0  # estimated, in units that only compare
-    timeout_seconds: float | None = None
-    subject: str | None = None  # of an evaluation: a hash of the model with its weights and of the data
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A study whose data and files were found and hashed; `identity` is a hash of all of it."""
-
-    study: Study
-    origin: Origin
-    data: DataRef
-    models: dict[str, ModelSpec]
-    identity: str
 
 
 def resolve(study: Study, origin: Origin, folder: Path, data_folder: Path) -> Resolved:
@@ -151,13 +112,17 @@ def expand(resolved: Resolved) -> list[Planned]:
         guard(origin, ("dataset",), complete.load_data, resolved.data, "train")
     for spec, i in attacks:
         guard(origin, ("attacks", i), complete.check_attack, spec, resolved.data, resolved.models.values())
+    settings = {
+        label: train_settings(study, model, origin, ("models", label), complete)
+        for label, model in study.models.items()
+    }
+    for label, model in resolved.models.items():
+        guard(origin, ("models", label), complete.check_model, model, resolved.data)
+    asked = [(spec, surrogate_of(resolved, spec, i, complete)) for spec, i in attacks]
     jobs: dict[str, Planned] = {}
-    for label, model in study.models.items():
-        where: Path_ = ("models", label)
-        settings = train_settings(study, model, origin, where, complete)
-        guard(origin, where, complete.check_model, resolved.models[label], resolved.data)
+    for label in study.models:
         for seed in study.seeds:
-            for planned in model_jobs(resolved, label, settings, [spec for spec, _ in attacks], seed):
+            for planned in model_jobs(resolved, label, settings, asked, seed):
                 jobs.setdefault(planned.key, planned)
     return estimate.with_costs(list(jobs.values()), resolved)
 
@@ -183,6 +148,14 @@ def attack_specs(attack: StudyAttack, origin: Origin, where: Path_, complete: An
         yield spec.model_copy(update={"curve": curve}) if eps and len(curve) > 1 and complete.has_curve(spec) else spec
 
 
+def surrogate_of(resolved: Resolved, spec: AttackSpec, i: int, complete: Any) -> str | None:
+    """The model of the study on which the i-th entry's images are made, if it names one."""
+    entry, where = resolved.study.attacks[i], ("attacks", i, "surrogate")
+    label = entry.surrogate if spec.name == entry.name else None  # an audit at an entry's radius has none
+    guard(resolved.origin, where, complete.check_surrogate, spec.name, label, resolved.models, resolved.data)
+    return label
+
+
 def audits(attacks: list[tuple[AttackSpec, int]], complete: Any) -> Iterator[tuple[AttackSpec, int]]:
     """An audit at every radius at which the study attacks, but for those that it asks for itself."""
     there = {(spec.norm, spec.eps) for spec, _ in attacks if spec.name == AUDIT}
@@ -205,62 +178,3 @@ def train_settings(
         # Training is looked at under the attack radius it is meant to withstand, unless the study says otherwise.
         plain = {"validation_eps": attack["eps"], "validation_norm": attack.get("norm", "Linf")} | plain
     return guard(origin, (*where, "train"), complete.complete_training, plain, attack)
-
-
-def model_jobs(
-    resolved: Resolved, label: str, settings: TrainSettings | None, attacks: list[AttackSpec], seed: int
-) -> Iterator[Planned]:
-    """The training of one model with one seed, its evaluations, and their worst cases."""
-    study, model = resolved.study, resolved.models[label]
-    arch = model.arch or (f"{Path(model.code.place).name}:{model.code.factory}" if model.code else "")
-    trained = None if settings is None else settings.objective
-    words = " + ".join([*filter(None, [trained]), *(part.words for part in model.defence)]) or None
-
-    train: Planned | None = None
-
-    def planned(spec: AnySpec, *needs: str) -> Planned:
-        limit = study.timeout_seconds
-        about = [resolved.data.sha256, model.key(), train and train.key]
-        subject = None if isinstance(spec, TrainSpec) else hashlib.sha256(canonical(about).encode()).hexdigest()
-        defence = trained if isinstance(spec, TrainSpec) else words
-        return Planned(
-            spec, spec.key(), needs, label, arch, defence, study.dataset, seed, timeout_seconds=limit, subject=subject
-        )
-
-    if settings is not None:
-        # The network inside learns without its defences, and is shared with a model that has none or others.
-        bare = model.model_copy(update={"defence": ()})
-        train = planned(TrainSpec(model=bare, data=resolved.data, settings=settings, seed=seed))
-        yield train
-    evals: list[tuple[AttackSpec, Planned]] = []
-    for attack in attacks:
-        spec = EvalSpec(
-            model=model,
-            train=train and train.key,
-            data=resolved.data,
-            attack=attack,
-            examples=study.examples,
-            seed=seed,
-            batch_size=study.batch_size,
-            draws=study.draws,
-            eot_draws=study.eot_draws,
-            images=study.images,
-            shards=study.shards,
-        )
-        job = planned(spec, *([train.key] if train else []))
-        evals.append((attack, job))
-        yield job
-    for spec in worst_cases(evals):
-        yield planned(spec, *spec.evals)
-
-
-def worst_cases(evals: list[tuple[AttackSpec, Planned]]) -> Iterator[WorstSpec]:
-    """For each norm and radius, the worst over all attacks up to that radius, where more than one bears on it."""
-    for norm in get_args(Norm):
-        attacks = [(attack, job) for attack, job in evals if attack.norm == norm and attack.name != CERTIFY]
-        radii = sorted({attack.eps for attack, _ in attacks if attack.eps is not None})
-        for eps in radii:
-            # Minimum-norm attacks without a radius count by the distance they found.
-            bearing = {job.key for attack, job in attacks if attack.eps is None or attack.eps <= eps}
-            if len(bearing) > 1:
-                yield WorstSpec(evals=tuple(sorted(bearing)), norm=norm, eps=eps)

@@ -146,8 +146,11 @@ def merged_extra(shards: Sequence[Any]) -> dict[str, Any]:
         if name in found:
             found[name] = sum(extra[name] for extra in extras)
     found["peak_memory_bytes"] = max(extra["peak_memory_bytes"] for extra in extras)
+    n = sum(shard["n"] for shard in shards)
+    if "surrogate" in found:
+        shares = [extra["surrogate"]["agreement"] * shard["n"] for extra, shard in zip(extras, shards, strict=True)]
+        found["surrogate"] = found["surrogate"] | {"agreement": sum(shares) / n}
     if "stages" in found:
-        n = sum(shard["n"] for shard in shards)
         found["stages"] = [
             {
                 "attack": stage["attack"],

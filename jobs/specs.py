@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
 from robustlib import KERNEL_VERSION
-from robustlib.settings import AUTOATTACK, Norm, TrainSettings
+from robustlib.settings import AUTOATTACK, TRANSFER, Norm, TrainSettings
 
 FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?)\s*/\s*(\d+(?:\.\d*)?)\s*")
 
@@ -110,10 +110,32 @@ class ModelSpec(Spec):
         return {name: value for name, value in dump(self).items() if name != "defence" or value}
 
 
+class SurrogateSpec(Spec):
+    """Another model, on which images are made. train: key of the training job that makes its weights, if one does;
+    settings: of that training.
+    """
+
+    model: ModelSpec
+    settings: TrainSettings | None = None
+    train: str | None = None
+
+    @property
+    def words(self) -> str:
+        """What it is, with the beginning of a hash that tells it from others of its kind, whatever the seed."""
+        content = without_places(self.model_dump(mode="json", exclude={"train"}))
+        named = [self.model.arch or (self.model.code and self.model.code.factory)]
+        named += [
+            self.settings and self.settings.objective,
+            hashlib.sha256(canonical(content).encode()).hexdigest()[:8],
+        ]
+        return " ".join(filter(None, named))
+
+
 class AttackSpec(Spec):
     """An attack by name, with every parameter of its function spelt out, so that the row says what ran.
 
-    curve: radii, rising, that are searched as one; `eps` is one of them.
+    curve: radii, rising, that are searched as one; `eps` is one of them.  surrogate: what `transfer` makes its images
+    on; a network that learns the model's answers where it is None.
     """
 
     name: str
@@ -122,6 +144,12 @@ class AttackSpec(Spec):
     restarts: int = Field(default=1, ge=1)
     curve: tuple[float, ...] = ()
     params: dict[str, Any] = {}
+    surrogate: SurrogateSpec | None = None
+
+    @model_serializer(mode="wrap")
+    def without_nothing(self, dump: Any) -> dict[str, Any]:
+        """As attacks were stored before there were surrogates, where there is none: keys stay what they were."""
+        return {name: value for name, value in dump(self).items() if name != "surrogate" or value}
 
     @model_validator(mode="after")
     def within_the_box(self) -> "AttackSpec":
@@ -137,6 +165,8 @@ class AttackSpec(Spec):
         params = ", ".join(f"{name}={value}" for name, value in sorted(self.params.items()) if value is not None)
         text = AUTOATTACK.format(**self.params) if self.name == "autoattack" else f"{self.name}({params})"
         text += f" x{self.restarts}" if self.restarts > 1 else ""
+        if self.name == TRANSFER:
+            text += f" from {self.surrogate.words if self.surrogate else 'a network that learnt its answers'}"
         return text + (f", {len(self.curve)} radii as one search" if self.curve else "")
 
 

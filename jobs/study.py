@@ -79,6 +79,7 @@ class StudyAttack(Part):
     norm: Norm | None = None
     eps: tuple[float, ...] | None = None
     restarts: int = Field(default=1, ge=1)
+    surrogate: str | None = None  # one of the study's models
 
     @field_validator("eps", mode="before")
     @classmethod
@@ -94,6 +95,11 @@ class StudyAttack(Part):
                 hint = f": did you mean {eps:g}/255?" if eps > 1 else ""
                 raise ValueError(f"expected eps in [0, 1], got {eps:g}{hint}")
         return value
+
+    @model_serializer(mode="wrap")
+    def without_nothing(self, dump: Any) -> dict[str, Any]:
+        """Without a `surrogate` that is none: a study from before there was one is still the same study."""
+        return {name: value for name, value in dump(self).items() if name != "surrogate" or value}
 
     @property
     def params(self) -> dict[str, Any]:

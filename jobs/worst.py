@@ -75,6 +75,7 @@ def settle(db: Connection, claimed: Claimed) -> bool:
             job.c.attack,
             job.c.norm,
             job.c.eps,
+            job.c.recipe,
         )
         .join(job_dep, job_dep.c.needs_id == example_blob.c.job_id)
         .join(job, job.c.id == example_blob.c.job_id)
@@ -87,7 +88,10 @@ def settle(db: Connection, claimed: Claimed) -> bool:
     data = examples.encode(examples.to_table(columns))
     row = summarise(columns) | {"device": rows[0].device, "versions": rows[0].versions}
     findings = across_attacks(
-        [row.attack for row in rows], [row.eps for row in rows], [examples.to_columns(table) for table in tables]
+        [row.attack for row in rows],
+        [row.eps for row in rows],
+        [examples.to_columns(table) for table in tables],
+        [row.recipe for row in rows],
     )
     row |= verdict_of(findings, [one.verdict for one in rows if one.verdict is not None])
     row |= {"seconds": time.perf_counter() - start}

@@ -5,14 +5,14 @@ threads does neither. Each example is computed by as many threads whatever the b
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustlib.engine import Count
 from robustlib.search import Engines
@@ -67,7 +67,7 @@ def make_crew(engines: Engines, device: torch.device) -> Crew | None:
         return None
     try:
         copies = [copy.deepcopy(engines) for _ in range(members - 1)]
-        for engine in (engine for made in copies for engine in (made.exact, made.search, made.fine)):
+        for engine in (engine for made in copies for engine in made.every):
             engine.count = Count()
     except Exception:  # a user's model may hold on to anything
         return None
@@ -75,6 +75,5 @@ def make_crew(engines: Engines, device: torch.device) -> Crew | None:
 
 
 def size_of(engines: Engines) -> int:
-    modules: Sequence[nn.Module] = (engines.exact, engines.search, engines.fine)
-    tensors = {id(t): t for module in modules for t in (*module.parameters(), *module.buffers())}
+    tensors = {id(t): t for module in engines.every for t in (*module.parameters(), *module.buffers())}
     return sum(t.numel() * t.element_size() for t in tensors.values())

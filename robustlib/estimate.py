@@ -60,9 +60,11 @@ WORK: dict[str, Callable[[dict[str, Any]], Work]] = {
     "nes": lambda p: Work(p["queries"]),
     "hopskipjump": lambda p: Work(p["queries"]),
     "noise": lambda p: Work(p["queries"]),
+    "transfer": lambda p: Work(p["queries"]),
     "corruption": lambda p: Work(0),
     "certify": lambda p: Work(p["n0"] + p["n"]),
 }
+SURROGATE: dict[str, Callable[[dict[str, Any]], Work]] = {"transfer": lambda p: stepped(p["steps"])}  # on that
 VERDICTS = Work(3)  # the clean pass, that of the cascade, and the one that counts
 
 

@@ -1,8 +1,10 @@
 """How accurate a model is, clean and attacked: every verdict by a fresh pass of the given model in strict float32."""
 
+import inspect
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from robustlib.checks.limits import Finding
 from robustlib.checks.quick import look_at_model
 from robustlib.crew import Crew, make_crew
 from robustlib.draws import Draws, seeded
+from robustlib.engine import Engine
 from robustlib.metrics import CLEAN, NOTHING
 from robustlib.models.layers import is_randomised
 from robustlib.modes import as_images, evaluating, layout, strict_float32
@@ -44,6 +47,14 @@ class Ready:
         if self.engines is None:
             return "float32, randomised: expectation over draws"
         return self.engines.suited(eps).mode
+
+    def as_surrogate(self) -> Engine:
+        """What images for other models are made on. Raises ValueError where that leads nowhere."""
+        if self.engines is None:
+            raise ValueError("the surrogate changes its answers from pass to pass: expected one that does not")
+        if any(found.name == "gradient" and found.value == 1 for found in self.findings):
+            raise ValueError("the surrogate has no gradient to make images by: expected a network that has one")
+        return self.engines.search
 
 
 def evaluate(
@@ -80,6 +91,7 @@ def evaluate_curve(
     eot_draws: int = 20,
     device: torch.device | None = None,
     ready: Ready | None = None,
+    surrogate: Engine | None = None,
 ) -> Iterator[tuple[Batch, ...]]:
     """Evaluate at several radii as one search, batch by batch; a batch's outcome at each radius, in their order.
 
@@ -87,7 +99,8 @@ def evaluate_curve(
     plan: radii, rising, each with its attacks by name: see robustlib.attacks.cascade.curve.
     index: which of the examples to evaluate; all where it is None.  batch_size: how many are worked on together; chosen
     by memory where it is None. No number depends on either: an example's randomness belongs to its place in x.
-    ready: the model made ready by `make_ready` with the same x; made here where it is None.
+    ready: the model made ready by `make_ready` with the same x; made here where it is None.  surrogate: for attacks
+    that take one and have none, `Ready.as_surrogate()` of another model.
     A model whose logits change between passes is randomised: it is attacked through the mean of `eot_draws` passes and
     scored on `draws` fresh ones, each radius by itself, in groups of `GROUP` examples that share their passes.
     Raises ValueError for images outside [0, 1] or labels that the model has no class for, RuntimeError when an attack
@@ -96,6 +109,8 @@ def evaluate_curve(
     device = device or torch.device("cpu")
     ready = ready or make_ready(model, x, num_classes or int(y.max()) + 1, device)
     model, engines = ready.model, ready.engines
+    if engines is not None:
+        engines = replace(engines, surrogate=surrogate)
     chosen = torch.arange(len(x)) if index is None else index
     size = GROUP if engines is None else batch_size or fitting(x[:1], device)
     with strict_float32(), evaluating(model):
@@ -107,7 +122,9 @@ def evaluate_curve(
                 images = images.contiguous(memory_format=layout(model))
                 with seeded(seed, f"evaluate/{int(rows[0]) // GROUP}", device):
                     yield tuple(
-                        judge_randomised(model, images, labels, own, norm, eps, named, draws, eot_draws)
+                        judge_randomised(
+                            model, images, labels, own, norm, eps, given(named, surrogate), draws, eot_draws
+                        )
                         for eps, named in plan
                     )
             elif crew is None:
@@ -148,6 +165,21 @@ def batches(chosen: Tensor, batch_size: int, *, grouped: bool) -> Iterator[Tenso
     yield from chosen.split(counts.tolist())
 
 
+def given(named: Sequence[tuple[str, Attack]], surrogate: Engine | None) -> list[tuple[str, Attack]]:
+    """The attacks, those that make their images on a surrogate with it."""
+    if surrogate is None:
+        return list(named)
+    return [
+        (name, partial(attack, surrogate=surrogate) if wants_surrogate(attack) else attack) for name, attack in named
+    ]
+
+
+def wants_surrogate(attack: Attack) -> bool:
+    """Whether it has a place for a surrogate, and none in it."""
+    place = inspect.signature(attack).parameters.get("surrogate")
+    return place is not None and place.default is None
+
+
 def judge_shared(
     crew: Crew,
     x: Tensor,
@@ -177,7 +209,7 @@ def judge_fixed(
     """A batch's outcome at each radius, for a model that always gives the same answer."""
     exact, search = engines.exact, engines.suited(plan[0][0])
     clean = predict(exact, x)
-    attacks = [(eps, [attack for _, attack in named]) for eps, named in plan]
+    attacks = [(eps, [attack for _, attack in given(named, engines.surrogate)]) for eps, named in plan]
     if len(plan) == 1:
         standing = y if all(name in ON_ALL for name, _ in plan[0][1]) else clean
         results = [cascade(exact, x, y, attacks[0][1], draws=draws, search=search, clean=standing)]

@@ -30,12 +30,18 @@ class Engines:
     """A model as it judges (`exact`, the original in float32), and as attacks search on it.
 
     search: the quickest copy.  fine: a copy in arithmetic fine enough to measure smallest distances with; often the
-    same.
+    same.  surrogate: another network, on which `transfer` makes its images.
     """
 
     exact: Engine
     search: Engine
     fine: Engine
+    surrogate: Engine | None = None
+
+    @property
+    def every(self) -> tuple[Engine, ...]:
+        """All of them; some may be the same."""
+        return (self.exact, self.search, self.fine, *([] if self.surrogate is None else [self.surrogate]))
 
     def suited(self, eps: float | None) -> Engine:
         """The copy to search a ball of this radius with, or, with None, for the nearest misclassified image."""
@@ -44,13 +50,13 @@ class Engines:
     @property
     def passes(self) -> Count:
         """Examples passed forward and back so far, by all."""
-        counts = {id(engine): engine.count for engine in (self.exact, self.search, self.fine)}.values()
+        counts = {id(engine): engine.count for engine in self.every}.values()
         return Count(sum(count.forwards for count in counts), sum(count.gradients for count in counts))
 
     def hand_over(self, other: "Engines") -> None:
         """Count the passes so far as the other's."""
-        pairs = ((self.exact, other.exact), (self.search, other.search), (self.fine, other.fine))
-        for mine, theirs in pairs:  # those that are the same engine are empty at their second turn
+        # Those that are the same engine are empty at their second turn.
+        for mine, theirs in zip(self.every, other.every, strict=True):
             theirs.count.forwards += mine.count.forwards
             theirs.count.gradients += mine.count.gradients
             mine.count = Count()

@@ -20,6 +20,7 @@ from robustlib.attacks.noise import noise
 from robustlib.attacks.pgd import fgsm, pgd
 from robustlib.attacks.spsa import nes, spsa
 from robustlib.attacks.square import square
+from robustlib.attacks.transfer import transfer
 from robustlib.corruptions import corruption
 
 
@@ -45,6 +46,7 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "nes": nes,
     "hopskipjump": hopskipjump,
     "noise": noise,
+    "transfer": transfer,
     "corruption": corruption,
 }
 

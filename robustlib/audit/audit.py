@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks.pgd import fgsm, pgd
+from robustlib.attacks.surrogate import train_surrogate
 from robustlib.audit import arsenal, looks
 from robustlib.audit.arsenal import Move, Target, calling
 from robustlib.audit.bout import Bout, Trial
 from robustlib.audit.causes import name_cause
 from robustlib.audit.forms import Form
-from robustlib.audit.surrogate import train_surrogate
 from robustlib.checks import slopes
 from robustlib.checks.limits import Finding, find, overall
 from robustlib.checks.quick import above_chance, eight_bit, noise
@@ -181,7 +181,7 @@ class Examination:
         standing = len(self.bout.standing)
         if not standing or self.pool is None or self.norm == "L1":
             return
-        yield "Auto-PGD on a surrogate"
+        yield "PGD on a surrogate"
         asked = Expectation(self.target.model, self.target.eot) if self.target.randomised else self.target.exact
         stand_in = train_surrogate(asked, self.pool, self.target.classes, seed=self.seed)
         budget = {"norm": self.norm, "eps": self.eps, "steps": arsenal.STEPS, "loss": "margin"}

@@ -7,13 +7,20 @@ import numpy as np
 
 from robustlib.checks.limits import Finding, find
 
+# What uses no gradient of the model; by what broke an example too.
+WITHOUT_GRADIENTS = frozenset({"clean", "corruption", "noise", "square", "spsa", "nes", "hopskipjump", "transfer"})
+
 
 def across_attacks(
-    names: Sequence[str], eps: Sequence[float | None], outcomes: Sequence[dict[str, np.ndarray]]
+    names: Sequence[str],
+    eps: Sequence[float | None],
+    outcomes: Sequence[dict[str, np.ndarray]],
+    recipes: Sequence[str] | None = None,
 ) -> list[Finding]:
     """Checks of several attacks on one model over the same examples, in one norm, from their outcomes alone.
 
-    names: of the attacks, by their place.  eps: radii; None for a minimum-norm attack.
+    names: of the attacks, by their place.  eps: radii; None for a minimum-norm attack.  recipes: the attacks with all
+    their parameters; only what agrees in them is compared by radius.
     """
     broken = [columns["success"] for columns in outcomes]
     index = outcomes[0]["index"]
@@ -26,25 +33,30 @@ def across_attacks(
     if "fgsm" in at and "pgd" in at:
         missed = at["fgsm"] & ~at["pgd"]
         found.append(find("fgsm-beats-pgd", missed.mean(), examples=index[missed]))
-    return [*found, *square_first(names, eps, outcomes, largest), *monotone(names, eps, broken)]
+    return [*found, *beaten_gradients(names, eps, outcomes, largest), *monotone(recipes or names, eps, broken)]
 
 
-def square_first(
+def beaten_gradients(
     names: Sequence[str], eps: Sequence[float | None], outcomes: Sequence[dict[str, np.ndarray]], largest: float | None
 ) -> list[Finding]:
-    """What only Square broke, of the attacks at the largest radius, where attacks with gradients were among them."""
-    here = [
-        columns
-        for columns, radius, name in zip(outcomes, eps, names, strict=True)
-        if radius == largest and name != "clean"
-    ]
-    by = np.stack([columns["broken_by"].astype(str) for columns in here]) if here else np.zeros((0, 0), str)
-    tried = {name for name, radius in zip(names, eps, strict=True) if radius == largest}
-    if not ({"square", "autoattack"} & tried and tried - {"square", "clean"}):
+    """What only Square broke, and what only transfer did, of the attacks at the largest radius, where attacks with the
+    model's gradients were among them.
+    """
+    here = [place for place, radius in enumerate(eps) if radius == largest]
+    tried = {names[place] for place in here}
+    if not tried - WITHOUT_GRADIENTS:
         return []
-    square, other = (by == "square").any(0), ((by != "square") & (by != "")).any(0)
-    alone = square & ~other
-    return [find("square-beats-gradients", alone.mean(), examples=outcomes[0]["index"][alone])]
+    by = np.stack([outcomes[place]["broken_by"].astype(str) for place in here])
+    with_gradients = ~np.isin(by, ["", *WITHOUT_GRADIENTS - {"clean"}]).all(0)
+    found = []
+    for check, attack, ensembles in (
+        ("square-beats-gradients", "square", {"autoattack"}),
+        ("surrogate", "transfer", set()),
+    ):
+        if tried & {attack, *ensembles}:
+            alone = (by == attack).any(0) & ~with_gradients
+            found.append(find(check, alone.mean(), examples=outcomes[0]["index"][alone]))
+    return found
 
 
 def monotone(names: Sequence[str], eps: Sequence[float | None], broken: Sequence[np.ndarray]) -> list[Finding]:

@@ -13,8 +13,8 @@ from jobs import names
 from jobs.ask import model_entry
 from jobs.errors import SpecError
 from jobs.material import Context, Result, build_model, load_data
-from jobs.measure import trained_model
 from jobs.plan import Planned, expand, resolve
+from jobs.ready import trained_model
 from jobs.run import run
 from jobs.specs import (
     AttackSpec,

@@ -1,22 +1,17 @@
 """A split evaluation gives the row and the outcomes of the whole one, and its shards are jobs like others."""
 
-from pathlib import Path
-
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import select
 
-from jobs import claims, control, examples, queue, settle, shards
+from jobs import claims, control, examples, queue, shards
 from jobs.engine import Store
-from jobs.material import Context, Result
 from jobs.query import examples_of, result_rows
-from jobs.run import run
 from jobs.schema import job, sweep_job
 from jobs.shards import edges, wanted_shards
-from jobs.specs import EvalSpec, ShardSpec, TrainSpec, parse
+from jobs.specs import ShardSpec, parse
 from jobs.states import counts, job_log, jobs_of
-from jobs.study import Origin, Study
-from jobs.submit import submit
+from tests.jobs.working import worked_off
 
 STUDY = {
     "name": "s",
@@ -61,38 +56,6 @@ def test_what_takes_long_is_split():
     assert wanted_shards(claimed, 60_000.0, 8, 1.0) == 100
     assert wanted_shards(queue.Claimed(1, "k", 1, "eval", {"shards": 3}, {}), 1.0, 8, 1.0) == 3
     assert wanted_shards(queue.Claimed(1, "k", 1, "train", {}, {}), 1e9, 8, 1.0) == 1
-
-
-def work_off(store: Store, slots: int = 1, unit: float = 0.0) -> None:
-    """What a driver does, in this process."""
-    for _ in range(100):
-        with store.begin() as db:
-            settle.settle_all(db, "one", None)
-            claimed = settle.split_long(db, claims.claim(db, "one", most=64), slots, unit)
-            if not claimed and not any(counts(db)[state] for state in queue.UNFINISHED):
-                return
-        for c in claimed:
-            with store.begin() as db:
-                assert queue.start(db, c, "one", "here", 1, "")
-            spec = parse(c.spec)
-            assert isinstance(spec, TrainSpec | EvalSpec)
-            *_, found = run(spec, Context("cpu", store.artifacts, weights=c.weights))
-            assert isinstance(found, Result)
-            with store.begin() as db:
-                blob = None if found.examples is None else (found.examples, found.row["n"])
-                assert queue.finish(db, c, found.row, blob, found.artifacts)
-    raise AssertionError("the queue does not end")
-
-
-def worked_off(folder: Path, study: dict, **how) -> Store:
-    folder.mkdir()
-    store, _ = submit(
-        str(folder / "r.db"), Study.model_validate(study), Origin("s", {}, {}), folder, data_folder=folder
-    )
-    with store.begin() as db:
-        queue.register(db, "one", "here", 1, 0.0, "0")
-    work_off(store, **how)
-    return store
 
 
 ALIKE = ("attack", "norm", "eps", "n", "clean_accuracy", "robust_accuracy", "robust_accuracy_low", "distance_median")

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from robustlib.draws import generator, seeded
 from robustlib.models import network
 
+ARCH = "convnet3"
 EPOCHS, BATCH, MOST = 12, 64, 2000
 
 
@@ -18,7 +19,7 @@ def train_surrogate(model: nn.Module, pool: Tensor, classes: int, *, seed: int =
     pool = pool[:MOST]
     answers = ask(model, pool)
     with seeded(seed, "audit/surrogate", pool.device), torch.enable_grad():
-        net = network("convnet3", pool.shape[1], classes, (pool.shape[2], pool.shape[3])).to(pool.device).train()
+        net = network(ARCH, pool.shape[1], classes, (pool.shape[2], pool.shape[3])).to(pool.device).train()
         optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
         order = generator(seed, "audit/surrogate")
         for _ in range(EPOCHS):

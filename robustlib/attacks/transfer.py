@@ -1,0 +1,60 @@
+"""Transfer: attacked images are made on another network, a surrogate, and carried over to the model."""
+
+import torch
+from torch import Tensor, nn
+
+from robustlib.attacks.pgd import pgd
+from robustlib.draws import Draws, default_draws
+from robustlib.losses import confirmed, wrong
+from robustlib.norms import Norm
+
+
+@torch.no_grad()
+def transfer(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    surrogate: nn.Module | None = None,
+    norm: Norm = "Linf",
+    eps: float = 8 / 255,
+    steps: int = 50,
+    step_size: float | None = None,
+    loss: str = "margin",
+    queries: int = 1,
+    draws: Draws | None = None,
+    spent: Tensor | None = None,
+) -> Tensor:
+    """PGD on a surrogate's gradients, Papernot et al. 2017, https://arxiv.org/abs/1602.02697: needs none of the model.
+
+    x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,).
+    surrogate: a network with a gradient and the model's classes; that it is fooled ends nothing.  eps, step_size: in
+    units of x; the step is 2.5 eps / steps where none is given.  steps, loss: of the search on it, as for `pgd`.
+    queries: how often the model is asked on the way, evenly, the last time at the end: an image is done with as soon as
+    it is misclassified.  spent: filled in with the queries of each image, int64, shape (B,).
+    Returns x_adv, shaped like x, in the box and the eps-ball. Raises ValueError without a surrogate.
+    """
+    if surrogate is None:
+        raise ValueError("transfer expects a surrogate to make its images on, got none")
+    draws = default_draws(x, draws)
+    step_size = 2.5 * eps / max(steps, 1) if step_size is None else step_size
+    used, found, live = torch.zeros_like(y), x.clone(), torch.arange(len(x), device=x.device)
+    x_adv = None
+    for part in parts(steps, queries):
+        options = {"norm": norm, "eps": eps, "steps": part, "step_size": step_size, "loss": loss}
+        x_adv = pgd(surrogate, x, y, **options, start=x_adv, draws=draws)
+        found[live] = x_adv
+        used[live] += 1
+        stands = ~confirmed(model, x_adv, y, wrong(model(x_adv), y))
+        live, x, y, x_adv, draws = live[stands], x[stands], y[stands], x_adv[stands], draws[stands]
+        if len(live) == 0:
+            break
+    if spent is not None:
+        spent.copy_(used)
+    return found
+
+
+def parts(steps: int, queries: int) -> list[int]:
+    """So many steps cut into as many parts as there are queries, nearly alike; a query needs a step."""
+    count = max(1, min(queries, steps))
+    return [steps * (i + 1) // count - steps * i // count for i in range(count)]

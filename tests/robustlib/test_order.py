@@ -1,0 +1,56 @@
+"""Checks of several attacks against each other, on outcomes made up."""
+
+import numpy as np
+import pytest
+
+from robustlib.checks.order import across_attacks
+
+N = 100
+
+
+def outcome(broken: int, by: str, first: int = 0) -> dict[str, np.ndarray]:
+    """The images from `first` on, so many of them, fell to this attack."""
+    fell = (np.arange(N) >= first) & (np.arange(N) < first + broken)
+    return {"index": np.arange(N), "success": fell, "broken_by": np.where(fell, by, "")}
+
+
+def values(*attacks: tuple[str, float, dict[str, np.ndarray]], recipes: list[str] | None = None) -> dict[str, float]:
+    names, eps, outcomes = zip(*attacks, strict=True)
+    found = across_attacks(names, eps, outcomes, recipes)
+    return {one.name: one.value for one in found if one.value is not None}
+
+
+@pytest.mark.parametrize(("check", "attack"), [("square-beats-gradients", "square"), ("surrogate", "transfer")])
+def test_what_alone_broke_images_that_gradients_left(check: str, attack: str):
+    other = (attack, 0.1, outcome(30, attack, 10))
+    assert values(("pgd", 0.1, outcome(20, "pgd")), other)[check] == pytest.approx(0.2)
+    assert values(("pgd", 0.1, outcome(50, "pgd")), other)[check] == 0
+    # Noise has no gradients either: that it broke them too does not help the gradients.
+    noise = ("noise", 0.1, outcome(60, "noise"))
+    assert values(("pgd", 0.1, outcome(20, "pgd")), noise, other)[check] == pytest.approx(0.2)
+    # At a smaller radius fewer may fall.
+    assert check not in values(("pgd", 0.2, outcome(20, "pgd")), other)
+
+
+def test_square_in_an_ensemble_is_square():
+    by = outcome(30, "apgd-ce")
+    by["broken_by"][:7] = "square"
+    assert values(("autoattack", 0.1, by))["square-beats-gradients"] == pytest.approx(0.07)
+
+
+@pytest.mark.parametrize("others", [["noise"], ["spsa", "nes"], ["hopskipjump", "clean"], ["transfer"]])
+def test_without_gradients_there_is_nothing_to_beat(others: list[str]):
+    """As of a model behind an address."""
+    found = values(("square", 0.1, outcome(50, "square")), *[(name, 0.1, outcome(5, name)) for name in others])
+    assert not {"square-beats-gradients", "surrogate"} & set(found)
+
+
+def test_only_equal_attacks_are_compared_by_radius():
+    """A worse surrogate at a larger radius says nothing against either; nor do two at one radius."""
+    attacks = [
+        ("transfer", 0.1, outcome(50, "transfer")),
+        ("transfer", 0.1, outcome(10, "transfer")),
+        ("transfer", 0.2, outcome(20, "transfer")),
+    ]
+    assert values(*attacks, recipes=["from a", "from b", "from b"])["accuracy-rises-with-eps"] == 0
+    assert values(*attacks, recipes=["from a", "from b", "from a"])["accuracy-rises-with-eps"] == pytest.approx(0.3)
