@@ -20,7 +20,7 @@ def noise(
     draws: Draws | None = None,
     spent: Tensor | None = None,
 ) -> Tensor:
-    """Random points of the ball, every other of them on its edge: what an attack must beat at the same budget.
+    """Random search: points of the ball, every other on its edge; what an attack with as many queries must beat.
 
     x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,).  eps: in units of x.
     queries: points for each image, at most.  spent: filled in with those of each image, int64, shape (B,).

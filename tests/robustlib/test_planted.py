@@ -1,5 +1,6 @@
 """An adversary that surely exists is found by every attack that claims its threat model, and none where there is none."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -13,12 +14,29 @@ from robustlib.draws import Draws
 from robustlib.norms import Norm, dual_size, inside
 
 N, EPS = 60, 0.06
+
+
+class Planted(nn.Module):
+    """Class 0 on one side of a plane, class 1 beyond it, and no other class anywhere. tilt: of the plane, radians."""
+
+    def __init__(self, shape: tuple[int, ...], tilt: float = 0.0):
+        super().__init__()
+        w, aside = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+        self.w = w if not tilt else math.cos(tilt) * w + math.sin(tilt) * aside
+
+    def forward(self, x: Tensor) -> Tensor:
+        rise = ((x - 0.5) * self.w).flatten(1).sum(1)
+        return torch.cat([-rise[:, None], rise[:, None], torch.full((len(x), 8), -50.0)], 1)
+
+
 FEWER: dict[str, dict[str, Any]] = {
     "hopskipjump": {"queries": 2000},
     "square": {"queries": 2000},
     "spsa": {"queries": 2000},
     "nes": {"queries": 2000},
     "pgd": {"steps": 20},
+    "noise": {"queries": 200},
+    "transfer": {"surrogate": Planted((1, 8, 8), tilt=0.6)},
 }
 GRADIENTS = [
     "fgsm",
@@ -33,20 +51,10 @@ GRADIENTS = [
     "spsa",
     "nes",
     "hopskipjump",
+    "transfer",
 ]
 PLACES = [(name, norm) for norm in ("Linf", "L2") for name in GRADIENTS] + [("deepfool", "L2"), ("cw", "L2")]
-
-
-class Planted(nn.Module):
-    """Class 0 on one side of a plane, class 1 beyond it, and no other class anywhere."""
-
-    def __init__(self, shape: tuple[int, ...]):
-        super().__init__()
-        self.w = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        rise = ((x - 0.5) * self.w).flatten(1).sum(1)
-        return torch.cat([-rise[:, None], rise[:, None], torch.full((len(x), 8), -50.0)], 1)
+CHANCE = [("noise", "Linf"), ("noise", "L2"), ("noise", "L1")]
 
 
 def plant(n: int, norm: Norm, begins: float, eps: float = EPS) -> tuple[Planted, Tensor, Tensor]:
@@ -73,7 +81,13 @@ def test_a_planted_adversary_is_found(name: str, norm: Norm):
     assert run(name, norm, *plant(N, norm, 0.5)).float().mean() >= 0.95
 
 
-@pytest.mark.parametrize(("name", "norm"), PLACES)
+@pytest.mark.parametrize(("name", "norm"), CHANCE)
+def test_chance_finds_what_lies_near(name: str, norm: Norm):
+    """In 64 dimensions a random point of the sphere gains an eighth of the radius or so."""
+    assert run(name, norm, *plant(N, norm, 0.12)).float().mean() >= 0.95
+
+
+@pytest.mark.parametrize(("name", "norm"), [*PLACES, *CHANCE])
 def test_none_is_found_where_there_is_none(name: str, norm: Norm):
     assert not run(name, norm, *plant(8, norm, 1.02)).any()
 
