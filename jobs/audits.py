@@ -44,7 +44,7 @@ def audit_of(db: Connection, sweep_id: int) -> dict[str, Any]:
     main = ("verdict", "cause", "naive_robust_accuracy", "adaptive_robust_accuracy")
     checks = checks_of(db, row["id"])
     return {name: told[name] for name in main} | {name: row[name] for name in named} | {
-        "checks": checks, "tried": told["trials"], "job_id": row["id"],
+        "checks": checks, "tried": told["trials"], "left_out": told.get("left_out", []), "job_id": row["id"],
     }  # fmt: skip
 
 
@@ -54,11 +54,14 @@ def page(found: dict[str, Any]) -> str:
     head = f"Audit of {found['model']}: {norm}, eps {eps}, {n} images"
     parts = [head, "=" * len(head), "", headline(found), "", "What was claimed"]
     parts.append(f"  Clean accuracy {share(found['clean_accuracy'], n)}.")
-    parts.append(
-        f"  A naive evaluation (PGD, cross-entropy) finds robust accuracy {share(found['naive_robust_accuracy'], n)}."
-    )
+    naive = f"finds robust accuracy {share(found['naive_robust_accuracy'], n)}"
+    if not any(trial["remedy"] == "naive" for trial in found["tried"]):
+        naive = "finds no gradient, and nothing that it breaks"
+    parts.append(f"  A naive evaluation (PGD, cross-entropy) {naive}.")
     parts += ["", "What was tried, each on what the ones before left standing"]
     parts += [f"  {line}" for line in tried(found["tried"])]
+    if found["left_out"]:
+        parts += ["", "What was left out", *[f"  {left['attack']}: {left['why']}." for left in found["left_out"]]]
     parts += ["", "What breaks it"]
     parts.append(f"  The lowest of all: robust accuracy {share(found['adaptive_robust_accuracy'], n)}.")
     if found["cause"] is not None:

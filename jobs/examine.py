@@ -62,6 +62,7 @@ def audited(found: Audit, spec: EvalSpec, context: Context, seconds: float) -> R
         "naive_robust_accuracy": found.naive_robust_accuracy,
         "adaptive_robust_accuracy": found.adaptive_robust_accuracy,
         "trials": [asdict(trial) for trial in found.trials],
+        "left_out": [{"attack": attack, "why": why} for attack, why in found.left_out],
     }
     row = summarise(vars(found.outcome)) | surroundings(context) | {"seconds": seconds, "extra": {"audit": told}}
     return Result(row | verdict_columns(found.findings), examples.encode(table), stored)

@@ -18,7 +18,7 @@ FULL = 0.75  # a batch at least so full is filled up; a smaller one is split
 
 NO_GRADIENT = (
     "the model's logits have no gradient with respect to its images (detached, or not differentiable): "
-    "use an attack that needs none, such as square"
+    "use an attack that needs none: square, spsa, nes, hopskipjump, noise or transfer"
 )
 
 Net = Callable[[Tensor], Tensor]

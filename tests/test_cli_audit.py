@@ -3,10 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from cli import main
+from robustlib.models.files import call_factory
+from tests.serving import answering, serving
 
 MODEL = """
 import torch
@@ -86,6 +90,37 @@ def test_a_sound_model_keeps_its_trust(folder: Path):
         robustq(folder, "sql", "SELECT DISTINCT verdict FROM v_checks WHERE model = 'm.py:sound'", "--json")
     )
     assert "fail" not in [row["verdict"] for row in checks]
+
+
+def test_a_model_behind_an_address_is_audited_by_its_answers(folder: Path):
+    """A network that the test itself serves: the page says what was left out, and the rows that searches left it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        net = call_factory("m.py:sound", {}, {})
+
+    @torch.no_grad()
+    def labels(images: np.ndarray) -> np.ndarray:
+        return net(torch.from_numpy(images).float()).argmax(1).numpy()
+
+    with serving() as server:
+        server.reply = answering(labels)
+        which = (server.url, "--dataset", "digits", "--norm", "Linf", "--eps", "0.15", "--examples", "20")
+        page = robustq(folder, "audit", *which, "--queries", "60")
+        searches = [word for name in ("square", "spsa", "hopskipjump", "transfer") for word in ("--attack", name)]
+        rows = json.loads(robustq(folder, "attack", *which, *searches, "--param", "queries=60", "--json"))
+    assert page.startswith("Audit of digits:predict: Linf, eps 0.15, 20 images\n")
+    assert "A naive evaluation (PGD, cross-entropy) finds no gradient, and nothing that it breaks." in page
+    assert "What was left out\n  PGD, FGSM and Auto-PGD on the model's own gradient: it only answers.\n" in page
+    assert "Cause: labels-only." in page and "  HopSkipJump " in page and "  PGD on a surrogate " in page
+    assert [row["attack"] for row in rows] == ["square", "spsa", "hopskipjump", "transfer", "worst-case"]
+    clean, worst = rows[0]["clean_accuracy"], rows[-1]["robust_accuracy"]
+    assert worst <= min(row["robust_accuracy"] for row in rows) and worst < clean
+    assert rows[3]["surrogate"]["queries"] == 1348 and rows[3]["surrogate"]["agreement"] > 0.8
+    # Without a gradient nothing is called robust; but nothing says that searches beat gradients which there are none of.
+    told = json.loads(robustq(folder, "sql", "SELECT name FROM v_checks WHERE attack = 'worst-case'", "--json"))
+    assert {row["verdict"] for row in rows} == {"fail"} and "square-beats-gradients" not in [
+        row["name"] for row in told
+    ]
 
 
 def test_an_audit_of_a_study_is_asked_for_by_one_word(folder: Path):

@@ -19,6 +19,7 @@ from robustlib.audit.forms import Form, hidden_scores, lines_across, lines_befor
 from robustlib.checks.slopes import margin_and_slope
 from robustlib.draws import Draws
 from robustlib.engine import Engine, batch_sizes
+from robustlib.models.answers import Answers
 from robustlib.models.layers import Expectation
 from robustlib.modes import layout
 from robustlib.norms import Norm, draw_in_ball
@@ -69,6 +70,24 @@ class Neighbourhood(nn.Module):
             for turn in range(NEIGHBOURS)
         ]
         return torch.stack([self.model(point) for point in points]).mean(0)
+
+
+def only_answers(model: nn.Module) -> bool:
+    """Whether somebody else computes its answers: a callable, or a server."""
+    return any(isinstance(layer, Answers) for layer in model.modules())
+
+
+def left_out(target: Target, norm: Norm, pool: Tensor | None) -> list[tuple[str, str]]:
+    """What an audit would try, and cannot, with the reason."""
+    found = []
+    if not target.gradient:
+        why = "it only answers" if only_answers(target.model) else "no gradient of its answer reaches the images"
+        found.append(("PGD, FGSM and Auto-PGD on the model's own gradient", why))
+    if norm == "L1":
+        found.append(("NES, HopSkipJump and PGD on a surrogate", "they are not for L1"))
+    elif pool is None:
+        found.append(("PGD on a surrogate", "there are no images to learn from but those attacked"))
+    return found
 
 
 Move = tuple[str, str, Strike, bool]  # what is tried, which remedy it is, how, and whether on some images first

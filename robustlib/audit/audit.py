@@ -31,7 +31,10 @@ DRAWS = 100  # by which a randomised model is scored
 
 @dataclass
 class Audit:
-    """What an audit found. outcome: of the best attack for each example.  x_adv: its images, on the CPU."""
+    """What an audit found. outcome: of the best attack for each example.  x_adv: its images, on the CPU.
+
+    left_out: what could not be tried, and why.
+    """
 
     verdict: str
     cause: str | None
@@ -43,6 +46,7 @@ class Audit:
     outcome: Outcome
     x_adv: Tensor
     traits: dict[str, bool] = field(default_factory=dict)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
 
 
 def audit(
@@ -118,6 +122,7 @@ class Examination:
         self.naive = bout.correct.clone()
         self.naive_images = bout.x_adv.clone()
         if not target.gradient:
+            bout.trials.clear()  # the images as they are: nothing was tried
             return
         before = bout.correct.clone()
         single = calling(partial(fgsm, norm=self.norm, eps=self.eps), target.search)
@@ -136,6 +141,7 @@ class Examination:
             answers = model(self.x[:LOOKED_AT]).float()
         one_hot = ((answers == 0) | (answers == 1)).all(1) & (answers.sum(1) == 1)
         self.traits = {"labels_only": bool(one_hot.float().mean() > 0.9), "margin_gradient": False, "finer": False}
+        self.traits["only_answers"] = arsenal.only_answers(model)
         if not self.target.gradient or len(rows) == 0:
             return
         _, slope = slopes.margin_and_slope(model, x, y)
@@ -225,4 +231,5 @@ class Examination:
             outcome,
             self.bout.x_adv.cpu(),
             self.traits,
+            arsenal.left_out(self.target, self.norm, self.pool),
         )

@@ -9,8 +9,8 @@ from robustlib.checks.limits import FAIL, PASS, Finding
 def name_cause(findings: Sequence[Finding], trials: Sequence[Trial], traits: Mapping[str, bool]) -> str | None:
     """The cause, the most certain first; None where nothing failed.
 
-    traits: labels_only (answers are one-hot), margin_gradient (the margin of the answers has a gradient that is not
-    zero), finer (in float64 there is one).
+    traits: labels_only (answers are one-hot), only_answers (a callable or a server gives them), margin_gradient (the
+    margin of the answers has a gradient that is not zero), finer (in float64 there is one).
     """
     by = {finding.name: finding for finding in findings}
 
@@ -30,7 +30,8 @@ def name_cause(findings: Sequence[Finding], trials: Sequence[Trial], traits: Map
         if bad(check):
             return cause
     if bad("gradient"):
-        return "labels-only" if traits["labels_only"] else "missing-gradient"
+        behind = "only-answers" if traits["only_answers"] else "missing-gradient"
+        return "labels-only" if traits["labels_only"] else behind
     if bad("logits"):
         return "labels-only" if traits["labels_only"] else "probabilities"
     if bad("zero-gradient"):

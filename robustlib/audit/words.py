@@ -30,6 +30,10 @@ CAUSES: dict[str, tuple[str, str]] = {
         "The model answers with classes alone: attacks with gradients have nothing to climb.",
         "Attack the scores behind the answer, or by decisions alone (HopSkipJump); report that number.",
     ),
+    "only-answers": (
+        "The model only answers, as a callable or behind an address: attacks with gradients have nothing to climb.",
+        "Quote the lowest number as what searches by its answers left, and audit the network itself where you have it.",
+    ),
     "missing-gradient": (
         "Gradients do not reach the images: something on the way is not differentiable, or cuts the graph.",
         "Stand in for it by the identity going backwards (BPDA), or attack without gradients; report that number.",

@@ -1,10 +1,8 @@
 """Models that only answer: callables of every kind, and a server on this machine that answers well and badly."""
 
-import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -13,57 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
+from robustlib.audit.audit import Audit, audit
 from robustlib.engine import Count
 from robustlib.evaluate import evaluate
 from robustlib.models import build
 from robustlib.models.answers import Answers, endpoint
 from robustlib.search import exact_engine, warm_up
-
-Reply = tuple[int, bytes]
-
-
-class Server:
-    """A model server: `reply` says what it does with the images it is sent; it keeps the requests."""
-
-    def __init__(self):
-        self.requests: list[dict] = []
-        self.reply: Callable[[np.ndarray], Reply] = lambda images: (200, b"")
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                server.requests.append(body | {"type": self.headers["Content-Type"], "path": self.path})
-                status, data = server.reply(np.array(body["instances"]))
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        class Quiet(ThreadingHTTPServer):
-            def handle_error(self, request: object, client_address: object) -> None:
-                pass  # whoever asked has given up, as a test wants
-
-        self.http = Quiet(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1/models/digits:predict"
+from tests.serving import Reply, Server, answering, serving
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.http.shutdown()
-    thread.join()
-    server.http.server_close()
-
-
-def answering(fn: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], Reply]:
-    return lambda images: (200, json.dumps({"predictions": fn(images).tolist()}).encode())
+    with serving() as server:
+        yield server
 
 
 def scores(images: np.ndarray) -> np.ndarray:
@@ -138,6 +98,38 @@ def test_it_is_attacked_by_what_needs_no_gradient(net: nn.Module, test: tuple[Te
                 Answers(lambda x: net(x)), x, y, [("pgd", partial(ATTACKS["pgd"], eps=0.1))], eps=0.1, num_classes=10
             )
         )
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"), [("logits", "only-answers"), ("probabilities", "only-answers"), ("labels", "labels-only")]
+)
+def test_an_audit_asks_a_server_as_it_asks_a_callable(answer: str, cause: str, server: Server, net, test, train):
+    """It finds the same on both, by searches and a surrogate alone, and says what it left out."""
+    forms = {"logits": lambda z: z, "probabilities": lambda z: z.softmax(1), "labels": lambda z: z.argmax(1)}
+
+    @torch.no_grad()
+    def fn(images: np.ndarray) -> np.ndarray:
+        return forms[answer](net(torch.from_numpy(images).float())).numpy()
+
+    x, y = test[0][:20], test[1][:20]
+    server.reply = answering(fn)
+    pool = train[0][:128].float() / 255
+    found = []
+    for model in (Answers(lambda x: fn(x.numpy()), 10), endpoint(server.url, num_classes=10)):
+        *_, last = audit(model, x, y, eps=0.2, queries=60, pool=pool, num_classes=10)
+        assert isinstance(last, Audit)
+        found.append(last)
+    asked, served = found
+    assert torch.equal(asked.x_adv, served.x_adv) and asked.findings == served.findings
+    assert (served.verdict, served.cause) == ("fail", cause)
+    assert served.naive_robust_accuracy == served.clean_accuracy > served.adaptive_robust_accuracy
+    assert [trial.attack for trial in served.trials][:4] == ["random noise", "Square", "NES", "HopSkipJump"]
+    assert served.left_out == [("PGD, FGSM and Auto-PGD on the model's own gradient", "it only answers")]
+    with torch.no_grad():
+        stands = net(served.x_adv).argmax(1) == y
+    assert stands.float().mean().item() == pytest.approx(served.adaptive_robust_accuracy)
+    # Of each image the queries of four searches at most, besides what the model is looked at with and the pool.
+    assert sum(len(request["instances"]) for request in server.requests) < 20 * (3 * 60 + 20) + 128 + 5000
 
 
 def test_what_has_no_gradient_can_be_warmed_up_too(net: nn.Module, test: tuple[Tensor, Tensor]):

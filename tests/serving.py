@@ -1,0 +1,57 @@
+"""A model server on this machine, for tests: it answers as it is told to, and keeps what it was asked."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+
+Reply = tuple[int, bytes]
+
+
+class Server:
+    """A model server: `reply` says what it does with the images it is sent; it keeps the requests."""
+
+    def __init__(self):
+        self.requests: list[dict] = []
+        self.reply: Callable[[np.ndarray], Reply] = lambda images: (200, b"")
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                server.requests.append(body | {"type": self.headers["Content-Type"], "path": self.path})
+                status, data = server.reply(np.array(body["instances"]))
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        class Quiet(ThreadingHTTPServer):
+            def handle_error(self, request: object, client_address: object) -> None:
+                pass  # whoever asked has given up, as a test wants
+
+        self.http = Quiet(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1/models/digits:predict"
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.http.shutdown()
+        thread.join()
+        server.http.server_close()
+
+
+def answering(fn: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], Reply]:
+    return lambda images: (200, json.dumps({"predictions": fn(images).tolist()}).encode())
