@@ -272,6 +272,9 @@ def test_the_readmes_path_from_an_empty_folder_to_the_page(tmp_path):
     assert done.returncode == 0, done.stderr
     page = (folder / "first.html").read_text()
     assert page.lower().startswith("<!doctype html>") and "not trusted" in page
+    again = re.findall(r"robustq (replay --job \d+)<", page)[0]
+    (same,) = json.loads(robustq(folder, *again.split(), "--json").stdout)
+    assert same["outcome"] == "equal"
     rows = json.loads(robustq(folder, "results", "--json").stdout)
     # A clean evaluation, two attacks at two radii and their worst cases, of three models.
     assert len(rows) == 3 * (1 + 2 * 2 + 2)

@@ -57,7 +57,7 @@ def every_row(sweep: Sweep) -> Table:
         Column("eps", number=True, pick=True), Column("seed", number=True), Column("images", number=True),
         Column("clean %", number=True), Column("robust %", number=True), Column("checks", pick=True),
         Column("median distance", number=True), Column("seconds", number=True), Column("recipe"), Column("searched in"),
-        Column("weights (SHA-256)"), Column("key"),
+        Column("weights (SHA-256)"), Column("key"), Column("versions"), Column("again"),
     )  # fmt: skip
     rows = []
     for row in sweep.rows:
@@ -77,9 +77,20 @@ def every_row(sweep: Sweep) -> Table:
                 Cell(row["recipe"] + (f" ({substitutions})" if substitutions else "")),
                 Cell(row["extra"].get("mode") or ""),
                 Cell(weights(row, sweep)[:16], kind="hash"), Cell(row["key"][:16], kind="hash"),
+                Cell(versions_text(row["versions"])), Cell(command(row, sweep), kind="hash"),
             ]
         )  # fmt: skip
     return Table("rows", f"All {len(rows)} results", columns, rows)
+
+
+def command(row: Row, sweep: Sweep) -> str:
+    """What computes the number again and compares it; of a number computed from others, what shows these."""
+    evaluated = sweep.specs.get(row["job_id"], {}).get("kind") == "eval"
+    return f"robustq replay --job {row['job_id']}" if evaluated else f"robustq logs {row['job_id']}"
+
+
+def versions_text(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
 
 
 def weights(row: Row, sweep: Sweep) -> str:

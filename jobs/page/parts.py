@@ -50,7 +50,7 @@ def parts(db: Connection, root: str, sweep: Sweep, kept: Kept) -> dict[str, Any]
         "sweep": sweep,
         "about": about(sweep),
         "devices": sorted({row["device"] for row in sweep.rows}),
-        "versions": sorted({text_of(row["versions"]) for row in sweep.rows}),
+        "versions": sorted({ledger.versions_text(row["versions"]) for row in sweep.rows}),
         "progress": progress(sweep),
         "answers": [(words.answer(p), words.apart(p), words.price(p)) for p in headline],
         "distrusted": words.distrusted(everywhere),
@@ -88,10 +88,6 @@ def about(sweep: Sweep) -> str:
         said.append(f"last result {time.strftime('%Y-%m-%d %H:%M', time.localtime(latest))}")
         said.append(f"on {'; '.join(sorted({row['device'] for row in sweep.rows}))}")
     return ", ".join(said) + f". robustq {version('robustq')}."
-
-
-def text_of(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
 
 
 def without_nulls(value: Any) -> Any:

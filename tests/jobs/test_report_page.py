@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
+from jobs.schema import job
 from tests.jobs.page_reading import Elements, given, report
 from tests.jobs.page_store import ATTACKS, RADII, accuracy, distrust, fill
 
@@ -149,3 +151,20 @@ def test_pictures_show_image_and_difference(made_up):
     pictures = [a for tag, a in page.tags if tag == "img"]
     assert len(pictures) == 3 * 4 * 3
     assert all(a["alt"] for a in pictures)
+
+
+def test_every_row_says_how_to_repeat_it(made_up):
+    """Evaluations run again by their number; a worst case is computed from others, and shown."""
+    rows = given(made_up, fill(made_up, MODELS))["rows"]
+    titles = [column.label for column in rows.columns]
+    with made_up.begin() as db:
+        kinds = {str(id_): kind for id_, kind in db.execute(select(job.c.id, job.c.kind))}
+    seen = set()
+    for row in rows.rows:
+        cells = dict(zip(titles, (cell.text for cell in row), strict=True))
+        words = cells["again"].split()
+        kind = kinds[words[-1]]
+        seen.add(kind)
+        assert words[:-1] == (["robustq", "replay", "--job"] if kind == "eval" else ["robustq", "logs"])
+        assert cells["versions"].startswith("kernel ") and len(cells["key"]) == 16
+    assert seen == {"eval", "worst"}
