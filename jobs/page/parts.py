@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from sqlalchemy import Connection
 
-from jobs.page import cells, charts, curves, ledger, pictures, plot, tables, words
+from jobs.page import cells, charts, curves, ledger, pictures, plot, spent, tables, words
 from jobs.page.cells import Cell, Table
 from jobs.page.gather import Sweep
 from jobs.page.outcomes import Kept, Outcome, outcome
@@ -58,6 +58,7 @@ def parts(db: Connection, root: str, sweep: Sweep, kept: Kept) -> dict[str, Any]
         "best": tables.best_by_radius(everywhere),
         "leaderboard": tables.leaderboard(found, headline) if found else None,
         "curves": list(curves.curves(sweep.rows, found, order)),
+        "spent": list(spent.spent(db, sweep.rows, headline, order, kept)),
         "tradeoffs": [
             chart for p in headline for chart in (charts.tradeoff(p, order), *charts.prices(p, sweep, order))
         ],

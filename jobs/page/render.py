@@ -17,6 +17,7 @@ SECTIONS = {
     "verdict": "The answer",
     "leaderboard": "Leaderboard",
     "curves": "Accuracy by radius",
+    "queries": "Accuracy by queries",
     "tradeoff": "What robustness costs",
     "attacks": "Which attack broke what",
     "classes": "Classes",

@@ -168,3 +168,26 @@ def test_every_row_says_how_to_repeat_it(made_up):
         assert words[:-1] == (["robustq", "replay", "--job"] if kind == "eval" else ["robustq", "logs"])
         assert cells["versions"].startswith("kernel ") and len(cells["key"]) == 16
     assert seen == {"eval", "worst"}
+
+
+def test_accuracy_by_queries_falls_when_they_were_asked(made_up):
+    """Square, which asked seven times about every image, at the radius of the answer; no other attack counted."""
+    (chart,) = given(made_up, fill(made_up, MODELS, seeds=(0, 1)))["spent"]
+    assert (chart.title, [trace["name"] for trace in chart.data]) == (
+        "square, Linf 0.1",
+        ["strong", "middling", "weak"],
+    )
+    for trace in chart.data:
+        stands = 100 * accuracy(MODELS[trace["name"]], 0.1, "square", 50)
+        assert dict(zip(trace["x"], trace["y"], strict=True)) == {n: 100 if n < 7 else stands for n in range(1, 8)}
+    assert [column.label for column in chart.table.columns] == ["model", "% after 1", "% after 3", "% after 7"]
+    assert "strong is at 84.0 % after 7 queries" in chart.alt
+
+
+def test_what_is_not_trusted_has_no_line_by_queries(made_up):
+    sweep_id = fill(made_up, MODELS)
+    with made_up.begin() as db:
+        distrust(db, "strong", "masked", attack="square")
+    (chart,) = given(made_up, sweep_id)["spent"]
+    assert [trace["name"] for trace in chart.data] == ["middling", "weak"]
+    assert chart.note == "Left out where it is not trusted: strong."

@@ -1,0 +1,70 @@
+"""Accuracy by queries: how far each attack without gradients got with so many images shown to the model."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection
+
+from jobs import examples
+from jobs.page import cells, plot
+from jobs.page.charts import Places
+from jobs.page.outcomes import Kept, queries
+from jobs.page.plot import Chart, hundred, slug
+from jobs.page.ranking import Place, grouped
+from jobs.query import examples_of
+from jobs.show import eps_text
+from robustlib.metrics import accuracy_by_queries
+
+Row = dict[str, Any]
+
+POINTS = 24  # of a line
+
+
+def spent(db: Connection, rows: Sequence[Row], headline: Sequence[Place], order: Places, kept: Kept) -> Iterator[Chart]:
+    """A chart for each attack that counted its queries, at the radius that the answer is about."""
+    for place in headline:
+        here = [row for row in rows if (row["norm"], row["eps"]) == (place.norm, place.eps)]
+        for attack, mine in grouped([row for row in here if row["attack"] != "worst-case"], "attack").items():
+            counted = [row for row in mine if queries(db, row["job_id"], kept) is not None]
+            if counted:
+                yield chart(db, attack[0], place, counted, order, kept)
+
+
+def chart(db: Connection, attack: str, place: Place, rows: Sequence[Row], order: Places, kept: Kept) -> Chart:
+    """A line a model, the mean over its seeds. Models that are not trusted are left out, and named."""
+    out = sorted({row["model"] for row in rows if row["verdict"] == "fail"})
+    found = {
+        model: [needed(db, row["job_id"], kept) for row in same]
+        for (model,), same in grouped(rows, "model").items()
+        if model not in out
+    }
+    budget = max((int(asked.max()) for runs in found.values() for _, asked in runs), default=1)
+    at = np.unique(np.geomspace(1, max(budget, 1), POINTS).round().astype(int))
+    traces, said, lines = [], [], []
+    for model in sorted(found, key=order.__getitem__):
+        y = np.mean([accuracy_by_queries(*run, at) for run in found[model]], axis=0)
+        hover = "%{fullData.name}<br>%{x} queries: %{y:.1f} %<extra></extra>"
+        traces.append(plot.line(model, order[model], at.tolist(), [hundred(v) for v in y], hovertemplate=hover))
+        said.append(f"{model} is at {100 * y[-1]:.1f} % after {budget} queries")
+        lines.append({"model": model} | {f"% after {n}": cells.percent(y[at <= n][-1]) for n in steps(budget)})
+    title = f"{attack}, {place.norm} {eps_text(place.eps)}"
+    name = slug("queries", attack, place.norm)
+    alt = f"Accuracy by queries an image, {title}: " + "; ".join(said[:12]) + ". The numbers stand below."
+    axes = {"xaxis": plot.axis("queries an image", type="log"), "yaxis": plot.axis("accuracy", **plot.PERCENT)}
+    left = f"Left out where it is not trusted: {', '.join(out)}." if out else ""
+    note = " ".join(filter(None, [plot.waiting(len(found)), left]))
+    return Chart(name, title, alt, traces, axes, cells.plain(f"t-{name}", title, lines), note)
+
+
+def steps(budget: int) -> list[int]:
+    """The numbers of queries that the table has columns for."""
+    return sorted({max(1, budget // part) for part in (100, 10, 2, 1)})
+
+
+def needed(db: Connection, job_id: int, kept: Kept) -> tuple[np.ndarray, np.ndarray]:
+    """Which images fell, and the queries of each."""
+    if ("needed", job_id) not in kept:
+        columns = examples.to_columns(examples_of(db, job_id))
+        kept["needed", job_id] = columns["success"], columns["queries"]
+    return kept["needed", job_id]
