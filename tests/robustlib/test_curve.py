@@ -47,7 +47,7 @@ def test_as_strong_as_a_search_at_each_radius_and_cheaper_than_two(norm: Norm, r
     together = [1 - batch.outcome.success.mean() for batch in found]
     assert together == sorted(together, reverse=True) and together[0] > 0.5 > together[-1]
     weaker = np.array(together) - np.array(single)
-    assert (weaker <= 0.015).all() and weaker.mean() <= 0.003, (together, single)
+    assert (weaker <= 0.02).all() and weaker.mean() <= 0.003, (together, single)
     assert cost < 2 * max(costs)
     for eps, batch in zip(radii, found, strict=True):
         assert inside(batch.x_adv, x, eps, norm).all()

@@ -321,4 +321,4 @@ def test_half_precision_finds_as_much_and_calls_nothing_broken_that_stands(
         assert torch.equal(torch.from_numpy(batch.outcome.success), wrong(net(batch.x_adv), y))
         assert inside(batch.x_adv, x, eps, norm).all()
         found[half] = batch.outcome.success.mean()
-    assert found[True] == pytest.approx(found[False], abs=0.01)
+    assert found[True] == pytest.approx(found[False], abs=0.015)
