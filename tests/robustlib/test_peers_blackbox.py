@@ -9,22 +9,11 @@ from robustlib.attacks.hopskipjump import hopskipjump
 from robustlib.attacks.spsa import spsa
 from robustlib.norms import size
 from robustlib.settings import Norm
+from tests.robustlib.counted import Counted
 
 foolbox = pytest.importorskip("foolbox", reason="needs the extra `peers`")
 torchattacks = pytest.importorskip("torchattacks", reason="needs torchattacks, see the Makefile")
 pytestmark = pytest.mark.peers
-
-
-class Counted(nn.Module):
-    """A network that counts the images it is shown."""
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net, self.shown = net, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.shown += len(x)
-        return self.net(x)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from robustlib.models.layers import InferenceDropout
 from robustlib.norms import inside
 from robustlib.outcome import Outcome, join
 from robustlib.settings import Norm
+from tests.robustlib.counted import Counted
 
 CPU = torch.device("cpu")
 NORMS: list[Norm] = ["Linf", "L2"]
@@ -135,22 +136,10 @@ def test_every_pass_of_the_surrogate_is_counted_whatever_the_threads(net: nn.Mod
     assert passes == [(20 * standing, 20 * standing)] * 2
 
 
-class Counting(nn.Module):
-    """A model that counts what it is shown."""
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net, self.shown = net, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.shown += len(x)
-        return self.net(x)
-
-
 @pytest.mark.parametrize("queries", [1, 3, 10, 50])
 def test_queries_are_those_that_the_model_saw(queries: int, net: nn.Module, learnt: nn.Module, test):
     x, y = test[0][:60], test[1][:60]
-    model, spent = Counting(net), torch.zeros(60, dtype=torch.int64)
+    model, spent = Counted(net), torch.zeros(60, dtype=torch.int64)
     found = transfer(model, x, y, surrogate=learnt, eps=0.2, steps=20, queries=queries, spent=spent)
     assert spent.sum() == model.shown and spent.max() <= min(queries, 20) and spent.min() >= 1
     stands = net(found).argmax(1) == y
