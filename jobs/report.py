@@ -29,7 +29,7 @@ def write_report(store: Store, name: str, out: Path, figures_folder: Path | None
     with store.begin() as db:
         sweep_id = find_sweep(db, name)
         assert sweep_id is not None  # a name that does not exist has raised
-        sweep = gather(db, sweep_id)
+        sweep = gather(db, sweep_id, kept)
         if not sweep.rows:
             raise SpecError(f"sweep {name!r} has no results yet: robustq drive --sweep {name} runs it")
         html = page(parts(db, store.artifacts, sweep, kept))

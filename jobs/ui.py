@@ -103,7 +103,7 @@ class Pages:
             sweep_id, names = self.chosen(db, name)
             if sweep_id is None:
                 return EMPTY.format(store=html.escape(self.store.url))
-            return page(parts(db, self.store.artifacts, gather(db, sweep_id), self.kept), live=names)
+            return page(parts(db, self.store.artifacts, gather(db, sweep_id, self.kept), self.kept), live=names)
 
     def live(self, name: str | None) -> tuple[str, bytes]:
         """An ETag, and as JSON the sections with their hashes, by which the page replaces those that changed."""
@@ -113,7 +113,7 @@ class Pages:
             if sweep_id is None:
                 return tag, b'{"about": "", "sections": []}'
             if self.last.get(sweep_id, ("",))[0] != tag:
-                given = parts(db, self.store.artifacts, gather(db, sweep_id), self.kept)
+                given = parts(db, self.store.artifacts, gather(db, sweep_id, self.kept), self.kept)
                 found = {"about": given["about"], "sections": [vars(section) for section in sections(given)]}
                 self.last[sweep_id] = (tag, json.dumps(found).encode())
             return self.last[sweep_id]

@@ -7,13 +7,19 @@ from typing import Any
 VERDICTS = {"pass": "✓ passed", "warn": "▲ warning", "fail": "✗ not trusted", None: "not checked"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cell:
     """What stands in a cell and, where it is not that text, what the column is sorted by.  kind: a verdict's colour."""
 
     text: str
     order: float | None = None
     kind: str = ""
+
+
+class Line(list[Cell]):
+    """A row that is shown again and again, and keeps its HTML."""
+
+    html: str | None = None
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ def curves(rows: Sequence[Row], found: Sequence[Standing], order: Places) -> Ite
         clean = [Point(s.model, 0.0, s.clean, s.clean_low, s.clean_high, s.trusted) for s in kept if s.eps == smallest]
         if len({s.eps for s in kept}) > 1:
             yield curve(f"Worst case, {norm}", slug("curve-worst", norm), norm, [*clean, *points], order)
-    for attack, norm in dict.fromkeys((row["attack"], row["norm"]) for row in rows if row["eps"] and row["norm"]):
-        mine = [row for row in rows if (row["attack"], row["norm"]) == (attack, norm) and row["eps"] is not None]
+    within = grouped([row for row in rows if row["eps"] is not None and row["norm"]], "attack", "norm")
+    for (attack, norm), mine in within.items():
         if attack != "worst-case" and len({row["eps"] for row in mine}) > 1:
             title = f"{attack}, {norm}" if attack != CERTIFY else f"Certified from below, {norm}"
             yield curve(title, slug("curve", attack, norm), norm, by_place(mine), order)
@@ -54,9 +54,12 @@ def by_place(rows: Sequence[Row]) -> list[Point]:
 def curve(title: str, name: str, norm: str, points: Sequence[Point], order: Places) -> Chart:
     """A line a model. Points that are not trusted are left out, and named."""
     traces, said, lines = [], [], []
-    models = sorted({point.model for point in points}, key=order.__getitem__)
+    by_model: dict[str, list[Point]] = {}
+    for point in points:
+        by_model.setdefault(point.model, []).append(point)
+    models = sorted(by_model, key=order.__getitem__)
     for model in models:
-        mine = sorted((p for p in points if p.model == model and p.trusted), key=lambda p: p.eps)
+        mine = sorted((p for p in by_model[model] if p.trusted), key=lambda p: p.eps)
         if mine:
             traces.append(curve_trace(model, order[model], mine))
             first, last = (f"{100 * p.accuracy:.1f} % at {eps_text(p.eps)}" for p in (mine[0], mine[-1]))

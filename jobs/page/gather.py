@@ -1,12 +1,15 @@
 """What the page tells, read from the store in one transaction: rows, trainings, progress, failures, checks."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
+from jobs.insert import chunks
+from jobs.page.outcomes import Kept
 from jobs.query import as_json, result_rows, sweep_spec, trainings
 from jobs.schema import artifact, attempt, check_result, job, job_artifact, result, sweep, sweep_job
 from jobs.states import costs, counts, jobs_of
@@ -25,6 +28,7 @@ class Sweep:
     work: estimated cost of what is done and of what is left.
     """
 
+    id: int
     name: str
     spec: Row
     created_at: float
@@ -52,19 +56,14 @@ class Sweep:
         return next((spec["data"] for spec in self.specs.values() if "data" in spec), None)
 
 
-def gather(db: Connection, sweep_id: int) -> Sweep:
-    """Read a sweep."""
-    mine = jobs_of(sweep_id)
-    told = db.execute(select(result.c.job_id, result.c.extra).where(result.c.job_id.in_(mine)))
-    extras = {id_: extra for id_, extra in told}
-    verdicts = verdicts_of(db, sweep_id)
-    rows = [
-        row | {"extra": extras[row["job_id"]] or {}, "verdict": verdicts[row["job_id"]]}
-        for row in result_rows(db, sweep_id)
-    ]
-    done = job.c.id.in_(mine) & (job.c.state == "done") & job.c.kind.in_(("eval", "worst", "audit"))
+def gather(db: Connection, sweep_id: int, kept: Kept) -> Sweep:
+    """Read a sweep. kept: what was read before of jobs that are done, filled by this call."""
+    found = result_rows(db, sweep_id)
+    told = details(db, [row["job_id"] for row in found], kept)
+    rows = [row | {"extra": told[row["job_id"]][1]} for row in found]
     name, created_at = db.execute(select(sweep.c.name, sweep.c.created_at).where(sweep.c.id == sweep_id)).one()
     return Sweep(
+        id=sweep_id,
         name=name,
         spec=sweep_spec(db, sweep_id),
         created_at=created_at,
@@ -72,7 +71,7 @@ def gather(db: Connection, sweep_id: int) -> Sweep:
         checks=checks_of(db, sweep_id),
         trainings=trainings(db, sweep_id),
         sizes=weights_sizes(db, sweep_id),
-        specs={id_: spec for id_, spec in db.execute(select(job.c.id, job.c.spec).where(done))},
+        specs={id_: spec for id_, (spec, _) in told.items()},
         states=counts(db, sweep_id),
         work=costs(db, sweep_id),
         running=running(db, sweep_id),
@@ -80,11 +79,13 @@ def gather(db: Connection, sweep_id: int) -> Sweep:
     )
 
 
-def verdicts_of(db: Connection, sweep_id: int) -> dict[int, str | None]:
-    """The verdict on each row of v_results by job."""
-    view = sa.table("v_results", sa.column("job_id"), sa.column("verdict"), sa.column("sweep_id"))
-    rows = db.execute(select(view.c.job_id, view.c.verdict).where(view.c.sweep_id == sweep_id))
-    return {id_: verdict for id_, verdict in rows}
+def details(db: Connection, ids: Sequence[int], kept: Kept) -> dict[int, tuple[Row, Row]]:
+    """Spec and `extra` of evaluations that are done, neither of which changes any more."""
+    for some in chunks([id_ for id_ in ids if ("details", id_) not in kept]):
+        chosen = select(job.c.id, job.c.spec, result.c.extra).join(result, result.c.job_id == job.c.id)
+        found = db.execute(chosen.where(job.c.id.in_(some)))
+        kept |= {("details", id_): (spec, extra or {}) for id_, spec, extra in found}
+    return {id_: kept["details", id_] for id_ in ids}
 
 
 def checks_of(db: Connection, sweep_id: int) -> list[Row]:

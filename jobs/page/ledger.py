@@ -2,36 +2,36 @@
 
 from typing import Any
 
-from sqlalchemy import Connection
-
 from jobs.page import cells
-from jobs.page.cells import Cell, Column, Table
+from jobs.page.cells import Cell, Column, Line, Table
 from jobs.page.gather import Sweep
-from jobs.page.outcomes import Kept, queries
+from jobs.page.outcomes import Kept
+from jobs.page.ranking import grouped
 from jobs.page.tables import eps_cell
 
 Row = dict[str, Any]
 
 
-def costs(db: Connection, sweep: Sweep, kept: Kept) -> Table | None:
-    """What each model took: seconds of training and evaluation by device, images passed, queries."""
-    lines = []
-    for model in dict.fromkeys([*(t["model"] for t in sweep.trainings), *(row["model"] for row in sweep.rows)]):
-        mine = [row for row in sweep.rows if row["model"] == model]
+def costs(sweep: Sweep, queries: dict[int, int | None]) -> Table | None:
+    """What each model took: seconds of training and evaluation by device, images passed, queries.
+
+    queries: of jobs.page.outcomes.
+    """
+    lines, trained, evaluated = [], grouped(sweep.trainings, "model"), grouped(sweep.rows, "model")
+    for (model,) in dict.fromkeys([*trained, *evaluated]):
+        mine = evaluated.get((model,), [])
         once = list({curve_of(row): row for row in mine}.values())
         lines.append(
             {
                 "model": model,
-                "training seconds": round(sum(t["seconds"] for t in sweep.trainings if t["model"] == model), 1),
+                "training seconds": round(sum(t["seconds"] for t in trained.get((model,), [])), 1),
                 "attack seconds, CPU": round(sum(row["seconds"] for row in mine if row["device"].startswith("cpu")), 1),
                 "attack seconds, GPU": round(
                     sum(row["seconds"] for row in mine if not row["device"].startswith("cpu")), 1
                 ),
                 "images forward": cells.total(row["extra"].get("forwards") for row in once),
                 "images forward and back": cells.total(row["extra"].get("gradients") for row in once),
-                "queries": cells.total(
-                    queries(db, row["job_id"], kept) for row in mine if row["attack"] != "worst-case"
-                ),
+                "queries": cells.total(queries.get(row["job_id"]) for row in mine),
             }
         )
     if len(lines) > 1:
@@ -50,37 +50,50 @@ def curve_of(row: Row) -> tuple[Any, ...]:
     return (*place, seconds) if seconds is not None else (*place, row["eps"], row["job_id"])
 
 
-def every_row(sweep: Sweep) -> Table:
-    """All results, with what each rests on and what it takes to repeat it."""
-    columns = (
-        Column("model", pick=True), Column("attack", pick=True), Column("norm", pick=True),
-        Column("eps", number=True, pick=True), Column("seed", number=True), Column("images", number=True),
-        Column("clean %", number=True), Column("robust %", number=True), Column("checks", pick=True),
-        Column("median distance", number=True), Column("seconds", number=True), Column("recipe"), Column("searched in"),
-        Column("weights (SHA-256)"), Column("key"), Column("versions"), Column("again"),
-    )  # fmt: skip
+COLUMNS = (
+    Column("model", pick=True), Column("attack", pick=True), Column("norm", pick=True),
+    Column("eps", number=True, pick=True), Column("seed", number=True), Column("images", number=True),
+    Column("clean %", number=True), Column("robust %", number=True), Column("checks", pick=True),
+    Column("median distance", number=True), Column("seconds", number=True), Column("recipe"), Column("searched in"),
+    Column("weights (SHA-256)"), Column("key"), Column("versions"), Column("again"),
+)  # fmt: skip
+
+
+def every_row(sweep: Sweep, kept: Kept) -> Table:
+    """All results, with what each rests on and what it takes to repeat it.
+
+    A recorded result does not change, but for the verdict on it, which a later audit may; its line is made once.
+    """
     rows = []
     for row in sweep.rows:
-        failed = row["verdict"] == "fail"
-        robust = [row[name] for name in ("robust_accuracy", "robust_accuracy_low", "robust_accuracy_high")]
-        distance = row["distance_median"]
-        substitutions = "; ".join(row["extra"].get("substitutions") or [])
-        rows.append(
-            [
-                Cell(row["model"]), Cell(row["attack"]), Cell(row["norm"] or ""), eps_cell(row["eps"]),
-                cells.cell(row["seed"]), cells.cell(row["n"]),
-                cells.percent(row["clean_accuracy"], row["clean_accuracy_low"], row["clean_accuracy_high"]),
-                Cell("not trusted", -1.0, "fail") if failed else cells.percent(*robust),
-                cells.verdict(row["verdict"]),
-                Cell("" if failed or distance is None else f"{distance:.4g}", -1.0 if distance is None else distance),
-                Cell(f"{row['seconds']:.1f}", row["seconds"]),
-                Cell(row["recipe"] + (f" ({substitutions})" if substitutions else "")),
-                Cell(row["extra"].get("mode") or ""),
-                Cell(weights(row, sweep)[:16], kind="hash"), Cell(row["key"][:16], kind="hash"),
-                Cell(versions_text(row["versions"])), Cell(command(row, sweep), kind="hash"),
-            ]
-        )  # fmt: skip
-    return Table("rows", f"All {len(rows)} results", columns, rows)
+        hash_ = weights(row, sweep)
+        key = ("line", sweep.id, row["job_id"], row["verdict"], hash_)
+        if key not in kept:
+            kept[key] = line(row, hash_, sweep)
+        rows.append(kept[key])
+    return Table("rows", f"All {len(rows)} results", COLUMNS, rows)
+
+
+def line(row: Row, weights: str, sweep: Sweep) -> Line:
+    failed = row["verdict"] == "fail"
+    robust = [row[name] for name in ("robust_accuracy", "robust_accuracy_low", "robust_accuracy_high")]
+    distance = row["distance_median"]
+    substitutions = "; ".join(row["extra"].get("substitutions") or [])
+    return Line(
+        [
+            Cell(row["model"]), Cell(row["attack"]), Cell(row["norm"] or ""), eps_cell(row["eps"]),
+            cells.cell(row["seed"]), cells.cell(row["n"]),
+            cells.percent(row["clean_accuracy"], row["clean_accuracy_low"], row["clean_accuracy_high"]),
+            Cell("not trusted", -1.0, "fail") if failed else cells.percent(*robust),
+            cells.verdict(row["verdict"]),
+            Cell("" if failed or distance is None else f"{distance:.4g}", -1.0 if distance is None else distance),
+            Cell(f"{row['seconds']:.1f}", row["seconds"]),
+            Cell(row["recipe"] + (f" ({substitutions})" if substitutions else "")),
+            Cell(row["extra"].get("mode") or ""),
+            Cell(weights[:16], kind="hash"), Cell(row["key"][:16], kind="hash"),
+            Cell(versions_text(row["versions"])), Cell(command(row, sweep), kind="hash"),
+        ]
+    )  # fmt: skip
 
 
 def command(row: Row, sweep: Sweep) -> str:

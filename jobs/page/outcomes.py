@@ -1,5 +1,6 @@
 """What single images came to, read from the stored outcomes once: confusions, classes, what broke what."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 from sqlalchemy import Connection, select
 
 from jobs import examples
+from jobs.insert import chunks
 from jobs.query import examples_of
 from jobs.schema import example_blob
 from robustlib.metrics import confusion_matrix
@@ -70,22 +72,25 @@ def matrix(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarra
     return confusion_matrix(label, prediction.astype(np.int64), classes) if fits else None
 
 
-def queries(db: Connection, job_id: int, kept: Kept) -> int | None:
-    """Images that attacks without gradients showed the model in all; None where none were counted.
-
-    Reads nothing but that column.
-    """
-    if ("queries", job_id) not in kept:
-        data = db.execute(select(example_blob.c.data).where(example_blob.c.job_id == job_id)).scalar()
-        kept["queries", job_id] = None if data is None else total_queries(data)
-    return kept["queries", job_id]
+def queries(db: Connection, job_ids: Sequence[int], kept: Kept) -> dict[int, int | None]:
+    """By evaluation the images that attacks without gradients showed the model in all; None where none were counted."""
+    for ids in chunks([id_ for id_ in job_ids if ("queries", id_) not in kept]):
+        kept |= {("queries", id_): None for id_ in ids}
+        found = db.execute(select(example_blob.c.job_id, example_blob.c.data).where(example_blob.c.job_id.in_(ids)))
+        kept |= {("queries", id_): total_queries(data) for id_, data in found}
+    return {id_: kept["queries", id_] for id_ in job_ids}
 
 
 def total_queries(data: bytes) -> int | None:
-    names = pa.ipc.open_file(pa.BufferReader(data)).schema.names
-    if "queries" not in names:
-        return None
-    options = pa.ipc.IpcReadOptions(included_fields=[names.index("queries")])
-    column = pa.ipc.open_file(pa.BufferReader(data), options=options).read_all().column("queries")
-    counted = column.drop_null().to_numpy()
-    return int(counted.sum(dtype=np.int64)) if len(counted) else None
+    """Reads nothing but that column: a page asks every outcome for it."""
+    place = examples.SCHEMA.get_field_index("queries")
+    options = pa.ipc.IpcReadOptions(included_fields=[place], use_threads=False)
+    try:
+        file = pa.ipc.open_file(pa.BufferReader(data), options=options)
+    except pa.ArrowInvalid:
+        if "queries" in pa.ipc.open_file(pa.BufferReader(data)).schema.names:
+            raise
+        return None  # stored before queries were counted
+    columns = [file.get_batch(i).column("queries") for i in range(file.num_record_batches)]
+    counted = [column for column in columns if column.null_count < len(column)]
+    return sum(column.sum().as_py() for column in counted) if counted else None

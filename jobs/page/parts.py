@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from jobs.page import cells, charts, curves, ledger, pictures, plot, spent, tables, words
 from jobs.page.cells import Cell, Table
 from jobs.page.gather import Sweep
-from jobs.page.outcomes import Kept, Outcome, outcome
+from jobs.page.outcomes import Kept, Outcome, outcome, queries
 from jobs.page.pictures import Data
 from jobs.page.ranking import Place, headlines, places, standings
 
@@ -46,6 +46,7 @@ def parts(db: Connection, root: str, sweep: Sweep, kept: Kept) -> dict[str, Any]
     shown = pictures.open_data(sweep.data, kept)
     order = charts.looks(found, headline, sweep.rows)
     outcomes = [read_outcomes(db, place, shown, kept) for place in headline]
+    asked = queries(db, [row["job_id"] for row in sweep.rows if row["attack"] != "worst-case"], kept)
     return {
         "sweep": sweep,
         "about": about(sweep),
@@ -58,7 +59,7 @@ def parts(db: Connection, root: str, sweep: Sweep, kept: Kept) -> dict[str, Any]
         "best": tables.best_by_radius(everywhere),
         "leaderboard": tables.leaderboard(found, headline) if found else None,
         "curves": list(curves.curves(sweep.rows, found, order)),
-        "spent": list(spent.spent(db, sweep.rows, headline, order, kept)),
+        "spent": list(spent.spent(db, sweep.rows, headline, order, asked, kept)),
         "tradeoffs": [
             chart for p in headline for chart in (charts.tradeoff(p, order), *charts.prices(p, sweep, order))
         ],
@@ -73,10 +74,10 @@ def parts(db: Connection, root: str, sweep: Sweep, kept: Kept) -> dict[str, Any]
         "audits": tables.audits(sweep),
         "check_summary": tables.check_summary(sweep),
         "checks": tables.checks(sweep),
-        "costs": ledger.costs(db, sweep, kept),
-        "rows": ledger.every_row(sweep) if sweep.rows else None,
+        "costs": ledger.costs(sweep, asked),
+        "rows": ledger.every_row(sweep, kept) if sweep.rows else None,
         "quoted": shlex.quote(sweep.name),  # readers paste it into a shell
-        "study": yaml.safe_dump(without_nulls(sweep.spec), sort_keys=False, allow_unicode=True, width=100),
+        "study": study(sweep, kept),
     }
 
 
@@ -89,6 +90,14 @@ def about(sweep: Sweep) -> str:
         said.append(f"last result {time.strftime('%Y-%m-%d %H:%M', time.localtime(latest))}")
         said.append(f"on {'; '.join(sorted({row['device'] for row in sweep.rows}))}")
     return ", ".join(said) + f". robustq {version('robustq')}."
+
+
+def study(sweep: Sweep, kept: Kept) -> str:
+    """The study as a file."""
+    if ("study", sweep.id) not in kept:
+        text = yaml.safe_dump(without_nulls(sweep.spec), sort_keys=False, allow_unicode=True, width=100)
+        kept["study", sweep.id] = text
+    return kept["study", sweep.id]
 
 
 def without_nulls(value: Any) -> Any:

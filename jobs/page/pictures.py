@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from jobs import artifacts
 from jobs.page.outcomes import SHOWN, Kept, Outcome, outcome
+from jobs.page.ranking import grouped
 from jobs.query import artifact_of
 from jobs.show import eps_text
 from robustlib import data
@@ -95,12 +96,12 @@ def grids(db: Connection, root: str, rows: Sequence[Row], shown: Data, kept: Kep
         sha256 = artifact_of(db, row["job_id"], "images")
         if sha256 is None or shown.dataset is None:
             continue
-        if ("grid", sha256) not in kept:
+        if ("grid", row["job_id"]) not in kept:
             attacked = safetensors.numpy.load(artifacts.get(root, sha256))["x_adv"][:SHOWN]
             clean = shown.dataset.x[: len(attacked)].astype(np.float32) / 255
             found = outcome(db, row["job_id"], len(shown.names), kept)
-            kept["grid", sha256] = draw(clean, attacked, found, shown)
-        magnified, images = kept["grid", sha256]
+            kept["grid", row["job_id"]] = draw(clean, attacked, found, shown)
+        magnified, images = kept["grid", row["job_id"]]
         yield Grid(f"{row['model']} under {condition(row)}", magnified, images)
 
 
@@ -135,9 +136,11 @@ def png_url(image: np.ndarray) -> str:
 
 def telling(rows: Sequence[Row], attacks: Sequence[str]) -> Iterator[Row]:
     """For each model its row, of the first of these attacks that it has, at the middle one of the radii; first seed."""
-    for model in dict.fromkeys(row["model"] for row in rows):
+    models = dict.fromkeys(row["model"] for row in rows)
+    there = grouped([row for row in rows if row["eps"]], "model", "attack")
+    for model in models:
         for attack in attacks:
-            mine = [row for row in rows if (row["model"], row["attack"]) == (model, attack) and row["eps"]]
+            mine = there.get((model, attack))
             if mine:
                 mine = sorted(
                     (row for row in mine if row["norm"] == mine[0]["norm"]), key=lambda row: (row["seed"], row["eps"])

@@ -11,6 +11,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from jobs.page.lines import lines
+
 # In the order of the page: the answer first, then what it rests on, last how to repeat it.
 SECTIONS = {
     "progress": "Progress",
@@ -42,13 +44,15 @@ class Section:
 
 @lru_cache
 def environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("jobs", "page/sections"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["lines"] = lines
+    return made
 
 
 def sections(given: dict[str, Any]) -> list[Section]:

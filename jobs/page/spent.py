@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from jobs import examples
 from jobs.page import cells, plot
 from jobs.page.charts import Places
-from jobs.page.outcomes import Kept, queries
+from jobs.page.outcomes import Kept
 from jobs.page.plot import Chart, hundred, slug
 from jobs.page.ranking import Place, grouped
 from jobs.query import examples_of
@@ -21,14 +21,19 @@ Row = dict[str, Any]
 POINTS = 24  # of a line
 
 
-def spent(db: Connection, rows: Sequence[Row], headline: Sequence[Place], order: Places, kept: Kept) -> Iterator[Chart]:
-    """A chart for each attack that counted its queries, at the radius that the answer is about."""
+def spent(
+    db: Connection, rows: Sequence[Row], headline: Sequence[Place], order: Places, counts: dict[int, int | None],
+    kept: Kept,
+) -> Iterator[Chart]:  # fmt: skip
+    """A chart for each attack that counted its queries, at the radius that the answer is about.
+
+    counts: of queries by job, from jobs.page.outcomes.
+    """
     for place in headline:
         here = [row for row in rows if (row["norm"], row["eps"]) == (place.norm, place.eps)]
-        for attack, mine in grouped([row for row in here if row["attack"] != "worst-case"], "attack").items():
-            counted = [row for row in mine if queries(db, row["job_id"], kept) is not None]
-            if counted:
-                yield chart(db, attack[0], place, counted, order, kept)
+        counted = [row for row in here if counts.get(row["job_id"]) is not None]
+        for (attack,), mine in grouped(counted, "attack").items():
+            yield chart(db, attack, place, mine, order, kept)
 
 
 def chart(db: Connection, attack: str, place: Place, rows: Sequence[Row], order: Places, kept: Kept) -> Chart:

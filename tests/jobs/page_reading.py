@@ -11,6 +11,7 @@ import uvicorn
 
 from jobs.engine import Store, open_store
 from jobs.page.gather import gather
+from jobs.page.outcomes import Kept
 from jobs.page.parts import parts
 from jobs.report import write_report
 from jobs.ui import application, listen
@@ -55,7 +56,8 @@ def report(store: Store, name: str = "made-up") -> str:
 
 def given(store: Store, sweep_id: int) -> dict[str, Any]:
     with store.begin() as db:
-        return parts(db, store.artifacts, gather(db, sweep_id), {})
+        kept: Kept = {}
+        return parts(db, store.artifacts, gather(db, sweep_id, kept), kept)
 
 
 @contextmanager

@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
-from jobs.schema import job
+from jobs.page.cells import Cell, Column, Line, Table
+from jobs.page.lines import lines
+from jobs.schema import job, job_artifact
 from tests.jobs.page_reading import Elements, given, report
-from tests.jobs.page_store import ATTACKS, RADII, accuracy, distrust, fill
+from tests.jobs.page_store import ATTACKS, RADII, accuracy, columns, distrust, fill
 
 MODELS = {"weak": 0.1, "middling": 0.3, "strong": 1.0}
+IMAGES = job_artifact.c.role == "images"
 
 
 def test_the_answer_is_the_best_model_at_the_middle_radius(made_up):
@@ -123,8 +126,8 @@ def test_what_broke_the_images_adds_up(made_up):
 def test_confusion_matrices_count_each_image_once(made_up):
     best = given(made_up, fill(made_up, MODELS))["confusions"][0]
     assert best.model == "strong"
-    for word, lines in best.matrices:
-        counts = np.array([[int(cell.text or 0) for cell in line] for line in lines])
+    for word, matrix in best.matrices:
+        counts = np.array([[int(cell.text or 0) for cell in line] for line in matrix])
         right = 0.9 if word == "clean" else accuracy(1.0, 0.1, "worst-case", 50)
         assert counts.sum() == 50
         assert counts.trace() == pytest.approx(50 * right)
@@ -151,6 +154,18 @@ def test_pictures_show_image_and_difference(made_up):
     pictures = [a for tag, a in page.tags if tag == "img"]
     assert len(pictures) == 3 * 4 * 3
     assert all(a["alt"] for a in pictures)
+
+
+def test_rows_of_the_same_images_have_each_their_own_captions(made_up):
+    """The made-up images differ by radius alone, so that all models keep the same file of them."""
+    grids = given(made_up, fill(made_up, MODELS))["grids"]
+    with made_up.begin() as db:
+        assert db.execute(select(func.count(job_artifact.c.sha256.distinct())).where(IMAGES)).scalar() == len(RADII)
+    for grid in grids:
+        model = grid.title.split(" under ")[0]
+        fell = columns(MODELS[model], 0.1, "square", 50)["success"][:4]
+        assert [image.broken for image in grid.images] == fell.tolist()
+    assert len({tuple(image.caption for image in grid.images) for grid in grids}) > 1
 
 
 def test_every_row_says_how_to_repeat_it(made_up):
@@ -191,3 +206,15 @@ def test_what_is_not_trusted_has_no_line_by_queries(made_up):
     (chart,) = given(made_up, sweep_id)["spent"]
     assert [trace["name"] for trace in chart.data] == ["middling", "weak"]
     assert chart.note == "Left out where it is not trusted: strong."
+
+
+@pytest.mark.parametrize("row", [list, Line])
+def test_lines_of_a_table(row):
+    """Names stay texts; numbers stand to the right; what a column is sorted by is said where it is not the text."""
+    cells = row([Cell("a<b> & 'c'"), Cell("1.5", 1.5), Cell("✗", 0.0, "fail"), Cell("", kind="hash")])
+    table = Table("t", "", (Column("a"), Column("b", number=True), Column("c", number=True), Column("d")), [cells])
+    expected = (
+        '<tr><th scope=row>a&lt;b&gt; &amp; &#39;c&#39;</th><td class="n " data-order="1.5">1.5</td>'
+        '<td class="n fail" data-order="0.0">✗</td><td class="hash"></td></tr>\n'
+    )
+    assert (lines(table), lines(table)) == (expected, expected)  # the second time as it was kept

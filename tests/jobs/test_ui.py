@@ -18,10 +18,10 @@ import sqlalchemy as sa
 from jobs.engine import Store
 from jobs.errors import SpecError
 from jobs.schema import job
-from jobs.ui import host_allowed, listen
+from jobs.ui import Pages, host_allowed, listen
 from tests.jobs.made import add_result
 from tests.jobs.page_reading import served
-from tests.jobs.page_store import accuracy, fill
+from tests.jobs.page_store import accuracy, distrust, fill
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,6 +89,20 @@ def test_a_new_result_changes_the_tag_and_only_its_sections(made_up, client):
     assert "newcomer" in after["leaderboard"]["html"]
     assert before["leaderboard"]["hash"] != after["leaderboard"]["hash"]
     assert before["training"]["hash"] == after["training"]["hash"]
+
+
+def test_a_page_of_what_was_kept_is_the_page_made_anew(made_up):
+    """What is kept between pages is what cannot change: a verdict can, and another sweep's rows are others."""
+    sweep_id = fill(made_up, {"strong": 1.0, "masked": 2.0})
+    fill(made_up, {"strong": 0.5}, name="another")
+    pages = Pages(made_up)
+    before = {name: pages.live(name) for name in ("made-up", "another")}
+    with made_up.begin() as db:
+        distrust(db, "masked", "no gradient")
+        add_result(db, sweep_id, "newcomer", "pgd", 0.1)
+    after = {name: pages.live(name) for name in before}
+    assert after == {name: Pages(made_up).live(name) for name in before}
+    assert after["made-up"] != before["made-up"] and b"no gradient" in after["made-up"][1]
 
 
 def test_progress_changes_the_tag(made_up, client):
