@@ -14,7 +14,8 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from jobs.errors import StoreError
-from jobs.schema import SCHEMA_VERSION, V_CHECKS, V_RESULTS, meta, metadata
+from jobs.schema import SCHEMA_VERSION, meta, metadata
+from jobs.views import V_CHECKS, V_RESULTS
 
 DEFAULT_STORE = "sqlite:///.robustq/results.db"
 BUSY_SECONDS = 30

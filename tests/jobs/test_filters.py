@@ -5,8 +5,10 @@ import math
 import random
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
 
-from jobs.engine import open_store
+from jobs.engine import Store, open_store
 from jobs.errors import SpecError
 from jobs.filters import Filters, chosen_rows, make_filters
 from jobs.query import result_rows
@@ -66,6 +68,45 @@ def test_filters_choose_what_their_twin_chooses(asked_store):
             assert found == [row for row in rows if wanted(row)], (named, where)
         with pytest.raises(AssertionError):  # the comparison itself can fail
             assert chosen_rows(db, make_filters(None, {"model": "plain"})) == rows
+
+
+def plan_of(store: Store, filters: Filters) -> list[str]:
+    """How SQLite goes about the statement that `chosen_rows` makes."""
+    made = []
+    with store.begin() as db:
+        event.listen(db, "before_cursor_execute", lambda *call: made.append(call[2:4]))
+        chosen_rows(db, filters)
+        statement, values = made[-1]
+        return [row[3] for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "named", "found_by"),
+    [
+        (None, {"model": "plain", "attack": "pgd", "eps": "8/255", "seed": 1}, " (attack=? AND eps>? AND eps<?)"),
+        (None, {"model": "b-*", "attack": "pgd"}, " (attack=?)"),
+        ("demo", {"attack": "pgd", "eps": "8/255"}, " (attack=? AND eps>? AND eps<?)"),
+        (None, {"eps": "8/255"}, ""),
+        (None, {}, ""),
+    ],
+)
+def test_jobs_are_found_in_an_index_that_has_all_that_is_told_of_them(tmp_path, sweep, named, found_by):
+    """A column of jobs that v_results has and the index lacks would send SQLite to the rows, specs and all."""
+    store = open_store(str(tmp_path / "r.db"), create=True, write=True)
+    fill(store)
+    plan = plan_of(store, make_filters(sweep, named))
+    assert any(f" j USING COVERING INDEX job_asked{found_by}" in line for line in plan), plan
+    store.engine.dispose()
+
+
+@pytest.mark.postgres
+def test_a_server_has_no_such_index(postgres):
+    """Its rows are short: it keeps specs beside the table."""
+    store = open_store(postgres, create=True, write=True)
+    with store.begin() as db:
+        indexes = {index["name"] for index in sa.inspect(db).get_indexes("job")}
+    assert "job_state" in indexes and "job_asked" not in indexes
+    store.engine.dispose()
 
 
 @both

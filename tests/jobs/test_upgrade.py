@@ -32,6 +32,15 @@ def columns(path: Path) -> dict[str, list[tuple[str, str, bool]]]:
     }
 
 
+def indices(path: Path) -> dict[str, str]:
+    """How each index was made, and each view, by name."""
+    with sqlite3.connect(path) as db:
+        made = db.execute("SELECT name, sql FROM sqlite_master WHERE type IN ('index', 'view') AND sql IS NOT NULL")
+        found = {name: " ".join(sql.replace('"', "").split()) for name, sql in made}
+    db.close()
+    return found
+
+
 def test_the_first_schema_becomes_this_one(first: Path, tmp_path: Path):
     with pytest.raises(
         StoreError, match=r"has schema version 1, this robustq reads version \d+: `robustq --store .* db"
@@ -51,6 +60,8 @@ def test_the_first_schema_becomes_this_one(first: Path, tmp_path: Path):
     store.engine.dispose()
     open_store(str(tmp_path / "new.db"), create=True, write=True).engine.dispose()
     assert columns(first) == columns(tmp_path / "new.db")
+    assert indices(first) == indices(tmp_path / "new.db")
+    assert "job_asked" in indices(first)
     assert upgrade(str(first)) == f"store {first} has schema version {SCHEMA_VERSION} already"
 
 
