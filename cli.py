@@ -11,6 +11,7 @@ from cluster.asked import cluster_option, insecure_option, open_cluster
 from jobs import commands
 from jobs.console import Commands, json_option, open_store, remote_words, sweep_option
 from jobs.errors import JobsFailed
+from robustlib import VERSION
 
 address_option = click.option("--address", help="Ray cluster to run on, auto for this machine's; default: none.")
 priority_option = click.option("--priority", type=int, default=0, show_default=True, help="Higher goes first.")
@@ -30,7 +31,7 @@ def study_options(command: Any) -> Any:
 
 
 @click.group(cls=Commands)
-@click.version_option(package_name="robustq")
+@click.version_option(VERSION)
 @click.option(
     "--store",
     envvar="ROBUSTQ_STORE",

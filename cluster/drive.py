@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from typing import Any
 
 import psutil
@@ -20,6 +19,7 @@ from cluster.resources import Slots
 from jobs import queue
 from jobs.engine import Store
 from jobs.states import counts, widest
+from robustlib import VERSION
 
 
 def drive_and_watch(store: Store, sweep_id: int | None, **where: Any) -> dict[str, int]:
@@ -67,7 +67,7 @@ def work(driver: Driver, watch: Watch) -> dict[str, int]:
     """Register, run the queue to its end, and give back what is held, however that ends."""
     with driver.store.begin() as db:
         started = psutil.Process().create_time()
-        queue.register(db, driver.id, platform.node(), os.getpid(), started, version("robustq"))
+        queue.register(db, driver.id, platform.node(), os.getpid(), started, VERSION)
     try:
         with interruptible(driver):
             return loop(driver, watch)

@@ -34,7 +34,7 @@ class Side:
 
 
 def of_version(filters: Filters, name: str, value: str) -> Filters:
-    """Only rows that were made with this version of python, torch, numpy or the kernel."""
+    """Only rows that were made with this version of python, torch, numpy, robustq or the kernel."""
     one = make_filters(None, {}, [f"versions.{name}={value}"])
     return Filters(filters.sweep, (*filters.groups, *one.groups))
 

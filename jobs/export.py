@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from jobs.filters import Filters, check_columns, chosen_rows
 from jobs.outcomes import NAME, OutcomeReader, evaluations
 from jobs.query import RESULT_COLUMNS
 from jobs.writers import check_ending, check_folder, write_file, write_folder
-from robustlib import KERNEL_VERSION
+from robustlib import KERNEL_VERSION, VERSION
 
 ALL = Filters()
 
@@ -43,7 +42,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "distance_mean": (pa.float64(), "in norm, over misclassified images that an attack found"),
     "seconds": (pa.float64(), "seconds of wall clock"),
     "device": (NAME, "what it ran on"),
-    "versions": (NAME, "JSON: python, torch, numpy, kernel"),
+    "versions": (NAME, "JSON: python, torch, numpy, kernel, robustq"),
     "recorded_at": (pa.timestamp("ms", tz="UTC"), "when the result was stored"),
     "key": (pa.string(), "content key of the job, SHA-256"),
     "job_id": (pa.int64(), "number of the job in its store"),
@@ -61,7 +60,7 @@ def schema() -> pa.Schema:
 
 
 def metadata() -> dict[str, str]:
-    return {"robustq": version("robustq"), "kernel": KERNEL_VERSION, "schema": "1"}
+    return {"robustq": VERSION, "kernel": KERNEL_VERSION, "schema": "1"}
 
 
 def summary_table(rows: Sequence[dict[str, Any]]) -> pa.Table:

@@ -13,7 +13,7 @@ from torch import nn
 
 from jobs.artifacts import Artifact
 from jobs.specs import DataRef, ModelSpec
-from robustlib import KERNEL_VERSION, data, models
+from robustlib import KERNEL_VERSION, VERSION, data, models
 from robustlib.defences import DEFENCES
 from robustlib.draws import seeded
 
@@ -120,7 +120,8 @@ def surroundings(context: Context) -> dict[str, Any]:
     """What the numbers were made on and with."""
     device = cpu_name() if context.device == "cpu" else torch.cuda.get_device_name(context.device)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    return {"device": f"{context.device}: {device}", "versions": versions | {"kernel": KERNEL_VERSION}}
+    versions |= {"kernel": KERNEL_VERSION, "robustq": VERSION}
+    return {"device": f"{context.device}: {device}", "versions": versions}
 
 
 def cpu_name() -> str:

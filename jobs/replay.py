@@ -26,7 +26,6 @@ Row = dict[str, Any]
 
 EQUAL, DIFFERS = "equal", "differs"
 SHOWN = ("model", "attack", "norm", "eps", "seed", "n")
-PLACE = ("device", "versions")  # where these agree, every bit must
 
 
 def replay(
@@ -111,7 +110,7 @@ def judged(before: Row, outcome: dict[str, np.ndarray], done: Result) -> Row:
     """Whether what came now is what was stored."""
     assert done.examples is not None
     new = examples.to_columns(examples.decode(done.examples))
-    same_place = all(before[name] == done.row[name] for name in PLACE)
+    same_place = place(before) == place(done.row)
     found: Row = {"outcome": EQUAL, "same_machine": same_place, "examples_that_differ": 0}
     found |= {"old_robust_accuracy": before["robust_accuracy"], "new_robust_accuracy": done.row["robust_accuracy"]}
     if diff.equal(outcome, new) and all(before[name] == done.row[name] for name in diff.MEASURED):
@@ -119,6 +118,11 @@ def judged(before: Row, outcome: dict[str, np.ndarray], done: Result) -> Row:
     fell = outcome["adversarial_prediction"] != new["adversarial_prediction"]
     beyond = diff.compare(outcome, new, distances=before["eps"] is None)["change"]
     return found | {"outcome": DIFFERS if same_place else beyond, "examples_that_differ": int(fell.sum())}
+
+
+def place(row: Row) -> tuple[Any, ...]:
+    """What a result was made on and with: where that agrees, every bit must, whichever release has the same kernels."""
+    return row["device"], {name: found for name, found in row["versions"].items() if name != "robustq"}
 
 
 def failed(rows: Sequence[Row]) -> int:

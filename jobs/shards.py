@@ -98,6 +98,12 @@ def shard_row(parent: Any, claimed: Claimed, first: int, last: int, n: int) -> d
     }
 
 
+def joined(found: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Versions that shards were made with: several where the evaluation went on under others."""
+    names = dict.fromkeys(name for versions in found for name in versions)
+    return {name: "; ".join(dict.fromkeys(v[name] for v in found if name in v)) for name in names}
+
+
 def merge(db: Connection, claimed: Claimed) -> bool:
     """Put a claimed evaluation's finished shards together and record its result, in the caller's transaction."""
     rows = db.execute(
@@ -116,7 +122,7 @@ def merge(db: Connection, claimed: Claimed) -> bool:
     row = summarise(columns) | {
         "seconds": sum(shard["seconds"] for shard in shards),
         "device": "; ".join(dict.fromkeys(shard["device"] for shard in shards)),
-        "versions": shards[0]["versions"],
+        "versions": joined([shard["versions"] for shard in shards]),
         "extra": merged_extra(shards),
     }
     row |= merged_checks(db, [shard["id"] for shard in shards])

@@ -2,3 +2,6 @@
 
 # Part of every job's content key: raise it when a kernel's numbers change, so that old results do not pass for new.
 KERNEL_VERSION = "3"
+
+# The release, also where only the code is, sent to a cluster's nodes. Results record it; no key depends on it.
+VERSION = "0.1.0"

@@ -4,7 +4,6 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from jobs.page.gather import Sweep
 from jobs.page.outcomes import Kept, Outcome, outcome, queries
 from jobs.page.pictures import Data
 from jobs.page.ranking import Place, headlines, places, standings
+from robustlib import VERSION
 
 Row = dict[str, Any]
 
@@ -89,7 +89,7 @@ def about(sweep: Sweep) -> str:
         said.append(f"{max(row['n'] for row in sweep.rows)} test images")
         said.append(f"last result {time.strftime('%Y-%m-%d %H:%M', time.localtime(latest))}")
         said.append(f"on {'; '.join(sorted({row['device'] for row in sweep.rows}))}")
-    return ", ".join(said) + f". robustq {version('robustq')}."
+    return ", ".join(said) + f". robustq {VERSION}."
 
 
 def study(sweep: Sweep, kept: Kept) -> str:

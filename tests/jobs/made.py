@@ -67,7 +67,7 @@ def add_result(
     }  # fmt: skip
     of_result = summarise(columns) | {
         "job_id": id_, "fence": 1, "seconds": 0.5 + id_, "device": "cpu: made up", "recorded_at": 1.8e9 + id_,
-        "versions": {"python": "3.12", "torch": "2.14", "numpy": "2.4", "kernel": "3"},
+        "versions": {"python": "3.12", "torch": "2.14", "numpy": "2.4", "kernel": "3", "robustq": "0.0.9"},
     }  # fmt: skip
     db.execute(sa.insert(job).values(**of_job | {k: v for k, v in values.items() if k in job.c}))
     db.execute(sa.insert(sweep_job).values(sweep_id=sweep_id, job_id=id_, model=model))
