@@ -1,10 +1,11 @@
 """A sweep under random kills: every job must end for its own reason, with the results of a calm run.
 
-    python benchmarks/chaos.py --seconds 900 --store chaos.db
-    python benchmarks/chaos.py --seconds 900 --store postgresql+psycopg://me@127.0.0.1/chaos --drivers 3
+    python benchmarks/chaos.py --seconds 900 --refill --store chaos.db
+    python benchmarks/chaos.py --seconds 900 --refill --store postgresql+psycopg://me@127.0.0.1/chaos --drivers 3
 
 Starts a Ray cluster of a head and two nodes on this machine, runs real trainings and attacks on it, and kills workers,
-drivers and whole nodes at random; one worker is frozen, and one model kills its worker each time. Prints JSON.
+drivers and whole nodes at random; one worker is frozen, and one model kills its worker each time. Then the same jobs
+run calmly, with another store. Prints JSON.
 """
 
 import argparse
@@ -52,18 +53,19 @@ def poison(): return Net()
 TRAIN = {"epochs": 4, "examples": 600, "validation_examples": 100}
 # Here nobody waits for long: after a crash, and for a worker that says nothing.
 BACKOFF_SECONDS, FROZEN_SECONDS = 0.5, 15.0
+FEW = 60  # jobs left, with which two workers are busy until more are queued
 
 
-def study(seeds: int) -> Study:
+def study(seeds: range) -> Study:
     """seeds: of each of two networks. Six jobs a seed and network, whose three evaluations are split in three."""
     entries = {
-        "name": "chaos",
+        "name": f"chaos-{seeds.start}",
         "models": {
             "a": {"arch": "lenet5", "train": TRAIN},
             "b": {"arch": "convnet3", "train": TRAIN | {"objective": "fgsm", "eps": 0.1}},
         },
         "attacks": [{"name": "pgd", "steps": 40, "eps": [0.05, 0.1]}, {"name": "square", "queries": 200, "eps": 0.1}],
-        "seeds": list(range(seeds)),
+        "seeds": list(seeds),
         "examples": 300,
         "shards": 3,
     }
@@ -83,6 +85,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("chaos"), help="for models, artifacts and logs")
     parser.add_argument("--drivers", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--refill", action="store_true", help="as many seeds again whenever few jobs are left")
     parser.add_argument("--pause", type=float, default=6.0, help="seconds between kills, on average")
     parser.add_argument("--random", type=int, default=0, help="seed of the kills")
     parser.add_argument("--drive", metavar="ADDRESS", help=argparse.SUPPRESS)  # what this starts as a driver
@@ -93,22 +96,28 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     os.environ["ROBUSTQ_ARTIFACTS"] = str(given.folder.absolute() / "artifacts")
     (given.folder / "poison.py").write_text(POISON)
-    calm = queue_study(str(given.folder / "calm.db"), given)
+    chaos = Chaos(given)
+    report = chaos.run()
     queue.BACKOFF_SECONDS = BACKOFF_SECONDS
+    calm = queue_studies(str(given.folder / "calm.db"), given, chaos.seeds)
     began = time.monotonic()
     drive(calm, cpus_per_job=1)
-    calm_seconds = time.monotonic() - began
-    store = queue_study(given.store, given)
-    report = Chaos(given, store).run() | {"calm_seconds": round(calm_seconds, 1)} | compare(calm, store)
+    report |= {"calm_seconds": round(time.monotonic() - began, 1)} | compare(calm, chaos.store)
     # Ray prints of its own to where this goes: so to a file too.
     (given.folder / "report.json").write_text(json.dumps(report, indent=2))
     print(json.dumps(report))
 
 
-def queue_study(url: str, given: argparse.Namespace) -> Store:
-    origin = Origin("chaos", {}, {})
-    for part in (poison_study(), study(given.seeds)):
-        store, _ = submit(url, part, origin, given.folder, data_folder=given.folder)
+def queue_studies(url: str, given: argparse.Namespace, seeds: int) -> Store:
+    """The poison job and the studies of the first seeds, as many to a study as given."""
+    store = queue_study(url, poison_study(), given)
+    for first in range(0, seeds, given.seeds):
+        queue_study(url, study(range(first, first + given.seeds)), given)
+    return store
+
+
+def queue_study(url: str, part: Study, given: argparse.Namespace) -> Store:
+    store, _ = submit(url, part, Origin("chaos", {}, {}), given.folder, data_folder=given.folder)
     return store
 
 
@@ -122,8 +131,9 @@ def drive_here(url: str, address: str) -> None:
 class Chaos:
     """A cluster with drivers on it, and somebody who kills what runs there."""
 
-    def __init__(self, given: argparse.Namespace, store: Store):
-        self.given, self.store = given, store
+    def __init__(self, given: argparse.Namespace):
+        self.given, self.seeds = given, given.seeds
+        self.store = queue_studies(given.store, given, self.seeds)
         self.random = random.Random(given.random)
         self.kills: Counter[str] = Counter()
         import_ray()  # with a token, which the cluster's processes inherit
@@ -139,6 +149,9 @@ class Chaos:
             self.keep_drivers()
             self.freeze_one()
             while time.monotonic() - began < self.given.seconds and self.unfinished():
+                if self.given.refill and self.unfinished() < FEW:
+                    queue_study(self.given.store, study(range(self.seeds, self.seeds + self.given.seeds)), self.given)
+                    self.seeds += self.given.seeds
                 time.sleep(self.random.uniform(0.5, 1.5) * self.given.pause)
                 kind = self.random.choices(["worker", "driver", "node"], [6, 2, 1])[0]
                 self.kills[kind] += {"worker": self.kill_worker, "driver": self.kill_driver, "node": self.kill_node}[
@@ -158,10 +171,10 @@ class Chaos:
         seconds = {"seconds_of_kills": round(killed, 1), "seconds": round(time.monotonic() - began, 1)}
         return {"kills": dict(self.kills)} | seconds
 
-    def unfinished(self) -> bool:
+    def unfinished(self) -> int:
         with self.store.begin() as db:
             found = counts(db)
-        return any(found[state] for state in queue.UNFINISHED)
+        return sum(found[state] for state in queue.UNFINISHED)
 
     def keep_drivers(self) -> None:
         """As many drivers as there should be, while there is work."""
