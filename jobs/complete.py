@@ -3,7 +3,8 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import Any, get_args
 
 import torch
@@ -39,7 +40,7 @@ def check_params(owner: str, known: dict[str, inspect.Parameter], given: dict[st
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{owner} has no parameter {name!r}, it has: {', '.join(sorted(known))}")
-        kind = known[name].annotation
+        kind = written(known[name].annotation)
         try:
             TypeAdapter(kind).validate_python(value, strict=not isinstance(value, int) or float not in spread(kind))
         except ValueError as error:
@@ -48,6 +49,12 @@ def check_params(owner: str, known: dict[str, inspect.Parameter], given: dict[st
         if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
             raise ValueError(f"{owner}: expected {name} of at least 0, got {value}")
     return {name: p.default for name, p in known.items()} | given
+
+
+def written(kind: Any) -> Any:
+    """The type of a parameter as far as a study can hold it: without the tensors that it may be besides."""
+    kinds = get_args(kind)
+    return reduce(or_, (one for one in kinds if one is not torch.Tensor)) if torch.Tensor in kinds else kind
 
 
 def spread(kind: Any) -> tuple[Any, ...]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-# Measured: from 8 up, sizes that are multiples of 8 agree to the bit, with one thread and with two.
+# Measured: sizes that are multiples of 8 agree to the bit, with one thread and with two, where convolutions are in
+# bfloat16 or float32 and matrices in float32; on some CPUs not the smallest one: see robustlib.search.leave_unsteady.
 CPU_SIZES = (*range(8, 136, 8), 256, 512)
 CPU_BYTES = 4 * 64 * 3 * 32 * 32  # of the images of a pass, of whose activations a CPU's caches still hold enough
 CUDA_SIZES = (128, 512, 2048)
@@ -49,8 +50,11 @@ class Engine(nn.Module):
     sizes: batch sizes, rising; empty for a model that does not take filled batches.  mode: what `net` is, in words.
     drift: how far `net`'s logits may lie from those of the model that it stands for; 0 where it is that model.
     judge: what an attack asks before it takes an image for broken, None where `net` needs no other; judge_drift: the
-    drift of that.
+    drift of that.  finer: the copy in float32 of one in half precision, which takes the last steps where rounding
+    hides them; in a tuple, so that it is no part of this module.
     """
+
+    finer: "tuple[Engine, ...]" = ()
 
     def __init__(
         self,

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.cascade import Attack, cascade, curve, predict
+from robustlib.attacks.cascade import Attack, cascade, predict
+from robustlib.attacks.curve import curve
 from robustlib.checks.limits import Finding
 from robustlib.checks.quick import look_at_model
 from robustlib.crew import Crew, make_crew
@@ -96,7 +97,7 @@ def evaluate_curve(
     """Evaluate at several radii as one search, batch by batch; a batch's outcome at each radius, in their order.
 
     x: images, uint8 or floats in [0, 1], shape (N, C, H, W).  y: classes, shape (N,).
-    plan: radii, rising, each with its attacks by name: see robustlib.attacks.cascade.curve.
+    plan: radii, rising, each with its attacks by name: see robustlib.attacks.curve.
     index: which of the examples to evaluate; all where it is None.  batch_size: how many are worked on together; chosen
     by memory where it is None. No number depends on either: an example's randomness belongs to its place in x.
     ready: the model made ready by `make_ready` with the same x; made here where it is None.  surrogate: for attacks

@@ -85,15 +85,18 @@ class Folded(nn.Module):
         return layer._conv_forward(x, self.weight, self.bias)
 
 
-class WideLogits(Wide):
-    """A network's last layer in float32: bfloat16 would round logits to two decimals."""
+class WideLinear(Wide):
+    """A linear layer in float32; what it gives stays so where it is the last, whose logits bfloat16 would round to two
+    decimals.
+    """
 
-    def __init__(self, linear: Folded):
+    def __init__(self, linear: nn.Module, *, last: bool = False):
         super().__init__()
-        self.linear = linear
+        self.linear, self.last = linear, last
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x.float())
+        found = self.linear(x.float())
+        return found if self.last else found.to(x.dtype)
 
 
 class HalvingPool(nn.Module):
@@ -210,7 +213,19 @@ def widen_logits(graph: fx.GraphModule) -> None:
         layer = graph.get_submodule(str(last.target))
         if not isinstance(layer, Folded) or layer.weight.ndim != 2:
             return
-        graph.set_submodule(str(last.target), WideLogits(layer))
+        graph.set_submodule(str(last.target), WideLinear(layer, last=True))
+
+
+def widen_linear(net: nn.Module) -> None:
+    """Keep every linear layer in float32: for CPUs, some of which sum up bfloat16 products in another order for another
+    number of rows (measured with AMX), so that an example's last bits would depend on how many share its batch.
+    """
+    for name, child in net.named_children():
+        linear = child.sources[0] if isinstance(child, Folded) else child
+        if type(linear) is nn.Linear:
+            setattr(net, name, WideLinear(child))
+        elif not isinstance(child, WideLinear):
+            widen_linear(child)
 
 
 def take_out_normalisation(graph: fx.GraphModule) -> tuple[Tensor, Tensor] | None:

@@ -93,6 +93,15 @@ def wrong(logits: Tensor, y: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def surely_right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Which images `model`, and whatever it is a copy of, classifies as y, shape (B,)."""
+    logits = model(x)
+    if not isinstance(model, Engine) or model.drift == 0:
+        return ~wrong(logits, y)
+    return margin(logits, y) < -model.drift  # False for NaN
+
+
+@torch.no_grad()
 def confirmed(model: nn.Module, x: Tensor, y: Tensor, claimed: Tensor) -> Tensor:
     """Which of the images that `model` is said to misclassify are so, shape (B,).
 

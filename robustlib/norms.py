@@ -3,11 +3,15 @@
 Every function takes perturbations of shape (B, ...) and treats each example by itself.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from robustlib.draws import Draws
 from robustlib.settings import NORMS, Norm
+
+Radius = float | Tensor  # one for all, or a tensor of each example's own, shape (B,)
 
 TINY = 1e-12
 SPARSE = 0.01  # share of the coordinates that a step of steepest ascent in L1 spreads over
@@ -20,6 +24,16 @@ def unknown(norm: object) -> ValueError:
 def per_example(values: Tensor, like: Tensor) -> Tensor:
     """Shape (B,) values so that they multiply a (B, ...) tensor example by example."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def beside(value: Radius, like: Tensor) -> Radius:
+    """A radius so that it meets a (B, ...) tensor example by example."""
+    return per_example(value.to(like), like) if isinstance(value, Tensor) else value
+
+
+def chosen(value: Radius, rows: Tensor) -> Radius:
+    """The radius of these rows."""
+    return value[rows] if isinstance(value, Tensor) else value
 
 
 def size(delta: Tensor, norm: Norm) -> Tensor:
@@ -48,19 +62,21 @@ def dual_size(gradient: Tensor, norm: Norm) -> Tensor:
     raise unknown(norm)
 
 
-def project(delta: Tensor, eps: float, norm: Norm) -> Tensor:
+def project(delta: Tensor, eps: Radius, norm: Norm) -> Tensor:
     """Nearest point of the eps-ball. What lies inside stays where it is."""
     match norm:
         case "Linf":
-            return delta.clamp(-eps, eps)
+            limit: Any = beside(eps, delta)
+            return delta.clamp(-limit, limit)
         case "L2":
-            return delta * per_example((eps / size(delta, "L2").clamp_min(TINY)).clamp_max(1), delta)
+            used = per_example(size(delta, "L2").clamp_min(TINY), delta)
+            return delta * (used.reciprocal() * beside(eps, delta)).clamp_max(1)
         case "L1":
             return shrink(delta, torch.full_like(delta, torch.inf), eps)
     raise unknown(norm)
 
 
-def project_in_box(x: Tensor, delta: Tensor, eps: float, norm: Norm) -> Tensor:
+def project_in_box(x: Tensor, delta: Tensor, eps: Radius, norm: Norm) -> Tensor:
     """The perturbation in the eps-ball with x + perturbation in [0, 1] that an attack goes on with.
 
     The nearest one for Linf and L1; for L2 the nearest in the ball, cut at the box, as AutoAttack does it.
@@ -72,7 +88,7 @@ def project_in_box(x: Tensor, delta: Tensor, eps: float, norm: Norm) -> Tensor:
     return (x + project(delta, eps, norm)).clamp(0, 1) - x
 
 
-def shrink(delta: Tensor, room: Tensor, eps: float) -> Tensor:
+def shrink(delta: Tensor, room: Tensor, eps: Radius) -> Tensor:
     """The nearest point with |point| <= room in every coordinate and L1 size of at most eps.
 
     It is sign(delta) clamp(|delta| - t, 0, room) with the smallest t >= 0 for which the size is at most eps. The size
@@ -84,7 +100,7 @@ def shrink(delta: Tensor, room: Tensor, eps: float) -> Tensor:
     at, order = torch.cat([low, high], 1).sort(1)
     slope = torch.where(order < high.shape[1], 1.0, -1.0).to(high).cumsum(1)  # coordinates that fall with t
     fallen = (slope[:, :-1] * at.diff(dim=1)).cumsum(1)
-    excess = (cap.sum(1, keepdim=True) - eps).clamp_min(0)
+    excess = (cap.sum(1, keepdim=True) - beside(eps, cap)).clamp_min(0)
     piece = (fallen < excess).sum(1, keepdim=True).clamp_max(fallen.shape[1] - 1)
     # Within its piece, backwards from the piece's end.
     over = (fallen.gather(1, piece) - excess).clamp_min(0) / slope.gather(1, piece).clamp_min(1)
@@ -116,22 +132,22 @@ def steepest(gradient: Tensor, share: Tensor) -> Tensor:
     return torch.where((flat >= least).reshape(gradient.shape), gradient, 0)
 
 
-def draw_in_ball(like: Tensor, eps: float, norm: Norm, draws: Draws, stream: str) -> Tensor:
+def draw_in_ball(like: Tensor, eps: Radius, norm: Norm, draws: Draws, stream: str) -> Tensor:
     """A point drawn uniformly from the eps-ball around zero, for each example its own."""
     match norm:
         case "Linf":
-            return (2 * draws.uniform(like.shape[1:], f"{stream}/direction").to(like) - 1) * eps
+            return (2 * draws.uniform(like.shape[1:], f"{stream}/direction").to(like) - 1) * beside(eps, like)
         case "L2":
             direction = ascent(draws.normal(like.shape[1:], f"{stream}/direction").to(like), "L2")
             dimensions = like[0].numel()
             radius = draws.uniform((1,), f"{stream}/radius").to(like).flatten() ** (1 / dimensions)
-            return direction * per_example(eps * radius, like)
+            return direction * (beside(eps, like) * per_example(radius, like))
         case "L1":
             # Exponential numbers over their sum, that of one more among them, are uniform in the simplex.
             falls = -(1 - draws.uniform((like[0].numel() + 1,), f"{stream}/falls")).log().to(like)
             sides = draws.uniform(like.shape[1:], f"{stream}/direction").to(like) < 0.5
             weight = (falls[:, :-1] / falls.sum(1, keepdim=True)).reshape(like.shape)
-            return eps * torch.where(sides, -weight, weight)
+            return beside(eps, like) * torch.where(sides, -weight, weight)
     raise unknown(norm)
 
 

@@ -1,7 +1,7 @@
 """Attacks: functions (model, x, y, *, norm, eps, ...) -> x_adv, by the names that studies use.
 
 An ensemble is a function of a budget that gives a list of attacks. Attacks in CURVES get no weaker as their radius
-grows, so that several radii may be one search: see robustlib.attacks.cascade.curve.
+grows, so that several radii may be one search: see robustlib.attacks.curve.
 """
 
 from collections.abc import Callable

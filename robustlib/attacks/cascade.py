@@ -1,4 +1,4 @@
-"""Attack only what still stands: restarts, ensembles and the radii of a curve are the same thing."""
+"""Attack only what still stands: restarts and ensembles are the same thing."""
 
 import inspect
 import time
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import Engine
-from robustlib.losses import margin
-from robustlib.norms import Norm, per_example, size
+from robustlib.losses import surely_right
 
 Attack = Callable[..., Tensor]
 
@@ -50,7 +49,7 @@ def verdict(model: nn.Module, search: nn.Module, x: Tensor, y: Tensor) -> Tensor
     if search is model or not isinstance(search, Engine):
         return predict(model, x)
     prediction = y.clone()
-    doubtful = (~(margin(search(x), y) <= -search.drift)).nonzero().squeeze(1)  # NaN too
+    doubtful = (~surely_right(search, x, y)).nonzero().squeeze(1)
     if len(doubtful):
         prediction[doubtful] = predict(model, x[doubtful])
     return prediction
@@ -66,6 +65,7 @@ def cascade(
     search: nn.Module | None = None,
     start: Tensor | None = None,
     clean: Tensor | None = None,
+    eps: Tensor | None = None,
 ) -> Found:
     """Run the attacks in turn, each on the examples that all before it left standing.
 
@@ -73,6 +73,7 @@ def cascade(
     An attack that takes `spent` is given zeros to fill with the queries of each image.
     search: a copy of the model for the attacks to search on.  start: images in the ball from which the first attack
     begins, if it takes a start.  clean: the model's classes for the clean images, where they are known.
+    eps: each example's own radius, for attacks that take one, in place of theirs.
     An example falls when `model` misclassifies its image.
     """
     draws = default_draws(x, draws)
@@ -84,11 +85,14 @@ def cascade(
         began = time.perf_counter()
         standing = (broken_by == len(attacks)).nonzero().squeeze(1)
         if len(standing):
-            options, takes = {}, inspect.signature(attack).parameters
+            options: dict[str, Tensor] = {}
+            takes = inspect.signature(attack).parameters
             if start is not None and position == 0 and "start" in takes:
                 options["start"] = start[standing]
             if "spent" in takes:
                 options["spent"] = torch.zeros_like(queries[standing])
+            if eps is not None:
+                options["eps"] = eps[standing]
             found = attack(search, x[standing], y[standing], draws=draws[standing].restart(position), **options)
             if "spent" in options:
                 queries[standing] = total(queries[standing], options["spent"])
@@ -103,63 +107,3 @@ def cascade(
 def total(before: Tensor, more: Tensor) -> Tensor:
     """Queries before and after together, where -1 is that none were counted."""
     return torch.where(more < 0, before, before.clamp_min(0) + more)
-
-
-def curve(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    plan: Sequence[tuple[float, Sequence[Attack]]],
-    *,
-    norm: Norm,
-    draws: Draws | None = None,
-    search: nn.Module | None = None,
-    clean: Tensor | None = None,
-) -> list[Found]:
-    """A cascade at each of several radii as one search, from the largest radius down.
-
-    plan: radii, rising, each with its attacks, which are the same but for the radius.
-    What stands at a radius stands at the smaller ones. What fell is shrunk to the next radius first, which costs one
-    pass forward and breaks many; only the rest is attacked again, from there. So an example pays for one failing run,
-    at the largest radius at which it stands, and not for one at each. Queries are those of the search down to a radius,
-    in which a shrunk image is one.
-    """
-    draws = default_draws(x, draws)
-    search = model if search is None else search
-    clean = predict(model, x) if clean is None else clean
-    results: list[Found] = []
-    larger: Found | None = None
-    for eps, attacks in reversed(plan):
-        count = len(attacks)
-        unknown = torch.full_like(y, -1, dtype=torch.int64)
-        here = Found(x.clone(), clean.clone(), torch.where(clean == y, count, -1), [0.0] * count, unknown)
-        start = None
-        if larger is None:
-            rows = torch.arange(len(x), device=x.device)
-        else:
-            start = shrink_to(larger.x_adv, x, eps, norm)
-            rows = ((larger.broken_by >= 0) & (larger.broken_by < count)).nonzero().squeeze(1)
-            predicted = verdict(model, search, start[rows], y[rows])
-            fell = predicted != y[rows]
-            here.queries.copy_(larger.queries)
-            here.queries[rows] += larger.queries[rows] >= 0
-            done = rows[fell]
-            here.x_adv[done], here.prediction[done] = start[done], predicted[fell]
-            here.broken_by[done] = larger.broken_by[done]
-            rows = rows[~fell]
-        if len(rows):
-            known = {"start": None if start is None else start[rows], "clean": clean[rows]}
-            found = cascade(model, x[rows], y[rows], attacks, draws=draws[rows], search=search, **known)
-            here.x_adv[rows], here.prediction[rows], here.broken_by[rows] = found[:3]
-            here.queries[rows] = total(here.queries[rows], found.queries)
-            here = here._replace(seconds=found.seconds)
-        results.append(here)
-        larger = here
-    return results[::-1]
-
-
-def shrink_to(x_adv: Tensor, x: Tensor, eps: float, norm: Norm) -> Tensor:
-    """The images drawn back towards x until they lie within eps of it; those that do so already stay."""
-    delta = x_adv - x
-    ratio = (eps / size(delta, norm).clamp_min(1e-12)).clamp_max(1)
-    return torch.where(per_example(ratio < 1, x), (x + delta * per_example(ratio, x)).clamp(0, 1), x_adv)

@@ -66,7 +66,7 @@ def cw(
         found, distance = search_const(
             model, x[live], y[live], steps, search_steps, step_size, confidence, initial_const
         )
-        x_adv[live] = within(x[live], found, distance, norm, eps)
+        x_adv[live] = within(x[live], found, distance, eps)
     return x_adv
 
 

@@ -10,7 +10,7 @@ from robustlib.attacks.turns import following, repeat, still_needed
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import differentiate
 from robustlib.losses import confirmed, targeted_margin, wrong
-from robustlib.norms import Norm, draw_in_ball, dual_size, per_example, size
+from robustlib.norms import Norm, Radius, draw_in_ball, dual_size, per_example, size
 from robustlib.planes import to_plane
 
 ALPHA_MAX, ETA, BETA = 0.1, 1.05, 0.9
@@ -27,6 +27,8 @@ class Run:
     point: Tensor
     best: Tensor
     distance: Tensor  # of the best adversarial point; infinite where there is none
+    reach: Tensor  # beyond it a point is only a place to go on from, whose verdict nobody will ask for
+    goal: Tensor  # within it a row is done with: below 0 for one that goes on to the end
 
     def __getitem__(self, chosen: Tensor) -> "Run":
         return Run(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
@@ -38,7 +40,7 @@ def fab(
     y: Tensor,
     *,
     norm: Norm = "Linf",
-    eps: float | None = 8 / 255,
+    eps: Radius | None = 8 / 255,
     steps: int = 100,
     classes: int = 10,
     random_start: bool = False,
@@ -47,15 +49,16 @@ def fab(
     """Fast adaptive boundary attack, Croce and Hein 2020, https://arxiv.org/abs/1907.02044, untargeted.
 
     x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,).
-    eps: radius within which an image is done with, in units of x; None looks for the smallest perturbation to the end.
+    eps: radius within which an image is done with, in units of x, perhaps of each example its own; None looks for the
+    smallest perturbation to the end.
     classes: how many of the classes ranked first by the clean logits are looked at.
     random_start: from a random point within eps / 2. Returns x_adv, shaped like x: the nearest misclassified image
     found, if it lies within eps, else the original.
     """
     others = other_classes(model(x), y)[:, : classes - 1]
-    draws = default_draws(x, draws)
-    point = begin(x, norm, eps, random_start, draws)
-    return within(x, *run_once(model, x, y, others, norm, eps, steps, point), norm, eps)
+    draws, limit = default_draws(x, draws), limits(eps, x)
+    point = begin(x, norm, limit, random_start, draws)
+    return within(x, *run_once(model, x, y, others, norm, limit, steps, point), limit)
 
 
 def fab_targeted(
@@ -64,7 +67,7 @@ def fab_targeted(
     y: Tensor,
     *,
     norm: Norm = "Linf",
-    eps: float | None = 8 / 255,
+    eps: Radius | None = 8 / 255,
     steps: int = 100,
     targets: int = 9,
     random_start: bool = False,
@@ -73,38 +76,47 @@ def fab_targeted(
     """FAB towards each of the classes ranked next by the clean logits, in turn: one boundary at a time, so that a step
     costs one gradient. targets: how many classes; at most all but the true one.  Everything else as for `fab`.
     """
-    others, draws = other_classes(model(x), y), default_draws(x, draws)
+    others, draws, limit = other_classes(model(x), y), default_draws(x, draws), limits(eps, x)
     best, distance = x.clone(), torch.full_like(x[:, 0, 0, 0], torch.inf)
     live = torch.arange(len(x), device=x.device)
     group: list[int] = []
     while len(live) and (group := following(group, min(targets, others.shape[1]), model, len(live))):
-        starts = [begin(x[live], norm, eps, random_start, draws[live].restart(turn)) for turn in group]
+        mine = None if limit is None else limit[live]
+        starts = [begin(x[live], norm, mine, random_start, draws[live].restart(turn)) for turn in group]
         rivals = repeat(torch.arange(len(live), device=x.device), group)
         classes = others[live][:, group].T.reshape(-1, 1)
         found, how_far = run_once(
-            model, repeat(x[live], group), repeat(y[live], group), classes, norm, eps, steps, torch.cat(starts), rivals
-        )
+            model, repeat(x[live], group), repeat(y[live], group), classes, norm,
+            None if mine is None else repeat(mine, group), steps, torch.cat(starts), rivals,
+        )  # fmt: skip
         for nth in range(len(group)):
             rows = slice(nth * len(live), (nth + 1) * len(live))
             nearer = how_far[rows] < distance[live]
-            if eps is not None:
-                nearer &= distance[live] > eps  # else an earlier turn has succeeded
+            if mine is not None:
+                nearer &= distance[live] > mine  # else an earlier turn has succeeded
             best[live[nearer]], distance[live[nearer]] = found[rows][nearer], how_far[rows][nearer]
-        if eps is not None:
-            live = live[distance[live] > eps]
-    return within(x, best, distance, norm, eps)
+        if mine is not None:
+            live = live[distance[live] > mine]
+    return within(x, best, distance, limit)
 
 
-def begin(x: Tensor, norm: Norm, eps: float | None, random_start: bool, draws: Draws) -> Tensor:
+def limits(eps: Radius | None, x: Tensor) -> Tensor | None:
+    """Each example's radius, in the images' arithmetic, in which distances are measured too."""
+    if eps is None or isinstance(eps, Tensor):
+        return None if eps is None else eps.to(x)
+    return torch.full_like(x[:, 0, 0, 0], eps)
+
+
+def begin(x: Tensor, norm: Norm, limit: Tensor | None, random_start: bool, draws: Draws) -> Tensor:
     """The image itself, or a random point within eps / 2."""
-    if not random_start:
+    if not random_start or limit is None:
         return x.clone()
     delta = draw_in_ball(x, 1.0, norm, draws, "fab/start")
-    return (x + (eps or 0.0) / 2 * delta / per_example(size(delta, norm), delta)).clamp(0, 1)
+    return (x + per_example(limit, x) / 2 * delta / per_example(size(delta, norm), delta)).clamp(0, 1)
 
 
-def within(x: Tensor, best: Tensor, distance: Tensor, norm: Norm, eps: float | None) -> Tensor:
-    reached = distance <= (torch.finfo(x.dtype).max if eps is None else eps)
+def within(x: Tensor, best: Tensor, distance: Tensor, limit: Radius | None) -> Tensor:
+    reached = distance <= (torch.finfo(x.dtype).max if limit is None else limit)
     return torch.where(per_example(reached, x), best, x)
 
 
@@ -114,14 +126,16 @@ def run_once(
     y: Tensor,
     classes: Tensor,
     norm: Norm,
-    eps: float | None,
+    limit: Tensor | None,
     steps: int,
     point: Tensor,
     rivals: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The nearest misclassified image found and its distance, infinite where none was. rivals: as for Auto-PGD."""
     far = torch.full_like(x[:, 0, 0, 0], torch.inf)
-    run = Run(torch.arange(len(x), device=x.device), x, y, classes, point, x, far)
+    reach = far if limit is None else limit
+    goal = torch.full_like(far, -1) if limit is None else limit
+    run = Run(torch.arange(len(x), device=x.device), x, y, classes, point, x, far, reach, goal)
     best, distance = x.clone(), far.clone()
 
     for _ in range(steps):
@@ -132,13 +146,12 @@ def run_once(
         hit = wrong(model(run.point), run.y)
         how_far = torch.where(hit, size(run.point - run.x, norm), torch.inf)
         nearer = how_far < run.distance
-        # What lies beyond eps is only a place to go on from, whose verdict nobody will ask for.
-        claimed = nearer & (how_far <= (torch.inf if eps is None else eps))
+        claimed = nearer & (how_far <= run.reach)
         nearer &= confirmed(model, run.point, run.y, claimed) | ~claimed
         run.distance = torch.where(nearer, how_far, run.distance)
         run.best = torch.where(per_example(nearer, x), run.point, run.best)
         run.point = torch.where(per_example(hit, x), run.x + BETA * (run.point - run.x), run.point)
-        if eps is not None and (done := run.distance <= eps).any():
+        if (done := run.distance <= run.goal).any():
             best[run.place[done]], distance[run.place[done]] = run.best[done], run.distance[done]
             run = run[~done if rivals is None else still_needed(run.place, done, rivals)]
     best[run.place], distance[run.place] = run.best, run.distance

@@ -36,7 +36,7 @@ def fmn(
     x_adv = x.clone()
     if len(live):
         found, distance = approach(model, x[live], y[live], norm, steps, step_size, radius_step)
-        x_adv[live] = within(x[live], found, distance, norm, eps)
+        x_adv[live] = within(x[live], found, distance, eps)
     return x_adv
 
 

@@ -110,7 +110,7 @@ def hopskipjump(
         run = search(decide, step(decide, run, norm, t, queries), norm, queries)
     if spent is not None:
         spent.copy_(total)
-    return within(x, best, distance, norm, eps)
+    return within(x, best, distance, eps)
 
 
 def begin(decide: Decide, run: Run, norm: Norm, queries: int, tries: int) -> Run:

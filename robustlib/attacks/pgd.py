@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from robustlib.draws import Draws, default_draws
 from robustlib.losses import climb, confirmed, find_loss, wrong
-from robustlib.norms import Norm, ascent, draw_in_ball, project_in_box
+from robustlib.norms import Norm, Radius, ascent, beside, chosen, draw_in_ball, project_in_box
 
 
 def pgd(
@@ -14,7 +14,7 @@ def pgd(
     y: Tensor,
     *,
     norm: Norm = "Linf",
-    eps: float = 8 / 255,
+    eps: Radius = 8 / 255,
     steps: int = 10,
     step_size: float | None = None,
     loss: str = "ce",
@@ -26,14 +26,14 @@ def pgd(
     """Projected gradient descent, Madry et al. 2018, https://arxiv.org/abs/1706.06083.
 
     x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,).
-    eps, step_size: in units of x; the step is 2.5 eps / steps where none is given.
+    eps, step_size: in units of x, eps perhaps of each example its own; the step is 2.5 eps / steps where none is given.
     loss: "ce", "margin" or "dlr".  stop_at_success: an image is done with as soon as it is misclassified, which is all
     that an evaluation asks; training wants every step.
     start: where to begin, in the ball, instead of at random.
     Returns x_adv, shaped like x, in the box and the eps-ball.
     """
     objective = find_loss(loss)
-    step_size = 2.5 * eps / steps if step_size is None else step_size
+    step = 2.5 * eps / steps if step_size is None else step_size
     x_adv = x if start is None else start
     if random_start and start is None:
         x_adv = (x + draw_in_ball(x, eps, norm, default_draws(x, draws), "pgd/start")).clamp(0, 1)
@@ -43,9 +43,10 @@ def pgd(
         if stop_at_success and (fell := confirmed(model, x_adv, y, wrong(logits, y))).any():
             found[live[fell]] = x_adv[fell]
             live, x, y, x_adv, slope = (rows[~fell] for rows in (live, x, y, x_adv, slope))
+            eps, step = chosen(eps, ~fell), chosen(step, ~fell)
             if len(live) == 0:
                 break
-        x_adv = x_adv + step_size * ascent(slope, norm)
+        x_adv = x_adv + beside(step, x) * ascent(slope, norm)
         x_adv = (x + project_in_box(x, x_adv - x, eps, norm)).clamp(0, 1)
     found[live] = x_adv
     return found

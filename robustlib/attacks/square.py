@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import Engine, Net
 from robustlib.losses import confirmed, margin
-from robustlib.norms import Norm, per_example, project_in_box, size
+from robustlib.norms import Norm, Radius, beside, per_example, project_in_box, size
 
 # After how many queries the share of the image that a square covers is halved (again).
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -23,6 +24,7 @@ class Run:
     place: Tensor
     x: Tensor
     y: Tensor
+    eps: Tensor
     x_adv: Tensor
     value: Tensor  # the margin: above 0 where misclassified
     rough: Tensor  # the same in half precision, where the search copy has no better
@@ -39,7 +41,7 @@ def square(
     y: Tensor,
     *,
     norm: Norm = "Linf",
-    eps: float = 8 / 255,
+    eps: Radius = 8 / 255,
     queries: int = 5000,
     share: float = 0.8,
     draws: Draws | None = None,
@@ -47,18 +49,20 @@ def square(
 ) -> Tensor:
     """Square attack, Andriushchenko et al. 2020, https://arxiv.org/abs/1912.00049; L1: https://arxiv.org/abs/2103.01208.
 
-    x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,).  eps: in units of x.
+    x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,).  eps: in units of x, perhaps of each example
+    its own.
     queries: candidates an image, each a forward pass unless it changes nothing.
     share: of the image that the first squares cover; it is halved after 10, 50, 200, 500, 1000, 2000, ... queries.
     An image is done with as soon as it is misclassified.  spent: shape (B,), filled with each image's candidates.
     Returns x_adv, shaped like x, in the box and the eps-ball.
     """
     draws = default_draws(x, draws)
+    eps = eps if isinstance(eps, Tensor) else torch.full_like(y, eps, dtype=torch.float64)
     x_adv = stripes(x, eps, draws) if norm == "Linf" else tiles(x, eps, norm, draws)
     fine = finer(model)
     rough = margin(model(x_adv), y)
     value = margin(fine(x_adv), y) if fine is not None else rough
-    run = Run(torch.arange(len(x), device=x.device), x, y, x_adv, value, rough, torch.ones_like(y), draws)
+    run = Run(torch.arange(len(x), device=x.device), x, y, eps, x_adv, value, rough, torch.ones_like(y), draws)
     fell = confirmed(model, x_adv, y, value > 0)
     found = x_adv.clone()
     for first, last in spans(queries):
@@ -72,7 +76,7 @@ def square(
             fell = torch.zeros_like(run.y, dtype=torch.bool)
             if len(going) == 0:
                 break
-            fell = advance(model, fine, run, going, side, eps, norm, last)
+            fell = advance(model, fine, run, going, side, norm, last)
     found[run.place] = run.x_adv
     if spent is not None:
         spent[run.place] = run.query
@@ -85,9 +89,7 @@ def spans(queries: int) -> list[tuple[int, int]]:
     return [span for span in zip([1, *(end + 1 for end in ends)], ends, strict=False) if span[0] <= span[1]]
 
 
-def advance(
-    model: nn.Module, fine: Net | None, run: Run, going: Tensor, side: int, eps: float, norm: Norm, last: int
-) -> Tensor:
+def advance(model: nn.Module, fine: Net | None, run: Run, going: Tensor, side: int, norm: Norm, last: int) -> Tensor:
     """The next queries of the examples that are going, up to the first of them that climbs; returns which fell, (B,).
 
     All are proposed from where the example is, so those after one that climbs are in vain, and come again.
@@ -99,7 +101,7 @@ def advance(
     propose, numbers = (propose_square, 2) if norm == "Linf" else (propose_bump, 5)
     places = query[:, None] * (numbers + run.x.shape[1]) + torch.arange(numbers + run.x.shape[1], device=rows.device)
     x, before = run.x[rows], run.x_adv[rows]
-    candidate = propose(x, before, side, eps, norm, run.draws[rows].uniform_at(places, "square"))
+    candidate = propose(x, before, side, run.eps[rows], norm, run.draws[rows].uniform_at(places, "square"))
     # Some squares change nothing, as where the image lies on that side of the ball already: they need no pass.
     new = (candidate != before).flatten(1).any(1).nonzero().squeeze(1)
     up, value, rough = climbs(model, fine, run, candidate, rows, new)
@@ -173,12 +175,12 @@ def window(numbers: Tensor, side: int, x: Tensor) -> Tensor:
     return rows[:, None, :, None] & columns[:, None, None, :]
 
 
-def stripes(x: Tensor, eps: float, draws: Draws) -> Tensor:
+def stripes(x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
     """The first guess in Linf: every column of every channel up or down by eps."""
-    return (x + eps * signs(draws, (x.shape[1], 1, x.shape[3]), "square/stripes", x)).clamp(0, 1)
+    return (x + beside(eps, x) * signs(draws, (x.shape[1], 1, x.shape[3]), "square/stripes", x)).clamp(0, 1)
 
 
-def propose_square(x: Tensor, x_adv: Tensor, side: int, eps: float, norm: Norm, numbers: Tensor) -> Tensor:
+def propose_square(x: Tensor, x_adv: Tensor, side: int, eps: Tensor, norm: Norm, numbers: Tensor) -> Tensor:
     """A square of each channel moved to one side of the ball. numbers: (B, 2 + channels)."""
     n, channels, _, width = x.shape
     down, right = corners(numbers, side, x)
@@ -186,9 +188,10 @@ def propose_square(x: Tensor, x_adv: Tensor, side: int, eps: float, norm: Norm, 
     pixels = ((down[:, None] + steps) * width)[:, :, None] + (right[:, None] + steps)[:, None, :]
     pixels = pixels.reshape(n, 1, side * side).expand(n, channels, side * side)
     original = x.flatten(2).gather(2, pixels)
-    move = torch.where(numbers[:, 2:] < 0.5, -2 * eps, 2 * eps).to(x)[:, :, None]
+    radius: Any = beside(eps, original)
+    move = torch.where(numbers[:, 2:, None] < 0.5, -2 * radius, 2 * radius)
     moved = x_adv.flatten(2).gather(2, pixels) + move
-    moved = moved.maximum(original - eps).minimum(original + eps).clamp(0, 1)
+    moved = moved.maximum(original - radius).minimum(original + radius).clamp(0, 1)
     return x_adv.flatten(2).scatter(2, pixels, moved).reshape(x.shape)
 
 
@@ -209,7 +212,7 @@ def heap(height: int, width: int, like: Tensor) -> Tensor:
     return found / found.square().sum().sqrt().clamp_min(TINY)
 
 
-def tiles(x: Tensor, eps: float, norm: Norm, draws: Draws) -> Tensor:
+def tiles(x: Tensor, eps: Tensor, norm: Norm, draws: Draws) -> Tensor:
     """The first guess in L2 and L1: a grid of five by five bumps with random signs."""
     channels, height, width = x.shape[1:]
     side = max(min(height, width) // 5, 1)
@@ -223,14 +226,16 @@ def tiles(x: Tensor, eps: float, norm: Norm, draws: Draws) -> Tensor:
     return x + fit(x, delta, eps, norm)
 
 
-def fit(x: Tensor, delta: Tensor, eps: float, norm: Norm) -> Tensor:
+def fit(x: Tensor, delta: Tensor, eps: Tensor, norm: Norm) -> Tensor:
     """The perturbation scaled up to the whole budget, then brought into the ball and the box."""
     used = size(delta, norm)
-    scaled = delta * per_example((eps / used.clamp_min(TINY)).clamp_min(1 if norm == "L1" else 0), delta)
+    scaled = delta * per_example(
+        (used.clamp_min(TINY).reciprocal() * eps.to(x)).clamp_min(1 if norm == "L1" else 0), delta
+    )
     return project_in_box(x, scaled, eps, norm)
 
 
-def propose_bump(x: Tensor, x_adv: Tensor, side: int, eps: float, norm: Norm, numbers: Tensor) -> Tensor:
+def propose_bump(x: Tensor, x_adv: Tensor, side: int, eps: Tensor, norm: Norm, numbers: Tensor) -> Tensor:
     """The budget of one random window, and what is unused, moved into a bump in another. numbers: (B, 5 + channels)."""
     delta, channels = x_adv - x, x.shape[1]
     into, away = window(numbers[:, :2], side, x), window(numbers[:, 2:4], side, x)
@@ -239,11 +244,11 @@ def propose_bump(x: Tensor, x_adv: Tensor, side: int, eps: float, norm: Norm, nu
     pattern = pattern + inside / per_channel(inside, norm).clamp_min(TINY)
     pattern = pattern / per_channel(pattern, norm).clamp_min(TINY)
     both = per_channel(delta * (into | away), norm)
-    used = per_example(size(delta, norm), x)
+    used, radius = per_example(size(delta, norm), x), per_example(eps, x)
     if norm == "L2":
-        strength = ((eps**2 - used**2).clamp_min(0) / channels + both**2).sqrt()
+        strength = (((radius**2).to(x) - used**2).clamp_min(0) / channels + both**2).sqrt()
     else:
-        strength = (eps - used).clamp_min(0) / channels + both
+        strength = (radius.to(x) - used).clamp_min(0) / channels + both
     moved = torch.where(into, pattern * strength, torch.where(away, 0, delta))
     return (x + fit(x, moved, eps, norm)).clamp(0, 1)
 

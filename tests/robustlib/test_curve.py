@@ -1,5 +1,6 @@
 """Several radii as one search: monotone, verified, hardly weaker than a search at each, and for less than two."""
 
+import inspect
 from functools import partial
 from itertools import pairwise
 
@@ -8,12 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks import ATTACKS
-from robustlib.attacks.cascade import curve, shrink_to
+from robustlib.attacks import ATTACKS, ENSEMBLES
+from robustlib.attacks.cascade import Attack
+from robustlib.attacks.curve import curve, shrink_to, side_by_side
+from robustlib.draws import Draws
 from robustlib.evaluate import Ready, evaluate, evaluate_curve, make_ready
 from robustlib.losses import wrong
 from robustlib.norms import inside, size
-from robustlib.settings import Norm
+from robustlib.search import make_engines
+from robustlib.settings import NORMS, Norm
 
 CURVES: list[tuple[Norm, list[float]]] = [
     ("Linf", [0.02 * k for k in range(1, 9)]),
@@ -56,10 +60,66 @@ def test_as_strong_as_a_search_at_each_radius_and_cheaper_than_two(norm: Norm, r
         assert not (smaller.outcome.success & ~larger.outcome.success).any()
 
 
+EACH = [(name, norm) for name in ("pgd", "apgd-ce", "apgd-t", "square", "fab", "fab-t") for norm in NORMS]
+
+
+@pytest.mark.parametrize("name, norm", EACH)
+def test_each_example_at_its_own_radius_is_as_alone(name: str, norm: Norm, net, test):
+    x, y = test[0][:48], test[1][:48]
+    search = make_engines(net, x, half=False).search
+    radii = {"Linf": (0.03, 0.1), "L2": (0.2, 0.7), "L1": (0.8, 3.0)}[norm]
+    attack = partial(ATTACKS[name], norm=norm, **({"queries": 300} if name == "square" else {"steps": 12}))
+    draws = Draws(0, torch.arange(48))
+    which = torch.arange(48) % 2
+    together = attack(search, x, y, eps=torch.tensor(radii, dtype=torch.float64)[which], draws=draws)
+    for place, eps in enumerate(radii):
+        rows = (which == place).nonzero().squeeze(1)
+        alone = attack(search, x[rows], y[rows], eps=eps, draws=draws[rows])
+        assert torch.equal(together[rows], alone) and not torch.equal(alone, x[rows])
+
+
+@pytest.mark.parametrize("norm, radii", CURVES)
+@pytest.mark.parametrize("name", ["pgd", "autoattack"])
+def test_radii_side_by_side_are_radii_one_after_the_other(name: str, norm: Norm, radii: list[float], net, test):
+    """The twin: the same attacks where they take no radius of each example's own."""
+    x, y = test[0][:64], test[1][:64]
+    engines = make_engines(net, x, half=False)
+    short = {"apgd-ce": {"steps": 8}, "apgd-t": {"steps": 8}, "fab-t": {"steps": 4}, "square": {"queries": 60}}
+    plan: list[tuple[float, list[Attack]]] = []
+    for eps in radii[::2]:
+        if name == "pgd":
+            attacks = [partial(ATTACKS["pgd"], norm=norm, eps=eps)] * 2
+        else:
+            stages = ENSEMBLES[name](norm=norm, eps=eps, classes=10).stages
+            attacks = [partial(attack, **short[stage]) for stage, attack in stages]
+        plan.append((eps, attacks))
+    assert side_by_side(plan) == [[0, 1, 2, 3]]
+    apart = [(eps, [unlike(attack) for attack in attacks]) for eps, attacks in plan]
+    assert side_by_side(apart) == [[0], [1], [2], [3]]
+    options = {"norm": norm, "search": engines.search}
+    found, twin = (curve(engines.exact, x, y, p, **options) for p in (plan, apart))
+    for here, there in zip(found, twin, strict=True):
+        assert torch.equal(here.x_adv, there.x_adv) and torch.equal(here.prediction, there.prediction)
+        assert torch.equal(here.broken_by, there.broken_by) and torch.equal(here.queries, there.queries)
+    assert len({tuple(result.broken_by.tolist()) for result in found}) == 4
+    assert all(seconds >= 0 for result in found for seconds in result.seconds)
+    assert sum(found[-1].seconds) > 0
+
+
+def unlike(attack: Attack) -> Attack:
+    """The attack as a function that takes no eps."""
+    takes = inspect.signature(attack).parameters
+    if "start" in takes:
+        return lambda model, x, y, *, draws, start=None: attack(model, x, y, draws=draws, start=start)
+    if "spent" in takes:
+        return lambda model, x, y, *, draws, spent: attack(model, x, y, draws=draws, spent=spent)
+    return lambda model, x, y, *, draws: attack(model, x, y, draws=draws)
+
+
 def test_shrinking_keeps_what_lies_inside_already():
     x = torch.full((2, 1, 2, 2), 0.5)
     x_adv = x + torch.tensor([0.1, 0.4])[:, None, None, None]
-    shrunk = shrink_to(x_adv, x, 0.2, "Linf")
+    shrunk = shrink_to(x_adv, x, torch.tensor([0.2, 0.2]), "Linf")
     assert torch.equal(shrunk[0], x_adv[0])
     torch.testing.assert_close(size(shrunk - x, "Linf"), torch.tensor([0.1, 0.2]))
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlib.folding import Folded, HalvingPool, Normalized, WideLogits, fold, refresh
+from robustlib.folding import Folded, HalvingPool, Normalized, WideLinear, fold, refresh
 from robustlib.models import build
 from robustlib.search import follow, make_engines
 
@@ -32,7 +32,7 @@ def test_folded_networks_give_the_same_logits_and_gradients(arch: str):
     net, x = trained_a_little(net, (3, 32, 32), 7).eval(), torch.rand(6, 3, 32, 32)
     folded = fold(copy.deepcopy(net))
     kinds = [type(layer) for layer in folded.modules()]
-    assert isinstance(folded, Normalized) and nn.BatchNorm2d not in kinds and WideLogits in kinds
+    assert isinstance(folded, Normalized) and nn.BatchNorm2d not in kinds and WideLinear in kinds
     assert nn.Conv2d not in kinds and nn.Linear not in kinds
     for call in (net, folded):
         x.requires_grad_().grad = None
