@@ -70,8 +70,9 @@ def result_of(planned: Planned, tmp_path: Path, weights: dict[str, str]) -> Resu
     return result
 
 
-def test_keys_from_before_there_were_defences_stay():
-    """Recorded from the version before."""
+def test_keys_from_before_there_were_defences_stay(monkeypatch: pytest.MonkeyPatch):
+    """Recorded from the version before, whose kernels were the third."""
+    monkeypatch.setattr("jobs.specs.KERNEL_VERSION", "3")
     data = DataRef(place="parquet:/a/b", sha256="d" * 64)
     model = ModelSpec(
         code=CodeRef(place="/home/me/model.py", factory="build", sha256="c" * 64),
