@@ -10,16 +10,7 @@ from robustlib.attacks.turns import following, repeat
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import Engine
 from robustlib.losses import LOSSES, TARGETED, climb, confirmed, find_loss, surely_right
-from robustlib.norms import (
-    Norm,
-    Radius,
-    beside,
-    chosen,
-    draw_in_ball,
-    per_example,
-    project_in_box,
-    size,
-)
+from robustlib.norms import Norm, Radius, beside, chosen, draw_in_ball, per_example, project_in_box, size
 
 LAST_STEPS = 25  # in float32, of images on the edge: they raise margins by 0.0002 to 0.002 (measured)
 L1_STAGES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # radius and steps of each stage, as factors

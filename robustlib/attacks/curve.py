@@ -1,7 +1,7 @@
 """Several radii as one search: what falls at a radius is drawn back to the next, and attacked again from there."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args
@@ -41,9 +41,10 @@ def curve(
     search = model if search is None else search
     clean = predict(model, x) if clean is None else clean
     descent = Descent.begin(x, y, clean, plan)
+    groups = side_by_side(plan)
     going, start = torch.arange(len(x), device=x.device), None
     while len(going):
-        for levels in side_by_side(plan):
+        for levels in groups:
             rows = going[torch.isin(descent.level[going], torch.tensor(levels, device=x.device))]
             if len(rows):
                 known = {"start": None if start is None else start[rows], "clean": clean[rows]}
@@ -108,7 +109,7 @@ class Descent:
         self.x_adv[at], self.prediction[at], self.broken_by[at] = x_adv, prediction, broken_by
         self.queries[at] = self.spent[rows]
 
-    def go_down(self, rows: Tensor, judge: Any, norm: Norm) -> Tensor:
+    def go_down(self, rows: Tensor, judge: Callable[[Tensor, Tensor], Tensor], norm: Norm) -> Tensor:
         """Shrink what fell of these examples as far as it stays broken; returns those that are to be attacked again.
 
         judge: the model's classes for images of these rows.
