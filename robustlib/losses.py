@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlib.engine import Engine, differentiate
+from robustlib.models.layers import Expectation
 
 Loss = Callable[..., Tensor]
 TINY = 1e-12
@@ -115,3 +116,12 @@ def confirmed(model: nn.Module, x: Tensor, y: Tensor, claimed: Tensor) -> Tensor
     logits = model.judge(x[rows])
     agreed[rows] = wrong(logits, y[rows]) & (margin(logits, y[rows]) >= model.judge_drift)
     return agreed
+
+
+def settled(model: nn.Module, x: Tensor, y: Tensor, claimed: Tensor) -> Tensor:
+    """Which of the images that `model` is said to misclassify an attack within a radius is done with, shape (B,).
+
+    None of a randomised model's: where the mean of its draws is only just wrong, half of the draws may be right, and
+    every further step leaves fewer of them so.
+    """
+    return torch.zeros_like(claimed) if isinstance(model, Expectation) else confirmed(model, x, y, claimed)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks.turns import still_needed
-from robustlib.losses import confirmed, wrong
+from robustlib.losses import settled, wrong
 from robustlib.norms import Norm, Radius, ascent, per_example, project_in_box, size, steepest
 
 MOMENTUM = 0.75
@@ -93,7 +93,7 @@ def ascend(
         run.best_slope = torch.where(per_example(better, x), run.slope, run.best_slope)
         if step == 0:
             run.checked_value = value
-        if stop and (fell := confirmed(model, run.x_adv, run.y, wrong(logits, run.y))).any():
+        if stop and (fell := settled(model, run.x_adv, run.y, wrong(logits, run.y))).any():
             found[run.place[fell]] = run.x_adv[fell]
             run = run[~fell if rivals is None else still_needed(run.place, fell, rivals)]
             if len(run.place) == 0:

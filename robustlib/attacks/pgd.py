@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.draws import Draws, default_draws
-from robustlib.losses import climb, confirmed, find_loss, wrong
+from robustlib.losses import climb, find_loss, settled, wrong
 from robustlib.norms import Norm, Radius, ascent, beside, chosen, draw_in_ball, project_in_box
 
 
@@ -40,7 +40,7 @@ def pgd(
     found, live = x_adv.clone(), torch.arange(len(x), device=x.device)
     for _ in range(steps):
         logits, _, slope = climb(model, x_adv, objective, y)
-        if stop_at_success and (fell := confirmed(model, x_adv, y, wrong(logits, y))).any():
+        if stop_at_success and (fell := settled(model, x_adv, y, wrong(logits, y))).any():
             found[live[fell]] = x_adv[fell]
             live, x, y, x_adv, slope = (rows[~fell] for rows in (live, x, y, x_adv, slope))
             eps, step = chosen(eps, ~fell), chosen(step, ~fell)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.draws import Draws, default_draws
-from robustlib.losses import confirmed, find_loss, wrong
+from robustlib.losses import find_loss, settled, wrong
 from robustlib.norms import Norm, ascent, draw_in_ball, per_example, project_in_box
 
 AT_ONCE = 2**22  # numbers of candidate images held at a time
@@ -99,7 +99,7 @@ def climb_estimates(
     found, live = x_adv.clone(), torch.arange(len(x), device=x.device)
     turn = 0
     while len(live):
-        fell = confirmed(model, x_adv, y, wrong(model(x_adv), y))
+        fell = settled(model, x_adv, y, wrong(model(x_adv), y))
         done = fell | (used[live] + 2 * pairs + 1 > queries)
         found[live[done]] = x_adv[done]
         live, x, y, x_adv, draws = live[~done], x[~done], y[~done], x_adv[~done], draws[~done]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustlib.attacks.bumps import corners, propose_bump, signs, tiles
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import Engine, Net
-from robustlib.losses import confirmed, margin
+from robustlib.losses import margin, settled
 from robustlib.norms import Norm, Radius, beside
 
 # After how many queries the share of the image that a square covers is halved (again).
@@ -63,7 +63,7 @@ def square(
     rough = margin(model(x_adv), y)
     value = margin(fine(x_adv), y) if fine is not None else rough
     run = Run(torch.arange(len(x), device=x.device), x, y, eps, x_adv, value, rough, torch.ones_like(y), draws)
-    fell = confirmed(model, x_adv, y, value > 0)
+    fell = settled(model, x_adv, y, value > 0)
     found = x_adv.clone()
     for first, last in spans(queries):
         side = side_length(x, share, first, norm)
@@ -116,7 +116,7 @@ def advance(model: nn.Module, fine: Net | None, run: Run, going: Tensor, side: i
     run.value[moved], run.rough[moved] = value[at], rough[at]
     claimed = torch.zeros_like(run.y, dtype=torch.bool)
     claimed[moved] = run.value[moved] > 0
-    return confirmed(model, run.x_adv, run.y, claimed)
+    return settled(model, run.x_adv, run.y, claimed)
 
 
 def lookahead(model: nn.Module, n: int) -> int:

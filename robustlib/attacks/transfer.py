@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks.pgd import pgd
 from robustlib.draws import Draws, default_draws
-from robustlib.losses import confirmed, wrong
+from robustlib.losses import settled, wrong
 from robustlib.norms import Norm
 
 
@@ -45,7 +45,7 @@ def transfer(
         x_adv = pgd(surrogate, x, y, **options, start=x_adv, draws=draws)
         found[live] = x_adv
         used[live] += 1
-        stands = ~confirmed(model, x_adv, y, wrong(model(x_adv), y))
+        stands = ~settled(model, x_adv, y, wrong(model(x_adv), y))
         live, x, y, x_adv, draws = live[stands], x[stands], y[stands], x_adv[stands], draws[stands]
         if len(live) == 0:
             break

@@ -100,7 +100,13 @@ def naive(target: Target, norm: Norm, eps: float, steps: int = STEPS) -> Strike:
     def strike(x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         if not target.gradient:
             return x
-        options = {"norm": norm, "eps": eps, "steps": steps, "step_size": step, "stop_at_success": True}
+        options = {
+            "norm": norm,
+            "eps": eps,
+            "steps": steps,
+            "step_size": step,
+            "stop_at_success": not target.randomised,
+        }
         return pgd(target.exact, x, y, **options, draws=draws)
 
     return strike

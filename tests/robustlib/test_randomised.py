@@ -1,12 +1,14 @@
 """Randomised models: a classifier with noise on its logit, whose accuracy is the normal distribution's."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from robustlib.attacks import ATTACKS
 from robustlib.attacks.pgd import pgd
 from robustlib.draws import Draws
 from robustlib.evaluate import evaluate
@@ -72,6 +74,18 @@ def test_accuracies_are_means_over_draws():
     assert [(type(model), model.draws) for model in spied.models] == [(Expectation, 150)] * 2
     # The share of right draws is a binomial's: its variance over examples is p (1 - p) / draws.
     assert found.clean_correct.var() == pytest.approx(phi(0.6) * phi(-0.6) / 100, rel=0.5)
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [("pgd", {"steps": 20}), ("apgd-ce", {"steps": 20}), ("square", {"queries": 150})],
+)
+def test_no_attack_stops_where_the_mean_of_the_draws_is_only_just_wrong(name: str, options: dict[str, int]):
+    """Every pixel can fall from 0.8 to 0.2: right in 27 % of draws. Where the mean is just wrong, half of them are."""
+    x, y = images(40, 0.8)
+    x_adv, found = run(x, y, [(name, partial(ATTACKS[name], eps=0.6, **options))], eps=0.6)
+    assert x_adv.mean() < 0.23
+    assert summarise(vars(found))["robust_accuracy"] == pytest.approx(phi(-0.3 / SIGMA), abs=0.035)
 
 
 def test_success_is_the_vote_of_the_draws():
