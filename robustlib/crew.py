@@ -57,21 +57,25 @@ def threads_of(each: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def members() -> int:
+    """How many threads share out a batch, where they can."""
+    return min(torch.get_num_threads(), MOST)
+
+
 def make_crew(engines: Engines, device: torch.device) -> Crew | None:
     """None where one thread has the model to itself: on other devices, on one CPU, for models too large to copy or that
     cannot be copied.
     """
-    threads = torch.get_num_threads()
-    members = min(threads, MOST)
-    if device.type != "cpu" or members < 2 or (members - 1) * size_of(engines) > COPIES_BYTES:
+    number = members()
+    if device.type != "cpu" or number < 2 or (number - 1) * size_of(engines) > COPIES_BYTES:
         return None
     try:
-        copies = [copy.deepcopy(engines) for _ in range(members - 1)]
+        copies = [copy.deepcopy(engines) for _ in range(number - 1)]
         for engine in (engine for made in copies for engine in made.every):
             engine.count = Count()
     except Exception:  # a user's model may hold on to anything
         return None
-    return Crew([engines, *copies], max(1, threads // members))
+    return Crew([engines, *copies], torch.get_num_threads() // number)
 
 
 def size_of(engines: Engines) -> int:

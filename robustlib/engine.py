@@ -51,10 +51,12 @@ class Engine(nn.Module):
     drift: how far `net`'s logits may lie from those of the model that it stands for; 0 where it is that model.
     judge: what an attack asks before it takes an image for broken, None where `net` needs no other; judge_drift: the
     drift of that.  finer: the copy in float32 of one in half precision, which takes the last steps where rounding
-    hides them; in a tuple, so that it is no part of this module.
+    hides them; in a tuple, so that it is no part of this module.  rougher: of one in float32 that in half precision,
+    for gradients that go with its own logits.
     """
 
     finer: "tuple[Engine, ...]" = ()
+    rougher: "tuple[Engine, ...]" = ()
 
     def __init__(
         self,

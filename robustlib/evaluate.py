@@ -15,7 +15,7 @@ from robustlib.attacks.cascade import Attack, cascade, predict
 from robustlib.attacks.curve import curve
 from robustlib.checks.limits import Finding
 from robustlib.checks.quick import look_at_model
-from robustlib.crew import Crew, make_crew
+from robustlib.crew import Crew, make_crew, members, threads_of
 from robustlib.draws import Draws, seeded
 from robustlib.engine import Engine
 from robustlib.metrics import CLEAN, NOTHING
@@ -144,9 +144,20 @@ def make_ready(model: nn.Module, x: Tensor, num_classes: int, device: torch.devi
     with strict_float32(), evaluating(model), seeded(0, "evaluate/randomised", device):
         sample = as_images(x[:SAMPLE], device, layout(model))
         classes = check_classes(model, sample, num_classes)
-        engines = None if is_randomised(model, sample[:16]) else make_engines(model, sample)
+        engines = None if is_randomised(model, sample[:16]) else engines_for_crew(model, sample)
         findings = look_at_model(model, sample, randomised=engines is None)
     return Ready(model, engines, classes, time.perf_counter() - start, tuple(findings))
+
+
+def engines_for_crew(model: nn.Module, sample: Tensor) -> Engines:
+    """Engines made, and their batch sizes chosen, with as many threads as they will be called with."""
+    if sample.is_cuda:
+        return make_engines(model, sample)
+    with threads_of(torch.get_num_threads() // members()):
+        engines = make_engines(model, sample)
+    if members() > 1 and make_crew(engines, sample.device) is None:
+        return make_engines(model, sample)
+    return engines
 
 
 def fitting(x: Tensor, device: torch.device) -> int:

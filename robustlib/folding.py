@@ -12,12 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-
-class Wide(nn.Module):
-    """A layer that stays in float32 when the network around it is cast."""
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Wide":
-        return self
+from robustlib.quick import HalvingPool, ReluPool, SteadyLinear, Wide, WideLinear
 
 
 class Normalized(Wide):
@@ -42,8 +37,9 @@ class Normalized(Wide):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        x = (x - self.mean) / self.std
-        return self.inner(x.to(self.dtype, memory_format=self.memory_format))
+        x = (x - self.mean).div_(self.std)
+        # One after the other: at once takes a CPU twice the time.
+        return self.inner(x.to(self.dtype).contiguous(memory_format=self.memory_format))
 
 
 class Folded(nn.Module):
@@ -85,33 +81,6 @@ class Folded(nn.Module):
         return layer._conv_forward(x, self.weight, self.bias)
 
 
-class WideLinear(Wide):
-    """A linear layer in float32; what it gives stays so where it is the last, whose logits bfloat16 would round to two
-    decimals.
-    """
-
-    def __init__(self, linear: nn.Module, *, last: bool = False):
-        super().__init__()
-        self.linear, self.last = linear, last
-
-    def forward(self, x: Tensor) -> Tensor:
-        found = self.linear(x.float())
-        return found if self.last else found.to(x.dtype)
-
-
-class HalvingPool(nn.Module):
-    """Max-pooling of two by two pixels. Without a gradient to come, by comparing rows, then columns: on a CPU that
-    takes half the time.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda or (torch.is_grad_enabled() and x.requires_grad):
-            return F.max_pool2d(x, 2)
-        x = x[:, :, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2]
-        x = torch.maximum(x[:, :, 0::2], x[:, :, 1::2])
-        return torch.maximum(x[:, :, :, 0::2], x[:, :, :, 1::2])
-
-
 def fold(model: nn.Module) -> nn.Module:
     """The model with each BatchNorm folded into its convolution, ReLU after max-pooling instead of before it,
     normalisation and logits kept in float32. Layers with weights that cannot be folded are the model's own.
@@ -122,6 +91,7 @@ def fold(model: nn.Module) -> nn.Module:
     fold_layers(graph)
     pool_first(graph)
     halve(graph)
+    join_pool_and_relu(graph)
     widen_logits(graph)
     normalisation = take_out_normalisation(graph)
     graph.delete_all_unused_submodules()
@@ -194,12 +164,45 @@ def pool_first(graph: fx.GraphModule) -> None:
 
 
 def halve(graph: fx.GraphModule) -> None:
-    """Put HalvingPool wherever a layer does the same."""
-    for name, layer in list(graph.named_modules()):
-        if isinstance(layer, nn.MaxPool2d) and not (layer.return_indices or layer.ceil_mode):
-            sizes = [pair(value) for value in (layer.kernel_size, layer.stride, layer.padding, layer.dilation)]
-            if sizes == [(2, 2), (2, 2), (0, 0), (1, 1)]:
-                graph.set_submodule(name, HalvingPool())
+    """Put HalvingPool wherever a layer or a function does the same."""
+    for node in graph.graph.nodes:
+        if is_a(node, graph, nn.MaxPool2d, POOLS) and (source := halved(node, graph)) is not None:
+            replace(node, graph, HalvingPool(), source)
+
+
+def halved(pool: fx.Node, graph: fx.GraphModule) -> fx.Node | None:
+    """What a max-pooling makes half as high and wide, if it does that and nothing else."""
+    if pool.op == "call_module":
+        layer = graph.get_submodule(str(pool.target))
+        assert isinstance(layer, nn.MaxPool2d)
+        how: Any = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        odd = layer.return_indices or layer.ceil_mode
+    else:
+        names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+        given: dict[str, Any] = {"stride": None, "padding": 0, "dilation": 1}
+        given |= dict(zip(names, pool.args, strict=False)) | pool.kwargs
+        how = (given["kernel_size"], given["stride"] or given["kernel_size"], given["padding"], given["dilation"])
+        odd = bool(given.get("ceil_mode")) or bool(given.get("return_indices"))
+    source = pool.args[0] if pool.args else None
+    plain = not odd and [pair(value) for value in how] == [(2, 2), (2, 2), (0, 0), (1, 1)]
+    return source if plain and isinstance(source, fx.Node) else None
+
+
+def join_pool_and_relu(graph: fx.GraphModule) -> None:
+    """Put ReluPool where a ReLU follows HalvingPool."""
+    for pool in graph.graph.nodes:
+        relu = only_user(pool) if is_a(pool, graph, HalvingPool, ()) else None
+        if is_a(relu, graph, nn.ReLU, RELUS):
+            relu.replace_all_uses_with(pool)
+            graph.graph.erase_node(relu)
+            replace(pool, graph, ReluPool(), pool.args[0])
+
+
+def replace(node: fx.Node, graph: fx.GraphModule, layer: nn.Module, source: Any) -> None:
+    """The node now calls this layer with the source."""
+    name = f"quick_{node.name}"
+    graph.add_submodule(name, layer)
+    node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
 
 
 def pair(value: Any) -> tuple[int, int]:
@@ -213,19 +216,17 @@ def widen_logits(graph: fx.GraphModule) -> None:
         layer = graph.get_submodule(str(last.target))
         if not isinstance(layer, Folded) or layer.weight.ndim != 2:
             return
-        graph.set_submodule(str(last.target), WideLinear(layer, last=True))
+        graph.set_submodule(str(last.target), WideLinear(layer))
 
 
-def widen_linear(net: nn.Module) -> None:
-    """Keep every linear layer in float32: for CPUs, some of which sum up bfloat16 products in another order for another
-    number of rows (measured with AMX), so that an example's last bits would depend on how many share its batch.
-    """
+def steady_linear(net: nn.Module) -> None:
+    """Put SteadyLinear in the place of every linear layer: for CPUs."""
     for name, child in net.named_children():
         linear = child.sources[0] if isinstance(child, Folded) else child
         if type(linear) is nn.Linear:
-            setattr(net, name, WideLinear(child))
-        elif not isinstance(child, WideLinear):
-            widen_linear(child)
+            setattr(net, name, SteadyLinear(child))
+        else:
+            steady_linear(child)
 
 
 def take_out_normalisation(graph: fx.GraphModule) -> tuple[Tensor, Tensor] | None:

@@ -19,7 +19,7 @@ def to_plane(point: Tensor, normal: Tensor, value: Tensor, norm: Norm) -> Tensor
     steepness, need = w.abs(), value.abs()[:, None]
     match norm:
         case "Linf":
-            step = fill_evenly(steepness, torch.ones_like(steepness), room, need)
+            step = fill_evenly(steepness, None, room, need)
         case "L2":
             step = fill_evenly(steepness, steepness, room, need)
         case "L1":
@@ -29,23 +29,25 @@ def to_plane(point: Tensor, normal: Tensor, value: Tensor, norm: Norm) -> Tensor
     return (direction * step).reshape(point.shape)
 
 
-def fill_evenly(steepness: Tensor, speed: Tensor, room: Tensor, need: Tensor) -> Tensor:
-    """min(t speed, room) with the t at which its product with the steepness is `need`.
+def fill_evenly(steepness: Tensor, speed: Tensor | None, room: Tensor, need: Tensor) -> Tensor:
+    """min(t speed, room) with the t at which its product with the steepness is `need`; a speed of 1 where it is None.
 
     That product grows with t along a concave line of straight pieces, so Newton's method from t = 0 never overshoots
     and ends at the exact piece. A row that is there stays as it is: no row depends on the others.
     """
-    rate = steepness * speed
-    until = torch.where(speed > 0, room / speed.clamp_min(torch.finfo(speed.dtype).tiny), 0)
-    t = torch.zeros_like(need)
+    rate, until = steepness, room
+    if speed is not None:
+        rate = steepness * speed
+        until = torch.where(speed > 0, room / speed.clamp_min(torch.finfo(speed.dtype).tiny), 0)
+    t, work = torch.zeros_like(need), torch.empty_like(rate)
     for _ in range(PASSES):
-        short = need - (rate * until.minimum(t)).sum(1, keepdim=True)
-        slope = (rate * (until > t)).sum(1, keepdim=True)
+        short = need - torch.minimum(until, t, out=work).mul_(rate).sum(1, keepdim=True)
+        slope = torch.gt(until, t, out=work).mul_(rate).sum(1, keepdim=True)
         going = (short > 1e-6 * need) & (slope > 0)
         if not going.any():
             break
         t = torch.where(going, t + short / slope.clamp_min(torch.finfo(slope.dtype).tiny), t)
-    return (t * speed).minimum(room)
+    return (t if speed is None else t * speed).minimum(room)
 
 
 def fill_steepest(steepness: Tensor, room: Tensor, need: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.engine import Count, Engine, Net, batch_sizes
-from robustlib.folding import Normalized, fold, refresh, widen_linear
+from robustlib.folding import Normalized, fold, refresh, steady_linear
 from robustlib.graphs import Graphs
 from robustlib.modes import evaluating, layout
 
@@ -82,7 +82,7 @@ def make_engines(model: nn.Module, sample: Tensor, *, half: bool | None = None) 
         if engine is not exact:
             engine.judge, engine.judge_drift = fine.forward, fine.drift
         if engine.precision != torch.float32 and engine is not fine:
-            engine.finer = (fine,)
+            engine.finer, fine.rougher = (fine,), (engine,)
         if sample.is_cuda:
             warm_up(engine, sample)
         engine.count = Count()
@@ -137,16 +137,26 @@ def warm_up(engine: Engine, sample: Tensor) -> None:
 
 def exact_engine(model: nn.Module, sample: Tensor) -> Engine:
     """The original model; without fixed sizes where its logits depend on who else is in the batch."""
-    engine = Engine(model, sizes=batch_sizes(sample), memory_format=layout(model), mode="float32, as given")
-    few = sample[:7]
+    few, memory_format = sample[:7], layout(model)
     with torch.no_grad():
-        alone = model(few.contiguous(memory_format=engine.memory_format))
+        alone = model(few.contiguous(memory_format=memory_format))
+    if not sample.is_cuda and takes_channels_last(model, few, alone):
+        memory_format = torch.channels_last  # the same arithmetic in half of a CPU's time
+    engine = Engine(model, sizes=batch_sizes(sample), memory_format=memory_format, mode="float32, as given")
     if not torch.allclose(engine(few), alone, rtol=1e-4, atol=1e-4):
-        return Engine(
-            model, sizes=(), memory_format=engine.memory_format, mode="float32, as given, batches as they come"
-        )
+        return Engine(model, sizes=(), memory_format=layout(model), mode="float32, as given, batches as they come")
     leave_unsteady(engine, sample)
     return engine
+
+
+@torch.no_grad()
+def takes_channels_last(model: nn.Module, x: Tensor, logits: Tensor) -> bool:
+    """Whether the model gives these logits for the same images channels-last too."""
+    try:
+        found = model(x.contiguous(memory_format=torch.channels_last))
+    except (RuntimeError, ValueError):  # as from a view of what lies in another order
+        return False
+    return found.shape == logits.shape and torch.allclose(found, logits, rtol=1e-4, atol=1e-4)
 
 
 def leave_unsteady(engine: Engine, sample: Tensor) -> None:
@@ -220,8 +230,8 @@ def search_engine(
     graphs: bool,
 ) -> Engine:
     net, mode = make(model)
-    if dtype != torch.float32 and all(weights.device.type == "cpu" for weights in model.parameters()):
-        widen_linear(net)
+    if all(weights.device.type == "cpu" for weights in model.parameters()):
+        steady_linear(net)
     for parameter in net.parameters():
         parameter.requires_grad_(False)
     has_images = any(tensor.ndim == 4 for tensor in (*net.parameters(), *net.buffers()) if len(tensor) > 1)

@@ -5,7 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks.cascade import correct
-from robustlib.attacks.deepfool import class_gaps, deepfool
+from robustlib.attacks.deepfool import class_slopes, deepfool, gaps
+from robustlib.norms import size
+from robustlib.search import make_engines
 from robustlib.settings import Norm
 
 NORMS: list[Norm] = ["Linf", "L2"]
@@ -96,12 +98,27 @@ def test_only_the_classes_ranked_first_are_tried(linear: Linear, x: Tensor):
 
 def test_gradients_of_the_gaps_are_differences_of_rows_of_the_jacobian(net: nn.Module, test):
     x, ranked = test[0][:5], torch.tensor([[3, 0, 9]]).repeat(5, 1)
-    gaps, gradients = class_gaps(net, x, ranked)
-    torch.testing.assert_close(gaps, net(x).detach()[:, [0, 9]] - net(x).detach()[:, [3]])
+    torch.testing.assert_close(gaps(net(x), ranked), net(x)[:, [0, 9]] - net(x)[:, [3]])
+    gradients = class_slopes(net, x, ranked)
     for i in range(5):
         jacobian = torch.autograd.functional.jacobian(lambda image: net(image)[0], x[i : i + 1])  # (10, 1, 1, 8, 8)
         assert isinstance(jacobian, Tensor)
         torch.testing.assert_close(gradients[i], jacobian[[0, 9], 0] - jacobian[3, 0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_gradients_in_half_precision_find_the_same_boundaries(norm: Norm, net: nn.Module, test):
+    """As near, and beyond the network's own boundary. Rounding may turn a path to another piece of it, for few images."""
+    x, y = test
+    engines = make_engines(net, x[:64], half=True)
+    assert engines.search.precision == torch.bfloat16 and engines.fine.rougher == (engines.search,)
+    expected = size(deepfool(net, x, y, norm=norm) - x, norm)
+    x_adv = deepfool(engines.suited(None), x, y, norm=norm)
+    assert not correct(net, x_adv, y).any()
+    found = size(x_adv - x, norm)[expected > 0] / expected[expected > 0]
+    assert ((found - 1).abs() < 0.05).float().mean() > 0.95 and (found - 1).abs().median() < 0.003
+    assert found.mean().item() == pytest.approx(1, abs=0.005)
+    assert engines.search.count.gradients > 0 == engines.fine.count.gradients
 
 
 @pytest.mark.parametrize("norm", NORMS)

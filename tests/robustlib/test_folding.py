@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlib.folding import Folded, HalvingPool, Normalized, WideLinear, fold, refresh
+from robustlib.folding import Folded, Normalized, fold, refresh
 from robustlib.models import build
+from robustlib.quick import HalvingPool, ReluPool, SteadyLinear, WideLinear
 from robustlib.search import follow, make_engines
 
 
@@ -44,12 +45,31 @@ def test_folded_networks_give_the_same_logits_and_gradients(arch: str):
     assert sum(alike) >= 5
 
 
-@pytest.mark.parametrize("height, width", [(8, 8), (7, 9), (2, 3)])
-def test_halving_pool_is_max_pooling(height: int, width: int):
-    x = torch.randn(3, 5, height, width)
-    assert torch.equal(HalvingPool()(x), F.max_pool2d(x, 2))
-    x.requires_grad_()
-    assert torch.equal(HalvingPool()(x), F.max_pool2d(x, 2))
+def test_pools_by_two_are_joined_with_their_relu_whichever_comes_first():
+    class Pools(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.pool, self.padded = nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.MaxPool2d(2, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.pool(torch.relu(self.conv(x)))
+            x = F.relu(F.max_pool2d(x, 2, stride=2))
+            x = torch.tanh(self.pool(x))
+            x = torch.relu(F.max_pool2d(x, 2, 1))
+            return F.relu(self.padded(x)).flatten(1)
+
+    net, x = Pools().eval(), torch.rand(2, 3, 34, 34)
+    folded = fold(copy.deepcopy(net))
+    kinds = [type(layer) for layer in folded.modules()]
+    assert (kinds.count(ReluPool), kinds.count(HalvingPool), kinds.count(nn.MaxPool2d)) == (2, 1, 1)
+    torch.testing.assert_close(folded(x), net(x))
+
+
+def test_linear_layers_of_a_search_copy_are_called_with_as_many_rows_each_time():
+    net = build(arch="lenet5", in_channels=1, num_classes=10, image_size=(8, 8), normalize=((0.3,), (0.3,))).eval()
+    engines = make_engines(net, torch.rand(64, 1, 8, 8))
+    kinds = [type(layer) for layer in engines.search.modules()]
+    assert kinds.count(SteadyLinear) == 3
 
 
 @pytest.mark.parametrize("bias, affine", [(True, True), (False, True), (True, False)])
