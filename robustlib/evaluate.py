@@ -163,7 +163,7 @@ def engines_for_crew(model: nn.Module, sample: Tensor) -> Engines:
 def fitting(x: Tensor, device: torch.device) -> int:
     """How many examples to work on together: attacks keep some twenty images for each of them."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 4 * 2**30
-    most = 8192 if device.type == "cuda" else 512
+    most = 8192 if device.type == "cuda" else 2048
     return max(16, min(most, free // 4 // (20 * 4 * x.numel())))
 
 

@@ -105,6 +105,7 @@ def test_stays_in_the_ball_and_the_box(name: str, norm: Norm, eps: float, net: n
 def test_leaves_model_images_and_generators_as_they_were(name: str, norm: Norm, net: nn.Module, test):
     x, y = test[0][:64].clone(), test[1][:64].clone()
     layers, parameters = list(net.modules()), list(net.parameters())
+    net.zero_grad()  # tests before this one may have left some
     parameters[0].requires_grad_(False)
     try:
         before = {key: value.clone() for key, value in net.state_dict().items()}
