@@ -153,6 +153,7 @@ def draw_in_ball(like: Tensor, eps: Radius, norm: Norm, draws: Draws, stream: st
 
 def inside(x_adv: Tensor, x: Tensor, eps: float, norm: Norm) -> Tensor:
     """Which images keep the budget: in the box and within eps (1 + 1e-5) of x, by float32 arithmetic. Shape (B,)."""
-    in_box = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
+    flat = x_adv.flatten(1)
+    in_box = (flat.amin(1) >= 0) & (flat.amax(1) <= 1)  # of an image with a NaN both are NaN
     # An absolute 1e-7 besides: the spacing of float32 near 1, which x + delta - x cannot beat at a tiny eps.
     return in_box & (size(x_adv - x, norm) <= eps * (1 + 1e-5) + torch.finfo(torch.float32).eps)
