@@ -124,6 +124,34 @@ def test_models_that_cannot_be_folded_or_copied_fall_back(wrap, mode: str, net: 
         model.lines.close()
 
 
+class Judges(nn.Module):
+    """A convolution, and then what not every layout of its images allows."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.conv, self.linear, self.kind = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 8 * 8, 3), kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "asserts":
+            assert x.is_contiguous()
+        x = self.conv(x)
+        if self.kind == "views":
+            x = x.view(len(x), -1)
+        if self.kind == "as it lies":
+            x = x.as_strided((len(x), 4 * 8 * 8), (4 * 8 * 8, 1))
+        return self.linear(x.flatten(1))
+
+
+@pytest.mark.parametrize("kind", ["any", "views", "asserts", "as it lies"])
+def test_the_model_judges_channels_last_only_where_it_can(kind: str):
+    torch.manual_seed(0)
+    model, x = Judges(kind).eval(), torch.rand(20, 3, 8, 8)
+    engine = make_engines(model, x).exact
+    assert engine.net is model
+    assert engine.memory_format == (torch.channels_last if kind == "any" else torch.contiguous_format)
+    torch.testing.assert_close(engine(x), model(x))
+
+
 def test_a_warm_up_runs_every_size_that_fits(net: nn.Module, test):
     tried: list[int] = []
 
