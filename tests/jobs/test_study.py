@@ -96,6 +96,7 @@ BAD = [
     ("dataset: digits", "dataset: digitz", "2: unknown dataset 'digitz', expected one of: digits, mnist, fashion-mnist, "
      "cifar10, cifar100, svhn, parquet:PATH, idx:PATH, folder:PATH"),
     ("dataset: digits", "dataset: parquet:nowhere", "2: dataset parquet:{tmp}/nowhere: there is no {tmp}/nowhere"),
+    ("dataset: digits", f"dataset: folder:{'x' * 300}", f"2: cannot read {{tmp}}/{'x' * 300}: File name too long"),
     ("arch: lenet5", "arch: lenet6", "4: unknown arch 'lenet6', expected one of: lenet5, convnet3, resnet18, torchvision:NAME"),
     ("objective: standard", "objective: normal", "4: unknown objective 'normal', expected one of: standard, fgsm, pgd, deepfool"),
     ("objective: standard, epochs: 2", "objective: standard, epoch: 2", "4: training has no setting 'epoch', it has: "),
