@@ -40,10 +40,7 @@ def guard(origin: Origin, where: Path_, call: Callable[..., Any], *args: Any, **
         return call(*args, **kwargs)
     except ValidationError as error:
         raise origin.error(where, explain(error.errors()[0])) from error
-    except OSError as error:
-        unread = f"cannot read {error.filename}: {error.strerror}"
-        raise origin.error(where, unread if error.strerror else str(error)) from error
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise origin.error(where, str(error)) from error
 
 

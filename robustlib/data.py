@@ -1,15 +1,17 @@
 """Data sets by name: uint8 on disk and in memory, decoded once into memory-mapped arrays, never floats here.
 
-A data set is read from its source files by a reader (robustlib/readers.py), checked, and kept as `x.npy` and `y.npy` in
-a cache folder named by the content of the source files. Opening it again maps those arrays and reads nothing.
+A data set is read from its source files by a reader (robustlib/readers.py, robustlib/torchvision_sets.py), checked, and
+kept as `x.npy` and `y.npy` in a cache folder named by the content of the source files. Opening it again maps those
+arrays and reads nothing.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import numpy as np
 
 from robustlib import readers
 from robustlib.readers import Images, Source
+from robustlib.torchvision_sets import torchvision_set
 
 FORMAT_VERSION = "1"  # of the cache; part of its folders' names
 
@@ -52,11 +55,11 @@ class Dataset:
 
 DATASETS: dict[str, Callable[[Path], Source]] = {
     "digits": readers.digits,
-    "mnist": readers.torchvision_set("MNIST"),
-    "fashion-mnist": readers.torchvision_set("FashionMNIST"),
-    "cifar10": readers.torchvision_set("CIFAR10"),
-    "cifar100": readers.torchvision_set("CIFAR100"),
-    "svhn": readers.torchvision_set("SVHN"),
+    "mnist": torchvision_set("MNIST"),
+    "fashion-mnist": torchvision_set("FashionMNIST"),
+    "cifar10": torchvision_set("CIFAR10"),
+    "cifar100": torchvision_set("CIFAR100"),
+    "svhn": torchvision_set("SVHN"),
 }
 PATH_DATASETS: dict[str, Callable[[Path], Source]] = {
     "parquet": readers.parquet,
@@ -77,13 +80,25 @@ def source_of(name: str) -> Source:
     kind, colon, place = name.partition(":")
     if colon and kind in PATH_DATASETS:
         path = Path(place).expanduser()
-        if not path.exists():
-            raise FileNotFoundError(f"dataset {name}: there is no {path}")
-        return PATH_DATASETS[kind](path)
+        with reading():
+            if not path.exists():
+                raise FileNotFoundError(f"dataset {name}: there is no {path}")
+            return PATH_DATASETS[kind](path)
     if name in DATASETS:
         return DATASETS[name](Path(os.environ.get("ROBUSTQ_DATA") or home() / "data"))
     known = ", ".join([*DATASETS, *(f"{kind}:PATH" for kind in PATH_DATASETS)])
     raise ValueError(f"unknown dataset {name!r}, expected one of: {known}")
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """A file of the user's that cannot be read is what they can mend: the system's error becomes a ValueError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # our own words
+            raise
+        raise ValueError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
 def fingerprint(name: str) -> str:
@@ -100,12 +115,13 @@ def digest(source: Source) -> str:
         notes = {}
     total, fresh = hashlib.sha256(f"{source.reader}/{FORMAT_VERSION}".encode()), False
     for relative, path in source.files:
-        stat = path.stat()
-        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-        if key not in notes:
-            with path.open("rb") as file:
-                notes[key] = hashlib.file_digest(file, "sha256").hexdigest()
-            fresh = True
+        with reading():
+            stat = path.stat()
+            key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+            if key not in notes:
+                with path.open("rb") as file:
+                    notes[key] = hashlib.file_digest(file, "sha256").hexdigest()
+                fresh = True
         total.update(f"{relative}={notes[key]}\n".encode())
     if fresh:
         write_atomically(notes_path, json.dumps(notes, indent=0))

@@ -1,22 +1,20 @@
 """Readers of data sets: each names its source files and gives a split as uint8 arrays."""
 
-import contextlib
 import gzip
 import importlib.util
 import io
 import json
 import struct
-import sys
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 from PIL import Image
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")  # endings of an image's name
 
 
 @dataclass(frozen=True)
@@ -55,49 +53,6 @@ def read_digits(split: str) -> Images:
     test = np.arange(len(x)) % 4 == 3
     chosen = test if split == "test" else ~test
     return Images(x[chosen], bunch.target[chosen], [str(name) for name in bunch.target_names])
-
-
-def torchvision_set(name: str) -> Callable[[Path], Source]:
-    """A reader of one of torchvision's data sets, downloaded and checked by torchvision."""
-    return partial(open_torchvision, name)
-
-
-def open_torchvision(name: str, root: Path) -> Source:
-    folder = root / name.lower()
-    if not (folder / ".complete").exists():
-        for split in ("train", "test"):
-            fetch(name, folder, split, download=True)
-        (folder / ".complete").touch()
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".complete")
-    relative = [(str(path.relative_to(folder)), path) for path in files]
-    return Source(f"torchvision/{name}", relative, ("train", "test"), partial(read_torchvision, name, folder))
-
-
-def fetch(name: str, folder: Path, split: str, *, download: bool) -> Any:
-    from torchvision import datasets
-
-    which = {"split": split} if name == "SVHN" else {"train": split == "train"}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to the results
-            return getattr(datasets, name)(root=str(folder), download=download, **which)
-    except (URLError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f"dataset {name} could not be downloaded ({error}): put torchvision's files of {name} into {folder}, "
-            "or use one that works offline: digits, parquet:PATH, idx:PATH, folder:PATH"
-        ) from error
-
-
-def read_torchvision(name: str, folder: Path, split: str) -> Images:
-    data = fetch(name, folder, split, download=False)
-    x = np.asarray(data.data)
-    if x.ndim == 3:  # MNIST: (N, H, W)
-        x = x[:, None]
-    elif x.shape[-1] == 3:  # CIFAR: (N, H, W, C); SVHN has its channels in front
-        x = x.transpose(0, 3, 1, 2)
-    y = np.asarray(data.labels if name == "SVHN" else data.targets)
-    names = getattr(data, "classes", None) or [str(label) for label in range(10)]
-    return Images(x, y, list(names))
 
 
 def parquet(path: Path) -> Source:
@@ -159,15 +114,21 @@ def class_names(metadata: dict[bytes, bytes] | None, label: str) -> list[str] | 
 
 
 def class_folders(path: Path) -> Source:
-    """PATH/train/CLASS/*.png and PATH/test/CLASS/*, or PATH/CLASS/* for a test split alone."""
+    """PATH/train/CLASS/*.png and PATH/test/CLASS/*, or PATH/CLASS/* for a test split alone.
+
+    Only files whose names end like images' count, as in torchvision's ImageFolder, and no hidden folder is a class.
+    """
     splits = {split: path / split for split in ("train", "test") if (path / split).is_dir()} or {"test": path}
-    names = sorted({folder.name for place in splits.values() for folder in place.iterdir() if folder.is_dir()})
+    folders = [folder for place in splits.values() for folder in place.iterdir() if folder.is_dir()]
+    names = sorted({folder.name for folder in folders if not folder.name.startswith(".")})
     if not names:
         raise FileNotFoundError(f"dataset folder:{path}: expected a folder for each class there, found none")
     found = {
-        split: sorted(file for name in names for file in (place / name).rglob("*") if file.is_file())
+        split: sorted(file for name in names for file in (place / name).rglob("*") if is_image(file))
         for split, place in splits.items()
     }
+    if not any(found.values()):
+        raise FileNotFoundError(f"dataset folder:{path}: expected images ({', '.join(IMAGES)}) there, found none")
     files = [(str(file.relative_to(path)), file) for listed in found.values() for file in listed]
 
     def read(split: str) -> Images:
@@ -178,6 +139,10 @@ def class_folders(path: Path) -> Source:
         )
 
     return Source("folder", files, tuple(splits), read)
+
+
+def is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGES and path.is_file()
 
 
 def idx(path: Path) -> Source:

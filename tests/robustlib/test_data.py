@@ -136,6 +136,18 @@ def test_class_folders(tmp_path: Path):
         assert found.names == ("ant", "bee", "cat")
 
 
+def test_class_folders_hold_other_files_too(tmp_path: Path):
+    """Notes and thumbnails beside the images, and a folder that an editor left behind."""
+    write_folders(tmp_path / "set", GREY, ["ant", "bee", "cat"])
+    clean, x = data.fingerprint(f"folder:{tmp_path / 'set'}"), data.load(f"folder:{tmp_path / 'set'}", "test").x
+    for name in ("ant/Thumbs.db", "bee/notes.txt", ".ipynb_checkpoints/0.png"):
+        path = tmp_path / "set" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"no image")
+    assert data.fingerprint(f"folder:{tmp_path / 'set'}") == clean
+    assert np.array_equal(data.load(f"folder:{tmp_path / 'set'}", "test").x, x)
+
+
 @pytest.mark.parametrize("kind", ["parquet", "idx"])
 def test_splits_agree_on_the_classes(kind: str, tmp_path: Path):
     """A test split that lacks the last class: a network for its classes would not be the one that was trained."""
@@ -257,6 +269,11 @@ def test_names_and_places_that_do_not_exist(tmp_path: Path):
     ):
         with pytest.raises(FileNotFoundError, match=rf"^dataset {kind}:.*empty: {expected}$"):
             data.load(f"{kind}:{tmp_path / 'empty'}", "test")
+    (tmp_path / "empty" / "ant").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"expected images \(\.png, .*\) there, found none$"):
+        data.load(f"folder:{tmp_path / 'empty'}", "test")
+    with pytest.raises(ValueError, match=r"^cannot read .*x{300}: File name too long$"):
+        data.load(f"folder:{tmp_path / ('x' * 300)}", "test")
     path = write_parquet(tmp_path / "a.parquet", [encode(GREY[0])], [0])
     with pytest.raises(ValueError, match=r"a\.parquet has no 'train' split, it has: test$"):
         data.load(f"parquet:{path}", "train")

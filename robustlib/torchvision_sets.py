@@ -1,0 +1,56 @@
+"""Readers of torchvision's data sets: downloaded and checked by torchvision, or put there by the user."""
+
+import contextlib
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+
+from robustlib.readers import Images, Source
+
+
+def torchvision_set(name: str) -> Callable[[Path], Source]:
+    """A reader of one of torchvision's data sets, downloaded and checked by torchvision."""
+    return partial(open_torchvision, name)
+
+
+def open_torchvision(name: str, root: Path) -> Source:
+    folder = root / name.lower()
+    if not (folder / ".complete").exists():
+        for split in ("train", "test"):
+            fetch(name, folder, split, download=True)
+        (folder / ".complete").touch()
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".complete")
+    relative = [(str(path.relative_to(folder)), path) for path in files]
+    return Source(f"torchvision/{name}", relative, ("train", "test"), partial(read_torchvision, name, folder))
+
+
+def fetch(name: str, folder: Path, split: str, *, download: bool) -> Any:
+    from torchvision import datasets
+
+    which = {"split": split} if name == "SVHN" else {"train": split == "train"}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to the results
+            return getattr(datasets, name)(root=str(folder), download=download, **which)
+    except (URLError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"dataset {name} could not be downloaded ({error}): put torchvision's files of {name} into {folder}, "
+            "or use one that works offline: digits, parquet:PATH, idx:PATH, folder:PATH"
+        ) from error
+
+
+def read_torchvision(name: str, folder: Path, split: str) -> Images:
+    data = fetch(name, folder, split, download=False)
+    x = np.asarray(data.data)
+    if x.ndim == 3:  # MNIST: (N, H, W)
+        x = x[:, None]
+    elif x.shape[-1] == 3:  # CIFAR: (N, H, W, C); SVHN has its channels in front
+        x = x.transpose(0, 3, 1, 2)
+    y = np.asarray(data.labels if name == "SVHN" else data.targets)
+    names = getattr(data, "classes", None) or [str(label) for label in range(10)]
+    return Images(x, y, list(names))
