@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from jobs.errors import SpecError
 from jobs.filters import Filters, check_columns, chosen_rows, is_number
 from jobs.query import RESULT_COLUMNS
+from jobs.recipes import told_apart
 from jobs.show import eps_text
 from robustlib.checks.limits import FAIL, VERDICTS
 
@@ -91,7 +92,9 @@ def answer(db: Connection, question: Question, tell: Callable[[str], None] = lam
 
         rows = compare(db, question.filters, question.compare)
     elif question.pivot:
-        rows = pivot(grouped(chosen_rows(db, question.filters, needed((*LINES, *CELLS))), (*LINES, *CELLS), tell), tell)
+        rows = chosen_rows(db, question.filters, needed((*LINES, *CELLS, "recipe")))
+        named = [row | {"attack": name} for row, name in zip(rows, told_apart(rows), strict=True)]
+        rows = pivot(grouped(named, (*LINES, *CELLS), tell), tell)
     elif question.group:
         rows = grouped(chosen_rows(db, question.filters, needed(question.group)), question.group, tell)
     else:
@@ -191,7 +194,8 @@ def pivot(groups: Sequence[Row], tell: Callable[[str], None]) -> list[Row]:
 
 
 def best(rows: Sequence[Row], column: str, tell: Callable[[str], None]) -> list[Row]:
-    """The best of the rows that agree in data set, attack, norm and radius, as far as they have them; all of equals.
+    """The best of the rows that agree in data set, attack and its settings, norm and radius, as far as they have them;
+    all of equals.
 
     What failed a check is not the most robust of anything.
     """
@@ -199,9 +203,10 @@ def best(rows: Sequence[Row], column: str, tell: Callable[[str], None]) -> list[
     if column.startswith("robust_accuracy") and (failed := sum(row["verdict"] == FAIL for row in rows)):
         tell(f"{failed} rows are left out because a check failed there")
         rows = [row for row in rows if row["verdict"] != FAIL]
-    for row in rows:
+    complete = all({"attack", "norm", "eps", "recipe"} <= row.keys() for row in rows[:1])
+    for row, attack in zip(rows, told_apart(rows) if complete else [None] * len(rows), strict=True):
         if row[column] is not None:
-            contests.setdefault(tuple(row.get(name) for name in CONTEST), []).append(row)
+            contests.setdefault((attack, *(row.get(name) for name in CONTEST)), []).append(row)
     choose = min if column in LESS_IS_BETTER else max
     kept = []
     for mine in contests.values():

@@ -89,8 +89,8 @@ def grid_files(
 
 def curves(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[Row]]]:
     """The attacks that were run at several radii, with their rows that are to be trusted."""
-    for attack, norm in dict.fromkeys((row["attack"], row["norm"]) for row in rows if row["eps"] is not None):
-        mine = [row for row in rows if (row["attack"], row["norm"]) == (attack, norm) and row["eps"] is not None]
+    for attack, norm in dict.fromkeys((row["label"], row["norm"]) for row in rows if row["eps"] is not None):
+        mine = [row for row in rows if (row["label"], row["norm"]) == (attack, norm) and row["eps"] is not None]
         mine = [row for row in mine if row["verdict"] != "fail"]
         if len({row["eps"] for row in mine}) > 1:
             yield attack, norm, mine

@@ -208,8 +208,11 @@ def radii_by_norm(rows: Sequence[Row]) -> dict[str, list[float]]:
 
 
 def worst_of(rows: Sequence[Row]) -> list[Row]:
-    """The worst-case rows where there are any, else the only attack's."""
-    return [row for row in rows if row["attack"] == "worst-case"] or list(rows)
+    """Of each seed the worst case; where it is not computed, the lowest of the attacks."""
+    found: dict[int, Row] = {}
+    for row in sorted(rows, key=lambda row: (row["attack"] != "worst-case", row["robust_accuracy"])):
+        found.setdefault(row["seed"], row)
+    return list(found.values())
 
 
 def mean(rows: Sequence[Row], column: str) -> float | None:

@@ -33,7 +33,7 @@ def curves(rows: Sequence[Row], found: Sequence[Standing], order: Places) -> Ite
         clean = [Point(s.model, 0.0, s.clean, s.clean_low, s.clean_high, s.trusted) for s in kept if s.eps == smallest]
         if len({s.eps for s in kept}) > 1:
             yield curve(f"Worst case, {norm}", slug("curve-worst", norm), norm, [*clean, *points], order)
-    within = grouped([row for row in rows if row["eps"] is not None and row["norm"]], "attack", "norm")
+    within = grouped([row for row in rows if row["eps"] is not None and row["norm"]], "label", "norm")
     for (attack, norm), mine in within.items():
         if attack != "worst-case" and len({row["eps"] for row in mine}) > 1:
             title = f"{attack}, {norm}" if attack != CERTIFY else f"Certified from below, {norm}"

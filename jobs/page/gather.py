@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select
 from jobs.insert import chunks
 from jobs.page.outcomes import Kept
 from jobs.query import as_json, result_rows, sweep_spec, trainings
+from jobs.recipes import told_apart
 from jobs.schema import artifact, attempt, check_result, job, job_artifact, result, sweep, sweep_job
 from jobs.states import costs, counts, jobs_of
 
@@ -23,7 +24,8 @@ MOST_FAILURES = 20  # that are shown with their tracebacks
 class Sweep:
     """All that is shown of a sweep but for outcomes of single images, which are read where they are needed.
 
-    rows: of v_results, each with `extra`.  checks: dicts of job_id, name, value, threshold, verdict, note, examples.
+    rows: of v_results, each with `extra` and its attack's `label`, see jobs.recipes.
+    checks: dicts of job_id, name, value, threshold, verdict, note, examples.
     sizes: bytes and hash of the trained weights by (model, seed).  specs: of the rows' jobs by job_id.
     work: estimated cost of what is done and of what is left.
     """
@@ -60,7 +62,8 @@ def gather(db: Connection, sweep_id: int, kept: Kept) -> Sweep:
     """Read a sweep. kept: what was read before of jobs that are done, filled by this call."""
     found = result_rows(db, sweep_id)
     told = details(db, [row["job_id"] for row in found], kept)
-    rows = [row | {"extra": told[row["job_id"]][1]} for row in found]
+    labels = told_apart(found)
+    rows = [row | {"extra": told[row["job_id"]][1], "label": name} for row, name in zip(found, labels, strict=True)]
     name, created_at = db.execute(select(sweep.c.name, sweep.c.created_at).where(sweep.c.id == sweep_id)).one()
     return Sweep(
         id=sweep_id,

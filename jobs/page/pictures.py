@@ -106,7 +106,7 @@ def grids(db: Connection, root: str, rows: Sequence[Row], shown: Data, kept: Kep
 
 
 def condition(row: Row) -> str:
-    return f"{row['attack']}, {row['norm']}, eps {eps_text(row['eps'])}"
+    return f"{row['label']}, {row['norm']}, eps {eps_text(row['eps'])}"
 
 
 def draw(clean: np.ndarray, attacked: np.ndarray, found: Outcome, shown: Data) -> tuple[float, tuple[Shown, ...]]:

@@ -85,7 +85,7 @@ def standing(
     verdicts = {row["job_id"]: verdict_of(row, here) for row in chosen}
     verdict = min(verdicts.values(), key=SEVERITY.__getitem__)
     first = chosen[0]
-    tight = [row["attack"] for row in tightest([row for row in here if row["seed"] == first["seed"]])]
+    tight = [row["label"] for row in tightest([row for row in here if row["seed"] == first["seed"]])]
     return Standing(
         model=first["model"],
         norm=first["norm"],

@@ -32,7 +32,7 @@ def spent(
     for place in headline:
         here = [row for row in rows if (row["norm"], row["eps"]) == (place.norm, place.eps)]
         counted = [row for row in here if counts.get(row["job_id"]) is not None]
-        for (attack,), mine in grouped(counted, "attack").items():
+        for (attack,), mine in grouped(counted, "label").items():
             yield chart(db, attack, place, mine, order, kept)
 
 

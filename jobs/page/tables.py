@@ -81,11 +81,11 @@ def best_by_radius(found: Sequence[Place]) -> Table | None:
 def by_attack(rows: Sequence[Row]) -> Table | None:
     """Accuracy in percent, a line a model and radius, a column an attack: shows which attack a number rests on."""
     rows = [row for row in rows if row["attack"] != CERTIFY]  # a bound from below, no attack
-    attacks = list(dict.fromkeys(row["attack"] for row in rows if row["eps"]))
+    attacks = list(dict.fromkeys(row["label"] for row in rows if row["eps"]))
     grouped: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         if row["eps"]:
-            grouped.setdefault((row["model"], row["norm"], row["eps"], row["attack"]), []).append(row)
+            grouped.setdefault((row["model"], row["norm"], row["eps"], row["label"]), []).append(row)
     lines: dict[tuple[Any, ...], Row] = {}
     for (model, norm, eps, attack), same in grouped.items():
         head = {"model": model, "norm": norm, "eps": eps_cell(eps)} | dict.fromkeys(attacks, Cell("", -2.0))
@@ -103,7 +103,7 @@ def distances(rows: Sequence[Row]) -> Table | None:
         [
             {
                 "model": row["model"],
-                "attack": row["attack"],
+                "attack": row["label"],
                 "norm": row["norm"],
                 "seed": row["seed"],
                 "median distance": Cell("not trusted", -1.0, "fail")

@@ -62,6 +62,20 @@ def test_it_is_not_the_best(asked_store, broken):
     assert broken["job_id"] in {row["job_id"] for row in asked(asked_store)}
 
 
+def test_a_summary_rests_on_the_lowest_attack_of_each_seed_while_there_is_no_worst_case(asked_store):
+    """A seed whose worst case is computed has that."""
+    with asked_store.begin() as db:
+        rows = [row for row in chosen_rows(db, DEMO) if row["model"] == MODELS[0] and row["eps"] == 8 / 255]
+        assert {row["attack"] for row in rows} == {"pgd", "apgd-ce"}
+        lowest = [min(r["robust_accuracy"] for r in rows if r["seed"] == seed) for seed in {r["seed"] for r in rows}]
+        (line,) = summary_rows(rows)
+        assert line["Linf 8/255"] == percent(sum(lowest) / len(lowest))
+        case = rows[0] | {"attack": "worst-case", "robust_accuracy": 0.01}
+        own = min(r["robust_accuracy"] for r in rows if r["seed"] == case["seed"])
+        (line,) = summary_rows([*rows, case])
+        assert line["Linf 8/255"] == percent((sum(lowest) - own + 0.01) / len(lowest))
+
+
 def test_a_summary_and_a_comparison_say_so(asked_store, broken):
     with asked_store.begin() as db:
         rows = chosen_rows(db, DEMO)

@@ -7,6 +7,7 @@ from sqlalchemy import func, select
 from jobs.page.cells import Cell, Column, Line, Table
 from jobs.page.lines import lines
 from jobs.schema import job, job_artifact
+from tests.jobs.made import add_result
 from tests.jobs.page_reading import Elements, given, report
 from tests.jobs.page_store import ATTACKS, RADII, accuracy, columns, distrust, fill
 
@@ -96,6 +97,27 @@ def test_an_unchecked_sweep_says_so(made_up):
     fill(made_up, MODELS, verdict=None)
     text = Elements(report(made_up)).text
     assert "Nothing was checked of strong, middling and weak at Linf 0.1" in text
+
+
+def test_two_recipes_of_an_attack_share_no_number(made_up):
+    """PGD of 10 steps as everywhere, and of 100 at two of the radii."""
+    sweep_id = fill(made_up, {"one": 1.0})
+    with made_up.begin() as db:
+        for eps in RADII[:2]:
+            more = {
+                "robust_accuracy": 0.25,
+                "recipe": "pgd(steps=100)",
+                "verdict": "pass",
+                "extra": {"mode": "float32"},
+            }
+            add_result(db, sweep_id, "one", "pgd", eps, columns=columns(1.0, eps, "pgd", 50), **more)
+    found = given(made_up, sweep_id)
+    table = found["by_attack"]
+    place = {column.label: i for i, column in enumerate(table.columns)}
+    assert [row[place["pgd steps=100"]].order for row in table.rows] == [0.25, 0.25, -2.0]
+    wanted = [accuracy(1.0, eps, "pgd", 50) for eps in RADII]
+    assert [row[place["pgd steps=10"]].order for row in table.rows] == pytest.approx(wanted)
+    assert {"pgd steps=10, Linf", "pgd steps=100, Linf", "fgsm, Linf"} <= {chart.title for chart in found["curves"]}
 
 
 def test_costs_count_a_curve_once(made_up):

@@ -83,6 +83,35 @@ def test_a_pivot_has_the_mean_of_each_model_under_each_attack(asked_store):
 
 
 @sqlite
+def test_no_cell_averages_two_recipes(asked_store):
+    """Of one seed, radius and model: PGD of 10 steps and of 100, and images from two networks."""
+    with asked_store.begin() as db:
+        (sweep_id,) = db.execute(sa.select(sweep_job.c.sweep_id).distinct().limit(1)).scalars()
+        asked = make_filters(None, {"model": "lone"})
+        for attack, recipe, accuracy in (
+            ("pgd", "pgd(loss=ce, steps=10)", 0.5),
+            ("pgd", "pgd(loss=ce, steps=100), 2 radii as one search", 0.3),
+            ("transfer", "transfer(steps=10) from convnet3 pgd 0a", 0.6),
+            ("transfer", "transfer(steps=10) from lenet5 standard 0b", 0.8),
+            ("fgsm", "fgsm(loss=ce)", 0.9),
+        ):
+            add_result(db, sweep_id, "lone", attack, recipe=recipe, robust_accuracy=accuracy)
+        told = []
+        (line,) = answer(db, make_question(asked, pivot=True), told.append)
+        best = answer(db, make_question(asked, best="robust_accuracy"))
+    assert line == {
+        "model": "lone",
+        "pgd steps=10 Linf 8/255": 0.5,
+        "pgd steps=100 Linf 8/255": 0.3,
+        "transfer from convnet3 pgd 0a Linf 8/255": 0.6,
+        "transfer from lenet5 standard 0b Linf 8/255": 0.8,
+        "fgsm Linf 8/255": 0.9,
+    }
+    assert told == []
+    assert sorted(row["robust_accuracy"] for row in best) == [0.3, 0.5, 0.6, 0.8, 0.9]  # weak PGD wins no contest
+
+
+@sqlite
 def test_the_best_of_each_contest(asked_store):
     with asked_store.begin() as db:
         rows = result_rows(db)
