@@ -9,12 +9,12 @@ import click
 from cluster import afar, asked
 from cluster.asked import cluster_option, insecure_option, open_cluster
 from jobs import commands
-from jobs.console import Commands, json_option, open_store, remote_words, sweep_option
+from jobs.console import PRIORITY, SEED, Commands, json_option, open_store, remote_words, sweep_option
 from jobs.errors import JobsFailed
 from robustlib import VERSION
 
 address_option = click.option("--address", help="Ray cluster to run on, auto for this machine's; default: none.")
-priority_option = click.option("--priority", type=int, default=0, show_default=True, help="Higher goes first.")
+priority_option = click.option("--priority", type=PRIORITY, default=0, show_default=True, help="Higher goes first.")
 cpus_option = click.option("--cpus-per-job", type=click.IntRange(1), help="CPU threads a job; default: shared evenly.")
 
 
@@ -185,7 +185,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 @click.option("--eps", multiple=True, help="Radius, such as 8/255; may be given several times.")
 @click.option("--param", "params", multiple=True, help="A parameter of the attack, such as steps=20 or restarts=2.")
 @click.option("--examples", default="1000", show_default=True, help="Test examples, the first of the file, or all.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--per-example", type=click.Path(dir_okay=False, path_type=Path), help="Write one row an example here.")
 @cpus_option
 @json_option
@@ -219,7 +219,7 @@ def attack(
     "--queries", type=click.IntRange(1), default=1000, show_default=True, help="Of attacks without gradients."
 )
 @click.option("--examples", default="200", show_default=True, help="Test examples, the first of the file, or all.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @cpus_option
 @json_option
 @click.pass_context
@@ -251,7 +251,7 @@ def audit(ctx: click.Context, cpus_per_job: int | None, as_json: bool, **options
     "--param", "params", multiple=True, help="A setting or attack parameter, such as eps=8/255 or optimizer=adam."
 )
 @click.option("--epochs", type=click.IntRange(1), default=10, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the weights here, as safetensors.")
 @cpus_option
 @json_option

@@ -1,11 +1,12 @@
 """Commands that ask the store or change its queue, here or, with --cluster, on a cluster's head."""
 
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any
 
 import click
 
-from jobs.console import following, json_option, open_store, remote_words, sweep_option
+from jobs.console import NUMBER, PRIORITY, following, json_option, open_store, remote_words, sweep_option
 from jobs.options import question_options
 from jobs.tables import FORMATS
 
@@ -21,13 +22,20 @@ def remotely(command: Any) -> Any:
     @click.pass_context
     @wraps(command)
     def there_or_here(ctx: click.Context, cluster: str | None, insecure: bool, **given: Any) -> Any:
-        if cluster is None:
+        if cluster is None or is_here(ctx):
             return ctx.invoke(command, **given)
         from cluster.remote import ask
 
         ask(open_cluster(ctx, cluster, insecure), remote_words(ctx), lambda text: click.echo(text, nl=False))
 
     return there_or_here
+
+
+def is_here(ctx: click.Context) -> bool:
+    """Whether --store names a file on this machine, as one that was fetched, and --cluster is only set in general."""
+    source, typed = ctx.get_parameter_source("cluster"), click.core.ParameterSource.COMMANDLINE
+    named = ctx.find_root().get_parameter_source("store") is typed
+    return source is not typed and named and Path(str(ctx.obj).removeprefix("sqlite:///")).is_file()
 
 
 def open_cluster(ctx: click.Context, url: str, insecure: bool) -> Any:
@@ -85,12 +93,12 @@ def results(ctx: click.Context, question: Any, summary: bool, form: str, as_json
 
 
 @click.command()
-@click.argument("job_ids", nargs=-1, type=int)
+@click.argument("job_ids", nargs=-1, type=NUMBER)
 @sweep_option
 @remotely
 @click.pass_context
 def cancel(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> None:
-    """Cancel jobs by number, or all of a sweep.
+    """Cancel jobs by number, or all of a sweep but those that another sweep wants too.
 
     \b
     robustq cancel 17 18
@@ -98,11 +106,11 @@ def cancel(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> N
     """
     from jobs import flow
 
-    click.echo(f"{flow.cancel(open_store(ctx, write=True), job_ids, sweep)} jobs cancelled")
+    click.echo(flow.cancel(open_store(ctx, write=True), job_ids, sweep))
 
 
 @click.command()
-@click.argument("job_ids", nargs=-1, type=int)
+@click.argument("job_ids", nargs=-1, type=NUMBER)
 @sweep_option
 @remotely
 @click.pass_context
@@ -149,8 +157,8 @@ def resume(ctx: click.Context, sweep: str) -> None:
 
 
 @click.command()
-@click.argument("priority", type=int)
-@click.argument("job_ids", nargs=-1, type=int)
+@click.argument("priority", type=PRIORITY)
+@click.argument("job_ids", nargs=-1, type=NUMBER)
 @sweep_option
 @remotely
 @click.pass_context
@@ -168,7 +176,7 @@ def prioritise(ctx: click.Context, priority: int, job_ids: tuple[int, ...], swee
 
 
 @click.command()
-@click.argument("job_id", type=int)
+@click.argument("job_id", type=NUMBER)
 @click.option("--follow", "-f", is_flag=True, help="Show it again as it changes, until the job has ended.")
 @json_option
 @remotely

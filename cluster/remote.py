@@ -1,5 +1,6 @@
 """A Ray cluster from afar, by its Jobs API: what is sent runs there to its end, whether anybody watches or not."""
 
+import hashlib
 import logging
 import re
 import shlex
@@ -97,12 +98,14 @@ def submit_study(cluster: Cluster, study: Path, options: Sequence[str]) -> tuple
     """Send a study with its folder; a driver on the head runs it. Returns its number and what happened, in words."""
     checked, _ = load_study(study, {})
     with parcel(study) as (folder, digest):
-        base = f"{PREFIX}{checked.name}-{digest[:8]}"
-        earlier = [job for job in cluster.runs() if str(job.submission_id).startswith(base)]
-        for job in earlier:
-            if str(job.status.value) not in ENDED:
-                return job.submission_id, "runs already"
-        name = base if not earlier else f"{base}-{len(earlier) + 1}"
+        # Another store or other options ask for something else, though the study be the same.
+        asked = hashlib.sha256(repr((digest, cluster.store, *options)).encode()).hexdigest()
+        base = f"{PREFIX}{checked.name}-{asked[:8]}"
+        earlier = {str(job.submission_id): str(job.status.value) for job in cluster.runs()}
+        names = [base, *(f"{base}-{n}" for n in range(2, len(earlier) + 3))]
+        if going := next((name for name in names if earlier.get(name, ENDED[0]) not in ENDED), None):
+            return going, "runs already"
+        name = next(name for name in names if name not in earlier)
         insecure = ["--insecure"] if cluster.insecure else []
         words = ["run", f"study/{study.name}", "--address", "auto", *insecure, *options]
         return cluster.send(shlex.join(words), folder, name, {"robustq": "study", "name": checked.name}), "sent"

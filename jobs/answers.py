@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from jobs.errors import SpecError
-from jobs.filters import Filters, check_columns, chosen_rows, is_number
+from jobs.filters import Filters, check_columns, chosen_rows, is_number, of_earlier_versions
 from jobs.query import RESULT_COLUMNS
 from jobs.recipes import told_apart
 from jobs.show import eps_text
@@ -92,11 +92,11 @@ def answer(db: Connection, question: Question, tell: Callable[[str], None] = lam
 
         rows = compare(db, question.filters, question.compare)
     elif question.pivot:
-        rows = chosen_rows(db, question.filters, needed((*LINES, *CELLS, "recipe")))
+        rows = whole_rows(db, question.filters, (*LINES, *CELLS), tell)
         named = [row | {"attack": name} for row, name in zip(rows, told_apart(rows), strict=True)]
         rows = pivot(grouped(named, (*LINES, *CELLS), tell), tell)
     elif question.group:
-        rows = grouped(chosen_rows(db, question.filters, needed(question.group)), question.group, tell)
+        rows = grouped(whole_rows(db, question.filters, question.group, tell), question.group, tell)
     else:
         rows = chosen_rows(db, question.filters)
     if question.best is not None:
@@ -127,9 +127,18 @@ def check_question(question: Question) -> None:
         check_columns((name.removeprefix("-") for name in question.sort), known)
 
 
-def needed(group: Sequence[str]) -> tuple[str, ...]:
-    """The columns that groups are made of, each once."""
-    return tuple(dict.fromkeys((*group, "seed", *MEANS, "verdict")))
+def whole_rows(db: Connection, filters: Filters, group: Sequence[str], tell: Callable[[str], None]) -> list[Row]:
+    """The rows that groups are made of: each study whole, though others share its jobs, and in its last version.
+
+    Where groups do not tell studies apart, a job counts once.
+    """
+    columns = tuple(dict.fromkeys((*group, "recipe", "seed", *MEANS, "verdict", "job_id")))
+    rows = chosen_rows(db, filters, columns, whole=True)
+    if "sweep" not in group:
+        rows = list({row["job_id"]: row for row in rows}.values())
+    if left := of_earlier_versions(db, filters) if filters.sweep is None else 0:
+        tell(f"{left} results of earlier versions of a study are left out")
+    return rows
 
 
 def grouped(rows: Iterable[Row], group: Sequence[str], tell: Callable[[str], None]) -> list[Row]:

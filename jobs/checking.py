@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from jobs.console import Unfinished, json_option, open_store
+from jobs.console import NUMBER, SEED, Unfinished, json_option, open_store
 from jobs.options import filter_options
 from jobs.tables import FORMATS
 
@@ -49,8 +49,8 @@ def diff(ctx: click.Context, old: str, new: str, versions: str | None, form: str
 
 @click.command()
 @click.argument("number", type=click.IntRange(1), default=1)
-@click.option("--job", "job_ids", type=int, multiple=True, help="Run this one, instead of any; may be given often.")
-@click.option("--draw", type=int, default=0, show_default=True, help="Seed by which results are drawn.")
+@click.option("--job", "job_ids", type=NUMBER, multiple=True, help="Run this one, instead of any; may be given often.")
+@click.option("--draw", type=SEED, default=0, show_default=True, help="Seed by which results are drawn.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads.")
 @filter_options
 @format_option

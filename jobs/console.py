@@ -95,6 +95,10 @@ def following(text: Callable[[], str], ended: Callable[[], bool], seconds: float
         time.sleep(seconds)
 
 
+NUMBER = click.IntRange(1, 2**31 - 1)  # of a job: what a store can hold
+SEED = click.IntRange(-(2**31), 2**31 - 1)
+PRIORITY = click.IntRange(-1000, 1000)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout and nothing else there.")
 sweep_option = click.option("--sweep", help="Only the latest sweep of this name.")
 

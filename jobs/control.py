@@ -3,14 +3,16 @@
 import time
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from jobs.errors import SpecError
-from jobs.graph import dependents, unblock
+from jobs.graph import ancestors, dependents, unblock
+from jobs.insert import chunks
 from jobs.queue import LIVE, STEPS, UNFINISHED
 from jobs.schema import job, job_dep, sweep, sweep_job
 
 WAITING = ("blocked", "queued")
+ENDED = job.c.state.in_(("failed", "cancelled"))
 
 
 def with_shards(ids: Any) -> Any:
@@ -22,6 +24,31 @@ def with_shards(ids: Any) -> Any:
     )
     shard = job.alias("shard")
     return select(shard.c.id).where(shard.c.id.in_(ids) | (shard.c.id.in_(shards) & (shard.c.kind == "shard")))
+
+
+def only_of(sweep_id: int) -> tuple[Any, Any]:
+    """Selections of a sweep's jobs that no other sweep wants, and of the names of those that want the rest.
+
+    Versions of a study, which share its name, are one; a sweep of which jobs were cancelled on request wants none.
+    """
+    other, theirs, given_up = sweep.alias("other"), sweep_job.alias("theirs"), sweep_job.alias("given_up")
+    name = select(sweep.c.name).where(sweep.c.id == sweep_id).scalar_subquery()
+    cancelled = (
+        select(given_up.c.job_id)
+        .join(job, job.c.id == given_up.c.job_id)
+        .where((given_up.c.sweep_id == other.c.id) & (job.c.error_class == "Cancelled"))
+        .exists()
+    )
+    wanted = (
+        select(theirs.c.job_id, other.c.name)
+        .join(other, other.c.id == theirs.c.sweep_id)
+        .join(job, job.c.id == theirs.c.job_id)
+        .where((other.c.name != name) & ~cancelled & job.c.state.in_(UNFINISHED))
+        .subquery()
+    )
+    mine = select(sweep_job.c.job_id).where(sweep_job.c.sweep_id == sweep_id)
+    free = mine.where(sweep_job.c.job_id.not_in(select(wanted.c.job_id)))
+    return free, select(wanted.c.name).where(wanted.c.job_id.in_(mine)).distinct()
 
 
 def cancel(db: Connection, ids: Any) -> int:
@@ -41,19 +68,43 @@ def cancel(db: Connection, ids: Any) -> int:
     return waiting + running
 
 
-def retry(db: Connection, ids: Any) -> int:
-    """Put failed and cancelled jobs back, and those that ended only for their sake. Returns how many."""
-    ended = job.c.state.in_(("failed", "cancelled"))
-    chosen = select(job.c.id).where(job.c.id.in_(with_shards(ids)) & ended)
-    sake = select(job.c.id).where(job.c.id.in_(dependents(chosen)) & (job.c.error_class == "UpstreamFailed"))
-    found = sorted({*db.execute(chosen).scalars(), *db.execute(sake).scalars()})
+def retry(db: Connection, ids: Any, *, whole: bool = True) -> int:
+    """Put failed and cancelled jobs back, and what they need and has ended so; with `whole` also what ended only for
+    the sake of these. Returns how many.
+    """
+    chosen = select(job.c.id).where(job.c.id.in_(with_shards(ids)) & ENDED)
+    found = set(db.execute(chosen).scalars())
+    # A job that waits for one that has ended would wait for ever.
+    found |= set(db.execute(select(job.c.id).where(job.c.id.in_(ancestors(chosen)) & ENDED)).scalars())
+    if whole:
+        found |= for_their_sake(db, found)
     again = {"crashes": 0, "not_before": 0.0, "cancel_requested": False, "finished_at": None}
     clear = {"state": "blocked", "error_class": None, "error_message": None}
-    for start in range(0, len(found), 500):  # databases bound the number of values in a statement
-        some = found[start : start + 500]
+    for some in chunks(sorted(found)):
         db.execute(update(job).where(job.c.id.in_(some)).values(**again, **clear))
+    for some in chunks(sorted(found)):
         unblock(db, some)
     return len(found)
+
+
+def for_their_sake(db: Connection, ids: set[int]) -> set[int]:
+    """What ended only because one of these jobs did, but for what needs another that has ended."""
+    found: set[int] = set()
+    needs: list[tuple[int, int]] = []
+    needed = job.alias("needed")
+    for some in chunks(sorted(ids)):
+        sake = job.c.id.in_(dependents(some)) & (job.c.error_class == "UpstreamFailed")
+        found |= set(db.execute(select(job.c.id).where(sake)).scalars())
+    for some in chunks(sorted(found)):
+        rows = (
+            select(job_dep.c.job_id, job_dep.c.needs_id)
+            .join(needed, needed.c.id == job_dep.c.needs_id)
+            .where(job_dep.c.job_id.in_(some) & needed.c.state.in_(("failed", "cancelled")))
+        )
+        needs += [(waits, need) for waits, need in db.execute(rows)]
+    while stuck := {waits for waits, need in needs if waits in found and need not in found | ids}:
+        found -= stuck
+    return found
 
 
 def pause(db: Connection, sweep_id: int, *, paused: bool) -> int:
@@ -63,8 +114,13 @@ def pause(db: Connection, sweep_id: int, *, paused: bool) -> int:
     """
     db.execute(update(sweep).where(sweep.c.id == sweep_id).values(paused=paused))
     members = select(sweep_job.c.job_id).where(sweep_job.c.sweep_id == sweep_id)
-    left = select(job.c.id).where(job.c.id.in_(members) & job.c.state.in_(UNFINISHED))
-    return len(db.execute(left).all())
+    return unfinished(db, members)
+
+
+def unfinished(db: Connection, ids: Any) -> int:
+    """How many of these jobs are not finished."""
+    left = job.c.id.in_(ids) & job.c.state.in_(UNFINISHED)
+    return db.execute(select(func.count()).select_from(job).where(left)).scalar_one()
 
 
 def prioritise(db: Connection, ids: Any, priority: int) -> int:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select
 from jobs.errors import SpecError
 from jobs.query import RESULT_COLUMNS, as_json, view
 from jobs.schema import sweep, sweep_job
-from jobs.states import find_sweep
+from jobs.states import find_sweep, latest_sweeps
 
 TEXTS = frozenset(
     {"sweep", "model", "arch", "defence", "dataset", "attack", "norm", "recipe", "device", "key", "verdict"}
@@ -138,10 +138,15 @@ def glob(pattern: str) -> str:
     return pattern.replace("[", "[[]")
 
 
-def chosen_rows(db: Connection, filters: Filters, columns: Sequence[str] = RESULT_COLUMNS) -> list[dict[str, Any]]:
-    """These columns of the results that the filters leave, by sweep and job."""
+def chosen_rows(
+    db: Connection, filters: Filters, columns: Sequence[str] = RESULT_COLUMNS, *, whole: bool = False
+) -> list[dict[str, Any]]:
+    """These columns of the results that the filters leave, by sweep and job.
+
+    A job of several sweeps is a row of the latest of them; with `whole` a row of each, of a study's last version alone.
+    """
     rows = view()
-    query = select(*[rows.c[name] for name in columns]).where(*conditions(db, filters, rows))
+    query = select(*[rows.c[name] for name in columns]).where(*conditions(db, filters, rows, whole=whole))
     names = tuple(columns)
     found = [dict(zip(names, row, strict=True)) for row in db.execute(query.order_by(rows.c.sweep_id, rows.c.job_id))]
     if "versions" in names:
@@ -150,25 +155,39 @@ def chosen_rows(db: Connection, filters: Filters, columns: Sequence[str] = RESUL
     return found
 
 
-def conditions(db: Connection, filters: Filters, rows: Any) -> list[Any]:
-    """The filters as SQL conditions on `rows`, a `view()`. A job of several sweeps counts in the latest of them."""
+def of_earlier_versions(db: Connection, filters: Filters) -> int:
+    """How many results fit but for belonging to no study's last version: `whole` leaves them out."""
+    last = list(latest_sweeps(db).values())
+    if len(last) == db.execute(select(sa.func.count()).select_from(sweep)).scalar_one():
+        return 0
+    rows = view()
+    query = select(sa.func.count()).select_from(rows).where(*conditions(db, filters, rows))
+    newer = select(sweep_job.c.job_id).where((sweep_job.c.job_id == rows.c.job_id) & sweep_job.c.sweep_id.in_(last))
+    return db.execute(query.where(~newer.exists())).scalar_one()
+
+
+def conditions(db: Connection, filters: Filters, rows: Any, *, whole: bool = False) -> list[Any]:
+    """The filters as SQL conditions on `rows`, a `view()`; whole: see `chosen_rows`."""
     found: list[Any] = [sa.or_(*(compare(rows, c, db.dialect.name) for c in group)) for group in filters.groups]
-    return [*found, in_sweeps(db, filters.sweep, rows)]
+    return [*found, in_sweeps(db, filters.sweep, rows, whole=whole)]
 
 
-def in_sweeps(db: Connection, name: str | int | None, rows: Any) -> Any:
+def in_sweeps(db: Connection, name: str | int | None, rows: Any, *, whole: bool) -> Any:
     if isinstance(name, int):
         return rows.c.sweep_id == name
-    latest = select(sa.func.max(sweep_job.c.sweep_id)).where(sweep_job.c.job_id == rows.c.job_id)
-    if name is None:
-        return rows.c.sweep_id == latest.scalar_subquery()
-    if not wild(name):
+    if name is not None and not wild(name):
         return rows.c.sweep_id == find_sweep(db, name)
-    fits = text_is(sweep.c.name, name, db.dialect.name)
-    ids = db.execute(select(sa.func.max(sweep.c.id)).where(fits).group_by(sweep.c.name)).scalars().all()
-    if not ids:
-        find_sweep(db, name)  # says which there are
-    return rows.c.sweep_id == latest.where(sweep_job.c.sweep_id.in_(ids)).scalar_subquery()
+    latest = latest_sweeps(db)
+    if name is not None:
+        latest = {known: id_ for known, id_ in latest.items() if fits(known, name)}
+        if not latest:
+            find_sweep(db, name)  # says which there are
+    if whole:
+        return rows.c.sweep_id.in_(latest.values())
+    of_job = select(sa.func.max(sweep_job.c.sweep_id)).where(sweep_job.c.job_id == rows.c.job_id)
+    if name is not None:
+        of_job = of_job.where(sweep_job.c.sweep_id.in_(latest.values()))
+    return rows.c.sweep_id == of_job.scalar_subquery()
 
 
 def compare(rows: Any, condition: Condition, dialect: str) -> Any:

@@ -1,5 +1,6 @@
 """What the commands do that read the store or change its queue, one function each."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,18 @@ from jobs.engine import Store, open_store
 from jobs.errors import JobsFailed, SpecError
 from jobs.filters import Filters, chosen_rows, fits
 from jobs.query import result_rows, with_details
-from jobs.states import any_unfinished, counts, failures, find_sweep, job_log, jobs_of, running, sweeps
+from jobs.states import (
+    any_unfinished,
+    counts,
+    failures,
+    find_sweep,
+    job_log,
+    jobs_of,
+    latest_sweeps,
+    running,
+    sweep_name,
+    sweeps,
+)
 
 
 def sweep_id(store: Store, name: str | None) -> int | None:
@@ -91,8 +103,7 @@ def replay_text(rows: list[dict[str, Any]], form: str) -> str:
 
 def summaries_text(db: Connection, filters: Filters) -> str:
     """The latest sweep of each name that fits, a line a model."""
-    known = dict.fromkeys(entry["sweep"] for entry in sweeps(db))
-    chosen = [name for name in known if filters.sweep is None or fits(name, str(filters.sweep))]
+    chosen = [name for name in latest_sweeps(db) if filters.sweep is None or fits(name, str(filters.sweep))]
     groups = [chosen_rows(db, replace(filters, sweep=name)) for name in chosen or [filters.sweep]]
     return "\n".join(summary_text(rows) for rows in groups if rows) or show.table([])
 
@@ -133,16 +144,19 @@ def status_text(store: Store, name: str | None, *, as_json: bool) -> str:
 
 
 def raise_failures(store: Store, chosen: int | None) -> None:
-    """JobsFailed, with the first reason, where a job of the sweep failed."""
+    """JobsFailed, with the first reason, where a job of the sweep failed; also where one was cancelled."""
     with store.begin() as db:
-        failed = counts(db, chosen)["failed"]
+        ended = counts(db, chosen)
         first = failures(db, chosen, most=1)
-    if failed:
+        named = "" if chosen is None else f" --sweep {shlex.quote(sweep_name(db, chosen))}"
+    if failed := ended["failed"]:
         reason = f"{first[0]['error_class']}: {first[0]['error_message']}"
         raise JobsFailed(
             f"{failed} jobs failed, job {first[0]['id']} with {reason} "
-            f"(robustq logs {first[0]['id']} shows all of it, robustq retry queues them again)"
+            f"(robustq logs {first[0]['id']} shows all of it, robustq retry{named} queues them again)"
         )
+    if ended["cancelled"]:
+        raise JobsFailed(f"{ended['cancelled']} jobs were cancelled (robustq retry{named} queues them again)")
 
 
 def chosen_jobs(db: Any, job_ids: Sequence[int], name: str | None) -> Any:
@@ -153,12 +167,23 @@ def chosen_jobs(db: Any, job_ids: Sequence[int], name: str | None) -> Any:
     return list(job_ids) if job_ids else jobs_of(find_sweep(db, name))
 
 
-def cancel(store: Store, job_ids: Sequence[int], name: str | None) -> int:
-    """Cancel jobs; returns how many were not finished."""
+def cancel(store: Store, job_ids: Sequence[int], name: str | None) -> str:
+    """Cancel jobs, of a sweep those that no other wants; says how many were not finished, and what stays."""
     from jobs import control
 
     with store.begin() as db:
-        return control.cancel(db, chosen_jobs(db, job_ids, name))
+        chosen = chosen_jobs(db, job_ids, name)
+        if job_ids or (sweep_id := find_sweep(db, name)) is None:
+            return f"{control.cancel(db, chosen)} jobs cancelled"
+        free, others = control.only_of(sweep_id)
+        names, wanted = sorted(db.execute(others).scalars()), control.unfinished(db, chosen)
+        n = control.cancel(db, free)
+    if not names:
+        return f"{n} jobs cancelled"
+    return (
+        f"{n} jobs cancelled; {wanted - n} stay in the queue, which other sweeps want too: {', '.join(names)} "
+        "(robustq cancel with their numbers ends them for all)"
+    )
 
 
 def retry(store: Store, job_ids: Sequence[int], name: str | None) -> int:

@@ -30,6 +30,13 @@ def dependents(ids: Any) -> Any:
     return select(tree.c.job_id)
 
 
+def ancestors(ids: Any) -> Any:
+    """Ids of all jobs that these need, directly or not. ids: numbers, or a selection of them."""
+    tree = select(job_dep.c.needs_id).where(job_dep.c.job_id.in_(ids)).cte("roots", recursive=True)
+    tree = tree.union(select(job_dep.c.needs_id).join(tree, job_dep.c.job_id == tree.c.needs_id))
+    return select(tree.c.needs_id)
+
+
 def unblock(db: Connection, ids: Any) -> None:
     """Queue those of these jobs that are blocked and wait for nothing any more.
 

@@ -1,7 +1,7 @@
 """What every job works with: data, models, where it runs, what it hands back."""
 
-import hashlib
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import nn
 from jobs.artifacts import Artifact
 from jobs.specs import DataRef, ModelSpec
 from robustlib import KERNEL_VERSION, VERSION, data, models
+from robustlib.code import code_hash, file_hash
 from robustlib.defences import DEFENCES
 from robustlib.draws import seeded
 
@@ -60,17 +61,18 @@ def open_data(place: str, sha256: str, split: str) -> data.Dataset:
     return data.load(place, split)
 
 
-def find_file(place: str, sha256: str, folder: str) -> str:
+def find_file(place: str, sha256: str, folder: str, digest: Callable[[Path], str] = file_hash) -> str:
     """Where a file with this content lies: where it lay when the job was submitted, or, on another machine, at the end
     of that path under `folder`. Raises FileNotFoundError, or ValueError where its content is another now.
+
+    digest: what its hash is made by.
     """
     path = Path(place)
     ends = [Path(folder, *path.parts[i:]) for i in range(1, len(path.parts))] if folder else []
     there = [found for found in (path, *ends) if found.is_file()]
     for found in there:
-        with found.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
-                return str(found)
+        if digest(found) == sha256:
+            return str(found)
     if there:
         raise ValueError(f"{there[0]} has changed since the job was submitted: submit the study again")
     raise FileNotFoundError(f"there is no file {place}, which the job was submitted with")
@@ -92,7 +94,7 @@ def build_network(spec: ModelSpec, dataset: data.Dataset, seed: int, folder: str
     """The spec's model without its defences; fresh weights come from the seed. folder: see Context."""
     code, weights = spec.code, spec.weights
     if code is not None and code.place.endswith(".py"):
-        code = code.model_copy(update={"place": find_file(code.place, code.sha256, folder)})
+        code = code.model_copy(update={"place": find_file(code.place, code.sha256, folder, code_hash)})
     normalize = None
     if spec.normalize == "dataset":
         normalize = dataset.mean, dataset.std

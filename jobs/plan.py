@@ -12,9 +12,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from jobs.planned import Planned, Resolved, model_jobs
-from jobs.specs import AttackSpec, CodeRef, DataRef, DefenceSpec, FileRef, ModelSpec, canonical
+from jobs.specs import AttackSpec, CodeRef, DataRef, DefenceSpec, EvalSpec, FileRef, ModelSpec, canonical
 from jobs.study import Origin, Path_, Study, StudyAttack, StudyModel, explain
 from robustlib import KERNEL_VERSION, data
+from robustlib.code import code_hash, file_hash
 from robustlib.settings import AUDIT, TrainSettings
 
 TRAIN_FIELDS = frozenset(field.name for field in fields(TrainSettings)) - {"attack"}
@@ -76,7 +77,7 @@ def resolve_code(reference: str, origin: Origin, where: Path_, folder: Path) -> 
         raise origin.error(where, f"expected FILE.py:factory or package.module:factory, got {reference!r}")
     if place.endswith(".py"):
         path = absolute(folder, place)
-        return CodeRef(place=str(path), factory=factory, sha256=hash_file(path, origin, where, "model file"))
+        return CodeRef(place=str(path), factory=factory, sha256=hash_file(path, origin, where, "model file", code_hash))
     try:
         found = importlib.util.find_spec(place)
     except ModuleNotFoundError:
@@ -86,10 +87,9 @@ def resolve_code(reference: str, origin: Origin, where: Path_, folder: Path) -> 
     return CodeRef(place=place, factory=factory, sha256=hash_file(Path(found.origin), origin, where, "module"))
 
 
-def hash_file(path: Path, origin: Origin, where: Path_, what: str) -> str:
+def hash_file(path: Path, origin: Origin, where: Path_, what: str, digest: Callable[[Path], str] = file_hash) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest(path)
     except OSError as error:
         raise origin.error(where, f"there is no {what} {path} ({error.strerror})") from error
 
@@ -123,7 +123,11 @@ def expand(resolved: Resolved) -> list[Planned]:
     for label in study.models:
         for seed in study.seeds:
             for planned in model_jobs(resolved, label, settings, asked, seed):
-                jobs.setdefault(planned.key, planned)
+                there = jobs.setdefault(planned.key, planned)
+                if there.model != label and isinstance(planned.spec, EvalSpec):
+                    # A job's results are shown under one name: the other would be missing everywhere.
+                    same = f"{label!r} is the same model as {there.model!r}: leave it out"
+                    raise origin.error(("models", label), same)
     return estimate.with_costs(list(jobs.values()), resolved)
 
 

@@ -45,7 +45,8 @@ def split_long(db: Connection, claimed: Sequence[Claimed], slots: int, unit_seco
             kept.append(c)
             continue
         wanted = shards.wanted_shards(c, c.cost if curve is None else curve, slots, unit_seconds)
-        ranges = shards.edges(count(c.spec), wanted, c.spec["images"]) if wanted > 1 else []
+        n = count(c.spec) if wanted > 1 else 0
+        ranges = shards.edges(n, wanted, c.spec["images"]) if n else []
         if len(ranges) > 1:
             shards.split(db, c, ranges)
         else:
@@ -54,9 +55,12 @@ def split_long(db: Connection, claimed: Sequence[Claimed], slots: int, unit_seco
 
 
 def count(spec: dict[str, Any]) -> int:
-    """How many examples an evaluation looks at."""
-    there, wanted = examples_in(spec["data"]["place"]), spec["examples"]
-    return there if wanted == "all" else min(wanted, there)
+    """How many examples an evaluation looks at; 0 where its data cannot be read here: its worker says why."""
+    try:
+        there = examples_in(spec["data"]["place"])
+    except (OSError, ValueError):
+        return 0
+    return there if spec["examples"] == "all" else min(spec["examples"], there)
 
 
 @lru_cache

@@ -64,7 +64,10 @@ class FileRef(Spec):
 
 
 class CodeRef(Spec):
-    """A user's model: `place` is FILE.py or package.module, sha256 that of its source, factory the function in it."""
+    """A user's model: `place` is FILE.py or package.module, factory the function in it.
+
+    sha256: of its source, and for a FILE.py of what that imports from beside it (see robustlib.code).
+    """
 
     place: str
     factory: str

@@ -9,16 +9,32 @@ from sqlalchemy import Connection, select
 from jobs.errors import SpecError
 from jobs.schema import STATES, attempt, event, job, job_dep, result, sweep, sweep_job
 
+LATEST_FIRST = (sweep.c.created_at.desc(), sweep.c.id.desc())  # a study that is submitted again is the latest again
+
+
+def latest_sweeps(db: Connection) -> dict[str, int]:
+    """Of each name the sweep that was asked for last, the latest first."""
+    found: dict[str, int] = {}
+    for id_, name in db.execute(select(sweep.c.id, sweep.c.name).order_by(*LATEST_FIRST)):
+        found.setdefault(name, id_)
+    return found
+
 
 def find_sweep(db: Connection, name: str | None) -> int | None:
-    """The latest sweep of this name; None for no name. Raises SpecError where there is none, with those there are."""
+    """The sweep of this name that was asked for last; None for no name. Raises SpecError where there is none, with
+    those there are.
+    """
     if name is None:
         return None
-    found = db.execute(select(sweep.c.id).where(sweep.c.name == name).order_by(sweep.c.id.desc())).scalar()
+    found = db.execute(select(sweep.c.id).where(sweep.c.name == name).order_by(*LATEST_FIRST).limit(1)).scalar()
     if found is None:
         names = db.execute(select(sweep.c.name).distinct().order_by(sweep.c.name)).scalars().all()
         raise SpecError(f"there is no sweep {name!r}, the store has: {', '.join(names) or 'none'}")
     return found
+
+
+def sweep_name(db: Connection, sweep_id: int) -> str:
+    return db.execute(select(sweep.c.name).where(sweep.c.id == sweep_id)).scalar_one()
 
 
 def jobs_of(sweep_id: int | None) -> Any:
@@ -74,7 +90,7 @@ def sweeps(db: Connection) -> list[dict[str, Any]]:
         .join(sweep_job, sweep_job.c.sweep_id == sweep.c.id)
         .join(job, job.c.id == sweep_job.c.job_id)
         .group_by(sweep.c.id, sweep.c.name, sweep.c.created_at, job.c.state)
-        .order_by(sweep.c.id.desc())
+        .order_by(*LATEST_FIRST)
     )
     found: dict[int, dict[str, Any]] = {}
     for id_, name, created_at, state, n in rows:

@@ -1,6 +1,7 @@
 """Putting a study into the store: each job once, whoever asks for it and however often."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
+from jobs.control import retry
 from jobs.engine import Store, open_store, parse_url, store_exists
-from jobs.insert import add_dependencies, add_jobs, insert_new, known_jobs
+from jobs.insert import add_dependencies, add_jobs, chunks, insert_new, known_jobs
 from jobs.plan import Planned, Resolved, expand, resolve
 from jobs.queue import STEPS
+from jobs.refresh import has_moved, refresh
 from jobs.schema import job, job_dep, sweep, sweep_job
-from jobs.specs import EvalSpec, ProbeSpec, TrainSpec, WorstSpec
+from jobs.specs import EvalSpec, ProbeSpec, TrainSpec, WorstSpec, canonical
+from jobs.states import latest_sweeps
 from jobs.study import Origin, Study
 
 
@@ -40,20 +44,27 @@ def submit(
 
     priority: of its new jobs; those of higher priority go first.
 
-    A study that the store knows whole is recognised by its hash, without loading torch. Raises SpecError before
-    anything is written or made.
+    A study that the store knows whole is recognised by its hash, without loading torch, unless its files have moved.
+    Raises SpecError before anything is written or made.
     """
     resolved = resolve(study, origin, folder, data_folder)
     if store_exists(url):
         store = open_store(url, create=parse_url(url)[1] is None, write=True)  # a server's database may be empty yet
         with store.begin() as db:
             known = db.execute(select(sweep.c.id).where(sweep.c.identity == resolved.identity)).scalar()
-            if known is not None:
-                return store, Submitted(known, study.name, count_jobs(db, known), 0)
+            if known is not None and not has_moved(db, known, resolved):
+                return store, again(db, known, study.name)
     plan = expand(resolved)
     store = open_store(url, create=True, write=True)
     with store.begin() as db:
         return store, record(db, resolved, plan, priority)
+
+
+def again(db: Connection, sweep_id: int, name: str) -> Submitted:
+    """A sweep that is there already, which now is the latest of its name."""
+    if latest_sweeps(db)[name] != sweep_id:
+        db.execute(sa.update(sweep).where(sweep.c.id == sweep_id).values(created_at=time.time()))
+    return Submitted(sweep_id, name, count_jobs(db, sweep_id), 0)
 
 
 def count_jobs(db: Connection, sweep_id: int) -> int:
@@ -64,18 +75,25 @@ def record(db: Connection, resolved: Resolved, plan: list[Planned], priority: in
     """Insert the sweep, its new jobs and their dependencies; dependencies stand before their dependents in `plan`."""
     now = time.time()
     known = db.execute(select(sweep.c.id).where(sweep.c.identity == resolved.identity)).scalar()
-    if known is not None:  # another process submitted the same study meanwhile
-        return Submitted(known, resolved.study.name, count_jobs(db, known), 0)
+    if known is not None:  # its files have moved, or another process submitted the same study meanwhile
+        refresh(db, plan, known_jobs(db, [planned.key for planned in plan]))
+        return again(db, known, resolved.study.name)
     spec = resolved.study.model_dump(mode="json")
     values = {"name": resolved.study.name, "spec": spec, "identity": resolved.identity, "created_at": now}
     sweep_id = db.execute(sa.insert(sweep).values(**values).returning(sweep.c.id)).scalar_one()
     before = known_jobs(db, [planned.key for planned in plan])
+    refresh(db, plan, before)
+    if cancelled := [id_ for id_, state in before.values() if state == "cancelled"]:
+        for some in chunks(cancelled):  # what another study gave up, this one wants
+            retry(db, some, whole=False)
+        before = known_jobs(db, [planned.key for planned in plan])
+    by_key = {planned.key: planned for planned in plan}
     states = {key: state for key, (_, state) in before.items()}
     rows = []
     for planned in plan:
         if planned.key not in states:
             states[planned.key] = initial_state([states[key] for key in planned.needs])
-            rows.append(columns(planned, states[planned.key], now, priority))
+            rows.append(columns(planned, states[planned.key], now, priority) | {"recipe": recipe_of(planned, by_key)})
     found = before | add_jobs(db, rows)
     new = [planned for planned in plan if planned.key not in before]
     add_dependencies(db, [(found[planned.key][0], found[key][0]) for planned in new for key in planned.needs])
@@ -107,10 +125,23 @@ def initial_state(needed: list[str]) -> str:
     return "queued" if all(state == "done" for state in needed) else "blocked"
 
 
+def recipe_of(planned: Planned, plan: Mapping[str, Planned]) -> str | None:
+    """What a job's number rests on, in one line. By it worst cases of the same attacks are told from others."""
+    match planned.spec:
+        case EvalSpec(attack=attack):
+            return attack.recipe
+        case WorstSpec(evals=evals):
+            attacks = [spec.attack for key in evals if isinstance(spec := plan[key].spec, EvalSpec)]
+            parts = sorted(canonical([attack.norm, attack.eps, attack.recipe]) for attack in attacks)
+            return f"worst of {len(evals)} ({sha256(canonical(parts).encode()).hexdigest()[:8]})"
+        case _:
+            return None
+
+
 def columns(planned: Planned, state: str, now: float, priority: int) -> dict[str, Any]:
     """A job's row: the spec whole, and what people ask for as columns of its own."""
     spec = planned.spec
-    row: dict[str, Any] = dict.fromkeys(("attack", "norm", "eps", "recipe", "error_class", "error_message"))
+    row: dict[str, Any] = dict.fromkeys(("attack", "norm", "eps", "error_class", "error_message"))
     row |= {
         "key": planned.key,
         "kind": spec.kind,
@@ -137,13 +168,12 @@ def columns(planned: Planned, state: str, now: float, priority: int) -> dict[str
                 "attack": spec.attack.name,
                 "norm": spec.attack.norm,
                 "eps": spec.attack.eps,
-                "recipe": spec.attack.recipe,
             }
             share = f"{spec.data.sha256}/{spec.train or spec.model.key()}"
             if spec.attack.curve:  # the radii of a curve stay together: whoever runs one has run them all
                 share += f"/{spec.attack.recipe}/{spec.attack.norm}/{spec.attack.curve}/{spec.examples}/{spec.seed}"
         case WorstSpec():
-            row |= {"attack": "worst-case", "norm": spec.norm, "eps": spec.eps, "recipe": f"worst of {len(spec.evals)}"}
+            row |= {"attack": "worst-case", "norm": spec.norm, "eps": spec.eps}
             share = "worst"
         case ProbeSpec():
             share = "probe"

@@ -9,7 +9,7 @@ import socket
 import threading
 
 import uvicorn
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -23,8 +23,7 @@ from jobs.page.gather import gather, state_of
 from jobs.page.outcomes import Kept
 from jobs.page.parts import parts
 from jobs.page.render import page, sections
-from jobs.schema import sweep
-from jobs.states import find_sweep
+from jobs.states import find_sweep, latest_sweeps
 
 NAMES = ("localhost", "127.0.0.1", "[::1]")
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::\d+)?", re.IGNORECASE)
@@ -87,7 +86,7 @@ class Pages:
 
     def chosen(self, db: Connection, name: str | None) -> tuple[int | None, list[str]]:
         """The sweep of this name or the latest, and the names that there are."""
-        names = list(dict.fromkeys(db.execute(select(sweep.c.name).order_by(sweep.c.id.desc())).scalars()))
+        names = list(latest_sweeps(db))
         return (find_sweep(db, name or names[0]) if names else None), names
 
     def tag(self, name: str | None) -> str:

@@ -108,3 +108,28 @@ def test_words_for_another_shell_are_what_was_typed_but_for_the_place():
         assert remote_words(ctx) == ["prioritise", "--sweep", "a b", "--", "-3", "5", "6"]
     with asked.status.make_context("status", ["--json", "--insecure"]) as ctx:
         assert remote_words(ctx) == ["status", "--json"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["cancel", "99999999999999999999"],
+        ["retry", "0"],
+        ["logs", "99999999999999999999"],
+        ["replay", "--job", "99999999999999999999"],
+        ["prioritise", "9999", "1"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_number_that_no_store_can_hold(path: Path, words: list[str]):
+    refused = robustq(path, *words)
+    assert refused.exit_code == 2 and "is not in the range" in refused.output
+
+
+def test_a_store_that_is_here_is_asked_here(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Such as one that was fetched, whatever cluster is the usual one."""
+    monkeypatch.setenv("ROBUSTQ_CLUSTER", "no-cluster")
+    assert "8 jobs" in robustq(path, "pause", "--sweep", "small").output
+    for store, words in ((path, ["--cluster", "no-cluster"]), (Path("nowhere.db"), [])):
+        refused = robustq(store, "pause", "--sweep", "small", *words)
+        assert refused.exit_code == 2 and "expected the address of a Ray dashboard" in refused.output

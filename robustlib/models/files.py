@@ -12,7 +12,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from robustlib.code import local_modules
 from robustlib.models.answers import Answers, endpoint, is_address
+
+BESIDE: set[str] = set()  # modules that were imported from beside users' files
 
 
 def load_factory(reference: str) -> Any:
@@ -32,8 +35,12 @@ def import_file(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no model file {path}")
     path = path.resolve()
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
+    sys.path[:] = [str(path.parent), *(place for place in sys.path if place != str(path.parent))]
+    # Another folder's `helper.py`, or this one's before it was edited, must not stand in for this one's.
+    beside = local_modules(path)
+    for known in BESIDE & beside.keys():
+        sys.modules.pop(known, None)
+    BESIDE.update(name for name in beside if name not in sys.modules)
     # A name of its own: a user's `models.py` must not stand in for somebody else's module of that name.
     name = f"user_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)

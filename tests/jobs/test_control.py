@@ -1,15 +1,21 @@
 """What people ask of the queue takes hold of the right jobs, and of no others."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import select
 
-from jobs import claims, control, queue
+from jobs import claims, control, flow, queue, shards
 from jobs.engine import Store
-from jobs.errors import SpecError
+from jobs.errors import JobsFailed, SpecError
+from jobs.insert import known_jobs
+from jobs.planned import Planned
+from jobs.refresh import has_moved, refresh
 from jobs.schema import job
-from jobs.states import counts, jobs_of
-from jobs.submit import record
-from tests.jobs.conftest import resolved, small_plan
+from jobs.specs import AttackSpec, EvalSpec, ModelSpec, WorstSpec, parse
+from jobs.states import counts, find_sweep, jobs_of, latest_sweeps
+from jobs.submit import Submitted, record
+from tests.jobs.conftest import DATA, resolved, small_plan
 
 
 def states(store: Store) -> dict[str, int]:
@@ -83,3 +89,158 @@ def test_what_a_job_needed_is_known_of_its_mates(store):
         queue.learn_share(db, evaluation, 0.125)
         shares = db.execute(select(job.c.gpu_share).where(job.c.kind == "eval").order_by(job.c.id)).scalars().all()
     assert shares == [None, 0.125, None, None]  # its mate; it itself is leased, the others are another model's
+
+
+def of(store: Store, kind: str, model: str = "a") -> list[int]:
+    """Numbers of a model's jobs, in order."""
+    with store.begin() as db:
+        arch = {"a": "lenet5", "b": "convnet3"}[model]
+        chosen = select(job.c.id).where((job.c.kind == kind) & (job.c.arch == arch))
+        return list(db.execute(chosen.order_by(job.c.id)).scalars())
+
+
+def run(store: Store, *ids: int, fail: bool = False) -> None:
+    for id_ in ids:
+        with store.begin() as db:
+            (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == id_)
+            assert queue.start(db, claimed, "one", "here", 1, "")
+            assert queue.fail(db, claimed, "ValueError", "no", "trace") if fail else queue.finish(db, claimed, ROW)
+
+
+ROW = {"n": 1, "clean_accuracy": 1.0, "robust_accuracy": 0.5, "seconds": 0.1, "device": "cpu", "versions": {}}
+
+
+def test_a_retried_job_brings_back_what_it_needs(store):
+    """An evaluation whose training failed: queued alone it would wait for ever, and its driver with it."""
+    (train,), evals = of(store, "train"), of(store, "eval")
+    run(store, train, fail=True)
+    assert states(store) == {"queued": 1, "blocked": 3, "failed": 4}
+    with store.begin() as db:
+        assert control.retry(db, [evals[0]]) == 4
+    assert states(store) == {"queued": 2, "blocked": 6}
+
+
+def test_what_needs_another_failed_job_too_stays_failed(store):
+    """A worst case of two failed evaluations, of which one is tried again."""
+    (train,), evals, (worst,) = of(store, "train"), of(store, "eval"), of(store, "worst")
+    run(store, train)
+    run(store, *evals, fail=True)
+    with store.begin() as db:
+        assert control.retry(db, [evals[0]]) == 1
+        assert db.execute(select(job.c.state).where(job.c.id == worst)).scalar() == "failed"
+    run(store, evals[0])
+    with store.begin() as db:
+        assert control.retry(db, [evals[1]]) == 2  # the worst case with it
+    run(store, evals[1])
+    with store.begin() as db:
+        assert db.execute(select(job.c.state).where(job.c.id == worst)).scalar() == "queued"
+
+
+def test_a_cancelled_sweep_leaves_others_their_jobs(store):
+    with store.begin() as db:
+        other = record(db, resolved("other"), small_plan()[:4]).sweep_id
+        record(db, replace(resolved(), identity="0" * 64), small_plan())  # another version of the first
+    assert flow.cancel(store, [], "small") == (
+        "4 jobs cancelled; 4 stay in the queue, which other sweeps want too: other "
+        "(robustq cancel with their numbers ends them for all)"
+    )
+    assert states(store) == {"queued": 1, "blocked": 3, "cancelled": 4}
+    with store.begin() as db:
+        wanted = set(db.execute(jobs_of(other)).scalars())
+        open_ = set(db.execute(select(job.c.id).where(job.c.state.in_(queue.UNFINISHED))).scalars())
+    assert open_ == wanted
+    assert flow.cancel(store, [], "other") == "4 jobs cancelled"  # the first gave them up
+    assert states(store) == {"cancelled": 8}
+
+
+def test_a_new_study_wants_what_another_gave_up(store):
+    with store.begin() as db:
+        assert control.cancel(db, jobs_of(1)) == 8
+        found = record(db, resolved("other"), small_plan()[:4])
+    assert (found.jobs, found.new) == (4, 0)
+    assert states(store) == {"queued": 1, "blocked": 3, "cancelled": 4}
+
+
+def test_a_run_with_cancelled_jobs_did_not_end_well(store):
+    worst = of(store, "worst")
+    with store.begin() as db:
+        control.cancel(db, worst)
+    with pytest.raises(JobsFailed, match=r"^1 jobs were cancelled \(robustq retry --sweep small queues them again\)$"):
+        flow.raise_failures(store, 1)
+
+
+def test_what_is_no_part_of_a_key_can_be_mended(store):
+    """More time, smaller batches, and files that lie elsewhere now, for jobs that are not done."""
+    (train,), evals = of(store, "train"), of(store, "eval")
+    run(store, train)
+    run(store, evals[0])
+    run(store, evals[1], fail=True)
+    moved = DATA.model_copy(update={"place": "elsewhere"})
+    plan = []
+    for planned in small_plan():
+        update = {"data": moved} if hasattr(planned.spec, "data") else {}
+        update |= {"batch_size": 8} if isinstance(planned.spec, EvalSpec) else {}
+        plan.append(replace(planned, spec=planned.spec.model_copy(update=update), timeout_seconds=99.0))
+    assert [p.key for p in plan] == [p.spec.key() for p in plan]
+    with store.begin() as db:
+        assert record(db, resolved("mended"), plan).new == 0
+        rows = {row.id: row for row in db.execute(select(job))}
+    for id_, row in rows.items():
+        place = row.spec.get("data", {"place": None})["place"]
+        if id_ in (train, evals[0]):
+            assert (place, row.timeout_seconds, row.state) == ("digits", None, "done")
+        else:
+            assert place in ("elsewhere", None) and row.timeout_seconds == 99.0
+            assert row.spec.get("batch_size", 8) in (8, None) and (row.kind != "eval" or row.spec["batch_size"] == 8)
+    assert rows[evals[1]].state == "failed"  # retry is for that
+
+
+def test_a_study_whose_files_moved_is_brought_up_to_date(store):
+    there = replace(resolved(), models={"a": ModelSpec(arch="lenet5")})
+    with store.begin() as db:
+        assert not has_moved(db, 1, there)
+        moved = replace(there, data=DATA.model_copy(update={"place": "elsewhere"}))
+        assert has_moved(db, 1, moved)
+        plan = [
+            replace(p, spec=p.spec.model_copy(update={"data": moved.data} if hasattr(p.spec, "data") else {}))
+            for p in small_plan()
+        ]
+        assert record(db, moved, plan) == Submitted(1, "small", 8, 0)
+        assert not has_moved(db, 1, moved)
+
+
+def test_shards_are_brought_up_to_date_with_their_evaluation(store):
+    (train,), (first, _) = of(store, "train"), of(store, "eval")
+    run(store, train)
+    with store.begin() as db:
+        (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == first)
+        assert shards.split(db, claimed, [(0, 500), (500, 1000)])
+        plan = [replace(p, timeout_seconds=7.0) for p in small_plan()]
+        refresh(db, plan, known_jobs(db, [p.key for p in plan]))
+        parts = db.execute(select(job).where(job.c.kind == "shard").order_by(job.c.id)).all()
+    assert [(p.timeout_seconds, p.spec["first"], p.spec["last"]) for p in parts] == [(7.0, 0, 500), (7.0, 500, 1000)]
+    for part in parts:
+        assert parse(part.spec).key() == part.key
+
+
+def test_worst_cases_of_other_attacks_have_other_recipes(store):
+    with store.begin() as db:
+        chosen = select(job.c.recipe).where(job.c.kind == "worst")
+        ours = db.execute(chosen).scalars().all()
+        assert len(set(ours)) == 1 and ours[0].startswith("worst of 2 (")  # the same attacks on two models
+        attacks = [AttackSpec(name="pgd", norm="Linf", eps=eps) for eps in (0.05, 0.1)]
+        evals = [EvalSpec(model=ModelSpec(arch="lenet5"), data=DATA, attack=attack) for attack in attacks]
+        worst = WorstSpec(evals=tuple(sorted(spec.key() for spec in evals)), norm="Linf", eps=0.1)
+        plan = [Planned(s, s.key(), (), "a", "lenet5", None, "digits", 0) for s in (*evals, worst)]
+        record(db, resolved("others"), plan)
+        (other,) = set(db.execute(chosen).scalars()) - set(ours)
+    assert other.startswith("worst of 2 (")
+
+
+def test_a_study_that_is_submitted_again_is_the_latest_of_its_name(store):
+    with store.begin() as db:
+        newer = record(db, replace(resolved(), identity="0" * 64), small_plan()[:4]).sweep_id
+        assert find_sweep(db, "small") == newer
+        record(db, resolved(), small_plan())
+        assert find_sweep(db, "small") == 1
+        assert latest_sweeps(db) == {"small": 1}

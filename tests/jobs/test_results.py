@@ -15,19 +15,23 @@ from jobs.errors import SpecError, StoreError
 from jobs.export import schema
 from jobs.filters import Filters, chosen_rows, make_filters
 from jobs.query import RESULT_COLUMNS, result_rows, results
-from jobs.schema import sweep_job
-from tests.jobs.made import MODELS, add_result, fill, outcome
+from jobs.schema import sweep, sweep_job
+from jobs.states import find_sweep
+from tests.jobs.made import MODELS, add_result, add_sweep, fill, outcome
 
 sqlite = pytest.mark.parametrize("asked_store", ["sqlite"], indirect=True)
+
+
+LEFT_OUT = "20 results of earlier versions of a study are left out"
 
 
 @sqlite
 def test_groups_are_means_over_seeds(asked_store):
     told = []
     with asked_store.begin() as db:
-        rows = result_rows(db)
+        rows = [*result_rows(db, find_sweep(db, "demo")), *result_rows(db, find_sweep(db, "other"))]
         found = answer(db, make_question(Filters(), group="model,attack,eps"), told.append)
-    assert told == []
+    assert told == [LEFT_OUT]
     assert len(found) == 21
     for group in found:
         mine = [r for r in rows if all(r[name] == group[name] for name in ("model", "attack", "eps"))]
@@ -38,7 +42,10 @@ def test_groups_are_means_over_seeds(asked_store):
             assert group["robust_accuracy_se"] is group["robust_accuracy_low"] is None
             continue
         assert group["robust_accuracy_se"] == pytest.approx(stats.sem(values))
-        wanted = np.clip(stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values)), 0, 1)
+        wanted = [np.mean(values)] * 2
+        if stats.sem(values) > 0:
+            ends = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+            wanted = np.clip(ends, 0, 1)
         assert (group["robust_accuracy_low"], group["robust_accuracy_high"]) == pytest.approx(wanted)
         assert group["clean_accuracy_se"] == pytest.approx(stats.sem([row["clean_accuracy"] for row in mine]))
 
@@ -49,12 +56,48 @@ def test_rows_of_one_seed_count_once_and_that_is_told(asked_store):
     with asked_store.begin() as db:
         rows = chosen_rows(db, make_filters(None, {"model": "plain", "attack": "pgd"}))
         (group,) = answer(
-            db, make_question(make_filters(None, {"model": "plain", "attack": "pgd"}), group="model"), told.append
+            db, make_question(make_filters("demo", {"model": "plain", "attack": "pgd"}), group="model"), told.append
         )
-    assert (group["seeds"], group["rows"]) == (3, 6)
-    by_seed = [np.mean([row["robust_accuracy"] for row in rows if row["seed"] == seed]) for seed in (0, 1, 2)]
+    assert (group["seeds"], group["rows"]) == (2, 4)
+    by_seed = [np.mean([row["robust_accuracy"] for row in rows if row["seed"] == seed]) for seed in (1, 2)]
     assert group["robust_accuracy_se"] == pytest.approx(stats.sem(by_seed))
     assert told == ["1 groups hold several rows of a seed, which were averaged: --over-seeds keeps apart what differs"]
+
+
+@sqlite
+def test_versions_of_a_study_are_not_averaged(asked_store):
+    """Trained longer under the same name: the last version counts, which is the one that was asked for last."""
+    with asked_store.begin() as db:
+        short, long = (add_sweep(db, "study") for _ in range(2))
+        for sweep_id, accuracy in ((short, 0.2), (long, 0.6)):
+            add_result(db, sweep_id, "net", "pgd", recipe="pgd(steps=10)", clean_accuracy=accuracy)
+        told = []
+        (group,) = answer(db, make_question(make_filters(None, {"model": "net"}), over_seeds=True), told.append)
+        assert (group["clean_accuracy"], group["seeds"], group["rows"]) == (0.6, 1, 1)
+        assert told == ["1 results of earlier versions of a study are left out"]
+        db.execute(sa.update(sweep).where(sweep.c.id == short).values(created_at=1.0))  # submitted again
+        (group,) = answer(db, make_question(make_filters("stud*", {"model": "net"}), over_seeds=True))
+        assert group["clean_accuracy"] == 0.2
+
+
+@sqlite
+def test_a_study_keeps_the_seeds_that_it_shares(asked_store):
+    """One of three seeds is also in a later study: means of the first have three, wherever they are asked for."""
+    with asked_store.begin() as db:
+        first, later = add_sweep(db, "first"), add_sweep(db, "later")
+        ids = [add_result(db, first, "net", "pgd", seed=seed, robust_accuracy=seed / 10) for seed in (0, 1, 2)]
+        db.execute(sa.insert(sweep_job).values(sweep_id=later, job_id=ids[2], model="net"))
+        asked = make_filters(None, {"model": "net"})
+        groups = {row["sweep"]: row for row in answer(db, make_question(asked, over_seeds=True))}
+        assert {name: (row["seeds"], row["robust_accuracy"]) for name, row in groups.items()} == {
+            "first": (3, pytest.approx(0.1)), "later": (1, 0.2),
+        }  # fmt: skip
+        lines = {line["sweep"]: line["pgd Linf 8/255"] for line in answer(db, make_question(asked, pivot=True))}
+        assert lines == {"first": pytest.approx(0.1), "later": 0.2}
+        told = []
+        (group,) = answer(db, make_question(asked, group="model"), told.append)
+        assert (group["seeds"], group["rows"]) == (3, 3)  # a job counts once
+        assert told == []
 
 
 @sqlite
@@ -86,8 +129,9 @@ def test_a_pivot_has_the_mean_of_each_model_under_each_attack(asked_store):
 def test_no_cell_averages_two_recipes(asked_store):
     """Of one seed, radius and model: PGD of 10 steps and of 100, and images from two networks."""
     with asked_store.begin() as db:
-        (sweep_id,) = db.execute(sa.select(sweep_job.c.sweep_id).distinct().limit(1)).scalars()
-        asked = make_filters(None, {"model": "lone"})
+        sweep_id = find_sweep(db, "demo")
+        assert sweep_id is not None
+        asked = make_filters("demo", {"model": "lone"})
         for attack, recipe, accuracy in (
             ("pgd", "pgd(loss=ce, steps=10)", 0.5),
             ("pgd", "pgd(loss=ce, steps=100), 2 radii as one search", 0.3),

@@ -1,0 +1,69 @@
+"""What a user's Python file is made of: itself and what it imports from beside it. Free of torch."""
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+OWN = Path(__file__).resolve().parent  # robustq's kernels have a version of their own
+
+
+def code_hash(path: Path) -> str:
+    """SHA-256 of a Python file and of all that it imports from its own folder, directly or not.
+
+    Of a file that imports nothing from there it is that of the file alone. Installed packages, and files that are
+    opened when the code runs, are not in it. Raises OSError for a file that cannot be read.
+    """
+    own, beside = file_hash(path), local_modules(path)
+    if not beside:
+        return own
+    parts = "".join(f"{name}={file_hash(found)}\n" for name, found in sorted(beside.items()))
+    return hashlib.sha256(f"{own}\n{parts}".encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def local_modules(path: Path) -> dict[str, Path]:
+    """The modules that a Python file imports from its own folder, directly or not, by their dotted names."""
+    path = path.resolve()
+    found: dict[str, Path] = {}
+    waiting = [("", path)]
+    while waiting:
+        module, file = waiting.pop()
+        package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+        for name in imported(file, package):
+            place = find(path.parent, name)
+            if place is not None and name not in found and place != path and not place.is_relative_to(OWN):
+                found[name] = place
+                waiting.append((name, place))
+    return found
+
+
+def imported(file: Path, package: str) -> Iterator[str]:
+    """Dotted names of the modules that a file may import, with the packages that they lie in."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):  # whoever imports it is told
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".") if package else []
+            parts = parts[: len(parts) - node.level + 1] if node.level else []
+            base = ".".join([*parts, *filter(None, [node.module])])
+            names = [base, *(f"{base}.{alias.name}" if base else alias.name for alias in node.names)]
+        else:
+            continue
+        for name in filter(None, names):
+            parts = name.split(".")
+            yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def find(folder: Path, name: str) -> Path | None:
+    """The file of a module by its dotted name, below a folder."""
+    base = folder.joinpath(*name.split("."))
+    return next((file for file in (base / "__init__.py", base.with_suffix(".py")) if file.is_file()), None)
