@@ -202,6 +202,8 @@ def attack(
     from jobs import ask, export
     from jobs.filters import Filters
 
+    if per_example:
+        export.check_ending(per_example)  # before anything runs
     store, submitted = ask.submit_attack(ctx.obj, options)
     finish(store, submitted.sweep_id, as_json, cpus_per_job=cpus_per_job)
     if per_example:

@@ -18,6 +18,9 @@ class Artifact:
     bytes: int
 
 
+AGAIN = "robustq retry trains again what lost its weights"
+
+
 def open_root(root: str) -> tuple[Any, str]:
     """The file system and the path in it of an artifact folder, given as a path or URL."""
     from pyarrow import fs  # not at the top: the queue knows artifacts, and `robustq status` should not wait
@@ -64,11 +67,22 @@ def put(root: str, role: str, data: bytes) -> Artifact:
 def get(root: str, sha256: str) -> bytes:
     """The data with this hash. Raises FileNotFoundError, or ValueError where the file was changed since."""
     system, base = open_root(root)
+    if not exists(system, blob_path(base, sha256)):
+        raise FileNotFoundError(f"the artifact {sha256} is not in {root} any more: {AGAIN}")
     with system.open_input_stream(blob_path(base, sha256)) as stream:
         data = stream.read()
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise ValueError(f"the artifact {sha256} in {root} is damaged: its content has another hash")
+        raise ValueError(f"the artifact {sha256} in {root} is damaged, its content has another hash: {AGAIN}")
     return data
+
+
+def is_whole(root: str, sha256: str) -> bool:
+    """Whether the data with this hash is there, and is as it was."""
+    try:
+        get(root, sha256)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def put_partial(root: str, key: str, data: bytes) -> None:

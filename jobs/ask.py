@@ -92,6 +92,8 @@ def submit_one_off(
 
 def model_entry(model: str, weights: str | None) -> dict[str, Any]:
     """MODEL as a study's entry: what has a colon is the user's code, but for torchvision's."""
+    if model.endswith(".py"):
+        raise SpecError(f"MODEL: expected the function that builds it too, as {model}:build, got {model!r}")
     entry = {"file": model} if ":" in model and not model.startswith("torchvision:") else {"arch": model}
     return entry | ({"weights": weights} if weights else {})
 

@@ -19,7 +19,7 @@ format_option = click.option(
 @click.argument("new")
 @click.option(
     "--versions",
-    type=click.Choice(["kernel", "torch", "numpy", "python"]),
+    type=click.Choice(["kernel", "robustq", "torch", "numpy", "python"]),
     help="OLD and NEW are versions of this, of rows in --store.",
 )
 @filter_options

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from functools import partial, reduce
 from operator import or_
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from pydantic import TypeAdapter
@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from jobs.material import build_model, load_data
 from jobs.specs import AttackSpec, DataRef, DefenceSpec, ModelSpec
 from robustlib import corruptions
-from robustlib.attacks import ATTACKS, CURVES, ENSEMBLES, clean
+from robustlib.attacks import ATTACKS, CURVES, ENSEMBLES, NORMS_OF, clean
 from robustlib.attacks.autoattack import Recipe
 from robustlib.attacks.surrogate import ARCH
 from robustlib.audit.audit import audit
@@ -27,6 +27,8 @@ from robustlib.settings import AUDIT, CERTIFY, NORMS, TRANSFER, TrainSettings
 from robustlib.training import OBJECTIVES
 
 # Parameters of attacks that the spec has places of its own for, or that those who call them fill in.
+# Of which there must be one, or the attack is none.
+COUNTS = frozenset({"steps", "queries", "search_steps", "targets", "samples", "start_samples", "n", "n0"})
 NOT_FOR_USERS = frozenset({"norm", "eps", "draws", "classes", "start", "spent", "surrogate"})
 
 
@@ -44,10 +46,13 @@ def check_params(owner: str, known: dict[str, inspect.Parameter], given: dict[st
         try:
             TypeAdapter(kind).validate_python(value, strict=not isinstance(value, int) or float not in spread(kind))
         except ValueError as error:
-            expected = getattr(kind, "__name__", str(kind))
-            raise ValueError(f"{owner}: expected {name} of type {expected}, got {value!r}") from error
-        if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
-            raise ValueError(f"{owner}: expected {name} of at least 0, got {value}")
+            choices = get_args(kind) if get_origin(kind) is Literal else ()
+            expected = f"of type {getattr(kind, '__name__', str(kind))}"
+            expected = f"to be one of {', '.join(map(str, choices))}" if choices else expected
+            raise ValueError(f"{owner}: expected {name} {expected}, got {value!r}") from error
+        least = 1 if name in COUNTS else 0
+        if isinstance(value, int | float) and not isinstance(value, bool) and not value >= least:
+            raise ValueError(f"{owner}: expected {name} of at least {least}, got {value}")
     return {name: p.default for name, p in known.items()} | given
 
 
@@ -78,8 +83,8 @@ def complete_attack(name: str, norm: Any, eps: float | None, restarts: int, give
             raise ValueError(f"{name} has no norm or eps")
         return AttackSpec(name=name, restarts=restarts, params=params)
     norm = norm or signature["norm"].default
-    if norm not in NORMS:
-        raise ValueError(f"unknown norm {norm!r}, expected one of: {', '.join(NORMS)}")
+    if norm not in (known := NORMS_OF.get(name, NORMS)):
+        raise ValueError(f"{name}: expected norm {' or '.join(known)}, got {norm!r}")
     eps = signature["eps"].default if eps is None else eps
     return AttackSpec(name=name, norm=norm, eps=eps, restarts=restarts, params=params)
 
@@ -172,6 +177,13 @@ def check_attack(spec: AttackSpec, ref: DataRef, models: Iterable[ModelSpec]) ->
         for model in models:
             outer = model.defence[-1] if model.defence else None
             match_sigma(outer.params["sigma"] if outer and outer.name == "smoothing" else None, spec.params["sigma"])
+
+
+def check_training(settings: TrainSettings, ref: DataRef) -> None:
+    """What of a training's settings depends on its images."""
+    side = min(load_data(ref, "train").x.shape[2:])
+    if settings.crop >= side:
+        raise ValueError(f"expected crop below the images' side, {side} pixels, got {settings.crop}")
 
 
 def check_surrogate(attack: str, label: str | None, models: Mapping[str, ModelSpec], ref: DataRef) -> None:

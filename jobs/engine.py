@@ -93,7 +93,10 @@ def parse_url(text: str) -> tuple[sa.URL, Path | None]:
         url = sa.make_url(text if "://" in text else f"sqlite:///{text}")
     except ArgumentError as error:
         raise StoreError(f"expected a store as sqlite:///FILE or a PostgreSQL URL, got {text!r}") from error
-    return url, sqlite_path(url)
+    path = sqlite_path(url)
+    if path is not None and path.is_dir():
+        raise StoreError(f"expected the store as a file such as {path}/results.db, got the folder {path}")
+    return url, path
 
 
 def store_exists(text: str) -> bool:

@@ -1,6 +1,9 @@
 """What a study will cost before any of it runs: passes of each job, and seconds by a calibration here."""
 
+import contextlib
 import inspect
+import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -52,14 +55,14 @@ def dry_run(url: str, path: Path, changes: dict[str, Any], *, as_json: bool) -> 
         if not isinstance(planned.spec, TrainSpec | EvalSpec):
             continue  # worst cases read what the others stored
         done = planned.key in finished
-        work = [] if done else [(resolved.models[planned.model], job_work(planned, resolved))]
+        work = [] if done else [(planned.spec.model, job_work(planned, resolved))]
         work += [] if done else surrogate_work(planned.spec, resolved.data)
         seconds = sum(rates_of(model).seconds(passes) for model, passes in work)
         rows.append(row(planned, sum((passes for _, passes in work), Work(0)), seconds, done))
-    total = {name: sum(row[name] for row in rows) for name in ("forwards", "gradients", "seconds")}
+    total = {name: sum(row[name] or 0 for row in rows) for name in ("forwards", "gradients", "seconds")}
     if as_json:
         return show.json_text({"device": str(device), "jobs": rows, "total": total})
-    return show.table(rows) + "\n" + sentence(total, len(rows), device)
+    return show.table(rows) + "\n" + sentence(total, len(rows), device) + no_gradient(rows)
 
 
 def with_costs(plan: list[Planned], resolved: Resolved) -> list[Planned]:
@@ -109,6 +112,13 @@ def sentence(total: dict[str, Any], jobs: int, device: torch.device) -> str:
     )
 
 
+def no_gradient(rows: list[dict[str, Any]]) -> str:
+    """What cannot run, in words."""
+    stuck = [row for row in rows if row["seconds"] is None]
+    names = ", ".join(dict.fromkeys(row["model"] for row in stuck))
+    return f"\n{len(stuck)} of them will fail: they need a gradient, and {names} has none" if stuck else ""
+
+
 def done_keys(url: str) -> set[str]:
     if not store_exists(url):
         return set()
@@ -121,11 +131,10 @@ def measure(spec: ModelSpec, ref: DataRef, device: torch.device) -> Rates:
     test = load_data(ref, "test")
     model = build_model(spec, test, 0)
     x = torch.from_numpy(test.x)
-    ready = make_ready(model, x, test.num_classes, device)
-    images = as_images(x[:SAMPLE], device)
-    if ready.engines is None:
-        return calibrate(Engine(ready.model, sizes=()), images)
-    return calibrate(ready.engines.search, images)
+    with contextlib.redirect_stdout(sys.stderr):  # what the model prints: stdout belongs to the estimate
+        ready = make_ready(model, x, test.num_classes, device)
+        images = as_images(x[:SAMPLE], device)
+        return calibrate(Engine(ready.model, sizes=()) if ready.engines is None else ready.engines.search, images)
 
 
 def job_work(planned: Planned, resolved: Resolved) -> Work:
@@ -188,5 +197,5 @@ def row(planned: Planned, work: Work, seconds: float, done: bool) -> dict[str, A
         "done": done,
         "forwards": work.forwards,
         "gradients": work.gradients,
-        "seconds": round(seconds, 1),
+        "seconds": None if math.isnan(seconds) else round(seconds, 1),  # none: it needs a gradient that there is not
     }

@@ -187,11 +187,15 @@ def cancel(store: Store, job_ids: Sequence[int], name: str | None) -> str:
 
 
 def retry(store: Store, job_ids: Sequence[int], name: str | None) -> int:
-    """Queue failed and cancelled jobs again, with those that failed only for their sake; returns how many."""
+    """Queue failed and cancelled jobs again, with those that failed only for their sake, and trainings whose weights
+    are lost; returns how many.
+    """
     from jobs import control
 
     with store.begin() as db:
-        return control.retry(db, chosen_jobs(db, job_ids, name))
+        chosen = chosen_jobs(db, job_ids, name)
+        control.forget(db, control.lost(db, chosen, store.artifacts))
+        return control.retry(db, chosen)
 
 
 def pause(store: Store, name: str, *, paused: bool) -> int:

@@ -6,6 +6,9 @@ from dataclasses import fields
 from typing import Any
 
 from jobs import show
+from robustlib.settings import AUDIT, CERTIFY
+
+ONCE = frozenset({"clean", "corruption", CERTIFY})  # what has no restarts
 
 
 def names_text(kind: str, *, torchvision: bool, as_json: bool) -> str:
@@ -34,10 +37,17 @@ def models() -> list[dict[str, Any]]:
 
 def attacks() -> list[dict[str, Any]]:
     from robustlib.attacks import ATTACKS, ENSEMBLES
+    from robustlib.audit.audit import audit
     from robustlib.defences.smoothing import certify
 
     known = ATTACKS | ENSEMBLES | {"certify": certify}
-    return [describe(name, attack, {"draws", "classes", "start", "spent"}) for name, attack in known.items()]
+    rows = [describe(name, attack, {"draws", "classes", "start", "spent"}) for name, attack in known.items()]
+    for row in rows:
+        if row["name"] not in ONCE:
+            row["parameters"] = ", ".join(filter(None, [row["parameters"], "restarts=1"]))
+    queries = f"queries={inspect.signature(audit).parameters['queries'].default}"
+    what = "all that might break the model, one after the other; see robustq audit"
+    return [*rows, {"name": AUDIT, "parameters": f"norm=Linf, {queries}", "what": what}]
 
 
 def defences() -> list[dict[str, Any]]:

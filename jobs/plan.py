@@ -1,8 +1,10 @@
 """From a study to jobs: what it names is found and checked, then spelt out as specs with their dependencies."""
 
+import contextlib
 import hashlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from itertools import product
@@ -96,6 +98,11 @@ def hash_file(path: Path, origin: Origin, where: Path_, what: str, digest: Calla
 
 def expand(resolved: Resolved) -> list[Planned]:
     """Every job of the study. Checks names and parameters against the kernels, and builds the models that are given."""
+    with contextlib.redirect_stdout(sys.stderr):  # what models print: stdout belongs to the results
+        return checked(resolved)
+
+
+def checked(resolved: Resolved) -> list[Planned]:
     from jobs import complete, estimate  # torch: only a study that is new needs it
 
     study, origin = resolved.study, resolved.origin
@@ -117,6 +124,8 @@ def expand(resolved: Resolved) -> list[Planned]:
         for label, model in study.models.items()
     }
     for label, model in resolved.models.items():
+        if (chosen := settings[label]) is not None:
+            guard(origin, ("models", label, "train"), complete.check_training, chosen, resolved.data)
         guard(origin, ("models", label), complete.check_model, model, resolved.data)
     asked = [(spec, surrogate_of(resolved, spec, i, complete)) for spec, i in attacks]
     jobs: dict[str, Planned] = {}

@@ -1,5 +1,6 @@
 """Stored evaluations run again in this process, and compared with what was stored: nothing is written to the store."""
 
+import contextlib
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -92,7 +93,11 @@ def again(store: Store, row: Row) -> Row:
         weights = weights_of(db, [id_]).get(id_, {})
     spec = EvalSpec.model_validate(before["spec"]).model_copy(update={"images": 0})
     context = Context(device_for(before["device"]), store.artifacts, str(Path.cwd()), weights)
-    (done,) = [frame for frame in run(spec, context) if isinstance(frame, Result)]
+    with contextlib.redirect_stdout(sys.stderr):  # what the model prints: stdout belongs to the results
+        try:
+            (done,) = [frame for frame in run(spec, context) if isinstance(frame, Result)]
+        except FileNotFoundError as error:  # weights or data that are gone
+            raise RunError(f"job {row['job_id']} cannot run again: {error}") from error
     return {"job_id": id_} | {name: row[name] for name in SHOWN} | judged(before, outcome, done)
 
 

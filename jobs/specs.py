@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
 from robustlib import KERNEL_VERSION
-from robustlib.settings import AUTOATTACK, TRANSFER, Norm, TrainSettings
+from robustlib.settings import AUTOATTACK, ONE_SEARCH, TRANSFER, Norm, TrainSettings
 
 FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?)\s*/\s*(\d+(?:\.\d*)?)\s*")
 
@@ -170,7 +170,7 @@ class AttackSpec(Spec):
         text += f" x{self.restarts}" if self.restarts > 1 else ""
         if self.name == TRANSFER:
             text += f" from {self.surrogate.words if self.surrogate else 'a network that learnt its answers'}"
-        return text + (f", {len(self.curve)} radii as one search" if self.curve else "")
+        return text + (f", {len(self.curve)} {ONE_SEARCH}" if self.curve else "")
 
 
 class TrainSpec(Spec):

@@ -1,5 +1,6 @@
 """A study as its author wrote it: YAML in, checked data out, every error with its line."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -89,10 +90,12 @@ class StudyAttack(Part):
     @field_validator("eps")
     @classmethod
     def radii(cls, value: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
+        if value == ():
+            raise ValueError("expected a radius or a list of some, got an empty list")
         for eps in value or ():
             # In L2 and L1 the box is wider than 1: by the root of the number of pixels, and by that number.
-            if not eps >= 0 or (eps > 1 and info.data.get("norm") not in ("L2", "L1")):
-                hint = f": did you mean {eps:g}/255?" if eps > 1 else ""
+            if not 0 <= eps < math.inf or (eps > 1 and info.data.get("norm") not in ("L2", "L1")):
+                hint = f": did you mean {eps:g}/255?" if 1 < eps <= 255 else ""
                 raise ValueError(f"expected eps in [0, 1], got {eps:g}{hint}")
         return value
 
@@ -181,12 +184,18 @@ def check(data: dict[str, Any], origin: Origin) -> Study:
         raise origin.error(first["loc"], explain(first)) from error
 
 
+def entries_of(loc: tuple[Any, ...]) -> str:
+    """The entries that there are beside an unknown one."""
+    part: Any = {1: Study, 3: StudyModel if loc[0] == "models" else None}.get(len(loc))
+    return f", there are: {', '.join(part.model_fields)}" if part is not None else ""
+
+
 def explain(error: Any) -> str:
     """A validation error in our words: what was expected, what came."""
     name = ".".join(str(part) for part in error["loc"])
     match error["type"]:
         case "extra_forbidden":
-            return f"unknown entry {error['loc'][-1]!r} ({name})"
+            return f"unknown entry {error['loc'][-1]!r} ({name}){entries_of(error['loc'])}"
         case "missing":
             return f"{name} is missing"
         case "value_error":

@@ -7,10 +7,12 @@ numbers: as easy as 1, 2, 3), with the splitmix64 finaliser of Steele, Lea and F
 
 import hashlib
 import math
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,7 +96,16 @@ def generator(seed: int, stream: str) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int, stream: str, device: torch.device) -> Iterator[None]:
-    """Torch's own generators seeded for a block and put back: initial weights and dropout draw from them."""
+    """The generators of torch, NumPy and Python seeded for a block and put back: initial weights and dropout draw from
+    torch's, a user's own noise from any of them.
+    """
+    key, numpy_state, python_state = stream_key(seed, stream), np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(stream_key(seed, stream) % 2**63)
-        yield
+        torch.manual_seed(key % 2**63)
+        np.random.seed(key % 2**32)
+        random.seed(key)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)

@@ -164,7 +164,8 @@ def pull(net: Net, x: Tensor, values: Values, *rows: Tensor, half: bool = False)
     if not raw.requires_grad:
         raise ValueError(NO_GRADIENT)
     half = half or raw.dtype in (torch.float16, torch.bfloat16)
-    # A tensor of its own: its gradient is taken apart from the network's. A float64 model stays one.
+    kept = torch.promote_types(x.dtype, torch.float32)  # as the images are, whatever the model answers in
+    # A tensor of its own: its gradient is taken apart from the network's, in float64 where the model answers so.
     logits = raw.detach()[:n].to(torch.promote_types(raw.dtype, torch.float32), copy=True).requires_grad_()
     found = values(logits, *rows)
     gradients = []
@@ -178,9 +179,9 @@ def pull(net: Net, x: Tensor, values: Values, *rows: Tensor, half: bool = False)
         (back,) = torch.autograd.grad(raw, x, into, retain_graph=k + 1 < found.shape[1], allow_unused=True)
         if back is None:  # the logits depend on weights, but on no image
             raise ValueError(NO_GRADIENT)
-        back = back[:n].to(logits.dtype).contiguous()
-        gradients.append(back if scale is None else back * scale.reshape(-1, *[1] * (x.ndim - 1)))
-    return logits.detach(), found.detach(), torch.stack(gradients, 1)
+        back = back[:n].to(kept).contiguous()
+        gradients.append(back if scale is None else back * scale.to(kept).reshape(-1, *[1] * (x.ndim - 1)))
+    return logits.detach().to(kept), found.detach().to(kept), torch.stack(gradients, 1)
 
 
 def differentiate(model: nn.Module, x: Tensor, values: Values, *rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """What an attack will cost: passes an example, and how many a second this device makes of this model."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,12 +28,15 @@ class Work:
 
 @dataclass(frozen=True)
 class Rates:
-    """Images a second: passed forward alone, and forward and back."""
+    """Images a second: passed forward alone, and forward and back; NaN for a model that has no gradient."""
 
     forwards: float
     gradients: float
 
     def seconds(self, work: Work) -> float:
+        """NaN for gradients of a model that has none."""
+        if work.gradients == 0:
+            return work.forwards / self.forwards
         # A gradient's own pass forward is part of its rate.
         return (work.forwards - work.gradients) / self.forwards + work.gradients / self.gradients
 
@@ -76,7 +80,11 @@ def calibrate(engine: Engine, x: Tensor, *, seconds: float = 2.0) -> Rates:
     size = engine.sizes[-1] if engine.sizes else len(x)
     x = x.repeat(-(-size // len(x)), *[1] * (x.ndim - 1))[:size]
     calls = (lambda: engine(x), lambda: engine.differentiate(x, lambda z: z[:, :1]))
-    return Rates(*(rate(call, size, seconds / 2) for call in calls))
+    forwards = rate(calls[0], size, seconds / 2)
+    try:
+        return Rates(forwards, rate(calls[1], size, seconds / 2))
+    except ValueError:  # the model has no gradient
+        return Rates(forwards, math.nan)
 
 
 def rate(call: Callable[[], object], size: int, seconds: float) -> float:

@@ -1,6 +1,7 @@
 """What an attack climbs: one number an example, from logits, true classes and, for some, target classes."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from robustlib.engine import Engine, differentiate
 from robustlib.models.layers import Expectation
 
 Loss = Callable[..., Tensor]
+LossName = Literal["ce", "margin", "dlr"]  # of LOSSES and TARGETED
 TINY = 1e-12
 
 
@@ -88,6 +90,15 @@ def gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
     return climb(model, x, loss, y)[2]
 
 
+def classes_of(logits: Tensor) -> Tensor:
+    """The class that each row of logits names, shape (B,). Raises ValueError for NaN: what a model says so is unknown,
+    and must count neither as right nor as broken.
+    """
+    if (unknown := logits.isnan().any(1)).any():
+        raise ValueError(f"the model gives NaN logits for {int(unknown.sum())} of {len(logits)} images")
+    return logits.argmax(1)
+
+
 def wrong(logits: Tensor, y: Tensor) -> Tensor:
     """Which logits misclassify, shape (B,)."""
     return logits.argmax(1) != y
@@ -116,6 +127,20 @@ def confirmed(model: nn.Module, x: Tensor, y: Tensor, claimed: Tensor) -> Tensor
     logits = model.judge(x[rows])
     agreed[rows] = wrong(logits, y[rows]) & (margin(logits, y[rows]) >= model.judge_drift)
     return agreed
+
+
+@torch.no_grad()
+def starts(model: nn.Module, x: Tensor, y: Tensor) -> list[tuple[nn.Module, Tensor]]:
+    """The images that are right as they are, by their places, with what to attack them on.
+
+    Those that a copy in half precision alone takes for broken are attacked on its finer copy: an attack that looks for
+    the boundary from its true side would take them for done.
+    """
+    claimed = wrong(model(x), y)
+    found = [(model, (~claimed).nonzero().squeeze(1))]
+    if isinstance(model, Engine) and model.finer:
+        found.append((model.finer[0], (claimed & ~confirmed(model, x, y, claimed)).nonzero().squeeze(1)))
+    return [(net, rows) for net, rows in found if len(rows)]
 
 
 def settled(model: nn.Module, x: Tensor, y: Tensor, claimed: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustlib.losses import classes_of
 from robustlib.metrics import CLEAN, NOTHING
 from robustlib.norms import inside
 from robustlib.settings import Norm
@@ -73,10 +74,10 @@ class Score:
 def score(model: nn.Module, x: Tensor, y: Tensor, draws: int) -> Score:
     """Classify the images by `draws` fresh passes."""
     logits = model(x)
-    votes = torch.zeros_like(logits)
+    votes = torch.zeros_like(logits, dtype=torch.float32)
     for draw in range(draws):
-        predicted = (logits if draw == 0 else model(x)).argmax(1, keepdim=True)
-        votes.scatter_add_(1, predicted, torch.ones_like(votes[:, :1]))
+        predicted = classes_of(logits if draw == 0 else model(x))
+        votes.scatter_add_(1, predicted[:, None], torch.ones_like(votes[:, :1]))
     right = votes.gather(1, y[:, None]).squeeze(1)
     return Score(votes.argmax(1), right / draws, right == draws)
 
@@ -132,8 +133,16 @@ def check_classes(model: nn.Module, x: Tensor, num_classes: int) -> int:
 
     Raises ValueError unless that is one finite row an image, with a class for every label.
     """
-    with torch.no_grad():
-        logits = model(x)
+    try:
+        with torch.no_grad():
+            logits = model(x)
+    except (torch.OutOfMemoryError, ValueError):
+        raise
+    except Exception as error:  # a model is the user's code
+        raise ValueError(
+            f"the model fails on float32 images of shape {tuple(x.shape)}: "
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
         came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"expected logits of shape ({len(x)}, classes) from the model, got {came}")

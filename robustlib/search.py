@@ -143,7 +143,7 @@ def exact_engine(model: nn.Module, sample: Tensor) -> Engine:
     if not sample.is_cuda and takes_channels_last(model, few, alone):
         memory_format = torch.channels_last  # the same arithmetic in half of a CPU's time
     engine = Engine(model, sizes=batch_sizes(sample), memory_format=memory_format, mode="float32, as given")
-    if not torch.allclose(engine(few), alone, rtol=1e-4, atol=1e-4):
+    if not torch.allclose(engine(few), alone.float(), rtol=1e-4, atol=1e-4):
         return Engine(model, sizes=(), memory_format=layout(model), mode="float32, as given, batches as they come")
     leave_unsteady(engine, sample)
     return engine
@@ -156,7 +156,7 @@ def takes_channels_last(model: nn.Module, x: Tensor, logits: Tensor) -> bool:
         found = model(x.contiguous(memory_format=torch.channels_last))
     except Exception:  # a user's model may raise anything at images that lie in another order: it gets them as before
         return False
-    return found.shape == logits.shape and torch.allclose(found, logits, rtol=1e-4, atol=1e-4)
+    return found.shape == logits.shape and torch.allclose(found.float(), logits.float(), rtol=1e-4, atol=1e-4)
 
 
 def leave_unsteady(engine: Engine, sample: Tensor) -> None:

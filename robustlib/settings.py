@@ -12,6 +12,7 @@ ON_ALL = frozenset({"corruption"})
 
 # The recipe of AutoAttack as its rows name it: raise the number when its list of attacks or their settings change.
 AUTOATTACK = "autoattack-{version}/1"
+ONE_SEARCH = "radii as one search"  # ends the recipe of an attack that ran so
 TRANSFER = "transfer"  # an attack whose images are made on another network: see robustlib.attacks.transfer
 AUDIT = "audit"  # an evaluation that is no single attack: see robustlib.audit
 STAGES = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")  # what its examples may be broken by

@@ -249,3 +249,82 @@ def test_every_command_has_help(robustq):
         result = robustq(name, "--help")
         assert result.exit_code == 0
         assert len(result.output.splitlines()) > 3
+
+
+USERS = """
+import torch
+print("imported")
+class Net(torch.nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.linear = kind, torch.nn.Linear(64, 10)
+    def forward(self, x):
+        print("passed")
+        if self.kind == "fails":
+            raise KeyError("oops")
+        return self.linear(x.flatten(1))
+def prints(): return Net("")
+def fails(): return Net("fails")
+def raises(): raise RuntimeError("no weights\\nhere")
+def exits(): raise SystemExit(3)
+def asks(argument): return Net("")
+def doubles(): return Net("").double()
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        ("m.py:raises", "{tmp}/m.py:raises failed: RuntimeError: no weights here (m.py:14)"),
+        ("m.py:exits", "{tmp}/m.py:exits failed: SystemExit: 3 (m.py:15)"),
+        ("m.py:asks", "{tmp}/m.py:asks failed: TypeError: asks() missing 1 required positional argument: 'argument'"),
+        ("m.py:fails", "the model fails on float32 images of shape (2, 1, 8, 8): KeyError: 'oops'"),
+        ("m.py:doubles", "the model fails on float32 images of shape (2, 1, 8, 8): RuntimeError: "),
+        ("imports.py:f", "{tmp}/imports.py cannot be imported: ModuleNotFoundError: No module named 'nowhere' (imports.py:1)"),
+        ("broken.py:f", "{tmp}/broken.py cannot be imported: SyntaxError: "),
+        ("m.py", "expected the function that builds it too, as m.py:build, got 'm.py'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_users_model_is_one_line(robustq, tmp_path, model, line):
+    (tmp_path / "m.py").write_text(USERS.lstrip())
+    (tmp_path / "imports.py").write_text("import nowhere\n")
+    (tmp_path / "broken.py").write_text("def f(:\n")
+    result = robustq("attack", model, "--examples", "20")
+    assert result.exit_code == 2 and result.stdout == ""
+    (last,) = [text for text in result.stderr.splitlines() if text.startswith("robustq: ")]
+    assert last.startswith(f"robustq: MODEL: {line}".format(tmp=tmp_path))
+    assert result.stderr.endswith(f"{last}\n")
+
+
+def test_what_a_model_prints_is_no_result(robustq, tmp_path):
+    (tmp_path / "m.py").write_text(USERS.lstrip())
+    (tmp_path / "s.yaml").write_text(
+        "models: {mine: {file: 'm.py:prints'}}\nattacks: [{name: pgd, eps: 0.1}]\nexamples: 50"
+    )
+    result = robustq("run", "s.yaml", "--dry-run", "--json")
+    assert [job["model"] for job in json.loads(result.stdout)["jobs"]] == ["mine"]
+    assert "imported" in result.stderr and "passed" in result.stderr
+
+
+def test_a_dry_run_says_what_cannot_run(robustq, tmp_path):
+    """Through JPEG there is no gradient; the network inside is trained without it."""
+    (tmp_path / "s.yaml").write_text(
+        "models: {jpeg: {arch: lenet5, train: {epochs: 1}, defence: {name: jpeg}}}\nexamples: 50\n"
+        "attacks: [{name: pgd, eps: 0.1}, {name: noise, eps: 0.1, queries: 10}]"
+    )
+    found = json.loads(robustq("run", "s.yaml", "--dry-run", "--json").stdout)["jobs"]
+    assert [(job["job"], job["attack"], job["seconds"] is None) for job in found] == [
+        ("train", None, False), ("eval", "pgd", True), ("eval", "noise", False),
+    ]  # fmt: skip
+    text = robustq("run", "s.yaml", "--dry-run").stdout
+    assert text.endswith("1 of them will fail: they need a gradient, and jpeg has none\n")
+
+
+def test_a_store_that_is_a_folder(robustq, tmp_path):
+    (tmp_path / "folder").mkdir()
+    line = f"expected the store as a file such as {tmp_path}/folder/results.db, got the folder {tmp_path}/folder"
+    refused(robustq("--store", "folder", "results"), line)
+    refused(
+        robustq("attack", "m.py:f", "--per-example", "x.txt"),
+        "expected a file ending in .arrow, .parquet or .csv, got x.txt",
+    )

@@ -22,6 +22,7 @@ from robustlib.attacks.spsa import nes, spsa
 from robustlib.attacks.square import square
 from robustlib.attacks.transfer import transfer
 from robustlib.corruptions import corruption
+from robustlib.settings import Norm
 
 
 def clean(model: nn.Module, x: Tensor, y: Tensor, *, draws: object = None) -> Tensor:
@@ -51,5 +52,7 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
 }
 
 ENSEMBLES: dict[str, Callable[..., Recipe]] = {"autoattack": autoattack}
+
+NORMS_OF: dict[str, tuple[Norm, ...]] = {"cw": ("L2",), "deepfool": ("L2", "Linf")}  # of those that do not take all
 
 CURVES = frozenset({"pgd", "apgd-ce", "apgd-dlr", "apgd-t", "square", "autoattack"})

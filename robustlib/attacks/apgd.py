@@ -1,7 +1,5 @@
 """Auto-PGD: projected gradient descent that sets its own step size, untargeted and targeted."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +7,8 @@ from robustlib.attacks.ascend import Climb, ascend
 from robustlib.attacks.turns import following, repeat
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import Engine
-from robustlib.losses import LOSSES, TARGETED, climb, confirmed, find_loss, surely_right
+from robustlib.losses import LOSSES, TARGETED, LossName, climb, find_loss, margin, settled, surely_right
+from robustlib.models.layers import Expectation
 from robustlib.norms import Norm, Radius, beside, chosen, draw_in_ball, per_example, project_in_box, size
 
 LAST_STEPS = 25  # in float32, of images on the edge: they raise margins by 0.0002 to 0.002 (measured)
@@ -24,7 +23,7 @@ def apgd(
     norm: Norm = "Linf",
     eps: Radius = 8 / 255,
     steps: int = 100,
-    loss: Literal["ce", "dlr", "margin"] = "ce",
+    loss: LossName = "ce",
     start: Tensor | None = None,
     draws: Draws | None = None,
 ) -> Tensor:
@@ -48,7 +47,7 @@ def apgd_targeted(
     norm: Norm = "Linf",
     eps: Radius = 8 / 255,
     steps: int = 100,
-    loss: Literal["ce", "dlr", "margin"] = "dlr",
+    loss: LossName = "dlr",
     targets: int = 9,
     draws: Draws | None = None,
 ) -> Tensor:
@@ -58,6 +57,7 @@ def apgd_targeted(
     """
     draws = default_draws(x, draws)
     x_adv, live = x.clone(), torch.arange(len(x), device=x.device)
+    highest = torch.full_like(x[:, 0, 0, 0], -torch.inf)  # margin of a randomised model's images so far
     ranking = other_classes(model(x), y)
     group: list[int] = []
     while len(live) and (group := following(group, min(targets, ranking.shape[1]), model, len(live))):
@@ -70,9 +70,15 @@ def apgd_targeted(
             repeat(radii, group) if isinstance(radii, Tensor) else radii, steps, loss, torch.cat(starts),
             rivals.to(x.device),
         )  # fmt: skip
-        fell = confirmed(model, attacked, classes, ~surely_right(model, attacked, classes)).reshape(len(group), -1)
-        first = torch.where(fell.any(0), fell.int().argmax(0), len(group) - 1)
-        x_adv[live] = attacked.reshape(len(group), *x_adv[live].shape)[first, torch.arange(len(live), device=x.device)]
+        fell = settled(model, attacked, classes, ~surely_right(model, attacked, classes)).reshape(len(group), -1)
+        chosen_turn = torch.where(fell.any(0), fell.int().argmax(0), len(group) - 1)
+        taken = torch.ones_like(live, dtype=torch.bool)
+        if isinstance(model, Expectation):  # of which no image falls for good: the worst of all targets counts
+            gap = margin(model(attacked), classes).reshape(len(group), -1)
+            chosen_turn, taken = gap.argmax(0), gap.amax(0) > highest[live]
+            highest[live] = highest[live].maximum(gap.amax(0))
+        found = attacked.reshape(len(group), *x_adv[live].shape)[chosen_turn, torch.arange(len(live), device=x.device)]
+        x_adv[live[taken]] = found[taken]
         live = live[~fell.any(0)]
     return x_adv
 

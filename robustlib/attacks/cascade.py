@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import Engine
-from robustlib.losses import surely_right
+from robustlib.losses import classes_of, surely_right
 
 Attack = Callable[..., Tensor]
 
@@ -34,8 +34,8 @@ class Found(NamedTuple):
 
 @torch.no_grad()
 def predict(model: nn.Module, x: Tensor) -> Tensor:
-    """The model's class for each image, shape (B,)."""
-    return model(x).argmax(1)
+    """The model's class for each image, shape (B,). Raises ValueError where it gives NaN."""
+    return classes_of(model(x))
 
 
 def correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -94,6 +94,8 @@ def cascade(
             if eps is not None:
                 options["eps"] = eps[standing]
             found = attack(search, x[standing], y[standing], draws=draws[standing].restart(position), **options)
+            if found.isnan().any():
+                raise RuntimeError(f"attack {position + 1} of {len(attacks)} gives images that hold NaN")
             if "spent" in options:
                 queries[standing] = total(queries[standing], options["spent"])
             predicted = verdict(model, search, found, y[standing])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks.fab import within
 from robustlib.draws import Draws
-from robustlib.losses import climb, confirmed, margin, wrong
+from robustlib.losses import climb, confirmed, margin, starts, wrong
 from robustlib.norms import Norm, per_example, size
 
 INSIDE = 0.999999  # images are drawn in to this share of the box, whose border tanh does not reach
@@ -59,13 +59,9 @@ def cw(
     """
     if norm != "L2":
         raise ValueError(f"cw needs norm 'L2', got {norm!r}: for Linf and L1 use fmn or fab")
-    with torch.no_grad():
-        live = (~wrong(model(x), y)).nonzero().squeeze(1)
     x_adv = x.clone()
-    if len(live):
-        found, distance = search_const(
-            model, x[live], y[live], steps, search_steps, step_size, confidence, initial_const
-        )
+    for net, live in starts(model, x, y):
+        found, distance = search_const(net, x[live], y[live], steps, search_steps, step_size, confidence, initial_const)
         x_adv[live] = within(x[live], found, distance, eps)
     return x_adv
 

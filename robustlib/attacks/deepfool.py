@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from robustlib.attacks.apgd import other_classes
 from robustlib.draws import Draws
 from robustlib.engine import Engine, differentiate
 from robustlib.losses import confirmed, wrong
@@ -53,10 +54,11 @@ def deepfool(
     """
     with torch.no_grad():
         clean = model(x)
-    ranked = clean.argsort(1, descending=True)[:, :classes]
+    # The true class first, also where only the copy of a model ranks another before it.
+    ranked = torch.cat([y[:, None], other_classes(clean, y)], 1)[:, :classes]
     moved = torch.zeros_like(x)
     x_adv = x.clone()
-    active = (clean.argmax(1) == y).nonzero().squeeze(1)
+    active = (~confirmed(model, x, y, wrong(clean, y))).nonzero().squeeze(1)
     logits = clean[active]
     for _ in range(steps):
         if len(active) == 0:

@@ -1,6 +1,8 @@
 """FAB: small perturbations by stepping over linearised boundaries while staying drawn to the original image."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +11,8 @@ from robustlib.attacks.apgd import other_classes
 from robustlib.attacks.turns import following, repeat, still_needed
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import differentiate
-from robustlib.losses import confirmed, targeted_margin, wrong
-from robustlib.norms import Norm, Radius, draw_in_ball, dual_size, per_example, size
+from robustlib.losses import confirmed, starts, targeted_margin, wrong
+from robustlib.norms import Norm, Radius, chosen, draw_in_ball, dual_size, per_example, size
 from robustlib.planes import to_plane
 
 ALPHA_MAX, ETA, BETA = 0.1, 1.05, 0.9
@@ -58,7 +60,9 @@ def fab(
     others = other_classes(model(x), y)[:, : classes - 1]
     draws, limit = default_draws(x, draws), limits(eps, x)
     point = begin(x, norm, limit, random_start, draws)
-    return within(x, *run_once(model, x, y, others, norm, limit, steps, point), limit)
+    x_adv = within(x, *run_once(model, x, y, others, norm, limit, steps, point), limit)
+    options = {"norm": norm, "steps": steps, "classes": classes, "random_start": random_start}
+    return with_finer(fab, model, x, y, x_adv, eps, draws, **options)
 
 
 def fab_targeted(
@@ -97,7 +101,20 @@ def fab_targeted(
             best[live[nearer]], distance[live[nearer]] = found[rows][nearer], how_far[rows][nearer]
         if mine is not None:
             live = live[distance[live] > mine]
-    return within(x, best, distance, limit)
+    options = {"norm": norm, "steps": steps, "targets": targets, "random_start": random_start}
+    return with_finer(fab_targeted, model, x, y, within(x, best, distance, limit), eps, draws, **options)
+
+
+def with_finer(
+    attack: Callable[..., Tensor], model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, eps: Radius | None,
+    draws: Draws, **options: Any,
+) -> Tensor:  # fmt: skip
+    """x_adv, with images that only `model` takes for broken as they are attacked on its finer copy: see `starts`."""
+    for net, rows in starts(model, x, y):
+        if net is not model:
+            radius = chosen(eps, rows) if isinstance(eps, Tensor) else eps
+            x_adv[rows] = attack(net, x[rows], y[rows], eps=radius, draws=draws[rows], **options)
+    return x_adv
 
 
 def limits(eps: Radius | None, x: Tensor) -> Tensor | None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks.fab import within
 from robustlib.draws import Draws
-from robustlib.losses import climb, confirmed, margin, wrong
+from robustlib.losses import climb, confirmed, margin, starts, wrong
 from robustlib.norms import TINY, Norm, ascent, dual_size, per_example, project, size
 
 
@@ -31,11 +31,9 @@ def fmn(
     eps: None returns the nearest misclassified image found; with a radius, images for which it lies outside the ball
     are returned as they came. Deterministic: `draws` is not used. Returns x_adv, shaped like x, in the box.
     """
-    with torch.no_grad():
-        live = (~wrong(model(x), y)).nonzero().squeeze(1)
     x_adv = x.clone()
-    if len(live):
-        found, distance = approach(model, x[live], y[live], norm, steps, step_size, radius_step)
+    for net, live in starts(model, x, y):
+        found, distance = approach(net, x[live], y[live], norm, steps, step_size, radius_step)
         x_adv[live] = within(x[live], found, distance, eps)
     return x_adv
 

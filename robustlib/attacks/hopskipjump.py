@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlib.attacks.fab import within
@@ -76,7 +77,7 @@ def hopskipjump(
     Otherwise than there, directions are normal in every norm, and an estimate keeps half of the one before.
 
     x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,).  eps: in units of x.
-    queries: images shown to the model for each of x, at most.  start_samples: random images tried to begin from.
+    queries: images shown to the model for each of x, at most.  start_samples: images made up to begin from.
     samples: of the first estimate of the boundary's normal; they grow with the root of the turn.
     spent: filled in with the queries of each image, int64, shape (B,).
     Returns the nearest misclassified images found, shaped like x, in the box: x itself where there is none, or none
@@ -114,19 +115,32 @@ def hopskipjump(
 
 
 def begin(decide: Decide, run: Run, norm: Norm, queries: int, tries: int) -> Run:
-    """From the first random image that is misclassified, back to the boundary."""
+    """From the first image made up that is misclassified, back to the boundary."""
     live = torch.arange(len(run.place), device=run.x.device)
     for number in range(tries):
         live = live[run.used[live] < queries]
         if len(live) == 0:
             break
-        image = run.draws[live].uniform(run.x.shape[1:], f"hopskipjump/start/{number}").to(run.x)
+        image = made_up(run[live], number)
         fell = decide(image, run.y[live])
         run.used[live] += 1
         run.point[live[fell]] = image[fell]
         run.distance[live[fell]] = size(image - run.x[live], norm)[fell]
         live = live[~fell]
     return search(decide, run, norm, queries)
+
+
+def made_up(run: Run, number: int) -> Tensor:
+    """An image to begin from: noise, as in the paper; and, since a network may see one class in all noise, by turns one
+    colour, coarse noise, and the image itself inverted, with noise over it.
+    """
+    channels, height, width = run.x.shape[1:]
+    side = {1: (1, 1), 2: (min(4, height), min(4, width))}.get(number % 4, (height, width))
+    random = run.draws.uniform((channels, *side), f"hopskipjump/start/{number}").to(run.x)
+    if number % 4 == 3:
+        share = run.draws.uniform((1, 1, 1), f"hopskipjump/share/{number}").to(run.x)
+        return share * (1 - run.x) + (1 - share) * random
+    return F.interpolate(random, (height, width), mode="nearest")
 
 
 def search(decide: Decide, run: Run, norm: Norm, queries: int) -> Run:

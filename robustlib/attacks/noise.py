@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.draws import Draws, default_draws
-from robustlib.losses import confirmed, wrong
+from robustlib.losses import margin, settled, wrong
+from robustlib.models.layers import Expectation
 from robustlib.norms import Norm, ascent, draw_in_ball
 
 
@@ -24,22 +25,29 @@ def noise(
 
     x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,).  eps: in units of x.
     queries: points for each image, at most.  spent: filled in with those of each image, int64, shape (B,).
-    An image is done with as soon as it is misclassified, and comes as it is where none was found.
+    An image is done with as soon as it is misclassified, and comes as it is where none was found; of a randomised
+    model's, for which none is done with, the point of the largest margin is kept.
     Returns x_adv, shaped like x, in the box and the eps-ball. Source: Carlini et al. 2019,
     https://arxiv.org/abs/1902.06705, section 4.
     """
     draws = default_draws(x, draws)
     found, live = x.clone(), torch.arange(len(x), device=x.device)
-    used = torch.zeros_like(y)
+    used, highest = torch.zeros_like(y), torch.full_like(x[:, 0, 0, 0], -torch.inf)
     for query in range(queries):
         images, classes = x[live], y[live]
         delta = draw_in_ball(images, eps, norm, draws[live], f"noise/{query}")
         if query % 2:  # corners in Linf, the sphere in L2, few pixels in L1
             delta = eps * ascent(delta, norm)
         point = (images + delta).clamp(0, 1)
-        fell = confirmed(model, point, classes, wrong(model(point), classes))
+        logits = model(point)
+        fell = settled(model, point, classes, wrong(logits, classes))
         used[live] += 1
-        found[live[fell]] = point[fell]
+        taken = fell
+        if isinstance(model, Expectation):
+            gap = margin(logits, classes)
+            taken = gap > highest[live]
+            highest[live] = highest[live].maximum(gap)
+        found[live[taken]] = point[taken]
         live = live[~fell]
         if len(live) == 0:
             break

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.draws import Draws, default_draws
-from robustlib.losses import climb, find_loss, settled, wrong
+from robustlib.losses import LossName, climb, find_loss, settled, wrong
 from robustlib.norms import Norm, Radius, ascent, beside, chosen, draw_in_ball, project_in_box
 
 
@@ -17,7 +17,7 @@ def pgd(
     eps: Radius = 8 / 255,
     steps: int = 10,
     step_size: float | None = None,
-    loss: str = "ce",
+    loss: LossName = "ce",
     random_start: bool = True,
     stop_at_success: bool = False,
     start: Tensor | None = None,
@@ -60,7 +60,7 @@ def fgsm(
     norm: Norm = "Linf",
     eps: float = 8 / 255,
     step_size: float | None = None,
-    loss: str = "ce",
+    loss: LossName = "ce",
     random_start: bool = False,
     draws: Draws | None = None,
 ) -> Tensor:

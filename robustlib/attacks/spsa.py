@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.draws import Draws, default_draws
-from robustlib.losses import find_loss, settled, wrong
+from robustlib.losses import LossName, find_loss, settled, wrong
 from robustlib.norms import Norm, ascent, draw_in_ball, per_example, project_in_box
 
 AT_ONCE = 2**22  # numbers of candidate images held at a time
@@ -33,7 +33,7 @@ def spsa(
     samples: int = 64,
     radius: float = 0.01,
     step_size: float | None = None,
-    loss: str = "margin",
+    loss: LossName = "margin",
     draws: Draws | None = None,
     spent: Tensor | None = None,
 ) -> Tensor:
@@ -61,7 +61,7 @@ def nes(
     samples: int = 50,
     radius: float = 0.01,
     step_size: float | None = None,
-    loss: str = "margin",
+    loss: LossName = "margin",
     draws: Draws | None = None,
     spent: Tensor | None = None,
 ) -> Tensor:

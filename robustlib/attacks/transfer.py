@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks.pgd import pgd
 from robustlib.draws import Draws, default_draws
-from robustlib.losses import settled, wrong
+from robustlib.losses import LossName, settled, wrong
 from robustlib.norms import Norm
 
 
@@ -20,7 +20,7 @@ def transfer(
     eps: float = 8 / 255,
     steps: int = 50,
     step_size: float | None = None,
-    loss: str = "margin",
+    loss: LossName = "margin",
     queries: int = 1,
     draws: Draws | None = None,
     spent: Tensor | None = None,

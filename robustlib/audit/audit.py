@@ -127,7 +127,7 @@ class Examination:
         before = bout.correct.clone()
         single = calling(partial(fgsm, norm=self.norm, eps=self.eps), target.search)
         bout.attempt("FGSM", "standard", single)
-        missed = ((before > 0.5) & (bout.correct <= 0.5)).nonzero().flatten()
+        missed = bout.lost(before)
         self.findings.append(find("fgsm-beats-pgd", len(missed) / len(self.y), examples=missed.tolist()))
         self.findings.append(looks.other_radii(target, bout, self.naive))
         if not target.randomised:
@@ -169,7 +169,7 @@ class Examination:
         before = bout.correct.clone()
         yield from self.strike_all(arsenal.by_scores(target, self.norm, self.eps, self.queries))
         if target.gradient and not target.randomised:
-            alone = ((before > 0.5) & (bout.correct <= 0.5)).nonzero().flatten()
+            alone = bout.lost(before)
             # One image of few is more than the share allowed, and no more than chance.
             share = len(alone) / len(self.y) if len(alone) > 1 else 0.0
             self.findings.append(find("square-beats-gradients", share, examples=alone.tolist()))
@@ -218,7 +218,8 @@ class Examination:
             self.findings.append(noise(bare, self.x, self.y, outcome, self.norm, self.eps, self.seed))
             self.findings.append(eight_bit(bare, self.bout.x_adv, self.y, outcome))
         self.findings.append(find("adaptive-gap", naive_accuracy - adaptive))
-        self.findings.append(find("beyond-gradients", self.after_gradients - self.bout.correct.mean().item()))
+        beyond = self.after_gradients - self.bout.correct.mean().item() - self.bout.chance(self.bout.correct)
+        self.findings.append(find("beyond-gradients", max(0.0, beyond)))
         findings = self.findings
         return Audit(
             overall(findings),

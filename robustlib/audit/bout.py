@@ -1,5 +1,6 @@
 """One attack after the other on the same images, each judged by the model as given, the lowest number kept."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from robustlib.norms import Norm
 from robustlib.outcome import check_budget, score
 
 PROBE = 32  # standing images on which a costly attack shows whether it is worth trying on all
-CHOOSING = 20  # draws by which the better of two images is chosen, where the model is randomised
+CHOOSING = 50  # draws by which the better of two images is chosen, where the model is randomised
+CHANCE = 0.25  # a share of so many draws falls by more than this by chance at one image in a hundred
 ALIVE = 0.02  # share of draws below which an image of a randomised model is not attacked again
 Strike = Callable[[Tensor, Tensor, Draws], Tensor]  # images, classes, draws -> attacked images
 
@@ -80,11 +82,28 @@ class Bout:
         x, y = self.x[rows], self.y[rows]
         found = strike(x, y, self.draws[rows]).to(x)
         check_budget(found, x, self.norm, self.eps, [attack])
-        share = self.share(found, y)
-        # Of a randomised model's draws, few more wrong ones are chance.
-        better = share < self.correct[rows] - (0.1 if self.randomised else 0)
+        # Of a randomised model both images are scored anew, and then the one that was chosen: a share by which an image
+        # was chosen is a lucky one, and would make the model look weaker attack by attack.
+        share, before = self.share(found, y), self.share(self.x_adv[rows], y) if self.randomised else self.correct[rows]
+        better = share < before
         taken = rows[better]
-        self.x_adv[taken], self.correct[taken] = found[better], share[better]
+        self.x_adv[taken] = found[better]
+        self.correct[rows] = self.share(self.x_adv[rows], y) if self.randomised else share.minimum(before)
         for place in taken.tolist():
             self.by[place] = attack
-        return len(taken)
+        return int(self.fell(before, share).sum())
+
+    def fell(self, before: Tensor, after: Tensor) -> Tensor:
+        """Which images' shares fell from `before` to `after`, by more than chance."""
+        return before - after > (CHANCE if self.randomised else 0)
+
+    def lost(self, before: Tensor) -> Tensor:
+        """Places of the images that stood when their shares were `before` and are broken now."""
+        return ((before > 0.5) & (self.correct <= 0.5) & self.fell(before, self.correct)).nonzero().flatten()
+
+    def chance(self, share: Tensor) -> float:
+        """How far two means of such shares, on draws of their own, differ at most by chance."""
+        if not self.randomised:
+            return 0.0
+        variance = (share * (1 - share)).mean().item() / (len(share) * CHOOSING)
+        return 3 * math.sqrt(2 * variance)

@@ -28,7 +28,7 @@ def other_radii(target: Target, bout: Bout, naive: Tensor) -> Finding:
             strike = arsenal.naive(target, bout.norm, bout.eps * factor)
             share = bout.share(strike(bout.x, bout.y, bout.draws), bout.y)
         accuracies.append(share.mean().item())
-    rises = [after - before for before, after in pairwise(accuracies)]
+    rises = [after - before - bout.chance(naive) for before, after in pairwise(accuracies)]
     words = ", ".join(f"{accuracy:.3f}" for accuracy in accuracies)
     return find("accuracy-rises-with-eps", max(0.0, *rises), f"at half, once and twice the radius: {words}")
 

@@ -1,14 +1,17 @@
 """The checks that every evaluation gets: a few passes over a few images."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from robustlib.attacks.cascade import predict, verdict
-from robustlib.checks.limits import Finding, find
+from robustlib.checks.limits import WARN, Finding, find
 from robustlib.draws import Draws
 from robustlib.engine import pull
 from robustlib.losses import cross_entropy
+from robustlib.metrics import wilson
 from robustlib.norms import Norm, draw_in_ball
 from robustlib.outcome import Outcome
 
@@ -96,12 +99,19 @@ def look_at_outcome(
     return found
 
 
+TOO_FEW = "clean accuracy {accuracy:.3f} on {n} images: too few to tell the model from one that names one class for all"
+
+
 def above_chance(outcome: Outcome) -> Finding:
     """An untrained or broken model names one class for all: where it is no better than that, it is none."""
     accuracy = float(outcome.clean_correct.mean())
     often = float(np.bincount(outcome.label).max() / len(outcome.label))
-    if len(outcome.label) < 30 or often > 0.7:
-        return find("chance", None, "too few images, or nearly all of one class")
+    if often > 0.7:
+        return find("chance", None, "nearly all images are of one class")
+    if len(outcome.label) < 30:
+        if wilson(accuracy * len(outcome.label), len(outcome.label))[0] > often:
+            return find("chance", None, "few images, but surely better than one class for all")
+        return replace(find("chance", None, TOO_FEW.format(accuracy=accuracy, n=len(outcome.label))), verdict=WARN)
     return find(
         "chance", often / max(accuracy, 1e-9), f"clean accuracy {accuracy:.3f}, most frequent class {often:.3f}"
     )

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SUMS_TO_ONE = 1e-3  # how far the sum of a row of probabilities may lie from 1, by rounding
+# How far the sum of a row of probabilities may lie from 1: each may be rounded to two decimals.
+ROUNDED, MOST_ROUNDED = 5e-3, 0.5
 LEAST = 1e-12  # a probability that is zero, as a logit: the logarithm of this
 
 
@@ -21,36 +22,51 @@ class Answers(nn.Module):
     """A callable as a model.
 
     fn: takes images, float32 in [0, 1], shape (B, C, H, W), a tensor on the CPU, which NumPy reads as it is. It gives
-    logits (B, classes), probabilities (B, classes), taken for such where a row is nowhere negative and sums to one and
-    turned into logarithms, or labels (B,), turned into rows with a one; a tensor, a NumPy array or nested lists.
+    logits (B, classes), probabilities (B, classes), turned into logarithms, or labels (B,), turned into rows with a
+    one; a tensor, a NumPy array or nested lists. Which of the first two it is, the first answer settles: probabilities,
+    where no row has a number outside [0, 1] or a sum that lies farther from one than rounding brings it.
     num_classes: needed for labels.
-    Calls raise ValueError for an answer of another shape or type.
+    Calls raise ValueError for an answer of another shape or type, and for a negative number among probabilities.
     """
 
     def __init__(self, fn: Callable[[Tensor], Any], num_classes: int | None = None):
         super().__init__()
         self.fn = fn
         self.num_classes = num_classes
+        self.shares: bool | None = None  # whether it answers with probabilities; not known before the first answer
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        answer = self.fn(x.detach().to("cpu", torch.float32))
-        return as_logits(answer, len(x), self.num_classes).to(x.device)
+        rows, labels = as_rows_of_numbers(self.fn(x.detach().to("cpu", torch.float32)), len(x), self.num_classes)
+        if not labels and len(rows):
+            if self.shares is None:
+                self.shares = are_probabilities(rows)
+            if self.shares:
+                if (rows < 0).any():
+                    raise ValueError(f"expected probabilities, as before, got {rows.min():g}")
+                rows = rows.clamp_min(LEAST).log()
+        return rows.to(x.device)
 
 
-def as_logits(answer: Any, count: int, num_classes: int | None) -> Tensor:
-    """An answer for `count` images as logits, float32, shape (count, classes)."""
+def are_probabilities(rows: Tensor) -> bool:
+    """Whether rows of numbers are probabilities, perhaps rounded. One scale for all that a model says: were some rows
+    logarithms and others not, searches by their margins would be misled.
+    """
+    off = (rows.sum(1) - 1).abs().max()
+    return bool((rows >= 0).all() and (rows <= 1).all() and off <= min(ROUNDED * rows.shape[1], MOST_ROUNDED))
+
+
+def as_rows_of_numbers(answer: Any, count: int, num_classes: int | None) -> tuple[Tensor, bool]:
+    """An answer for `count` images, float32, shape (count, classes), and whether it came as labels."""
     try:
         found = answer.detach().cpu() if isinstance(answer, Tensor) else torch.from_numpy(np.array(answer))
     except (TypeError, ValueError) as error:
         raise ValueError(f"expected numbers as the model's answer, got {type(answer).__name__} ({error})") from error
     if found.ndim == 1 and len(found) == count:
-        return as_rows(found, num_classes)
+        return as_rows(found, num_classes), True
     if found.ndim != 2 or len(found) != count or found.is_complex():
         raise ValueError(f"expected an answer of shape ({count}, classes) or ({count},), got {tuple(found.shape)}")
-    rows = found.float()
-    share = (rows >= 0).all(1) & ((rows.sum(1) - 1).abs() <= SUMS_TO_ONE)
-    return torch.where(share[:, None], rows.clamp_min(LEAST).log(), rows)
+    return found.float(), False
 
 
 def as_rows(labels: Tensor, num_classes: int | None) -> Tensor:

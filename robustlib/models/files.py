@@ -1,10 +1,13 @@
 """A user's own model, and weights from a file: nothing in a weights file is ever executed."""
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +50,27 @@ def import_file(path: Path) -> Any:
     assert spec is not None and spec.loader is not None  # a path that ends in .py always has a loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    with users_code(f"{path} cannot be imported", path):
+        spec.loader.exec_module(module)
     return module
+
+
+@contextmanager
+def users_code(what: str, path: Path | None = None) -> Iterator[None]:
+    """What the user's own code raises becomes a ValueError of one line, with the place in their file it came from.
+
+    Prints go to stderr: stdout belongs to the results. An exit, too, is the end of the model, not of robustq.
+    """
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except torch.OutOfMemoryError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        mine = [f for f in frames if path is not None and Path(f.filename).resolve() == path.resolve()]
+        place = f" ({path.name}:{mine[-1].lineno})" if mine and path is not None else ""
+        raise ValueError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}{place}") from error
 
 
 def check_options(owner: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:
@@ -73,7 +95,9 @@ def call_factory(reference: str, facts: dict[str, Any], options: dict[str, Any])
     check_options(reference, factory, options)
     # Facts go to parameters of their name alone: a module's class takes **kwargs by its signature, and refuses them.
     accepted = inspect.signature(factory).parameters
-    model = factory(**{name: value for name, value in facts.items() if name in accepted} | options)
+    place = reference.rpartition(":")[0]
+    with users_code(f"{reference} failed", Path(place) if place.endswith(".py") else None):
+        model = factory(**{name: value for name, value in facts.items() if name in accepted} | options)
     if isinstance(model, nn.Module):
         return model
     if not callable(model):

@@ -1,11 +1,12 @@
 """What people ask of the queue takes hold of the right jobs, and of no others."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
-from jobs import claims, control, flow, queue, shards
+from jobs import artifacts, claims, control, flow, queue, shards
 from jobs.engine import Store
 from jobs.errors import JobsFailed, SpecError
 from jobs.insert import known_jobs
@@ -244,3 +245,32 @@ def test_a_study_that_is_submitted_again_is_the_latest_of_its_name(store):
         record(db, resolved(), small_plan())
         assert find_sweep(db, "small") == 1
         assert latest_sweeps(db) == {"small": 1}
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+@pytest.mark.parametrize("asked", ["the evaluation", "the training"])
+def test_lost_weights_are_trained_again(store, how: str, asked: str):
+    """Their evaluations cannot run without them, and the training is done: it is taken back."""
+    (train,), evals, (worst,) = of(store, "train"), of(store, "eval"), of(store, "worst")
+    kept = artifacts.put(store.artifacts, "weights", b"weights")
+    with store.begin() as db:
+        (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == train)
+        assert queue.start(db, claimed, "one", "here", 1, "")
+        assert queue.finish(db, claimed, ROW, artifacts=[kept])
+    run(store, evals[0], fail=True)
+    assert flow.retry(store, [evals[0]], None) == 2  # nothing is lost: it and the worst case
+    run(store, evals[0], fail=True)
+    path = Path(artifacts.blob_path(store.artifacts, kept.sha256))
+    path.unlink() if how == "gone" else path.write_bytes(b"other")
+    n = flow.retry(store, [evals[0] if asked == "the evaluation" else train], None)
+    with store.begin() as db:
+        states = dict(db.execute(select(job.c.id, job.c.state).where(job.c.id.in_([train, *evals, worst]))).all())
+    if asked == "the evaluation":
+        assert (n, states) == (3, {train: "queued", evals[0]: "blocked", evals[1]: "blocked", worst: "blocked"})
+    else:
+        assert (n, states) == (1, {train: "queued", evals[0]: "failed", evals[1]: "blocked", worst: "failed"})
+    again = artifacts.put(store.artifacts, "weights", b"weights")
+    with store.begin() as db:
+        (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == train)
+        assert queue.start(db, claimed, "one", "here", 1, "")
+        assert queue.finish(db, claimed, ROW, artifacts=[again])

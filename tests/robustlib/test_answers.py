@@ -15,7 +15,7 @@ from robustlib.audit.audit import Audit, audit
 from robustlib.engine import Count
 from robustlib.evaluate import evaluate
 from robustlib.models import build
-from robustlib.models.answers import Answers, endpoint
+from robustlib.models.answers import Answers, are_probabilities, endpoint
 from robustlib.search import exact_engine, warm_up
 from tests.serving import Reply, Server, answering, serving
 
@@ -54,6 +54,23 @@ def test_probabilities_become_logits_of_the_same_probabilities():
     torch.testing.assert_close(found, LOGITS.log_softmax(1), rtol=1e-4, atol=1e-5)
     certain = Answers(lambda x: np.eye(3)[[0, 2]])(X[:2])
     assert certain.isfinite().all() and certain.argmax(1).tolist() == [0, 2]
+
+
+def test_rounded_probabilities_are_all_on_one_scale():
+    """Two decimals: some rows sum to 0.99 and some to 1.01, and none may be taken for logits among logarithms."""
+    model = Answers(lambda x: shares(x.numpy()).round(2))
+    found = model(X)
+    rounded = torch.from_numpy(shares(X.numpy()).round(2)).float()
+    assert (rounded.sum(1) != 1).any()
+    torch.testing.assert_close(found, rounded.clamp_min(1e-12).log())
+    logits = Answers(lambda x: scores(x.numpy()))
+    assert not are_probabilities(LOGITS)
+    logits(X)
+    logits.fn = lambda x: np.full((len(x), 3), 1 / 3)  # rows that might be either: it gave logits before
+    torch.testing.assert_close(logits(X), torch.full((len(X), 3), 1 / 3))
+    model.fn = lambda x: scores(x.numpy()) - 5
+    with pytest.raises(ValueError, match=r"^expected probabilities, as before, got -"):
+        model(X)
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.float32, np.uint8])

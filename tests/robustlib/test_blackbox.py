@@ -111,6 +111,22 @@ def test_hopskipjump_comes_to_the_distance(norm: Norm, queries: int, median: flo
     assert few.median() > many.median() and (few >= 1 - 1e-4).all()
 
 
+class Bright(nn.Module):
+    """Class 1 where the mean of the pixels is above 0.75, which that of no noise is: 0.5, and 0.05 about it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rise = x.flatten(1).mean(1) - 0.75
+        return torch.stack([-rise, rise], 1)
+
+
+def test_hopskipjump_begins_where_all_noise_is_of_one_class():
+    x, y = torch.full((N, *SHAPE), 0.7), torch.zeros(N, dtype=torch.long)
+    assert (Bright()(torch.rand(1000, *SHAPE, generator=torch.Generator().manual_seed(2))).argmax(1) == 0).all()
+    x_adv = hopskipjump(Bright(), x, y, norm="L2", queries=1000)
+    assert (Bright()(x_adv).argmax(1) == 1).all()
+    assert size(x_adv - x, "L2").median() < 1.5 * 0.05 * 6  # 0.05 in each of 36 pixels is the least
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_hopskipjump_needs_no_more_than_labels(norm: Norm, plane: Plane, placed):
     x, y, _ = placed

@@ -165,7 +165,7 @@ def test_training_flags_come_back_and_dropout_is_off_meanwhile(model: Rows, x: T
     assert noisy.dropout.training and not noisy.training
 
 
-@pytest.mark.parametrize("norm, step", [("Linf", 0.11), ("L2", 0.02), ("Linf", math.nan)])
+@pytest.mark.parametrize("norm, step", [("Linf", 0.11), ("L2", 0.02)])
 def test_an_attack_that_leaves_its_ball_is_an_error(norm: Norm, step: float, model: Rows, x: Tensor, y: Tensor):
     """0.02 in each of 36 pixels is 0.12 in L2."""
 
@@ -173,12 +173,55 @@ def test_an_attack_that_leaves_its_ball_is_an_error(norm: Norm, step: float, mod
         normal = (model.weight[1] - model.weight[0]).detach().sign().reshape(1, 1, 6, 6)
         return x + step * normal * (1 - 2 * y)[:, None, None, None]
 
-    if not math.isnan(step):
-        list(evaluate(model, x, y, [("push", push)], norm=norm, eps=0.13))  # inside this one
+    list(evaluate(model, x, y, [("push", push)], norm=norm, eps=0.13))  # inside this one
     with pytest.raises(
         RuntimeError, match=rf"^one of the attacks \['push'\] left its {norm} ball of radius 0\.1, or the"
     ):
         list(evaluate(model, x, y, [("push", push)], norm=norm, eps=0.1))
+
+
+def test_an_attack_that_gives_nan_is_an_error(model: Rows, x: Tensor, y: Tensor):
+    with pytest.raises(RuntimeError, match=r"^attack 1 of 1 gives images that hold NaN$"):
+        list(evaluate(model, x, y, [("nan", lambda model, x, y, *, draws: x * math.nan)], norm="Linf", eps=0.1))
+
+
+@pytest.mark.parametrize("where", ["clean", "attacked"])
+def test_nan_logits_are_an_error_and_no_class(where: str, model: Rows, x: Tensor, y: Tensor):
+    """NaN counts as the largest of numbers: images of class 0 would be right, and stand."""
+
+    class Broken(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            rows = (z > 0.9).flatten(1).any(1)
+            return torch.where(rows[:, None], math.nan, model(z))
+
+    x = x.clamp(0, 0.5)
+    if where == "clean":
+        x = torch.cat([x, x])
+        x[-1, 0, 0, 0] = 1.0  # beyond the images that a model is looked at with
+        y = torch.cat([y, y])
+    bright = ("bright", lambda model, x, y, *, draws: torch.ones_like(x))
+    with pytest.raises(ValueError, match=r"^the model gives NaN logits for \d+ of \d+ images$"):
+        list(evaluate(Broken(), x, y, [bright], norm="Linf", eps=1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["pgd", "apgd-ce", "fab", "square", "deepfool", "fmn"])
+def test_a_model_that_answers_in_another_type(name: str, dtype: torch.dtype, model: Rows, x: Tensor, y: Tensor):
+    """It breaks the images that it breaks in float32, but for those that its own rounding decides."""
+
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, z: Tensor) -> Tensor:
+            return self.inner(z).to(dtype)
+
+    norm: Norm = "L2" if name in ("deepfool", "fmn") else "Linf"
+    expected = outcome(model, x, y, [attack(name, norm, eps=0.1)], norm=norm, eps=0.1)
+    found = outcome(Other(), x, y, [attack(name, norm, eps=0.1)], norm=norm, eps=0.1)
+    assert (found.success != expected.success).mean() <= 0.05
+    assert expected.success.mean() > 0
 
 
 def test_an_attack_that_leaves_the_box_is_an_error(model: Rows, x: Tensor, y: Tensor):

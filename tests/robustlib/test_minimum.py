@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustlib.attacks import ATTACKS as EVERY
 from robustlib.attacks.cascade import correct
 from robustlib.attacks.cw import cw
 from robustlib.attacks.fmn import fmn, project_each
@@ -207,3 +208,32 @@ def test_cw_is_as_near_as_foolbox(net: nn.Module, test):
     ours = quick_cw(net, x, y)
     assert not correct(net, ours, y).any()
     assert median_distance(net, ours, x, y, "L2") <= 1.02 * median_distance(net, theirs, x, y, "L2")
+
+
+class Shifted(nn.Module):
+    """A copy that is off by a little, as half precision is: it takes images of class 0 near the boundary for broken."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x) + torch.tensor([-0.05, 0.05])
+
+
+@pytest.mark.parametrize("name", ["deepfool", "fmn", "cw", "fab", "fab-t"])
+def test_images_that_only_the_copy_takes_for_broken_are_attacked(name: str, linear: Linear, x: Tensor):
+    """They lie a hair on the right side: returned as they are, they would count as robust."""
+    x = 0.2 + 0.6 * x
+    y = linear(x).argmax(1)
+    near = x + 0.98 * (ATTACKS["fmn-L2"](linear, x, y) - x)
+    chosen = correct(linear, near, y) & ~correct(Shifted(linear), near, y)
+    assert chosen.sum() > 5
+    x, y = near[chosen][:6], y[chosen][:6]
+    fine = Engine(linear, sizes=())
+    copy = Engine(Shifted(linear), sizes=(), drift=0.1, judge=fine.forward)
+    copy.finer = (fine,)
+    norm: Norm = "L2"
+    x_adv = EVERY[name](copy, x, y, norm=norm, eps=0.5)
+    assert not correct(linear, x_adv, y).any()
+    assert (size(x_adv - x, norm) <= 0.5).all()

@@ -45,6 +45,17 @@ def test_without_gradients_there_is_nothing_to_beat(others: list[str]):
     assert not {"square-beats-gradients", "surrogate"} & set(found)
 
 
+def test_radii_of_one_search_tell_nothing():
+    """What stands at one counts as standing below: the accuracy cannot rise, whatever the attack."""
+    attacks = [("pgd", 0.1, outcome(50, "pgd")), ("pgd", 0.2, outcome(60, "pgd"))]
+    names, eps, outcomes = zip(*attacks, strict=True)
+    found = across_attacks(names, eps, outcomes, ["pgd(steps=10), 2 radii as one search"] * 2)
+    assert [(one.value, one.verdict) for one in found if one.name == "accuracy-rises-with-eps"] == [(None, "pass")]
+    both = [*attacks, ("apgd-ce", 0.1, outcome(50, "apgd-ce")), ("apgd-ce", 0.2, outcome(20, "apgd-ce"))]
+    recipes = ["pgd(steps=10), 2 radii as one search"] * 2 + ["apgd-ce(steps=10)"] * 2
+    assert values(*both, recipes=recipes)["accuracy-rises-with-eps"] == pytest.approx(0.3)
+
+
 def test_only_equal_attacks_are_compared_by_radius():
     """A worse surrogate at a larger radius says nothing against either; nor do two at one radius."""
     attacks = [

@@ -1,6 +1,7 @@
 """Randomised models: a classifier with noise on its logit, whose accuracy is the normal distribution's."""
 
 import math
+import random
 from functools import partial
 
 import numpy as np
@@ -78,20 +79,84 @@ def test_accuracies_are_means_over_draws():
 
 @pytest.mark.parametrize(
     "name, options",
-    [("pgd", {"steps": 20}), ("apgd-ce", {"steps": 20}), ("square", {"queries": 150})],
+    [
+        ("pgd", {"steps": 20}),
+        ("apgd-ce", {"steps": 20}),
+        ("square", {"queries": 150}),
+        ("fab", {"steps": 20}),
+        ("deepfool", {"norm": "Linf"}),
+        ("fmn", {"norm": "Linf", "steps": 30}),
+    ],
 )
 def test_no_attack_stops_where_the_mean_of_the_draws_is_only_just_wrong(name: str, options: dict[str, int]):
     """Every pixel can fall from 0.8 to 0.2: right in 27 % of draws. Where the mean is just wrong, half of them are."""
     x, y = images(40, 0.8)
     x_adv, found = run(x, y, [(name, partial(ATTACKS[name], eps=0.6, **options))], eps=0.6)
-    assert x_adv.mean() < 0.23
-    assert summarise(vars(found))["robust_accuracy"] == pytest.approx(phi(-0.3 / SIGMA), abs=0.035)
+    # The last three stop at 0.5; whether the edge is worse is decided by few draws, and rarely wrong.
+    assert x_adv.mean() < (0.26 if name in ("fab", "deepfool", "fmn") else 0.23)
+    assert summarise(vars(found))["robust_accuracy"] == pytest.approx(phi(-0.3 / SIGMA), abs=0.045)
+
+
+class Targets(nn.Module):
+    """Noise on the logit of class 0, which grows with the first pixel, against two that grow with one other each."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(1)
+        own = pixels[:, 0] + 0.5 + SIGMA * torch.randn_like(pixels[:, 0])
+        return torch.stack([own, pixels[:, 1], 0.2 * pixels[:, 2], 0.1 * pixels[:, 3]], 1)
+
+
+def test_more_targets_make_no_attack_weaker():
+    """Class 1 can be brought nearest: images made towards 2 and 3 must not stand in for those made towards it."""
+    x, y = torch.full((40, 1, 2, 2), 0.5), torch.zeros(40, dtype=torch.long)
+    shares = {}
+    for targets in (1, 3):
+        attack = partial(ATTACKS["apgd-t"], eps=0.2, steps=20, loss="margin", targets=targets)
+        batches = list(evaluate(Targets(), x, y, [("apgd-t", attack)], norm="Linf", eps=0.2, num_classes=4))
+        shares[targets] = join([batch.outcome for batch in batches]).adversarial_correct.mean()
+    assert shares[3] == pytest.approx(phi((0.3 + 0.5 - 0.7) / SIGMA), abs=0.03)
+    assert shares[1] == pytest.approx(shares[3], abs=0.03)
+
+
+def test_random_search_keeps_its_best_point():
+    """The best of 300 points among which the mean falls to 0.3 and less, not the first that is wrong, nor the clean one."""
+    x, y = torch.full((40, 1, 1, 1), 0.8), torch.ones(40, dtype=torch.long)
+    attack = partial(ATTACKS["noise"], eps=0.6, queries=300)
+    x_adv, found = run(x, y, [("noise", attack)], eps=0.6)
+    assert x_adv.max() < 0.35
+    assert summarise(vars(found))["robust_accuracy"] < phi(-0.1 / SIGMA)
+
+
+def test_a_models_noise_may_be_numpys_or_pythons():
+    """All of it comes back with the seed, and what the caller draws is left alone."""
+
+    class Own(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            value = x.flatten(1).mean(1) - 0.5
+            value = value + torch.from_numpy(np.random.normal(size=len(x))).float() * SIGMA + random.gauss(0, 0.1)
+            return torch.stack([torch.zeros_like(value), value], 1)
+
+    x, y = images(30, 0.7)
+
+    def once() -> np.ndarray:
+        (batch,) = evaluate(Own(), x, y, [("pgd", climb)], norm="Linf", eps=0.3, num_classes=2, draws=20, eot_draws=5)
+        return batch.outcome.adversarial_correct
+
+    np.random.seed(1)
+    random.seed(1)
+    first = once()
+    drawn = np.random.rand(), random.random()
+    np.random.seed(1)
+    random.seed(1)
+    assert drawn == (np.random.rand(), random.random())
+    assert 0.05 < first.mean() < 0.95
+    assert np.array_equal(once(), first)
 
 
 def test_success_is_the_vote_of_the_draws():
     """P(right) is 0.84 clean and 0.16 attacked: a hundred draws decide that beyond doubt."""
     x, y = images(60, 1.0)
-    attacks = [("half", lambda model, x, y, *, draws: x * 0 + 0.5), ("dark", lambda model, x, y, *, draws: x * 0)]
+    attacks = [("same", lambda model, x, y, *, draws: x.clone()), ("dark", lambda model, x, y, *, draws: x * 0)]
     _, found = run(x, y, attacks, eps=1.0, eot_draws=150)
     assert found.success.all() and (found.broken_by == "dark").all()  # the later one is better, and is kept
     assert (found.distance == 1).all() and (found.adversarial_prediction == 0).all()
@@ -99,6 +164,18 @@ def test_success_is_the_vote_of_the_draws():
     assert found.adversarial_correct.mean() == pytest.approx(phi(-1), abs=0.02)
     _, found = run(torch.zeros_like(x), y, attacks, eps=1.0)
     assert (found.clean_prediction == 0).all() and (found.broken_by == "clean").all()
+
+
+def test_an_image_within_the_ball_is_tried_at_its_edge():
+    """As minimum-norm attacks leave it, where the mean is only just wrong: P(right) is 0.5 there, and 0.16 at the edge."""
+    x, y = images(60, 1.0)
+    x_adv, found = run(x, y, [("boundary", lambda model, x, y, *, draws: x * 0 + 0.5)], eps=1.0, eot_draws=150)
+    assert torch.equal(x_adv, torch.zeros_like(x))
+    assert found.adversarial_correct.mean() == pytest.approx(phi(-1), abs=0.02)
+    x_adv, _ = run(x * 0 + 0.5, y, [("better", lambda model, x, y, *, draws: x + 0.2)], eps=0.5, eot_draws=150)
+    torch.testing.assert_close(x_adv, torch.full_like(x, 0.7))  # farther is no better for it
+    x_adv, _ = run(x, y, [("boundary", lambda model, x, y, *, draws: x * 0 + 0.5)], eps=None, eot_draws=150)
+    assert torch.equal(x_adv, torch.full_like(x, 0.5))  # without a radius the nearest is wanted
 
 
 def test_what_is_wrong_from_the_start_lies_at_distance_zero():
