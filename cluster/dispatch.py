@@ -96,6 +96,8 @@ def collect(driver: Driver) -> tuple[list[tuple[Bundle, Frame]], list[tuple[Bund
                 ended.append((bundle, ""))
                 del streams[id(stream)]
             except ray.exceptions.RayError as error:
+                if isinstance(error, ray.exceptions.GetTimeoutError):
+                    health.end(driver, bundle)  # it may run on, and its jobs will be given to another
                 ended.append((bundle, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"))
                 del streams[id(stream)]
         timeout = max(0.0, deadline - time.monotonic())

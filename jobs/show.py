@@ -74,13 +74,14 @@ def result_rows(rows: Sequence[Row]) -> list[Row]:
             "checks": row["verdict"],
             "distance": row["distance_median"],
             "seconds": round(row["seconds"], 1),
+            "job": row["job_id"],
         }
         for row in rows
     ]
 
 
 # What a narrow terminal does without, the first first.
-LEAST = ("seconds", "sweep", "n", "distance", "recipe", "rows", "seed", "dataset", "p chi2", "clean %")
+LEAST = ("seconds", "sweep", "n", "job", "distance", "recipe", "rows", "seed", "dataset", "p chi2", "clean %")
 
 
 def group_rows(rows: Sequence[Row]) -> list[Row]:

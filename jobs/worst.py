@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select
 from jobs import examples
 from jobs.queue import Claimed, finish
 from jobs.schema import example_blob, job, job_dep, result
+from jobs.shards import joined
 from jobs.specs import WorstSpec
 from robustlib import VERSION
 from robustlib.checks.limits import VERDICTS, Finding, overall
@@ -88,7 +89,10 @@ def settle(db: Connection, claimed: Claimed) -> bool:
     columns = worst_case(tables, spec.eps)
     data = examples.encode(examples.to_table(columns))
     # Their numbers were made with the versions that the parts name, their worst case by this release.
-    row = summarise(columns) | {"device": rows[0].device, "versions": rows[0].versions | {"robustq": VERSION}}
+    row = summarise(columns) | {
+        "device": "; ".join(dict.fromkeys(one.device for one in rows)),
+        "versions": joined([one.versions for one in rows]) | {"robustq": VERSION},
+    }
     findings = across_attacks(
         [row.attack for row in rows],
         [row.eps for row in rows],

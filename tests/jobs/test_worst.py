@@ -1,10 +1,15 @@
 """The worst case: an example stands at a radius only where every evaluation that bears on it left it standing."""
 
 import numpy as np
+import sqlalchemy as sa
 
-from jobs import examples
+from jobs import examples, queue, settle
+from jobs.schema import job, job_dep, result
+from jobs.specs import WorstSpec
 from jobs.worst import worst_case
+from robustlib import VERSION
 from robustlib.metrics import summarise
+from tests.jobs.made import add_result, add_sweep, outcome
 
 NAN = np.nan
 
@@ -77,3 +82,27 @@ def test_blobs_come_back_as_they_went():
     assert again.column("broken_by").to_pylist() == ["pgd", "pgd", None, "clean"]
     assert again.column("distance").null_count == 1
     assert examples.to_table(columns).equals(PGD)
+
+
+def test_a_worst_case_names_all_that_its_parts_were_made_with(made_up):
+    """Of parts that ran on two machines, under two versions of torch."""
+    parts = [
+        {"device": "cpu: one", "versions": {"torch": "2.14", "kernel": "6", "robustq": "0"}},
+        {"device": "cpu: two", "versions": {"torch": "2.15", "kernel": "6", "robustq": "0"}},
+        {"device": "cpu: one", "versions": {"torch": "2.14", "kernel": "6", "robustq": "0"}},
+    ]
+    with made_up.begin() as db:
+        sweep_id = add_sweep(db, "s")
+        evals = [add_result(db, sweep_id, "a", "pgd", 0.1, columns=outcome(0), **made) for made in parts]
+        keys = [db.execute(sa.select(job.c.key).where(job.c.id == id_)).scalar_one() for id_ in evals]
+        spec = WorstSpec(evals=tuple(sorted(keys)), norm="Linf", eps=0.1)
+        values = {"kind": "worst", "spec": spec.model_dump(mode="json"), "key": spec.key(), "bundle_key": "w"}
+        values |= {"attack": "worst-case", "norm": "Linf", "eps": 0.1, "seed": 0, "state": "queued", "created_at": 0.0}
+        (id_,) = db.execute(sa.insert(job).values(**values).returning(job.c.id)).scalars()
+        db.execute(sa.insert(job_dep), [{"job_id": id_, "needs_id": needs} for needs in evals])
+        queue.register(db, "one", "here", 1, 0.0, "0")
+        settle.settle_all(db, "one", None)
+        row = db.execute(sa.select(result).where(result.c.job_id == id_)).one()
+    assert set(row.device.split("; ")) == {"cpu: one", "cpu: two"}
+    assert set(row.versions["torch"].split("; ")) == {"2.14", "2.15"}
+    assert (row.versions["kernel"], row.versions["robustq"]) == ("6", VERSION)

@@ -5,11 +5,12 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.audit.audit import Audit, audit
+from robustlib.audit.bout import Bout
 from robustlib.audit.words import CAUSES, REMEDIES
 from robustlib.checks.limits import LIMITS
 from robustlib.data import Dataset
 from robustlib.defences import DEFENCES
-from robustlib.draws import seeded
+from robustlib.draws import Draws, seeded
 from robustlib.models import build
 from robustlib.norms import inside
 from robustlib.settings import TrainSettings
@@ -126,3 +127,26 @@ def test_the_same_audit_gives_the_same_numbers(net: nn.Module, test, train):
 def test_every_cause_has_words(net: nn.Module):
     assert {cause for cause, _ in zoo.ZOO.values()} < set(CAUSES)
     assert all(why.endswith(".") and mend.endswith(".") for why, mend in CAUSES.values())
+
+
+class Coin(nn.Module):
+    """Class 1 with the chance that the first pixel is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        right = torch.rand(len(x)) < x[:, 0, 0, 0]
+        return torch.stack([1.0 - right.float(), right.float()], 1)
+
+
+def test_attacks_that_do_nothing_lower_no_randomised_model():
+    """Fifteen of them: kept by the lucky share that each was chosen by, 0.7 would end as 0.55."""
+    x, y = torch.full((100, 1, 2, 2), 0.7), torch.ones(100, dtype=torch.long)
+    torch.manual_seed(0)
+    bout = Bout(Coin(), x, y, Draws(0, torch.arange(100)), norm="Linf", eps=0.65, randomised=True)
+    trials = [bout.attempt(str(n), "standard", lambda x, y, draws: x) for n in range(15)]
+    assert all(abs(trial.robust_accuracy - 0.7) < 0.03 for trial in trials if trial)  # six standard errors
+    assert sum(trial.broke for trial in trials if trial) <= 15  # of 1,500
+    before = bout.correct.clone()
+    lower = bout.attempt("lower", "standard", lambda x, y, draws: x - 0.6)
+    assert lower is not None and lower.broke > 90 and abs(lower.robust_accuracy - 0.1) < 0.02
+    assert len(bout.lost(before)) > 95
+    assert bout.chance(bout.correct) == pytest.approx(3 * (2 * 0.09 / (100 * 50)) ** 0.5, rel=0.1)
