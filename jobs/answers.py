@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from jobs.asides import of_earlier_versions, unfitting
 from jobs.errors import SpecError
-from jobs.filters import Filters, check_columns, chosen_rows, is_number, of_earlier_versions
+from jobs.filters import Filters, check_columns, chosen_rows, is_number
 from jobs.query import RESULT_COLUMNS
 from jobs.recipes import told_apart
 from jobs.show import eps_text
@@ -99,6 +100,9 @@ def answer(db: Connection, question: Question, tell: Callable[[str], None] = lam
         rows = grouped(whole_rows(db, question.filters, question.group, tell), question.group, tell)
     else:
         rows = chosen_rows(db, question.filters)
+    if not rows:
+        for line in unfitting(db, question.filters):
+            tell(line)
     if question.best is not None:
         rows = best(rows, question.best, tell)
     return sort(rows, question.sort)

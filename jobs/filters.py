@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select
 
 from jobs.errors import SpecError
 from jobs.query import RESULT_COLUMNS, as_json, view
-from jobs.schema import sweep, sweep_job
+from jobs.schema import sweep_job
 from jobs.states import find_sweep, latest_sweeps
 
 TEXTS = frozenset(
@@ -153,17 +153,6 @@ def chosen_rows(
         for row in found:
             row["versions"] = as_json(row["versions"])
     return found
-
-
-def of_earlier_versions(db: Connection, filters: Filters) -> int:
-    """How many results fit but for belonging to no study's last version: `whole` leaves them out."""
-    last = list(latest_sweeps(db).values())
-    if len(last) == db.execute(select(sa.func.count()).select_from(sweep)).scalar_one():
-        return 0
-    rows = view()
-    query = select(sa.func.count()).select_from(rows).where(*conditions(db, filters, rows))
-    newer = select(sweep_job.c.job_id).where((sweep_job.c.job_id == rows.c.job_id) & sweep_job.c.sweep_id.in_(last))
-    return db.execute(query.where(~newer.exists())).scalar_one()
 
 
 def conditions(db: Connection, filters: Filters, rows: Any, *, whole: bool = False) -> list[Any]:

@@ -178,6 +178,25 @@ def test_the_best_of_each_contest(asked_store):
 
 
 @sqlite
+def test_a_name_that_no_result_has_is_told(asked_store):
+    told = []
+    with asked_store.begin() as db:
+        assert (
+            answer(
+                db, make_question(make_filters("demo", {"model": ["nosuch", "none*"], "attack": "pgd"})), told.append
+            )
+            == []
+        )
+        assert told == [f"no result has model nosuch or none*, there are: {', '.join(sorted(MODELS))}"]
+        assert answer(db, make_question(make_filters(None, {"norm": "linf"}), pivot=True), told.append) == []
+        assert told[1] == "no result has norm linf, there are: Linf"
+        assert (
+            answer(db, make_question(make_filters(None, {"model": "plain"}, ["robust_accuracy>2"])), told.append) == []
+        )
+    assert len(told) == 2  # each name is there
+
+
+@sqlite
 def test_sorting_by_several_columns_with_nulls_last(asked_store):
     with asked_store.begin() as db:
         for sort in (["-eps", "model"], ["eps", "-seed"], ["versions", "-robust_accuracy"]):
