@@ -9,8 +9,9 @@ from jobs import artifacts
 from jobs.errors import SpecError
 from jobs.graph import ancestors, dependents, unblock
 from jobs.insert import chunks
-from jobs.queue import LIVE, STEPS, UNFINISHED
-from jobs.schema import check_result, example_blob, job, job_artifact, job_dep, result, sweep, sweep_job
+from jobs.queue import LIVE, STEPS, UNFINISHED, note
+from jobs.schema import check_result, event, example_blob, job, job_artifact, job_dep, result, sweep, sweep_job
+from jobs.states import sweep_name
 
 WAITING = ("blocked", "queued")
 ENDED = job.c.state.in_(("failed", "cancelled"))
@@ -27,29 +28,33 @@ def with_shards(ids: Any) -> Any:
     return select(shard.c.id).where(shard.c.id.in_(ids) | (shard.c.id.in_(shards) & (shard.c.kind == "shard")))
 
 
-def only_of(sweep_id: int) -> tuple[Any, Any]:
-    """Selections of a sweep's jobs that no other sweep wants, and of the names of those that want the rest.
+def only_of(db: Connection, sweep_id: int) -> tuple[Any, list[str]]:
+    """A selection of a sweep's jobs that no other sweep wants, and the names of those that want the rest.
 
-    Versions of a study, which share its name, are one; a sweep of which jobs were cancelled on request wants none.
+    Versions of a study, which share its name, are one; a sweep that was cancelled wants none.
     """
-    other, theirs, given_up = sweep.alias("other"), sweep_job.alias("theirs"), sweep_job.alias("given_up")
-    name = select(sweep.c.name).where(sweep.c.id == sweep_id).scalar_subquery()
-    cancelled = (
-        select(given_up.c.job_id)
-        .join(job, job.c.id == given_up.c.job_id)
-        .where((given_up.c.sweep_id == other.c.id) & (job.c.error_class == "Cancelled"))
-        .exists()
-    )
-    wanted = (
-        select(theirs.c.job_id, other.c.name)
-        .join(other, other.c.id == theirs.c.sweep_id)
-        .join(job, job.c.id == theirs.c.job_id)
-        .where((other.c.name != name) & ~cancelled & job.c.state.in_(UNFINISHED))
-        .subquery()
-    )
+    named = select(sweep.c.id, sweep.c.name).where(sweep.c.name.not_in([sweep_name(db, sweep_id), *given_up(db)]))
+    others = {id_: other for id_, other in db.execute(named)}
     mine = select(sweep_job.c.job_id).where(sweep_job.c.sweep_id == sweep_id)
-    free = mine.where(sweep_job.c.job_id.not_in(select(wanted.c.job_id)))
-    return free, select(wanted.c.name).where(wanted.c.job_id.in_(mine)).distinct()
+    theirs = select(sweep_job.c.job_id).where(sweep_job.c.sweep_id.in_(others))
+    rows = select(sweep_job.c.sweep_id).join(job, job.c.id == sweep_job.c.job_id)
+    wanting = rows.where(sweep_job.c.sweep_id.in_(others) & job.c.state.in_(UNFINISHED) & job.c.id.in_(mine)).distinct()
+    names = sorted({others[id_] for id_ in db.execute(wanting).scalars()})
+    return mine.where(sweep_job.c.job_id.not_in(theirs)), names
+
+
+def given_up(db: Connection) -> set[str]:
+    """Names of sweeps that were cancelled, and not asked for since."""
+    kinds = {"sweep-cancelled": True, "sweep-wanted": False}
+    rows = select(event.c.kind, event.c.data).where(event.c.kind.in_(kinds)).order_by(event.c.id)
+    last = {data["sweep"]: kinds[kind] for kind, data in db.execute(rows)}
+    return {name for name, cancelled in last.items() if cancelled}
+
+
+def give_up(db: Connection, name: str, *, cancelled: bool) -> None:
+    """Note that the sweeps of this name are cancelled, or, where they were, that they are wanted again."""
+    if cancelled or name in given_up(db):
+        note(db, "sweep-cancelled" if cancelled else "sweep-wanted", sweep=name)
 
 
 def cancel(db: Connection, ids: Any) -> int:

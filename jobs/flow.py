@@ -175,9 +175,10 @@ def cancel(store: Store, job_ids: Sequence[int], name: str | None) -> str:
         chosen = chosen_jobs(db, job_ids, name)
         if job_ids or (sweep_id := find_sweep(db, name)) is None:
             return f"{control.cancel(db, chosen)} jobs cancelled"
-        free, others = control.only_of(sweep_id)
-        names, wanted = sorted(db.execute(others).scalars()), control.unfinished(db, chosen)
+        free, names = control.only_of(db, sweep_id)
+        wanted = control.unfinished(db, chosen)
         n = control.cancel(db, free)
+        control.give_up(db, str(name), cancelled=True)
     if not names:
         return f"{n} jobs cancelled"
     return (
@@ -194,6 +195,8 @@ def retry(store: Store, job_ids: Sequence[int], name: str | None) -> int:
 
     with store.begin() as db:
         chosen = chosen_jobs(db, job_ids, name)
+        if not job_ids:
+            control.give_up(db, str(name), cancelled=False)
         control.forget(db, control.lost(db, chosen, store.artifacts))
         return control.retry(db, chosen)
 

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
-from jobs.control import retry
+from jobs.control import give_up, retry
 from jobs.engine import Store, open_store, parse_url, store_exists
 from jobs.insert import add_dependencies, add_jobs, chunks, insert_new, known_jobs
 from jobs.plan import Planned, Resolved, expand, resolve
@@ -64,6 +64,7 @@ def again(db: Connection, sweep_id: int, name: str) -> Submitted:
     """A sweep that is there already, which now is the latest of its name."""
     if latest_sweeps(db)[name] != sweep_id:
         db.execute(sa.update(sweep).where(sweep.c.id == sweep_id).values(created_at=time.time()))
+    give_up(db, name, cancelled=False)
     return Submitted(sweep_id, name, count_jobs(db, sweep_id), 0)
 
 
@@ -80,6 +81,7 @@ def record(db: Connection, resolved: Resolved, plan: list[Planned], priority: in
         return again(db, known, resolved.study.name)
     spec = resolved.study.model_dump(mode="json")
     values = {"name": resolved.study.name, "spec": spec, "identity": resolved.identity, "created_at": now}
+    give_up(db, resolved.study.name, cancelled=False)
     sweep_id = db.execute(sa.insert(sweep).values(**values).returning(sweep.c.id)).scalar_one()
     before = known_jobs(db, [planned.key for planned in plan])
     refresh(db, plan, before)

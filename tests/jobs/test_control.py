@@ -154,6 +154,20 @@ def test_a_cancelled_sweep_leaves_others_their_jobs(store):
     assert states(store) == {"cancelled": 8}
 
 
+def test_of_two_sweeps_that_want_the_same_the_second_to_be_cancelled_takes_the_jobs_along(store):
+    with store.begin() as db:
+        record(db, resolved("other"), small_plan())
+    for name, other in (("small", "other"), ("other", "")):
+        said = flow.cancel(store, [], name)
+        assert said.startswith("0 jobs cancelled; 8 stay" if other else "8 jobs cancelled") and other in said
+    assert states(store) == {"cancelled": 8}
+    assert flow.retry(store, [], "small") == 8
+    assert flow.cancel(store, [], "other") == (
+        "0 jobs cancelled; 8 stay in the queue, which other sweeps want too: small "
+        "(robustq cancel with their numbers ends them for all)"
+    )
+
+
 def test_a_new_study_wants_what_another_gave_up(store):
     with store.begin() as db:
         assert control.cancel(db, jobs_of(1)) == 8
