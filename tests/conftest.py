@@ -30,6 +30,14 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def one_thread_again() -> None:
+    """Whatever the test before asked for: with two threads on a busy machine, a test of 22 s was not done in 600."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     from tests.postgres import server
