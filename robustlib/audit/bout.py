@@ -13,8 +13,8 @@ from robustlib.norms import Norm
 from robustlib.outcome import check_budget, score
 
 PROBE = 32  # standing images on which a costly attack shows whether it is worth trying on all
-CHOOSING = 50  # draws by which the better of two images is chosen, where the model is randomised
-CHANCE = 0.25  # a share of so many draws falls by more than this by chance at one image in a hundred
+CHOOSING = 32  # draws by which the better of two images is chosen, where the model is randomised
+CHANCE = 0.3  # a share of so many draws falls by more than this by chance at one image in a hundred
 ALIVE = 0.02  # share of draws below which an image of a randomised model is not attacked again
 Strike = Callable[[Tensor, Tensor, Draws], Tensor]  # images, classes, draws -> attacked images
 

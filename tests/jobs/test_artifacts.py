@@ -23,7 +23,7 @@ def test_damage_is_noticed(tmp_path):
     stored = artifacts.put(str(tmp_path), "weights", b"abc")
     (path,) = [path for path in tmp_path.rglob("*") if path.is_file()]
     path.write_bytes(b"abd")
-    with pytest.raises(ValueError, match="is damaged: its content has another hash"):
+    with pytest.raises(ValueError, match="is damaged, its content has another hash"):
         artifacts.get(str(tmp_path), stored.sha256)
 
 

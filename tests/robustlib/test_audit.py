@@ -96,7 +96,7 @@ def test_an_adversarially_trained_network_passes(trained, test, train):
     found = examine(robust, test, train, 0.15)
     passes(found)
     assert found.adaptive_robust_accuracy > 0.3
-    smooth = DEFENCES["smoothing"](robust, sigma=0.1, draws=8)
+    smooth = DEFENCES["smoothing"](robust, sigma=0.1, draws=4)
     found = examine(smooth.eval(), test, train, 0.1, n=40)
     passes(found)
     assert found.adaptive_robust_accuracy > 0.3
@@ -143,10 +143,10 @@ def test_attacks_that_do_nothing_lower_no_randomised_model():
     torch.manual_seed(0)
     bout = Bout(Coin(), x, y, Draws(0, torch.arange(100)), norm="Linf", eps=0.65, randomised=True)
     trials = [bout.attempt(str(n), "standard", lambda x, y, draws: x) for n in range(15)]
-    assert all(abs(trial.robust_accuracy - 0.7) < 0.03 for trial in trials if trial)  # six standard errors
+    assert all(abs(trial.robust_accuracy - 0.7) < 0.04 for trial in trials if trial)  # five standard errors
     assert sum(trial.broke for trial in trials if trial) <= 15  # of 1,500
     before = bout.correct.clone()
     lower = bout.attempt("lower", "standard", lambda x, y, draws: x - 0.6)
     assert lower is not None and lower.broke > 90 and abs(lower.robust_accuracy - 0.1) < 0.02
     assert len(bout.lost(before)) > 95
-    assert bout.chance(bout.correct) == pytest.approx(3 * (2 * 0.09 / (100 * 50)) ** 0.5, rel=0.1)
+    assert bout.chance(bout.correct) == pytest.approx(3 * (2 * 0.09 / (100 * 32)) ** 0.5, rel=0.1)
