@@ -96,7 +96,7 @@ def test_an_adversarially_trained_network_passes(trained, test, train):
     found = examine(robust, test, train, 0.15)
     passes(found)
     assert found.adaptive_robust_accuracy > 0.3
-    smooth = DEFENCES["smoothing"](robust, sigma=0.1, draws=4)
+    smooth = DEFENCES["smoothing"](robust, sigma=0.1, draws=2)
     found = examine(smooth.eval(), test, train, 0.1, n=40)
     passes(found)
     assert found.adaptive_robust_accuracy > 0.3

@@ -39,6 +39,7 @@ def perceptron() -> nn.Module:
 @pytest.fixture(scope="session")
 def nets(train: tuple[Tensor, Tensor]) -> dict[str, nn.Module]:
     made: dict[str, nn.Module] = {}
+    torch.set_num_threads(1)  # last bits of a training depend on it; each test sets its own
     with torch.random.fork_rng(devices=[]):
         for name, make, objective, attack in (
             ("conv", conv, "standard", {}),
