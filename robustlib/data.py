@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from robustlib import readers
+from robustlib.code import file_hash
 from robustlib.readers import Images, Source
 from robustlib.torchvision_sets import torchvision_set
 
@@ -119,8 +120,7 @@ def digest(source: Source) -> str:
             stat = path.stat()
             key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
             if key not in notes:
-                with path.open("rb") as file:
-                    notes[key] = hashlib.file_digest(file, "sha256").hexdigest()
+                notes[key] = file_hash(path)
                 fresh = True
         total.update(f"{relative}={notes[key]}\n".encode())
     if fresh:
