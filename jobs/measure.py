@@ -86,6 +86,8 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
     if len(radii) > 1:
         extra["curve_seconds"] = seconds
     extra |= {name: after - before[name] for name, after in cost(ready, made_on).items()}
+    if extra.get("overflows"):
+        extra["mode"] += ", beyond its range in float32"
     extra |= {"peak_memory_bytes": peak_memory(device)}
     if surrogate is not None:
         extra["surrogate"] = surrogate.told(join([batch[0].outcome for batch in batches]), x, device)

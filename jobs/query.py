@@ -25,8 +25,8 @@ RESULT_COLUMNS = (
 
 # What the column `extra` tells of an evaluation, in the order of --json.
 DETAILS = (
-    "stages", "mode", "warmup_seconds", "forwards", "gradients", "peak_memory_bytes", "curve_seconds", "substitutions",
-    "surrogate",
+    "stages", "mode", "warmup_seconds", "forwards", "gradients", "overflows", "peak_memory_bytes", "curve_seconds",
+    "substitutions", "surrogate",
 )  # fmt: skip
 
 Asked = str | float | Sequence[str | float] | None  # what a column is asked for: a value, or several

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -52,6 +53,11 @@ def run_training(spec: TrainSpec, context: Context) -> Iterator[Progress | Resul
         "clean_accuracy": shown["clean_accuracy"],
         "robust_accuracy": shown["attacked_accuracy"],
         "seconds": sum(epoch["seconds"] for epoch in history),
-        "extra": {"history": history, "best": best},
+        "extra": {"history": history, "best": best, "mode": modes(history)},
     }
     yield Result(row | surroundings(context), artifacts=(stored,))
+
+
+def modes(history: list[dict[str, Any]]) -> str:
+    """In which forms the network was attacked while it trained, in words."""
+    return "; ".join(dict.fromkeys(epoch.get("search", "") for epoch in history))

@@ -9,8 +9,9 @@ import hashlib
 import math
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,18 +95,48 @@ def generator(seed: int, stream: str) -> torch.Generator:
     return torch.Generator().manual_seed(stream_key(seed, stream) % 2**63)
 
 
-@contextmanager
-def seeded(seed: int, stream: str, device: torch.device) -> Iterator[None]:
+class Seeding:
+    """The generators of torch, NumPy and Python seeded for blocks that belong together: the second goes on where the
+    first stopped, and what lies between them has its own numbers.
+    """
+
+    def __init__(self, seed: int, stream: str, device: torch.device):
+        self.key, self.device = stream_key(seed, stream), device
+        self.devices = [device] if device.type == "cuda" else []
+        self.states: Any = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        numpy_state, python_state = np.random.get_state(), random.getstate()
+        with torch.random.fork_rng(devices=self.devices):
+            self.go_on()
+            try:
+                yield
+            finally:
+                self.states = self.now()
+                np.random.set_state(numpy_state)
+                random.setstate(python_state)
+
+    def go_on(self) -> None:
+        if self.states is None:
+            torch.manual_seed(self.key % 2**63)
+            np.random.seed(self.key % 2**32)
+            random.seed(self.key)
+            return
+        cpu, cuda, numpy_state, python_state = self.states
+        torch.set_rng_state(cpu)
+        for device, state in zip(self.devices, cuda, strict=True):
+            torch.cuda.set_rng_state(state, device)
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+    def now(self) -> tuple[Any, ...]:
+        cuda = [torch.cuda.get_rng_state(device) for device in self.devices]
+        return torch.get_rng_state(), cuda, np.random.get_state(), random.getstate()
+
+
+def seeded(seed: int, stream: str, device: torch.device) -> AbstractContextManager[None]:
     """The generators of torch, NumPy and Python seeded for a block and put back: initial weights and dropout draw from
     torch's, a user's own noise from any of them.
     """
-    key, numpy_state, python_state = stream_key(seed, stream), np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(key % 2**63)
-        np.random.seed(key % 2**32)
-        random.seed(key)
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
+    return Seeding(seed, stream, device)()

@@ -5,10 +5,15 @@ give every example the same bits, whoever shares its batch; and fixed sizes are 
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from robustlib.graphs import NO_GRADIENT
+from robustlib.memory import out_of_memory
+from robustlib.modes import no_autocast, strict_float32
 
 # Measured: sizes that are multiples of 8 agree to the bit, with one thread and with two, where convolutions are in
 # bfloat16 or float32 and matrices in float32; on some CPUs not the smallest one: see robustlib.search.leave_unsteady.
@@ -16,11 +21,6 @@ CPU_SIZES = (*range(8, 136, 8), 256, 512)
 CPU_BYTES = 4 * 64 * 3 * 32 * 32  # of the images of a pass, of whose activations a CPU's caches still hold enough
 CUDA_SIZES = (128, 512, 2048)
 FULL = 0.75  # a batch at least so full is filled up; a smaller one is split
-
-NO_GRADIENT = (
-    "the model's logits have no gradient with respect to its images (detached, or not differentiable): "
-    "use an attack that needs none: square, spsa, nes, hopskipjump, noise or transfer"
-)
 
 Net = Callable[[Tensor], Tensor]
 Values = Callable[..., Tensor]
@@ -37,10 +37,13 @@ def batch_sizes(x: Tensor, dtype: torch.dtype = torch.float32) -> tuple[int, ...
 
 @dataclass
 class Count:
-    """Examples passed forward, and gradients taken besides, without the filling."""
+    """Examples passed forward, and gradients taken besides, without the filling. overflows: those of them that were
+    computed anew in float32, since half precision gave what is no number.
+    """
 
     forwards: int = 0
     gradients: int = 0
+    overflows: int = 0
 
 
 class Engine(nn.Module):
@@ -52,11 +55,15 @@ class Engine(nn.Module):
     judge: what an attack asks before it takes an image for broken, None where `net` needs no other; judge_drift: the
     drift of that.  finer: the copy in float32 of one in half precision, which takes the last steps where rounding
     hides them; in a tuple, so that it is no part of this module.  rougher: of one in float32 that in half precision,
-    for gradients that go with its own logits.
+    for gradients that go with its own logits.  spare: of one in half precision, the copy in float32 that computes the
+    examples whose numbers are beyond its range.
+    most: examples at once, for a model without fixed sizes, where memory has shown that it holds no more.
     """
 
     finer: "tuple[Engine, ...]" = ()
     rougher: "tuple[Engine, ...]" = ()
+    spare: "tuple[Engine, ...]" = ()
+    most: int | None = None
 
     def __init__(
         self,
@@ -91,7 +98,11 @@ class Engine(nn.Module):
             return (self.net(self.fill(x[chunk]))[: chunk.stop - chunk.start].float(),)
 
         self.count.forwards += len(x)
-        return self.each(len(x), call)[0]
+        with self.arithmetic():
+            (logits,) = self.each(len(x), call)
+        if len(rows := self.beyond_range(logits)):
+            logits[rows] = self.spare[0](x[rows])
+        return logits
 
     def differentiate(self, x: Tensor, values: Values, *rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the function `differentiate`."""
@@ -103,12 +114,33 @@ class Engine(nn.Module):
                 values,
                 *(row[chunk] for row in rows),
                 half=self.precision != torch.float32,
+                n=chunk.stop - chunk.start,
             )
 
-        logits, found, gradients = self.each(len(x), call)
+        with self.arithmetic():
+            logits, found, gradients = self.each(len(x), call)
         self.count.forwards += len(x)
         self.count.gradients += found.numel()
+        if len(bad := self.beyond_range(logits, found, gradients)):
+            again = self.spare[0].differentiate(x[bad], values, *(row[bad] for row in rows))
+            logits[bad], found[bad], gradients[bad] = again
         return logits, found, gradients
+
+    def arithmetic(self) -> AbstractContextManager[None]:
+        """As the copy was compared with its model: float32 is strict, and no autocast of the caller's changes it."""
+        return strict_float32() if self.precision == torch.float32 else no_autocast()
+
+    def beyond_range(self, *found: Tensor) -> Tensor:
+        """Places of the examples for which half precision found what is no finite number.
+
+        An attack would stand still on them, the sign of NaN being zero, and the model would be called robust.
+        """
+        if not self.spare:
+            return torch.empty(0, dtype=torch.int64)
+        sums = torch.stack([column.flatten(1).sum(1) for column in found])
+        rows = (~sums.isfinite().all(0)).nonzero().squeeze(1)
+        self.count.overflows += len(rows)
+        return rows
 
     def each(self, n: int, call: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """The call for every chunk of n examples, joined. A batch that memory does not hold is split."""
@@ -117,34 +149,45 @@ class Engine(nn.Module):
             chunk = slice(start, min(start + self.piece(n - start), n))
             try:
                 parts.append(call(chunk))
-            except torch.OutOfMemoryError:
-                if not self.shrink(chunk.stop - chunk.start):
-                    raise
+                start = chunk.stop
                 continue
-            start = chunk.stop
+            except Exception as error:
+                if not out_of_memory(error) or not self.shrink(chunk.stop - chunk.start):
+                    raise
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()  # here, where the error no longer holds what was to be freed
         return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
     def piece(self, rest: int) -> int:
         """How many of the remaining examples to take next: so that little of a fixed size is filling."""
         if not self.sizes:
-            return max(rest, 1)
+            return max(min(rest, self.most or rest), 1)
         for size in self.sizes:
             if FULL * size <= rest <= size:
                 return size
         return max((size for size in self.sizes if size <= rest), default=self.sizes[0])
 
+    def size_of(self, n: int) -> int:
+        """To how many a chunk of n examples is filled up: to none more without fixed sizes, since the model's answers
+        then depend on its batch. But it may take no batch of one, as BatchNorm in training does not.
+        """
+        return next((size for size in self.sizes if size >= n), max(n, 2))
+
     def shrink(self, tried: int) -> bool:
-        """After an out-of-memory error: at most half as many from now on. False where nothing smaller is left."""
-        half = max(tried // 2, 1)
-        self.sizes = tuple(size for size in self.sizes if size <= half) or (half,)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return tried > 1
+        """After a chunk of so many did not fit: from now on at most half as many as it was filled up to. False where
+        nothing smaller is left.
+        """
+        size = self.size_of(tried) if self.sizes else tried
+        half = max(size // 2, 1)
+        if self.sizes:
+            self.sizes = tuple(fitting for fitting in self.sizes if fitting <= half) or (half,)
+        else:
+            self.most = half
+        return size > 1
 
     def fill(self, x: Tensor) -> Tensor:
         """The chunk as `net` takes it: filled up with copies of its last example to the next fixed size."""
-        # A model without fixed sizes depends on its batch, and may take no batch of one, as BatchNorm in training does.
-        size = next((size for size in self.sizes if size >= len(x)), max(len(x), 2))
+        size = self.size_of(len(x))
         if 0 < len(x) < size:
             x = torch.cat([x, x[-1:].expand(size - len(x), *x.shape[1:])])
         # Always a copy: attacks go on with their own images, and a graph is kept until its gradient is taken.
@@ -152,13 +195,15 @@ class Engine(nn.Module):
 
 
 @torch.enable_grad()
-def pull(net: Net, x: Tensor, values: Values, *rows: Tensor, half: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """One pass forward and one back for each value; `x` may be filled up beyond the rows.
+def pull(
+    net: Net, x: Tensor, values: Values, *rows: Tensor, half: bool = False, n: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One pass forward and one back for each value; `x` may be filled up beyond its first n examples.
 
     The gradient enters the network scaled to a largest entry of 1 an example, and is scaled back after: half precision
     would otherwise lose the tiny gradients of confident examples.
     """
-    n = len(rows[0]) if rows else len(x)
+    n = len(x) if n is None else n
     x.requires_grad_()
     raw = net(x)
     if not raw.requires_grad:

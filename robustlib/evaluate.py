@@ -20,7 +20,7 @@ from robustlib.draws import Draws, seeded
 from robustlib.engine import Engine
 from robustlib.metrics import CLEAN, NOTHING
 from robustlib.models.layers import is_randomised
-from robustlib.modes import as_images, evaluating, layout, strict_float32
+from robustlib.modes import as_images, device_of, each_within, evaluating, layout, strict_float32
 from robustlib.norms import size
 from robustlib.outcome import Batch, Score, check_budget, check_classes, gather, judge
 from robustlib.randomised import GROUP, judge_randomised
@@ -102,36 +102,38 @@ def evaluate_curve(
     by memory where it is None. No number depends on either: an example's randomness belongs to its place in x.
     ready: the model made ready by `make_ready` with the same x; made here where it is None.  surrogate: for attacks
     that take one and have none, `Ready.as_surrogate()` of another model.
+    device: where to work; where it is None, the model's own, and of a model made ready that it was made ready on.
     A model whose logits change between passes is randomised: it is attacked through the mean of `eot_draws` passes and
     scored on `draws` fresh ones, each radius by itself, in groups of `GROUP` examples that share their passes.
     Raises ValueError for images outside [0, 1] or labels that the model has no class for, RuntimeError when an attack
     breaks its budget.
     """
-    device = device or torch.device("cpu")
+    device = device or device_of(model if ready is None else ready.model, x)
     ready = ready or make_ready(model, x, num_classes or int(y.max()) + 1, device)
-    model, engines = ready.model, ready.engines
-    if engines is not None:
-        engines = replace(engines, surrogate=surrogate)
     chosen = torch.arange(len(x)) if index is None else index
-    size = GROUP if engines is None else batch_size or fitting(x[:1], device)
-    with strict_float32(), evaluating(model):
+    size = GROUP if ready.engines is None else batch_size or fitting(x[:1], device)
+
+    def steps() -> Iterator[tuple[Batch, ...]]:
+        engines = None if ready.engines is None else replace(ready.engines, surrogate=surrogate)
         crew = None if engines is None else make_crew(engines, device)
         for rows in batches(chosen, size, grouped=engines is None):
             images, labels = as_images(x[rows], device), y[rows].to(device)
             own = Draws(seed, rows.to(device))
             if engines is None:
-                images = images.contiguous(memory_format=layout(model))
+                images = images.contiguous(memory_format=layout(ready.model))
+                budgets = [(eps, given(named, surrogate)) for eps, named in plan]
                 with seeded(seed, f"evaluate/{int(rows[0]) // GROUP}", device):
-                    yield tuple(
-                        judge_randomised(
-                            model, images, labels, own, norm, eps, given(named, surrogate), draws, eot_draws
-                        )
-                        for eps, named in plan
+                    found = tuple(
+                        judge_randomised(ready.model, images, labels, own, norm, eps, named, draws, eot_draws)
+                        for eps, named in budgets
                     )
             elif crew is None:
-                yield judge_fixed(engines, images, labels, own, plan, norm)
+                found = judge_fixed(engines, images, labels, own, plan, norm)
             else:
-                yield judge_shared(crew, images, labels, own, plan, norm)
+                found = judge_shared(crew, images, labels, own, plan, norm)
+            yield found
+
+    yield from each_within(steps(), strict_float32, partial(evaluating, ready.model))
 
 
 def make_ready(model: nn.Module, x: Tensor, num_classes: int, device: torch.device) -> Ready:

@@ -1,10 +1,22 @@
-"""CUDA graphs: the hundreds of launches of a pass recorded once for each batch size, and played as one."""
+"""CUDA graphs: the hundreds of launches of a pass recorded once for each batch size, and played as one.
 
-from collections.abc import Callable
-from typing import cast
+Whatever a recording writes lies in memory of its own, over which the next replay writes. So what is given out here is
+always a copy, and what a backward pass reads is kept until the graph goes.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+NO_GRADIENT = (
+    "the model's logits have no gradient with respect to its images (detached, or not differentiable): "
+    "use an attack that needs none: square, spsa, nes, hopskipjump, noise or transfer"
+)
+WARM_UPS = 3  # passes in which libraries choose their kernels, which a recording must not see
 
 
 class Graphs:
@@ -12,47 +24,129 @@ class Graphs:
 
     def __init__(self, net: nn.Module):
         self.net = net
-        self.forwards: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
-        self.both: dict[int, Callable[[Tensor], Tensor]] = {}
+        self.forwards: dict[int, Forward] = {}
+        self.both: dict[int, Both] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.requires_grad and torch.is_grad_enabled():
             if len(x) not in self.both:
-                sample = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-                graphed = torch.cuda.make_graphed_callables(Call(self.net), (sample,))
-                self.both[len(x)] = cast(Callable[[Tensor], Tensor], graphed)
-            # The graph's output lives in its own memory, and the next call writes over it.
-            return self.both[len(x)](x).clone()
+                self.both[len(x)] = record_both(self.net, x)
+            return Played.apply(x, self.both[len(x)])  # pyright: ignore[reportReturnType]
         if len(x) not in self.forwards:
             self.forwards[len(x)] = record(self.net, x)
-        graph, into, out = self.forwards[len(x)]
-        into.copy_(x)
-        graph.replay()
-        return out.clone()
+        forward = self.forwards[len(x)]
+        forward.into.copy_(x)
+        forward.graph.replay()
+        return forward.out.clone()
 
 
-class Call(nn.Module):
-    """A module of its own for each recording: make_graphed_callables changes the module that it is given."""
+@dataclass
+class Forward:
+    """A recorded pass: the images that it reads, and the logits that it writes."""
 
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
+    graph: torch.cuda.CUDAGraph
+    into: Tensor
+    out: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+
+@dataclass
+class Both:
+    """A pass and its gradient. `out` keeps the activations that the recorded gradient reads, however often it is
+    played.
+
+    given: what the gradient is taken of, shaped like the logits.  back: the images' gradient.  turn: passes so far.
+    """
+
+    forward: torch.cuda.CUDAGraph
+    backward: torch.cuda.CUDAGraph
+    into: Tensor
+    out: Tensor
+    given: Tensor
+    back: Tensor
+    turn: int = 0
+
+
+class Played(torch.autograd.Function):
+    """A recorded pass, whose gradient may be asked for several times, until the next pass of the same recording."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, both: Both) -> Tensor:
+        with torch.no_grad():
+            both.into.copy_(x)
+        both.forward.replay()
+        both.turn += 1
+        ctx.both, ctx.turn = both, both.turn
+        return both.out.detach().clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        both: Both = ctx.both
+        if ctx.turn != both.turn:
+            raise RuntimeError("the recorded pass was played again since, and its activations are gone")
+        both.given.copy_(gradients[0])
+        both.backward.replay()
+        return both.back.clone(), None
 
 
 @torch.no_grad()
-def record(net: nn.Module, x: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
-    """A graph of the forward pass, the images that it reads and the logits that it writes."""
+def record(net: nn.Module, x: Tensor) -> Forward:
+    """The forward pass on images shaped like these."""
     into = x.detach().clone(memory_format=torch.preserve_format)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # libraries choose their kernels here, which a recording must not see
-        for _ in range(3):
+    with on_a_stream_of(x) as stream:
+        for _ in range(WARM_UPS):
             net(into)
-    torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with recording(graph, x, stream):
         out = net(into)
-    return graph, into, out
+    return Forward(graph, into, out)
+
+
+@torch.enable_grad()
+def record_both(net: nn.Module, x: Tensor) -> Both:
+    """The forward pass and its gradient. Raises ValueError for a network without one.
+
+    Not by torch.cuda.make_graphed_callables: that lets go of the activations while the gradient is recorded, whose own
+    results are then written over them, so that only the first gradient of a pass is right.
+    """
+    into = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    with on_a_stream_of(x) as stream:
+        for _ in range(WARM_UPS):
+            out = net(into)
+            if not out.requires_grad:
+                raise ValueError(NO_GRADIENT)
+            (back,) = torch.autograd.grad(out, into, torch.ones_like(out), allow_unused=True)
+            if back is None:  # the logits depend on weights, but on no image
+                raise ValueError(NO_GRADIENT)
+            del out, back
+    forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+    with recording(forward, x, stream):
+        out = net(into)
+    given = torch.zeros_like(out)
+    with recording(backward, x, stream, pool=forward.pool()):
+        (back,) = torch.autograd.grad(out, into, given, retain_graph=True)
+    return Both(forward, backward, into, out, given, back)
+
+
+@contextmanager
+def on_a_stream_of(x: Tensor) -> Iterator[torch.cuda.Stream]:
+    """A stream of the images' device, which need not be the current one: all before is done there, and waits for it
+    after.
+    """
+    with torch.cuda.device(x.device):
+        stream, before = torch.cuda.Stream(x.device), torch.cuda.current_stream(x.device)
+        stream.wait_stream(before)
+        with torch.cuda.stream(stream):
+            yield stream
+        before.wait_stream(stream)
+
+
+@contextmanager
+def recording(graph: torch.cuda.CUDAGraph, x: Tensor, stream: torch.cuda.Stream, pool: Any = None) -> Iterator[None]:
+    """What is done within is recorded, on the stream and so on its device."""
+    with torch.cuda.device(x.device):
+        before = torch.cuda.current_stream(x.device)
+        try:
+            with torch.cuda.graph(graph, pool=pool, stream=stream):
+                yield
+        finally:
+            torch.cuda.set_stream(before)  # a recording that fails does not leave its own

@@ -1,25 +1,109 @@
 """The modes a model runs in: arithmetic, memory layout, training or evaluation."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Step = TypeVar("Step")
+
+# Whatever computes float32 in fewer bits where it may: TF32 on GPUs, TF32 or bfloat16 on CPUs.
+PRECISIONS = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
+
+
+class Switches:
+    """PyTorch's switches for float32, which belong to the whole process: the first evaluation or thread that holds them
+    notes how they stood, the last one puts them back, in whatever order they come and go.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.holders = threading.Lock(), 0
+        self.before: dict[str, Any] = {}
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        with self.lock:
+            if self.holders == 0:
+                self.before = read_switches()
+            self.holders += 1
+            # Again at every entry: a user's model may have moved them.
+            write_switches({"cudnn": False, "matmul": "highest"} | dict.fromkeys(PRECISIONS, "ieee"))
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.holders -= 1
+                if self.holders == 0:
+                    write_switches(self.before)
+
+
+SWITCHES = Switches()
+
+
+def switch(name: str) -> Any:
+    backend, operation = name.split(".")
+    return getattr(getattr(torch.backends, backend), operation)
+
+
+def read_switches() -> dict[str, Any]:
+    found: dict[str, Any] = {name: switch(name).fp32_precision for name in PRECISIONS}
+    with suppress(RuntimeError):  # it contradicts the new ones already
+        found["cudnn"] = torch.backends.cudnn.allow_tf32
+    with suppress(RuntimeError):
+        found["matmul"] = torch.get_float32_matmul_precision()
+    return found
+
+
+def write_switches(wanted: dict[str, Any]) -> None:
+    """The old switches go with the new ones: where they differ, PyTorch raises in whatever reads the old ones, as
+    `torch.backends.cudnn.flags` in a user's model does.
+    """
+    if "cudnn" in wanted:
+        torch.backends.cudnn.allow_tf32 = wanted["cudnn"]
+    if "matmul" in wanted:
+        torch.set_float32_matmul_precision(wanted["matmul"])
+    for name in PRECISIONS:
+        switch(name).fp32_precision = wanted[name]
+
 
 @contextmanager
 def strict_float32() -> Iterator[None]:
-    """Float32 that is float32: no TF32 in convolutions or matrix products, by which peers judge without saying so."""
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # pyright: ignore[reportAttributeAccessIssue]
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = "ieee"
-    try:
+    """Float32 that is float32: no TF32 in convolutions, matrix products or recurrent layers, by which peers judge
+    without saying so, and no autocast around it.
+    """
+    with SWITCHES.held(), no_autocast():
         yield
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
+
+
+@contextmanager
+def no_autocast() -> Iterator[None]:
+    """Arithmetic as the tensors have it, also where the caller stands in an autocast of this thread."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def each_within(steps: Iterator[Step], *contexts: Callable[[], AbstractContextManager[Any]]) -> Iterator[Step]:
+    """The steps, each made within the contexts. Between steps, which may be long, the caller is outside of them."""
+    while True:
+        with ExitStack() as stack:
+            for context in contexts:
+                stack.enter_context(context())
+            try:
+                step = next(steps)
+            except StopIteration:
+                return
+        yield step
+
+
+def device_of(model: nn.Module, x: Tensor) -> torch.device:
+    """Where the model lies; where the images do, for one that has no tensors."""
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), x.device)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

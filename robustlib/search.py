@@ -1,28 +1,26 @@
 """The copy of a model that attacks search on: the same function in the quickest safe form that the device has.
 
 What a search finds counts only once the original model agrees, so the copy may differ by rounding, and by nothing else:
-each form is compared with the original on real images, and given up for a plainer one where it differs or cannot be
-made.
+each form is compared with the original on real images, in logits and gradients, and given up for a plainer one where it
+differs or cannot be made.
 """
 
 import copy
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from robustlib.agreement import compare, known_slopes, repeated
 from robustlib.engine import Count, Engine, Net, batch_sizes
-from robustlib.folding import Normalized, fold, refresh, steady_linear
+from robustlib.folding import Normalized, fold, steady_linear
 from robustlib.graphs import Graphs
-from robustlib.modes import evaluating, layout
+from robustlib.memory import out_of_memory
+from robustlib.modes import layout
 
-# How far a copy's logits may lie from the original's, in units of the logits' standard deviation: ours. Rounding of
-# float32 stays far below the first, that of half precision below the second; a copy that does something else does not.
-FLOAT32_DRIFT = 1e-3
-HALF_DRIFT = 0.1
 ORDINARY = 64  # a batch size that all CPUs treat like the larger ones
 
 
@@ -52,7 +50,7 @@ class Engines:
     def passes(self) -> Count:
         """Examples passed forward and back so far, by all."""
         counts = {id(engine): engine.count for engine in self.every}.values()
-        return Count(sum(count.forwards for count in counts), sum(count.gradients for count in counts))
+        return Count(*(sum(each) for each in zip(*(astuple(count) for count in counts), strict=True)))
 
     def hand_over(self, other: "Engines") -> None:
         """Count the passes so far as the other's."""
@@ -60,6 +58,7 @@ class Engines:
         for mine, theirs in zip(self.every, other.every, strict=True):
             theirs.count.forwards += mine.count.forwards
             theirs.count.gradients += mine.count.gradients
+            theirs.count.overflows += mine.count.overflows
             mine.count = Count()
 
 
@@ -72,17 +71,21 @@ def make_engines(model: nn.Module, sample: Tensor, *, half: bool | None = None) 
     if not exact.sizes:
         return Engines(exact, exact, exact)
     half = suits_half(model, sample.device) if half is None else half
-    reference = exact(sample)
-    search = fine = first_that_agrees(forms(model, sample, halves(sample.device) if half else []), sample, reference)
-    if search is None or search.precision == torch.bfloat16:
-        fine = first_that_agrees(forms(model, sample, [torch.float32]), sample, reference)
+    known, given_up = (exact(sample), known_slopes(exact, sample)), list[str]()
+    search = fine = None
+    if half:
+        search = fine = first_that_agrees(forms(model, sample, halves(sample.device)), sample, *known, given_up)
+    if search is None or search.precision != torch.float32:
+        fine = first_that_agrees(forms(model, sample, [torch.float32]), sample, *known, given_up)
     fine = fine or exact
     engines = Engines(exact, search or fine, fine)
+    if given_up:
+        engines.search.mode += f" (given up: {'; '.join(given_up)})"
     for engine in (engines.search, engines.fine):
         if engine is not exact:
             engine.judge, engine.judge_drift = fine.forward, fine.drift
         if engine.precision != torch.float32 and engine is not fine:
-            engine.finer, fine.rougher = (fine,), (engine,)
+            engine.finer, engine.spare, fine.rougher = (fine,), (fine,), (engine,)
         if sample.is_cuda:
             warm_up(engine, sample)
         engine.count = Count()
@@ -90,46 +93,20 @@ def make_engines(model: nn.Module, sample: Tensor, *, half: bool | None = None) 
     return engines
 
 
-def follow(model: nn.Module, sample: Tensor) -> Callable[[], Engine] | None:
-    """A search copy of a model whose weights change: a function that brings it up to date and returns it.
-
-    None where the model has parts that cannot be followed: then it must be attacked itself.
-    """
-    half = suits_half(model, sample.device)
-    ways = [
-        partial(search_engine, followed, model, dtype, batch_sizes(sample, dtype), False)
-        for dtype in (*(halves(sample.device) if half else ()), torch.float32)
-    ]
-    with evaluating(model), torch.no_grad():
-        reference = model(sample)
-        engine = first_that_agrees(ways, sample, reference)
-    if engine is None or not isinstance(engine.net, nn.Module):
-        return None
-    net = engine.net
-
-    def current() -> Engine:
-        refresh(net)
-        return engine
-
-    return current
-
-
-def followed(model: nn.Module) -> tuple[nn.Module, str]:
-    net = fold(model)
-    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    if any(id(tensor) in own for tensor in (*net.parameters(), *net.buffers())):
-        raise ValueError("the model has weights outside of convolutions, linear layers and their BatchNorm")
-    return net, "folded"
-
-
-def first_that_agrees(ways: list[Callable[[], Engine]], sample: Tensor, reference: Tensor) -> Engine | None:
-    return next((found for make in ways if (found := attempt(make, sample, reference)) is not None), None)
+def first_that_agrees(
+    ways: list[Callable[[], Engine]],
+    sample: Tensor,
+    reference: Tensor,
+    slopes: Tensor | None,
+    given_up: list[str],
+) -> Engine | None:
+    return next((found for make in ways if (found := attempt(make, sample, reference, slopes, given_up))), None)
 
 
 def warm_up(engine: Engine, sample: Tensor) -> None:
     """Record the graphs of every batch size, so that no attack's seconds hold them; sizes that do not fit are left."""
     for size in engine.sizes:
-        x = sample.repeat(-(-size // len(sample)), *[1] * (sample.ndim - 1))[:size]
+        x = repeated(sample, size)
         engine(x)
         with suppress(ValueError):  # of a model that only answers: no attack will find a gradient there either
             engine.differentiate(x, lambda z: z[:, :1])
@@ -154,7 +131,9 @@ def takes_channels_last(model: nn.Module, x: Tensor, logits: Tensor) -> bool:
     """Whether the model gives these logits for the same images channels-last too."""
     try:
         found = model(x.contiguous(memory_format=torch.channels_last))
-    except Exception:  # a user's model may raise anything at images that lie in another order: it gets them as before
+    except Exception as error:  # a user's model may raise anything at images that lie in another order: as before, then
+        if out_of_memory(error):
+            raise
         return False
     return found.shape == logits.shape and torch.allclose(found.float(), logits.float(), rtol=1e-4, atol=1e-4)
 
@@ -203,18 +182,31 @@ def forms(model: nn.Module, sample: Tensor, dtypes: list[torch.dtype]) -> list[C
     return ways
 
 
-def attempt(make: Callable[[], Engine], sample: Tensor, reference: Tensor) -> Engine | None:
-    """The engine, if it can be made and its logits and gradients are those of the original but for rounding."""
+def attempt(
+    make: Callable[[], Engine],
+    sample: Tensor,
+    reference: Tensor,
+    slopes: Tensor | None = None,
+    given_up: list[str] | None = None,
+) -> Engine | None:
+    """The engine, if it can be made and its logits and gradients are those of the original but for rounding.
+
+    reference, slopes: the original's logits for the sample, and what `slopes_of` gives for it, where that is known.
+    given_up: is told of an engine that could be made and is not to be used, and why.
+    """
+    engine = None
     try:
         engine = make()
-        with torch.no_grad():
-            logits = engine(sample)
-        engine.differentiate(sample, lambda z: z[:, :1])
-    except Exception:  # tracing, casting and graphing a user's model may raise anything: a plainer form is tried
-        return None
-    drift = (logits - reference).abs().max().item()
-    allowed = (FLOAT32_DRIFT if engine.precision == torch.float32 else HALF_DRIFT) * reference.std().item()
-    if not drift <= allowed:  # NaN too
+        drift, fault = compare(engine, sample, reference, slopes)
+    except (
+        Exception
+    ) as error:  # tracing, casting and graphing a user's model may raise anything: a plainer form is tried
+        if not out_of_memory(error):
+            return None
+        drift, fault = 0.0, "no memory for it"
+    if fault or engine is None:
+        if given_up is not None:
+            given_up.append(f"{engine.mode}: {fault}" if engine else fault)
         return None
     engine.drift = 4 * drift
     leave_unsteady(engine, sample)

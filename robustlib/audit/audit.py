@@ -18,10 +18,10 @@ from robustlib.audit.forms import Form
 from robustlib.checks import slopes
 from robustlib.checks.limits import Finding, find, overall
 from robustlib.checks.quick import above_chance, eight_bit, noise
-from robustlib.draws import Draws, seeded
+from robustlib.draws import Draws, Seeding
 from robustlib.evaluate import Ready, make_ready
 from robustlib.models.layers import Expectation
-from robustlib.modes import evaluating, strict_float32
+from robustlib.modes import device_of, each_within, evaluating, strict_float32
 from robustlib.norms import Norm, size
 from robustlib.outcome import Outcome, Score, judge, score
 
@@ -70,11 +70,14 @@ def audit(
     Success counts only by the model as given, in strict float32.
     Sources: Carlini et al. 2019, https://arxiv.org/abs/1902.06705; Tramer et al. 2020, https://arxiv.org/abs/2002.08347.
     """
-    device = device or torch.device("cpu")
-    ready = ready or make_ready(model, x, num_classes or int(y.max()) + 1, device)
+    device = device or device_of(model if ready is None else ready.model, x)
+    made = ready or make_ready(model, x, num_classes or int(y.max()) + 1, device)
     x, y = x.to(device), y.to(device)
-    with strict_float32(), evaluating(ready.model), seeded(seed, "audit", device):
-        yield from Examination(ready, x, y, norm, eps, seed, queries, pool).run()
+
+    def steps() -> Iterator[str | Audit]:
+        yield from Examination(made, x, y, norm, eps, seed, queries, pool).run()
+
+    yield from each_within(steps(), strict_float32, partial(evaluating, made.model), Seeding(seed, "audit", device))
 
 
 class Examination:

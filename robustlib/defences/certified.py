@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from robustlib.defences.smoothing import Certificate, certify, unsmoothed
 from robustlib.draws import Draws, seeded
 from robustlib.evaluate import SAMPLE, Ready, batches
 from robustlib.metrics import CLEAN, NOTHING
-from robustlib.modes import as_images, evaluating, layout, strict_float32
+from robustlib.modes import as_images, each_within, evaluating, layout, strict_float32
 from robustlib.outcome import Batch, Outcome
 from robustlib.randomised import GROUP
 from robustlib.search import exact_engine
@@ -36,7 +37,8 @@ def evaluate_certified(
     params: of `certify`.  A group's outcome: see `outcome`.
     """
     base, sigma = unsmoothed(ready.model, params.pop("sigma", None))
-    with strict_float32(), evaluating(base):
+
+    def steps() -> Iterator[tuple[Batch, ...]]:
         engine = None if ready.engines is None or base is not ready.model else ready.engines.exact
         engine = engine or exact_engine(base, as_images(x[:SAMPLE], device, layout(base)))
         for rows in batches(index, GROUP, grouped=True):
@@ -48,6 +50,8 @@ def evaluate_certified(
             seconds = time.perf_counter() - start
             images, labels = as_images(x[rows], torch.device("cpu")), y[rows]
             yield tuple(outcome(found, images, labels, rows, eps or 0.0, seconds / len(radii)) for eps in radii)
+
+    yield from each_within(steps(), strict_float32, partial(evaluating, base))
 
 
 def outcome(found: Certificate, x: Tensor, y: Tensor, rows: Tensor, eps: float, seconds: float) -> Batch:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustlib.defences.preprocess import Noise
 from robustlib.draws import Draws, default_draws
+from robustlib.losses import classes_of
 
 PASS = 512 * 3 * 32 * 32  # values of the noisy images that pass at once
 
@@ -111,12 +112,15 @@ def predict(
 
 
 def vote(model: nn.Module, x: Tensor, sigma: float, n: int, draws: Draws, stream: str) -> Tensor:
-    """Counts by class over n noisy copies of each image, shape (B, classes), int64."""
+    """Counts by class over n noisy copies of each image, shape (B, classes), int64.
+
+    Raises ValueError for a model that gives NaN: its first class would get the vote, and be certified.
+    """
     counts = None
     for chunk in chunks(n, max(1, PASS // max(x.numel(), 1))):
         noise = torch.cat([draws.normal(tuple(x.shape[1:]), f"{stream}/{draw}") for draw in chunk])
         logits = model(x.repeat(len(chunk), *[1] * (x.ndim - 1)) + sigma * noise)
-        chosen = logits.argmax(1).reshape(len(chunk), -1).T  # (B, copies)
+        chosen = classes_of(logits).reshape(len(chunk), -1).T  # (B, copies)
         if counts is None:
             counts = chosen.new_zeros(len(x), logits.shape[1])
         counts.scatter_add_(1, chosen, torch.ones_like(chosen))

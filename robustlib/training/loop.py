@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from robustlib.attacks.cascade import correct
 from robustlib.attacks.pgd import pgd
 from robustlib.draws import Draws, generator, seeded, stream_key
+from robustlib.following import Follower, follow
+from robustlib.memory import out_of_memory
 from robustlib.modes import as_images, autocast, evaluating, layout, strict_float32
-from robustlib.search import follow
 from robustlib.settings import TrainSettings
 from robustlib.training import OBJECTIVES
 from robustlib.training.augment import augment
-from robustlib.training.objectives import Search
 
 VALIDATION_BATCH = 250
 SAMPLE = 64  # images with which a search copy is compared with the model
@@ -30,7 +30,10 @@ class TrainingDiverged(ValueError):
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch gave. Accuracies on the validation examples, as fractions; attacked means under PGD."""
+    """What an epoch gave. Accuracies on the validation examples, as fractions; attacked means under PGD.
+
+    search: in which form the network was attacked, in words.
+    """
 
     epoch: int
     loss: float
@@ -38,6 +41,7 @@ class Epoch:
     clean_accuracy: float
     attacked_accuracy: float
     seconds: float
+    search: str = ""
 
 
 @dataclass
@@ -125,12 +129,14 @@ def fit(
     for epoch in range(len(history), settings.epochs):
         start = time.perf_counter()
         rates_now = rates[epoch * steps : (epoch + 1) * steps]
+        mode = "float32, as given" if search is None else search.choose()
         with seeded(seed, f"epoch/{epoch}", device):
             stream = stream_key(seed, f"epoch/{epoch}")
             loss = run_epoch(model, x, y, train, optimizer, rates_now, settings, stream, search)
             clean, attacked = validate(model, x[validation], y[validation], settings, seed, device, search)
         seconds = time.perf_counter() - start
-        history.append(Epoch(epoch, loss, max(rates_now), clean, attacked, seconds))
+        mode += ", beyond its range in float32" if search is not None and search.overflows else ""
+        history.append(Epoch(epoch, loss, max(rates_now), clean, attacked, seconds, mode))
         if settings.keep == "last" or best < 0 or merit(history[-1], settings) > merit(history[best], settings):
             kept, best = copy.deepcopy({k: v.cpu().contiguous() for k, v in model.state_dict().items()}), epoch
         state = {
@@ -151,7 +157,9 @@ def fitting_layout(model: nn.Module, x: Tensor) -> nn.Module:
     try:
         with evaluating(model):
             model(as_images(x, next(model.parameters()).device, torch.channels_last))
-    except RuntimeError:  # a view of what is not contiguous, say
+    except RuntimeError as error:  # a view of what is not contiguous, say
+        if out_of_memory(error):
+            raise
         model = model.to(memory_format=before)  # pyright: ignore[reportCallIssue]
     return model
 
@@ -170,7 +178,7 @@ def run_epoch(
     rates: list[float],
     settings: TrainSettings,
     seed: int,
-    search: Search | None,
+    search: Follower | None,
 ) -> float:
     """One pass over the training examples in a fresh order; the mean loss."""
     device = next(model.parameters()).device
@@ -205,7 +213,7 @@ def validate(
     settings: TrainSettings,
     seed: int,
     device: torch.device,
-    search: Search | None = None,
+    search: Follower | None = None,
 ) -> tuple[float, float]:
     """Clean accuracy and accuracy under PGD of several steps: shows catastrophic overfitting where there is one."""
     clean = attacked = 0

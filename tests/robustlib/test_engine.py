@@ -1,6 +1,7 @@
 """Fixed batch sizes, search copies and what they fall back to: nothing of it may change a number."""
 
 import copy
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -171,7 +172,8 @@ def test_a_copy_that_computes_something_else_is_not_used(net: nn.Module, test, m
         return nn.Sequential(copy.deepcopy(net), nn.Softmax(1)), "broken"
 
     monkeypatch.setattr("robustlib.search.folded", broken)
-    assert make_engines(net, test[0][:64], half=False).search.mode == "float32, as given, channels-last"
+    mode = make_engines(net, test[0][:64], half=False).search.mode
+    assert mode == "float32, as given, channels-last (given up: float32, broken, channels-last: other logits)"
 
 
 @pytest.mark.parametrize("functional", [True, False])
@@ -212,7 +214,34 @@ def test_a_batch_that_does_not_fit_is_split_and_gives_the_same(net: nn.Module, t
     for found, expected in zip(climb(small, x, cross_entropy, y), climb(whole, x, cross_entropy, y), strict=True):
         assert torch.equal(found, expected)
     assert torch.equal(small(x), whole(x))
-    assert tried[:4] == [256, 96, 48, 24] and small.sizes == (16, 24)
+    assert tried[:4] == [256, 128, 64, 32] and small.sizes == (16, 24, 32)
+
+
+def too_large(most: int, tried: list[int]) -> Callable[[Tensor], Tensor]:
+    def call(images: Tensor) -> Tensor:
+        tried.append(len(images))
+        if len(images) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images.flatten(1)[:, :2] * 2
+
+    return call
+
+
+def test_a_few_images_that_do_not_fit_when_filled_up_leave_ordinary_sizes():
+    """Ten images are filled up to 128: it is 128 that did not fit, and not ten."""
+    tried: list[int] = []
+    engine, x = Engine(too_large(64, tried), sizes=(128, 512)), torch.rand(10, 1, 2, 2)
+    torch.testing.assert_close(engine(x), x.flatten(1)[:, :2] * 2)
+    assert tried == [128, 64] and engine.sizes == (64,)
+
+
+def test_a_model_that_depends_on_its_batch_is_split_and_never_filled_up():
+    tried: list[int] = []
+    engine, x = Engine(too_large(5, tried), sizes=()), torch.rand(10, 1, 2, 2)
+    torch.testing.assert_close(engine(x), x.flatten(1)[:, :2] * 2)
+    assert tried == [10, 5, 5] and engine.sizes == ()
+    engine(x[:3])
+    assert tried[3:] == [3]
 
 
 def test_memory_that_holds_not_even_one_image_is_an_error():

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlib.folding import Folded, Normalized, fold, refresh
+from robustlib.following import follow
 from robustlib.models import build
 from robustlib.quick import HalvingPool, ReluPool, SteadyLinear, WideLinear
-from robustlib.search import follow, make_engines
+from robustlib.search import make_engines
 
 
 def trained_a_little(model: nn.Module, shape: tuple[int, ...], classes: int) -> nn.Module:

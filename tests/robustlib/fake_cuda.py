@@ -1,0 +1,158 @@
+"""CUDA graphs on a CPU: what is recorded is played again on the memory that it was recorded on.
+
+As on a device, a replay writes over whatever the one before left there; and memory that was let go of while a graph was
+recorded is spoilt by that graph's replays, since on a device others have it by then.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+
+@dataclass
+class Block:
+    """Memory of a recording: that of a tensor, while somebody has it, and what lay in its place afterwards."""
+
+    owner: StorageWeakRef
+    nbytes: int
+    left: torch.UntypedStorage | None = None
+
+    def storage(self) -> torch.UntypedStorage:
+        if not self.owner.expired():
+            return torch.UntypedStorage._new_with_weak_ptr(self.owner.cdata)
+        if self.left is None:
+            self.left = torch.full((self.nbytes,), 255, dtype=torch.uint8).untyped_storage()
+        return self.left
+
+    def spoil(self) -> None:
+        """Every byte 255, which makes NaN of any float and -1 of any integer."""
+        if self.owner.expired():
+            torch.empty(0, dtype=torch.uint8).set_(self.storage()).fill_(255)
+
+
+@dataclass
+class Place:
+    """A tensor as a recording knows it."""
+
+    block: Block
+    like: tuple[torch.dtype, Any, torch.Size, tuple[int, ...]]
+
+    def tensor(self) -> Tensor:
+        dtype, offset, size, stride = self.like
+        return torch.empty(0, dtype=dtype).set_(self.block.storage(), offset, size, stride)
+
+
+class Memory:
+    """The blocks of all recordings: a graph may read what another one wrote."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[int, Block] = {}
+
+    def place(self, tensor: Tensor) -> Place:
+        storage = tensor.untyped_storage()
+        # A weak reference keeps the number its own, also when the memory has gone.
+        block = self.blocks.setdefault(storage._cdata, Block(StorageWeakRef(storage), storage.nbytes()))
+        return Place(block, (tensor.dtype, tensor.storage_offset(), tensor.shape, tensor.stride()))
+
+    def held(self) -> list[Block]:
+        return [block for block in self.blocks.values() if not block.owner.expired()]
+
+
+@dataclass
+class Graph:
+    """What torch.cuda.CUDAGraph is."""
+
+    memory: Memory
+    calls: list[tuple[Any, Any, Any, Any]] = field(default_factory=list)
+    freed: list[Block] = field(default_factory=list)
+
+    def pool(self) -> tuple[int, int]:
+        return (0, 1)
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for function, args, kwargs, results in self.calls:
+            args, kwargs, results = tree_map_only(Place, Place.tensor, (args, kwargs, results))
+            found = function(*args, **kwargs)
+            for came, place in zip(tree_leaves(found), tree_leaves(results), strict=True):
+                if isinstance(came, Tensor) and came.data_ptr() != place.data_ptr():
+                    place.copy_(came)
+        for block in self.freed:
+            block.spoil()
+
+
+class Recorder(TorchDispatchMode):
+    def __init__(self, graph: Graph):
+        super().__init__()
+        self.graph = graph
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        asked = tree_map_only(Tensor, self.graph.memory.place, (args, kwargs or {}))
+        found = func(*args, **(kwargs or {}))
+        self.graph.calls.append((func, *asked, tree_map_only(Tensor, self.graph.memory.place, found)))
+        return found
+
+
+@dataclass
+class Stream:
+    device: object = None
+
+    def wait_stream(self, other: "Stream") -> None:
+        assert isinstance(other, Stream)
+
+
+class FakeCuda:
+    """The names of torch.cuda that recordings use. refuses: what a recording ends with instead of a graph."""
+
+    def __init__(self) -> None:
+        self.memory, self.now, self.refuses = Memory(), Stream(), ""
+
+    @contextmanager
+    def graph(self, graph: Graph, pool: Any = None, stream: Any = None, **_: Any) -> Iterator[None]:
+        before, self.now = self.now, stream or Stream()
+        held = self.memory.held()
+        with Recorder(graph):
+            yield
+        if self.refuses:  # as torch.cuda.graph then does, which stays on its stream
+            raise RuntimeError(self.refuses)
+        inside = [place.block for call in graph.calls for place in tree_leaves(call[1:]) if isinstance(place, Place)]
+        known = {id(block): block for block in (*held, *inside)}.values()
+        graph.freed = [block for block in known if block.owner.expired()]
+        self.now = before
+
+    @contextmanager
+    def stream(self, stream: Stream) -> Iterator[None]:
+        before, self.now = self.now, stream
+        yield
+        self.now = before
+
+    def set_stream(self, stream: Stream) -> None:
+        self.now = stream
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    """Put it in the place of torch.cuda, for tensors on the CPU."""
+    fake = FakeCuda()
+    names = {
+        "CUDAGraph": lambda *_, **__: Graph(fake.memory),
+        "graph": fake.graph,
+        "Stream": Stream,
+        "stream": fake.stream,
+        "current_stream": lambda *_: fake.now,
+        "set_stream": fake.set_stream,
+        "device": lambda *_: nullcontext(),
+        "synchronize": lambda *_: None,
+        "empty_cache": lambda: None,
+    }
+    for name, value in names.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.cuda.graphs, "graph_pool_handle", lambda: (0, 1))
+    return fake

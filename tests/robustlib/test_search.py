@@ -1,0 +1,172 @@
+"""What the quick copy of a model is trusted with: each fault here is one that made a model look robust."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustlib import search
+from robustlib.attacks import ATTACKS
+from robustlib.draws import Draws
+from robustlib.engine import Engine
+from robustlib.evaluate import Ready, evaluate
+from robustlib.graphs import Graphs
+from robustlib.losses import wrong
+from robustlib.search import attempt, make_engines
+
+
+@pytest.fixture
+def float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attacks search in float16, as on a GPU."""
+    monkeypatch.setattr(search, "suits_half", lambda model, device: True)
+    monkeypatch.setattr(search, "halves", lambda device: [torch.float16])
+
+
+class Steep(nn.Module):
+    """A hidden value that passes float16's largest number, 65,504, on the way to the boundary, and not before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(48, 1), nn.Linear(1, 1)
+        for parameter, value in zip(self.parameters(), (2500.0, 0.0, -1 / 6e4, 1.12), strict=True):
+            parameter.data.fill_(value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.b(self.a(x.flatten(1)).relu())
+        return torch.cat([z, -z], 1)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "pgd": {"steps": 20, "random_start": False, "loss": "margin"},
+    "fgsm": {},
+    "apgd-ce": {"steps": 20},
+    "fab": {"steps": 20},
+    "square": {"queries": 200},
+    "deepfool": {"norm": "Linf"},
+    "fmn": {"norm": "Linf", "steps": 40},
+    "spsa": {"queries": 2000, "step_size": 0.05},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_what_is_beyond_float16_is_computed_in_float32(name: str, float16: None):
+    """In float16 the gradient is NaN, whose sign is 0: the images stood still, and 100 % were robust."""
+    torch.manual_seed(0)
+    net, x = Steep().eval(), (0.5 + 0.02 * torch.randn(64, 3, 4, 4)).clamp(0, 1)
+    y, attack = torch.zeros(64, dtype=torch.long), partial(ATTACKS[name], eps=0.1, **OPTIONS[name])
+    accuracies = []
+    for half in (True, False):
+        ready = Ready(net, engines := make_engines(net, x, half=half), 2, 0.0)
+        (batch,) = evaluate(net, x, y, [(name, attack)], eps=0.1, ready=ready)
+        accuracies.append(1 - batch.outcome.success.mean())
+        assert (engines.passes.overflows > 0) == half
+    assert engines.search.mode == "float32, folded"
+    assert accuracies[0] == accuracies[1] == 0
+
+
+def test_a_copy_beyond_its_range_on_clean_images_is_not_used(float16: None):
+    net, x = Steep().eval(), torch.rand(64, 3, 4, 4) * 0.1 + 0.6
+    engines = make_engines(net, x)
+    assert engines.search.mode == (
+        "float32, folded (given up: float16, folded: numbers beyond its range; "
+        "float16, as given: numbers beyond its range)"
+    )
+
+
+class Faint(nn.Module):
+    """The last pixel's weight is below float16's least number, and without it the ball ends before the boundary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.last = nn.Linear(16, 1, bias=False), nn.Linear(1, 2)
+        weight = torch.tensor([4e-4] * 15 + [2e-8])
+        # 0.3 everywhere is the corner of the ball; it lies beyond the boundary by half of what the last pixel adds.
+        edge = 0.3 * weight.double().sum() - 0.5 * 0.1 * 2e-8
+        self.hidden.weight.data.copy_(weight)
+        self.last.weight.data.copy_(torch.tensor([[-1e4], [1e4]]))
+        self.last.bias.data.copy_(torch.tensor([1e4, -1e4]).double() * edge)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.hidden(x.flatten(1)).relu())
+
+
+def test_a_search_in_float16_ends_in_float32(float16: None):
+    net, sample = Faint().double().eval(), torch.rand(64, 1, 4, 4)
+    x, y = torch.full((3, 1, 4, 4), 0.2), torch.zeros(3, dtype=torch.long)
+    corner = torch.full((1, 1, 4, 4), 0.3, dtype=torch.float64)
+    assert net(corner).argmax(1) == 1
+    net = net.float()
+    assert net(corner.float()).argmax(1) == 1
+    engines = make_engines(net, sample)
+    assert (engines.search.precision, engines.fine.precision) == (torch.float16, torch.float32)
+    assert engines.search.judge == engines.fine.forward and engines.search.finer == (engines.fine,)
+    attack = partial(ATTACKS["apgd-ce"], eps=0.1, steps=10, draws=Draws(1, torch.arange(3)))
+    assert wrong(net(attack(engines.search, x, y)), y).all()
+    engines.search.finer = ()  # then only those fall whose random start lies beyond the boundary already
+    assert wrong(net(attack(engines.search, x, y)), y).sum() < 3
+
+
+class Bent(torch.autograd.Function):
+    """The identity, with a gradient of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bend: Callable[[Tensor, dict], Tensor]) -> Tensor:
+        ctx.bend, ctx.seen = bend, {}
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return ctx.bend(gradients[0], ctx.seen), None
+
+
+BENDS: dict[str, Callable[[Tensor, dict], Tensor]] = {
+    "none": lambda g, seen: g,
+    "reversed": lambda g, seen: -g,
+    "nan": lambda g, seen: g * torch.nan,
+    "zero": lambda g, seen: g * 0,
+    "twice as long, and more": lambda g, seen: 2.5 * g,
+    "the first of several for all": lambda g, seen: seen.setdefault("first", g.clone()),
+}
+
+
+@pytest.mark.parametrize("bend", BENDS)
+def test_a_copy_with_another_gradient_is_not_used(bend: str, net: nn.Module, test):
+    x, told = test[0][:64], list[str]()
+
+    def make() -> Engine:
+        return Engine(lambda images: net(Bent.apply(images, BENDS[bend])), mode="bent")
+
+    exact = search.exact_engine(net, x)
+    found = attempt(make, x, exact(x), search.known_slopes(exact, x), told)
+    if bend == "none":
+        assert found is not None and told == []
+    else:
+        assert found is None and told == ["bent: other gradients"]
+
+
+@pytest.mark.parametrize("size", [16, 64])
+@pytest.mark.parametrize("fault", ["logits", "gradients"])
+def test_a_copy_is_compared_at_each_batch_size(fault: str, size: int, net: nn.Module, test):
+    class Wrong(Graphs):
+        def __call__(self, x: Tensor) -> Tensor:
+            if len(x) != size:
+                return self.net(x)
+            return self.net(x.detach() + 0.1 if fault == "logits" else Bent.apply(x, BENDS["reversed"]))
+
+    x, told = test[0][:64], list[str]()
+    exact = search.exact_engine(net, x)
+    make = partial(Engine, Wrong(net), sizes=(16, 64), mode="recorded")
+    assert attempt(make, x, exact(x), search.known_slopes(exact, x), told) is None
+    assert told == [f"recorded: other {fault}"] or fault == "logits"
+
+
+def test_memory_that_ran_out_is_said_and_no_error(net: nn.Module, test, monkeypatch: pytest.MonkeyPatch):
+    def full(model: nn.Module) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(search, "folded", full)
+    engines = make_engines(net, test[0][:64], half=False)
+    assert engines.search.mode == "float32, as given, channels-last (given up: no memory for it)"

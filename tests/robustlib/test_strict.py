@@ -1,0 +1,133 @@
+"""Strict float32 is strict, whoever holds it, and only as long as it is held."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustlib.attacks import ATTACKS
+from robustlib.audit.audit import audit
+from robustlib.checks.quick import look_at_outcome
+from robustlib.evaluate import evaluate, make_ready
+from robustlib.modes import PRECISIONS, read_switches, strict_float32, switch, write_switches
+from robustlib.search import make_engines
+
+
+class Spy(nn.Module):
+    """Notes how float32 is computed whenever it is asked, and may do something besides."""
+
+    def __init__(self, besides: Callable[[], object] = lambda: None):
+        super().__init__()
+        self.linear, self.besides = nn.Linear(4, 3), besides
+        self.seen: set[str] = set()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen |= {switch(name).fp32_precision for name in PRECISIONS}
+        self.seen |= {"autocast"} if torch.is_autocast_enabled("cpu") else set()
+        self.besides()
+        return self.linear(x.flatten(1))
+
+
+X, Y = torch.rand(40, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+FGSM = [("fgsm", partial(ATTACKS["fgsm"], eps=0.1))]
+
+
+@pytest.fixture
+def tf32() -> Iterator[dict[str, Any]]:
+    """TF32 and bfloat16 allowed wherever they can be, as users set it."""
+    before = read_switches()
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("medium")
+    yield read_switches()
+    write_switches(before)
+
+
+def test_evaluations_in_turn_are_strict_and_leave_nothing_behind(tf32: dict[str, Any]):
+    spies = [Spy().eval(), Spy().eval()]
+    runs = [evaluate(spy, X, Y, FGSM, eps=0.1, batch_size=16) for spy in spies]
+    steps, between = 0, []
+    for step in zip(*runs, strict=True):
+        steps += len(step)
+        between.append(read_switches())
+    assert steps == 6 and all(spy.seen == {"ieee"} for spy in spies)
+    assert all(found == tf32 for found in (*between, read_switches()))
+
+
+def test_an_evaluation_that_is_left_half_done_leaves_nothing_behind(tf32: dict[str, Any]):
+    model = Spy().train()
+    next(evaluate(model, X, Y, FGSM, eps=0.1, batch_size=16))
+    assert read_switches() == tf32 and model.training
+
+
+def test_whoever_leaves_first_takes_nothing_from_the_others(tf32: dict[str, Any]):
+    first, second = strict_float32(), strict_float32()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert switch("cudnn.conv").fp32_precision == "ieee"
+    second.__exit__(None, None, None)
+    assert read_switches() == tf32
+
+
+def test_checks_after_an_evaluation_are_strict(tf32: dict[str, Any]):
+    spy = Spy().eval()
+    ready = make_ready(spy, X, 3, torch.device("cpu"))
+    (batch,) = evaluate(spy, X, Y, FGSM, eps=0.1, ready=ready)
+    assert ready.engines is not None
+    spy.seen.clear()
+    look_at_outcome(ready.engines.exact, X, Y, batch.x_adv, batch.outcome, norm="Linf", eps=0.1, seed=0)
+    assert spy.seen == {"ieee"}
+
+
+def test_an_autocast_around_it_does_not_judge(tf32: dict[str, Any]):
+    spy = Spy().eval()
+    exact = make_engines(spy, X).exact
+    expected, spy.seen = exact(X), set()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(exact(X), expected)
+        exact.differentiate(X, lambda z: z[:, :1])
+        list(evaluate(spy, X, Y, FGSM, eps=0.1))
+    assert spy.seen == {"ieee"}
+
+
+def test_a_model_that_moves_the_old_switches_itself_works():
+    def flags() -> None:
+        with torch.backends.cudnn.flags(enabled=False):
+            pass
+
+    spy = Spy(flags).eval()
+    assert [len(batch.x_adv) for batch in evaluate(spy, X, Y, FGSM, eps=0.1)] == [40]
+    assert torch.backends.cudnn.allow_tf32 in (True, False)  # it can be read: no contradiction is left
+
+
+def test_a_model_that_allows_tf32_is_asked_strictly_the_next_time():
+    def careless() -> None:
+        torch.backends.cudnn.allow_tf32 = True
+
+    spy, before = Spy(careless).eval(), read_switches()
+    exact = make_engines(spy, X).exact
+    spy.seen.clear()
+    with strict_float32():
+        exact(X[:8])
+        exact(X[:8])
+    assert spy.seen == {"ieee"} and read_switches() == before
+
+
+def test_a_model_stays_where_it_is():
+    class Asked(Spy):
+        def to(self, *args: Any, **kwargs: Any) -> Any:
+            asked.append(args[0])
+            return self
+
+    asked: list[torch.device] = []
+    model = Asked().to_empty(device="meta")
+    for run in (
+        evaluate(model, X, Y, FGSM, eps=0.1),
+        audit(model, X, Y, eps=0.1),
+    ):
+        with pytest.raises((NotImplementedError, RuntimeError, ValueError)):
+            next(run)  # there is nothing to compute with on "meta"
+    assert set(asked) == {torch.device("meta")} and model.linear.weight.is_meta
