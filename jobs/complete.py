@@ -13,7 +13,8 @@ from pydantic import TypeAdapter
 from jobs.material import build_model, load_data
 from jobs.specs import AttackSpec, DataRef, DefenceSpec, ModelSpec
 from robustlib import corruptions
-from robustlib.attacks import ATTACKS, CURVES, ENSEMBLES, NORMS_OF, clean
+from robustlib.arguments import NORMS_OF, check_arguments, check_norm
+from robustlib.attacks import ATTACKS, CURVES, ENSEMBLES, clean
 from robustlib.attacks.autoattack import Recipe
 from robustlib.attacks.surrogate import ARCH
 from robustlib.audit.audit import audit
@@ -27,8 +28,6 @@ from robustlib.settings import AUDIT, CERTIFY, NORMS, TRANSFER, TrainSettings
 from robustlib.training import OBJECTIVES
 
 # Parameters of attacks that the spec has places of its own for, or that those who call them fill in.
-# Of which there must be one, or the attack is none.
-COUNTS = frozenset({"steps", "queries", "search_steps", "targets", "samples", "start_samples", "n", "n0"})
 NOT_FOR_USERS = frozenset({"norm", "eps", "draws", "classes", "start", "spent", "surrogate"})
 
 
@@ -37,22 +36,25 @@ def parameters(function: Callable[..., Any], skip: frozenset[str]) -> dict[str, 
     return {name: p for name, p in known.items() if p.kind is p.KEYWORD_ONLY and name not in skip}
 
 
-def check_params(owner: str, known: dict[str, inspect.Parameter], given: dict[str, Any]) -> dict[str, Any]:
-    """The given parameters over the defaults. Raises ValueError for an unknown name or a value of the wrong type."""
+def check_params(
+    owner: str, known: dict[str, inspect.Parameter], given: dict[str, Any], norms: tuple[str, ...] = NORMS
+) -> dict[str, Any]:
+    """The given parameters over the defaults. Raises ValueError for an unknown name, a value of the wrong type, or one
+    that the kernels refuse.
+    """
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{owner} has no parameter {name!r}, it has: {', '.join(sorted(known))}")
         kind = written(known[name].annotation)
         try:
-            TypeAdapter(kind).validate_python(value, strict=not isinstance(value, int) or float not in spread(kind))
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            TypeAdapter(kind).validate_python(value, strict=not whole or float not in spread(kind))
         except ValueError as error:
             choices = get_args(kind) if get_origin(kind) is Literal else ()
             expected = f"of type {getattr(kind, '__name__', str(kind))}"
             expected = f"to be one of {', '.join(map(str, choices))}" if choices else expected
             raise ValueError(f"{owner}: expected {name} {expected}, got {value!r}") from error
-        least = 1 if name in COUNTS else 0
-        if isinstance(value, int | float) and not isinstance(value, bool) and not value >= least:
-            raise ValueError(f"{owner}: expected {name} of at least {least}, got {value}")
+    check_arguments(owner, known, given, norms)
     return {name: p.default for name, p in known.items()} | given
 
 
@@ -83,8 +85,7 @@ def complete_attack(name: str, norm: Any, eps: float | None, restarts: int, give
             raise ValueError(f"{name} has no norm or eps")
         return AttackSpec(name=name, restarts=restarts, params=params)
     norm = norm or signature["norm"].default
-    if norm not in (known := NORMS_OF.get(name, NORMS)):
-        raise ValueError(f"{name}: expected norm {' or '.join(known)}, got {norm!r}")
+    check_norm(name, norm, NORMS_OF.get(name, NORMS))
     eps = signature["eps"].default if eps is None else eps
     return AttackSpec(name=name, norm=norm, eps=eps, restarts=restarts, params=params)
 
@@ -164,7 +165,8 @@ def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSet
     if crafted_by is None and attack:
         known_names = sorted(f.name for f in fields(TrainSettings) if f.name != "attack")
         raise ValueError(f"training has no setting {min(attack)!r}, it has: {', '.join(known_names)}")
-    check_params(f"training on {settings.objective}", known, attack)
+    norms = NORMS_OF.get(settings.objective, NORMS)
+    check_params(f"training on {settings.objective}", known, attack, norms)
     return replace(settings, attack=attack)
 
 

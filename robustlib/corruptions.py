@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.draws import Draws, default_draws
+from robustlib.inputs import checked
 
 KINDS = (
     "gaussian_noise", "shot_noise", "impulse_noise",
@@ -27,6 +28,7 @@ OWN_SEED = frozenset({"impulse_noise", "glass_blur"})
 GLOBAL_GENERATOR = threading.Lock()  # the others do, and members of a crew corrupt side by side
 
 
+@checked
 def corruption(
     model: nn.Module,
     x: Tensor,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustlib.arguments import checked_options
 from robustlib.attacks.cascade import Attack, cascade, predict
 from robustlib.attacks.curve import curve
 from robustlib.checks.limits import Finding
@@ -18,6 +19,7 @@ from robustlib.checks.quick import look_at_model
 from robustlib.crew import Crew, make_crew, members, threads_of
 from robustlib.draws import Draws, seeded
 from robustlib.engine import Engine
+from robustlib.inputs import check_data, check_highest, check_radii
 from robustlib.metrics import CLEAN, NOTHING
 from robustlib.models.layers import is_randomised
 from robustlib.modes import as_images, device_of, each_within, evaluating, layout, strict_float32
@@ -77,6 +79,7 @@ def evaluate(
         yield batch
 
 
+@checked_options
 def evaluate_curve(
     model: nn.Module,
     x: Tensor,
@@ -108,8 +111,11 @@ def evaluate_curve(
     Raises ValueError for images outside [0, 1] or labels that the model has no class for, RuntimeError when an attack
     breaks its budget.
     """
+    highest = check_data("evaluate", x, y, index)
+    check_radii("evaluate", norm, [eps for eps, _ in plan])
     device = device or device_of(model if ready is None else ready.model, x)
     ready = ready or make_ready(model, x, num_classes or int(y.max()) + 1, device)
+    check_highest("evaluate", highest, ready.classes)
     chosen = torch.arange(len(x)) if index is None else index
     size = GROUP if ready.engines is None else batch_size or fitting(x[:1], device)
 

@@ -1,10 +1,10 @@
 """Terms and settings that specs and kernels share. Free of torch, so that reading a study stays quick."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
-Norm = Literal["Linf", "L2", "L1"]
-NORMS: tuple[str, ...] = get_args(Norm)
+from robustlib.arguments import NORMS as NORMS
+from robustlib.arguments import Norm, check_value, check_width
 
 CERTIFY = "certify"  # an evaluation that bounds from below: no attack, and in no worst case
 # Evaluations of images as they then are, whatever becomes of the originals: accuracy on them, as its literature has it.
@@ -52,15 +52,6 @@ class TrainSettings:
     keep: Literal["best", "last"] = "last"
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "batch_size", "validation_examples", "validation_steps")
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        if self.examples != "all" and self.examples < 2:
-            raise ValueError(f"expected at least 2 training examples or all, got {self.examples}")
-        if not 0 < self.validation < 1:
-            raise ValueError(f"expected validation between 0 and 1, got {self.validation}")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise ValueError(f"expected a learning_rate above 0, got {self.learning_rate}")
-        if self.crop < 0 or not 0 <= self.validation_eps <= 1:
-            raise ValueError(f"expected crop >= 0 and validation_eps in [0, 1], got {self.crop}, {self.validation_eps}")
+        for known in fields(self):
+            check_value("", known.name, known.type, getattr(self, known.name))
+        check_width("", "validation_eps", self.validation_norm, self.validation_eps)

@@ -22,9 +22,10 @@ from robustlib.attacks.spsa import nes, spsa
 from robustlib.attacks.square import square
 from robustlib.attacks.transfer import transfer
 from robustlib.corruptions import corruption
-from robustlib.settings import Norm
+from robustlib.inputs import checked
 
 
+@checked
 def clean(model: nn.Module, x: Tensor, y: Tensor, *, draws: object = None) -> Tensor:
     """No attack: the images as they are."""
     return x
@@ -52,7 +53,5 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
 }
 
 ENSEMBLES: dict[str, Callable[..., Recipe]] = {"autoattack": autoattack}
-
-NORMS_OF: dict[str, tuple[Norm, ...]] = {"cw": ("L2",), "deepfool": ("L2", "Linf")}  # of those that do not take all
 
 CURVES = frozenset({"pgd", "apgd-ce", "apgd-dlr", "apgd-t", "square", "autoattack"})

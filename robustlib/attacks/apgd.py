@@ -7,6 +7,7 @@ from robustlib.attacks.ascend import Climb, ascend
 from robustlib.attacks.turns import following, repeat
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import Engine
+from robustlib.inputs import checked
 from robustlib.losses import LOSSES, TARGETED, LossName, climb, find_loss, margin, settled, surely_right
 from robustlib.models.layers import Expectation
 from robustlib.norms import Norm, Radius, beside, chosen, draw_in_ball, per_example, project_in_box, size
@@ -15,6 +16,7 @@ LAST_STEPS = 25  # in float32, of images on the edge: they raise margins by 0.00
 L1_STAGES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # radius and steps of each stage, as factors
 
 
+@checked
 def apgd(
     model: nn.Module,
     x: Tensor,
@@ -39,6 +41,7 @@ def apgd(
     return stages(model, x, y, torch.full_like(y, -1), norm, eps, steps, loss, x_adv)
 
 
+@checked
 def apgd_targeted(
     model: nn.Module,
     x: Tensor,
@@ -86,7 +89,7 @@ def apgd_targeted(
 def other_classes(logits: Tensor, y: Tensor) -> Tensor:
     """The classes but the true one, by falling logit, shape (B, classes - 1)."""
     order = logits.argsort(dim=1, descending=True, stable=True)
-    return order[order != y[:, None]].reshape(len(y), -1)
+    return order[order != y[:, None]].reshape(len(y), logits.shape[1] - 1)
 
 
 def stages(

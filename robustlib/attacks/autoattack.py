@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from robustlib.arguments import checked_options
 from robustlib.attacks.apgd import apgd, apgd_targeted
 from robustlib.attacks.cascade import Attack
 from robustlib.attacks.fab import fab, fab_targeted
@@ -24,6 +25,7 @@ class Recipe:
     substitutions: tuple[str, ...] = ()
 
 
+@checked_options
 def autoattack(
     *, norm: Norm = "Linf", eps: float = 8 / 255, version: Version = "standard", classes: int = 10
 ) -> Recipe:

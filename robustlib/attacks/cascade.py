@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import Engine
+from robustlib.inputs import check_labels
 from robustlib.losses import classes_of, surely_right
 
 Attack = Callable[..., Tensor]
@@ -76,6 +77,7 @@ def cascade(
     eps: each example's own radius, for attacks that take one, in place of theirs.
     An example falls when `model` misclassifies its image.
     """
+    check_labels("cascade", x, y)
     draws = default_draws(x, draws)
     search = model if search is None else search
     prediction = (predict(model, x) if clean is None else clean).clone()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks.fab import within
 from robustlib.draws import Draws
+from robustlib.inputs import checked
 from robustlib.losses import climb, confirmed, margin, starts, wrong
 from robustlib.norms import Norm, per_example, size
 
@@ -35,6 +36,7 @@ class Run:
         return Run(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
 
+@checked
 def cw(
     model: nn.Module,
     x: Tensor,
@@ -57,8 +59,6 @@ def cw(
     eps: None returns the nearest misclassified image found; with a radius, images for which it lies outside the ball
     are returned as they came. Deterministic: `draws` is not used. Returns x_adv, shaped like x, in the box.
     """
-    if norm != "L2":
-        raise ValueError(f"cw needs norm 'L2', got {norm!r}: for Linf and L1 use fmn or fab")
     x_adv = x.clone()
     for net, live in starts(model, x, y):
         found, distance = search_const(net, x[live], y[live], steps, search_steps, step_size, confidence, initial_const)

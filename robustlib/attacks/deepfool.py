@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from robustlib.attacks.apgd import other_classes
 from robustlib.draws import Draws
 from robustlib.engine import Engine, differentiate
+from robustlib.inputs import checked
 from robustlib.losses import confirmed, wrong
 from robustlib.norms import Norm, ascent, dual_size, per_example, size
 
@@ -33,6 +34,7 @@ def step_to_boundary(gap: Tensor, slope: Tensor, norm: Norm) -> Tensor:
     return per_example(distance + 1e-4, direction) * ascent(direction, norm)
 
 
+@checked
 def deepfool(
     model: nn.Module,
     x: Tensor,

@@ -11,6 +11,7 @@ from robustlib.attacks.apgd import other_classes
 from robustlib.attacks.turns import following, repeat, still_needed
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import differentiate
+from robustlib.inputs import checked
 from robustlib.losses import confirmed, starts, targeted_margin, wrong
 from robustlib.norms import Norm, Radius, chosen, draw_in_ball, dual_size, per_example, size
 from robustlib.planes import to_plane
@@ -36,6 +37,7 @@ class Run:
         return Run(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
 
+@checked
 def fab(
     model: nn.Module,
     x: Tensor,
@@ -65,6 +67,7 @@ def fab(
     return with_finer(fab, model, x, y, x_adv, eps, draws, **options)
 
 
+@checked
 def fab_targeted(
     model: nn.Module,
     x: Tensor,

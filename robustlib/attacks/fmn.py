@@ -7,10 +7,12 @@ from torch import Tensor, nn
 
 from robustlib.attacks.fab import within
 from robustlib.draws import Draws
+from robustlib.inputs import checked
 from robustlib.losses import climb, confirmed, margin, starts, wrong
 from robustlib.norms import TINY, Norm, ascent, dual_size, per_example, project, size
 
 
+@checked
 def fmn(
     model: nn.Module,
     x: Tensor,

@@ -12,6 +12,7 @@ from robustlib.attacks.fab import within
 from robustlib.attacks.fmn import project_each
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import Engine
+from robustlib.inputs import checked
 from robustlib.losses import margin, wrong
 from robustlib.norms import TINY, Norm, ascent, per_example, size
 
@@ -58,6 +59,7 @@ def decision(model: nn.Module) -> Decide:
     return lambda x, y: wrong(model(x), y)
 
 
+@checked
 @torch.no_grad()
 def hopskipjump(
     model: nn.Module,

@@ -4,11 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.draws import Draws, default_draws
+from robustlib.inputs import checked
 from robustlib.losses import margin, settled, wrong
 from robustlib.models.layers import Expectation
 from robustlib.norms import Norm, ascent, draw_in_ball
 
 
+@checked
 @torch.no_grad()
 def noise(
     model: nn.Module,

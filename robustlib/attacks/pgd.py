@@ -4,10 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.draws import Draws, default_draws
+from robustlib.inputs import checked, unchecked
 from robustlib.losses import LossName, climb, find_loss, settled, wrong
 from robustlib.norms import Norm, Radius, ascent, beside, chosen, draw_in_ball, project_in_box
 
 
+@checked
 def pgd(
     model: nn.Module,
     x: Tensor,
@@ -52,6 +54,7 @@ def pgd(
     return found
 
 
+@checked
 def fgsm(
     model: nn.Module,
     x: Tensor,
@@ -71,7 +74,7 @@ def fgsm(
     """
     if step_size is None:
         step_size = 1.25 * eps if random_start else eps
-    return pgd(
+    return unchecked(pgd)(
         model,
         x,
         y,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.draws import Draws, default_draws
+from robustlib.inputs import checked
 from robustlib.losses import LossName, find_loss, settled, wrong
 from robustlib.norms import Norm, ascent, draw_in_ball, per_example, project_in_box
 
@@ -22,6 +23,7 @@ def normals(draws: Draws, shape: tuple[int, ...], stream: str) -> Tensor:
     return draws.normal(shape, stream)
 
 
+@checked
 def spsa(
     model: nn.Module,
     x: Tensor,
@@ -50,6 +52,7 @@ def spsa(
     return climb_estimates(model, x, y, norm, eps, "spsa", signs, *given)
 
 
+@checked
 def nes(
     model: nn.Module,
     x: Tensor,

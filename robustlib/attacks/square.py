@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robustlib.attacks.bumps import corners, propose_bump, signs, tiles
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import Engine, Net
+from robustlib.inputs import checked
 from robustlib.losses import margin, settled
 from robustlib.norms import Norm, Radius, beside
 
@@ -35,6 +36,7 @@ class Run:
         return Run(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
 
+@checked
 def square(
     model: nn.Module,
     x: Tensor,

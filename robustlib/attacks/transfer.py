@@ -5,10 +5,12 @@ from torch import Tensor, nn
 
 from robustlib.attacks.pgd import pgd
 from robustlib.draws import Draws, default_draws
+from robustlib.inputs import checked, unchecked
 from robustlib.losses import LossName, settled, wrong
 from robustlib.norms import Norm
 
 
+@checked
 @torch.no_grad()
 def transfer(
     model: nn.Module,
@@ -42,7 +44,7 @@ def transfer(
     x_adv = None
     for part in parts(steps, queries):
         options = {"norm": norm, "eps": eps, "steps": part, "step_size": step_size, "loss": loss}
-        x_adv = pgd(surrogate, x, y, **options, start=x_adv, draws=draws)
+        x_adv = unchecked(pgd)(surrogate, x, y, **options, start=x_adv, draws=draws)
         found[live] = x_adv
         used[live] += 1
         stands = ~settled(model, x_adv, y, wrong(model(x_adv), y))

@@ -19,6 +19,7 @@ from robustlib.audit.forms import Form, hidden_scores, lines_across, lines_befor
 from robustlib.checks.slopes import margin_and_slope
 from robustlib.draws import Draws
 from robustlib.engine import Engine, batch_sizes
+from robustlib.inputs import unchecked
 from robustlib.models.answers import Answers
 from robustlib.models.layers import Expectation
 from robustlib.modes import layout
@@ -102,7 +103,8 @@ def naive(target: Target, norm: Norm, eps: float, steps: int = STEPS) -> Strike:
             return x
         options = {"norm": norm, "eps": eps, "steps": steps, "step_size": step}
         # Libraries take every step. Only a fixed model gives the same verdict after those that follow success.
-        return pgd(target.exact, x, y, **options, stop_at_success=not target.randomised, draws=draws)
+        # Unchecked: at twice the radius the ball may be wider than the box.
+        return unchecked(pgd)(target.exact, x, y, **options, stop_at_success=not target.randomised, draws=draws)
 
     return strike
 
@@ -133,7 +135,12 @@ def by_scores(target: Target, norm: Norm, eps: float, queries: int) -> Iterator[
     model = Expectation(target.model, target.eot) if target.randomised else target.search
     fewer = queries // target.eot if target.randomised else queries
     yield "random noise", "noise", calling(partial(noise, **budget, queries=max(fewer // 10, 20)), model), False
-    yield "Square", "gradient-free", calling(partial(square, **budget, queries=fewer), model), target.randomised
+    yield (
+        "Square",
+        "gradient-free",
+        calling(partial(unchecked(square), **budget, queries=fewer), model),
+        target.randomised,
+    )
 
 
 def forms(target: Target, x: Tensor) -> Iterator[tuple[str, str, Form]]:
@@ -212,5 +219,5 @@ def last_resorts(target: Target, x: Tensor, norm: Norm, eps: float, queries: int
     free = {"norm": norm, "eps": eps, "queries": queries // target.eot if target.randomised else queries}
     model = Expectation(target.model, target.eot) if target.randomised else target.exact
     if norm != "L1":
-        yield "NES", "gradient-free", calling(partial(nes, **free), model), True
-        yield "HopSkipJump", "decision", calling(partial(hopskipjump, **free), model), True
+        yield "NES", "gradient-free", calling(partial(unchecked(nes), **free), model), True
+        yield "HopSkipJump", "decision", calling(partial(unchecked(hopskipjump), **free), model), True

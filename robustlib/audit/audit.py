@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustlib.arguments import checked_options
 from robustlib.attacks.pgd import fgsm, pgd
 from robustlib.attacks.surrogate import train_surrogate
 from robustlib.audit import arsenal, looks
@@ -20,6 +21,7 @@ from robustlib.checks.limits import Finding, find, overall
 from robustlib.checks.quick import above_chance, eight_bit, noise
 from robustlib.draws import Draws, Seeding
 from robustlib.evaluate import Ready, make_ready
+from robustlib.inputs import check_data, check_highest, check_images
 from robustlib.models.layers import Expectation
 from robustlib.modes import device_of, each_within, evaluating, strict_float32
 from robustlib.norms import Norm, size
@@ -49,6 +51,7 @@ class Audit:
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
 
+@checked_options
 def audit(
     model: nn.Module,
     x: Tensor,
@@ -70,8 +73,14 @@ def audit(
     Success counts only by the model as given, in strict float32.
     Sources: Carlini et al. 2019, https://arxiv.org/abs/1902.06705; Tramer et al. 2020, https://arxiv.org/abs/2002.08347.
     """
+    highest = check_data("audit", x, y, boxed=True)
+    if not eps > 0:
+        raise ValueError(f"audit: expected eps above 0, got {eps}")
+    if pool is not None:
+        check_images("audit's pool", pool)
     device = device or device_of(model if ready is None else ready.model, x)
     made = ready or make_ready(model, x, num_classes or int(y.max()) + 1, device)
+    check_highest("audit", highest, made.classes)
     x, y = x.to(device), y.to(device)
 
     def steps() -> Iterator[str | Audit]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from robustlib.defences.smoothing import Certificate, certify, unsmoothed
 from robustlib.draws import Draws, seeded
 from robustlib.evaluate import SAMPLE, Ready, batches
+from robustlib.inputs import check_data
 from robustlib.metrics import CLEAN, NOTHING
 from robustlib.modes import as_images, each_within, evaluating, layout, strict_float32
 from robustlib.outcome import Batch, Outcome
@@ -36,6 +37,7 @@ def evaluate_certified(
     x: images, uint8 or floats in [0, 1], shape (N, C, H, W).  y: classes, shape (N,).  index: which to certify.
     params: of `certify`.  A group's outcome: see `outcome`.
     """
+    check_data(CERTIFY, x, y, index)
     base, sigma = unsmoothed(ready.model, params.pop("sigma", None))
 
     def steps() -> Iterator[tuple[Batch, ...]]:

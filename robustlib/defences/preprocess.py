@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from robustlib.arguments import checked_options
+
 
 class Preprocessed(nn.Module):
     """A model that sees its images through `before`."""
@@ -47,13 +49,12 @@ class Jpeg(nn.Module):
         return np.asarray(Image.open(file)).reshape(image.shape)
 
 
+@checked_options
 def jpeg(model: nn.Module, *, quality: int = 75) -> nn.Module:
     """JPEG compression before the model, Dziugaite et al. 2016, https://arxiv.org/abs/1608.00853.
 
     quality: as Pillow takes it, 1 to 95. Raises ValueError for another one, and for images not of 1 or 3 channels.
     """
-    if not 1 <= quality <= 95:
-        raise ValueError(f"jpeg: expected quality from 1 to 95, got {quality}")
     return Preprocessed(Jpeg(quality), model)
 
 
@@ -68,13 +69,12 @@ class BitDepth(nn.Module):
         return (x * self.steps).round() / self.steps
 
 
+@checked_options
 def bit_depth(model: nn.Module, *, bits: int = 4) -> nn.Module:
     """Fewer bits a channel, feature squeezing of Xu et al. 2018, https://arxiv.org/abs/1704.01155.
 
     bits: 1 to 8. Raises ValueError for others.
     """
-    if not 1 <= bits <= 8:
-        raise ValueError(f"bit_depth: expected bits from 1 to 8, got {bits}")
     return Preprocessed(BitDepth(bits), model)
 
 
@@ -93,12 +93,13 @@ class Median(nn.Module):
         return windows.flatten(4).median(4).values  # (B, C, H, W, size * size) before it
 
 
+@checked_options
 def median(model: nn.Module, *, size: int = 3) -> nn.Module:
     """A median filter before the model, feature squeezing of Xu et al. 2018, https://arxiv.org/abs/1704.01155.
 
     size: pixels a side of the window, odd. Raises ValueError for an even one, and for images smaller than half of it.
     """
-    if size < 1 or size % 2 == 0:
+    if size % 2 == 0:
         raise ValueError(f"median: expected an odd size of at least 1, got {size}")
     return Preprocessed(Median(size), model)
 
@@ -134,6 +135,7 @@ def place(x: Tensor, rows: Tensor, columns: Tensor, top: Tensor, left: Tensor) -
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
+@checked_options
 def resize_pad(model: nn.Module, *, smallest: float = 0.9) -> nn.Module:
     """Random resizing and padding before the model, Xie et al. 2018, https://arxiv.org/abs/1711.01991.
 
@@ -141,8 +143,6 @@ def resize_pad(model: nn.Module, *, smallest: float = 0.9) -> nn.Module:
     pads to a larger image (299 to 331 pixels, 0.9); here the shape stays, for networks that take one size alone.
     Raises ValueError unless 0 < smallest <= 1.
     """
-    if not 0 < smallest <= 1:
-        raise ValueError(f"resize_pad: expected smallest above 0 and at most 1, got {smallest}")
     return Preprocessed(ResizePad(smallest), model)
 
 
@@ -157,11 +157,10 @@ class Noise(nn.Module):
         return x + self.sigma * torch.randn_like(x)
 
 
+@checked_options
 def noise(model: nn.Module, *, sigma: float = 0.1) -> nn.Module:
     """Gaussian noise before the model, fresh in every pass, as in Liu et al. 2018, https://arxiv.org/abs/1712.00673.
 
     sigma: its standard deviation, in units of x. Raises ValueError unless it is above 0.
     """
-    if not sigma > 0:
-        raise ValueError(f"noise: expected sigma above 0, got {sigma}")
     return Preprocessed(Noise(sigma), model)

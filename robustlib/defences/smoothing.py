@@ -9,8 +9,10 @@ import torch
 from scipy.special import betainc, betaincinv
 from torch import Tensor, nn
 
+from robustlib.arguments import checked_options
 from robustlib.defences.preprocess import Noise
 from robustlib.draws import Draws, default_draws
+from robustlib.inputs import checked
 from robustlib.losses import classes_of
 
 PASS = 512 * 3 * 32 * 32  # values of the noisy images that pass at once
@@ -31,15 +33,13 @@ class Smoothing(nn.Module):
         return found.logsumexp(0) - math.log(self.draws)
 
 
+@checked_options
 def smoothing(model: nn.Module, *, sigma: float = 0.25, draws: int = 16) -> nn.Module:
     """A model smoothed with Gaussian noise, Cohen et al. 2019, https://arxiv.org/abs/1902.02918.
 
     sigma: of the noise, in units of x.  draws: noisy copies in a pass; probabilities are averaged, so that attacks find
     a gradient (Salman et al. 2019, https://arxiv.org/abs/1906.04584). Raises ValueError unless both are above 0.
     """
-    check_sigma(sigma)
-    if draws < 1:
-        raise ValueError(f"smoothing: expected draws of at least 1, got {draws}")
     return Smoothing(model, sigma, draws)
 
 
@@ -57,6 +57,7 @@ class Certificate:
     guess: Tensor
 
 
+@checked
 @torch.no_grad()
 def certify(
     model: nn.Module,
@@ -78,7 +79,6 @@ def certify(
     For each example, the chance that the certificate is wrong is at most alpha.
     """
     base, sigma = unsmoothed(model, sigma)
-    check_counts(alpha, n0=n0, n=n)
     draws = default_draws(x, draws)
     guess = vote(base, x, sigma, n0, draws, "certify/select").argmax(1)
     hits = vote(base, x, sigma, n, draws, "certify/estimate").gather(1, guess[:, None]).squeeze(1)
@@ -88,6 +88,7 @@ def certify(
     return Certificate(torch.where(certain, guess, -1), radius, guess)
 
 
+@checked
 @torch.no_grad()
 def predict(
     model: nn.Module,
@@ -104,7 +105,6 @@ def predict(
     that is not the smoothed model's is at most alpha. Everything else is as for `certify`.
     """
     base, sigma = unsmoothed(model, sigma)
-    check_counts(alpha, n=n)
     votes = vote(base, x, sigma, n, default_draws(x, draws), "predict")
     first, second = votes.topk(2, dim=1).values.cpu().numpy().astype(np.float64).T
     certain = torch.from_numpy(two_sided(first, first + second) <= alpha).to(x.device)
@@ -158,18 +158,4 @@ def match_sigma(own: float | None, sigma: float | None) -> float:
     sigma = own if sigma is None else sigma
     if sigma is None:
         raise ValueError("certify: expected sigma, the noise to smooth the model with: it has no smoothing of its own")
-    check_sigma(sigma)
     return sigma
-
-
-def check_sigma(sigma: float) -> None:
-    if not sigma > 0:
-        raise ValueError(f"smoothing: expected sigma above 0, got {sigma}")
-
-
-def check_counts(alpha: float, **counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"certify: expected {name} of at least 1, got {count}")
-    if not 0 < alpha < 1:
-        raise ValueError(f"certify: expected alpha between 0 and 1, got {alpha}")

@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustlib.arguments import NORMS, NORMS_OF, check_arguments, checked_options, keywords
 from robustlib.attacks.cascade import correct
 from robustlib.attacks.pgd import pgd
 from robustlib.draws import Draws, generator, seeded, stream_key
 from robustlib.following import Follower, follow
+from robustlib.inputs import check_data
 from robustlib.memory import out_of_memory
 from robustlib.modes import as_images, autocast, evaluating, layout, strict_float32
+from robustlib.outcome import check_classes
 from robustlib.settings import TrainSettings
 from robustlib.training import OBJECTIVES
 from robustlib.training.augment import augment
@@ -96,6 +99,7 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Opt
     )
 
 
+@checked_options
 def fit(
     model: nn.Module,
     x: Tensor,
@@ -112,7 +116,11 @@ def fit(
     arguments, which is taken up where it stopped; on the CPU the weights then come out the same to the last bit.
     Raises TrainingDiverged when the loss is no longer a number.
     """
+    check_data("fit", x, y)
+    check_attack(settings)
     model = fitting_layout(model.to(device), x[:2])
+    with evaluating(model), strict_float32():
+        check_classes(model, as_images(x[:2], device, layout(model)), int(y.max()) + 1)
     # Chosen before a state is loaded: a run that is taken up again must choose as the first one did.
     search = follow(model, as_images(x[:SAMPLE], device, layout(model)))
     optimizer = make_optimizer(model, settings)
@@ -147,6 +155,16 @@ def fit(
             "best": best,
         }
         yield Training(model, list(history), state, best)
+
+
+def check_attack(settings: TrainSettings) -> None:
+    """Raises ValueError for an objective that there is not, or options that its attack does not take."""
+    if settings.objective not in OBJECTIVES:
+        raise ValueError(f"unknown objective {settings.objective!r}, expected one of: {', '.join(OBJECTIVES)}")
+    objective: Any = OBJECTIVES[settings.objective]
+    attack = getattr(objective, "keywords", {}).get("attack", objective)
+    owner, norms = f"training on {settings.objective}", NORMS_OF.get(attack.__name__, NORMS)
+    check_arguments(owner, keywords(attack), settings.attack, norms)
 
 
 @torch.no_grad()

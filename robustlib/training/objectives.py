@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlib.draws import Draws
+from robustlib.inputs import unchecked
 from robustlib.modes import evaluating
 
 Search = Callable[[], nn.Module]
@@ -32,8 +33,9 @@ def attacked(
 
     The attack sees the model in eval mode, so that its many passes do not move BatchNorm's statistics; the loss is
     taken in training mode.  search: gives a copy of the model as it is now for the attack to work on; the model itself
-    where it is None.
+    where it is None. The attack goes unchecked, which would wait for the device at every step.
     """
+    attack = unchecked(attack)
     with evaluating(model):
         if search is None:
             x_adv = attack(model, x, y, draws=draws, **options)

@@ -200,7 +200,7 @@ def save_weights(path: Path) -> None:
         ("quality: 50", "quality: high", "4: jpeg: expected quality of type int, got 'high'"),
         ("quality: 50", "quality: 500", "4: jpeg: expected quality from 1 to 95, got 500"),
         ("name: jpeg, quality: 50", "quality: 50", "4: models.jpeg.defence.0.name is missing"),
-        ("{name: bit_depth}", "{name: dropout, p: 2}", "5: expected dropout_at_inference between 0 and 1, got 2"),
+        ("{name: bit_depth}", "{name: dropout, p: 2}", "5: dropout: expected p between 0 and 1, got 2"),
         ("sigma: 0.1, n: 50", "n: 50", "8: certify: expected sigma, the noise to smooth the model with"),
         (
             "sigma: 0.1, n: 50",

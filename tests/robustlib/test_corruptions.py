@@ -77,7 +77,7 @@ def test_gaussian_noise_has_the_papers_sigma(channels: int):
     """Of grey images too: 0.08, 0.12, 0.18, 0.26, 0.38. Rounding down and the box leave the middle of it alone."""
     x = torch.full((4, channels, 64, 64), 128 / 255)
     for severity, sigma in zip((1, 2, 3), (0.08, 0.12, 0.18), strict=True):
-        noise = corruption(Never(), x, torch.zeros(4), kind="gaussian_noise", severity=severity) - x
+        noise = corruption(Never(), x, torch.zeros(4, dtype=torch.long), kind="gaussian_noise", severity=severity) - x
         assert noise.std().item() == pytest.approx(sigma, rel=0.03)
 
 
@@ -123,10 +123,10 @@ def test_robust_accuracy_is_that_on_the_corrupted_images():
 )
 def test_what_the_library_does_not_take_is_refused(shape: tuple[int, ...], options: dict, message: str):
     with pytest.raises(ValueError, match=message):
-        corruption(Never(), torch.zeros(1, *shape), torch.zeros(1), **options)
+        corruption(Never(), torch.zeros(1, *shape), torch.zeros(1, dtype=torch.long), **options)
 
 
 def test_without_the_extra_one_line_says_so(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     with pytest.raises(ValueError, match=r"^corruption needs the extra: pip install 'robustq\[corruptions\]' "):
-        corruption(Never(), torch.zeros(1, 3, 32, 32), torch.zeros(1))
+        corruption(Never(), torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long))

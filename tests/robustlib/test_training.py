@@ -247,12 +247,12 @@ def test_validation_does_not_touch_the_model(train, net):
     [
         ({"epochs": 0}, "expected epochs of at least 1, got 0"),
         ({"batch_size": 0}, "expected batch_size of at least 1, got 0"),
-        ({"examples": 1}, "expected at least 2 training examples or all, got 1"),
+        ({"examples": 1}, "expected examples of at least 2, got 1"),
         ({"validation": 1.0}, "expected validation between 0 and 1, got 1.0"),
-        ({"learning_rate": 0.0}, "expected a learning_rate above 0, got 0.0"),
-        ({"learning_rate": math.nan}, "expected a learning_rate above 0, got nan"),
-        ({"crop": -1}, "expected crop >= 0 and validation_eps in [0, 1], got -1, "),
-        ({"validation_eps": 8.0}, "expected crop >= 0 and validation_eps in [0, 1], got 0, 8.0"),
+        ({"learning_rate": 0.0}, "expected learning_rate above 0, got 0.0"),
+        ({"learning_rate": math.nan}, "expected learning_rate above 0, got nan"),
+        ({"crop": -1}, "expected crop of at least 0, got -1"),
+        ({"validation_eps": 8.0}, "expected validation_eps in [0, 1] for images in [0, 1], got 8: did you mean 8/255?"),
     ],
 )
 def test_settings_that_make_no_sense(wrong: dict, message: str):
