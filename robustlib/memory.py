@@ -1,0 +1,39 @@
+"""Memory that ran out, in all the forms in which it says so: of that no model is to blame."""
+
+import errno
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+Found = TypeVar("Found")
+
+# Within the words of a RuntimeError, torch.AcceleratorError among them: of CUDA, of cuBLAS, cuDNN and their kin, and of
+# PyTorch's allocator on a CPU.
+WORDS = ("out of memory", "alloc_failed", "allocation_failed", "can't allocate memory", "not enough memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the error says that memory ran out: a GPU's, or the machine's."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in WORDS)
+
+
+def as_many_as_fit(look: Callable[[int], Found], most: int) -> Found:
+    """What `look(n)` gives for the most images that memory holds: `most`, half of them, down to one.
+
+    Raises what came where it does not hold even one.
+    """
+    n = max(most, 1)
+    while True:
+        try:
+            return look(n)
+        except Exception as error:
+            if n == 1 or not out_of_memory(error):
+                raise
+        n //= 2  # out of the block, where the error no longer holds what was to be freed
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
