@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks.cascade import predict, verdict
+from robustlib.checks.adaptation import Watched, state_of, test_time
 from robustlib.checks.limits import WARN, Finding, find
 from robustlib.draws import Draws
-from robustlib.engine import pull
+from robustlib.engine import Net, pull
 from robustlib.losses import cross_entropy
+from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.metrics import wilson
 from robustlib.norms import Norm, draw_in_ball
 from robustlib.outcome import Outcome
@@ -23,17 +25,24 @@ SETS_ITS_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, 
 
 
 def look_at_model(model: nn.Module, x: Tensor, *, randomised: bool) -> list[Finding]:
-    """Checks of a model in eval mode. x: images as floats, on its device; the first 64 are looked at.
+    """Checks of a model in eval mode. x: images as floats, on its device; the first 64, or as many as memory holds, are
+    looked at.
 
     randomised: its answers change from pass to pass, so that they cannot be compared between batches.
     """
-    x = x[:SOME]
-    with torch.no_grad():
-        logits = model(x).float()
+    before, watched = state_of(model), Watched(model)
+    logits = as_many_as_fit(lambda n: answers(watched, x[:n]), min(len(x), SOME))
+    x = x[: len(logits)]
     found = [eval_mode(model), are_logits(logits)]
     if not randomised:
-        found.append(batch_independence(model, x, logits))
-    return [*found, *gradients(model, x[:DIFFERENTIATED], logits[:DIFFERENTIATED].argmax(1))]
+        found.append(batch_independence(watched, x, logits))
+    found += gradients(watched, x[:DIFFERENTIATED], logits[:DIFFERENTIATED].argmax(1))
+    return [*found, test_time(watched, x, before, randomised=randomised)]
+
+
+@torch.no_grad()
+def answers(model: Net, x: Tensor) -> Tensor:
+    return model(x).float()
 
 
 def eval_mode(model: nn.Module) -> Finding:
@@ -48,22 +57,29 @@ def are_logits(logits: Tensor) -> Finding:
     return find("logits", rows.float().mean().item(), examples=rows.nonzero().flatten().tolist())
 
 
-def batch_independence(model: nn.Module, x: Tensor, logits: Tensor) -> Finding:
+def batch_independence(model: Net, x: Tensor, logits: Tensor) -> Finding:
     try:
-        with torch.no_grad():
-            parts = [model(x[:1]).float() - logits[:1], model(x[:7]).float() - logits[:7]]
+        parts = [as_many_as_fit(lambda n: answers(model, x[:n]) - logits[:n], most) for most in (1, min(7, len(x)))]
     except (ValueError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         # Whatever a user's model raises: it needs the others of a batch, as BatchNorm in training mode does.
         return find("batch-independence", 1.0, f"takes no small batch: {str(error).splitlines()[0][:200]}")
     spread = logits.std().clamp_min(1e-12)
     return find("batch-independence", max((part.abs().max() / spread).item() for part in parts))
 
 
-def gradients(model: nn.Module, x: Tensor, y: Tensor) -> list[Finding]:
+def gradients(model: Net, x: Tensor, y: Tensor) -> list[Finding]:
     """Whether the cross-entropy of the model's own answer has a gradient, a finite one, and one that is not zero."""
+
+    def slopes_of(n: int) -> Tensor:
+        return pull(model, x[:n].detach().clone(), lambda logits, y: cross_entropy(logits, y)[:, None], y[:n])[2]
+
     try:
-        _, _, slopes = pull(model, x.detach().clone(), lambda logits, y: cross_entropy(logits, y)[:, None], y)
+        slopes = as_many_as_fit(slopes_of, len(x))
     except (ValueError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         # Whatever a user's model raises when it is differentiated: it has no gradient, and that is what is to be said.
         return [find("gradient", 1.0, f"no gradient: {str(error).splitlines()[0][:200]}")]
     flat = slopes.flatten(1)
