@@ -17,6 +17,7 @@ from jobs.material import Context, Progress, Result, load_data, surroundings
 from jobs.ready import ready_model
 from jobs.specs import EvalSpec, ShardSpec
 from jobs.surrogates import surrogate_of
+from jobs.whole import check_whole
 from robustlib.attacks.autoattack import Recipe
 from robustlib.defences.certified import evaluate_certified
 from robustlib.engine import Engine
@@ -87,6 +88,8 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
         extra["curve_seconds"] = seconds
     extra |= {name: after - before[name] for name, after in cost(ready, made_on).items()}
     extra |= {"peak_memory_bytes": peak_memory(device)}
+    if ready.engines is None and len(radii) > 1 and spec.attack.name != CERTIFY:
+        extra["radii"] = accuracies(radii, batches)  # each was searched by itself
     if surrogate is not None:
         extra["surrogate"] = surrogate.told(join([batch[0].outcome for batch in batches]), x, device)
     results: dict[float | None, Result] = {}
@@ -96,6 +99,14 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
             own["stages"] = stages(recipe, found)
         results[eps] = result(found, spec, context, shared | {"extra": own}, ready, eps)
     yield results
+
+
+def accuracies(radii: Sequence[float | None], batches: Sequence[tuple[Batch, ...]]) -> list[list[float | None]]:
+    """Each radius with the robust accuracy there."""
+    correct = [
+        np.concatenate([batch.outcome.adversarial_correct for batch in column]) for column in zip(*batches, strict=True)
+    ]
+    return [[eps, float(right.mean(dtype=np.float64))] for eps, right in zip(radii, correct, strict=True)]
 
 
 def stages(recipe: Recipe, batches: Sequence[Batch]) -> list[dict[str, Any]]:
@@ -122,7 +133,11 @@ def result(
     """The row, the per-example outcomes and the kept images of one radius, with what checks say of them."""
     outcome = join([batch.outcome for batch in batches])
     x_adv = torch.cat([batch.x_adv for batch in batches])
-    findings = [] if spec.attack.name == CERTIFY else check_outcome(spec, context, ready, outcome, x_adv, eps)
+    findings = []
+    if spec.attack.name != CERTIFY:
+        findings = check_outcome(spec, context, ready, outcome, x_adv, eps)
+    if not isinstance(spec, ShardSpec):  # a shard's few images are not all that these are about
+        findings += check_whole(vars(outcome), shared["extra"], eps, spec.draws)
     table = examples.to_table({f.name: getattr(outcome, f.name) for f in fields(outcome)})
     stored = ()
     if spec.images and not (isinstance(spec, ShardSpec) and spec.first):  # the first shard holds all that are kept
