@@ -19,9 +19,10 @@ from jobs.specs import EvalSpec, ShardSpec
 from jobs.surrogates import surrogate_of
 from jobs.whole import check_whole
 from robustlib.attacks.autoattack import Recipe
+from robustlib.attacks.cascade import Attack
 from robustlib.defences.certified import evaluate_certified
 from robustlib.engine import Engine
-from robustlib.evaluate import Ready, evaluate_curve
+from robustlib.evaluate import Ready, evaluate_curve, given
 from robustlib.metrics import summarise
 from robustlib.outcome import Batch, join
 from robustlib.settings import AUDIT, CERTIFY
@@ -97,7 +98,8 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
         own = extra | {"substitutions": list(recipe.substitutions)}
         if ready.engines is not None:
             own["stages"] = stages(recipe, found)
-        results[eps] = result(found, spec, context, shared | {"extra": own}, ready, eps)
+        attacks = [attack for _, attack in given(recipe.stages, made_on)]
+        results[eps] = result(found, spec, context, shared | {"extra": own}, ready, eps, attacks)
     yield results
 
 
@@ -129,13 +131,14 @@ def result(
     shared: dict[str, Any],
     ready: Ready,
     eps: float | None,
+    attacks: Sequence[Attack],
 ) -> Result:
     """The row, the per-example outcomes and the kept images of one radius, with what checks say of them."""
     outcome = join([batch.outcome for batch in batches])
     x_adv = torch.cat([batch.x_adv for batch in batches])
     findings = []
     if spec.attack.name != CERTIFY:
-        findings = check_outcome(spec, context, ready, outcome, x_adv, eps)
+        findings = check_outcome(spec, context, ready, outcome, x_adv, eps, attacks)
     if not isinstance(spec, ShardSpec):  # a shard's few images are not all that these are about
         findings += check_whole(vars(outcome), shared["extra"], eps, spec.draws)
     table = examples.to_table({f.name: getattr(outcome, f.name) for f in fields(outcome)})

@@ -48,6 +48,20 @@ LIMITS: dict[str, Limit] = {
     # Of an evaluation.
     "chance": Limit("share of the most frequent class, over the clean accuracy", 0.7, 0.85, True, OURS),
     "noise": Limit("standing images that one random point of the ball breaks", 0, 0, True, CARLINI),
+    "unmoved": Limit(
+        "share of standing images that an attack which broke none leaves as they are, whatever radius it is given",
+        0.5,
+        0.9,
+        True,
+        CARLINI,
+    ),
+    "noise-nearer": Limit(
+        "share of images that a random point breaks nearer than an attack without a limit did, or where it broke none",
+        0.01,
+        0.05,
+        True,
+        CARLINI,
+    ),
     "eight-bit": Limit("share of broken images that stand again after rounding to 8 bits", 0.5, None, False, OURS),
     # Of several attacks on a model.
     "fgsm-beats-pgd": Limit("share of images that FGSM broke and PGD did not", 0.005, 0.05, True, CARLINI),

@@ -1,13 +1,15 @@
 """The checks that every evaluation gets: a few passes over a few images."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.cascade import predict, verdict
+from robustlib.attacks.cascade import Attack, predict, verdict
 from robustlib.checks.adaptation import Watched, state_of, test_time
+from robustlib.checks.idle import noise_nearer, unmoved
 from robustlib.checks.limits import WARN, Finding, find
 from robustlib.draws import Draws
 from robustlib.engine import Net, pull
@@ -98,18 +100,27 @@ def look_at_outcome(
     x_adv: Tensor,
     outcome: Outcome,
     *,
-    norm: Norm,
+    norm: Norm | None,
     eps: float | None,
     seed: int,
     search: nn.Module | None = None,
+    attacks: Sequence[Attack] = (),
 ) -> list[Finding]:
     """Checks of an evaluation's outcome. x: its images as floats, and x_adv the attacked ones, in the outcome's order.
 
-    model: the one that judges, one that always gives the same answer. eps: 0 for a clean evaluation, None for an
-    attack without a limit.  search: the model's quicker copy, which is asked first where there is one.
+    model: the one that judges, one that always gives the same answer. norm: None where images are as they are, and
+    what is done to them has none.  eps: 0 for a clean evaluation, None for an attack without a limit.
+    search: the model's quicker copy, which is asked first where there is one.  attacks: in turn, as `cascade` calls
+    them.
     """
     found = [above_chance(outcome)]
-    if eps and norm is not None:
+    if norm is None or eps == 0:
+        return found
+    if attacks:
+        found.append(unmoved(search or model, x, y, outcome, attacks, norm=norm, eps=eps, seed=seed))
+    if eps is None:
+        found.append(noise_nearer(model, x, y, outcome, norm=norm, seed=seed, search=search))
+    else:
         found.append(noise(model, x, y, outcome, norm, eps, seed, search))
         found.append(eight_bit(model, x_adv, y, outcome))
     return found

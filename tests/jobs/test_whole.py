@@ -55,7 +55,7 @@ def run(tmp_path: Path, name: str, model: str, attacks: list[dict], **study) -> 
     return worked_off(tmp_path / name / "store", {"name": "s", "models": {"m": entry}, "attacks": attacks} | study)
 
 
-def rows_of(store: Store) -> dict[tuple[str, float], tuple[str, list[dict], dict]]:
+def rows_of(store: Store) -> dict[tuple[str, float | None], tuple[str, list[dict], dict]]:
     """By attack and radius: the verdict, the checks and the outcomes of each row but shards."""
     with store.begin() as db:
         found = db.execute(
@@ -129,3 +129,21 @@ def test_a_rise_is_told_at_the_radius_that_is_overstated():
     expected = 0.1 - 3 * ((0.25 + 0.24) / 10_000) ** 0.5
     assert found[0.2].value == pytest.approx(expected) and found[0.2].verdict == "fail"
     assert [found[eps].value for eps in (0.1, 0.3)] == [0, 0]
+
+
+@pytest.mark.parametrize("model", ["Linear", "Noise"])
+def test_an_attack_that_does_nothing_fails_and_one_without_a_limit_is_compared_with_chance(tmp_path: Path, model: str):
+    attacks = [
+        {"name": "fmn", "norm": "L2", "eps": 0.5, "step_size": 0.0, "steps": 5},
+        {"name": "deepfool", "norm": "L2"},
+        {"name": "clean"},
+    ]
+    rows = rows_of(run(tmp_path, "idle", model, attacks, examples=40, draws=5, eot_draws=2))
+    verdict, checks, columns = rows["fmn", 0.5]
+    assert (verdict, named(checks, "unmoved")["verdict"]) == ("fail", "fail")
+    assert columns["adversarial_correct"].mean() > 0.7
+    verdict, checks, _ = rows["deepfool", None]
+    assert verdict != "fail" and named(checks, "unmoved")["verdict"] == "pass"
+    names = {check["name"] for check in checks}
+    assert ("noise-nearer" in names, "noise" in names) == (model == "Linear", False)
+    assert "unmoved" not in {check["name"] for check in rows["clean", None][1]}
