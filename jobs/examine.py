@@ -11,12 +11,15 @@ import torch
 from jobs import artifacts, examples
 from jobs.material import Context, Progress, Result, load_data, surroundings
 from jobs.specs import EvalSpec
+from robustlib.attacks.cascade import Attack
 from robustlib.audit.audit import Audit, audit
+from robustlib.checks.idle import unmoved
 from robustlib.checks.limits import Finding, overall
 from robustlib.checks.quick import above_chance, look_at_outcome
 from robustlib.evaluate import Ready
 from robustlib.metrics import summarise
-from robustlib.modes import as_images
+from robustlib.models.layers import Expectation
+from robustlib.modes import as_images, evaluating, strict_float32
 from robustlib.outcome import Outcome
 
 
@@ -76,17 +79,28 @@ def verdict_columns(findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def check_outcome(
-    spec: EvalSpec, context: Context, ready: Ready, outcome: Outcome, x_adv: torch.Tensor, eps: float | None
+    spec: EvalSpec,
+    context: Context,
+    ready: Ready,
+    outcome: Outcome,
+    x_adv: torch.Tensor,
+    eps: float | None,
+    attacks: Sequence[Attack],
 ) -> list[Finding]:
-    """The checks of an evaluation at one radius, with those of its model."""
-    if ready.engines is None:
-        return [*ready.findings, above_chance(outcome)]
+    """The checks of an evaluation at one radius, with those of its model. attacks: that ran, in turn."""
     device, test = torch.device(context.device), load_data(spec.data, "test")
     x = as_images(torch.from_numpy(test.x[outcome.index]), device)
     y = torch.from_numpy(outcome.label).to(device)
-    norm = spec.attack.norm or "Linf"
-    own = look_at_outcome(
-        ready.engines.exact, x, y, x_adv.to(device), outcome, norm=norm, eps=eps if spec.attack.norm else None,
-        seed=spec.seed, search=ready.engines.suited(eps),
-    )  # fmt: skip
-    return [*ready.findings, *own]
+    norm: Any = spec.attack.norm
+    with strict_float32(), evaluating(ready.model):
+        if ready.engines is not None:
+            own = look_at_outcome(
+                ready.engines.exact, x, y, x_adv.to(device), outcome, norm=norm, eps=eps, seed=spec.seed,
+                search=ready.engines.suited(eps), attacks=attacks,
+            )  # fmt: skip
+            return [*ready.findings, *own]
+        own = [above_chance(outcome)]
+        if norm is not None and eps != 0:
+            mean = Expectation(ready.model, spec.eot_draws)
+            own.append(unmoved(mean, x, y, outcome, attacks, norm=norm, eps=eps, seed=spec.seed))
+        return [*ready.findings, *own]

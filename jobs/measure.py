@@ -17,10 +17,12 @@ from jobs.material import Context, Progress, Result, load_data, surroundings
 from jobs.ready import ready_model
 from jobs.specs import EvalSpec, ShardSpec
 from jobs.surrogates import surrogate_of
+from jobs.whole import check_whole
 from robustlib.attacks.autoattack import Recipe
+from robustlib.attacks.cascade import Attack
 from robustlib.defences.certified import evaluate_certified
 from robustlib.engine import Engine
-from robustlib.evaluate import Ready, evaluate_curve
+from robustlib.evaluate import Ready, evaluate_curve, given
 from robustlib.metrics import summarise
 from robustlib.outcome import Batch, join
 from robustlib.settings import AUDIT, CERTIFY
@@ -89,6 +91,8 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
     if extra.get("overflows"):
         extra["mode"] += ", beyond its range in float32"
     extra |= {"peak_memory_bytes": peak_memory(device)}
+    if ready.engines is None and len(radii) > 1 and spec.attack.name != CERTIFY:
+        extra["radii"] = accuracies(radii, batches)  # each was searched by itself
     if surrogate is not None:
         extra["surrogate"] = surrogate.told(join([batch[0].outcome for batch in batches]), x, device)
     results: dict[float | None, Result] = {}
@@ -96,8 +100,17 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
         own = extra | {"substitutions": list(recipe.substitutions)}
         if ready.engines is not None:
             own["stages"] = stages(recipe, found)
-        results[eps] = result(found, spec, context, shared | {"extra": own}, ready, eps)
+        attacks = [attack for _, attack in given(recipe.stages, made_on)]
+        results[eps] = result(found, spec, context, shared | {"extra": own}, ready, eps, attacks)
     yield results
+
+
+def accuracies(radii: Sequence[float | None], batches: Sequence[tuple[Batch, ...]]) -> list[list[float | None]]:
+    """Each radius with the robust accuracy there."""
+    correct = [
+        np.concatenate([batch.outcome.adversarial_correct for batch in column]) for column in zip(*batches, strict=True)
+    ]
+    return [[eps, float(right.mean(dtype=np.float64))] for eps, right in zip(radii, correct, strict=True)]
 
 
 def stages(recipe: Recipe, batches: Sequence[Batch]) -> list[dict[str, Any]]:
@@ -120,11 +133,16 @@ def result(
     shared: dict[str, Any],
     ready: Ready,
     eps: float | None,
+    attacks: Sequence[Attack],
 ) -> Result:
     """The row, the per-example outcomes and the kept images of one radius, with what checks say of them."""
     outcome = join([batch.outcome for batch in batches])
     x_adv = torch.cat([batch.x_adv for batch in batches])
-    findings = [] if spec.attack.name == CERTIFY else check_outcome(spec, context, ready, outcome, x_adv, eps)
+    findings = []
+    if spec.attack.name != CERTIFY:
+        findings = check_outcome(spec, context, ready, outcome, x_adv, eps, attacks)
+    if not isinstance(spec, ShardSpec):  # a shard's few images are not all that these are about
+        findings += check_whole(vars(outcome), shared["extra"], eps, spec.draws)
     table = examples.to_table({f.name: getattr(outcome, f.name) for f in fields(outcome)})
     stored = ()
     if spec.images and not (isinstance(spec, ShardSpec) and spec.first):  # the first shard holds all that are kept

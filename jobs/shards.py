@@ -16,6 +16,7 @@ from jobs.insert import add_dependencies, add_jobs
 from jobs.queue import Claimed, finish, mine, note
 from jobs.schema import check_result, example_blob, job, job_artifact, job_dep, result, sweep_job
 from jobs.specs import ShardSpec
+from jobs.whole import check_whole
 from robustlib.checks.limits import Finding, merged, overall
 from robustlib.metrics import summarise
 
@@ -125,7 +126,8 @@ def merge(db: Connection, claimed: Claimed) -> bool:
         "versions": joined([shard["versions"] for shard in shards]),
         "extra": merged_extra(shards),
     }
-    row |= merged_checks(db, [shard["id"] for shard in shards])
+    of_whole = check_whole(columns, row["extra"], claimed.spec["attack"]["eps"], claimed.spec["draws"])
+    row |= merged_checks(db, [shard["id"] for shard in shards], of_whole)
     if not finish(db, claimed, row, (data, row["n"])):
         return False
     kept = select(job_artifact.c.role, job_artifact.c.sha256).where(job_artifact.c.job_id == shards[0]["id"])
@@ -134,13 +136,13 @@ def merge(db: Connection, claimed: Claimed) -> bool:
     return True
 
 
-def merged_checks(db: Connection, shards: Sequence[int]) -> dict[str, Any]:
-    """The verdict and the checks of the whole, from those of its parts."""
+def merged_checks(db: Connection, shards: Sequence[int], of_whole: Sequence[Finding]) -> dict[str, Any]:
+    """The verdict and the checks of the whole, from those of its parts and those that need all of its examples."""
     names = [field.name for field in fields(Finding)]
     rows = db.execute(
         select(*[check_result.c[name] for name in names]).where(check_result.c.job_id.in_(shards)).order_by("job_id")
     ).mappings()
-    found = merged(Finding(**{**row, "examples": tuple(row["examples"])}) for row in rows)
+    found = [*merged(Finding(**{**row, "examples": tuple(row["examples"])}) for row in rows), *of_whole]
     return {"verdict": overall(found), "checks": [asdict(one) for one in found]} if found else {}
 
 
@@ -157,6 +159,11 @@ def merged_extra(shards: Sequence[Any]) -> dict[str, Any]:
     if "surrogate" in found:
         shares = [extra["surrogate"]["agreement"] * shard["n"] for extra, shard in zip(extras, shards, strict=True)]
         found["surrogate"] = found["surrogate"] | {"agreement": sum(shares) / n}
+    if "radii" in found:
+        found["radii"] = [
+            [eps, sum(extra["radii"][place][1] * shard["n"] for extra, shard in zip(extras, shards, strict=True)) / n]
+            for place, (eps, _) in enumerate(found["radii"])
+        ]
     if "stages" in found:
         found["stages"] = [
             {

@@ -20,6 +20,7 @@ from robustlib.crew import Crew, make_crew, members, threads_of
 from robustlib.draws import Draws, seeded
 from robustlib.engine import Engine
 from robustlib.inputs import check_data, check_highest, check_radii
+from robustlib.memory import as_many_as_fit
 from robustlib.metrics import CLEAN, NOTHING
 from robustlib.models.layers import is_randomised
 from robustlib.modes import as_images, device_of, each_within, evaluating, layout, strict_float32
@@ -152,7 +153,8 @@ def make_ready(model: nn.Module, x: Tensor, num_classes: int, device: torch.devi
     with strict_float32(), evaluating(model), seeded(0, "evaluate/randomised", device):
         sample = as_images(x[:SAMPLE], device, layout(model))
         classes = check_classes(model, sample, num_classes)
-        engines = None if is_randomised(model, sample[:16]) else engines_for_crew(model, sample)
+        randomised = as_many_as_fit(lambda n: is_randomised(model, sample[:n]), min(len(sample), 16))
+        engines = None if randomised else engines_for_crew(model, sample)
         findings = look_at_model(model, sample, randomised=engines is None)
     return Ready(model, engines, classes, time.perf_counter() - start, tuple(findings))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.losses import classes_of
+from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.metrics import CLEAN, NOTHING
 from robustlib.norms import inside
 from robustlib.settings import Norm
@@ -129,16 +130,18 @@ def check_budget(x_adv: Tensor, x: Tensor, norm: Norm, eps: float | None, names:
 
 
 def check_classes(model: nn.Module, x: Tensor, num_classes: int) -> int:
-    """How many logits the model gives.
+    """How many logits the model gives, for as many of the images as memory holds.
 
     Raises ValueError unless that is one finite row an image, with a class for every label.
     """
     try:
         with torch.no_grad():
-            logits = model(x)
-    except (torch.OutOfMemoryError, ValueError):
+            x, logits = as_many_as_fit(lambda n: (x[:n], model(x[:n])), len(x))
+    except ValueError:
         raise
     except Exception as error:  # a model is the user's code
+        if out_of_memory(error):
+            raise
         raise ValueError(
             f"the model fails on float32 images of shape {tuple(x.shape)}: "
             f"{type(error).__name__}: {' '.join(str(error).split())}"

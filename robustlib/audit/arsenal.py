@@ -15,11 +15,12 @@ from robustlib.attacks.pgd import pgd
 from robustlib.attacks.spsa import nes
 from robustlib.attacks.square import square
 from robustlib.audit.bout import Strike
-from robustlib.audit.forms import Form, hidden_scores, lines_across, lines_before
+from robustlib.audit.forms import Form, Lines, hidden_scores, lines_across, lines_before
 from robustlib.checks.slopes import margin_and_slope
 from robustlib.draws import Draws
 from robustlib.engine import Engine, batch_sizes
 from robustlib.inputs import unchecked
+from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.models.answers import Answers
 from robustlib.models.layers import Expectation
 from robustlib.modes import layout
@@ -146,9 +147,13 @@ def by_scores(target: Target, norm: Norm, eps: float, queries: int) -> Iterator[
 def forms(target: Target, x: Tensor) -> Iterator[tuple[str, str, Form]]:
     """Forms of the model whose gradient is another than its own, as `x` (some images) shows."""
     model = target.model
-    place = hidden_scores(model, x)
-    behind = hidden_scores(model, x, steps=True)
-    before, across = lines_before(model, x), lines_across(model, x)
+
+    def look(n: int) -> tuple[Tensor, int | None, int | None, Lines, Lines]:
+        some = x[:n]
+        scores = hidden_scores(model, some), hidden_scores(model, some, steps=True)
+        return some, *scores, lines_before(model, some), lines_across(model, some)
+
+    x, place, behind, before, across = as_many_as_fit(look, len(x))
     candidates = [
         ("scores behind the answer", "scores", {"scores": place}),
         (
@@ -180,23 +185,37 @@ def draws_needed(model: nn.Module, x: Tensor) -> int:
     first, second = slope_of(model, x), slope_of(model, x)
     if first is None or second is None:
         return EOT
+    first, second = in_both(first, second)
     alike = torch.nn.functional.cosine_similarity(first.flatten(1), second.flatten(1), dim=1).mean()
     return 1 if alike > 0.95 else 3 if alike > 0.7 else EOT
 
 
 def slope_of(model: nn.Module, x: Tensor) -> Tensor | None:
-    """The margin's gradient at some images; None where the model has none."""
-    try:
+    """The margin's gradient at some images, as many of them as memory holds; None where the model has none."""
+
+    def look(n: int) -> Tensor:
         with torch.no_grad():
-            y = model(x).argmax(1)
-        return margin_and_slope(model, x, y)[1]
-    except (ValueError, RuntimeError, TypeError, IndexError, NotImplementedError):
+            y = model(x[:n]).argmax(1)
+        return margin_and_slope(model, x[:n], y)[1]
+
+    try:
+        return as_many_as_fit(look, len(x))
+    except (ValueError, RuntimeError, TypeError, IndexError, NotImplementedError) as error:
+        if out_of_memory(error):
+            raise
         return None  # a form that this model does not take, such as float64: the next is tried
+
+
+def in_both(slope: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients at the images that memory held both times."""
+    n = min(len(slope), len(other))
+    return slope[:n], other[:n]
 
 
 def same(slope: Tensor, other: Tensor | None) -> bool:
     if other is None or not other.any():
         return False
+    slope, other = in_both(slope, other)
     cosine = torch.nn.functional.cosine_similarity(slope.flatten(1).double(), other.flatten(1).double(), dim=1)
     return bool(cosine.mean() > SAME)
 

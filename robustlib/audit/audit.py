@@ -18,10 +18,11 @@ from robustlib.audit.causes import name_cause
 from robustlib.audit.forms import Form
 from robustlib.checks import slopes
 from robustlib.checks.limits import Finding, find, overall
-from robustlib.checks.quick import above_chance, eight_bit, noise
+from robustlib.checks.quick import above_chance, answers, eight_bit, noise
 from robustlib.draws import Draws, Seeding
 from robustlib.evaluate import Ready, make_ready
 from robustlib.inputs import check_data, check_highest, check_images
+from robustlib.memory import as_many_as_fit
 from robustlib.models.layers import Expectation
 from robustlib.modes import device_of, each_within, evaluating, strict_float32
 from robustlib.norms import Norm, size
@@ -149,14 +150,13 @@ class Examination:
         """Whether the gradient says what the loss does, on images that are classified correctly."""
         rows = (self.bout.share(self.x, self.y) > 0.5).nonzero().flatten()[:LOOKED_AT]
         x, y, model = self.x[rows], self.y[rows], self.target.model
-        with torch.no_grad():
-            answers = model(self.x[:LOOKED_AT]).float()
-        one_hot = ((answers == 0) | (answers == 1)).all(1) & (answers.sum(1) == 1)
+        said = as_many_as_fit(lambda n: answers(model, self.x[:n]), min(LOOKED_AT, len(self.x)))
+        one_hot = ((said == 0) | (said == 1)).all(1) & (said.sum(1) == 1)
         self.traits = {"labels_only": bool(one_hot.float().mean() > 0.9), "margin_gradient": False, "finer": False}
         self.traits["only_answers"] = arsenal.only_answers(model)
         if not self.target.gradient or len(rows) == 0:
             return
-        _, slope = slopes.margin_and_slope(model, x, y)
+        _, slope = as_many_as_fit(lambda n: slopes.margin_and_slope(model, x[:n], y[:n]), len(x))
         alive = (slope != 0).flatten(1).any(1).float().mean()
         self.traits["margin_gradient"] = bool(alive > 0.75)
         finer = arsenal.slope_of(Form(model, double=True), x)

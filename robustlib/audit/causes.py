@@ -24,6 +24,7 @@ def name_cause(findings: Sequence[Finding], trials: Sequence[Trial], traits: Map
     for check, cause in (
         ("chance", "untrained"),
         ("eval-mode", "training-mode"),
+        ("test-time", "test-time"),  # before what it looks like: chance, or the other images of a batch
         ("randomness", "randomness"),
         ("batch-independence", "batch-dependence"),
     ):

@@ -10,6 +10,10 @@ CAUSES: dict[str, tuple[str, str]] = {
         "Layers of the model stay in training mode, so that its answers are not those it would give in use.",
         "Call model.eval() and do not override train() or pass training=True.",
     ),
+    "test-time": (
+        "The model adapts as it answers: it takes gradients, or changes with what it is asked. No attack here does so.",
+        "Attack the adaptation too, through all of its steps, and what it starts from without it; report that number.",
+    ),
     "batch-dependence": (
         "An image's answer depends on the other images of its batch, so that accuracies do too.",
         "Evaluate with fixed statistics (BatchNorm in eval mode), one answer an image.",

@@ -25,6 +25,7 @@ CARLINI = "Carlini et al. 2019, https://arxiv.org/abs/1902.06705"
 ATHALYE = "Athalye et al. 2018, https://arxiv.org/abs/1802.00420"
 PINTOR = "Pintor et al. 2022, https://arxiv.org/abs/2106.09947"
 CROCE = "Croce and Hein 2020, https://arxiv.org/abs/2003.01690"
+ADAPTIVE = "Croce et al. 2022, https://arxiv.org/abs/2202.13711"
 
 LIMITS: dict[str, Limit] = {
     # Of the model, on 64 images.
@@ -37,9 +38,30 @@ LIMITS: dict[str, Limit] = {
     ),
     "gradient": Limit("share of images without a gradient, or with NaN or infinity in it", 0, 0, True, ATHALYE),
     "zero-gradient": Limit("share of images at which the gradient of the cross-entropy is 0", 0.01, 0.25, True, PINTOR),
+    "test-time": Limit(
+        "adaptation to what is asked: 1 where only the state changes, 2 where answers do or a pass takes gradients",
+        0,
+        1,
+        True,
+        ADAPTIVE,
+    ),
     # Of an evaluation.
     "chance": Limit("share of the most frequent class, over the clean accuracy", 0.7, 0.85, True, OURS),
     "noise": Limit("standing images that one random point of the ball breaks", 0, 0, True, CARLINI),
+    "unmoved": Limit(
+        "share of standing images that an attack which broke none leaves as they are, whatever radius it is given",
+        0.5,
+        0.9,
+        True,
+        CARLINI,
+    ),
+    "noise-nearer": Limit(
+        "share of images that a random point breaks nearer than an attack without a limit did, or where it broke none",
+        0.01,
+        0.05,
+        True,
+        CARLINI,
+    ),
     "eight-bit": Limit("share of broken images that stand again after rounding to 8 bits", 0.5, None, False, OURS),
     # Of several attacks on a model.
     "fgsm-beats-pgd": Limit("share of images that FGSM broke and PGD did not", 0.005, 0.05, True, CARLINI),

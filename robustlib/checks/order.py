@@ -1,6 +1,7 @@
 """Checks of several attacks against each other, from the outcomes they left: NumPy, no model needed."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +11,9 @@ from robustlib.settings import ONE_SEARCH
 
 # What uses no gradient of the model; by what broke an example too.
 WITHOUT_GRADIENTS = frozenset({"clean", "corruption", "noise", "square", "spsa", "nes", "hopskipjump", "transfer"})
+
+# What breaks images without gradients that attacks with them ought to, by the check that says so.
+ALONE = {"square-beats-gradients": "square", "surrogate": "transfer"}
 
 
 def across_attacks(
@@ -50,14 +54,45 @@ def beaten_gradients(
     by = np.stack([outcomes[place]["broken_by"].astype(str) for place in here])
     with_gradients = ~np.isin(by, ["", *WITHOUT_GRADIENTS - {"clean"}]).all(0)
     found = []
-    for check, attack, ensembles in (
-        ("square-beats-gradients", "square", {"autoattack"}),
-        ("surrogate", "transfer", set()),
-    ):
-        if tried & {attack, *ensembles}:
-            alone = (by == attack).any(0) & ~with_gradients
-            found.append(find(check, alone.mean(), examples=outcomes[0]["index"][alone]))
+    for check, attack in ALONE.items():
+        if attack in tried or (attack == "square" and "autoattack" in tried):
+            found.append(broke_alone(check, (by == attack).any(0) & ~with_gradients, outcomes[0]["index"]))
     return found
+
+
+def broke_alone(check: str, alone: np.ndarray, index: np.ndarray) -> Finding:
+    """One image of few is more than the share allowed, and no more than chance."""
+    return find(check, alone.mean() if alone.sum() > 1 else 0.0, examples=index[alone])
+
+
+def across_stages(names: Sequence[str], outcome: dict[str, np.ndarray]) -> list[Finding]:
+    """The same of the attacks of one ensemble, from its own outcome: each met what the ones before it left standing.
+
+    names: of the attacks, in turn. What those without gradients broke, no attack with gradients before them did.
+    """
+    by, index = outcome["broken_by"].astype(str), outcome["index"]
+    first = {name: names.index(name) for name in names}
+    found = []
+    if first.get("pgd", len(names)) < first.get("fgsm", -1):
+        found.append(find("fgsm-beats-pgd", (by == "fgsm").mean(), examples=index[by == "fgsm"]))
+    for check, attack in ALONE.items():
+        if set(names[: first.get(attack, 0)]) - WITHOUT_GRADIENTS:
+            found.append(broke_alone(check, by == attack, index))
+    return found
+
+
+def risen(eps: float, accuracies: Mapping[float, float], n: int, draws: int) -> Finding:
+    """How far robust accuracy at a radius lies above that at a smaller one, where each was searched by itself.
+
+    accuracies: by radius, of a randomised model on n images, `draws` draws of each, by whose chance they may differ.
+    """
+    own, rises = accuracies[eps], [0.0]
+    for radius, accuracy in accuracies.items():
+        if radius < eps:
+            chance = 3 * math.sqrt((own * (1 - own) + accuracy * (1 - accuracy)) / (n * draws))
+            rises.append(own - accuracy - chance)
+    words = ", ".join(f"{accuracy:.3f} at {radius:.4g}" for radius, accuracy in accuracies.items())
+    return find("accuracy-rises-with-eps", max(rises), words)
 
 
 def monotone(names: Sequence[str], eps: Sequence[float | None], broken: Sequence[np.ndarray]) -> list[Finding]:

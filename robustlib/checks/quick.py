@@ -1,16 +1,20 @@
 """The checks that every evaluation gets: a few passes over a few images."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.cascade import predict, verdict
+from robustlib.attacks.cascade import Attack, predict, verdict
+from robustlib.checks.adaptation import Watched, state_of, test_time
+from robustlib.checks.idle import noise_nearer, unmoved
 from robustlib.checks.limits import WARN, Finding, find
 from robustlib.draws import Draws
-from robustlib.engine import pull
+from robustlib.engine import Net, pull
 from robustlib.losses import cross_entropy
+from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.metrics import wilson
 from robustlib.norms import Norm, draw_in_ball
 from robustlib.outcome import Outcome
@@ -23,17 +27,24 @@ SETS_ITS_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, 
 
 
 def look_at_model(model: nn.Module, x: Tensor, *, randomised: bool) -> list[Finding]:
-    """Checks of a model in eval mode. x: images as floats, on its device; the first 64 are looked at.
+    """Checks of a model in eval mode. x: images as floats, on its device; the first 64, or as many as memory holds, are
+    looked at.
 
     randomised: its answers change from pass to pass, so that they cannot be compared between batches.
     """
-    x = x[:SOME]
-    with torch.no_grad():
-        logits = model(x).float()
+    before, watched = state_of(model), Watched(model)
+    logits = as_many_as_fit(lambda n: answers(watched, x[:n]), min(len(x), SOME))
+    x = x[: len(logits)]
     found = [eval_mode(model), are_logits(logits)]
     if not randomised:
-        found.append(batch_independence(model, x, logits))
-    return [*found, *gradients(model, x[:DIFFERENTIATED], logits[:DIFFERENTIATED].argmax(1))]
+        found.append(batch_independence(watched, x, logits))
+    found += gradients(watched, x[:DIFFERENTIATED], logits[:DIFFERENTIATED].argmax(1))
+    return [*found, test_time(watched, x, before, randomised=randomised)]
+
+
+@torch.no_grad()
+def answers(model: Net, x: Tensor) -> Tensor:
+    return model(x).float()
 
 
 def eval_mode(model: nn.Module) -> Finding:
@@ -48,22 +59,29 @@ def are_logits(logits: Tensor) -> Finding:
     return find("logits", rows.float().mean().item(), examples=rows.nonzero().flatten().tolist())
 
 
-def batch_independence(model: nn.Module, x: Tensor, logits: Tensor) -> Finding:
+def batch_independence(model: Net, x: Tensor, logits: Tensor) -> Finding:
     try:
-        with torch.no_grad():
-            parts = [model(x[:1]).float() - logits[:1], model(x[:7]).float() - logits[:7]]
+        parts = [as_many_as_fit(lambda n: answers(model, x[:n]) - logits[:n], most) for most in (1, min(7, len(x)))]
     except (ValueError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         # Whatever a user's model raises: it needs the others of a batch, as BatchNorm in training mode does.
         return find("batch-independence", 1.0, f"takes no small batch: {str(error).splitlines()[0][:200]}")
     spread = logits.std().clamp_min(1e-12)
     return find("batch-independence", max((part.abs().max() / spread).item() for part in parts))
 
 
-def gradients(model: nn.Module, x: Tensor, y: Tensor) -> list[Finding]:
+def gradients(model: Net, x: Tensor, y: Tensor) -> list[Finding]:
     """Whether the cross-entropy of the model's own answer has a gradient, a finite one, and one that is not zero."""
+
+    def slopes_of(n: int) -> Tensor:
+        return pull(model, x[:n].detach().clone(), lambda logits, y: cross_entropy(logits, y)[:, None], y[:n])[2]
+
     try:
-        _, _, slopes = pull(model, x.detach().clone(), lambda logits, y: cross_entropy(logits, y)[:, None], y)
+        slopes = as_many_as_fit(slopes_of, len(x))
     except (ValueError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         # Whatever a user's model raises when it is differentiated: it has no gradient, and that is what is to be said.
         return [find("gradient", 1.0, f"no gradient: {str(error).splitlines()[0][:200]}")]
     flat = slopes.flatten(1)
@@ -82,18 +100,27 @@ def look_at_outcome(
     x_adv: Tensor,
     outcome: Outcome,
     *,
-    norm: Norm,
+    norm: Norm | None,
     eps: float | None,
     seed: int,
     search: nn.Module | None = None,
+    attacks: Sequence[Attack] = (),
 ) -> list[Finding]:
     """Checks of an evaluation's outcome. x: its images as floats, and x_adv the attacked ones, in the outcome's order.
 
-    model: the one that judges, one that always gives the same answer. eps: 0 for a clean evaluation, None for an
-    attack without a limit.  search: the model's quicker copy, which is asked first where there is one.
+    model: the one that judges, one that always gives the same answer. norm: None where images are as they are, and
+    what is done to them has none.  eps: 0 for a clean evaluation, None for an attack without a limit.
+    search: the model's quicker copy, which is asked first where there is one.  attacks: in turn, as `cascade` calls
+    them.
     """
     found = [above_chance(outcome)]
-    if eps and norm is not None:
+    if norm is None or eps == 0:
+        return found
+    if attacks:
+        found.append(unmoved(search or model, x, y, outcome, attacks, norm=norm, eps=eps, seed=seed))
+    if eps is None:
+        found.append(noise_nearer(model, x, y, outcome, norm=norm, seed=seed, search=search))
+    else:
         found.append(noise(model, x, y, outcome, norm, eps, seed, search))
         found.append(eight_bit(model, x_adv, y, outcome))
     return found

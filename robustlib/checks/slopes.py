@@ -10,6 +10,7 @@ from robustlib.checks.limits import Finding, find
 from robustlib.draws import Draws
 from robustlib.engine import pull
 from robustlib.losses import margin
+from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.norms import Norm, ascent, draw_in_ball
 
 TINY = 1e-6  # of an image's range: a difference in float64 over which a smooth loss is a straight line
@@ -39,27 +40,30 @@ def rises(model: nn.Module, x: Tensor, y: Tensor, norm: Norm, step: float) -> tu
 
 def slope(model: nn.Module, x: Tensor, y: Tensor, index: Tensor, *, norm: Norm, eps: float) -> Finding:
     """A step of a tenth of the radius along the gradient must raise the margin."""
-    gained, promised = rises(model, x, y, norm, eps / 10)
+    gained, promised = as_many_as_fit(lambda n: rises(model, x[:n], y[:n], norm, eps / 10), len(x))
     bad = ~(gained > SHARE * promised) | ~(promised > 0)
-    return find("slope", bad.float().mean().item(), examples=index[bad].tolist())
+    return find("slope", bad.float().mean().item(), examples=index[: len(bad)][bad].tolist())
 
 
 def backward_pass(model: nn.Module, x: Tensor, y: Tensor, index: Tensor, *, norm: Norm) -> Finding:
     """The gradient must be the slope of the loss: a backward pass of its own, or a step in the forward pass, is not."""
     try:
         fine = copy.deepcopy(model).double()
-        gained, promised = rises(fine, x.double(), y, norm, TINY)
+        gained, promised = as_many_as_fit(lambda n: rises(fine, x[:n].double(), y[:n], norm, TINY), len(x))
     except (RuntimeError, TypeError, ValueError) as error:
+        if out_of_memory(error):
+            raise
         # A model that holds float32 numbers, or cannot be copied, cannot be looked at so finely.
         return find("backward-pass", None, f"the model does not run in float64: {str(error).splitlines()[0][:120]}")
     bad = ~((gained - promised).abs() <= NEAR * promised.abs())
     bad |= promised == 0
-    return find("backward-pass", bad.float().mean().item(), examples=index[bad].tolist())
+    return find("backward-pass", bad.float().mean().item(), examples=index[: len(bad)][bad].tolist())
 
 
 def loss_landscape(model: nn.Module, x: Tensor, y: Tensor, index: Tensor, *, norm: Norm, eps: float) -> Finding:
     """How much noise of the attack's size moves the margin: on a rugged one, single gradients lead nowhere."""
-    before = margins(model, x, y)
+    before = as_many_as_fit(lambda n: margins(model, x[:n], y[:n]), len(x))
+    x, y, index = x[: len(before)], y[: len(before)], index[: len(before)]
     point = (x + draw_in_ball(x, eps, norm, Draws(0, index), "checks/landscape")).clamp(0, 1)
     change = (margins(model, point, y) - before).abs().mean() / before.abs().mean().clamp_min(1e-12)
     return find("loss-landscape", change.item())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.code import local_modules
+from robustlib.memory import out_of_memory
 from robustlib.models.answers import Answers, endpoint, is_address
 
 BESIDE: set[str] = set()  # modules that were imported from beside users' files
@@ -64,9 +65,9 @@ def users_code(what: str, path: Path | None = None) -> Iterator[None]:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
-    except torch.OutOfMemoryError:
-        raise
     except (Exception, SystemExit) as error:
+        if out_of_memory(error):
+            raise
         frames = traceback.extract_tb(error.__traceback__)
         mine = [f for f in frames if path is not None and Path(f.filename).resolve() == path.resolve()]
         place = f" ({path.name}:{mine[-1].lineno})" if mine and path is not None else ""
@@ -116,6 +117,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except OSError:
         raise
     except Exception as error:
+        if out_of_memory(error):
+            raise
         # weights_only refuses anything but tensors: such a file may run code, and is not loaded.
         # A broken one raises whatever torch stumbles over: KeyError, IndexError, struct.error, ...
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from robustlib.checks.order import across_attacks
+from robustlib.checks.order import across_attacks, across_stages
 
 N = 100
 
@@ -65,3 +65,20 @@ def test_only_equal_attacks_are_compared_by_radius():
     ]
     assert values(*attacks, recipes=["from a", "from b", "from b"])["accuracy-rises-with-eps"] == 0
     assert values(*attacks, recipes=["from a", "from b", "from a"])["accuracy-rises-with-eps"] == pytest.approx(0.3)
+
+
+def stages(names: list[str], **broken: int) -> dict[str, float | None]:
+    """Values of the checks of an ensemble of which each attack broke so many images."""
+    by = np.repeat([*broken, ""], [*broken.values(), N - sum(broken.values())])
+    found = across_stages(names, {"index": np.arange(N), "broken_by": by})
+    return {one.name: one.value for one in found}
+
+
+def test_stages_of_an_ensemble_are_compared_by_its_own_outcome():
+    assert stages(["apgd-ce", "square"], square=7, clean=3) == {"square-beats-gradients": 0.07}
+    assert stages(["pgd", "transfer"], pgd=5, transfer=4) == {"surrogate": 0.04}
+    assert stages(["pgd", "fgsm"], pgd=5, fgsm=6) == {"fgsm-beats-pgd": 0.06}
+    # One image of few is no more than chance; the first to be asked breaks what the others would.
+    assert stages(["apgd-ce", "square"], square=1) == {"square-beats-gradients": 0}
+    for names in (["square", "apgd-ce"], ["noise", "square"], ["fgsm", "pgd"], ["pgd", "pgd"], []):
+        assert stages(names, square=7, fgsm=6) == {}

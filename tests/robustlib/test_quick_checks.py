@@ -1,4 +1,4 @@
-"""The checks that run with every evaluation, on a network of one pixel whose answers can be told by hand."""
+"""The checks that run with every evaluation, on networks of a pixel or a few whose answers can be told by hand."""
 
 from typing import Any
 
@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.checks.quick import eight_bit, noise
-from robustlib.outcome import Outcome
+from robustlib.audit.arsenal import slope_of
+from robustlib.checks.quick import batch_independence, eight_bit, gradients, look_at_model, noise
+from robustlib.checks.slopes import backward_pass, slope
+from robustlib.memory import out_of_memory
+from robustlib.outcome import Outcome, check_classes
 
 PLACES = [70, 80, 90, 100]
 
@@ -78,3 +81,58 @@ def test_noise_finds_what_an_attack_missed(success: list[bool], fell: list[int])
     assert (found.value, found.verdict, found.examples) == (len(fell), "fail", tuple(fell))
     calm = noise(Threshold(100.0), x, y, outcome(success), "Linf", 10 / 255, 0)
     assert (calm.value, calm.verdict) == (0, "pass")
+
+
+class Holds(nn.Module):
+    """A linear model for which memory runs out from so many images on, in passes with a gradient or in all."""
+
+    def __init__(self, too_many: int, *, with_gradient: bool, error: Exception):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        nn.init.normal_(self.layer.weight, generator=torch.Generator().manual_seed(0))
+        self.too_many, self.with_gradient, self.error = too_many, with_gradient, error
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) >= self.too_many and (x.requires_grad or not self.with_gradient):
+            raise self.error
+        return self.layer(x.flatten(1).to(self.layer.weight))
+
+
+OUT = [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")]
+X = torch.rand(64, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("error", OUT, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(("too_many", "with_gradient"), [(32, True), (7, False), (2, False)])
+def test_memory_that_ran_out_is_no_verdict(too_many: int, with_gradient: bool, error: Exception):
+    """Neither on a model without a gradient nor on one that takes no small batch: fewer images are looked at."""
+    model = Holds(too_many, with_gradient=with_gradient, error=error)
+    found = {one.name: one.verdict for one in look_at_model(model, X, randomised=False)}
+    assert set(found) >= {"batch-independence", "gradient", "zero-gradient", "logits", "test-time"}
+    assert set(found.values()) == {"pass"}
+    index, y = torch.arange(64), model.layer(X.flatten(1)).argmax(1)
+    ready = [slope(model, X, y, index, norm="L2", eps=0.1), backward_pass(model, X, y, index, norm="L2")]
+    assert [one.value for one in ready] == [0, 0]  # a linear model: its gradient says it all
+    gradient = slope_of(model, X)
+    assert gradient is not None and len(gradient) == {32: 16, 7: 4, 2: 1}[too_many]
+    assert check_classes(model, X, 3) == 3
+
+
+@pytest.mark.parametrize("error", OUT, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("with_gradient", [True, False])
+def test_what_memory_never_holds_is_tried_elsewhere(with_gradient: bool, error: Exception):
+    """The error comes through as it is, so that the job goes to where there is more memory."""
+    model = Holds(1, with_gradient=with_gradient, error=error)
+    index, y = torch.arange(64), torch.zeros(64, dtype=torch.long)
+    looks = [
+        lambda: look_at_model(model, X, randomised=False),
+        lambda: gradients(model, X, y),
+        lambda: backward_pass(model, X, y, index, norm="L2"),
+        lambda: slope_of(model, X),
+    ]
+    if not with_gradient:
+        looks += [lambda: batch_independence(model, X, torch.zeros(64, 3)), lambda: check_classes(model, X, 3)]
+    for look in looks:
+        with pytest.raises(RuntimeError) as raised:
+            look()
+        assert out_of_memory(raised.value)
