@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.hard_nets import Faint, Steep
 from robustlib import search
 from robustlib.attacks import ATTACKS
 from robustlib.draws import Draws
@@ -23,20 +24,6 @@ def float16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attacks search in float16, as on a GPU."""
     monkeypatch.setattr(search, "suits_half", lambda model, device: True)
     monkeypatch.setattr(search, "halves", lambda device: [torch.float16])
-
-
-class Steep(nn.Module):
-    """A hidden value that passes float16's largest number, 65,504, on the way to the boundary, and not before."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(48, 1), nn.Linear(1, 1)
-        for parameter, value in zip(self.parameters(), (2500.0, 0.0, -1 / 6e4, 1.12), strict=True):
-            parameter.data.fill_(value)
-
-    def forward(self, x: Tensor) -> Tensor:
-        z = self.b(self.a(x.flatten(1)).relu())
-        return torch.cat([z, -z], 1)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -74,23 +61,6 @@ def test_a_copy_beyond_its_range_on_clean_images_is_not_used(float16: None):
         "float32, folded (given up: float16, folded: numbers beyond its range; "
         "float16, as given: numbers beyond its range)"
     )
-
-
-class Faint(nn.Module):
-    """The last pixel's weight is below float16's least number, and without it the ball ends before the boundary."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden, self.last = nn.Linear(16, 1, bias=False), nn.Linear(1, 2)
-        weight = torch.tensor([4e-4] * 15 + [2e-8])
-        # 0.3 everywhere is the corner of the ball; it lies beyond the boundary by half of what the last pixel adds.
-        edge = 0.3 * weight.double().sum() - 0.5 * 0.1 * 2e-8
-        self.hidden.weight.data.copy_(weight)
-        self.last.weight.data.copy_(torch.tensor([[-1e4], [1e4]]))
-        self.last.bias.data.copy_(torch.tensor([1e4, -1e4]).double() * edge)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.hidden(x.flatten(1)).relu())
 
 
 def test_a_search_in_float16_ends_in_float32(float16: None):

@@ -1,0 +1,217 @@
+"""What only a GPU shows, in one command: whether the kernels' numbers are right on it.
+
+`python benchmarks/gpu.py correctness` prints a table, writes JSON lines, and ends with 1 where something is not right.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import click
+import numpy as np
+import tabulate
+import torch
+from attacks import Case, device_name, judged, make_case, ours
+from hard_nets import Faint, Steep
+from peers import PEERS, Budget
+from torch import Tensor, nn
+
+from robustlib.agreement import FLOAT32_TURN, HALF_TURN, repeated, turn
+from robustlib.attacks import ATTACKS
+from robustlib.draws import Draws
+from robustlib.engine import Engine
+from robustlib.evaluate import Ready, evaluate
+from robustlib.graphs import Graphs
+from robustlib.losses import wrong
+from robustlib.modes import evaluating, strict_float32
+from robustlib.outcome import join
+from robustlib.search import make_engines
+
+SAME = 1e-3  # how far a recorded gradient may lie from the same one computed step by step, in units of the longer
+
+
+@dataclass(frozen=True)
+class Check:
+    """A value, and whether it is what is expected. right: None where it was not measured.  mode: of the copy."""
+
+    name: str
+    value: float | None
+    expected: str
+    right: bool | None
+    note: str = ""
+    seconds: float = 0.0
+    device: str = ""
+
+
+def deepfool(case: Case) -> Iterator[Check]:
+    """The median distance of images that were right and fell, beside adv-lib's and beside our own without a copy."""
+    own = judged(case, ours("deepfool", case), "deepfool")[1]
+    assert own is not None
+    bare = partial(ATTACKS["deepfool"], case.plain.eval(), norm="L2")
+    others: dict[str, Callable[[], Tensor]] = {
+        "adv-lib": lambda: PEERS["deepfool"]["adv-lib"](case.plain, case.x, case.y, case.budget),
+        "the bare model": lambda: torch.cat(
+            [bare(x, y) for x, y in zip(case.x.split(250), case.y.split(250), strict=True)]
+        ),
+    }
+    for name, call in others.items():
+        try:
+            with strict_float32():
+                median = judged(case, call(), "deepfool")[1]
+        except ImportError as error:
+            yield Check(f"deepfool, beside {name}", None, "within 1 %", None, f"not measured: {error}")
+            continue
+        assert median is not None
+        right = abs(own / median - 1) <= 0.01
+        yield Check(f"deepfool, beside {name}", own / median, "0.99 to 1.01", right, f"{own:.4f} and {median:.4f}")
+
+
+def autoattack(case: Case, verdicts: Path | None) -> Iterator[Check]:
+    """Image by image beside a reference's verdicts: a uint8 an image, 1 where it still was right."""
+    if verdicts is None:
+        yield Check("autoattack, beside the reference", None, "the same images", None, "not measured: no --verdicts")
+        return
+    with strict_float32(), torch.no_grad():
+        x_adv = ours("autoattack", case)
+        fell = torch.cat([wrong(case.plain(a), b) for a, b in zip(x_adv.split(250), case.y.split(250), strict=True)])
+    stands, expected = (~fell).cpu().numpy(), np.load(verdicts)[: len(case.x)].astype(bool)
+    more, less = np.flatnonzero(stands & ~expected), np.flatnonzero(~stands & expected)
+    note = f"{stands.sum()} stand, {expected.sum()} of the reference's; ours alone {more.tolist()}, its {less.tolist()}"
+    # Random numbers differ between tools: an image may fall to one and not to the other.
+    right = max(len(more), len(less)) <= max(1, len(case.x) // 300)
+    yield Check("autoattack, beside the reference", float(len(more) + len(less)), "an image each way", right, note)
+
+
+def gradients(case: Case) -> Iterator[Check]:
+    """Recorded passes beside the same network step by step, and the search copy beside the model, at each size."""
+    engines = case.ready.engines
+    assert engines is not None
+    for name, engine in copies(case).items():
+        for size in sizes_of(engine, case.device):
+            x, alone = repeated(case.x, size), replace_net(engine, size)
+            for count in (1, 10):
+                values = partial(first_logits, count=count)
+                found = alone.differentiate(x, values)[2]
+                if isinstance(engine.net, Graphs):
+                    eager = replace_net(engine, size, engine.net.net).differentiate(x, values)[2]
+                    far = turn(found, eager)
+                    yield Check(f"{name}, {size} images, {count} values: recorded", far, f"<= {SAME}", far <= SAME)
+                few = slice(0, 64)
+                with strict_float32():
+                    exact = engines.exact.differentiate(x[few], values)[2]
+                far, most = turn(found[few], exact), FLOAT32_TURN if engine.precision == torch.float32 else HALF_TURN
+                yield Check(f"{name}, {size} images, {count} values: the model's", far, f"<= {most}", far <= most)
+
+
+def sizes_of(engine: Engine, device: torch.device) -> tuple[int, ...]:
+    """All batch sizes; on a CPU, where they agree to the bit, the smallest."""
+    return engine.sizes if device.type == "cuda" or isinstance(engine.net, Graphs) else engine.sizes[:1]
+
+
+def first_logits(logits: Tensor, count: int) -> Tensor:
+    return logits[:, :count]
+
+
+def copies(case: Case) -> dict[str, Engine]:
+    """The search copy, and the one in float32 where that is another."""
+    engines = case.ready.engines
+    assert engines is not None
+    found = {"search": engines.search}
+    return found if engines.fine is engines.search else found | {"fine": engines.fine}
+
+
+def replace_net(engine: Engine, size: int, net: nn.Module | None = None) -> Engine:
+    """The engine at this batch size alone, without its float32 copy."""
+    kinds = {"dtype": engine.dtype, "memory_format": engine.memory_format, "precision": engine.precision}
+    return Engine(net or engine.net, sizes=(size,), drift=engine.drift, **kinds)
+
+
+def drift(case: Case) -> Iterator[Check]:
+    """How far logits lie from the model's at each batch size, in units of the drift that is allowed for."""
+    engines = case.ready.engines
+    assert engines is not None
+    x = case.x[:250]
+    exact = engines.exact(x)
+    for name, engine in copies(case).items():
+        for size in sizes_of(engine, case.device):
+            far = (replace_net(engine, size)(x) - exact).abs().max().item() / max(engine.drift, 1e-30)
+            yield Check(f"{name}, {size} images: drift", far, "<= 1 of what is allowed for", far <= 1)
+
+
+def ranges(case: Case) -> Iterator[Check]:
+    """Networks that float16 cannot compute fall all the same, and the search ends in float32."""
+    device, draws = case.device, Draws(0, torch.arange(64, device=case.device))
+    steep = Steep().eval().to(device)
+    generator = torch.Generator().manual_seed(0)
+    x = (0.5 + 0.02 * torch.randn(64, 3, 4, 4, generator=generator)).clamp(0, 1).to(device)
+    y = torch.zeros(64, dtype=torch.long, device=device)
+    attack = partial(ATTACKS["pgd"], eps=0.1, steps=20, random_start=False, loss="margin")
+    ready = Ready(steep, engines := make_engines(steep, x), 2, 0.0)
+    batches = list(evaluate(steep, x, y, [("pgd", attack)], eps=0.1, device=device, ready=ready))
+    stands = 1 - float(join([batch.outcome for batch in batches]).success.mean())
+    note = f"{engines.search.mode}, {engines.passes.overflows} images in float32"
+    yield Check("beyond float16's range: robust accuracy", stands, "0", stands == 0, note)
+    faint = Faint().eval().to(device)
+    engines = make_engines(faint, torch.rand(64, 1, 4, 4, generator=generator).to(device))
+    x = torch.full((64, 1, 4, 4), 0.2, device=device)
+    with evaluating(faint), strict_float32():
+        found = ATTACKS["apgd-ce"](engines.search, x, y, eps=0.1, steps=10, draws=draws)
+        stands = (~wrong(faint(found), y)).float().mean().item()
+    yield Check("a last step below float16: robust accuracy", stands, "0", stands == 0, engines.search.mode)
+
+
+def correctness(case: Case, verdicts: Path | None) -> Iterator[Check]:
+    """Every check, told as it comes."""
+    parts: list[Callable[[], Iterator[Check]]] = [
+        partial(ranges, case),
+        partial(gradients, case),
+        partial(drift, case),
+        partial(deepfool, case),
+        partial(autoattack, case, verdicts),
+    ]
+    for part in parts:
+        start = time.perf_counter()
+        for check in part():
+            yield replace(check, seconds=time.perf_counter() - start, device=device_name(case.device))
+            start = time.perf_counter()
+
+
+@click.group()
+def main() -> None:
+    """Measure the kernels on a GPU."""
+
+
+@main.command("correctness")
+@click.option("--model", default="resnet18", show_default=True, help="Architecture.")
+@click.option("--weights", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--dataset", required=True, help="Such as parquet:PATH.")
+@click.option("--verdicts", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="A reference's verdicts: .npy, uint8, 1 for each image that still is right.")  # fmt: skip
+@click.option("--examples", type=int, default=300, show_default=True)
+@click.option("--eps", type=float, default=8 / 255, show_default=True)
+@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/out/gpu-correctness.jsonl"))
+def correctness_command(model: str, weights: Path, dataset: str, verdicts: Path | None, examples: int, eps: float,
+                        device: str, out: Path) -> None:  # fmt: skip
+    """Whether the numbers are right: DeepFool, AutoAttack, recorded gradients, drift, float16's range."""
+    case = make_case(model, weights, dataset, examples, Budget(eps, 20, eps / 4, 250), torch.device(device))
+    click.echo(f"{device_name(case.device)}: {case.ready.mode(eps)}, made in {case.ready.seconds:.1f} s", err=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checks = []
+    with out.open("w") as file:
+        for check in correctness(case, verdicts):
+            checks.append(check)
+            file.write(json.dumps(asdict(check)) + "\n")
+            file.flush()
+    words = {True: "right", False: "WRONG", None: "-"}
+    rows = [[check.name, check.value, check.expected, words[check.right], check.note] for check in checks]
+    click.echo(tabulate.tabulate(rows, headers=["check", "value", "expected", "", "note"], floatfmt=".4g"))
+    if any(check.right is False for check in checks):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
