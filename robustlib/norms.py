@@ -15,7 +15,7 @@ from robustlib.settings import NORMS, Norm
 Radius = float | Tensor  # one for all, or a tensor of each example's own, shape (B,)
 
 TINY = 1e-12
-SPARSE = 0.01  # share of the coordinates that a step of steepest ascent in L1 spreads over
+SPARSE = 0.01  # share of the coordinates that a direction of steepest ascent in L1 spreads over
 # Numbers whose squares are summed at once: in float32 a sum of 100,000 is off by up to 1e-4, one of 4096 by 4e-6.
 BLOCK = 4096
 
@@ -140,6 +140,25 @@ def ascent(gradient: Tensor, norm: Norm) -> Tensor:
             step = steepest(gradient, torch.full((len(gradient),), SPARSE, device=gradient.device)).sign()
             return step / per_example(size(step, "L1").clamp_min(1), step)
     raise unknown(norm)
+
+
+def ascent_step(x: Tensor, gradient: Tensor, length: Radius, norm: Norm, most: float | None = None) -> Tensor:
+    """The step of this length from x along which a linear function with this gradient grows fastest. In L1 it keeps to
+    the box: the steepest pixels go as far as they can, one after the other, until the length is used up.
+
+    x: images in [0, 1], shape (B, ...).  most: in L1, how far one pixel may go; where none is given, as far as spreads
+    the step over a hundredth of the pixels.  Returns the step, shaped like x.
+    """
+    if norm != "L1":
+        return beside(length, x) * ascent(gradient, norm)
+    slope = gradient.flatten(1)
+    steep, order = slope.abs().sort(dim=1, descending=True, stable=True)
+    room = room_for(slope, x.flatten(1)).double().gather(1, order)
+    limit: Any = beside(length, room) / max(int(SPARSE * slope.shape[1]), 1) if most is None else most
+    room = torch.where(steep > 0, room.clamp(0, limit), 0)
+    used = room.cumsum(1) - room
+    taken = (beside(length, room) - used).clamp_min(0).minimum(room).to(x)
+    return (torch.zeros_like(slope).scatter(1, order, taken) * slope.sign()).reshape(x.shape)
 
 
 def steepest(gradient: Tensor, share: Tensor) -> Tensor:
