@@ -56,7 +56,7 @@ def fill_steepest(steepness: Tensor, room: Tensor, need: Tensor) -> Tensor:
     """
     steep, order = steepness.sort(dim=1, descending=True, stable=True)
     space = room.gather(1, order)
-    gain = steep * space
+    gain = steep.double() * space  # in float64: what is left over is the difference of two large sums
     before = gain.cumsum(1) - gain
     taken = ((need - before) / steep.clamp_min(torch.finfo(steep.dtype).tiny)).clamp_min(0).minimum(space)
-    return torch.zeros_like(room).scatter(1, order, torch.where(steep > 0, taken, 0))
+    return torch.zeros_like(room).scatter(1, order, torch.where(steep > 0, taken, 0).to(room))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks.cascade import Attack, Found, cascade, predict, total, verdict
 from robustlib.draws import Draws, default_draws
-from robustlib.norms import Norm, per_example, size
+from robustlib.norms import Norm, added, per_example, size
 
 Plan = Sequence[tuple[float, Sequence[Attack]]]
 
@@ -163,4 +163,4 @@ def shrink_to(x_adv: Tensor, x: Tensor, eps: Tensor, norm: Norm) -> Tensor:
     """The images drawn back towards x until they lie within eps, (B,), of it; those that do so already stay."""
     delta = x_adv - x
     ratio = (size(delta, norm).clamp_min(1e-12).reciprocal() * eps.to(x)).clamp_max(1)
-    return torch.where(per_example(ratio < 1, x), (x + delta * per_example(ratio, x)).clamp(0, 1), x_adv)
+    return torch.where(per_example(ratio < 1, x), added(x, delta * per_example(ratio, x), norm).clamp(0, 1), x_adv)

@@ -203,7 +203,7 @@ def estimate(decide: Decide, run: Run, counts: Tensor, number: int, t: int) -> T
     u = (tried - centre) / radius
     asked = (torch.arange(number, device=u.device) < counts[:, None]).flatten()
     signs = torch.zeros_like(u[:, 0, 0, 0])
-    signs[asked] = torch.where(decide(tried[asked], run.y.repeat_interleave(number)[asked]), 1.0, -1.0)
+    signs[asked] = torch.where(decide(tried[asked], run.y.repeat_interleave(number)[asked]), 1.0, -1.0).to(signs)
     signs = signs.reshape(-1, number)
     mean = signs.sum(1, keepdim=True) / counts[:, None]
     weight = torch.where(mean.abs() == 1, signs, (signs - mean) * (signs != 0))

@@ -7,7 +7,7 @@ from robustlib.draws import Draws, default_draws
 from robustlib.inputs import checked
 from robustlib.losses import margin, settled, wrong
 from robustlib.models.layers import Expectation
-from robustlib.norms import Norm, ascent, draw_in_ball
+from robustlib.norms import Norm, added, ascent_step, draw_in_ball
 
 
 @checked
@@ -39,8 +39,8 @@ def noise(
         images, classes = x[live], y[live]
         delta = draw_in_ball(images, eps, norm, draws[live], f"noise/{query}")
         if query % 2:  # corners in Linf, the sphere in L2, few pixels in L1
-            delta = eps * ascent(delta, norm)
-        point = (images + delta).clamp(0, 1)
+            delta = ascent_step(images, delta, eps, norm)
+        point = added(images, delta, norm).clamp(0, 1)
         logits = model(point)
         fell = settled(model, point, classes, wrong(logits, classes))
         used[live] += 1

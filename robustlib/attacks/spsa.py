@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from robustlib.draws import Draws, default_draws
 from robustlib.inputs import checked
 from robustlib.losses import LossName, find_loss, settled, wrong
-from robustlib.norms import Norm, ascent, draw_in_ball, per_example, project_in_box
+from robustlib.norms import Norm, added, ascent_step, draw_in_ball, per_example, project_in_box
 
 AT_ONCE = 2**22  # numbers of candidate images held at a time
 Directions = Callable[[Draws, tuple[int, ...], str], Tensor]
@@ -98,7 +98,7 @@ def climb_estimates(
     objective, pairs = find_loss(loss), max(samples // 2, 1)
     step = eps / 5 if step_size is None else step_size
     used = torch.ones_like(y)
-    x_adv = (x + draw_in_ball(x, eps, norm, draws, f"{stream}/start")).clamp(0, 1)
+    x_adv = added(x, draw_in_ball(x, eps, norm, draws, f"{stream}/start"), norm).clamp(0, 1)
     found, live = x_adv.clone(), torch.arange(len(x), device=x.device)
     turn = 0
     while len(live):
@@ -109,7 +109,7 @@ def climb_estimates(
         if len(live) == 0:
             break
         slope = estimate(model, x_adv, y, objective, draws, f"{stream}/{turn}", directions, pairs, radius)
-        x_adv = x_adv + step * ascent(slope, norm)
+        x_adv = x_adv + ascent_step(x_adv, slope, step, norm)
         x_adv = (x + project_in_box(x, x_adv - x, eps, norm)).clamp(0, 1)
         used[live] += 2 * pairs + 1
         turn += 1

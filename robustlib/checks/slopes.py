@@ -11,7 +11,7 @@ from robustlib.draws import Draws
 from robustlib.engine import pull
 from robustlib.losses import margin
 from robustlib.memory import as_many_as_fit, out_of_memory
-from robustlib.norms import Norm, ascent, draw_in_ball
+from robustlib.norms import Norm, ascent_step, draw_in_ball
 
 TINY = 1e-6  # of an image's range: a difference in float64 over which a smooth loss is a straight line
 SHARE = 0.1  # of the rise that the gradient promises which must come
@@ -33,7 +33,7 @@ def margins(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def rises(model: nn.Module, x: Tensor, y: Tensor, norm: Norm, step: float) -> tuple[Tensor, Tensor]:
     """What a step along the gradient raises the margin by, and what the gradient promises; shape (B,)."""
     before, slope = margin_and_slope(model, x, y)
-    there = (x + step * ascent(slope, norm)).clamp(0, 1)
+    there = (x + ascent_step(x, slope, step, norm)).clamp(0, 1)
     promised = ((there - x) * slope).flatten(1).sum(1)
     return margins(model, there, y) - before, promised
 

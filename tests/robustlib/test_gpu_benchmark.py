@@ -40,7 +40,7 @@ def weights(net: nn.Module, tmp_path: Path) -> Path:
 
 def run(gpu: Any, weights: Path, verdicts: np.ndarray, tmp_path: Path) -> tuple[Result, dict[str, dict[str, Any]]]:
     np.save(tmp_path / "verdicts.npy", verdicts)
-    options = {"--model": "convnet3", "--weights": weights, "--dataset": "digits", "--eps": 0.15, "--examples": N}
+    options = {"--model": "convnet3", "--weights": weights, "--dataset": "digits", "--eps": 0.3, "--examples": N}
     options |= {"--verdicts": tmp_path / "verdicts.npy", "--device": "cpu", "--out": tmp_path / "found.jsonl"}
     asked = ["correctness", *(str(word) for pair in options.items() for word in pair)]
     result = CliRunner().invoke(gpu.main, asked, catch_exceptions=False)
