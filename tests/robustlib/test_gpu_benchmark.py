@@ -50,7 +50,9 @@ def run(gpu: Any, weights: Path, verdicts: np.ndarray, tmp_path: Path) -> tuple[
 
 @pytest.mark.peers
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what adv-lib imports
-def test_what_is_right_is_told_from_what_is_not(gpu: Any, weights: Path, tmp_path: Path):
+def test_what_is_right_is_told_from_what_is_not(
+    gpu: Any, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """At this radius every digit falls; a reference by which half of them stand is another network's."""
     result, found = run(gpu, weights, np.zeros(N, np.uint8), tmp_path)
     assert result.exit_code == 0, result.output
@@ -59,6 +61,7 @@ def test_what_is_right_is_told_from_what_is_not(gpu: Any, weights: Path, tmp_pat
     assert found["beyond float16's range: robust accuracy"]["value"] == 0
     assert found["autoattack, beside the reference"]["value"] == 0
     verdicts = (np.arange(N) % 2).astype(np.uint8)
+    monkeypatch.setattr(gpu, "correctness", gpu.autoattack)  # the others are as before
     result, found = run(gpu, weights, verdicts, tmp_path)
     assert result.exit_code == 1 and "WRONG" in result.output
     assert [name for name, row in found.items() if not row["right"]] == ["autoattack, beside the reference"]
