@@ -1,12 +1,13 @@
 """What an audit tries: the standard attacks, then what an expert would where a gradient leads nowhere."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from robustlib.arguments import FIRST_STEP, keywords
 from robustlib.attacks import ATTACKS
 from robustlib.attacks.apgd import apgd, apgd_targeted
 from robustlib.attacks.hopskipjump import hopskipjump
@@ -79,7 +80,18 @@ def only_answers(model: nn.Module) -> bool:
     return any(isinstance(layer, Answers) for layer in model.modules())
 
 
-def left_out(target: Target, norm: Norm, pool: Tensor | None) -> list[tuple[str, str]]:
+def each_draws(target: Target, queries: int) -> int:
+    """Queries of an attack on the mean of draws, each of which is a query of the model."""
+    return queries // target.eot if target.randomised else queries
+
+
+def takes_a_step(attack: Callable[..., Tensor], queries: int) -> bool:
+    """Whether so many queries bring the attack to its first step."""
+    defaults = {name: parameter.default for name, parameter in keywords(attack).items()}
+    return queries >= FIRST_STEP[attack.__name__](defaults)
+
+
+def left_out(target: Target, norm: Norm, pool: Tensor | None, queries: int) -> list[tuple[str, str]]:
     """What an audit would try, and cannot, with the reason."""
     found = []
     if not target.gradient:
@@ -87,7 +99,12 @@ def left_out(target: Target, norm: Norm, pool: Tensor | None) -> list[tuple[str,
         found.append(("PGD, FGSM and Auto-PGD on the model's own gradient", why))
     if norm == "L1":
         found.append(("NES, HopSkipJump and PGD on a surrogate", "they are not for L1"))
-    elif pool is None:
+        return found
+    each = each_draws(target, queries)
+    for words, attack in (("NES", nes), ("HopSkipJump", hopskipjump)):
+        if not takes_a_step(attack, each):
+            found.append((words, f"{each} queries do not bring it to a step"))
+    if pool is None:
         found.append(("PGD on a surrogate", "there are no images to learn from but those attacked"))
     return found
 
@@ -134,7 +151,7 @@ def by_scores(target: Target, norm: Norm, eps: float, queries: int) -> Iterator[
     """Search by the scores alone."""
     budget = {"norm": norm, "eps": eps}
     model = Expectation(target.model, target.eot) if target.randomised else target.search
-    fewer = queries // target.eot if target.randomised else queries
+    fewer = each_draws(target, queries)
     yield "random noise", "noise", calling(partial(noise, **budget, queries=max(fewer // 10, 20)), model), False
     yield (
         "Square",
@@ -235,8 +252,10 @@ def last_resorts(target: Target, x: Tensor, norm: Norm, eps: float, queries: int
         # A randomised model's neighbours have each their own draw.
         model = near if target.randomised else target.through(near, x)
         yield "Auto-PGD, averaged over neighbours", "smoothed", calling(attack, model), True
-    free = {"norm": norm, "eps": eps, "queries": queries // target.eot if target.randomised else queries}
+    free = {"norm": norm, "eps": eps, "queries": each_draws(target, queries)}
     model = Expectation(target.model, target.eot) if target.randomised else target.exact
     if norm != "L1":
-        yield "NES", "gradient-free", calling(partial(unchecked(nes), **free), model), True
-        yield "HopSkipJump", "decision", calling(partial(unchecked(hopskipjump), **free), model), True
+        if takes_a_step(nes, free["queries"]):
+            yield "NES", "gradient-free", calling(partial(unchecked(nes), **free), model), True
+        if takes_a_step(hopskipjump, free["queries"]):
+            yield "HopSkipJump", "decision", calling(partial(unchecked(hopskipjump), **free), model), True

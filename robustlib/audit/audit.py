@@ -244,5 +244,5 @@ class Examination:
             outcome,
             self.bout.x_adv.cpu(),
             self.traits,
-            arsenal.left_out(self.target, self.norm, self.pool),
+            arsenal.left_out(self.target, self.norm, self.pool, self.queries),
         )

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustlib.audit import arsenal
 from robustlib.audit.audit import Audit, audit
 from robustlib.audit.bout import Bout
 from robustlib.audit.words import CAUSES, REMEDIES
@@ -150,3 +151,15 @@ def test_attacks_that_do_nothing_lower_no_randomised_model():
     assert lower is not None and lower.broke > 90 and abs(lower.robust_accuracy - 0.1) < 0.02
     assert len(bout.lost(before)) > 95
     assert bout.chance(bout.correct) == pytest.approx(3 * (2 * 0.09 / (100 * 32)) ** 0.5, rel=0.1)
+
+
+def test_what_its_queries_do_not_bring_to_a_step_is_left_out():
+    """Half of a randomised model's queries go to each of two draws: too few for NES, and for HopSkipJump."""
+    target = arsenal.Target(nn.Identity(), nn.Identity(), nn.Identity(), True, True, 10, eot=2)
+    x = torch.rand(4, 1, 8, 8)
+    for queries, tried in ((60, []), (80, ["HopSkipJump"]), (120, ["NES", "HopSkipJump"])):
+        moves = arsenal.last_resorts(target, x, "Linf", 0.1, queries)
+        assert [words for words, *_ in moves if not words.startswith("Auto-PGD")] == tried
+        said = dict(arsenal.left_out(target, "Linf", x, queries))
+        assert set(said) == {"NES", "HopSkipJump"} - set(tried)
+        assert all(why == f"{queries // 2} queries do not bring it to a step" for why in said.values())
