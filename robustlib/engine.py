@@ -4,6 +4,7 @@ A batch of one goes through other code than a batch of 64, and its last bits dif
 give every example the same bits, whoever shares its batch; and fixed sizes are what CUDA graphs want.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ CPU_BYTES = 4 * 64 * 3 * 32 * 32  # of the images of a pass, of whose activation
 CUDA_SIZES = (128, 512, 2048)
 FULL = 0.75  # a batch at least so full is filled up; a smaller one is split
 
+NONE = torch.empty(0, dtype=torch.int64)
 Net = Callable[[Tensor], Tensor]
 Values = Callable[..., Tensor]
 
@@ -135,8 +137,8 @@ class Engine(nn.Module):
 
         An attack would stand still on them, the sign of NaN being zero, and the model would be called robust.
         """
-        if not self.spare:
-            return torch.empty(0, dtype=torch.int64)
+        if not self.spare or math.isfinite(sum(column.sum() for column in found)):
+            return NONE
         sums = torch.stack([column.flatten(1).sum(1) for column in found])
         rows = (~sums.isfinite().all(0)).nonzero().squeeze(1)
         self.count.overflows += len(rows)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +14,12 @@ Step = TypeVar("Step")
 PRECISIONS = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
 
 
+MATMUL: Any = torch.backends.cuda.matmul
+CONV: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+RNN: Any = torch.backends.cudnn.rnn  # pyright: ignore[reportAttributeAccessIssue]
+NOTHING = nullcontext()
+
+
 class Switches:
     """PyTorch's switches for float32, which belong to the whole process: the first evaluation or thread that holds them
     notes how they stood, the last one puts them back, in whatever order they come and go.
@@ -23,21 +29,20 @@ class Switches:
         self.lock, self.holders = threading.Lock(), 0
         self.before: dict[str, Any] = {}
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
+    def hold(self) -> None:
         with self.lock:
             if self.holders == 0:
                 self.before = read_switches()
             self.holders += 1
-            # Again at every entry: a user's model may have moved them.
-            write_switches({"cudnn": False, "matmul": "highest"} | dict.fromkeys(PRECISIONS, "ieee"))
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.holders -= 1
-                if self.holders == 0:
-                    write_switches(self.before)
+            # Looked at again at every entry: a user's model may have moved them.
+            if self.holders == 1 or any(found.fp32_precision != "ieee" for found in (MATMUL, CONV, RNN)):
+                write_switches({"cudnn": False, "matmul": "highest"} | dict.fromkeys(PRECISIONS, "ieee"))
+
+    def release(self) -> None:
+        with self.lock:
+            self.holders -= 1
+            if self.holders == 0:
+                write_switches(self.before)
 
 
 SWITCHES = Switches()
@@ -69,23 +74,30 @@ def write_switches(wanted: dict[str, Any]) -> None:
         switch(name).fp32_precision = wanted[name]
 
 
-@contextmanager
-def strict_float32() -> Iterator[None]:
+class strict_float32:
     """Float32 that is float32: no TF32 in convolutions, matrix products or recurrent layers, by which peers judge
     without saying so, and no autocast around it.
     """
-    with SWITCHES.held(), no_autocast():
-        yield
+
+    def __enter__(self) -> None:
+        SWITCHES.hold()
+        self.autocast = no_autocast()
+        self.autocast.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.autocast.__exit__(*error)
+        SWITCHES.release()
 
 
-@contextmanager
-def no_autocast() -> Iterator[None]:
+def no_autocast() -> AbstractContextManager[Any]:
     """Arithmetic as the tensors have it, also where the caller stands in an autocast of this thread."""
-    with ExitStack() as stack:
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
+    found = [torch.autocast(device, enabled=False) for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+    if not found:
+        return NOTHING  # attacks come here thousands of times
+    stack = ExitStack()
+    for autocast in found:
+        stack.enter_context(autocast)
+    return stack
 
 
 def each_within(steps: Iterator[Step], *contexts: Callable[[], AbstractContextManager[Any]]) -> Iterator[Step]:
