@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.graphs import NO_GRADIENT
-from robustlib.memory import out_of_memory
+from robustlib.memory import free, out_of_memory
 from robustlib.modes import no_autocast, strict_float32
 
 # Measured: sizes that are multiples of 8 agree to the bit, with one thread and with two, where convolutions are in
@@ -117,6 +117,7 @@ class Engine(nn.Module):
                 *(row[chunk] for row in rows),
                 half=self.precision != torch.float32,
                 n=chunk.stop - chunk.start,
+                doubt=bool(self.spare),
             )
 
         with self.arithmetic():
@@ -133,7 +134,7 @@ class Engine(nn.Module):
         return strict_float32() if self.precision == torch.float32 else no_autocast()
 
     def beyond_range(self, *found: Tensor) -> Tensor:
-        """Places of the examples for which half precision found what is no finite number.
+        """Places of the examples for which half precision found what is no finite number, or lost a gradient.
 
         An attack would stand still on them, the sign of NaN being zero, and the model would be called robust.
         """
@@ -156,8 +157,7 @@ class Engine(nn.Module):
             except Exception as error:
                 if not out_of_memory(error) or not self.shrink(chunk.stop - chunk.start):
                     raise
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()  # here, where the error no longer holds what was to be freed
+            free()  # here, where the error no longer holds what was to be freed
         return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
     def piece(self, rest: int) -> int:
@@ -198,12 +198,13 @@ class Engine(nn.Module):
 
 @torch.enable_grad()
 def pull(
-    net: Net, x: Tensor, values: Values, *rows: Tensor, half: bool = False, n: int | None = None
+    net: Net, x: Tensor, values: Values, *rows: Tensor, half: bool = False, n: int | None = None, doubt: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One pass forward and one back for each value; `x` may be filled up beyond its first n examples.
 
     The gradient enters the network scaled to a largest entry of 1 an example, and is scaled back after: half precision
     would otherwise lose the tiny gradients of confident examples.
+    doubt: a gradient that vanishes on its way back is given as NaN, for somebody else to compute.
     """
     n = len(x) if n is None else n
     x.requires_grad_()
@@ -227,6 +228,10 @@ def pull(
         if back is None:  # the logits depend on weights, but on no image
             raise ValueError(NO_GRADIENT)
         back = back[:n].to(kept).contiguous()
+        if doubt:
+            vanished = (back.flatten(1).abs().amax(1) == 0) & (slope != 0).any(1)
+            if vanished.any():
+                back = torch.where(vanished.reshape(-1, *[1] * (x.ndim - 1)), torch.nan, back)
         gradients.append(back if scale is None else back * scale.to(kept).reshape(-1, *[1] * (x.ndim - 1)))
     return logits.detach().to(kept), found.detach().to(kept), torch.stack(gradients, 1)
 

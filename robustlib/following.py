@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robustlib.agreement import compare, known_slopes
+from robustlib.agreement import beyond, compare, known_slopes
 from robustlib.engine import Count, Engine, batch_sizes
 from robustlib.folding import fold, refresh
 from robustlib.modes import evaluating, layout, strict_float32
@@ -39,6 +39,7 @@ class Follower:
                 refresh_engine(engine)
                 spare, engine.spare = engine.spare, ()
                 fault = compare(engine, self.sample, reference, slopes, sizes=(len(self.sample),))[1]
+                fault = fault or beyond(engine, exact, self.sample, slopes)
                 engine.spare, engine.count = spare, Count()
                 if not fault:
                     self.engine = engine

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 NO_GRADIENT = (
     "the model's logits have no gradient with respect to its images (detached, or not differentiable): "
@@ -24,17 +25,17 @@ class Graphs:
 
     def __init__(self, net: nn.Module):
         self.net = net
-        self.forwards: dict[int, Forward] = {}
-        self.both: dict[int, Both] = {}
+        self.forwards: dict[torch.Size, Forward] = {}
+        self.both: dict[torch.Size, Both] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.requires_grad and torch.is_grad_enabled():
-            if len(x) not in self.both:
-                self.both[len(x)] = record_both(self.net, x)
-            return Played.apply(x, self.both[len(x)])  # pyright: ignore[reportReturnType]
-        if len(x) not in self.forwards:
-            self.forwards[len(x)] = record(self.net, x)
-        forward = self.forwards[len(x)]
+            if x.shape not in self.both:
+                self.both[x.shape] = record_both(self.net, x)
+            return Played.apply(x, self.both[x.shape])  # pyright: ignore[reportReturnType]
+        if x.shape not in self.forwards:
+            self.forwards[x.shape] = record(self.net, x)
+        forward = self.forwards[x.shape]
         forward.into.copy_(x)
         forward.graph.replay()
         return forward.out.clone()
@@ -79,6 +80,7 @@ class Played(torch.autograd.Function):
         return both.out.detach().clone()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         both: Both = ctx.both
         if ctx.turn != both.turn:

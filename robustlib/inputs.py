@@ -35,6 +35,8 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
         everything: dict[str, Any] = defaults | dict(zip(first, args, strict=False)) | given
         if len(args) > len(first) or not everything.keys() >= set(first):
             return function(*args, **given)  # which says what is missing
+        if isinstance(eps := given.get("eps"), Tensor) and eps.ndim == 0:
+            everything["eps"] = given["eps"] = eps.item()
         check_arguments(owner, known, given, norms)
         highest = check_batch(owner, everything)
         with ExitStack() as stack:
@@ -76,7 +78,7 @@ def check_data(owner: str, x: Tensor, y: Tensor, index: Tensor | None = None, *,
     looks at their values.
     """
     check_images(owner, x, whole=not boxed)
-    check_labels(owner, x, y)
+    check_labels(owner, x, y, beside=False)
     if len(x) == 0:
         raise ValueError(f"{owner}: expected at least one image, got none")
     if boxed:
@@ -100,13 +102,14 @@ def check_images(owner: str, x: Any, *, whole: bool = False) -> None:
         raise TypeError(f"{owner}: expected images as floats in [0, 1]{' or uint8' * whole}, got {x.dtype}{mend}")
 
 
-def check_labels(owner: str, x: Tensor, y: Any) -> None:
+def check_labels(owner: str, x: Tensor, y: Any, *, beside: bool = True) -> None:
+    """beside: labels lie on the images' device."""
     if not isinstance(y, Tensor) or y.dtype != torch.int64:
         came = y.dtype if isinstance(y, Tensor) else type(y).__name__
         raise TypeError(f"{owner}: expected y as a tensor of classes, torch.int64, got {came}")
     if y.shape != x.shape[:1]:
         raise ValueError(f"{owner}: expected y of shape ({len(x)},), a class for each image, got {tuple(y.shape)}")
-    if y.device != x.device:
+    if beside and y.device != x.device:
         raise ValueError(f"{owner}: expected y on the images' device, {x.device}, got {y.device}")
 
 
@@ -128,7 +131,8 @@ def check_beside(owner: str, x: Tensor, given: dict[str, Any]) -> None:
 
 def extremes(*tensors: Tensor) -> list[tuple[float, float]]:
     """The least and the largest value of each; both are NaN where one is."""
-    ends = torch.stack([end.double() for tensor in tensors for end in tensor.detach().aminmax()]).tolist()
+    wide = torch.float32 if tensors[0].device.type == "mps" else torch.float64  # MPS has no float64
+    ends = torch.stack([end.to(wide) for tensor in tensors for end in tensor.detach().aminmax()]).tolist()
     return list(zip(ends[::2], ends[1::2], strict=True))
 
 
@@ -170,7 +174,7 @@ def counting_classes(owner: str, model: Any, highest: int) -> Iterator[None]:
     Only that answer knows: an extra pass would draw from a randomised model's generator and cost a query. An engine's
     model was looked at when it was made.
     """
-    if not isinstance(model, nn.Module) or isinstance(model, Engine):
+    if not isinstance(model, nn.Module) or isinstance(model, Engine | torch.jit.ScriptModule):  # which takes no hook
         yield
         return
 

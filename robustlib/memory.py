@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import torch
@@ -13,8 +14,18 @@ Found = TypeVar("Found")
 WORDS = ("out of memory", "alloc_failed", "allocation_failed", "can't allocate memory", "not enough memory")
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the error says that memory ran out: a GPU's, or the machine's."""
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether the error says that memory ran out, a GPU's or the machine's, or came while such a one was handled: the
+    end of a recording that failed hides it.
+    """
+    while error is not None:
+        if says_so(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def says_so(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
@@ -34,6 +45,12 @@ def as_many_as_fit(look: Callable[[int], Found], most: int) -> Found:
         except Exception as error:
             if n == 1 or not out_of_memory(error):
                 raise
-        n //= 2  # out of the block, where the error no longer holds what was to be freed
-        if torch.cuda.is_available():
+        n //= 2
+        free()  # out of the block, where the error no longer holds what was to be freed
+
+
+def free() -> None:
+    """Give back what PyTorch keeps of a GPU's memory."""
+    if torch.cuda.is_available():
+        with suppress(RuntimeError):  # up to torch 2.12 it raises for ever once a recording has failed
             torch.cuda.empty_cache()

@@ -17,6 +17,9 @@ PRECISIONS = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn
 MATMUL: Any = torch.backends.cuda.matmul
 CONV: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
 RNN: Any = torch.backends.cudnn.rnn  # pyright: ignore[reportAttributeAccessIssue]
+CPU_MATMUL: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+CPU_CONV: Any = torch.backends.mkldnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+LOOKED_AT = (MATMUL, CONV, RNN, CPU_MATMUL, CPU_CONV)
 NOTHING = nullcontext()
 
 
@@ -35,7 +38,7 @@ class Switches:
                 self.before = read_switches()
             self.holders += 1
             # Looked at again at every entry: a user's model may have moved them.
-            if self.holders == 1 or any(found.fp32_precision != "ieee" for found in (MATMUL, CONV, RNN)):
+            if self.holders == 1 or any(found.fp32_precision != "ieee" for found in LOOKED_AT):
                 write_switches({"cudnn": False, "matmul": "highest"} | dict.fromkeys(PRECISIONS, "ieee"))
 
     def release(self) -> None:
@@ -149,6 +152,7 @@ def as_images(x: Tensor, device: torch.device, memory_format: torch.memory_forma
 
     Raises ValueError for floats outside [0, 1].
     """
+    x = x.detach()
     if x.dtype == torch.uint8:
         return x.to(device, memory_format=memory_format).float().div_(255)
     low, high = x.min().item(), x.max().item()

@@ -107,7 +107,7 @@ def test_a_model_behind_an_address_is_audited_by_its_answers(folder: Path):
         which = (server.url, "--dataset", "digits", "--norm", "Linf", "--eps", "0.15", "--examples", "20")
         page = robustq(folder, "audit", *which, "--queries", "60")
         searches = [word for name in ("square", "spsa", "hopskipjump", "transfer") for word in ("--attack", name)]
-        rows = json.loads(robustq(folder, "attack", *which, *searches, "--param", "queries=60", "--json"))
+        rows = json.loads(robustq(folder, "attack", *which, *searches, "--param", "queries=66", "--json"))
     assert page.startswith("Audit of digits:predict: Linf, eps 0.15, 20 images\n")
     assert "A naive evaluation (PGD, cross-entropy) finds no gradient, and nothing that it breaks." in page
     assert "What was left out\n  PGD, FGSM and Auto-PGD on the model's own gradient: it only answers.\n" in page

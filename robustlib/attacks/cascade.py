@@ -46,14 +46,31 @@ def correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def verdict(model: nn.Module, search: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The model's class for each image, or the true one where it need not be asked: where its copy is surely right."""
+    """The model's class for each image, or the true one where it need not be asked: where its copy is surely right.
+
+    A copy in float16 is not asked: beyond its range it may give finite logits of something else.
+    """
     if search is model or not isinstance(search, Engine):
         return predict(model, x)
+    if search.precision == torch.float16 and search.finer:
+        (search,) = search.finer
     prediction = y.clone()
     doubtful = (~surely_right(search, x, y)).nonzero().squeeze(1)
     if len(doubtful):
         prediction[doubtful] = predict(model, x[doubtful])
     return prediction
+
+
+@torch.no_grad()
+def astray(search: nn.Module, x: Tensor) -> Tensor:
+    """Attacked images for which a copy in float16 computes something else than its copy in float32, shape (B,).
+
+    Beyond its range a norm is infinite, and what is divided by it zero: a gradient and logits that are finite, and not
+    the model's. The attack on them was one on another function.
+    """
+    if not isinstance(search, Engine) or search.precision != torch.float16 or not search.finer:
+        return torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    return ~((search(x) - search.finer[0](x)).abs().amax(1) <= search.drift + search.finer[0].drift)
 
 
 def cascade(
@@ -96,6 +113,12 @@ def cascade(
             if eps is not None:
                 options["eps"] = eps[standing]
             found = attack(search, x[standing], y[standing], draws=draws[standing].restart(position), **options)
+            strayed = astray(search, found).nonzero().squeeze(1)
+            if len(strayed):
+                assert isinstance(search, Engine)
+                rows, again = standing[strayed], {name: values[strayed] for name, values in options.items()}
+                own = draws[rows].restart(position)
+                found[strayed] = attack(search.finer[0], x[rows], y[rows], draws=own, **again)
             if found.isnan().any():
                 raise RuntimeError(f"attack {position + 1} of {len(attacks)} gives images that hold NaN")
             if "spent" in options:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlib.draws import generator, seeded
+from robustlib.losses import classes_of
 from robustlib.models import network
 
 ARCH = "convnet3"
@@ -38,4 +39,4 @@ def train_surrogate(model: nn.Module, pool: Tensor, classes: int, *, seed: int =
 
 @torch.no_grad()
 def ask(model: nn.Module, pool: Tensor) -> Tensor:
-    return torch.cat([model(part).argmax(1) for part in pool.split(256)])
+    return torch.cat([classes_of(model(part)) for part in pool.split(256)])

@@ -22,6 +22,7 @@ from robustlib.checks.quick import above_chance, answers, eight_bit, noise
 from robustlib.draws import Draws, Seeding
 from robustlib.evaluate import Ready, make_ready
 from robustlib.inputs import check_data, check_highest, check_images
+from robustlib.losses import classes_of
 from robustlib.memory import as_many_as_fit
 from robustlib.models.layers import Expectation
 from robustlib.modes import device_of, each_within, evaluating, strict_float32
@@ -117,7 +118,7 @@ class Examination:
         if self.target.randomised:
             return score(self.target.model, x, self.y, DRAWS)
         with torch.no_grad():
-            return Score.fixed(self.target.exact(x).argmax(1), self.y)
+            return Score.fixed(classes_of(self.target.exact(x)), self.y)
 
     def run(self) -> Iterator[str | Audit]:
         yield "PGD, as a naive evaluation would"

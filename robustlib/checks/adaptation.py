@@ -1,5 +1,7 @@
 """Whether a model adapts to what it is asked: standard attacks take it for one function, which it is not."""
 
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -26,6 +28,60 @@ TAKES_GRADIENTS: list[tuple[Any, str]] = [
 State = dict[str, Tensor]
 
 
+class Watchers:
+    """Models that are watched now, by the thread that asks them: while there are any, what takes gradients is stood in
+    for by what notes it. Other threads take theirs meanwhile, of which nobody is told.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.watched: dict[int, list[Watched]] = {}
+        self.before: list[tuple[Any, str, Any]] = []
+
+    @contextmanager
+    def watching(self, model: "Watched") -> Iterator[None]:
+        with self.lock:
+            if not self.watched:
+                places = [(owner, name) for owner, name in TAKES_GRADIENTS if hasattr(owner, name)]
+                self.before = [(owner, name, getattr(owner, name)) for owner, name in places]
+                for owner, name, function in self.before:
+                    setattr(owner, name, self.noting(function))
+            self.watched.setdefault(threading.get_ident(), []).append(model)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.watched[threading.get_ident()].remove(model)
+                self.watched = {thread: models for thread, models in self.watched.items() if models}
+                if not self.watched:
+                    for owner, name, function in self.before:
+                        setattr(owner, name, function)
+
+    def noting(self, function: Any) -> Any:
+        @wraps(function)
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            models = self.watched.get(threading.get_ident(), ())
+            if models and not compiling():
+                for model in models:
+                    model.takes_gradients = True
+            return function(*args, **kwargs)
+
+        return noted
+
+
+def compiling() -> bool:
+    """Whether torch.compile is at work, which takes a gradient once to see how it is computed."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("torch._functorch._aot_autograd"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+WATCHERS = Watchers()
+
+
 class Watched:
     """A model of which is known whether it takes gradients while it answers."""
 
@@ -34,29 +90,8 @@ class Watched:
         self.takes_gradients = False
 
     def __call__(self, x: Tensor) -> Tensor:
-        with self.watching():
+        with WATCHERS.watching(self):
             return self.model(x)
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """What takes gradients is stood in for by what notes it, and put back after."""
-        places = [(owner, name) for owner, name in TAKES_GRADIENTS if hasattr(owner, name)]
-        before = [getattr(owner, name) for owner, name in places]
-        try:
-            for (owner, name), function in zip(places, before, strict=True):
-                setattr(owner, name, self.noting(function))
-            yield
-        finally:
-            for (owner, name), function in zip(places, before, strict=True):
-                setattr(owner, name, function)
-
-    def noting(self, function: Any) -> Any:
-        @wraps(function)
-        def noted(*args: Any, **kwargs: Any) -> Any:
-            self.takes_gradients = True
-            return function(*args, **kwargs)
-
-        return noted
 
 
 def state_of(model: nn.Module) -> State:
@@ -67,8 +102,9 @@ def state_of(model: nn.Module) -> State:
 
 @torch.no_grad()
 def put_back(model: nn.Module, state: State) -> None:
+    """Put back what has changed; the rest may not even be there to be written to."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if name in state and tensor.shape == state[name].shape:
+        if name in state and tensor.shape == state[name].shape and not same(state[name], tensor.cpu()):
             tensor.copy_(state[name])
 
 
@@ -90,7 +126,10 @@ def test_time(model: Watched, x: Tensor, before: State, *, randomised: bool) -> 
     AutoAttack counts calls of torch.autograd.grad in a forward pass, and warns. Of nine such defences none was much
     more robust than the network inside it: Croce et al. 2022, https://arxiv.org/abs/2202.13711.
     """
-    moved = changed(before, state_of(model.model))
+    now = state_of(model.model)
+    moved = changed(before, now)
+    # A counter counts; what follows what is asked is made of other numbers.
+    following = [name for name in moved if name not in now or now[name].is_floating_point() or now[name].is_complex()]
     value, words = 0, []
     # A randomised model whose state stays has nothing to adapt with but its noise.
     if (moved or not randomised) and follows(model, x[:FEW], TURNS if moved else 1, randomised=randomised):
@@ -100,7 +139,7 @@ def test_time(model: Watched, x: Tensor, before: State, *, randomised: bool) -> 
         value = ADAPTS
         words.append("the forward pass takes gradients")
     if moved:
-        value = max(value, CHANGES)
+        value = max(value, CHANGES if following else 0)
         words.append(f"changed as it answered: {', '.join(moved[:5])}")
         put_back(model.model, before)
     return find("test-time", value, "; ".join(words))
@@ -110,23 +149,26 @@ def test_time(model: Watched, x: Tensor, before: State, *, randomised: bool) -> 
 def follows(model: Watched, x: Tensor, turns: int, *, randomised: bool) -> bool:
     """Whether answers to these images differ once others were asked, with the same random numbers.
 
-    Of a randomised model, whose numbers may be its own, only where they come back with its state.
+    Of a randomised model, which may count its passes or keep its random numbers itself, whether they differ from those
+    after as many passes of the same images, where these come again from the same state.
     """
-
-    def answer() -> Tensor:
-        with seeded(0, "checks/test-time", x.device):
-            return model(x).float()
-
-    kept = state_of(model.model) if randomised else {}
-    first = answer()
-    for _ in range(turns):
-        model(1 - x)  # no image is its own negative
-    if alike(first, answer()):
-        return False
+    others = 1 - x  # no image is its own negative
     if not randomised:
-        return True
-    put_back(model.model, kept)
-    return alike(first, answer())
+        return not alike(answer_after(model, x, x, 0), answer_after(model, x, others, turns))
+    kept, found = state_of(model.model), []
+    for asked in (x, others, x):
+        found.append(answer_after(model, x, asked, turns))
+        put_back(model.model, kept)
+    after_same, after_others, again = found
+    return alike(after_same, again) and not alike(after_same, after_others)
+
+
+def answer_after(model: Watched, x: Tensor, asked: Tensor, turns: int) -> Tensor:
+    """The answer to the images after some passes of those that are asked."""
+    with seeded(0, "checks/test-time", x.device):
+        for _ in range(turns):
+            model(asked)
+        return model(x).float()
 
 
 def alike(one: Tensor, other: Tensor) -> bool:

@@ -76,7 +76,11 @@ def across_stages(names: Sequence[str], outcome: dict[str, np.ndarray]) -> list[
     if first.get("pgd", len(names)) < first.get("fgsm", -1):
         found.append(find("fgsm-beats-pgd", (by == "fgsm").mean(), examples=index[by == "fgsm"]))
     for check, attack in ALONE.items():
-        if set(names[: first.get(attack, 0)]) - WITHOUT_GRADIENTS:
+        if not set(names[: first.get(attack, 0)]) - WITHOUT_GRADIENTS:
+            continue
+        if set(names[first[attack] :]) - WITHOUT_GRADIENTS:
+            found.append(find(check, None, f"attacks with gradients come after {attack}, and may have broken the same"))
+        else:
             found.append(broke_alone(check, by == attack, index))
     return found
 

@@ -5,7 +5,7 @@ recorded is spoilt by that graph's replays, since on a device others have it by 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,10 +114,13 @@ class FakeCuda:
 
     def __init__(self) -> None:
         self.memory, self.now, self.refuses = Memory(), Stream(), ""
+        self.devices: list[object] = []  # that were made the current one
+        self.streams: list[Stream] = []  # on which was recorded
 
     @contextmanager
     def graph(self, graph: Graph, pool: Any = None, stream: Any = None, **_: Any) -> Iterator[None]:
         before, self.now = self.now, stream or Stream()
+        self.streams.append(self.now)
         held = self.memory.held()
         with Recorder(graph):
             yield
@@ -134,6 +137,10 @@ class FakeCuda:
         yield
         self.now = before
 
+    def device(self, device: object) -> AbstractContextManager[None]:
+        self.devices.append(device)
+        return nullcontext()
+
     def set_stream(self, stream: Stream) -> None:
         self.now = stream
 
@@ -148,7 +155,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
         "stream": fake.stream,
         "current_stream": lambda *_: fake.now,
         "set_stream": fake.set_stream,
-        "device": lambda *_: nullcontext(),
+        "device": fake.device,
         "synchronize": lambda *_: None,
         "empty_cache": lambda: None,
     }

@@ -1,6 +1,7 @@
 """Models that adapt as they answer are told from those that only hold a state, or draw their noise from one."""
 
 import copy
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import grad as known_from_the_start
 
 from robustlib.audit.causes import name_cause
-from robustlib.checks.adaptation import TAKES_GRADIENTS, put_back, state_of
+from robustlib.checks.adaptation import TAKES_GRADIENTS, WATCHERS, Watched, put_back, state_of
 from robustlib.checks.limits import Finding
 from robustlib.evaluate import make_ready
 
@@ -173,12 +174,28 @@ def test_answers_that_change_with_what_was_asked_are_named(make: Callable[[], nn
 
 
 @pytest.mark.parametrize(
-    ("make", "value"), [(Linear, 0), (Noise, 0), (Lazy, 0), (Counts, 1), (OwnNoise, 1)], ids=lambda one: str(one)
+    ("make", "moved"), [(Linear, ""), (Noise, ""), (Lazy, ""), (Counts, "calls"), (OwnNoise, "calls")], ids=str
 )
-def test_what_only_holds_a_state_keeps_its_verdict(make: Callable[[], nn.Module], value: int):
+def test_what_only_holds_a_state_keeps_its_verdict(make: Callable[[], nn.Module], moved: str):
     found = look(make())
-    assert (found.value, found.verdict) == (value, "warn" if value else "pass")
-    assert found.note == "changed as it answered: calls" if value else "changed" not in found.note
+    assert (found.value, found.verdict) == (0, "pass")
+    assert found.note == f"changed as it answered: {moved}" if moved else "changed" not in found.note
+
+
+def test_a_state_of_numbers_that_answers_do_not_follow_warns():
+    class Averages(Linear):
+        mean: Tensor
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.mean.lerp_(x.detach().flatten(1).mean(0), 0.1)
+            return super().forward(x)
+
+    found = look(Averages())
+    assert (found.value, found.verdict, found.note) == (1, "warn", "changed as it answered: mean")
 
 
 def test_the_model_is_left_as_it_was():
@@ -195,3 +212,59 @@ def test_an_audit_names_the_cause():
     """Such a model looks randomised, and dependent on its batch: neither is what is to be mended."""
     findings = [Finding(name, 2.0, 1.0, "fail", "") for name in ("randomness", "batch-independence", "test-time")]
     assert name_cause(findings, [], {}) == "test-time"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_model_is_not_taken_for_one_that_takes_gradients(test):
+    """While it compiles, PyTorch takes a gradient once, to see how it is computed."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    compiled = torch.compile(net, backend="aot_eager", dynamic=False)
+    watched = Watched(compiled)  # pyright: ignore[reportArgumentType]
+    watched(test[0][:8].clone().requires_grad_())
+    assert not watched.takes_gradients
+
+
+class Counted(nn.Module):
+    """Noise whose seed is a count of the passes, kept in a buffer beside one that cannot be written to."""
+
+    passes: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("passes", torch.zeros((), dtype=torch.long))
+        self.register_buffer("wide", torch.ones(1).expand(10))
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(int(self.passes)))
+        return self.linear((x + 0.3 * noise).flatten(1))
+
+
+def test_a_model_that_seeds_its_noise_by_counting_does_not_adapt(test):
+    ready = make_ready(Counted().eval(), test[0][:64], 10, torch.device("cpu"))
+    (found,) = (finding for finding in ready.findings if finding.name == "test-time")
+    assert ready.engines is None and (found.verdict, found.note) == ("pass", "changed as it answered: passes")
+
+
+def test_who_watches_in_another_thread_is_told_nothing_and_all_is_put_back(test):
+    before = [getattr(owner, name) for owner, name in TAKES_GRADIENTS]
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), test[0][:4]
+    started, go_on = threading.Event(), threading.Event()
+
+    class Waits(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            started.set()
+            assert go_on.wait(30)
+            return net(x)
+
+    first = Watched(Waits())
+    thread = threading.Thread(target=first, args=(x,))
+    thread.start()
+    assert started.wait(30)
+    with WATCHERS.watching(second := Watched(net)):
+        torch.autograd.grad(net(x.clone().requires_grad_()).sum(), list(net.parameters()))
+        go_on.set()
+        thread.join()
+    assert second.takes_gradients and not first.takes_gradients
+    assert [getattr(owner, name) for owner, name in TAKES_GRADIENTS] == before

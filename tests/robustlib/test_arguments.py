@@ -3,6 +3,7 @@
 import inspect
 import math
 import pickle
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, get_args
@@ -227,7 +228,7 @@ def test_each_examples_own_radius_is_checked(name: str, model: Plane):
                          (1.5, r"in \[0, 1\]")):  # fmt: skip
         with pytest.raises(ValueError, match=f"expected eps {words}"):
             ATTACKS[name](model, X, Y, eps=good.clone().index_fill_(0, torch.tensor(1), value))
-    for radii in (good[:3], good[:, None], torch.tensor(0.1)):
+    for radii in (good[:3], good[:, None]):
         with pytest.raises(ValueError, match=r"expected eps for 4 images, shape \(4,\), got "):
             ATTACKS[name](model, X, Y, eps=radii)
     with pytest.raises(TypeError, match="expected eps of type float, got Tensor"):
@@ -271,8 +272,12 @@ def test_an_attack_of_tomorrow_is_checked_by_the_names_of_its_parameters(model: 
         push(model, X, Y, wind=math.inf)
 
 
-# An evaluation and a training take images as uint8 too, and draw by themselves.
-DATA = [row for row in WRONG if "draws" not in row[0] and "torch.uint8" not in row[2]]
+# An evaluation and a training take images as uint8 too, draw by themselves, and bring images and labels to one device.
+DATA = [
+    row
+    for row in WRONG
+    if not any(words in f"{row[0].keys()} {row[2]}" for words in ("draws", "torch.uint8", "device"))
+]
 
 
 @pytest.mark.parametrize(("wrong", "error", "message"), DATA)
@@ -383,3 +388,14 @@ def test_radii_in_l2_may_be_wider_than_1():
 
 def test_norms_are_those_that_there_are():
     assert NORMS == ("Linf", "L2", "L1") and NORMS_OF.keys() <= ATTACKS.keys()
+
+
+def test_a_model_in_torchscript_is_attacked_and_one_radius_may_be_a_tensor():
+    torch.manual_seed(0)
+    net, x = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)).eval(), torch.rand(8, 3, 4, 4)
+    y = net(x).argmax(1)
+    expected = ATTACKS["pgd"](net, x, y, eps=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is deprecated
+        scripted = torch.jit.trace(net, x)
+    torch.testing.assert_close(ATTACKS["pgd"](scripted, x, y, eps=torch.tensor(0.1, dtype=torch.float64)), expected)

@@ -108,3 +108,12 @@ def test_a_recording_that_plays_nothing_is_not_used(recorded: FakeCuda, monkeypa
     monkeypatch.setattr("tests.robustlib.fake_cuda.Graph.replay", lambda self: None)
     way = partial(search_engine, search.folded, net, torch.float32, SIZES, True)
     assert attempt(way, x[:30], net(x[:30])) is None
+
+
+def test_what_is_recorded_lies_on_the_images_device_and_a_stream_of_it(cuda: FakeCuda, net: nn.Module, x: Tensor):
+    """Whichever device is the current one: on another's stream nothing would be recorded."""
+    engine = Engine(Graphs(net), sizes=(8,))
+    engine(x[:8])
+    engine.differentiate(x[:8], ten)
+    assert set(cuda.devices) == {x.device} and {stream.device for stream in cuda.streams} == {x.device}
+    assert len(cuda.streams) == 3  # a pass alone, and one with its gradient

@@ -24,7 +24,7 @@ EPS: dict[Norm, float] = {
     "L1": 1.0,
 }  # less than the customary 12: what a sum strays by weighs more
 LARGE = (3, 224, 224)
-FEW = {"steps": 3, "search_steps": 2, "queries": 16, "samples": 4, "targets": 2}
+FEW = {"steps": 3, "search_steps": 2, "queries": 40, "samples": 4, "targets": 2}
 WITHIN_EPS = [name for name in ATTACKS if name not in ("clean", "corruption")]
 PLACES = [(name, norm) for name in WITHIN_EPS for norm in NORMS_OF.get(name, NORMS)]
 

@@ -73,3 +73,14 @@ def test_what_does_not_hold_one_is_raised_and_so_is_any_other_error_at_once():
         as_many_as_fit(never, 64)
     with pytest.raises(RuntimeError, match="shapes"):
         as_many_as_fit(wrong, 64)
+
+
+def test_the_end_of_a_recording_does_not_hide_that_memory_ran_out():
+    try:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+    except RuntimeError as error:
+        assert out_of_memory(error)
+    assert not out_of_memory(RuntimeError("operation failed"))

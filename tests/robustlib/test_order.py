@@ -82,3 +82,12 @@ def test_stages_of_an_ensemble_are_compared_by_its_own_outcome():
     assert stages(["apgd-ce", "square"], square=1) == {"square-beats-gradients": 0}
     for names in (["square", "apgd-ce"], ["noise", "square"], ["fgsm", "pgd"], ["pgd", "pgd"], []):
         assert stages(names, square=7, fgsm=6) == {}
+
+
+def test_what_square_broke_before_attacks_with_gradients_came_tells_nothing():
+    """AutoAttack plus: APGD-T comes after Square, and may have broken the same images."""
+    outcome = {"broken_by": np.array(["square"] * 5 + ["apgd-t"] * 30 + [""] * 65), "index": np.arange(100)}
+    (plus,) = across_stages(["apgd-ce", "fab", "square", "apgd-t", "fab-t"], outcome)
+    assert (plus.name, plus.value, plus.verdict) == ("square-beats-gradients", None, "pass")
+    (standard,) = across_stages(["apgd-ce", "apgd-t", "fab-t", "square"], outcome)
+    assert (standard.value, standard.verdict) == (0.05, "fail")

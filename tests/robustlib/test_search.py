@@ -140,3 +140,73 @@ def test_memory_that_ran_out_is_said_and_no_error(net: nn.Module, test, monkeypa
     monkeypatch.setattr(search, "folded", full)
     engines = make_engines(net, test[0][:64], half=False)
     assert engines.search.mode == "float32, as given, channels-last (given up: no memory for it)"
+
+
+class Divides(nn.Module):
+    """Divides by a norm that float16 cannot hold on attacked images: there the logits are finite, and the bias alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.last = nn.Linear(48, 4, bias=False), nn.Linear(4, 2)
+        self.scale.weight.data.copy_(torch.tensor([[1.0], [-1.0], [1.0], [1.0]]) * 10)
+        self.last.weight.data.copy_(torch.tensor([[-0.2], [0.2]]).repeat(1, 4))
+        self.last.bias.data.copy_(torch.tensor([0.2, -0.2]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.scale(x.flatten(1))
+        return self.last(z * (z.pow(2).mean(1, keepdim=True) + 1e-6).rsqrt())
+
+
+@pytest.mark.parametrize("name", ["mine", "pgd", "apgd-ce", "fab", "deepfool", "square"])
+def test_what_float16_computes_otherwise_without_a_nan_is_found_out(name: str, float16: None):
+    torch.manual_seed(0)
+    net, x = Divides().eval(), 0.4 + 0.05 * torch.rand(64, 3, 4, 4)
+    y = net(x).argmax(1)
+    there = torch.full_like(x, 0.65)  # beyond the norm that float16 holds
+    net.last.bias.data.copy_(torch.tensor([0.5, -0.5]))
+    assert not torch.equal(net(there), net(x))
+    options: dict[str, dict[str, Any]] = {
+        "fab": {"steps": 20},
+        "square": {"queries": 100},
+        "deepfool": {"norm": "Linf"},
+    }
+    mine = (lambda model, x, y, *, draws: there[: len(x)]) if name == "mine" else None
+    attack = mine or partial(ATTACKS[name], eps=0.3, **options.get(name, {}))
+    outcomes = []
+    for half in (True, False):
+        ready = Ready(net, make_engines(net, x, half=half), 2, 0.0)
+        (batch,) = evaluate(net, x, y, [(name, attack)], eps=0.3, ready=ready)
+        outcomes.append(batch.outcome.success.mean())
+        with torch.no_grad():
+            assert torch.equal(torch.from_numpy(batch.outcome.success), net(batch.x_adv).argmax(1) != y)
+    assert outcomes[0] == outcomes[1]
+
+
+class Saturated(nn.Module):
+    """1 - tanh^2 is 0 in half precision where float32 still has a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(48, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x.flatten(1)).tanh())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_gradient_that_half_precision_loses_is_computed_in_float32(dtype: torch.dtype):
+    torch.manual_seed(0)
+    net, x = Saturated().eval(), torch.rand(64, 3, 4, 4)
+    net.a.weight.data.zero_()
+    net.a.weight.data[:, 0] = 8.0
+    net.a.bias.data.zero_()
+    x[:, 0, 0, 0] = torch.where(torch.arange(64) % 4 == 0, 0.9, 0.05)  # at 0.9 saturated, at 0.05 not
+    fine = search.exact_engine(net, x)
+    engine = search.search_engine(search.plain, net, dtype, (64,), False)
+    values = partial(torch.narrow, dim=1, start=0, length=1)
+    lost = (engine.differentiate(x, values)[2] == 0).flatten(1).all(1)
+    assert 0 < lost.sum() < 64
+    engine.spare = (fine,)
+    found, expected = engine.differentiate(x, values)[2], fine.differentiate(x, values)[2]
+    assert (found != 0).flatten(1).any(1).all() and engine.count.overflows == lost.sum()
+    torch.testing.assert_close(found[lost], expected[lost])

@@ -187,3 +187,14 @@ def test_an_evaluation_counts_what_is_certain_at_each_radius(net: nn.Module, tes
 def test_what_makes_no_sense_is_refused(options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         partial(certify, sigma=0.25)(Halfplane(), torch.zeros(1, 1, 2, 2), **options)
+
+
+def test_nan_is_no_vote():
+    """It would be one for the first class, and certified."""
+
+    class Breaks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.where(x.flatten(1)[:, :1] > 0.6, torch.nan, torch.tensor([[1.0, 0.0]]))
+
+    with pytest.raises(ValueError, match="NaN logits"):
+        certify(Breaks(), torch.full((4, 1, 2, 2), 0.5), sigma=0.5, n0=20, n=50)
