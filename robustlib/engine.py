@@ -23,6 +23,7 @@ CPU_BYTES = 4 * 64 * 3 * 32 * 32  # of the images of a pass, of whose activation
 CUDA_SIZES = (128, 512, 2048)
 FULL = 0.75  # a batch at least so full is filled up; a smaller one is split
 
+FEW = 64  # pixels
 NONE = torch.empty(0, dtype=torch.int64)
 Net = Callable[[Tensor], Tensor]
 Values = Callable[..., Tensor]
@@ -124,7 +125,9 @@ class Engine(nn.Module):
             logits, found, gradients = self.each(len(x), call)
         self.count.forwards += len(x)
         self.count.gradients += found.numel()
-        if len(bad := self.beyond_range(logits, found, gradients)):
+        # Only float16's range ends before float32's; a gradient that has vanished is NaN from its first pixel on.
+        pixels = gradients if self.precision == torch.float16 else gradients.flatten(2)[:, :, :1]
+        if len(bad := self.beyond_range(logits, found, pixels)):
             again = self.spare[0].differentiate(x[bad], values, *(row[bad] for row in rows))
             logits[bad], found[bad], gradients[bad] = again
         return logits, found, gradients
@@ -228,12 +231,19 @@ def pull(
         if back is None:  # the logits depend on weights, but on no image
             raise ValueError(NO_GRADIENT)
         back = back[:n].to(kept).contiguous()
-        if doubt:
-            vanished = (back.flatten(1).abs().amax(1) == 0) & (slope != 0).any(1)
-            if vanished.any():
-                back = torch.where(vanished.reshape(-1, *[1] * (x.ndim - 1)), torch.nan, back)
+        back = without_vanished(back, slope) if doubt else back
         gradients.append(back if scale is None else back * scale.to(kept).reshape(-1, *[1] * (x.ndim - 1)))
     return logits.detach().to(kept), found.detach().to(kept), torch.stack(gradients, 1)
+
+
+def without_vanished(back: Tensor, slope: Tensor) -> Tensor:
+    """The images' gradients, NaN for those that are zero everywhere, though that of the logits, `slope`, is not."""
+    flat = back.flatten(1)
+    zero = (flat[:, :FEW] == 0).all(1)  # most gradients are told from zero by a few pixels
+    if not zero.any():
+        return back
+    vanished = zero & (flat == 0).all(1) & (slope != 0).any(1)
+    return torch.where(vanished.reshape(-1, *[1] * (back.ndim - 1)), torch.nan, back)
 
 
 def differentiate(model: nn.Module, x: Tensor, values: Values, *rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
