@@ -150,6 +150,8 @@ def probed(setting: Setting) -> dict[str, Any]:
 
 
 def failure(job: Claimed, error: BaseException) -> Failed:
+    from robustlib.memory import out_of_memory  # torch: in the worker only
+
     trace = "".join(traceback.format_exception(error))
     return Failed(
         job,
@@ -157,7 +159,7 @@ def failure(job: Claimed, error: BaseException) -> Failed:
         str(error),
         trace,
         disk_full=isinstance(error, OSError) and error.errno in FULL,
-        out_of_memory=type(error).__name__ == "OutOfMemoryError",
+        out_of_memory=out_of_memory(error),
     )
 
 

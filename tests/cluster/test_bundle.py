@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from cluster.bundle import Beat, Failed, Finished, Moved, Setting, Started, run_bundle
+from cluster.bundle import Beat, Failed, Finished, Moved, Setting, Started, failure, run_bundle
 from jobs import artifacts, examples
 from jobs.plan import expand, resolve
 from jobs.queue import Claimed
@@ -86,3 +86,19 @@ def test_a_full_disk_is_told_apart(plan, setting, monkeypatch):
     frames = frames_of([claimed(plan[0], 1)], setting)
     assert isinstance(frames[-1], Failed)
     assert frames[-1].disk_full
+
+
+@pytest.mark.parametrize(
+    ("error", "ran_out"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (MemoryError(), True),
+        (RuntimeError("shapes cannot be multiplied"), False),
+    ],
+)
+def test_memory_that_ran_out_is_known_in_whatever_words(error: BaseException, ran_out: bool, plan):
+    """It is answered by a larger share of the GPU, where there is one, and not booked as the job's own end."""
+    assert failure(claimed(plan[0], 1), error).out_of_memory is ran_out
