@@ -89,7 +89,7 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
         extra["curve_seconds"] = seconds
     extra |= {name: after - before[name] for name, after in cost(ready, made_on).items()}
     if extra.get("overflows"):
-        extra["mode"] += ", beyond its range in float32"
+        extra["mode"] += ", beyond half precision in float32"
     extra |= {"peak_memory_bytes": peak_memory(device)}
     if ready.engines is None and len(radii) > 1 and spec.attack.name != CERTIFY:
         extra["radii"] = accuracies(radii, batches)  # each was searched by itself

@@ -41,7 +41,7 @@ def batch_sizes(x: Tensor, dtype: torch.dtype = torch.float32) -> tuple[int, ...
 @dataclass
 class Count:
     """Examples passed forward, and gradients taken besides, without the filling. overflows: those of them that were
-    computed anew in float32, since half precision gave what is no number.
+    computed anew in float32, since half precision gave what is no number, or a gradient that had vanished.
     """
 
     forwards: int = 0

@@ -143,7 +143,7 @@ def fit(
             loss = run_epoch(model, x, y, train, optimizer, rates_now, settings, stream, search)
             clean, attacked = validate(model, x[validation], y[validation], settings, seed, device, search)
         seconds = time.perf_counter() - start
-        mode += ", beyond its range in float32" if search is not None and search.overflows else ""
+        mode += ", beyond half precision in float32" if search is not None and search.overflows else ""
         history.append(Epoch(epoch, loss, max(rates_now), clean, attacked, seconds, mode))
         if settings.keep == "last" or best < 0 or merit(history[-1], settings) > merit(history[best], settings):
             kept, best = copy.deepcopy({k: v.cpu().contiguous() for k, v in model.state_dict().items()}), epoch
