@@ -115,7 +115,7 @@ def evaluate_curve(
     highest = check_data("evaluate", x, y, index)
     check_radii("evaluate", norm, [eps for eps, _ in plan])
     device = device or device_of(model if ready is None else ready.model, x)
-    ready = ready or make_ready(model, x, num_classes or int(y.max()) + 1, device)
+    ready = ready or make_ready(model, x, num_classes or highest + 1, device)
     check_highest("evaluate", highest, ready.classes)
     chosen = torch.arange(len(x)) if index is None else index
     size = GROUP if ready.engines is None else batch_size or fitting(x[:1], device)

@@ -21,9 +21,9 @@ class Follower:
     def __init__(self, model: nn.Module, sample: Tensor, engines: list[Engine]):
         self.model, self.sample, self.engines = model, sample, engines
         # The model itself computes what half precision cannot: as it is then, in eval mode, as attacks see it.
-        own = Engine(model, sizes=batch_sizes(sample), memory_format=layout(model))
+        self.exact = Engine(model, sizes=batch_sizes(sample), memory_format=layout(model))
         for engine in engines:
-            engine.spare = () if engine.precision == torch.float32 else (own,)
+            engine.spare = () if engine.precision == torch.float32 else (self.exact,)
         self.engine: Engine | None = engines[0]
 
     def choose(self) -> str:
@@ -33,13 +33,12 @@ class Follower:
         """
         given_up: list[str] = []
         with evaluating(self.model), strict_float32():
-            exact = Engine(self.model, sizes=batch_sizes(self.sample), memory_format=layout(self.model))
-            reference, slopes = exact(self.sample), known_slopes(exact, self.sample)
+            reference, slopes = self.exact(self.sample), known_slopes(self.exact, self.sample)
             for engine in self.engines:
                 refresh_engine(engine)
                 spare, engine.spare = engine.spare, ()
                 fault = compare(engine, self.sample, reference, slopes, sizes=(len(self.sample),))[1]
-                fault = fault or beyond(engine, exact, self.sample, slopes)
+                fault = fault or beyond(engine, self.exact, self.sample, slopes)
                 engine.spare, engine.count = spare, Count()
                 if not fault:
                     self.engine = engine

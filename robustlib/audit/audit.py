@@ -81,7 +81,7 @@ def audit(
     if pool is not None:
         check_images("audit's pool", pool)
     device = device or device_of(model if ready is None else ready.model, x)
-    made = ready or make_ready(model, x, num_classes or int(y.max()) + 1, device)
+    made = ready or make_ready(model, x, num_classes or highest + 1, device)
     check_highest("audit", highest, made.classes)
     x, y = x.to(device), y.to(device)
 

@@ -116,11 +116,11 @@ def fit(
     arguments, which is taken up where it stopped; on the CPU the weights then come out the same to the last bit.
     Raises TrainingDiverged when the loss is no longer a number.
     """
-    check_data("fit", x, y)
+    highest = check_data("fit", x, y)
     check_attack(settings)
     model = fitting_layout(model.to(device), x[:2])
     with evaluating(model), strict_float32():
-        check_classes(model, as_images(x[:2], device, layout(model)), int(y.max()) + 1)
+        check_classes(model, as_images(x[:2], device, layout(model)), highest + 1)
     # Chosen before a state is loaded: a run that is taken up again must choose as the first one did.
     search = follow(model, as_images(x[:SAMPLE], device, layout(model)))
     optimizer = make_optimizer(model, settings)
