@@ -1,23 +1,27 @@
 """What a study names is checked against the kernels, and what it leaves out filled in, before anything is queued."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from functools import partial, reduce
 from operator import or_
 from typing import Any, Literal, get_args, get_origin
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter
 
 from jobs.material import build_model, load_data
+from jobs.planned import Resolved
 from jobs.specs import AttackSpec, DataRef, DefenceSpec, ModelSpec
-from robustlib import corruptions
+from robustlib import corruptions, data
 from robustlib.arguments import NORMS_OF, check_arguments, check_norm
 from robustlib.attacks import ATTACKS, CURVES, ENSEMBLES, clean
 from robustlib.attacks.autoattack import Recipe
 from robustlib.attacks.surrogate import ARCH
 from robustlib.audit.audit import audit
+from robustlib.datasets.choose import choose
 from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify, match_sigma
 from robustlib.evaluate import make_ready
@@ -27,6 +31,7 @@ from robustlib.outcome import check_classes
 from robustlib.settings import AUDIT, CERTIFY, NORMS, TRANSFER, TrainSettings
 from robustlib.training import OBJECTIVES
 
+LOOKED_AT_BYTES = 256 * 2**20  # of decoded images, when a study is submitted; workers see the rest
 # Parameters of attacks that the spec has places of its own for, or that those who call them fill in.
 NOT_FOR_USERS = frozenset({"norm", "eps", "draws", "classes", "start", "spent", "surrogate"})
 
@@ -173,7 +178,7 @@ def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSet
 def check_attack(spec: AttackSpec, ref: DataRef, models: Iterable[ModelSpec]) -> None:
     """What can be said before anything runs of evaluations that do not take every image or model."""
     if spec.name == "corruption":
-        corruptions.check(**spec.params, shape=load_data(ref, "test").x.shape[1:])
+        corruptions.check(**spec.params, shape=load_data(ref).images.shape[1:])
         corruptions.library()
     if spec.name == CERTIFY:
         for model in models:
@@ -181,9 +186,24 @@ def check_attack(spec: AttackSpec, ref: DataRef, models: Iterable[ModelSpec]) ->
             match_sigma(outer.params["sigma"] if outer and outer.name == "smoothing" else None, spec.params["sigma"])
 
 
+def check_data(resolved: Resolved, trained: bool) -> None:
+    """Open the data set, and decode what is evaluated of it, and trained on, as far as that is no long work."""
+    study, test = resolved.study, load_data(resolved.data)
+    look_at(test, choose(test.y, study.examples, study.choose))
+    if trained:
+        train = load_data(resolved.train_data, "train")
+        look_at(train, np.arange(len(train)))
+
+
+def look_at(dataset: data.Dataset, rows: np.ndarray) -> None:
+    """Decode these images, or the first of them: what cannot be is best known before anything is queued."""
+    most = max(1, LOOKED_AT_BYTES // math.prod(dataset.images.shape[1:]))
+    dataset.images.need(rows[:most])
+
+
 def check_training(settings: TrainSettings, ref: DataRef) -> None:
     """What of a training's settings depends on its images."""
-    side = min(load_data(ref, "train").x.shape[2:])
+    side = min(load_data(ref, "train").image_size)
     if settings.crop >= side:
         raise ValueError(f"expected crop below the images' side, {side} pixels, got {settings.crop}")
 
@@ -194,19 +214,19 @@ def check_surrogate(attack: str, label: str | None, models: Mapping[str, ModelSp
         if label is not None:
             raise ValueError(f"{attack} takes no surrogate, {TRANSFER} does")
         return
-    dataset = load_data(ref, "test")
+    dataset = load_data(ref)
     if label is None:
         network(ARCH, dataset.in_channels, dataset.num_classes, dataset.image_size)
         return
     if label not in models:
         known = ", ".join(models)
         raise ValueError(f"{attack}: there is no model {label!r} to be its surrogate, expected one of: {known}")
-    some = torch.from_numpy(dataset.x[:2])
+    some = torch.from_numpy(dataset.images[:2])
     make_ready(build_model(models[label], dataset, 0), some, dataset.num_classes, torch.device("cpu")).as_surrogate()
 
 
 def check_model(spec: ModelSpec, ref: DataRef) -> None:
     """Build the model once as a job would: what does not fit is found before anything is queued."""
-    dataset = load_data(ref, "test")
+    dataset = load_data(ref)
     model = build_model(spec, dataset, 0)
-    check_classes(model, as_images(torch.from_numpy(dataset.x[:2]), torch.device("cpu")), dataset.num_classes)
+    check_classes(model, as_images(torch.from_numpy(dataset.images[:2]), torch.device("cpu")), dataset.num_classes)

@@ -23,6 +23,7 @@ from jobs.specs import AnySpec, AttackSpec, DataRef, EvalSpec, ModelSpec, TrainS
 from jobs.surrogates import pool
 from robustlib.attacks import ATTACKS
 from robustlib.attacks.surrogate import ARCH, EPOCHS
+from robustlib.datasets.lazy import LazyImages
 from robustlib.defences import RANDOMISED
 from robustlib.engine import Engine
 from robustlib.estimate import SURROGATE, VERDICTS, WORK, Rates, Work, calibrate
@@ -95,11 +96,11 @@ def weighed(work: Work) -> int:
 
 def pass_cost(spec: ModelSpec, ref: DataRef) -> float:
     """Multiplications of one pass of the model forward, in millions; of its parameters, where it takes no pass."""
-    test = load_data(ref, "test")
+    test = load_data(ref)
     model = build_model(spec, test, 0).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         try:
-            model(torch.zeros(1, *test.x.shape[1:]))
+            model(torch.zeros(1, *test.images.shape[1:]))
         except Exception:  # its jobs will say what is wrong with it, and must be there to do so
             return sum(p.numel() for p in model.parameters()) / 1e6
     return max(counter.get_total_flops() / 2e6, 1e-3)
@@ -128,9 +129,9 @@ def done_keys(url: str) -> set[str]:
 
 def measure(spec: ModelSpec, ref: DataRef, device: torch.device) -> Rates:
     """The model's rates on this device; a model that is yet to be trained is as quick as a trained one."""
-    test = load_data(ref, "test")
+    test = load_data(ref)
     model = build_model(spec, test, 0)
-    x = torch.from_numpy(test.x)
+    x = LazyImages(test.images)
     with contextlib.redirect_stdout(sys.stderr):  # what the model prints: stdout belongs to the estimate
         ready = make_ready(model, x, test.num_classes, device)
         images = as_images(x[:SAMPLE], device)
@@ -140,16 +141,16 @@ def measure(spec: ModelSpec, ref: DataRef, device: torch.device) -> Rates:
 def job_work(planned: Planned, resolved: Resolved) -> Work:
     match planned.spec:
         case TrainSpec(settings=settings):
-            total = len(load_data(resolved.data, "train").x)
+            total = len(load_data(resolved.train_data, "train"))
             n = total if settings.examples == "all" else min(settings.examples, total)
             objective: Any = OBJECTIVES[settings.objective]
             crafted_by = getattr(objective, "keywords", {}).get("attack")
             attack = Work(0) if crafted_by is None else attack_work(settings.objective, crafted_by, settings.attack)
             return (STEP + attack) * (n * settings.epochs)
         case EvalSpec(attack=attack, examples=examples):
-            total = len(load_data(resolved.data, "test").x)
+            total = len(load_data(resolved.data))
             n = total if examples == "all" else min(examples, total)
-            return (evaluation_work(attack, load_data(resolved.data, "test").num_classes) + VERDICTS) * n
+            return (evaluation_work(attack, load_data(resolved.data).num_classes) + VERDICTS) * n
     raise TypeError(f"expected a training or an evaluation, got {type(planned.spec).__name__}")
 
 
@@ -157,12 +158,12 @@ def surrogate_work(spec: AnySpec, ref: DataRef) -> list[tuple[ModelSpec, Work]]:
     """The passes of an evaluation's surrogate, with what it is; those of its training, where it has to learn first."""
     if not isinstance(spec, EvalSpec) or spec.attack.name not in SURROGATE or spec.attack.eps == 0:
         return []
-    attack, total = spec.attack, len(load_data(ref, "test").x)
+    attack, total = spec.attack, len(load_data(ref))
     n = total if spec.examples == "all" else min(spec.examples, total)
     work = SURROGATE[attack.name](attack.params) * (n * attack.restarts)
     if attack.surrogate is not None:
         return [(attack.surrogate.model, work)]
-    return [(ModelSpec(arch=ARCH), work + STEP * (EPOCHS * len(pool(ref, spec.examples)[0])))]
+    return [(ModelSpec(arch=ARCH), work + STEP * (EPOCHS * len(pool(ref, spec.examples, spec.choose)[0])))]
 
 
 def evaluation_work(attack: AttackSpec, classes: int) -> Work:

@@ -1,8 +1,9 @@
 """What an audit means as a job, and what the checks of evaluations leave in their rows."""
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import safetensors.torch
@@ -16,6 +17,7 @@ from robustlib.audit.audit import Audit, audit
 from robustlib.checks.idle import unmoved
 from robustlib.checks.limits import Finding, overall
 from robustlib.checks.quick import above_chance, look_at_outcome
+from robustlib.datasets.choose import choose
 from robustlib.evaluate import Ready
 from robustlib.metrics import summarise
 from robustlib.models.layers import Expectation
@@ -24,20 +26,20 @@ from robustlib.outcome import Outcome
 
 
 def run_audit(spec: EvalSpec, context: Context, ready: Ready) -> Iterator[Progress | Result]:
-    """Audit the model on the first examples of the test split, with a surrogate trained on its training split."""
+    """Audit the model on the chosen examples of a split, with a surrogate trained on the training split."""
     start = time.perf_counter()
     device = torch.device(context.device)
-    test = load_data(spec.data, "test")
-    try:
-        train = load_data(spec.data, "train").x[:2000]
-    except (ValueError, FileNotFoundError):
-        train = None  # a data set to attack only has none: no surrogate can be trained, and none is in what was tried
-    n = len(test.x) if spec.examples == "all" else min(spec.examples, len(test.x))
+    test = load_data(spec.data)
+    rows = choose(test.y, spec.examples, spec.choose)
+    train = None  # a data set to attack only has none: no surrogate can be trained, and none is in what was tried
+    if spec.data.split != "train":
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            train = load_data(spec.data, "train").images[:2000]
     assert spec.attack.norm is not None and spec.attack.eps is not None
     steps = audit(
         ready.model,
-        as_images(torch.from_numpy(test.x[:n]), device),
-        torch.from_numpy(test.y[:n]),
+        as_images(torch.from_numpy(test.images[rows]), device),
+        torch.from_numpy(test.y[rows]),
         norm=spec.attack.norm,
         eps=spec.attack.eps,
         seed=spec.seed,
@@ -48,7 +50,8 @@ def run_audit(spec: EvalSpec, context: Context, ready: Ready) -> Iterator[Progre
     )
     for number, found in enumerate(steps):
         if isinstance(found, Audit):
-            yield audited(found, spec, context, time.perf_counter() - start)
+            outcome = replace(found.outcome, index=rows[found.outcome.index])  # places in the split
+            yield audited(replace(found, outcome=outcome), spec, context, time.perf_counter() - start)
         else:
             yield Progress(number, 15, found)
 
@@ -88,8 +91,8 @@ def check_outcome(
     attacks: Sequence[Attack],
 ) -> list[Finding]:
     """The checks of an evaluation at one radius, with those of its model. attacks: that ran, in turn."""
-    device, test = torch.device(context.device), load_data(spec.data, "test")
-    x = as_images(torch.from_numpy(test.x[outcome.index]), device)
+    device, test = torch.device(context.device), load_data(spec.data)
+    x = as_images(torch.from_numpy(test.images[outcome.index]), device)
     y = torch.from_numpy(outcome.label).to(device)
     norm: Any = spec.attack.norm
     with strict_float32(), evaluating(ready.model):

@@ -50,15 +50,12 @@ class Result:
     artifacts: tuple[Artifact, ...] = ()
 
 
-def load_data(ref: DataRef, split: str) -> data.Dataset:
-    return open_data(ref.place, ref.sha256, split)
-
-
 @lru_cache(maxsize=4)  # a worker's jobs mostly share their data
-def open_data(place: str, sha256: str, split: str) -> data.Dataset:
-    if data.fingerprint(place) != sha256:
-        raise ValueError(f"dataset {place} has changed since the job was submitted: submit the study again")
-    return data.load(place, split)
+def load_data(ref: DataRef, split: str | None = None) -> data.Dataset:
+    """The split that is evaluated, or another one."""
+    if data.fingerprint(ref.place, ref.split, ref.reading) != ref.sha256:
+        raise ValueError(f"dataset {ref.place} has changed since the job was submitted: submit the study again")
+    return data.load(ref.place, split or ref.split, ref.reading)
 
 
 def find_file(place: str, sha256: str, folder: str, digest: Callable[[Path], str] = file_hash) -> str:

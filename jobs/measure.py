@@ -20,6 +20,8 @@ from jobs.surrogates import surrogate_of
 from jobs.whole import check_whole
 from robustlib.attacks.autoattack import Recipe
 from robustlib.attacks.cascade import Attack
+from robustlib.datasets.choose import choose
+from robustlib.datasets.lazy import LazyImages
 from robustlib.defences.certified import evaluate_certified
 from robustlib.engine import Engine
 from robustlib.evaluate import Ready, evaluate_curve, given
@@ -29,7 +31,7 @@ from robustlib.settings import AUDIT, CERTIFY
 
 
 def run_evaluation(spec: EvalSpec, context: Context) -> Iterator[Progress | Result]:
-    """Attack the first examples of the test split, in file order. The radii of a curve are one search, run once."""
+    """Attack the chosen examples of a split, in file order. The radii of a curve are one search, run once."""
     if spec.attack.name == AUDIT:
         yield from run_audit(spec, context, ready_model(spec, context)[0])
         return
@@ -60,10 +62,9 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
     """Evaluate at the attack's radius, or at all radii of its curve: progress, then a result for each."""
     start = time.perf_counter()
     device = torch.device(context.device)
-    test = load_data(spec.data, "test")
-    x, y = torch.from_numpy(test.x), torch.from_numpy(test.y)
-    n = len(x) if spec.examples == "all" else min(spec.examples, len(x))
-    first, last = (spec.first, spec.last) if isinstance(spec, ShardSpec) else (0, n)
+    test = load_data(spec.data)
+    x, y = LazyImages(test.images), torch.from_numpy(test.y)
+    rows = torch.from_numpy(examples_of(spec, test.y))
     ready, warm = ready_model(spec, context)
     surrogate = surrogate_of(spec, context)
     made_on = surrogate and surrogate.engine
@@ -71,7 +72,7 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
     recipes = [recipe_of(spec.attack, eps, ready.classes) for eps in radii]
     budgets = [0.0 if spec.attack.name == "clean" else eps for eps in radii]
     before, batches = cost(ready, made_on), []
-    common: Any = {"seed": spec.seed, "index": torch.arange(first, last), "device": device}
+    common: Any = {"seed": spec.seed, "index": rows, "device": device}
     if spec.attack.name == CERTIFY:
         found = evaluate_certified(ready, x, y, radii, **common, **spec.attack.params)
     else:
@@ -81,7 +82,7 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
         found = evaluate_curve(ready.model, x, y, plan, ready=ready, **common, **search, **chance)
     for batch in found:
         batches.append(batch)
-        yield Progress(sum(len(done[0].x_adv) for done in batches), last - first, "examples")
+        yield Progress(sum(len(done[0].x_adv) for done in batches), len(rows), "examples")
     seconds = time.perf_counter() - start
     shared = surroundings(context) | {"seconds": seconds / len(recipes)}
     extra: dict[str, Any] = {"mode": ready.mode(budgets[0]), "warmup_seconds": 0.0 if warm else ready.seconds}
@@ -103,6 +104,14 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
         attacks = [attack for _, attack in given(recipe.stages, made_on)]
         results[eps] = result(found, spec, context, shared | {"extra": own}, ready, eps, attacks)
     yield results
+
+
+def examples_of(spec: EvalSpec, y: np.ndarray) -> np.ndarray:
+    """Places of the examples that are evaluated; of a shard those in its range."""
+    rows = choose(y, spec.examples, spec.choose)
+    if isinstance(spec, ShardSpec):
+        rows = rows[(rows >= spec.first) & (rows < spec.last)]
+    return rows
 
 
 def accuracies(radii: Sequence[float | None], batches: Sequence[tuple[Batch, ...]]) -> list[list[float | None]]:

@@ -18,6 +18,7 @@ from jobs.specs import AttackSpec, CodeRef, DataRef, DefenceSpec, EvalSpec, File
 from jobs.study import Origin, Path_, Study, StudyAttack, StudyModel, explain
 from robustlib import KERNEL_VERSION, data
 from robustlib.code import code_hash, file_hash
+from robustlib.datasets.source import TEST
 from robustlib.settings import AUDIT, TrainSettings
 
 TRAIN_FIELDS = frozenset(field.name for field in fields(TrainSettings)) - {"attack"}
@@ -30,11 +31,18 @@ def resolve(study: Study, origin: Origin, folder: Path, data_folder: Path) -> Re
     """
     kind, colon, place = study.dataset.partition(":")
     name = f"{kind}:{absolute(data_folder, place)}" if colon and kind in data.PATH_DATASETS else study.dataset
-    ref = DataRef(place=name, sha256=guard(origin, ("dataset",), data.fingerprint, name))
+    ref = data_ref(study, origin, name, study.split)
+    train = ref if study.split == TEST else data_ref(study, origin, name, TEST)
     models = {label: resolve_model(model, origin, ("models", label), folder) for label, model in study.models.items()}
     content = [KERNEL_VERSION, study.model_dump(mode="json"), ref.sha256]
     content += [[model.weights and model.weights.sha256, model.code and model.code.sha256] for model in models.values()]
-    return Resolved(study, origin, ref, models, hashlib.sha256(canonical(content).encode()).hexdigest())
+    return Resolved(study, origin, ref, train, models, hashlib.sha256(canonical(content).encode()).hexdigest())
+
+
+def data_ref(study: Study, origin: Origin, name: str, split: Any) -> DataRef:
+    """The data set with its content's hash, evaluated on this split."""
+    sha256 = guard(origin, ("dataset",), data.fingerprint, name, split, study.reading)
+    return DataRef(place=name, sha256=sha256, split=split, reading=study.reading)
 
 
 def guard(origin: Origin, where: Path_, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -114,9 +122,8 @@ def checked(resolved: Resolved) -> list[Planned]:
     ]
     if study.audit == "full":
         attacks += list(audits(attacks, complete))
-    guard(origin, ("dataset",), complete.load_data, resolved.data, "test")
-    if any(model.train is not None for model in study.models.values()):
-        guard(origin, ("dataset",), complete.load_data, resolved.data, "train")
+    trained = any(model.train is not None for model in study.models.values())
+    guard(origin, ("dataset",), complete.check_data, resolved, trained)
     for spec, i in attacks:
         guard(origin, ("attacks", i), complete.check_attack, spec, resolved.data, resolved.models.values())
     settings = {
@@ -125,7 +132,7 @@ def checked(resolved: Resolved) -> list[Planned]:
     }
     for label, model in resolved.models.items():
         if (chosen := settings[label]) is not None:
-            guard(origin, ("models", label, "train"), complete.check_training, chosen, resolved.data)
+            guard(origin, ("models", label, "train"), complete.check_training, chosen, resolved.train_data)
         guard(origin, ("models", label), complete.check_model, model, resolved.data)
     asked = [(spec, surrogate_of(resolved, spec, i, complete)) for spec, i in attacks]
     jobs: dict[str, Planned] = {}

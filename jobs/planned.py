@@ -40,11 +40,15 @@ class Planned:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A study whose data and files were found and hashed; `identity` is a hash of all of it."""
+    """A study whose data and files were found and hashed; `identity` is a hash of all of it.
+
+    train_data: the data set for trainings, whichever split is evaluated: these share their networks.
+    """
 
     study: Study
     origin: Origin
     data: DataRef
+    train_data: DataRef
     models: dict[str, ModelSpec]
     identity: str
 
@@ -86,6 +90,7 @@ def model_jobs(
             data=resolved.data,
             attack=attack,
             examples=study.examples,
+            choose=study.choose,
             seed=seed,
             batch_size=study.batch_size,
             draws=study.draws,
@@ -106,7 +111,7 @@ def training(resolved: Resolved, label: str, settings: TrainSettings | None, see
         return None
     # The network inside learns without its defences, and is shared with a model that has none or others.
     bare = resolved.models[label].model_copy(update={"defence": ()})
-    spec = TrainSpec(model=bare, data=resolved.data, settings=settings, seed=seed)
+    spec = TrainSpec(model=bare, data=resolved.train_data, settings=settings, seed=seed)
     return planned(resolved, label, spec, (), settings.objective, seed)
 
 

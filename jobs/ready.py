@@ -10,9 +10,10 @@ from jobs import artifacts
 from jobs.material import Context, build_network, defend, load_data
 from jobs.specs import DataRef, EvalSpec, ModelSpec
 from robustlib import data, models
+from robustlib.datasets.lazy import LazyImages
 from robustlib.evaluate import Ready, make_ready
 
-Given = tuple[str, str, str, int, str | None, str, str, str, str]  # the arguments of make_model_ready
+Given = tuple[str, DataRef, int, str | None, str, str, str, str]  # the arguments of make_model_ready
 
 
 def ready_model(spec: EvalSpec, context: Context) -> tuple[Ready, bool]:
@@ -25,15 +26,14 @@ def ready_model(spec: EvalSpec, context: Context) -> tuple[Ready, bool]:
 def given(model: ModelSpec, train: str | None, spec: EvalSpec, context: Context) -> Given:
     """All that a model of an evaluation is made of: its own, or its surrogate."""
     weights = context.weights[train] if train is not None else ""
-    about = (model.model_dump_json(), spec.data.place, spec.data.sha256, spec.seed, train, weights)
+    about = (model.model_dump_json(), spec.data, spec.seed, train, weights)
     return (*about, context.device, context.artifacts, context.folder)
 
 
 @lru_cache(maxsize=3)  # the model, the one before it, and a surrogate
 def make_model_ready(
     model: str,
-    place: str,
-    sha256: str,
+    ref: DataRef,
     seed: int,
     train: str | None,
     weights: str,
@@ -41,11 +41,11 @@ def make_model_ready(
     artifacts: str,
     folder: str,
 ) -> Ready:
-    test = load_data(DataRef(place=place, sha256=sha256), "test")
+    test = load_data(ref)
     spec = ModelSpec.model_validate_json(model)
     context = Context(device, artifacts, folder, {train: weights} if train else {})
     built = trained_model(spec, test, seed, context, train)
-    return make_ready(built, torch.from_numpy(test.x), test.num_classes, torch.device(device))
+    return make_ready(built, LazyImages(test.images), test.num_classes, torch.device(device))
 
 
 def trained_model(spec: ModelSpec, dataset: data.Dataset, seed: int, context: Context, train: str | None) -> nn.Module:

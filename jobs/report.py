@@ -80,8 +80,8 @@ def grid_files(
         if sha256 is None:
             continue
         attacked = safetensors.numpy.load(artifacts.get(root, sha256))["x_adv"][: outcomes.SHOWN]
-        clean = shown.dataset.x[: len(attacked)].astype(np.float32) / 255
-        first = outcomes.outcome(db, row["job_id"], len(shown.names), kept).first
+        found = outcomes.outcome(db, row["job_id"], len(shown.names), kept)
+        clean, first = shown.dataset.images[found.index[: len(attacked)]].astype(np.float32) / 255, found.first
         captions = [(shown.name(before), shown.name(after)) for _, before, after in first[: len(attacked)]]
         title = f"{row['model']} under {condition(row)}"
         yield slug("images", row["model"]), figures.picture_grid(title, clean, attacked, captions)

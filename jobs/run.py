@@ -12,6 +12,7 @@ from jobs import artifacts
 from jobs.material import Context, Progress, Result, build_model, load_data, surroundings
 from jobs.measure import run_evaluation
 from jobs.specs import EvalSpec, TrainSpec
+from robustlib.datasets.lazy import LazyImages
 from robustlib.training.loop import Training, fit, split
 
 
@@ -31,7 +32,7 @@ def run_training(spec: TrainSpec, context: Context) -> Iterator[Progress | Resul
     key, total = spec.key(), spec.settings.epochs
     kept = artifacts.get_partial(context.artifacts, key)
     state = None if kept is None else torch.load(io.BytesIO(kept), map_location=context.device, weights_only=True)
-    x, y = torch.from_numpy(train.x), torch.from_numpy(train.y)
+    x, y = LazyImages(train.images), torch.from_numpy(train.y)
     done: Training | None = None
     epochs = fit(model, x, y, spec.settings, seed=spec.seed, device=torch.device(context.device), state=state)
     for done in epochs:

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Connection
 
 from jobs import queue, shards, worst
 from jobs.claims import SETTLES, claim
 from jobs.queue import Claimed
+from jobs.specs import DataRef
 from robustlib import data
+from robustlib.datasets.choose import choose
 from robustlib.settings import AUDIT
 
 MOST = 64  # settled between two looks at the workers
@@ -45,8 +48,8 @@ def split_long(db: Connection, claimed: Sequence[Claimed], slots: int, unit_seco
             kept.append(c)
             continue
         wanted = shards.wanted_shards(c, c.cost if curve is None else curve, slots, unit_seconds)
-        n = count(c.spec) if wanted > 1 else 0
-        ranges = shards.edges(n, wanted, c.spec["images"]) if n else []
+        rows = chosen(c.spec) if wanted > 1 else None
+        ranges = shards.edges(rows, wanted, c.spec["images"]) if rows is not None else []
         if len(ranges) > 1:
             shards.split(db, c, ranges)
         else:
@@ -54,15 +57,17 @@ def split_long(db: Connection, claimed: Sequence[Claimed], slots: int, unit_seco
     return kept
 
 
-def count(spec: dict[str, Any]) -> int:
-    """How many examples an evaluation looks at; 0 where its data cannot be read here: its worker says why."""
+def chosen(spec: dict[str, Any]) -> np.ndarray | None:
+    """Places of the examples that an evaluation looks at; None where its data cannot be read here: its worker says
+    why.
+    """
     try:
-        there = examples_in(spec["data"]["place"])
+        labels = labels_of(DataRef.model_validate(spec["data"]))
     except (OSError, ValueError):
-        return 0
-    return there if spec["examples"] == "all" else min(spec["examples"], there)
+        return None
+    return choose(labels, spec["examples"], spec.get("choose", "first"))
 
 
 @lru_cache
-def examples_in(place: str) -> int:
-    return len(data.load(place, "test").x)
+def labels_of(ref: DataRef) -> np.ndarray:
+    return data.load(ref.place, ref.split, ref.reading).y

@@ -35,13 +35,17 @@ def seconds_a_unit(db: Connection, device: str) -> float:
     return seconds / cost if cost else SECONDS_A_UNIT[device]
 
 
-def edges(n: int, wanted: int, images: int) -> list[tuple[int, int]]:
-    """At most so many ranges of n examples, nearly equal, cut at multiples of EDGE; the first holds all kept images."""
-    groups = -(-n // EDGE)
-    wanted = max(1, min(wanted, groups))
-    cuts = sorted({round(groups * i / wanted) * EDGE for i in range(1, wanted)})
-    inner = [cut for cut in cuts if images <= cut < n]
-    return list(zip([0, *inner], [*inner, n], strict=True))
+def edges(rows: np.ndarray, wanted: int, images: int) -> list[tuple[int, int]]:
+    """At most so many ranges of the places of examples, which rise, cut at multiples of EDGE.
+
+    Each holds nearly as many examples, the first all kept images.
+    """
+    groups = np.unique(rows // EDGE)
+    wanted = max(1, min(wanted, len(groups)))
+    cuts = sorted({int(groups[round(len(groups) * i / wanted)]) * EDGE for i in range(1, wanted)})
+    end = int(rows[-1]) + 1
+    inner = [cut for cut in cuts if images <= int((rows < cut).sum()) < len(rows)]
+    return list(zip([0, *inner], [*inner, end], strict=True))
 
 
 def wanted_shards(claimed: Claimed, cost: float, slots: int, unit_seconds: float) -> int:
@@ -117,7 +121,7 @@ def merge(db: Connection, claimed: Claimed) -> bool:
     shards = sorted(rows, key=lambda row: row["spec"]["first"])
     table = pa.concat_tables([examples.decode(row["data"]) for row in shards], promote_options="permissive")
     columns = examples.to_columns(table.unify_dictionaries())
-    if not np.array_equal(columns["index"], np.arange(len(table))):
+    if not holds_each_once(columns["index"], shards, claimed.spec):
         raise ValueError(f"expected the shards of job {claimed.id} to hold each example once, in order")
     data = examples.encode(examples.to_table(columns))
     row = summarise(columns) | {
@@ -134,6 +138,17 @@ def merge(db: Connection, claimed: Claimed) -> bool:
     for role, sha256 in db.execute(kept).all():
         db.execute(sa.insert(job_artifact).values(job_id=claimed.id, role=role, sha256=sha256))
     return True
+
+
+def holds_each_once(index: np.ndarray, shards: Sequence[Any], spec: dict[str, Any]) -> bool:
+    """Whether these are the places of all examples: those that the first ones have, or rising ones in whole ranges."""
+    if np.array_equal(index, np.arange(len(index))):
+        return True
+    if spec.get("choose", "first") == "first":
+        return False
+    ends = [(shard["spec"]["first"], shard["spec"]["last"]) for shard in shards]
+    whole = [0, *(last for _, last in ends[:-1])] == [first for first, _ in ends]
+    return whole and bool((np.diff(index) > 0).all()) and len(index) == spec["examples"]
 
 
 def merged_checks(db: Connection, shards: Sequence[int], of_whole: Sequence[Finding]) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import re
+from dataclasses import asdict
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
 from robustlib import KERNEL_VERSION
+from robustlib.datasets.source import AS_IT_IS, TEST, Reading
 from robustlib.settings import AUTOATTACK, ONE_SEARCH, TRANSFER, Norm, TrainSettings
 
 FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?)\s*/\s*(\d+(?:\.\d*)?)\s*")
@@ -22,6 +24,8 @@ def number(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(number)]
 Count = int | Literal["all"]
+Split = Literal["train", "test", "validation"]
+Choose = Literal["first", "stratified"]
 
 
 def canonical(data: Any) -> str:
@@ -50,10 +54,24 @@ class Spec(BaseModel):
 
 
 class DataRef(Spec):
-    """A data set: `place` is its name for robustlib.data.load, with an absolute path; sha256 its content."""
+    """A data set: `place` is its name for robustlib.data.load, with an absolute path; sha256 its content.
+
+    split: that is evaluated.  reading: see there.
+    """
 
     place: str
     sha256: str
+    split: Split = TEST
+    reading: Reading = AS_IT_IS
+
+    def __hash__(self) -> int:
+        return hash((self.place, self.sha256, self.split, self.reading))
+
+    @model_serializer(mode="wrap")
+    def without_nothing(self, dump: Any) -> dict[str, Any]:
+        """As data sets were stored before they could be read in other ways: keys stay what they were."""
+        usual = {"split": TEST, "reading": asdict(AS_IT_IS)}
+        return {name: value for name, value in dump(self).items() if usual.get(name) != value}
 
 
 class FileRef(Spec):
@@ -188,6 +206,7 @@ class EvalSpec(Spec):
 
     train: key of the training job that makes the weights, if one does.  images: how many attacked images to keep.
     draws, eot_draws: see robustlib.evaluate; used where the model turns out to be randomised.
+    choose: which examples, the split's first or as many of each class as its share of the split, the first of each.
     batch_size: how many examples are worked on together, at most.  shards: how many parts to split it into, as the
     driver sees fit where it is None. No number depends on either.
     """
@@ -200,6 +219,7 @@ class EvalSpec(Spec):
     data: DataRef
     attack: AttackSpec
     examples: Count = 1000
+    choose: Choose = "first"
     seed: int = 0
     batch_size: int | None = Field(default=None, ge=1)
     draws: int = Field(default=100, ge=1)
@@ -207,9 +227,14 @@ class EvalSpec(Spec):
     images: int = Field(default=0, ge=0)
     shards: int | None = Field(default=None, ge=1)
 
+    @model_serializer(mode="wrap")
+    def without_nothing(self, dump: Any) -> dict[str, Any]:
+        """As evaluations were stored before examples could be chosen, where they are the first: keys stay."""
+        return {name: value for name, value in dump(self).items() if (name, value) != ("choose", "first")}
+
 
 class ShardSpec(EvalSpec):
-    """A part of an evaluation: its examples from `first` up to `last`, without that."""
+    """A part of an evaluation: those of its examples with places from `first` up to `last`, without that."""
 
     kind: Literal["eval", "shard"] = "shard"
     first: int = Field(ge=0)

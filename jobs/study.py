@@ -1,6 +1,7 @@
 """A study as its author wrote it: YAML in, checked data out, every error with its line."""
 
 import math
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,8 @@ from pydantic import (
 
 from jobs.errors import SpecError
 from jobs.reading import Path_, read_yaml
-from jobs.specs import Count, Statistics
+from jobs.specs import Choose, Count, Split, Statistics
+from robustlib.datasets.source import AS_IT_IS, TEST, Reading
 from robustlib.settings import Norm
 
 
@@ -114,11 +116,19 @@ class Study(Part):
 
     name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
     dataset: str = "digits"
+    split: Split = TEST
+    label: str | None = None
+    image: str | None = None
+    classes: Literal["remap"] | None = None
+    size: int | tuple[int, int] | None = None
+    crop: int | None = None
+    exif_transpose: bool = False
     models: dict[str, StudyModel] = Field(min_length=1)
     attacks: list[StudyAttack] = Field(min_length=1)
     train: dict[str, Any] = {}
     seeds: list[Seed] = Field(default=[0], min_length=1)
     examples: Count = 1000
+    choose: Choose = "first"
     images: int = Field(default=0, ge=0)
     batch_size: int | None = Field(default=None, ge=1)
     draws: int = Field(default=100, ge=1)
@@ -126,6 +136,17 @@ class Study(Part):
     shards: int | None = Field(default=None, ge=1)
     audit: Literal["quick", "full"] = "quick"
     timeout_seconds: float | None = Field(default=None, gt=0)
+
+    @property
+    def reading(self) -> Reading:
+        """How the data set is read where its files leave that open."""
+        return Reading(**{option.name: getattr(self, option.name) for option in fields(Reading)})
+
+    @model_serializer(mode="wrap")
+    def without_nothing(self, dump: Any) -> dict[str, Any]:
+        """Without what is left as usual of the data set: a study from before it could be chosen is still the same."""
+        usual = {"split": TEST, "choose": "first"} | asdict(AS_IT_IS)
+        return {name: value for name, value in dump(self).items() if name not in usual or value != usual[name]}
 
     @field_validator("examples")
     @classmethod

@@ -1,19 +1,23 @@
 """What `transfer` makes its images on: another model of the study, or a network that learns the model's answers."""
 
+import contextlib
 import time
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from jobs.material import Context, load_data
 from jobs.ready import given, make_model_ready
-from jobs.specs import DataRef, EvalSpec
+from jobs.specs import Count, DataRef, EvalSpec
 from robustlib.attacks.cascade import predict
 from robustlib.attacks.surrogate import MOST, train_surrogate
 from robustlib.crew import threads_of
+from robustlib.datasets.choose import choose
+from robustlib.datasets.lazy import ImageSet, LazyImages
 from robustlib.draws import seeded
 from robustlib.engine import Engine
 from robustlib.evaluate import Ready, make_ready
@@ -41,7 +45,7 @@ class Surrogate:
     def engine(self) -> Engine:
         return self.ready.as_surrogate()
 
-    def told(self, outcome: Outcome, x: Tensor, device: torch.device) -> dict[str, Any]:
+    def told(self, outcome: Outcome, x: ImageSet, device: torch.device) -> dict[str, Any]:
         """What the row says of it. agreement: share of the originals, of which x are all, that both classify alike."""
         assert self.ready.engines is not None  # or it would be no surrogate
         exact = self.ready.engines.exact
@@ -60,19 +64,19 @@ def surrogate_of(spec: EvalSpec, context: Context) -> Surrogate | None:
     named = spec.attack.surrogate
     if named is not None:
         return Surrogate(make_model_ready(*given(named.model, named.train, spec, context)))
-    return learn(given(spec.model, spec.train, spec, context), spec.examples, spec.eot_draws)
+    return learn(given(spec.model, spec.train, spec, context), spec.examples, spec.choose, spec.eot_draws)
 
 
 @lru_cache(maxsize=1)
-def learn(model: Any, examples: int | str, eot_draws: int) -> Surrogate:
+def learn(model: Any, examples: Count, choose_by: str, eot_draws: int) -> Surrogate:
     """A network trained on the model's answers to images that are not evaluated, if there are others.
 
     model: the arguments of make_model_ready.
     """
     start = time.perf_counter()
-    _, place, sha256, seed, _, _, name, *_ = model
+    _, ref, seed, _, _, name, *_ = model
     ready, device = make_model_ready(*model), torch.device(name)
-    images, words = pool(DataRef(place=place, sha256=sha256), examples)
+    images, words = pool(ref, examples, choose_by)
     asked = Expectation(ready.model, eot_draws) if ready.engines is None else ready.engines.exact
     # One thread: sums over several may differ in their last bits, and a replay must come to the same network.
     with strict_float32(), evaluating(ready.model), threads_of(1), seeded(seed, "surrogate", device):
@@ -81,14 +85,15 @@ def learn(model: Any, examples: int | str, eot_draws: int) -> Surrogate:
     return Surrogate(found, words, len(images), time.perf_counter() - start)
 
 
-def pool(ref: DataRef, examples: int | str) -> tuple[Tensor, str]:
+def pool(ref: DataRef, examples: Count, choose_by: str = "first") -> tuple[Tensor, str]:
     """Images to learn from, at most MOST, and which they are."""
-    test = torch.from_numpy(load_data(ref, "test").x)
-    try:
-        return torch.from_numpy(load_data(ref, "train").x)[:MOST], "the training split"
-    except (ValueError, FileNotFoundError):  # a data set to attack only has none
-        n = len(test) if examples == "all" else int(examples)
-    rest = test[n : n + MOST]
-    return (
-        (rest, "the test split, images not attacked") if len(rest) >= FEWEST else (test[:MOST], "the attacked images")
-    )
+    dataset = load_data(ref)
+    if ref.split != "train":
+        with contextlib.suppress(ValueError, FileNotFoundError):  # a data set to attack only has none
+            return LazyImages(load_data(ref, "train").images)[:MOST], "the training split"
+    attacked = choose(dataset.y, examples, choose_by)
+    rest = np.setdiff1d(np.arange(len(dataset)), attacked)[:MOST]
+    images = LazyImages(dataset.images)
+    if len(rest) >= FEWEST:
+        return images[rest], f"the {ref.split} split, images not attacked"
+    return images[:MOST], "the attacked images"

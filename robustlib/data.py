@@ -1,45 +1,57 @@
-"""Data sets by name: uint8 on disk and in memory, decoded once into memory-mapped arrays, never floats here.
+"""Data sets by name: uint8 on disk and in memory, decoded as they are needed into a cache, never floats here.
 
-A data set is read from its source files by a reader (robustlib/readers.py, robustlib/torchvision_sets.py), checked, and
-kept as `x.npy` and `y.npy` in a cache folder named by the content of the source files. Opening it again maps those
-arrays and reads nothing.
+A data set is read from its source files by a reader (robustlib/readers.py, robustlib/datasets/). Its labels, and its
+images one by one as they are asked for, are kept in a cache folder named by the content of the source files. Whatever
+is read from there is checked by a hash, once a process, and made again where it is damaged.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from robustlib import readers
 from robustlib.code import file_hash
-from robustlib.readers import Images, Source
+from robustlib.datasets import cache, pictures
+from robustlib.datasets.pixels import Pixels
+from robustlib.datasets.sealed import read_sealed, write_atomically, write_sealed
+from robustlib.datasets.source import AS_IT_IS, TEST, Images, Pictures, Reading, Source
+from robustlib.datasets.statistics import statistics
 from robustlib.torchvision_sets import torchvision_set
 
-FORMAT_VERSION = "1"  # of the cache; part of its folders' names
+FORMAT_VERSION = "1"  # of what a fingerprint is made of, which is part of every job's key
+CACHE_VERSION = "2"  # of the cache's files; part of its folders' names
 
 
 @dataclass(frozen=True)
 class Dataset:
     """One split of a data set.
 
-    x: images, uint8, shape (N, C, H, W).  y: classes, int64, shape (N,).  names: the classes' names, in order.
-    mean, std: of the split by channel, on the scale [0, 1].
+    images: uint8, (N, C, H, W), decoded as they are asked for.  y: classes, int64, shape (N,).  names: the classes'
+    names, in order.  notes: how it was read, where a person may wonder.
     """
 
     name: str
     split: str
-    x: np.ndarray
+    images: Pixels
     y: np.ndarray
     names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def x(self) -> np.ndarray:
+        """All images at once, decoded; memory holds what is read of them."""
+        return self.images.whole()
 
     @property
     def num_classes(self) -> int:
@@ -47,11 +59,29 @@ class Dataset:
 
     @property
     def in_channels(self) -> int:
-        return self.x.shape[1]
+        return self.images.shape[1]
 
     @property
     def image_size(self) -> tuple[int, int]:
-        return self.x.shape[2], self.x.shape[3]
+        return self.images.shape[2], self.images.shape[3]
+
+    @cached_property
+    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation by channel, on the scale [0, 1]. The first time every image is decoded."""
+        place = self.images.folder / "moments.json"
+        found = read_sealed(place)
+        if found is None:
+            found = statistics(self.images)
+            write_sealed(place, found)
+        return tuple(found[0]), tuple(found[1])
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return self.moments[0]
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return self.moments[1]
 
 
 DATASETS: dict[str, Callable[[Path], Source]] = {
@@ -62,10 +92,16 @@ DATASETS: dict[str, Callable[[Path], Source]] = {
     "cifar100": torchvision_set("CIFAR100"),
     "svhn": torchvision_set("SVHN"),
 }
-PATH_DATASETS: dict[str, Callable[[Path], Source]] = {
+PATH_DATASETS: dict[str, Callable[[Path, Reading], Source]] = {
     "parquet": readers.parquet,
     "idx": readers.idx,
     "folder": readers.class_folders,
+}
+# What of a reading each of them has a use for.
+TAKES = {
+    "parquet": ("label", "image", "classes", "size", "crop", "exif_transpose"),
+    "idx": ("classes",),
+    "folder": ("size", "crop", "exif_transpose"),
 }
 
 
@@ -76,23 +112,42 @@ def home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "robustq"
 
 
-def source_of(name: str) -> Source:
+def source_of(name: str, reading: Reading = AS_IT_IS) -> Source:
     """The reader's view of a data set: its source files and how to read a split. Downloads where that is needed."""
     kind, colon, place = name.partition(":")
     if colon and kind in PATH_DATASETS:
+        check_reading(name, kind, reading)
         path = Path(place).expanduser()
-        with reading():
+        with users_files():
             if not path.exists():
                 raise FileNotFoundError(f"dataset {name}: there is no {path}")
-            return PATH_DATASETS[kind](path)
+            return PATH_DATASETS[kind](path, reading)
     if name in DATASETS:
+        check_reading(name, name, reading)
         return DATASETS[name](Path(os.environ.get("ROBUSTQ_DATA") or home() / "data"))
     known = ", ".join([*DATASETS, *(f"{kind}:PATH" for kind in PATH_DATASETS)])
     raise ValueError(f"unknown dataset {name!r}, expected one of: {known}")
 
 
+def check_reading(name: str, kind: str, reading: Reading) -> None:
+    """Raises ValueError for what has no effect on a data set of this kind, or is no size."""
+    for option, value in asked(reading).items():
+        if option not in TAKES.get(kind, ()):
+            takers = ", ".join(f"{other}:PATH" for other, taken in TAKES.items() if option in taken)
+            raise ValueError(f"{option} has no effect on dataset {name}: expected one of {takers}")
+        sides = value if isinstance(value, tuple) else (value,)
+        if option in ("size", "crop") and any(side < 1 for side in sides):
+            raise ValueError(f"expected {option} of at least 1 pixel, got {value}")
+
+
+def asked(reading: Reading) -> dict[str, Any]:
+    """What a reading asks for beyond the usual."""
+    usual = asdict(AS_IT_IS)
+    return {option: value for option, value in asdict(reading).items() if value != usual[option]}
+
+
 @contextlib.contextmanager
-def reading() -> Iterator[None]:
+def users_files() -> Iterator[None]:
     """A file of the user's that cannot be read is what they can mend: the system's error becomes a ValueError."""
     try:
         yield
@@ -102,21 +157,25 @@ def reading() -> Iterator[None]:
         raise ValueError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
-def fingerprint(name: str) -> str:
-    """SHA-256 over the content of the data set's source files: the same data has the same one, wherever it lies."""
-    return digest(source_of(name))
+def fingerprint(name: str, split: str = TEST, reading: Reading = AS_IT_IS) -> str:
+    """SHA-256 over the content of the data set's source files: the same data has the same one, wherever it lies.
+
+    split: that is evaluated; a study of another than "test" rests on its files too.
+    """
+    return digest(source_of(name, reading), split, reading)
 
 
-def digest(source: Source) -> str:
+def digest(source: Source, split: str = TEST, reading: Reading = AS_IT_IS) -> str:
     """Hash every source file. One whose size and time have not changed since it was last hashed is not read again."""
     notes_path = home() / "fingerprints.json"
     try:
         notes = json.loads(notes_path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         notes = {}
-    total, fresh = hashlib.sha256(f"{source.reader}/{FORMAT_VERSION}".encode()), False
-    for relative, path in source.files:
-        with reading():
+    how = "".join(f"/{option}={value}" for option, value in sorted(asked(reading).items()))
+    total, fresh = hashlib.sha256(f"{source.reader}/{FORMAT_VERSION}{how}".encode()), False
+    for relative, path in source.files_of(split):
+        with users_files():
             stat = path.stat()
             key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
             if key not in notes:
@@ -128,59 +187,56 @@ def digest(source: Source) -> str:
     return total.hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+def load(name: str, split: str, reading: Reading = AS_IT_IS) -> Dataset:
+    """Open one split ("train", "test" or "validation") of a data set; its images are decoded as they are asked for.
 
-
-def load(name: str, split: str) -> Dataset:
-    """Open one split ("train" or "test") of a data set, decoding and caching it the first time.
-
-    Raises ValueError for a name that does not exist or images that do not fit together, FileNotFoundError where the
-    source is missing and cannot be fetched; both say what to do.
+    The first time its labels are read and its pictures looked at. Raises ValueError for a name that does not exist or
+    images that do not fit together, FileNotFoundError where the source is missing and cannot be fetched; both say what
+    to do.
     """
-    source = source_of(name)
-    folder = home() / "datasets" / f"{digest(source)[:32]}-{split}"
-    if not (folder / "facts.json").exists():
-        if split not in source.splits:
-            raise ValueError(f"dataset {name} has no {split!r} split, it has: {', '.join(source.splits)}")
-        store(folder, source.read(split))
-    facts = json.loads((folder / "facts.json").read_text())
-    # Mode "c" maps the file and never writes it, but lets torch share the memory without a warning.
-    x, y = (np.load(folder / f"{part}.npy", mmap_mode="c") for part in "xy")
-    return Dataset(name, split, x, y, tuple(facts["names"]), tuple(facts["mean"]), tuple(facts["std"]))
+    source = source_of(name, reading)
+    content = digest(source, split, reading)
+    folder = home() / "datasets" / f"{content[:32]}-{split}-{CACHE_VERSION}"
+    facts = cache.facts_of(folder)
+    if facts is None:
+        check_split(name, split, source)
+        with users_files():
+            facts = cache.store(folder, source.read(split))
+    found = Undecoded(name, split, source, reading, content, facts["form"])
+    images = Pixels(folder, found.decode)
+    y = np.load(folder / "y.npy")
+    return Dataset(name, split, images, y, tuple(facts["names"]), (*source.notes, *facts["notes"]))
 
 
-def store(folder: Path, images: Images) -> None:
-    """Write the arrays into a temporary folder and rename it: a cache folder is complete or absent."""
-    x, y, names = images.x, images.y.astype(np.int64), images.names
-    if len(x) == 0:
-        raise ValueError("the dataset holds no image")
-    if y.min() < 0 or y.max() >= len(names):
-        raise ValueError(f"the dataset has labels from {y.min()} to {y.max()}, expected 0 to {len(names) - 1}")
-    pixels = x.transpose(1, 0, 2, 3).reshape(x.shape[1], -1)
-    counts = np.stack([np.bincount(channel, minlength=256) for channel in pixels]) / pixels.shape[1]
-    levels = np.arange(256) / 255
-    mean = counts @ levels
-    std = np.sqrt(counts @ levels**2 - mean**2)
-    # A channel that never changes is left unscaled.
-    facts = {"names": names, "mean": mean.tolist(), "std": np.where(std > 0, std, 1.0).tolist()}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
-    try:
-        np.save(temporary / "x.npy", np.ascontiguousarray(x))
-        np.save(temporary / "y.npy", y)
-        (temporary / "facts.json").write_text(json.dumps(facts))
-        os.chmod(temporary, 0o755)
-        os.rename(temporary, folder)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not (folder / "facts.json").exists():  # else another process was faster, with the same content
-            raise
+def check_split(name: str, split: str, source: Source) -> None:
+    if split not in source.splits:
+        there = ", ".join(source.splits)
+        mend = f": `split: {source.splits[0]}` evaluates on that" if split == TEST else ""
+        raise ValueError(f"dataset {name} has no {split!r} split, it has: {there}{mend}")
+
+
+@dataclass
+class Undecoded:
+    """A split's images in their source files. content: the fingerprint that these must still have."""
+
+    name: str
+    split: str
+    source: Source
+    reading: Reading
+    content: str
+    form: list[Any] | None
+    found: Images | Pictures | None = None
+
+    def decode(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """The images of these rows, which rise, in turn. Raises ValueError for what is damaged, or not the same."""
+        if digest(self.source, self.split, self.reading) != self.content:
+            raise ValueError(f"dataset {self.name} has changed since it was opened: submit the study again")
+        with users_files():
+            self.found = self.found or self.source.read(self.split)
+            if isinstance(self.found, Images):
+                yield from self.found.x[rows]
+                return
+            assert self.form is not None  # of pictures there is one
+            form = pictures.Form(self.form[0], tuple(self.form[1]))
+            for row, data in zip(rows.tolist(), self.found.fetch(rows), strict=True):
+                yield pictures.decode(data, self.found.where(row), form, self.found.reading)

@@ -17,6 +17,7 @@ from robustlib.attacks.curve import curve
 from robustlib.checks.limits import Finding
 from robustlib.checks.quick import look_at_model
 from robustlib.crew import Crew, make_crew, members, threads_of
+from robustlib.datasets.lazy import ImageSet
 from robustlib.draws import Draws, seeded
 from robustlib.engine import Engine
 from robustlib.inputs import check_data, check_highest, check_radii
@@ -63,7 +64,7 @@ class Ready:
 
 def evaluate(
     model: nn.Module,
-    x: Tensor,
+    x: ImageSet,
     y: Tensor,
     attacks: Sequence[tuple[str, Attack]],
     *,
@@ -83,7 +84,7 @@ def evaluate(
 @checked_options
 def evaluate_curve(
     model: nn.Module,
-    x: Tensor,
+    x: ImageSet,
     y: Tensor,
     plan: Sequence[tuple[float | None, Sequence[tuple[str, Attack]]]],
     *,
@@ -100,7 +101,7 @@ def evaluate_curve(
 ) -> Iterator[tuple[Batch, ...]]:
     """Evaluate at several radii as one search, batch by batch; a batch's outcome at each radius, in their order.
 
-    x: images, uint8 or floats in [0, 1], shape (N, C, H, W).  y: classes, shape (N,).
+    x: images, uint8 or floats in [0, 1], shape (N, C, H, W), or decoded as they are needed.  y: classes, shape (N,).
     plan: radii, rising, each with its attacks by name: see robustlib.attacks.curve.
     index: which of the examples to evaluate; all where it is None.  batch_size: how many are worked on together; chosen
     by memory where it is None. No number depends on either: an example's randomness belongs to its place in x.
@@ -143,7 +144,7 @@ def evaluate_curve(
     yield from each_within(steps(), strict_float32, partial(evaluating, ready.model))
 
 
-def make_ready(model: nn.Module, x: Tensor, num_classes: int, device: torch.device) -> Ready:
+def make_ready(model: nn.Module, x: ImageSet, num_classes: int, device: torch.device) -> Ready:
     """Look at the model with the first images of the data set, and make its search copy; on a GPU, warm it up.
 
     Raises ValueError for a model that does not give a finite logit for each of the classes.

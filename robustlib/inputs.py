@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.arguments import NORMS, NORMS_OF, check_arguments, check_value, check_width, keywords
+from robustlib.datasets.lazy import ImageSet, LazyImages
 from robustlib.draws import Draws
 from robustlib.engine import Engine
 
@@ -71,7 +72,7 @@ def check_batch(owner: str, given: dict[str, Any]) -> int:
     return -1 if y is None else check_lowest(owner, *ends[1])
 
 
-def check_data(owner: str, x: Tensor, y: Tensor, index: Tensor | None = None, *, boxed: bool = False) -> int:
+def check_data(owner: str, x: ImageSet, y: Tensor, index: Tensor | None = None, *, boxed: bool = False) -> int:
     """Check a data set that is taken batch by batch, and which of its examples to take; returns the highest label.
 
     boxed: images are floats, and all of them are looked at; else they may be uint8, and whoever makes floats of them
@@ -82,7 +83,7 @@ def check_data(owner: str, x: Tensor, y: Tensor, index: Tensor | None = None, *,
     if len(x) == 0:
         raise ValueError(f"{owner}: expected at least one image, got none")
     if boxed:
-        check_box(owner, *extremes(x)[0])
+        check_box(owner, *extremes(x[:])[0])
     if index is not None and len(index):
         low, high = extremes(index)[0]
         if index.dtype != torch.int64 or index.ndim != 1 or low < 0 or high >= len(x):
@@ -93,7 +94,7 @@ def check_data(owner: str, x: Tensor, y: Tensor, index: Tensor | None = None, *,
 
 def check_images(owner: str, x: Any, *, whole: bool = False) -> None:
     """whole: uint8 is taken too."""
-    if not isinstance(x, Tensor):
+    if not isinstance(x, Tensor) and not (whole and isinstance(x, LazyImages)):
         raise TypeError(f"{owner}: expected images as a tensor of shape (B, C, H, W), got {type(x).__name__}")
     if x.ndim != 4 or 0 in x.shape[1:]:
         raise ValueError(f"{owner}: expected images of shape (B, C, H, W), got {tuple(x.shape)}")
@@ -102,7 +103,7 @@ def check_images(owner: str, x: Any, *, whole: bool = False) -> None:
         raise TypeError(f"{owner}: expected images as floats in [0, 1]{' or uint8' * whole}, got {x.dtype}{mend}")
 
 
-def check_labels(owner: str, x: Tensor, y: Any, *, beside: bool = True) -> None:
+def check_labels(owner: str, x: ImageSet, y: Any, *, beside: bool = True) -> None:
     """beside: labels lie on the images' device."""
     if not isinstance(y, Tensor) or y.dtype != torch.int64:
         came = y.dtype if isinstance(y, Tensor) else type(y).__name__

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from robustlib.datasets.lazy import ImageSet
+
 Step = TypeVar("Step")
 
 # Whatever computes float32 in fewer bits where it may: TF32 on GPUs, TF32 or bfloat16 on CPUs.
@@ -116,7 +118,7 @@ def each_within(steps: Iterator[Step], *contexts: Callable[[], AbstractContextMa
         yield step
 
 
-def device_of(model: nn.Module, x: Tensor) -> torch.device:
+def device_of(model: nn.Module, x: ImageSet) -> torch.device:
     """Where the model lies; where the images do, for one that has no tensors."""
     return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), x.device)
 

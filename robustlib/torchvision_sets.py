@@ -10,7 +10,7 @@ from urllib.error import URLError
 
 import numpy as np
 
-from robustlib.readers import Images, Source
+from robustlib.datasets.source import Images, Source
 
 
 def torchvision_set(name: str) -> Callable[[Path], Source]:
@@ -26,7 +26,7 @@ def open_torchvision(name: str, root: Path) -> Source:
         (folder / ".complete").touch()
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".complete")
     relative = [(str(path.relative_to(folder)), path) for path in files]
-    return Source(f"torchvision/{name}", relative, ("train", "test"), partial(read_torchvision, name, folder))
+    return Source(f"torchvision/{name}", {"": relative}, ("train", "test"), partial(read_torchvision, name, folder))
 
 
 def fetch(name: str, folder: Path, split: str, *, download: bool) -> Any:

@@ -24,7 +24,7 @@ class Outcome:
     clean, attacked: confusion matrices, shape (classes, classes), None where a model names classes that the data lacks.
     counts: images by class.  clean_right, attacked_right: accuracies by class, fractions, NaN without images.
     broken_by: images by the attack that broke them, "clean" for those wrong at first, "" for those that stand.
-    first: label and predictions of the first images, clean and attacked.
+    index, first: places in the split, and label and predictions, of the first images, clean and attacked.
     """
 
     clean: np.ndarray | None
@@ -33,6 +33,7 @@ class Outcome:
     clean_right: np.ndarray
     attacked_right: np.ndarray
     broken_by: dict[str, int]
+    index: list[int]
     first: tuple[tuple[int, int, int], ...]
 
 
@@ -63,6 +64,7 @@ def summed(columns: dict[str, np.ndarray], classes: int) -> Outcome:
         clean_right=by_class["clean_correct"],
         attacked_right=by_class["adversarial_correct"],
         broken_by={str(name): int(n) for name, n in zip(breakers, times, strict=True)},
+        index=columns["index"][:SHOWN].tolist(),
         first=tuple(zip(*(columns[name][:SHOWN].tolist() for name in names), strict=True)),
     )
 

@@ -16,6 +16,7 @@ from jobs.page.outcomes import SHOWN, Kept, Outcome, outcome
 from jobs.page.ranking import grouped
 from jobs.query import artifact_of
 from jobs.show import eps_text
+from jobs.specs import DataRef
 from robustlib import data
 from robustlib.settings import AUDIT, CERTIFY
 
@@ -74,17 +75,18 @@ def open_data(ref: Row | None, kept: Kept) -> Data:
     """The data set that a sweep names, where this machine has it with the same content."""
     if ref is None:
         return Data(None, "no evaluation is done yet", ())
-    key = ("data", ref["place"], ref["sha256"])
-    if key not in kept:
-        kept[key] = find_data(ref["place"], ref["sha256"])
-    return kept[key]
+    spec = DataRef.model_validate(ref)
+    if ("data", spec) not in kept:
+        kept["data", spec] = find_data(spec)
+    return kept["data", spec]
 
 
-def find_data(place: str, sha256: str) -> Data:
+def find_data(ref: DataRef) -> Data:
     try:
-        if data.fingerprint(place) != sha256:
-            return Data(None, f"the data set {place} on this machine is another than the one that was evaluated", ())
-        dataset = data.load(place, "test")
+        if data.fingerprint(ref.place, ref.split, ref.reading) != ref.sha256:
+            gone = f"the data set {ref.place} on this machine is another than the one that was evaluated"
+            return Data(None, gone, ())
+        dataset = data.load(ref.place, ref.split, ref.reading)
     except (OSError, ValueError) as error:  # the page is about results, and those are there
         return Data(None, str(error), ())
     return Data(dataset, "", dataset.names)
@@ -98,8 +100,8 @@ def grids(db: Connection, root: str, rows: Sequence[Row], shown: Data, kept: Kep
             continue
         if ("grid", row["job_id"]) not in kept:
             attacked = safetensors.numpy.load(artifacts.get(root, sha256))["x_adv"][:SHOWN]
-            clean = shown.dataset.x[: len(attacked)].astype(np.float32) / 255
             found = outcome(db, row["job_id"], len(shown.names), kept)
+            clean = shown.dataset.images[found.index[: len(attacked)]].astype(np.float32) / 255
             kept["grid", row["job_id"]] = draw(clean, attacked, found, shown)
         magnified, images = kept["grid", row["job_id"]]
         yield Grid(f"{row['model']} under {condition(row)}", magnified, images)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustlib.datasets.lazy import ImageSet
 from robustlib.defences.smoothing import Certificate, certify, unsmoothed
 from robustlib.draws import Draws, seeded
 from robustlib.evaluate import SAMPLE, Ready, batches
@@ -23,7 +24,7 @@ from robustlib.settings import CERTIFY
 
 def evaluate_certified(
     ready: Ready,
-    x: Tensor,
+    x: ImageSet,
     y: Tensor,
     radii: Sequence[float | None],
     *,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustlib.arguments import NORMS, NORMS_OF, check_arguments, checked_options, keywords
 from robustlib.attacks.cascade import correct
 from robustlib.attacks.pgd import pgd
+from robustlib.datasets.lazy import ImageSet
 from robustlib.draws import Draws, generator, seeded, stream_key
 from robustlib.following import Follower, follow
 from robustlib.inputs import check_data
@@ -102,7 +103,7 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Opt
 @checked_options
 def fit(
     model: nn.Module,
-    x: Tensor,
+    x: ImageSet,
     y: Tensor,
     settings: TrainSettings,
     *,
@@ -112,8 +113,9 @@ def fit(
 ) -> Iterator[Training]:
     """Train the model, yielding after every epoch.
 
-    x: images, uint8, shape (N, C, H, W).  y: classes, shape (N,).  state: that of an earlier run with the same
-    arguments, which is taken up where it stopped; on the CPU the weights then come out the same to the last bit.
+    x: images, uint8, shape (N, C, H, W), or decoded as they are needed.  y: classes, shape (N,).
+    state: that of an earlier run with the same arguments, which is taken up where it stopped; on the CPU
+    the weights then come out the same to the last bit.
     Raises TrainingDiverged when the loss is no longer a number.
     """
     highest = check_data("fit", x, y)
@@ -189,7 +191,7 @@ def merit(epoch: Epoch, settings: TrainSettings) -> float:
 
 def run_epoch(
     model: nn.Module,
-    x: Tensor,
+    x: ImageSet,
     y: Tensor,
     train: Tensor,
     optimizer: torch.optim.Optimizer,

@@ -43,7 +43,7 @@ def small_plan() -> list[Planned]:
 def resolved(name: str = "small") -> Resolved:
     entry = {"arch": "lenet5", "train": {}}
     study = Study.model_validate({"name": name, "models": {"a": entry}, "attacks": [{"name": "pgd"}]})
-    return Resolved(study, Origin(name, {}, {}), DATA, {}, f"{name:0<64}")
+    return Resolved(study, Origin(name, {}, {}), DATA, DATA, {}, f"{name:0<64}")
 
 
 @contextmanager

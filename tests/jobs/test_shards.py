@@ -1,5 +1,6 @@
 """A split evaluation gives the row and the outcomes of the whole one, and its shards are jobs like others."""
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import select
@@ -38,13 +39,13 @@ STUDY = {
     ],
 )
 def test_ranges(n, wanted, images, ranges):
-    assert edges(n, wanted, images) == ranges
+    assert edges(np.arange(n), wanted, images) == ranges
 
 
 def test_ranges_cover_every_example_once():
     for n in (1, 100, 101, 999, 10_000):
         for wanted in (1, 2, 3, 7, 64):
-            found = edges(n, wanted, 0)
+            found = edges(np.arange(n), wanted, 0)
             assert [i for first, last in found for i in range(first, last)] == list(range(n))
             assert all(first % shards.EDGE == 0 for first, _ in found) and len(found) <= wanted
 

@@ -1,0 +1,83 @@
+"""The cache of a split: a folder with its facts, its labels, and its images as far as they were decoded."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustlib.datasets import pictures, pixels
+from robustlib.datasets.sealed import read_sealed, write_sealed
+from robustlib.datasets.source import Images, Pictures
+
+FACTS = "facts.json"
+
+
+def facts_of(folder: Path) -> Any:
+    """Names, form and notes of a cached split; None where it is not there, or its labels or facts are damaged."""
+    facts = read_sealed(folder / FACTS)
+    if facts is None or not all((folder / name).exists() for name in ("x.npy", "x.sums", "y.npy")):
+        return None
+    return facts if hashlib.sha256((folder / "y.npy").read_bytes()).hexdigest() == facts["y_sha256"] else None
+
+
+def store(folder: Path, found: Images | Pictures) -> Any:
+    """Make the cache of a split; returns its facts. Pictures are only looked at, images kept as they are.
+
+    Raises ValueError where they, or their labels, do not fit together.
+    """
+    y, names = found.y.astype(np.int64), found.names
+    if len(y) == 0:
+        raise ValueError("the dataset holds no image")
+    if y.min() < 0 or y.max() >= len(names):
+        raise ValueError(f"the dataset has labels from {y.min()} to {y.max()}, expected 0 to {len(names) - 1}")
+    facts: dict[str, Any] = {"names": list(names), "form": None, "notes": []}
+    with complete_or_absent(folder) as temporary:
+        if isinstance(found, Pictures):
+            form = pictures.survey(found)
+            facts |= {"form": [form.mode, list(form.shape)], "notes": list(form.notes)}
+            pixels.make_room(temporary, (len(y), *form.shape))
+        else:
+            pixels.keep(temporary, found.x)
+        np.save(temporary / "y.npy", y)
+        facts["y_sha256"] = hashlib.sha256((temporary / "y.npy").read_bytes()).hexdigest()
+        write_sealed(temporary / FACTS, facts)
+    return facts
+
+
+@contextmanager
+def complete_or_absent(folder: Path) -> Iterator[Path]:
+    """A temporary folder, renamed at the end of the block: a cache folder is complete or absent.
+
+    One that is there but damaged makes way for it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
+    try:
+        yield temporary
+        for name in temporary.iterdir():
+            sync(name)
+        os.chmod(temporary, 0o755)
+        if folder.exists() and facts_of(folder) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        os.rename(temporary, folder)
+        sync(folder.parent)
+    except OSError:
+        if facts_of(folder) is None:  # else another process was faster, with the same content
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until it is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

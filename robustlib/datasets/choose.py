@@ -1,0 +1,25 @@
+"""Which examples of a split are evaluated."""
+
+from typing import Literal
+
+import numpy as np
+
+
+def choose(y: np.ndarray, examples: int | Literal["all"], how: str = "first") -> np.ndarray:
+    """Places of the chosen examples, rising: the first so many, or all where there are no more.
+
+    how: "stratified" takes of each class as many as is its share, by largest remainder; the first of each.
+    y: classes, shape (N,).
+    """
+    if examples == "all" or examples >= len(y):
+        return np.arange(len(y))
+    if how == "first":
+        return np.arange(examples)
+    counts = np.bincount(y)
+    # In whole numbers: a remainder must not depend on how a share was rounded.
+    quotas, rest = np.divmod(counts.astype(np.int64) * examples, len(y))
+    short = examples - quotas.sum()
+    quotas[np.argsort(-rest, kind="stable")[:short]] += 1
+    order = np.argsort(y, kind="stable")
+    starts = np.cumsum(counts) - counts
+    return np.sort(np.concatenate([order[s : s + q] for s, q in zip(starts, quotas, strict=True)]))
