@@ -11,6 +11,7 @@ from cluster.asked import cluster_option, insecure_option, open_cluster
 from jobs import commands
 from jobs.console import PRIORITY, SEED, Commands, json_option, open_store, remote_words, sweep_option
 from jobs.errors import JobsFailed
+from jobs.options import READING_NAMES, dataset_options
 from robustlib import VERSION
 
 address_option = click.option("--address", help="Ray cluster to run on, auto for this machine's; default: none.")
@@ -21,6 +22,7 @@ cpus_option = click.option("--cpus-per-job", type=click.IntRange(1), help="CPU t
 def study_options(command: Any) -> Any:
     """What replaces entries of a study from the command line."""
     for option in (
+        dataset_options,
         click.option("--examples", help="Test examples to attack, or all."),
         click.option("--epochs", type=click.IntRange(1), help="Epochs of every training."),
         click.option("--dataset", help="Data set, such as digits or parquet:PATH."),
@@ -130,7 +132,7 @@ def submit(ctx: click.Context, study: Path, priority: int, cluster: str | None, 
         return
     from cluster import remote
 
-    options = remote_words(ctx, only=("examples", "epochs", "dataset", "priority"))[1:]
+    options = remote_words(ctx, only=("examples", "epochs", "dataset", "priority", "choose", *READING_NAMES))[1:]
     number, what = remote.submit_study(open_cluster(ctx, cluster, insecure), study, options)
     click.echo(f"{number} {what}; follow it with: robustq attach {number} --cluster {cluster}")
 
@@ -178,6 +180,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 @click.argument("model")
 @click.option("--weights", help="File of weights: safetensors or a state dict.")
 @click.option("--dataset", default="digits", show_default=True, help="Data set to attack on.")
+@dataset_options
 @click.option(
     "--attack", "attacks", multiple=True, default=["pgd"], show_default=True, help="May be given several times."
 )
@@ -215,6 +218,7 @@ def attack(
 @click.argument("model")
 @click.option("--weights", help="File of weights: safetensors or a state dict.")
 @click.option("--dataset", default="digits", show_default=True, help="Data set to attack on.")
+@dataset_options
 @click.option("--norm", default="Linf", show_default=True, help="Linf, L2 or L1.")
 @click.option("--eps", required=True, help="Radius, such as 8/255.")
 @click.option(
@@ -248,6 +252,7 @@ def audit(ctx: click.Context, cpus_per_job: int | None, as_json: bool, **options
 @main.command()
 @click.argument("model")
 @click.option("--dataset", default="digits", show_default=True, help="Data set to train and test on.")
+@dataset_options
 @click.option("--objective", default="standard", show_default=True, help="See `robustq list objectives`.")
 @click.option(
     "--param", "params", multiple=True, help="A setting or attack parameter, such as eps=8/255 or optimizer=adam."

@@ -8,6 +8,7 @@ import yaml
 
 from jobs.engine import Store
 from jobs.errors import SpecError
+from jobs.options import READING_NAMES
 from jobs.plan import Resolved, resolve
 from jobs.specs import number
 from jobs.study import Origin, Study, check, load_study
@@ -31,6 +32,8 @@ def read_file(path: Path, changes: dict[str, Any]) -> tuple[Study, Origin, Path]
     given = {name: value for name, value in changes.items() if value is not None}
     if "examples" in given:
         given["examples"] = count(given["examples"])
+    if "size" in given:
+        given["size"] = side(given["size"])
     study, origin = load_study(path, given)
     # What the command line names lies relative to where it was typed.
     return study, origin, Path() if "dataset" in given else path.parent
@@ -41,6 +44,14 @@ def count(value: str) -> int | str:
     if value == "all" or value.isdecimal():
         return value if value == "all" else int(value)
     raise SpecError(f"--examples: expected a number or all, got {value!r}")
+
+
+def side(value: str) -> int | list[int]:
+    """A size in pixels: of the shorter side, or of height and width."""
+    parts = value.split("x")
+    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+        raise SpecError(f"--size: expected pixels as 256 or 224x320, got {value!r}")
+    return int(value) if len(parts) == 1 else [int(part) for part in parts]
 
 
 def submit_attack(url: str, options: dict[str, Any]) -> tuple[Store, Submitted]:
@@ -83,7 +94,10 @@ def submit_one_off(
         "seeds": [options["seed"]],
         "examples": count(options["examples"]),
     }
-    named = {"dataset": "--dataset", "eps": "--eps", "norm": "--norm", "weights": "--weights", "train": "--param"}
+    given = {name: options[name] for name in (*READING_NAMES, "choose") if options.get(name) is not None}
+    data |= given | ({"size": side(given["size"])} if "size" in given else {})
+    named = {name: f"--{name.replace('_', '-')}" for name in given}
+    named |= {"dataset": "--dataset", "eps": "--eps", "norm": "--norm", "weights": "--weights", "train": "--param"}
     named |= {"attacks": "--attack", "models": "MODEL"}
     origin = Origin(name, {}, named)
     study = check(data, origin)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from jobs.material import build_model, load_data
+from jobs.material import build_model, load_data, unmeasured
 from jobs.planned import Resolved
 from jobs.specs import AttackSpec, DataRef, DefenceSpec, ModelSpec
 from robustlib import corruptions, data
@@ -186,9 +186,16 @@ def check_attack(spec: AttackSpec, ref: DataRef, models: Iterable[ModelSpec]) ->
             match_sigma(outer.params["sigma"] if outer and outer.name == "smoothing" else None, spec.params["sigma"])
 
 
-def check_data(resolved: Resolved, trained: bool) -> None:
-    """Open the data set, and decode what is evaluated of it, and trained on, as far as that is no long work."""
+def check_data(resolved: Resolved, trained: bool, tell: Callable[[str], None]) -> None:
+    """Open the data set, and decode what is evaluated of it, and trained on, as far as that is no long work.
+
+    tell: is told how it was read, and where there are fewer examples than were asked for.
+    """
     study, test = resolved.study, load_data(resolved.data)
+    for note in test.notes:
+        tell(f"dataset {study.dataset}: {note}")
+    if study.examples != "all" and study.examples > len(test):
+        tell(f"dataset {study.dataset}: examples {study.examples}, but {test.split} holds {len(test)}: all are taken")
     look_at(test, choose(test.y, study.examples, study.choose))
     if trained:
         train = load_data(resolved.train_data, "train")
@@ -228,5 +235,5 @@ def check_surrogate(attack: str, label: str | None, models: Mapping[str, ModelSp
 def check_model(spec: ModelSpec, ref: DataRef) -> None:
     """Build the model once as a job would: what does not fit is found before anything is queued."""
     dataset = load_data(ref)
-    model = build_model(spec, dataset, 0)
+    model = build_model(unmeasured(spec, dataset), dataset, 0)
     check_classes(model, as_images(torch.from_numpy(dataset.images[:2]), torch.device("cpu")), dataset.num_classes)

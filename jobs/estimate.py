@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from jobs import ask, show
 from jobs.complete import recipe_of
 from jobs.engine import open_store, store_exists
-from jobs.material import build_model, load_data
+from jobs.material import build_model, load_data, unmeasured
 from jobs.plan import Planned, Resolved, expand
 from jobs.schema import job
 from jobs.specs import AnySpec, AttackSpec, DataRef, EvalSpec, ModelSpec, TrainSpec
@@ -97,7 +97,7 @@ def weighed(work: Work) -> int:
 def pass_cost(spec: ModelSpec, ref: DataRef) -> float:
     """Multiplications of one pass of the model forward, in millions; of its parameters, where it takes no pass."""
     test = load_data(ref)
-    model = build_model(spec, test, 0).eval()
+    model = build_model(unmeasured(spec, test), test, 0).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         try:
             model(torch.zeros(1, *test.images.shape[1:]))
@@ -130,7 +130,7 @@ def done_keys(url: str) -> set[str]:
 def measure(spec: ModelSpec, ref: DataRef, device: torch.device) -> Rates:
     """The model's rates on this device; a model that is yet to be trained is as quick as a trained one."""
     test = load_data(ref)
-    model = build_model(spec, test, 0)
+    model = build_model(unmeasured(spec, test), test, 0)
     x = LazyImages(test.images)
     with contextlib.redirect_stdout(sys.stderr):  # what the model prints: stdout belongs to the estimate
         ready = make_ready(model, x, test.num_classes, device)

@@ -1,10 +1,24 @@
-"""Options that several commands share: which results are meant, and what is asked of them."""
+"""Options that several commands share: how data are read, which results are meant, and what is asked of them."""
 
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 import click
+
+READING = (
+    click.option("--split", type=click.Choice(["train", "test", "validation"]), help="Evaluated; default: test."),
+    click.option("--label", metavar="COLUMN", help="Column of the data set that is the label."),
+    click.option("--image", metavar="COLUMN", help="Column of the data set that is the image."),
+    click.option("--classes", type=click.Choice(["remap"]), help="Number labels that have holes from 0 on."),
+    click.option("--size", metavar="PIXELS", help="Resize images: the shorter side, or HEIGHTxWIDTH."),
+    click.option("--crop", type=click.IntRange(1), metavar="PIXELS", help="Then cut this square from their middle."),
+    click.option("--exif-transpose", is_flag=True, default=None, help="Turn images as their EXIF data say."),
+)  # fmt: skip
+CHOOSE = click.option(
+    "--choose", type=click.Choice(["first", "stratified"]), help="Which examples; stratified: as many of each class."
+)
+READING_NAMES = ("split", "label", "image", "classes", "size", "crop", "exif_transpose")
 
 FILTERS = (
     click.option("--sweep", help="Only the latest sweep of this name, or of every name that fits a pattern."),
@@ -39,6 +53,11 @@ QUESTIONS = (
         help="Two models, or two numbers of jobs, over the same examples: difference and McNemar's test.",
     ),
 )  # fmt: skip
+
+
+def dataset_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How the data set is read, and which of its examples are evaluated."""
+    return with_options(command, (*READING, CHOOSE))
 
 
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -113,6 +113,9 @@ def expand(resolved: Resolved) -> list[Planned]:
 def checked(resolved: Resolved) -> list[Planned]:
     from jobs import complete, estimate  # torch: only a study that is new needs it
 
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr)
+
     study, origin = resolved.study, resolved.origin
     resolved = replace(resolved, models={label: defended(resolved, label, complete) for label in resolved.models})
     attacks = [
@@ -123,7 +126,7 @@ def checked(resolved: Resolved) -> list[Planned]:
     if study.audit == "full":
         attacks += list(audits(attacks, complete))
     trained = any(model.train is not None for model in study.models.values())
-    guard(origin, ("dataset",), complete.check_data, resolved, trained)
+    guard(origin, ("dataset",), complete.check_data, resolved, trained, tell)
     for spec, i in attacks:
         guard(origin, ("attacks", i), complete.check_attack, spec, resolved.data, resolved.models.values())
     settings = {

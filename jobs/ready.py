@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from jobs import artifacts
-from jobs.material import Context, build_network, defend, load_data
+from jobs.material import Context, build_network, defend, load_data, unmeasured
 from jobs.specs import DataRef, EvalSpec, ModelSpec
 from robustlib import data, models
 from robustlib.datasets.lazy import LazyImages
@@ -50,7 +50,8 @@ def make_model_ready(
 
 def trained_model(spec: ModelSpec, dataset: data.Dataset, seed: int, context: Context, train: str | None) -> nn.Module:
     """The model with the weights that its training job left, or as given."""
-    model = build_network(spec, dataset, seed, context.folder)
+    given = spec if train is None else unmeasured(spec, dataset)
+    model = build_network(given, dataset, seed, context.folder)
     if train is not None:
         sha256 = context.weights[train]
         weights = safetensors.torch.load(artifacts.get(context.artifacts, sha256))

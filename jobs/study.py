@@ -148,6 +148,12 @@ class Study(Part):
         usual = {"split": TEST, "choose": "first"} | asdict(AS_IT_IS)
         return {name: value for name, value in dump(self).items() if name not in usual or value != usual[name]}
 
+    @model_validator(mode="after")
+    def chosen_among_more(self) -> "Study":
+        if self.choose != "first" and self.examples == "all":
+            raise ValueError(f"choose: {self.choose} has no effect with examples: all")
+        return self
+
     @field_validator("examples")
     @classmethod
     def some(cls, value: Count) -> Count:
@@ -182,7 +188,7 @@ def load_study(path: Path, changes: dict[str, Any]) -> tuple[Study, Origin]:
     data, lines = read_yaml(path)
     # What the command line says is in no line of the file.
     lines = {where: line for where, line in lines.items() if not where or where[0] not in changes}
-    origin = Origin(str(path), lines, {name: f"--{name}" for name in changes})
+    origin = Origin(str(path), lines, {name: f"--{name.replace('_', '-')}" for name in changes})
     if not isinstance(data, dict):
         raise origin.error((), "expected a study: name, dataset, models, attacks")
     data = {"name": path.stem} | data | {name: value for name, value in changes.items() if name != "epochs"}

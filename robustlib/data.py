@@ -203,7 +203,7 @@ def load(name: str, split: str, reading: Reading = AS_IT_IS) -> Dataset:
         with users_files():
             facts = cache.store(folder, source.read(split))
     found = Undecoded(name, split, source, reading, content, facts["form"])
-    images = Pixels(folder, found.decode)
+    images = Pixels(folder, tuple(facts["shape"]), found.decode)
     y = np.load(folder / "y.npy")
     return Dataset(name, split, images, y, tuple(facts["names"]), (*source.notes, *facts["notes"]))
 

@@ -1,6 +1,7 @@
 """The cache of a split: a folder with its facts, its labels, and its images as far as they were decoded."""
 
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -19,11 +20,19 @@ FACTS = "facts.json"
 
 
 def facts_of(folder: Path) -> Any:
-    """Names, form and notes of a cached split; None where it is not there, or its labels or facts are damaged."""
+    """Names, form and notes of a cached split; None where it is not there, or damaged beyond single images."""
     facts = read_sealed(folder / FACTS)
-    if facts is None or not all((folder / name).exists() for name in ("x.npy", "x.sums", "y.npy")):
-        return None
-    return facts if hashlib.sha256((folder / "y.npy").read_bytes()).hexdigest() == facts["y_sha256"] else None
+    return facts if facts is not None and is_whole(folder, facts) else None
+
+
+def is_whole(folder: Path, facts: Any) -> bool:
+    """Whether the labels are what they were, and the files of the images have their sizes."""
+    try:
+        sizes = (folder / "x.bin").stat().st_size, (folder / "x.sums").stat().st_size
+        there = sizes == (math.prod(facts["shape"]), facts["shape"][0] * pixels.SUM_BYTES)
+        return there and hashlib.sha256((folder / "y.npy").read_bytes()).hexdigest() == facts["y_sha256"]
+    except OSError:
+        return False
 
 
 def store(folder: Path, found: Images | Pictures) -> Any:
@@ -41,8 +50,10 @@ def store(folder: Path, found: Images | Pictures) -> Any:
         if isinstance(found, Pictures):
             form = pictures.survey(found)
             facts |= {"form": [form.mode, list(form.shape)], "notes": list(form.notes)}
-            pixels.make_room(temporary, (len(y), *form.shape))
+            facts["shape"] = [len(y), *form.shape]
+            pixels.make_room(temporary, tuple(facts["shape"]))
         else:
+            facts["shape"] = list(found.x.shape)
             pixels.keep(temporary, found.x)
         np.save(temporary / "y.npy", y)
         facts["y_sha256"] = hashlib.sha256((temporary / "y.npy").read_bytes()).hexdigest()

@@ -1,6 +1,7 @@
 """Images kept on disk: decoded row by row as they are asked for, each checked by its hash before it is used."""
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,14 +19,14 @@ Decode = Callable[[np.ndarray], Iterator[np.ndarray]]
 class Pixels:
     """Images, uint8, shape (N, C, H, W), indexed by a slice or by an array of rows, which gives an array of its own.
 
-    folder: with x.npy, which is sparse where nothing was decoded, and x.sums, a hash of each row that was. A row is
+    folder: with x.bin, which is sparse where nothing was decoded, and x.sums, a hash of each row that was. A row is
     checked by it once a process. decode: gives these rows, which rise, in turn; for what is missing or damaged.
     """
 
-    def __init__(self, folder: Path, decode: Decode):
+    def __init__(self, folder: Path, shape: tuple[int, ...], decode: Decode):
         self.folder = folder
         self.decode = decode
-        self.stored = np.load(folder / "x.npy", mmap_mode="r")
+        self.stored = np.memmap(folder / "x.bin", np.uint8, mode="r", shape=shape)
         self.sound = np.zeros(len(self.stored), dtype=bool)  # rows that this process has checked
 
     @property
@@ -69,7 +70,7 @@ class Pixels:
         """All of them, decoded, as a map of the file that copies what is written to."""
         self.need(np.arange(len(self)))
         # Mode "c" maps the file and never writes it, but lets torch share the memory without a warning.
-        return np.load(self.folder / "x.npy", mmap_mode="c")
+        return np.memmap(self.folder / "x.bin", np.uint8, mode="c", shape=self.shape)
 
 
 def checksum(image: np.ndarray) -> bytes:
@@ -78,11 +79,11 @@ def checksum(image: np.ndarray) -> bytes:
 
 def write(folder: Path, images: dict[int, np.ndarray], like: Any) -> None:
     """Write rows, then their hashes: whoever finds a hash finds the row, or sees that it is damaged."""
-    with (folder / "x.npy").open("r+b") as file:
+    with (folder / "x.bin").open("r+b") as file:
         for row, image in images.items():
             if image.shape != like.shape[1:]:
                 raise ValueError(f"expected an image of shape {like.shape[1:]}, got {image.shape}")
-            file.seek(like.offset + row * image.nbytes)
+            file.seek(row * image.nbytes)
             file.write(image.tobytes())
         file.flush()
         os.fsync(file.fileno())
@@ -96,11 +97,12 @@ def write(folder: Path, images: dict[int, np.ndarray], like: Any) -> None:
 
 def make_room(folder: Path, shape: tuple[int, ...]) -> None:
     """The two files for this many images, of which none is there yet."""
-    np.lib.format.open_memmap(folder / "x.npy", mode="w+", dtype=np.uint8, shape=shape).flush()
+    with (folder / "x.bin").open("wb") as file:
+        file.truncate(math.prod(shape))
     (folder / "x.sums").write_bytes(bytes(shape[0] * SUM_BYTES))
 
 
 def keep(folder: Path, x: np.ndarray) -> None:
     """The two files of images that are there at once."""
-    np.save(folder / "x.npy", np.ascontiguousarray(x))
+    np.ascontiguousarray(x).tofile(folder / "x.bin")
     (folder / "x.sums").write_bytes(b"".join(checksum(image) for image in x))

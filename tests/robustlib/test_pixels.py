@@ -1,0 +1,148 @@
+"""The cache of images: filled as they are asked for, checked before they are used, made again where it is damaged."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from robustlib import data
+from robustlib.datasets.choose import choose
+from robustlib.datasets.lazy import LazyImages
+from tests.robustlib.test_data import COLOUR, LABELS, encode, write_parquet
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("ROBUSTQ_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def name(tmp_path: Path) -> str:
+    return f"parquet:{write_parquet(tmp_path / 'a.parquet', [encode(image) for image in COLOUR], LABELS)}"
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Which rows were decoded, as they are."""
+    rows: list[int] = []
+    before = data.Undecoded.decode
+
+    def counted(self, chosen):
+        rows.extend(chosen.tolist())
+        return before(self, chosen)
+
+    monkeypatch.setattr(data.Undecoded, "decode", counted)
+    return rows
+
+
+def folder_of(home: Path) -> Path:
+    (folder,) = home.glob("datasets/*")
+    return folder
+
+
+def test_only_what_is_asked_for_is_decoded_and_only_once(name: str, decoded: list[int]):
+    found = data.load(name, "test")
+    assert decoded == []
+    assert np.array_equal(found.images[[4, 1, 4]], COLOUR[[4, 1, 4]]) and decoded == [1, 4]
+    assert np.array_equal(found.images[1:3], COLOUR[1:3]) and decoded == [1, 4, 2]
+    again = data.load(name, "test")
+    assert np.array_equal(again.images[np.array([2, 4])], COLOUR[[2, 4]]) and decoded == [1, 4, 2]
+    assert np.array_equal(again.x, COLOUR) and sorted(decoded) == list(range(6))
+
+
+def test_lazy_images_are_indexed_as_a_tensor_is(name: str):
+    lazy, twin = LazyImages(data.load(name, "test").images), torch.from_numpy(COLOUR)
+    assert lazy.shape == twin.shape and len(lazy) == 6 and lazy.dtype == twin.dtype and lazy.ndim == 4
+    for rows in (slice(2), slice(1, 5, 2), torch.tensor([3, 0, 3]), torch.tensor([True, False] * 3), slice(0, 0)):
+        assert torch.equal(lazy[rows], twin[rows])
+    given = lazy[:2]
+    given.zero_()
+    assert torch.equal(lazy[:2], twin[:2])  # what is given is the caller's own
+
+
+@pytest.mark.parametrize("where", ["image", "sum"])
+def test_a_flipped_bit_is_found_and_the_image_decoded_again(where: str, name: str, home: Path, decoded: list[int]):
+    assert np.array_equal(data.load(name, "test").x, COLOUR)
+    decoded.clear()
+    path = folder_of(home) / ("x.bin" if where == "image" else "x.sums")
+    content = bytearray(path.read_bytes())
+    row_bytes = COLOUR[0].nbytes if where == "image" else 16
+    content[len(content) - 2 * row_bytes] ^= 1  # in the last row but one
+    path.write_bytes(content)
+    assert np.array_equal(data.load(name, "test").x, COLOUR) and decoded == [4]
+
+
+@pytest.mark.parametrize("file", ["y.npy", "facts.json", "x.bin", "x.sums"])
+@pytest.mark.parametrize("how", ["flipped", "flipped at once", "gone", "cut off"])
+def test_a_damaged_cache_is_made_again(file: str, how: str, name: str, home: Path):
+    before = data.load(name, "test")
+    assert np.array_equal(before.x, COLOUR)
+    path = folder_of(home) / file
+    content = bytearray(path.read_bytes())
+    if how == "gone":
+        path.unlink()
+    elif how == "cut off":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 2 if how == "flipped" else 8] ^= 1
+        path.write_bytes(content)
+    found = data.load(name, "test")
+    assert np.array_equal(found.x, COLOUR) and np.array_equal(found.y, LABELS)
+    assert found.names == before.names and found.notes == before.notes
+
+
+def test_flipped_moments_are_counted_again(name: str, home: Path):
+    mean = data.load(name, "test").mean
+    path = folder_of(home) / "moments.json"
+    told = json.loads(path.read_text())
+    told["facts"][0][0] += 0.25
+    path.write_text(json.dumps(told))
+    assert data.load(name, "test").mean == mean == pytest.approx((COLOUR / 255).mean((0, 2, 3)))
+
+
+def test_images_that_change_while_a_set_is_open_are_refused(name: str, tmp_path: Path):
+    found = data.load(name, "test")
+    assert np.array_equal(found.images[:2], COLOUR[:2])
+    path = write_parquet(tmp_path / "a.parquet", [encode(255 - image) for image in COLOUR], LABELS)
+    os.utime(path, ns=(1, 1))
+    assert np.array_equal(found.images[:2], COLOUR[:2])
+    with pytest.raises(ValueError, match=r"has changed since it was opened: submit the study again$"):
+        found.images[2:]
+
+
+def test_a_decoder_that_stops_half_way_leaves_what_it_gave(name: str, monkeypatch: pytest.MonkeyPatch):
+    """As a process does that is killed: whole rows with their hashes, and the others to be decoded."""
+    monkeypatch.setattr("robustlib.datasets.pixels.ROWS_AT_ONCE", 2)
+    before = data.Undecoded.decode
+
+    def stops(self, rows):
+        for n, image in enumerate(before(self, rows)):
+            if n == 3:
+                raise KeyboardInterrupt
+            yield image
+
+    monkeypatch.setattr(data.Undecoded, "decode", stops)
+    with pytest.raises(KeyboardInterrupt):
+        _ = data.load(name, "test").x
+    monkeypatch.setattr(data.Undecoded, "decode", before)
+    assert np.array_equal(data.load(name, "test").x, COLOUR)
+
+
+def test_first_and_stratified_examples():
+    y = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 2])
+    assert choose(y, 4).tolist() == [0, 1, 2, 3] and choose(y, "all").tolist() == choose(y, 11).tolist() == [*range(10)]
+    # 5 of 10: shares 3, 1.5 and 0.5; the largest remainders are equal, and the lower class comes first.
+    assert choose(y, 5, "stratified").tolist() == [0, 1, 2, 6, 7]
+    assert choose(y, 10, "stratified").tolist() == [*range(10)]
+    shuffled = np.random.default_rng(0).permutation(np.repeat(np.arange(7), [3, 50, 11, 8, 90, 1, 37]))
+    for n in range(1, 200):
+        rows = choose(shuffled, n, "stratified")
+        counts, whole = np.bincount(shuffled[rows], minlength=7), np.bincount(shuffled)
+        assert len(rows) == n and (np.diff(rows) > 0).all()
+        assert (np.abs(counts - whole * n / 200) < 1).all()  # within one of the exact share
+        for k in range(7):  # the first of each class
+            assert rows[shuffled[rows] == k].tolist() == np.flatnonzero(shuffled == k)[: counts[k]].tolist()
