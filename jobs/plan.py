@@ -113,9 +113,7 @@ def expand(resolved: Resolved) -> list[Planned]:
 def checked(resolved: Resolved) -> list[Planned]:
     from jobs import complete, estimate  # torch: only a study that is new needs it
 
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr)
-
+    notes: list[str] = []
     study, origin = resolved.study, resolved.origin
     resolved = replace(resolved, models={label: defended(resolved, label, complete) for label in resolved.models})
     attacks = [
@@ -126,7 +124,7 @@ def checked(resolved: Resolved) -> list[Planned]:
     if study.audit == "full":
         attacks += list(audits(attacks, complete))
     trained = any(model.train is not None for model in study.models.values())
-    guard(origin, ("dataset",), complete.check_data, resolved, trained, tell)
+    guard(origin, ("dataset",), complete.check_data, resolved, trained, notes.append)
     for spec, i in attacks:
         guard(origin, ("attacks", i), complete.check_attack, spec, resolved.data, resolved.models.values())
     settings = {
@@ -147,7 +145,10 @@ def checked(resolved: Resolved) -> list[Planned]:
                     # A job's results are shown under one name: the other would be missing everywhere.
                     same = f"{label!r} is the same model as {there.model!r}: leave it out"
                     raise origin.error(("models", label), same)
-    return estimate.with_costs(list(jobs.values()), resolved)
+    plan = estimate.with_costs(list(jobs.values()), resolved)
+    for note in notes:  # at the end: what is refused is told in one line
+        print(note, file=sys.stderr)
+    return plan
 
 
 def defended(resolved: Resolved, label: str, complete: Any) -> ModelSpec:

@@ -1,0 +1,121 @@
+"""Which split and which of its examples a study evaluates: rows say so, trainings are shared, old keys stay."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from jobs import examples
+from jobs.ask import resolve_file
+from jobs.errors import SpecError
+from jobs.plan import expand
+from jobs.query import examples_of, result_rows
+from jobs.specs import DataRef, EvalSpec, TrainSpec
+from robustlib import data
+from robustlib.datasets.choose import choose
+from robustlib.datasets.source import Reading
+from tests.jobs.working import worked_off
+from tests.robustlib.test_data import encode, write_parquet
+
+STUDY: dict[str, Any] = {
+    "name": "s",
+    "models": {
+        "a": {"arch": "lenet5", "train": {"epochs": 1, "examples": 300, "validation_examples": 50}},
+        "r": {
+            "arch": "convnet3",
+            "dropout_at_inference": 0.3,
+            "train": {"epochs": 1, "examples": 300, "validation_examples": 50},
+        },
+    },
+    "attacks": [{"name": "pgd", "steps": 2, "eps": 0.1}],
+    "examples": 230,
+    "choose": "stratified",
+    "images": 3,
+    "draws": 3,
+    "eot_draws": 2,
+}
+
+
+def test_stratified_examples_come_out_the_same_in_shards(tmp_path: Path):
+    whole = worked_off(tmp_path / "whole", STUDY)
+    parted = worked_off(tmp_path / "parts", STUDY | {"shards": 3}, slots=2)
+    y = data.load("digits", "test").y
+    rows = choose(y, 230, "stratified")
+    with whole.begin() as one, parted.begin() as other:
+        left, right = result_rows(one), result_rows(other)
+        assert [row["key"] for row in left] == [row["key"] for row in right] and len(left) == 2
+        for a, b in zip(left, right, strict=True):
+            found = examples.to_columns(examples_of(one, a["job_id"]))
+            assert found["index"].tolist() == rows.tolist() and found["label"].tolist() == y[rows].tolist()
+            assert examples_of(one, a["job_id"]).to_pylist() == examples_of(other, b["job_id"]).to_pylist()
+    whole.engine.dispose()
+    parted.engine.dispose()
+
+
+def planned(folder: Path, **changes: Any):
+    (folder / "study.yaml").write_text(yaml.safe_dump(STUDY | changes))
+    return expand(resolve_file(folder / "study.yaml", {}))
+
+
+@pytest.fixture
+def splits(tmp_path: Path) -> str:
+    digits = data.load("digits", "train")
+    for n, split in enumerate(("train", "validation", "test")):
+        rows = range(n * 120, n * 120 + 120)
+        encoded = [encode(digits.x[i]) for i in rows]
+        write_parquet(tmp_path / "set" / f"{split}.parquet", encoded, digits.y[list(rows)])
+    return f"parquet:{tmp_path / 'set'}"
+
+
+def test_trainings_are_shared_whichever_split_is_evaluated(splits: str, tmp_path: Path):
+    plans = [planned(tmp_path, dataset=splits, examples=20, split=split) for split in ("test", "validation")]
+    trains, evals = (
+        [[p.key for p in plan if isinstance(p.spec, kind)] for plan in plans] for kind in (TrainSpec, EvalSpec)
+    )
+    assert trains[0] == trains[1] and not set(evals[0]) & set(evals[1])
+    assert {p.spec.data.split for p in plans[1] if isinstance(p.spec, EvalSpec)} == {"validation"}
+
+
+def test_the_chosen_split_is_what_is_evaluated(splits: str, tmp_path: Path):
+    study = STUDY | {"dataset": splits, "split": "validation", "examples": "all", "choose": "first"}
+    store = worked_off(tmp_path / "store", study | {"models": {"a": STUDY["models"]["a"]}})
+    with store.begin() as db:
+        (row,) = result_rows(db)
+        found = examples.to_columns(examples_of(db, row["job_id"]))
+    assert row["n"] == 120 and found["label"].tolist() == data.load(splits, "validation").y.tolist()
+    assert not np.array_equal(found["label"], data.load(splits, "test").y)
+    store.engine.dispose()
+
+
+def test_a_reading_left_as_usual_leaves_keys_as_they_were():
+    assert DataRef(place="digits", sha256="d" * 64).model_dump(mode="json") == {"place": "digits", "sha256": "d" * 64}
+    asked = DataRef(place="digits", sha256="d" * 64, split="validation", reading=Reading(size=32))
+    assert asked.key() != DataRef(place="digits", sha256="d" * 64).key()
+    assert DataRef.model_validate(asked.model_dump(mode="json")) == asked
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label": "digit"}, "label has no effect on dataset digits: expected one of parquet:PATH"),
+        ({"crop": 4}, "crop has no effect on dataset digits"),
+        ({"examples": "all"}, "choose: stratified has no effect with examples: all"),
+        ({"split": "validation"}, "dataset digits has no 'validation' split, it has: train, test"),
+        ({"split": "dev"}, "split: input should be 'train', 'test' or 'validation'"),
+        ({"size": 0}, "size"),
+        ({"classes": "all"}, "classes: input should be 'remap'"),
+    ],
+)
+def test_what_has_no_effect_is_refused_with_its_line(changes: dict[str, Any], message: str, tmp_path: Path):
+    with pytest.raises(SpecError) as error:
+        planned(tmp_path, **changes)
+    assert message in str(error.value) and str(error.value).startswith(f"{tmp_path}/study.yaml:")
+
+
+def test_fewer_examples_than_asked_for_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    planned(tmp_path, examples=1000)
+    assert capsys.readouterr().err == "dataset digits: examples 1000, but test holds 449: all are taken\n"
+    planned(tmp_path, examples=449)
+    assert capsys.readouterr().err == ""
