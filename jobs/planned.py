@@ -18,6 +18,7 @@ from jobs.specs import (
     canonical,
 )
 from jobs.study import Origin, Study
+from robustlib.datasets.source import TEST
 from robustlib.settings import CERTIFY, Norm, TrainSettings
 
 
@@ -133,7 +134,10 @@ def planned(
     model = resolved.models[label]
     arch = model.arch or (f"{Path(model.code.place).name}:{model.code.factory}" if model.code else "")
     limit = resolved.study.timeout_seconds
-    named = (label, arch, defence, resolved.study.dataset, seed)
+    dataset, split = resolved.study.dataset, resolved.data.split
+    if split != TEST and not isinstance(spec, TrainSpec):
+        dataset += f" ({split})"  # or its numbers would stand among those of the test split
+    named = (label, arch, defence, dataset, seed)
     return Planned(spec, spec.key(), needs, *named, timeout_seconds=limit, subject=subject)
 
 
