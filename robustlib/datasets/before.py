@@ -14,7 +14,7 @@ def read_as_before(
     image: tuple[str, ...],
     label: tuple[str, ...],
     names: Sequence[str],
-    labels_of: Callable[[Iterable[Shard]], list[Labels]],
+    labels_of: Callable[[Iterable[Shard]], Iterable[Labels]],
 ) -> bool:
     """Whether the first struct with bytes, the first integer column with "label" in its name (or else the first one),
     and the names in each split's first file come to the columns and classes that are taken now.
@@ -30,7 +30,7 @@ def read_as_before(
         if (named := names_before(first.schema.metadata, label[0])) is not None:
             if named != list(names):
                 return False
-        elif list(names) != numbers_before(labels_of(counted(shards))):
+        elif not are_numbers_before(names, labels_of(counted(shards))):
             return False
     return True
 
@@ -59,6 +59,7 @@ def counted(shards: Mapping[str, Sequence[Shard]]) -> list[Shard]:
     return usual or [shard for listed in shards.values() for shard in listed]
 
 
-def numbers_before(found: Sequence[Labels]) -> list[str]:
+def are_numbers_before(names: Sequence[str], found: Iterable[Labels]) -> bool:
+    """Whether the names are the numbers up to the largest label, which may be huge."""
     most = max((value for labels in found for value in labels.values if isinstance(value, int)), default=0)
-    return [str(number) for number in range(max(most, 0) + 1)]
+    return len(names) == max(most, 0) + 1 and all(name == str(number) for number, name in enumerate(names))

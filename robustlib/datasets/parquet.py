@@ -38,7 +38,7 @@ class Table:
 
     def __init__(self, dataset: str, shards: Mapping[str, Sequence[Shard]], reading: Reading):
         self.shards, self.reading = shards, reading
-        columns = columns_of(dataset, list(chain(*shards.values())))
+        columns = columns_of(dataset, self.everything())
         image = image_column(columns, reading.image)
         self.image = bytes_within(columns, image)
         self.label = label_column(columns, reading.label, image)
@@ -46,31 +46,33 @@ class Table:
         self.where = f"dataset {dataset}, column {self.label.name!r}"
         self.kept: dict[Path, Labels] = {}
 
-    def labels(self, shards: Iterable[Shard]) -> list[Labels]:
-        """Of these files, each read once."""
-        for shard in (listed := list(shards)):
-            if shard.path not in self.kept:
-                self.kept[shard.path] = read_labels(shard, self.label.path)
-        return [self.kept[shard.path] for shard in listed]
+    def labels(self, shard: Shard) -> Labels:
+        """Of a file, read once."""
+        if shard.path not in self.kept:
+            self.kept[shard.path] = read_labels(shard, self.label.path)
+        return self.kept[shard.path]
 
-    def all_labels(self) -> Iterator[Labels]:
-        """Of all files that have the column: a split without labels may be among them."""
-        for shard in chain(*self.shards.values()):
+    def labels_among(self, shards: Iterable[Shard]) -> Iterator[Labels]:
+        """Of these files, as far as they have the column: a split without labels may be among them."""
+        for shard in shards:
             if shard.broken or self.label.path[0] in shard.schema.names:
-                yield from self.labels([shard])
+                yield self.labels(shard)
+
+    def everything(self) -> list[Shard]:
+        return list(chain(*self.shards.values()))
 
     @cached_property
     def classes(self) -> Classes:
         if self.label.how:
-            check_guess(self.where, list(self.all_labels()))
-        names = names_of(list(chain(*self.shards.values())), self.label.name)
-        return classes_of(self.where, self.all_labels(), names, remap=self.reading.classes == "remap")
+            check_guess(self.where, list(self.labels_among(self.everything())))
+        names, found = names_of(self.everything(), self.label.name), self.labels_among(self.everything())
+        return classes_of(self.where, found, names, remap=self.reading.classes == "remap")
 
     @property
     def reader(self) -> str:
         """With what sets it apart, where columns or classes are others than they were taken for once."""
         names = self.classes.names
-        if read_as_before(self.shards, self.image.path, self.label.path, names, self.labels):
+        if read_as_before(self.shards, self.image.path, self.label.path, names, self.labels_among):
             return "parquet"
         taken = json.dumps([self.image.path, self.label.path, names])
         return f"parquet/{hashlib.sha256(taken.encode()).hexdigest()}"
@@ -89,7 +91,7 @@ class Table:
         for shard in shards:
             if self.image.path[0] not in shard.schema.names:
                 raise ValueError(f"{shard.path} has no column {self.image.path[0]!r}, as others of the data set have")
-        y = y_of(self.where, split, self.labels(shards), self.classes)
+        y = y_of(self.where, split, [self.labels(shard) for shard in shards], self.classes)
         cells = Cells(shards, self.image.path)
         return Pictures(y, self.classes.names, cells.fetch, cells.where, self.reading)
 

@@ -54,12 +54,7 @@ def is_plain(file: Path, path: Path) -> bool:
 
 def split_of(file: Path, path: Path, dataset: str) -> str | None:
     parts = file.relative_to(path).parts
-    meant = {
-        MEANING[word]
-        for part in (*parts[:-1], parts[-1].partition(".")[0])
-        for word in words_of(part)
-        if word in MEANING
-    }
+    meant = {MEANING[word] for part in parts for word in words_of(part) if word in MEANING}
     if len(meant) > 1:
         both = " and ".join(sorted(meant))
         raise ValueError(f"dataset {dataset}: the name of {file} says {both}: expected one split, so rename it")
@@ -107,7 +102,7 @@ def alike(files: list[Path], path: Path, dataset: str) -> list[Path]:
             f"dataset {dataset}: files of one split lie in {here} and in {there}: expected one of the two, "
             "so move the other away"
         )
-    by_name = [file for file in files if any(word in MEANING for word in words_of(file.name.partition(".")[0]))]
+    by_name = [file for file in files if any(word in MEANING for word in words_of(file.name))]
     leading = [file for file in by_name if words_of(file.name)[0] in MEANING and file.name[0].isalpha()]
     forms = {tuple(words_of(file.name)): file.name for file in by_name}
     if not leading and len(forms) > 1:
