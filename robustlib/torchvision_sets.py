@@ -40,7 +40,7 @@ def fetch(name: str, folder: Path, split: str, *, download: bool) -> Any:
     except (URLError, RuntimeError) as error:
         raise FileNotFoundError(
             f"dataset {name} could not be downloaded ({error}): put torchvision's files of {name} into {folder}, "
-            "or use one that works offline: digits, parquet:PATH, idx:PATH, folder:PATH"
+            "or use one that works offline: digits, parquet:PATH, idx:PATH, folder:PATH, tar:PATH"
         ) from error
 
 

@@ -47,7 +47,7 @@ MISUSES = [
     (["--param", "steps=many"], "--attack: pgd: expected steps of type int, got 'many'"),
     (["--examples", "some"], "--examples: expected a number or all, got 'some'"),
     (["--dataset", "digitz"], "--dataset: unknown dataset 'digitz', expected one of: digits, mnist, fashion-mnist, cifar10, "
-     "cifar100, svhn, parquet:PATH, idx:PATH, folder:PATH"),
+     "cifar100, svhn, parquet:PATH, idx:PATH, folder:PATH, tar:PATH"),
     (["--dataset", "parquet:none"], "--dataset: dataset parquet:{tmp}/none: there is no {tmp}/none"),
     (["--dataset", "idx:."], "--dataset: dataset idx:{tmp}: expected train-images-idx3-ubyte or "
      "train-images-idx3-ubyte.gz there, found neither"),
@@ -142,7 +142,7 @@ def test_no_network_says_what_to_fetch_or_what_works_without(robustq, tmp_path, 
         robustq("attack", "lenet5", "--weights", "w.pt", "--dataset", "cifar10"),
         "--dataset: dataset CIFAR10 could not be downloaded (<urlopen error Name or service not known>): put torchvision's "
         f"files of CIFAR10 into {tmp_path}/downloads/cifar10, or use one that works offline: digits, parquet:PATH, "
-        "idx:PATH, folder:PATH",
+        "idx:PATH, folder:PATH, tar:PATH",
     )
 
 
@@ -162,7 +162,7 @@ def test_a_study_names_file_and_line(robustq, tmp_path):
         refused(robustq(name, "s.yaml"), line)
     refused(robustq("run", "none.yaml"), "cannot read the study none.yaml: No such file or directory")
     refused(robustq("run", "s.yaml", "--dataset", "x"), "--dataset: unknown dataset 'x', expected one of: digits, mnist, "
-            "fashion-mnist, cifar10, cifar100, svhn, parquet:PATH, idx:PATH, folder:PATH")  # fmt: skip
+            "fashion-mnist, cifar10, cifar100, svhn, parquet:PATH, idx:PATH, folder:PATH, tar:PATH")  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
 
 

@@ -94,7 +94,7 @@ def test_the_command_line_replaces_entries(tmp_path):
 
 BAD = [
     ("dataset: digits", "dataset: digitz", "2: unknown dataset 'digitz', expected one of: digits, mnist, fashion-mnist, "
-     "cifar10, cifar100, svhn, parquet:PATH, idx:PATH, folder:PATH"),
+     "cifar10, cifar100, svhn, parquet:PATH, idx:PATH, folder:PATH, tar:PATH"),
     ("dataset: digits", "dataset: parquet:nowhere", "2: dataset parquet:{tmp}/nowhere: there is no {tmp}/nowhere"),
     ("dataset: digits", f"dataset: folder:{'x' * 300}", f"2: cannot read {{tmp}}/{'x' * 300}: File name too long"),
     ("arch: lenet5", "arch: lenet6", "4: unknown arch 'lenet6', expected one of: lenet5, convnet3, resnet18, torchvision:NAME"),

@@ -131,7 +131,7 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch, 
         data.load("mnist", "test")
     assert str(error.value) == (
         "dataset MNIST could not be downloaded (<urlopen error no network>): put torchvision's files of MNIST into "
-        f"{tmp_path / 'mine' / 'mnist'}, or use one that works offline: digits, parquet:PATH, idx:PATH, folder:PATH"
+        f"{tmp_path / 'mine' / 'mnist'}, or use one that works offline: digits, parquet:PATH, idx:PATH, folder:PATH, tar:PATH"
     )
 
 
