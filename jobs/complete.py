@@ -224,8 +224,21 @@ def check_model(spec: ModelSpec, ref: DataRef, *, stated: bool, trained: bool, t
         raise ValueError("train has no effect: the model has no parameters that could be trained")
     if stated and spec.weights is not None:
         check_first_layer(spec, model, dataset)
+    if trained:
+        check_reached(model, as_images(torch.from_numpy(dataset.x[:2]), torch.device("cpu")))
     model = defend(model, spec)
     check_classes(model, as_images(torch.from_numpy(dataset.x[:2]), torch.device("cpu")), dataset.num_classes)
+
+
+def check_reached(model: nn.Module, x: torch.Tensor) -> None:
+    """Whether training would move anything."""
+    with torch.enable_grad():
+        try:
+            logits = model(x)
+        except Exception:  # the look at its classes, which comes next, says what is wrong with it
+            return
+    if isinstance(logits, torch.Tensor) and not logits.requires_grad:
+        raise ValueError("train has no effect: the model's answer has no gradient that reaches its parameters")
 
 
 def check_first_layer(spec: ModelSpec, model: nn.Module, dataset: Dataset) -> None:

@@ -129,7 +129,7 @@ def expand(resolved: Resolved) -> list[Planned]:
 
 
 def checked(resolved: Resolved) -> list[Planned]:
-    from jobs import complete, estimate  # torch: only a study that is new needs it
+    from jobs import complete, effects, estimate  # torch: only a study that is new needs it
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr)
@@ -152,6 +152,7 @@ def checked(resolved: Resolved) -> list[Planned]:
         label: train_settings(study, model, origin, ("models", label), complete)
         for label, model in study.models.items()
     }
+    effects.check_effects(study, origin, resolved.models, attacks, settings)
     for label, model in resolved.models.items():
         if (chosen := settings[label]) is not None:
             guard(origin, ("models", label, "train"), complete.check_training, chosen, resolved.data)

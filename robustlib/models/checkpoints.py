@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from robustlib.memory import out_of_memory
-from robustlib.models.kinds import LEGACY, MEMBER, is_safetensors, kind_of
+from robustlib.models.kinds import LEGACY, MEMBER, SAVE, is_safetensors, kind_of
 
 Weights = dict[str, Tensor]
 DEPTH = 2  # of dicts within dicts that are looked through
-SAVE = "torch.save(model.state_dict(), 'weights.pt')"
 
 
 class Inert:

@@ -40,6 +40,28 @@ class Spare:
     strange: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Fit:
+    """One way in which a set's tensors are the model's.
+
+    tensors: by the model's names, each with its name in the file.  place: of the set.  prefix: that its names have and
+    the model's have not, wrappers' parts left out.  filled, kept: of the model but not in the file; counters, and what
+    its own code sets.  spare: what the set holds besides.
+    """
+
+    place: str
+    prefix: str
+    tensors: dict[str, tuple[str, Tensor]]
+    filled: tuple[str, ...]
+    kept: tuple[str, ...]
+    spare: Spare
+
+    @property
+    def entry(self) -> str:
+        """What chooses it alone."""
+        return ".".join(filter(None, [self.place, self.prefix.removesuffix(".")])) or "."
+
+
 def sort_out(extras: Mapping[str, tuple[str, Tensor]], taken: Mapping[str, Tensor]) -> Spare:
     """extras: by their names without wrappers' parts, with those in the file.  taken: by the network's own names."""
     normalisations = statistics_of({name: value for name, (_, value) in extras.items()})

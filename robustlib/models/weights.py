@@ -1,47 +1,19 @@
 """Weights into a model: which of a file's tensors belong to which of the model's, or why they do not."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from robustlib.models.checkpoints import Weights, read_weights
-from robustlib.models.extras import Normalisation, Spare, some, sort_out, statistics_of
-from robustlib.models.layers import Normalize
+from robustlib.models.extras import Fit, some, sort_out, statistics_of
+from robustlib.models.tensor_names import COUNTER, bare, outers, same_shape, votes
+from robustlib.models.words import as_line, described, kind, misfit
 
-# Parts of names that DataParallel, torch.compile, FSDP and activation checkpoints add, in any place.
-WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-COUNTER = "num_batches_tracked"  # of which only training makes use
-LEARNT = ("running_mean", "running_var", COUNTER)  # among buffers
-QUANTISED = ("_packed_params", "zero_point", "qweight", "qzeros", "SCB", "quant_map")  # ends of names
+LEARNT = ("running_mean", "running_var", COUNTER)  # ends of names, among buffers
 
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """One way in which a set's tensors are the model's.
-
-    tensors: by the model's names, each with its name in the file.  place: of the set.  prefix: that its names have and
-    the model's have not, wrappers' parts left out.  filled, kept: of the model but not in the file; counters, and what
-    its own code sets.  spare: what the set holds besides.
-    """
-
-    place: str
-    prefix: str
-    tensors: dict[str, tuple[str, Tensor]]
-    filled: tuple[str, ...]
-    kept: tuple[str, ...]
-    spare: Spare
-
-    @property
-    def entry(self) -> str:
-        """What chooses it alone."""
-        return ".".join(filter(None, [self.place, self.prefix.removesuffix(".")])) or "."
 
 
 def load_weights(
@@ -101,13 +73,6 @@ def put(
         tell(f"weights {source}: {', '.join(words)}")
 
 
-def bare(names: Iterable[str]) -> dict[str, str]:
-    """Names without the parts that wrappers add, each with the name as it is; as they are where two would be one."""
-    names = list(names)
-    short = {".".join(part for part in name.split(".") if part not in WRAPPERS): name for name in names}
-    return short if len(short) == len(names) and "" not in short else {name: name for name in names}
-
-
 def fits_of(own: Weights, learnt: set[str], place: str, given: Weights) -> list[Fit]:
     """The ways in which a set is the model's; of several with the same numbers, or with nothing strange beside, one."""
     if own.keys() <= given.keys():  # name by name, whatever the names may mean
@@ -126,26 +91,6 @@ def fits_of(own: Weights, learnt: set[str], place: str, given: Weights) -> list[
             clean = [fit for fit in found if not fit.spare.strange]
             return clean[:1] or found
     return []
-
-
-def outers(ours: Mapping[str, str], learnt: set[str]) -> list[str]:
-    """Prefixes of the model's own names within which all that it learns lies: weights may be those of a part of it."""
-    names = [name for name, there in ours.items() if there in learnt] or list(ours)
-    first = names[0].split(".")[:-1] if names else []
-    chain = ["".join(f"{part}." for part in first[:n]) for n in range(len(first) + 1)]
-    return [outer for outer in chain if all(name.startswith(outer) for name in names)]
-
-
-def votes(inside: Mapping[str, str], theirs: Iterable[str]) -> Counter[str]:
-    """How many of the model's names are found behind each prefix of the file's."""
-    found: Counter[str] = Counter()
-    for name in theirs:
-        rest = name
-        while rest:
-            if rest in inside:
-                found[name[: len(name) - len(rest)]] += 1
-            rest = rest.partition(".")[2]
-    return found
 
 
 def fit_at(
@@ -179,10 +124,6 @@ def fit_at(
     taken = {name: tensors[mine][1] for name, mine in inside.items() if mine in tensors}
     kept = tuple(name for name in own if name not in tensors and name not in filled)
     return Fit(place, prefix, tensors, tuple(filled), kept, sort_out(extras, taken))
-
-
-def same_shape(given: Tensor, own: Tensor) -> bool:
-    return isinstance(own, Tensor) and (is_lazy(own) or given.shape == own.shape)
 
 
 def only_one(fits: list[Fit], source: str) -> Fit:
@@ -221,11 +162,6 @@ def settle(fit: Fit, own: Weights, source: str, *, may_normalize: bool) -> Weigh
     )
 
 
-def as_line(found: Normalisation) -> str:
-    mean, std = (", ".join(f"{value:.6g}" for value in values) for values in (found.mean, found.std))
-    return f"`normalize: {{mean: [{mean}], std: [{std}]}}`"
-
-
 def check_kind(source: str, name: str, value: Tensor, own: Tensor) -> None:
     """Raises ValueError for a tensor that holds no numbers that the model's could take over as they are."""
     problem = None
@@ -242,69 +178,3 @@ def check_kind(source: str, name: str, value: Tensor, own: Tensor) -> None:
     if problem is not None:
         expected = f"expected {kind(own)}, as the model has it"
         raise ValueError(f"weights {source} do not fit the model: {name!r} {problem}; {expected}")
-
-
-def kind(value: Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
-
-
-def described(model: nn.Module, own: Weights, fit: Fit) -> list[str]:
-    """What was taken, and what was done to it; nothing where it is simply the file's."""
-    layered = isinstance(
-        getattr(model, "normalize", None), Normalize
-    )  # our own layout, with the first layer or without
-    words = [f"took {fit.place!r}"] if fit.place else []
-    for name, (there, _) in fit.tensors.items():
-        if there not in (name, name.removeprefix("net.") if layered else name):
-            words.append(f"{there!r} as {name!r} and so on")
-            break
-    if fit.filled:
-        words.append(f"{len(fit.filled)} {COUNTER} filled in")
-    if fit.kept and not (layered and set(fit.kept) == {"normalize.mean", "normalize.std"}):
-        words.append(f"{some(fit.kept)} as the model's code sets them")
-    kinds = {(kind(value), kind(own[name])) for name, (_, value) in fit.tensors.items() if not is_lazy(own[name])}
-    words += [f"{one} as {other}" for one, other in sorted(kinds) if one != other]
-    if fit.spare.dropped:
-        words.append(
-            f"left out {len(fit.spare.dropped)} that the model has no place for, first {some(fit.spare.dropped, 1)}"
-        )
-    return words
-
-
-def misfit(own: Weights, sets: Mapping[str, Weights]) -> str:
-    """Why no set fits, told of the one that comes nearest."""
-    if not own:
-        return "it has no tensors to load"
-    ours = bare(own)
-    found = []
-    for outer in outers(ours, set(own) - {"normalize.mean", "normalize.std"}):
-        inside = {name.removeprefix(outer): there for name, there in ours.items() if name.startswith(outer)}
-        for place, given in sets.items():
-            counts = votes(inside, bare(given)) or Counter({"": 0})
-            prefix, count = max(counts.items(), key=lambda one: (one[1], -len(one[0])))
-            found.append((count, len(given), place, prefix, inside))
-    _, _, place, prefix, inside = max(found, key=lambda one: one[:2])
-    words = differences(own, inside, sets[place], prefix)
-    quantised = "; they look quantised: expected those before that" if looks_quantised(sets[place]) else ""
-    return (f"in {place!r} " if place else "") + words + quantised
-
-
-def differences(own: Weights, inside: Mapping[str, str], given: Weights, prefix: str) -> str:
-    """The first names that only one side has; where there are none, the first shape that differs."""
-    theirs = bare(given)
-    both = {theirs[prefix + name]: mine for name, mine in inside.items() if prefix + name in theirs}
-    missing = sorted(mine for name, mine in inside.items() if mine not in both.values() and not name.endswith(COUNTER))
-    strange = sorted(there for there in theirs.values() if there not in both)
-    parts = [f"{len(missing)} tensors missing, first {some(missing)}"] if missing else []
-    parts += [f"{len(strange)} tensors too many, first {some(strange)}"] if strange else []
-    shapes = sorted((there, mine) for there, mine in both.items() if not same_shape(given[there], own[mine]))
-    if shapes:
-        there, mine = shapes[0]
-        more = f" ({len(shapes)} tensors have another shape)" if len(shapes) > 1 else ""
-        expected = tuple(own[mine].shape) if isinstance(own[mine], Tensor) else "no tensor"
-        parts.append(f"{there!r} has shape {tuple(given[there].shape)}, the model expects {expected}{more}")
-    return "; ".join(parts)
-
-
-def looks_quantised(given: Weights) -> bool:
-    return any(name.endswith(QUANTISED) or value.is_quantized for name, value in given.items())
