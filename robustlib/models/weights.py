@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from robustlib.models.checkpoints import Weights, read_weights
 from robustlib.models.extras import Fit, some, sort_out, statistics_of
@@ -106,6 +108,8 @@ def fit_at(
     tensors, filled = {}, []
     for name, mine in inside.items():
         there = theirs.get(prefix + name)
+        if there is None:  # one tensor under several names, of which safetensors keeps the first
+            there = next((theirs[prefix + n] for n in same_tensor(own, inside, mine) if prefix + n in theirs), None)
         if there is None:
             if not name.endswith(COUNTER):
                 return None
@@ -124,6 +128,19 @@ def fit_at(
     taken = {name: tensors[mine][1] for name, mine in inside.items() if mine in tensors}
     kept = tuple(name for name in own if name not in tensors and name not in filled)
     return Fit(place, prefix, tensors, tuple(filled), kept, sort_out(extras, taken))
+
+
+def same_tensor(own: Weights, inside: Mapping[str, str], mine: str) -> list[str]:
+    """Names under which the model has this very tensor too."""
+
+    def place(value: Tensor) -> Any:
+        plain = isinstance(value, Tensor) and not is_lazy(value) and value.numel()
+        return (value.data_ptr(), value.shape, value.stride()) if plain else None
+
+    there = place(own[mine])
+    return (
+        [] if there is None else [name for name, real in inside.items() if real != mine and place(own[real]) == there]
+    )
 
 
 def only_one(fits: list[Fit], source: str) -> Fit:

@@ -131,6 +131,16 @@ def test_counters_that_are_missing_are_filled_in(tmp_path: Path):
     assert same(model, without) and line == "1 num_batches_tracked filled in"
 
 
+def test_a_tensor_under_two_names_is_there_once(tmp_path: Path):
+    """As safetensors.torch.save_model writes it."""
+    layer = nn.Linear(3, 3)
+    tied, given = nn.ModuleDict({"a": layer, "b": layer}), {"a.weight": torch.rand(3, 3), "a.bias": torch.rand(3)}
+    model, _ = took(saved(given, tmp_path), tied)
+    assert same(model, given) and torch.equal(model.state_dict()["b.weight"], given["a.weight"])
+    apart = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    assert "2 tensors missing, first 'b.bias', 'b.weight'" in refused(saved(given, tmp_path), apart)
+
+
 def test_two_sets_and_the_key_that_chooses(tmp_path: Path):
     both = {"state_dict": numbers(), "state_dict_ema": numbers(1), "arch": "small"}
     path = saved(both, tmp_path)
