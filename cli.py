@@ -9,7 +9,7 @@ import click
 from cluster import afar, asked
 from cluster.asked import cluster_option, insecure_option, open_cluster
 from jobs import commands
-from jobs.console import PRIORITY, SEED, Commands, json_option, open_store, remote_words, sweep_option
+from jobs.console import PRIORITY, SEED, Commands, json_option, open_store, refuse_typed, remote_words, sweep_option
 from jobs.errors import JobsFailed
 from jobs.options import READING_NAMES, dataset_options
 from robustlib import VERSION
@@ -27,6 +27,19 @@ def study_options(command: Any) -> Any:
         click.option("--epochs", type=click.IntRange(1), help="Epochs of every training."),
         click.option("--dataset", help="Data set, such as digits or parquet:PATH."),
         click.argument("study", type=click.Path(dir_okay=False, path_type=Path)),
+    ):
+        command = option(command)
+    return command
+
+
+def normalize_options(command: Any) -> Any:
+    """How images are normalised before the model, as its first layer."""
+    for option in (
+        click.option("--std", metavar="NUMBERS", help="Standard deviations, as --mean."),
+        click.option(
+            "--mean", metavar="NUMBERS", help="Subtracted first, by channel or one for all, on the scale [0, 1]."
+        ),
+        click.option("--normalize", metavar="NAME", help="Instead: dataset, cifar10, cifar100 or imagenet."),
     ):
         command = option(command)
     return command
@@ -88,8 +101,12 @@ def run(
     """
     from jobs import ask
 
+    if address is None:
+        refuse_typed(ctx, "without --address", "insecure")
     if dry_run:
         from jobs import estimate
+
+        refuse_typed(ctx, "with --dry-run, which runs nothing", "priority", "cpus_per_job", "address", "insecure")
 
         click.echo(estimate.dry_run(ctx.obj, study, changes, as_json=as_json))
         return
@@ -128,6 +145,8 @@ def submit(ctx: click.Context, study: Path, priority: int, cluster: str | None, 
     if cluster is None:
         from jobs import ask
 
+        refuse_typed(ctx, "without --cluster", "insecure")
+
         click.echo(ask.submit_file(ctx.obj, study, changes, priority)[1].line)
         return
     from cluster import remote
@@ -153,6 +172,8 @@ def drive(ctx: click.Context, sweep: str | None, **where: Any) -> None:
     from cluster.drive import drive_and_watch
     from jobs import flow
 
+    if where["address"] is None:
+        refuse_typed(ctx, "without --address", "insecure")
     store = open_store(ctx, write=True)
     sweep_id = flow.sweep_id(store, sweep)
     click.echo(flow.counts_text(drive_and_watch(store, sweep_id, **where)))
@@ -178,7 +199,8 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
 @main.command()
 @click.argument("model")
-@click.option("--weights", help="File of weights: safetensors or a state dict.")
+@click.option("--weights", help="File of weights: safetensors or a state dict; FILE:KEY for one of several in it.")
+@normalize_options
 @click.option("--dataset", default="digits", show_default=True, help="Data set to attack on.")
 @dataset_options
 @click.option(
@@ -216,7 +238,8 @@ def attack(
 
 @main.command()
 @click.argument("model")
-@click.option("--weights", help="File of weights: safetensors or a state dict.")
+@click.option("--weights", help="File of weights: safetensors or a state dict; FILE:KEY for one of several in it.")
+@normalize_options
 @click.option("--dataset", default="digits", show_default=True, help="Data set to attack on.")
 @dataset_options
 @click.option("--norm", default="Linf", show_default=True, help="Linf, L2 or L1.")
@@ -251,6 +274,7 @@ def audit(ctx: click.Context, cpus_per_job: int | None, as_json: bool, **options
 
 @main.command()
 @click.argument("model")
+@normalize_options
 @click.option("--dataset", default="digits", show_default=True, help="Data set to train and test on.")
 @dataset_options
 @click.option("--objective", default="standard", show_default=True, help="See `robustq list objectives`.")

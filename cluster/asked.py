@@ -6,7 +6,17 @@ from typing import Any
 
 import click
 
-from jobs.console import NUMBER, PRIORITY, following, json_option, open_store, remote_words, sweep_option
+from jobs.console import (
+    NUMBER,
+    PRIORITY,
+    following,
+    form_of,
+    json_option,
+    open_store,
+    refuse_typed,
+    remote_words,
+    sweep_option,
+)
 from jobs.options import question_options
 from jobs.tables import FORMATS
 
@@ -22,6 +32,8 @@ def remotely(command: Any) -> Any:
     @click.pass_context
     @wraps(command)
     def there_or_here(ctx: click.Context, cluster: str | None, insecure: bool, **given: Any) -> Any:
+        if cluster is None:
+            refuse_typed(ctx, "without --cluster", "insecure")
         if cluster is None or is_here(ctx):
             return ctx.invoke(command, **given)
         from cluster.remote import ask
@@ -88,7 +100,7 @@ def results(ctx: click.Context, question: Any, summary: bool, form: str, as_json
     """
     from jobs import flow
 
-    form, tell = "json" if as_json else form, partial(click.echo, err=True)
+    form, tell = form_of(ctx, form, as_json), partial(click.echo, err=True)
     click.echo(flow.answer_text(open_store(ctx), question, form, summary=summary, tell=tell))
 
 

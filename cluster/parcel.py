@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from jobs.errors import SpecError
+from jobs.plan import weights_place
 from jobs.study import load_study
 
 HERE = Path(__file__).parents[1]
@@ -60,7 +61,7 @@ def check_inside(study: Path, root: Path) -> None:
         for entry, place in (("file", (model.file or "").rpartition(":")[0]), ("weights", model.weights)):
             if not place or (entry == "file" and not place.endswith(".py")):
                 continue
-            path = (root / Path(place).expanduser()).resolve()
+            path = (weights_place(place, root)[0] if entry == "weights" else root / Path(place).expanduser()).resolve()
             if not path.is_relative_to(root):
                 raise origin.error(
                     ("models", label, entry), f"{place} lies outside of the study's folder, which is what is sent"

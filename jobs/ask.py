@@ -1,6 +1,6 @@
 """What the commands do that submit something: a study's file, or a study made from options."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ def side(value: str) -> int | list[int]:
 
 def submit_attack(url: str, options: dict[str, Any]) -> tuple[Store, Submitted]:
     """Submit the study of one model that `robustq attack` means."""
-    params = parameters(options["params"])
+    taken = {"name": "--attack"} | {name: f"--{name}" for name in ("norm", "eps") if options[name]}
+    params = parameters(options["params"], taken)
     radii = [radius(text) for text in options["eps"]]
     attacks = []
     for name in options["attacks"]:
@@ -64,21 +65,22 @@ def submit_attack(url: str, options: dict[str, Any]) -> tuple[Store, Submitted]:
         entry |= {"norm": options["norm"]} if options["norm"] else {}
         entry |= {"eps": radii} if radii else {}
         attacks.append(entry)
-    model = model_entry(options["model"], options["weights"])
+    model = model_entry(options["model"], options["weights"]) | normalize_entry(options)
     return submit_one_off(url, "attack", model, attacks, options)
 
 
 def submit_audit(url: str, options: dict[str, Any]) -> tuple[Store, Submitted]:
     """Submit the study of one audit that `robustq audit` means."""
     entry = {"name": "audit", "norm": options["norm"], "eps": radius(options["eps"]), "queries": options["queries"]}
-    model = model_entry(options["model"], options["weights"])
+    model = model_entry(options["model"], options["weights"]) | normalize_entry(options)
     return submit_one_off(url, "audit", model, [entry], options)
 
 
 def submit_training(url: str, options: dict[str, Any]) -> tuple[Store, Submitted]:
     """Submit the study of one training that `robustq train` means."""
-    train = {"objective": options["objective"], "epochs": options["epochs"]} | parameters(options["params"])
-    model = model_entry(options["model"], None) | {"train": train}
+    params = parameters(options["params"], {"objective": "--objective", "epochs": "--epochs"})
+    train = {"objective": options["objective"], "epochs": options["epochs"]} | params
+    model = model_entry(options["model"], None) | normalize_entry(options) | {"train": train}
     return submit_one_off(url, "train", model, [{"name": "clean"}], options | {"examples": "all"})
 
 
@@ -98,6 +100,7 @@ def submit_one_off(
     data |= given | ({"size": side(given["size"])} if "size" in given else {})
     named = {name: f"--{name.replace('_', '-')}" for name in given}
     named |= {"dataset": "--dataset", "eps": "--eps", "norm": "--norm", "weights": "--weights", "train": "--param"}
+    named |= {"normalize": "--normalize" if options["normalize"] else "--mean and --std"}
     named |= {"attacks": "--attack", "models": "MODEL"}
     origin = Origin(name, {}, named)
     study = check(data, origin)
@@ -112,6 +115,26 @@ def model_entry(model: str, weights: str | None) -> dict[str, Any]:
     return entry | ({"weights": weights} if weights else {})
 
 
+def normalize_entry(options: dict[str, Any]) -> dict[str, Any]:
+    """How images are normalised, as a model's entry: by a name, or by a mean and a standard deviation."""
+    name, mean, std = options["normalize"], options["mean"], options["std"]
+    if name is not None and (mean is not None or std is not None):
+        raise SpecError("expected --normalize or --mean and --std, got both")
+    if (mean is None) != (std is None):
+        raise SpecError(f"expected --mean and --std, got {'--std' if mean is None else '--mean'} alone")
+    if mean is None or std is None:
+        return {} if name is None else {"normalize": name}
+    return {"normalize": {"mean": by_channel("--mean", mean), "std": by_channel("--std", std)}}
+
+
+def by_channel(option: str, text: str) -> list[float]:
+    """Numbers with commas between, one a channel, or one for all."""
+    try:
+        return [float(number(part)) for part in text.split(",")]
+    except ValueError as error:
+        raise SpecError(f"{option}: expected numbers such as 0.49,0.48,0.45, one a channel, got {text!r}") from error
+
+
 def radius(text: str) -> float:
     value = number(text)
     try:
@@ -120,13 +143,17 @@ def radius(text: str) -> float:
         raise SpecError(f"--eps: expected a number such as 8/255, got {text!r}") from error
 
 
-def parameters(texts: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE options, the values as YAML would read them."""
+def parameters(texts: Sequence[str], taken: Mapping[str, str]) -> dict[str, Any]:
+    """NAME=VALUE options, the values as YAML would read them. taken: names that an option of their own says."""
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise SpecError(f"--param: expected NAME=VALUE, got {text!r}")
+        if name in taken:
+            raise SpecError(f"--param: {name} is said by {taken[name]}, got {text!r}")
+        if name in found:
+            raise SpecError(f"--param: {name} stands there twice")
         try:
             found[name] = number(yaml.safe_load(value))
         except yaml.YAMLError as error:

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from jobs.console import NUMBER, SEED, Unfinished, json_option, open_store
-from jobs.options import filter_options
+from jobs.console import NUMBER, SEED, Unfinished, form_of, json_option, open_store, refuse_typed
+from jobs.options import FILTER_NAMES, filter_options
 from jobs.tables import FORMATS
 
 format_option = click.option(
@@ -40,8 +40,9 @@ def diff(ctx: click.Context, old: str, new: str, versions: str | None, form: str
     from jobs import flow
     from jobs.diff import CHANGED, counts_text
 
+    form = form_of(ctx, form, as_json)
     rows = flow.diff_rows(ctx.obj, old, new, versions, filters)
-    click.echo(flow.diff_text(rows, "json" if as_json else form))
+    click.echo(flow.diff_text(rows, form))
     click.echo(counts_text(rows), err=True)
     if changed := sum(row["change"] == CHANGED for row in rows):
         raise Unfinished(f"{changed} results changed beyond their intervals")
@@ -79,9 +80,11 @@ def replay(
     from jobs import flow
     from jobs.replay import failed, replay
 
-    tell = partial(click.echo, err=True)
+    if job_ids:
+        refuse_typed(ctx, "with --job, which says what to run", "number", "draw", *FILTER_NAMES)
+    form, tell = form_of(ctx, form, as_json), partial(click.echo, err=True)
     rows = replay(open_store(ctx), number, filters=filters, job_ids=job_ids, seed=draw, threads=threads, tell=tell)
-    click.echo(flow.replay_text(rows, "json" if as_json else form))
+    click.echo(flow.replay_text(rows, form))
     if wrong := failed(rows):
         raise Unfinished(f"{wrong} of {len(rows)} results did not come out as they were stored")
 

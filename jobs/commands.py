@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from jobs import checking
-from jobs.console import json_option, open_store
+from jobs.console import json_option, open_store, refuse_typed
 from jobs.errors import SpecError
 from jobs.options import filter_options
 
@@ -89,7 +89,8 @@ def ui(ctx: click.Context, port: int, host: str, insecure: bool) -> None:
 @click.argument("kind", type=click.Choice(["models", "attacks", "datasets", "objectives", "defences"]))
 @click.option("--torchvision", is_flag=True, help="With models: torchvision's too.")
 @json_option
-def list_names(kind: str, torchvision: bool, as_json: bool) -> None:
+@click.pass_context
+def list_names(ctx: click.Context, kind: str, torchvision: bool, as_json: bool) -> None:
     """Print the names that studies may use, with their parameters.
 
     \b
@@ -98,6 +99,8 @@ def list_names(kind: str, torchvision: bool, as_json: bool) -> None:
     """
     from jobs.names import names_text
 
+    if kind != "models":
+        refuse_typed(ctx, f"on {kind}: it is for models", "torchvision")
     click.echo(names_text(kind, torchvision=torchvision, as_json=as_json))
 
 

@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args, get_origin
 import numpy as np
 import torch
 from pydantic import TypeAdapter
+from torch import nn
 
-from jobs.material import build_model, load_data, unmeasured
+from jobs.material import build_model, build_network, defend, load_data, statistics, unmeasured
 from jobs.planned import Resolved
 from jobs.specs import AttackSpec, DataRef, DefenceSpec, ModelSpec
 from robustlib import corruptions, data
@@ -25,13 +26,16 @@ from robustlib.datasets.choose import choose
 from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify, match_sigma
 from robustlib.evaluate import make_ready
-from robustlib.models import network
+from robustlib.models import Tell, first_layer, network
+from robustlib.models.layers import Normalize
 from robustlib.modes import as_images
 from robustlib.outcome import check_classes
 from robustlib.settings import AUDIT, CERTIFY, NORMS, TRANSFER, TrainSettings
 from robustlib.training import OBJECTIVES
 
 LOOKED_AT_BYTES = 256 * 2**20  # of decoded images, when a study is submitted; workers see the rest
+ONCE = frozenset({"clean", "corruption"})  # what has no restarts
+
 # Parameters of attacks that the spec has places of its own for, or that those who call them fill in.
 NOT_FOR_USERS = frozenset({"norm", "eps", "draws", "classes", "start", "spent", "surrogate"})
 
@@ -82,6 +86,8 @@ def complete_attack(name: str, norm: Any, eps: float | None, restarts: int, give
     if name not in ATTACKS and name not in ENSEMBLES:
         known = ", ".join([*ATTACKS, *ENSEMBLES, CERTIFY, AUDIT])
         raise ValueError(f"unknown attack {name!r}, expected one of: {known}")
+    if name in ONCE and restarts != 1:
+        raise ValueError(f"{name} has no restarts: it does the same again")
     function = ATTACKS.get(name) or ENSEMBLES[name]
     params = check_params(name, parameters(function, NOT_FOR_USERS), given)
     signature = inspect.signature(function).parameters
@@ -232,8 +238,45 @@ def check_surrogate(attack: str, label: str | None, models: Mapping[str, ModelSp
     make_ready(build_model(models[label], dataset, 0), some, dataset.num_classes, torch.device("cpu")).as_surrogate()
 
 
-def check_model(spec: ModelSpec, ref: DataRef) -> None:
-    """Build the model once as a job would: what does not fit is found before anything is queued."""
+def check_model(spec: ModelSpec, ref: DataRef, *, stated: bool, trained: bool, tell: Tell | None = None) -> None:
+    """Build the model once as a job would: what does not fit is found before anything is queued.
+
+    stated: whether the study says how images are normalised.  trained: whether it is to be trained.  tell: is told what
+    was taken from a file of weights.
+    """
     dataset = load_data(ref)
-    model = build_model(unmeasured(spec, dataset), dataset, 0)
-    check_classes(model, as_images(torch.from_numpy(dataset.images[:2]), torch.device("cpu")), dataset.num_classes)
+    some = as_images(torch.from_numpy(dataset.images[:2]), torch.device("cpu"))
+    measured = stated and spec.weights is not None
+    model = build_network(spec if measured else unmeasured(spec, dataset), dataset, 0, tell=tell)
+    if trained and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("train has no effect: the model has no parameters that could be trained")
+    if measured:
+        check_first_layer(spec, model, dataset)
+    if trained:
+        check_reached(model, some)
+    model = defend(model, spec)
+    check_classes(model, some, dataset.num_classes)
+
+
+def check_reached(model: nn.Module, x: torch.Tensor) -> None:
+    """Whether training would move anything."""
+    with torch.enable_grad():
+        try:
+            logits = model(x)
+        except Exception:  # the look at its classes, which comes next, says what is wrong with it
+            return
+    if isinstance(logits, torch.Tensor) and not logits.requires_grad:
+        raise ValueError("train has no effect: the model's answer has no gradient that reaches its parameters")
+
+
+def check_first_layer(spec: ModelSpec, model: nn.Module, dataset: data.Dataset) -> None:
+    """Weights that carry the first layer decide it: what the study says of it would have no effect."""
+    said, given = statistics(spec, dataset), getattr(model, "normalize", None)
+    if said is None or not isinstance(given, Normalize):
+        return
+    wanted = first_layer(*said, dataset.in_channels)
+    if not all(torch.allclose(mine, theirs) for mine, theirs in ((wanted.mean, given.mean), (wanted.std, given.std))):
+        mean, std = (", ".join(f"{value:.4g}" for value in part.flatten().tolist()) for part in (given.mean, given.std))
+        raise ValueError(
+            f"normalize has no effect: the weights carry their own first layer (mean {mean}, std {std}); leave it out"
+        )

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from jobs.errors import JobsFailed, RobustqError
+from jobs.errors import JobsFailed, RobustqError, SpecError
 
 DISK_ERRORS = {
     errno.ENOSPC: "no room left on the disk: make room, then run the same command again",
@@ -57,6 +57,25 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             again = shlex.join(["robustq", *sys.argv[1:]])
             raise Unfinished(f"stopped; the queue is intact. Go on with: {again}") from None
+
+
+def refuse_typed(ctx: click.Context, why: str, *names: str) -> None:
+    """Raise SpecError for options that were typed and have no effect. why: after "has no effect"."""
+    typed = [
+        parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name
+        for parameter in ctx.command.params
+        if parameter.name in names
+        and ctx.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if typed:
+        raise SpecError(f"{' and '.join(typed)} {'have' if len(typed) > 1 else 'has'} no effect {why}")
+
+
+def form_of(ctx: click.Context, form: str, as_json: bool) -> str:
+    """In which form to print: --json is short for --format json, and no other goes with it."""
+    if as_json and form != "json":
+        refuse_typed(ctx, "with --json: expected one of them", "form")
+    return "json" if as_json else form
 
 
 def remote_words(ctx: click.Context, only: Sequence[str] | None = None) -> list[str]:

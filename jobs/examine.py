@@ -16,6 +16,7 @@ from robustlib.attacks.cascade import Attack
 from robustlib.audit.audit import Audit, audit
 from robustlib.checks.idle import unmoved
 from robustlib.checks.limits import Finding, overall
+from robustlib.checks.normalisation import normalisation
 from robustlib.checks.quick import above_chance, look_at_outcome
 from robustlib.datasets.choose import choose
 from robustlib.evaluate import Ready
@@ -102,8 +103,8 @@ def check_outcome(
                 search=ready.engines.suited(eps), attacks=attacks,
             )  # fmt: skip
             return [*ready.findings, *own]
-        own = [above_chance(outcome)]
+        mean = Expectation(ready.model, spec.eot_draws)
+        own = [above_chance(outcome), normalisation(mean, x, y, outcome)]
         if norm is not None and eps != 0:
-            mean = Expectation(ready.model, spec.eot_draws)
             own.append(unmoved(mean, x, y, outcome, attacks, norm=norm, eps=eps, seed=spec.seed))
         return [*ready.findings, *own]

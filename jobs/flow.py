@@ -51,7 +51,7 @@ def answer_text(store: Store, question: Question, form: str, *, summary: bool, t
     summary: a line a model instead.  tell: see `answer`.
     """
     with store.begin() as db:
-        if summary and form != "json":
+        if summary:
             if not question.plain or form != "table":
                 raise SpecError("--summary is a table of its own: leave out the other options on how to show results")
             return summaries_text(db, question.filters)
@@ -162,6 +162,8 @@ def raise_failures(store: Store, chosen: int | None) -> None:
 def chosen_jobs(db: Any, job_ids: Sequence[int], name: str | None) -> Any:
     if not job_ids and name is None:
         raise SpecError("expected numbers of jobs or --sweep NAME, got neither")
+    if job_ids and name is not None:
+        raise SpecError("expected numbers of jobs or --sweep NAME, got both")
     for job_id in job_ids:
         job_log(db, job_id)  # raises for a number that does not exist
     return list(job_ids) if job_ids else jobs_of(find_sweep(db, name))

@@ -87,27 +87,29 @@ def defend(model: nn.Module, spec: ModelSpec) -> nn.Module:
     return model.eval()
 
 
-def build_network(spec: ModelSpec, dataset: data.Dataset, seed: int, folder: str = "") -> nn.Module:
-    """The spec's model without its defences; fresh weights come from the seed. folder: see Context."""
+def build_network(
+    spec: ModelSpec, dataset: data.Dataset, seed: int, folder: str = "", tell: models.Tell | None = None
+) -> nn.Module:
+    """The spec's model without its defences; fresh weights come from the seed. folder: see Context.
+
+    tell: see robustlib.models.build.
+    """
     code, weights = spec.code, spec.weights
     if code is not None and code.place.endswith(".py"):
         code = code.model_copy(update={"place": find_file(code.place, code.sha256, folder, code_hash)})
-    normalize = None
-    if spec.normalize == "dataset":
-        normalize = dataset.mean, dataset.std
-    elif spec.normalize is not None:
-        normalize = spec.normalize.mean, spec.normalize.std
     with seeded(seed, "weights", torch.device("cpu")):
         model = models.build(
             arch=spec.arch,
             file=None if code is None else code.reference,
             weights=None if weights is None else Path(find_file(weights.place, weights.sha256, folder)),
+            entry=weights and weights.entry,
             in_channels=dataset.in_channels,
             num_classes=dataset.num_classes,
             image_size=dataset.image_size,
-            normalize=normalize,
+            normalize=statistics(spec, dataset),
             dropout=spec.dropout_at_inference,
             options=spec.options,
+            tell=tell,
         )
     if spec.arch in models.MODELS:
         # Twice as fast on a CPU, and what tensor cores want. A user's own model may rely on the usual order.
@@ -124,6 +126,13 @@ def unmeasured(spec: ModelSpec, dataset: data.Dataset) -> ModelSpec:
         return spec
     channels = dataset.in_channels
     return spec.model_copy(update={"normalize": Statistics(mean=(0.0,) * channels, std=(1.0,) * channels)})
+
+
+def statistics(spec: ModelSpec, dataset: data.Dataset) -> models.Statistics | None:
+    """Mean and standard deviation of the first layer, where it is to have some."""
+    if spec.normalize is None or (spec.code is not None and not spec.first_layer):
+        return None
+    return (dataset.mean, dataset.std) if spec.normalize == "dataset" else (spec.normalize.mean, spec.normalize.std)
 
 
 def surroundings(context: Context) -> dict[str, Any]:

@@ -38,6 +38,7 @@ FILTERS = (
 )  # fmt: skip
 TRUSTED = click.option("--only-trusted", is_flag=True, help="Leave out what failed a check or an audit.")
 NAMES = ("model", "attack", "eps", "norm", "arch", "defence", "dataset", "seed")
+FILTER_NAMES = ("sweep", *NAMES, "where", "only_trusted")
 
 QUESTIONS = (
     click.option("--group", metavar="COLUMNS", help="Means over rows that agree in these, such as model,attack,eps."),

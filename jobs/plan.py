@@ -14,11 +14,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from jobs.planned import Planned, Resolved, model_jobs
-from jobs.specs import AttackSpec, CodeRef, DataRef, DefenceSpec, EvalSpec, FileRef, ModelSpec, canonical
+from jobs.specs import AttackSpec, CodeRef, DataRef, DefenceSpec, EvalSpec, FileRef, ModelSpec, Statistics, canonical
 from jobs.study import Origin, Path_, Study, StudyAttack, StudyModel, explain
 from robustlib import KERNEL_VERSION, data
 from robustlib.code import code_hash, file_hash
 from robustlib.datasets.source import TEST
+from robustlib.normalisations import NORMALISATIONS
 from robustlib.settings import AUDIT, TrainSettings
 
 TRAIN_FIELDS = frozenset(field.name for field in fields(TrainSettings)) - {"attack"}
@@ -36,6 +37,9 @@ def resolve(study: Study, origin: Origin, folder: Path, data_folder: Path) -> Re
     models = {label: resolve_model(model, origin, ("models", label), folder) for label, model in study.models.items()}
     content = [KERNEL_VERSION, study.model_dump(mode="json"), ref.sha256]
     content += [[model.weights and model.weights.sha256, model.code and model.code.sha256] for model in models.values()]
+    # Without these a study is what it was when `normalize` of code was not used: its results would stand for those now.
+    layered = [label for label, model in models.items() if model.first_layer]
+    content += [{"first_layer": layered}] if layered else []
     return Resolved(study, origin, ref, train, models, hashlib.sha256(canonical(content).encode()).hexdigest())
 
 
@@ -63,18 +67,40 @@ def absolute(folder: Path, place: str) -> Path:
 def resolve_model(model: StudyModel, origin: Origin, where: Path_, folder: Path) -> ModelSpec:
     weights = None
     if model.weights is not None:
-        path = absolute(folder, model.weights)
-        weights = FileRef(place=str(path), sha256=hash_file(path, origin, (*where, "weights"), "weights file"))
+        path, entry = weights_place(model.weights, folder)
+        digest = hash_file(path, origin, (*where, "weights"), "weights file")
+        weights = FileRef(place=str(path), sha256=digest, entry=entry)
     code = None if model.file is None else resolve_code(model.file, origin, (*where, "file"), folder)
     return ModelSpec(
         arch=model.arch,
         code=code,
         weights=weights,
-        normalize=model.normalize or ("dataset" if model.train is not None and model.arch is not None else None),
+        normalize=normalisation(model),
+        first_layer=model.file is not None and model.normalize is not None,
         dropout_at_inference=model.dropout_at_inference,
         options=model.options,
         defence=tuple(DefenceSpec(name=part.name, params=part.params) for part in model.defence),
     )
+
+
+def weights_place(text: str, folder: Path) -> tuple[Path, str | None]:
+    """Where FILE or FILE:KEY lies, and the KEY in it. A file of that whole name wins."""
+    whole = absolute(folder, text)
+    place, colon, entry = text.partition(":")
+    while colon and not whole.exists():
+        if absolute(folder, place).is_file():
+            return absolute(folder, place), entry
+        more, colon, entry = entry.partition(":")
+        place = f"{place}:{more}"
+    return whole, None
+
+
+def normalisation(model: StudyModel) -> Any:
+    """What stands before the network: as the study says it, of a network that is trained the training split's."""
+    if model.normalize in NORMALISATIONS:
+        mean, std = NORMALISATIONS[str(model.normalize)]
+        return Statistics(mean=mean, std=std)
+    return model.normalize or ("dataset" if model.train is not None and model.arch is not None else None)
 
 
 def resolve_code(reference: str, origin: Origin, where: Path_, folder: Path) -> CodeRef:
@@ -111,7 +137,7 @@ def expand(resolved: Resolved) -> list[Planned]:
 
 
 def checked(resolved: Resolved) -> list[Planned]:
-    from jobs import complete, estimate  # torch: only a study that is new needs it
+    from jobs import complete, effects, estimate  # torch: only a study that is new needs it
 
     notes: list[str] = []
     study, origin = resolved.study, resolved.origin
@@ -131,10 +157,12 @@ def checked(resolved: Resolved) -> list[Planned]:
         label: train_settings(study, model, origin, ("models", label), complete)
         for label, model in study.models.items()
     }
+    effects.check_effects(study, origin, resolved.models, attacks, settings)
     for label, model in resolved.models.items():
         if (chosen := settings[label]) is not None:
             guard(origin, ("models", label, "train"), complete.check_training, chosen, resolved.train_data)
-        guard(origin, ("models", label), complete.check_model, model, resolved.data)
+        about = {"stated": study.models[label].normalize is not None, "trained": settings[label] is not None}
+        guard(origin, ("models", label), complete.check_model, model, resolved.data, **about, tell=notes.append)
     asked = [(spec, surrogate_of(resolved, spec, i, complete)) for spec, i in attacks]
     jobs: dict[str, Planned] = {}
     for label in study.models:

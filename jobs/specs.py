@@ -75,10 +75,16 @@ class DataRef(Spec):
 
 
 class FileRef(Spec):
-    """A file of weights by its absolute path and content."""
+    """A file of weights by its absolute path and content. entry: which of several sets in it, where that was said."""
 
     place: str
     sha256: str
+    entry: str | None = None
+
+    @model_serializer(mode="wrap")
+    def without_nothing(self, dump: Any) -> dict[str, Any]:
+        """As files were stored before sets in them were chosen, where none is: keys stay what they were."""
+        return {name: value for name, value in dump(self).items() if name != "entry" or value is not None}
 
 
 class CodeRef(Spec):
@@ -115,20 +121,27 @@ class DefenceSpec(Spec):
 
 
 class ModelSpec(Spec):
-    """A network before training: by name or by the user's code, perhaps with weights from a file."""
+    """A network before training: by name or by the user's code, perhaps with weights from a file.
+
+    first_layer: that `normalize` is put in front of the user's code. A network by name always has it there; for code it
+    was stored and not used once, so that results from then must not stand for those with it.
+    """
 
     arch: str | None = None
     code: CodeRef | None = None
     weights: FileRef | None = None
     normalize: Literal["dataset"] | Statistics | None = None
+    first_layer: bool = False
     dropout_at_inference: float | None = Field(default=None, gt=0, lt=1)
     options: dict[str, Any] = {}
     defence: tuple[DefenceSpec, ...] = ()  # put around the trained network, the first next to it
 
     @model_serializer(mode="wrap")
     def without_nothing(self, dump: Any) -> dict[str, Any]:
-        """As models were stored before there were defences, where there is none: keys stay what they were."""
-        return {name: value for name, value in dump(self).items() if name != "defence" or value}
+        """As models were stored before there were defences or first layers of code, where there are none: keys stay
+        what they were.
+        """
+        return {name: value for name, value in dump(self).items() if name not in ("defence", "first_layer") or value}
 
 
 class SurrogateSpec(Spec):

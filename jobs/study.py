@@ -20,6 +20,7 @@ from jobs.errors import SpecError
 from jobs.reading import Path_, read_yaml
 from jobs.specs import Choose, Count, Split, Statistics
 from robustlib.datasets.source import AS_IT_IS, TEST, Reading
+from robustlib.normalisations import NORMALISATIONS, check_statistics
 from robustlib.settings import Norm
 
 
@@ -48,7 +49,7 @@ class StudyModel(Part):
     arch: str | None = None
     file: str | None = None
     weights: str | None = None
-    normalize: Literal["dataset"] | Statistics | None = None
+    normalize: Literal["dataset", "cifar10", "cifar100", "imagenet"] | Statistics | None = None
     dropout_at_inference: float | None = Field(default=None, gt=0, lt=1)
     options: dict[str, Any] = {}
     train: dict[str, Any] | None = None
@@ -58,6 +59,27 @@ class StudyModel(Part):
     @classmethod
     def one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, dict) else value
+
+    @field_validator("normalize", mode="before")
+    @classmethod
+    def statistics(cls, value: Any) -> Any:
+        """One number stands for all channels. What cannot be a mean or a standard deviation is refused."""
+        if isinstance(value, str) and value != "dataset" and value not in NORMALISATIONS:
+            known = ", ".join(["dataset", *NORMALISATIONS])
+            raise ValueError(f"expected {known} or {{mean: [...], std: [...]}}, got {value!r}")
+        if not isinstance(value, dict):
+            return value
+        if value.keys() != {"mean", "std"}:
+            raise ValueError(f"expected mean and std, got {', '.join(map(str, value)) or 'neither'}")
+        lists = {name: part if isinstance(part, list | tuple) else [part] for name, part in value.items()}
+        for name, part in lists.items():
+            for number in part:
+                if isinstance(number, bool) or not isinstance(number, int | float):
+                    raise ValueError(f"expected numbers of {name}, one a channel or one for all, got {number!r}")
+        most = max(map(len, lists.values()))
+        lists = {name: part * most if len(part) == 1 else part for name, part in lists.items()}
+        check_statistics(lists["mean"], lists["std"])
+        return lists
 
     @model_serializer(mode="wrap")
     def without_nothing(self, dump: Any) -> dict[str, Any]:
@@ -195,9 +217,10 @@ def load_study(path: Path, changes: dict[str, Any]) -> tuple[Study, Origin]:
     if "epochs" in changes:
         models = data.get("models")
         parts = list(models.values()) if isinstance(models, dict) else []
-        for train in [
-            part["train"] for part in parts if isinstance(part, dict) and isinstance(part.get("train"), dict)
-        ]:
+        trainings = [part["train"] for part in parts if isinstance(part, dict) and isinstance(part.get("train"), dict)]
+        if not trainings:
+            raise SpecError(f"--epochs has no effect: {path} trains no model")
+        for train in trainings:
             train["epochs"] = changes["epochs"]
     return check(data, origin), origin
 

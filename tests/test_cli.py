@@ -84,12 +84,13 @@ def test_weights_that_do_not_fit(robustq, tmp_path):
     weights(tmp_path / "w.pt", num_classes=7)
     refused(
         robustq("attack", "lenet5", "--weights", "w.pt"),
-        f"MODEL: weights {tmp_path}/w.pt do not fit the model: 'net.fc3.bias' has shape (7,), the model expects (10,)",
+        f"MODEL: weights {tmp_path}/w.pt do not fit the model: 'net.fc3.bias' has shape (7,), the model expects (10,) "
+        "(2 tensors have another shape)",
     )
     (tmp_path / "w.pt").write_bytes(b"no weights at all")
     result = robustq("attack", "lenet5", "--weights", "w.pt")
     assert result.exit_code == 2
-    assert f"{tmp_path}/w.pt holds no plain state dict" in result.stderr
+    assert f"{tmp_path}/w.pt is a text file, and no weights: download or copy it again" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -18,6 +18,7 @@ from robustlib.audit.causes import name_cause
 from robustlib.audit.forms import Form
 from robustlib.checks import slopes
 from robustlib.checks.limits import Finding, find, overall
+from robustlib.checks.normalisation import normalisation
 from robustlib.checks.quick import above_chance, answers, eight_bit, noise
 from robustlib.draws import Draws, Seeding
 from robustlib.evaluate import Ready, make_ready
@@ -226,6 +227,8 @@ class Examination:
         moved = size(self.bout.x_adv - self.x, self.norm)
         outcome = judge(self.bout.draws.index, self.y, self.clean, attacked, moved, by, unknown)
         self.findings.append(above_chance(outcome))
+        asked = Expectation(self.target.model, self.target.eot) if self.target.randomised else self.bout.judge
+        self.findings.append(normalisation(asked, self.x, self.y, outcome))
         if not self.target.randomised:
             bare = self.bout.judge
             self.findings.append(noise(bare, self.x, self.y, outcome, self.norm, self.eps, self.seed))

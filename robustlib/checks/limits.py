@@ -47,6 +47,9 @@ LIMITS: dict[str, Limit] = {
     ),
     # Of an evaluation.
     "chance": Limit("share of the most frequent class, over the clean accuracy", 0.7, 0.85, True, OURS),
+    "normalisation": Limit(
+        "clean accuracy that another usual normalisation adds, where it is near chance", 0.15, None, False, OURS
+    ),
     "noise": Limit("standing images that one random point of the ball breaks", 0, 0, True, CARLINI),
     "unmoved": Limit(
         "share of standing images that an attack which broke none leaves as they are, whatever radius it is given",

@@ -11,6 +11,7 @@ from robustlib.attacks.cascade import Attack, predict, verdict
 from robustlib.checks.adaptation import Watched, state_of, test_time
 from robustlib.checks.idle import noise_nearer, unmoved
 from robustlib.checks.limits import WARN, Finding, find
+from robustlib.checks.normalisation import normalisation
 from robustlib.draws import Draws
 from robustlib.engine import Net, pull
 from robustlib.losses import cross_entropy
@@ -113,7 +114,7 @@ def look_at_outcome(
     search: the model's quicker copy, which is asked first where there is one.  attacks: in turn, as `cascade` calls
     them.
     """
-    found = [above_chance(outcome)]
+    found = [above_chance(outcome), normalisation(model, x, y, outcome)]
     if norm is None or eps == 0:
         return found
     if attacks:

@@ -7,11 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from robustlib.models.answers import Answers
 from robustlib.models.convnet3 import ConvNet3
-from robustlib.models.files import call_factory, check_options, load_weights, read_weights
+from robustlib.models.files import call_factory, check_options, users_code
 from robustlib.models.layers import Normalize, dropout_at_inference
 from robustlib.models.lenet5 import LeNet5
 from robustlib.models.resnet import ResNet18
+from robustlib.models.weights import Tell as Tell
+from robustlib.models.weights import load_weights, put
+from robustlib.normalisations import by_channel, check_statistics
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": LeNet5,
@@ -41,7 +45,16 @@ def torchvision_network(name: str, in_channels: int, num_classes: int, **options
         raise ValueError(f"torchvision has no model {name!r}; `robustq list models --torchvision` prints those it has")
     if in_channels != 3:
         raise ValueError(f"torchvision's models expect 3 channels, got images with {in_channels}")
-    return get_model(name, weights=None, num_classes=num_classes, **options)
+    with_options = f"torchvision:{name} with the options {', '.join(options)}" if options else f"torchvision:{name}"
+    with users_code(with_options):  # its constructors say by a TypeError which options there are not
+        return get_model(name, weights=None, num_classes=num_classes, **options)
+
+
+def check_facts(arch: str, options: dict[str, Any]) -> None:
+    """Raise ValueError for an option that the data set decides."""
+    for name in ("arch", "name", "weights", "in_channels", "num_classes", "image_size"):
+        if name in options:
+            raise ValueError(f"expected no option {name!r}: {arch} has it from the study or the data set")
 
 
 def build(
@@ -49,41 +62,53 @@ def build(
     arch: str | None = None,
     file: str | None = None,
     weights: Path | None = None,
+    entry: str | None = None,
     in_channels: int,
     num_classes: int,
     image_size: tuple[int, int],
     normalize: Statistics | None = None,
     dropout: float | None = None,
     options: dict[str, Any] | None = None,
+    tell: Tell | None = None,
 ) -> nn.Module:
     """A model in eval mode: by name (`arch`) or the user's own (`file`, a factory), with weights from a file.
 
-    normalize: mean and standard deviation of the first layer; none for a user's own model, which brings its own.
-    Weights that carry the first layer (`normalize.mean`) decide it themselves. dropout: rate at inference.
-    Raises ValueError or FileNotFoundError where something does not exist or does not fit.
+    normalize: mean and standard deviation of the first layer, by channel or one for all; a user's own model gets such a
+    layer where they are given.  entry: see `load_weights`.  Weights that carry the first layer (`normalize.mean`)
+    decide it themselves.  dropout: rate at inference.  tell: is told in one line what was taken from the weights, where
+    that is not simply all.  Raises ValueError or FileNotFoundError where something does not exist or does not fit.
     """
     facts = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size}
+    first = None if normalize is None else first_layer(*normalize, in_channels)
     if file is not None:
         model = call_factory(file, facts, options or {})
     elif arch is not None:
-        model = nn.Sequential(
-            OrderedDict(
-                normalize=Normalize(*(normalize or ([0.0] * in_channels, [1.0] * in_channels))),
-                net=network(arch, **facts, **(options or {})),
-            )
-        )
+        check_facts(arch, options or {})
+        model = network(arch, **facts, **(options or {}))
+        first = first or Normalize([0.0] * in_channels, [1.0] * in_channels)
     else:
         raise ValueError("expected a model by arch or by file, got neither")
+    if first is not None:
+        model = nn.Sequential(OrderedDict(normalize=first, net=model))
+    if weights is not None and only_answers(model):
+        raise ValueError(f"weights {weights} have no effect: {file} only answers, and its numbers lie elsewhere")
     if weights is not None:
-        load(model, read_weights(weights), str(weights))
+        load_weights(model, weights, entry, may_normalize=arch is not None and normalize is None, tell=tell)
     if dropout is not None:
         model = dropout_at_inference(model, p=dropout)
     return model.eval()
 
 
+def only_answers(model: nn.Module) -> bool:
+    """Whether somebody else computes its answers, behind a first layer or not."""
+    return any(isinstance(layer, Answers) for layer in model.modules())
+
+
+def first_layer(mean: Sequence[float], std: Sequence[float], channels: int) -> Normalize:
+    check_statistics(mean, std)
+    return Normalize(*by_channel(mean, std, channels))
+
+
 def load(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Load weights into a built model, with or without the first layer among them."""
-    bare = not any(key.startswith(("net.", "normalize.")) for key in weights)
-    inner = getattr(model, "net", None)
-    target = inner if bare and isinstance(inner, nn.Module) and hasattr(model, "normalize") else model
-    load_weights(target, weights, source)
+    put(model, {"": weights}, source)

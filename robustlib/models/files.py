@@ -1,4 +1,4 @@
-"""A user's own model, and weights from a file: nothing in a weights file is ever executed."""
+"""A user's own model: the function that builds it, found, checked and called."""
 
 import contextlib
 import importlib
@@ -11,9 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustlib.code import local_modules
 from robustlib.memory import out_of_memory
@@ -91,6 +89,8 @@ def call_factory(reference: str, facts: dict[str, Any], options: dict[str, Any])
     """
     if is_address(reference):
         check_options(reference, endpoint, options)
+        if "url" in options:
+            raise ValueError(f"{reference} is the address: expected no option 'url'")
         return endpoint(reference, **{"num_classes": facts["num_classes"]} | options)
     factory = load_factory(reference)
     check_options(reference, factory, options)
@@ -104,49 +104,3 @@ def call_factory(reference: str, facts: dict[str, Any], options: dict[str, Any])
     if not callable(model):
         raise ValueError(f"{reference} returned {type(model).__name__}, expected a torch.nn.Module or a callable")
     return Answers(model, facts.get("num_classes"))
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors file or a state dict saved by torch.save, on the CPU."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        # weights_only refuses anything but tensors: such a file may run code, and is not loaded.
-        # A broken one raises whatever torch stumbles over: KeyError, IndexError, struct.error, ...
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise ValueError(
-            f"{path} holds no plain state dict ({reason}); save one with safetensors.torch.save_file"
-        ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no plain state dict; save one with safetensors.torch.save_file")
-    return state
-
-
-def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Load every tensor or none. Raises ValueError that names the first misfit."""
-    own = model.state_dict()
-    missing, strange = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    shapes = [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape]
-    if missing:
-        raise ValueError(f"weights {source} do not fit the model: {len(missing)} tensors missing, first {missing[0]!r}")
-    if strange:
-        raise ValueError(
-            f"weights {source} do not fit the model: {len(strange)} tensors too many, first {strange[0]!r}"
-        )
-    if shapes:
-        key = min(shapes)
-        raise ValueError(
-            f"weights {source} do not fit the model: {key!r} has shape {tuple(weights[key].shape)}, "
-            f"the model expects {tuple(own[key].shape)}"
-        )
-    model.load_state_dict(weights)

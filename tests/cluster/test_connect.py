@@ -98,6 +98,16 @@ def test_what_would_not_be_there_is_found_before_it_is_sent(tmp_path, monkeypatc
     study.write_text(STUDY.format(file="../m.py"))
     with pytest.raises(SpecError, match=r"s.yaml:1: ../m.py lies outside of the study's folder, which is what is sent"):
         parcel(study).__enter__()
+    (tmp_path / "w.pt").write_bytes(b"")
+    (tmp_path / "mine" / "w.pt").write_bytes(b"")
+    for weights, ok in (("w.pt:ema", True), ("../w.pt:ema", False)):
+        study.write_text(f"models: {{a: {{arch: lenet5, weights: '{weights}'}}}}\nattacks: [{{name: fgsm}}]\n")
+        if ok:
+            with parcel(study):
+                pass
+        else:
+            with pytest.raises(SpecError, match=rf"{weights} lies outside of the study's folder"):
+                parcel(study).__enter__()
     monkeypatch.setattr("cluster.parcel.LIMIT_BYTES", 10)
     study.write_text(STUDY.format(file="m.py"))
     with pytest.raises(

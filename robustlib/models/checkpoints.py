@@ -1,0 +1,239 @@
+"""The named tensors in a file of weights, whose kind is told by its content. Nothing in it is ever executed."""
+
+import json
+import pickletools
+import re
+import textwrap
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from robustlib.memory import out_of_memory
+from robustlib.models.kinds import LEGACY, MEMBER, SAVE, is_safetensors, kind_of
+
+Weights = dict[str, Tensor]
+DEPTH = 2  # of dicts within dicts that are looked through
+
+
+class Inert:
+    """Stands in for a class or function that a checkpoint names beside its tensors: it takes anything, does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class InertDict:
+    """The same for kinds of dict: their entries are looked through."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return OrderedDict()
+
+
+class InertList(list):
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+# What training scripts keep beside the weights. None of it is imported or called: each name gets its stand-in, so that
+# letting it in can run nothing, and hold no tensor back. What is not here is refused.
+PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
+LIGHTNING = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric")
+STAND_INS: dict[str, Any] = {
+    **dict.fromkeys(("argparse.Namespace", "types.SimpleNamespace", "uuid.UUID", "decimal.Decimal"), Inert),
+    **{f"{module}.{name}": Inert for module in ("pathlib", "pathlib._local") for name in PATHS},
+    **{f"datetime.{name}": Inert for name in ("datetime", "date", "time", "timedelta", "timezone")},
+    **{f"numpy.{core}.multiarray.{name}": Inert for core in ("core", "_core") for name in ("scalar", "_reconstruct")},
+    **{f"numpy.{core}.numeric._frombuffer": Inert for core in ("core", "_core")},
+    **dict.fromkeys(("numpy.dtype", "numpy.ndarray", "typing.Any", "builtins.getattr"), Inert),
+    **{f"numpy.{name}": Inert for name in ("float64", "float32", "int64", "int32", "bool_", "str_")},
+    **{f"builtins.{name}": Inert for name in ("int", "float", "str", "bool", "list", "dict", "tuple", "object")},
+    **{f"omegaconf.base.{name}": Inert for name in ("ContainerMetadata", "Metadata")},
+    **{f"omegaconf.nodes.{kind}Node": Inert for kind in ("Any", "String", "Integer", "Float", "Boolean", "Path")},
+    **dict.fromkeys(("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"), Inert),
+    "mmengine.logging.history_buffer.HistoryBuffer": Inert,
+    **{f"{place}.callbacks.model_checkpoint.ModelCheckpoint": Inert for place in LIGHTNING},
+    **{f"{place}.utilities.{file}.AttributeDict": InertDict for place in LIGHTNING for file in ("parsing", "data")},
+    **dict.fromkeys(("collections.defaultdict", "easydict.EasyDict", "yacs.config.CfgNode"), InertDict),
+    **dict.fromkeys(("addict.addict.Dict", "addict.Dict", "mmengine.config.config.ConfigDict"), InertDict),
+    "collections.deque": InertList,
+}  # fmt: skip
+
+
+def read_weights(path: Path) -> dict[str, Weights]:
+    """The sets of named tensors in a file, on the CPU, by where they lie: "" at the top, "state_dict", "ema.module".
+
+    Safetensors, and what torch.save wrote. Raises FileNotFoundError, or ValueError that says what the file is instead,
+    and the way out.
+    """
+    if path.is_dir():
+        inside = sorted(p.name for p in path.iterdir() if p.suffix in (".safetensors", ".pt", ".pth", ".bin", ".ckpt"))
+        there = f"one of those in it: {', '.join(inside[:5])}" if inside else "the file itself"
+        raise ValueError(f"{path} is a folder: expected {there}")
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file {path}")
+    with path.open("rb") as file:
+        head = file.read(1024)
+    if is_safetensors(head):
+        state: Any = read_safetensors(path, head)
+    elif (kind := kind_of(path, head)) is not None:
+        raise ValueError(f"{path} is {kind}")
+    else:
+        state = read_pickle(path, head)
+    found = dict(sets_of(state))
+    if not found:
+        raise ValueError(f"{path} holds {described(state)}, and no tensors by name: save them with {SAVE}")
+    return found
+
+
+def sets_of(state: Any, at: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Weights]]:
+    """Every dict of tensors in nested dicts, with its place. What stands beside the tensors is left out."""
+    entries = enumerate(state) if isinstance(state, list | tuple) else state.items() if isinstance(state, dict) else ()
+    named = [(str(name), value) for name, value in entries if isinstance(name, str | int)]
+    if isinstance(state, dict):
+        tensors = {name: value for name, value in named if isinstance(value, Tensor)}
+        if tensors:
+            yield at, tensors
+    if depth:
+        for name, value in named:
+            yield from sets_of(value, f"{at}.{name}" if at else name, depth - 1)
+
+
+def described(state: Any) -> str:
+    """What was found instead of a state dict."""
+    if isinstance(state, dict):
+        names = ", ".join(repr(name) for name in list(state)[:5])
+        return f"a dict with the entries {names}{' and others' if len(state) > 5 else ''}" if state else "an empty dict"
+    if isinstance(state, Tensor):
+        return f"one tensor of shape {tuple(state.shape)}"
+    return "something else" if isinstance(state, Inert) else f"a {type(state).__name__}"
+
+
+def read_safetensors(path: Path, head: bytes) -> Weights:
+    try:
+        return safetensors.torch.load_file(path)
+    except OSError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        expected, size = safetensors_size(path, int.from_bytes(head[:8], "little")), path.stat().st_size
+        if expected is not None and size < expected:
+            raise ValueError(
+                f"{path} is a safetensors file that is cut off: {size} bytes of {expected}; download or copy it again"
+            ) from error
+        raise ValueError(
+            f"{path} is a broken safetensors file ({shortened(error)}): download or copy it again"
+        ) from error
+
+
+def safetensors_size(path: Path, header: int) -> int | None:
+    """How many bytes the file must have, by its own header; None where that says nothing."""
+    with path.open("rb") as file:
+        text = file.read(8 + header)[8:]
+    if len(text) < header:
+        return 8 + header
+    try:
+        about = json.loads(text)
+        ends = [entry["data_offsets"][1] for name, entry in about.items() if name != "__metadata__"]
+        return 8 + header + max(ends, default=0)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return None
+
+
+def read_pickle(path: Path, head: bytes) -> Any:
+    """What torch.save wrote, as far as it is tensors and plain data."""
+    allowed: list[Any] = [(stand_in, name) for name, stand_in in STAND_INS.items()]
+    try:
+        # It warns of pickle protocols: what it cannot read it raises.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            torch.serialization.safe_globals(allowed),
+            path.open("rb") as file,
+        ):
+            return torch.load(file, map_location="cpu", weights_only=True)  # a path it would judge by its ending
+    except OSError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        # A broken one raises whatever torch stumbles over: KeyError, IndexError, struct.error, ...
+        raise ValueError(f"{path} {refusal(path, head, error)}") from error
+
+
+def refusal(path: Path, head: bytes, error: Exception) -> str:
+    """Why torch.load would not have it, and the way out."""
+    named = re.search(r"GLOBAL ([^\s']+)", str(error))
+    if "DTensor" in str(error):
+        return f"holds the shards of a distributed model: gather them into one state dict there, then {SAVE}"
+    ours = head.startswith((LEGACY, b"PK"))
+    if ours and "Unsupported operand" in str(error):
+        return f"was saved with a pickle protocol that is not torch's own: save it again with {SAVE}"
+    if named is None:
+        if ours:
+            return f"is cut off or broken ({shortened(error)}): download or copy it again, or save it again with {SAVE}"
+        return f"is a pickle that torch.save did not write: where its code is, {SAVE}"
+    module = whole_module(path)
+    if module is not None:
+        return (
+            f"holds a whole pickled module ({module}), which runs code when it is loaded: where its code is, "
+            f"load it with torch.load(FILE, weights_only=False) and save its weights alone with {SAVE}"
+        )
+    return (
+        f"holds {named[1]} beside its tensors, which may run code when it is loaded: where its code is, "
+        f"load it with torch.load(FILE, weights_only=False) and save the weights alone with {SAVE}"
+    )
+
+
+def whole_module(path: Path) -> str | None:
+    """The class of a module that was pickled whole, by the names in the pickle, which are read and not imported."""
+    names: list[str] = []
+    try:
+        first = None
+        for operation, argument, _ in pickle_operations(path):
+            if operation.name == "GLOBAL":
+                names.append(".".join(str(argument).split(" ")))
+            first = first or (operation.name if operation.name not in ("PROTO", "FRAME") else None)
+    except (ValueError, OSError, KeyError, LookupError, zipfile.BadZipFile):
+        return None
+    known = ("collections.", "torch._utils.", "torch.serialization.", "numpy.", "builtins.")
+    layers = [name for name in names if name.startswith(("torch.nn.modules.", "torch.nn.parallel.", "torch.fx."))]
+    at_top = first == "GLOBAL" and names[0] not in STAND_INS and not names[0].startswith(known)
+    if not layers and not (at_top and any(name.startswith("torch._utils._rebuild") for name in names)):
+        return None
+    return next((name for name in names if name not in STAND_INS and not name.startswith(known)), None)
+
+
+def pickle_operations(path: Path) -> Iterator[Any]:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            place = next(name for name in archive.namelist() if name.endswith(MEMBER))
+            yield from pickletools.genops(archive.read(place))
+        return
+    with path.open("rb") as file:
+        for _ in range(3):  # the magic number, the protocol and the machine
+            list(pickletools.genops(file))
+        yield from pickletools.genops(file)
+
+
+def shortened(error: Exception) -> str:
+    """The first line of an error, of which no word is cut."""
+    text = str(error)
+    own = re.search(r"WeightsUnpickler error: (.*)", text)  # within much about versions of torch
+    lines = (own[1] if own else text).splitlines()
+    return textwrap.shorten(lines[0], 120, placeholder=" ...") if lines else type(error).__name__

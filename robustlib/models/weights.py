@@ -1,0 +1,197 @@
+"""Weights into a model: which of a file's tensors belong to which of the model's, or why they do not."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from robustlib.models.checkpoints import Weights, read_weights
+from robustlib.models.extras import Fit, some, sort_out, statistics_of
+from robustlib.models.tensor_names import COUNTER, bare, outers, same_shape, votes
+from robustlib.models.words import as_line, described, kind, misfit
+
+LEARNT = ("running_mean", "running_var", COUNTER)  # ends of names, among buffers
+
+Tell = Callable[[str], None]
+
+
+def load_weights(
+    model: nn.Module, path: Path, entry: str | None = None, *, may_normalize: bool = False, tell: Tell | None = None
+) -> None:
+    """Load a file's weights into a built model, with or without its first layer among them.
+
+    entry: which of several sets in the file, such as "state_dict_ema".  may_normalize: whether a normalisation that the
+    file has beside the network becomes the model's first layer.  tell: is told in one line what was taken, where that
+    is not simply all.  Raises FileNotFoundError, or ValueError where nothing fits, or several sets do.
+    """
+    sets = read_weights(path)
+    if entry is not None:
+        sets = {entry: chosen(sets, entry, str(path))}
+    put(model, sets, str(path), may_normalize=may_normalize, tell=tell)
+
+
+def chosen(sets: Mapping[str, Weights], entry: str, source: str) -> Weights:
+    """The set of this name, or those tensors of one whose names begin so."""
+    if entry in sets or (entry == "." and "" in sets):
+        return sets[entry if entry in sets else ""]
+    for place, given in sets.items():
+        if place and not entry.startswith(f"{place}."):
+            continue
+        prefix = entry.removeprefix(f"{place}." if place else "") + "."
+        for names in (bare(given), {name: name for name in given}):
+            inside = {
+                name.removeprefix(prefix): given[there] for name, there in names.items() if name.startswith(prefix)
+            }
+            if inside:
+                return inside
+    known = ", ".join(repr(place or ".") for place in list(sets)[:8])
+    raise ValueError(f"weights {source} have no entry {entry!r} with tensors, they have: {known}")
+
+
+def put(
+    model: nn.Module, sets: Mapping[str, Weights], source: str, *, may_normalize: bool = False, tell: Tell | None = None
+) -> None:
+    """Load the one set that fits: every tensor or none. source: what the sets are called."""
+    own = model.state_dict()
+    learnt = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    learnt |= {name for name in own if name.endswith(LEARNT)}
+    fits = [fit for place, given in sets.items() for fit in fits_of(own, learnt & own.keys(), place, given)]
+    if not fits:
+        raise ValueError(f"weights {source} do not fit the model: {misfit(own, sets)}")
+    fit = only_one(fits, source)
+    words = described(model, own, fit)
+    first_layer = settle(fit, own, source, may_normalize=may_normalize)
+    if first_layer:
+        words.append(f"{some(fit.spare.normalisations[0].names)} as the model's first layer")
+    for name, (there, value) in fit.tensors.items():
+        check_kind(source, there, value, own[name])
+    # Into the model's own state, which knows the versions of its layers: what is not replaced stays as it is.
+    own.update(first_layer | {name: value for name, (_, value) in fit.tensors.items()})
+    model.load_state_dict(own)
+    if words and tell is not None:
+        tell(f"weights {source}: {', '.join(words)}")
+
+
+def fits_of(own: Weights, learnt: set[str], place: str, given: Weights) -> list[Fit]:
+    """The ways in which a set is the model's; of several with the same numbers, or with nothing strange beside, one."""
+    if own.keys() <= given.keys():  # name by name, whatever the names may mean
+        found = fit_at(own, {name: name for name in own}, {name: name for name in given}, "", "", place, given)
+        if found is not None and not found.spare.strange:
+            return [found]
+    ours, theirs = bare(own), bare(given)
+    for outer in outers(ours, learnt):
+        inside = {name.removeprefix(outer): there for name, there in ours.items() if name.startswith(outer)}
+        tried = [
+            fit_at(own, inside, theirs, prefix, outer, place, given)
+            for prefix in sorted(votes(inside, theirs), key=lambda prefix: (len(prefix), prefix))
+        ]
+        found = [fit for fit in tried if fit is not None]
+        if found:
+            clean = [fit for fit in found if not fit.spare.strange]
+            return clean[:1] or found
+    return []
+
+
+def fit_at(
+    own: Weights,
+    inside: Mapping[str, str],
+    theirs: Mapping[str, str],
+    prefix: str,
+    outer: str,
+    place: str,
+    given: Weights,
+) -> Fit | None:
+    """The fit behind this prefix, if all that is inside of the model is there and of its shape."""
+    tensors, filled = {}, []
+    for name, mine in inside.items():
+        there = theirs.get(prefix + name)
+        if there is None:  # one tensor under several names, of which safetensors keeps the first
+            there = next((theirs[prefix + n] for n in same_tensor(own, inside, mine) if prefix + n in theirs), None)
+        if there is None:
+            if not name.endswith(COUNTER):
+                return None
+            filled.append(mine)
+        elif not same_shape(given[there], own[mine]):
+            return None
+        else:
+            tensors[mine] = (there, given[there])
+    if not tensors:
+        return None
+    extras = {
+        name: (there, given[there])
+        for name, there in theirs.items()
+        if not name.startswith(prefix) or name.removeprefix(prefix) not in inside
+    }
+    taken = {name: tensors[mine][1] for name, mine in inside.items() if mine in tensors}
+    kept = tuple(name for name in own if name not in tensors and name not in filled)
+    return Fit(place, prefix, tensors, tuple(filled), kept, sort_out(extras, taken))
+
+
+def same_tensor(own: Weights, inside: Mapping[str, str], mine: str) -> list[str]:
+    """Names under which the model has this very tensor too."""
+
+    def place(value: Tensor) -> Any:
+        plain = isinstance(value, Tensor) and not is_lazy(value) and value.numel()
+        return (value.data_ptr(), value.shape, value.stride()) if plain else None
+
+    there = place(own[mine])
+    return (
+        [] if there is None else [name for name, real in inside.items() if real != mine and place(own[real]) == there]
+    )
+
+
+def only_one(fits: list[Fit], source: str) -> Fit:
+    if len(fits) > 1:
+        entries = [fit.entry for fit in fits]
+        raise ValueError(
+            f"weights {source} hold several sets that fit the model, {', '.join(repr(entry) for entry in entries)}: "
+            f"choose one, such as --weights {source}:{entries[-1]} (in a study `weights: FILE:KEY`)"
+        )
+    fit = fits[0]
+    if fit.spare.strange:
+        way = f"; --weights {source}:{fit.entry} takes the model's alone" if fit.prefix else ""
+        raise ValueError(
+            f"weights {source} do not fit the model: {len(fit.spare.strange)} tensors too many, first "
+            f"{some(fit.spare.strange)}, which may change what it computes{way}"
+        )
+    return fit
+
+
+def settle(fit: Fit, own: Weights, source: str, *, may_normalize: bool) -> Weights:
+    """What a normalisation in the file makes of the model's first layer. Raises ValueError where the model has none, or
+    another, and does not take it: without it other numbers come out.
+    """
+    held = statistics_of({name: own[name] for name in fit.kept if isinstance(own[name], Tensor)})
+    found = {(one.mean, one.std): one for one in reversed(fit.spare.normalisations)}
+    if not found or (len(found) == 1 and any(one.agrees(mine) for one in found.values() for mine in held)):
+        return {}
+    first = next(iter(found.values()))
+    if may_normalize and len(found) == 1 and len(held) == 1 and len(held[0].mean) == len(first.mean):
+        parts = zip(held[0].names, (first.mean, first.std), strict=True)
+        return {name: torch.tensor(values).reshape(own[name].shape) for name, values in parts}
+    way = f"; where its code does so already, --weights {source}:{fit.entry}" if fit.prefix else ""
+    raise ValueError(
+        f"weights {source} were trained behind a normalisation, {some(first.names)}, that the model has not: "
+        f"say {as_line(first)} (or --mean and --std){way}"
+    )
+
+
+def check_kind(source: str, name: str, value: Tensor, own: Tensor) -> None:
+    """Raises ValueError for a tensor that holds no numbers that the model's could take over as they are."""
+    problem = None
+    if value.is_meta:
+        problem = "lies on the meta device: it has a shape, and no numbers"
+    elif value.is_quantized or value.layout != torch.strided:
+        problem = f"is {'quantised' if value.is_quantized else 'sparse'}"
+    elif value.is_complex() and not own.is_complex():
+        problem = "is complex"
+    elif own.is_floating_point() and not value.is_floating_point() and not value.is_complex():
+        problem = f"holds whole numbers ({kind(value)}): it is quantised"
+    elif value.is_floating_point() and not own.is_floating_point() and not name.endswith(COUNTER):
+        problem = f"is {kind(value)}"
+    if problem is not None:
+        expected = f"expected {kind(own)}, as the model has it"
+        raise ValueError(f"weights {source} do not fit the model: {name!r} {problem}; {expected}")
