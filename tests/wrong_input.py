@@ -261,6 +261,7 @@ def png(k: int, seed: int, side: int = 8, mode: str = "L") -> bytes:
 def with_data(folder: Path, kind: str, name: str, what: str) -> Case:
     (folder / "m.py").write_text(MODEL)
     data = STUDY | {"dataset": f"{kind}:{name}", "models": {"mine": STUDY["models"]["mine"]}}
+    del data["train"]
     (folder / "s.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     return Case(folder, ["submit", "s.yaml"], what, kind)
 
