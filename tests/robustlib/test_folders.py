@@ -11,7 +11,6 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from robustlib import data
-from robustlib.datasets import tree
 
 
 @pytest.fixture(autouse=True)
@@ -328,6 +327,8 @@ def test_what_is_read_otherwise_has_another_fingerprint(name: str, place: Path):
 
 
 def test_many_files_are_listed_quickly(place: Path):
+    from robustlib.datasets import tree
+
     plant(place, "cat/0.png")
     for k in range(20_000):
         folder = place / f"class{k % 100:03}"
