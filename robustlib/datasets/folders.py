@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,8 @@ def class_folders(path: Path, reading: Reading = AS_IT_IS) -> Source:
         if unknown := [name for name in classes_in(place) if name not in number]:
             raise ValueError(f"{where}: the {split} split has classes that the others lack: {listed(unknown)}")
         y = np.array([number[parts[len(place.parts)]] for parts in listing[split]], dtype=np.int64)
-        shown_names = [shown(name) for name in names]
-        return Pictures(y, shown_names, lambda rows: fetch(paths, rows), lambda row: shown(str(paths[row])), reading)
+        said_names, where_is = [shown(name) for name in names], lambda row: shown(str(paths[row]))
+        return Pictures(y, said_names, partial(fetch, paths), where_is, reading, partial(heads, paths))
 
     return Source(reader(path, root, splits, names), files, tuple(splits), read, said(root, splits, passed))
 
@@ -75,6 +76,10 @@ def taken_once(path: Path, root: Folder) -> set[str]:
 
 def had_images(folder: Path) -> bool:
     return any(ending_of(file.name) in IMAGES for file in folder.rglob("*"))
+
+
+def heads(files: Sequence[Path], rows: np.ndarray) -> Iterator[Path]:
+    return (files[row] for row in rows.tolist())
 
 
 def fetch(files: Sequence[Path], rows: np.ndarray) -> Iterator[bytes]:

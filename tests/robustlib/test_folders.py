@@ -270,6 +270,39 @@ def test_order_and_labels_are_torchvisions(place: Path):
     assert paths == sorted(paths)
 
 
+def test_one_grey_picture_among_rgb(place: Path):
+    plant(place, "test/cat/0.png", "test/cat/1.png", "test/dog/2.png")
+    Image.new("L", (3, 2), 77).save(place / "test/dog/2.png")
+    found = data.load(f"folder:{place}", "test")
+    assert found.x[:, :, 0, 0].tolist() == [[0, 0, 0], [1, 0, 0], [77, 77, 77]]
+    assert found.notes == ("1 grey of 3 images become RGB as in torchvision",)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (png()[:-30], "the PNG is cut off or damaged: "),
+        (png()[:20], "expected PNG or JPEG bytes, got a PNG that is cut off or damaged"),
+        (b"", "expected PNG or JPEG bytes, got nothing"),
+        (b"<!doctype html><html>", "expected PNG or JPEG bytes, got an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1", "expected PNG or JPEG bytes, got a Git LFS pointer: fetch the"),
+        (bytes(99), "expected PNG or JPEG bytes, got 99 bytes that begin with zeros alone"),
+    ],
+    ids=["cut off", "cut header", "empty", "page", "pointer", "zeros"],
+)
+def test_a_file_that_is_no_picture_is_named(content: bytes, message: str, place: Path):
+    plant(place, "cat/0.png", "dog/1.png")
+    plant(place, "dog/0.png", content=content)
+    with pytest.raises(ValueError) as error:
+        _ = data.load(f"folder:{place}", "test").x
+    assert str(error.value).startswith(f"{place}/dog/0.png: {message}")
+
+
+def test_pictures_with_wrong_endings_are_read_by_what_they_are(place: Path):
+    plant(place, "cat/0.png", "dog/0.jpg", "owl/0.bmp")
+    assert data.load(f"folder:{place}", "test").x[:, 0, 0, 0].tolist() == [0, 1, 2]
+
+
 USUAL = {
     "both": ["train/cat/0.png", "train/dog/1.png", "test/cat/0.png", "test/dog/0.png"],
     "one": ["cat/0.png", "dog/0.png"],
