@@ -96,12 +96,14 @@ PATH_DATASETS: dict[str, Callable[[Path, Reading], Source]] = {
     "parquet": readers.parquet,
     "idx": readers.idx,
     "folder": readers.class_folders,
+    "tar": readers.tar,
 }
 # What of a reading each of them has a use for.
 TAKES = {
     "parquet": ("label", "image", "classes", "size", "crop", "exif_transpose"),
     "idx": ("classes",),
     "folder": ("size", "crop", "exif_transpose"),
+    "tar": ("label", "image", "classes", "size", "crop", "exif_transpose"),
 }
 
 
@@ -211,7 +213,8 @@ def load(name: str, split: str, reading: Reading = AS_IT_IS) -> Dataset:
 def check_split(name: str, split: str, source: Source) -> None:
     if split not in source.splits:
         there = ", ".join(source.splits)
-        mend = f": `split: {source.splits[0]}` evaluates on that" if split == TEST else ""
+        other = next(other for other in ("validation", *source.splits) if other in source.splits)
+        mend = f": `split: {other}` evaluates on that" if split == TEST else ""
         raise ValueError(f"dataset {name} has no {split!r} split, it has: {there}{mend}")
 
 

@@ -13,6 +13,7 @@ from robustlib.datasets.folders import class_folders as class_folders
 from robustlib.datasets.parquet import numbered
 from robustlib.datasets.parquet import parquet as parquet
 from robustlib.datasets.source import Images, Reading, Source
+from robustlib.datasets.tar import tar as tar
 
 
 def digits(_: Path) -> Source:

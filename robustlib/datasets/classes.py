@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from robustlib.datasets.keywords import is_keyword, split_named
 from robustlib.datasets.source import TEST
-from robustlib.datasets.splits import is_keyword, split_named
 from robustlib.datasets.tree import PICTURES, Folder, counted, listed, shown
 
 

@@ -1,7 +1,7 @@
 """What the folders of a data set are: splits, wrappers around them, or classes."""
 
+from robustlib.datasets.keywords import is_keyword, split_named
 from robustlib.datasets.source import SPLITS, TEST
-from robustlib.datasets.splits import is_keyword, split_named
 from robustlib.datasets.tree import IMAGES, Folder, counted, listed
 
 DEEPEST = 8  # wrappers within one another

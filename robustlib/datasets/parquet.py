@@ -1,103 +1,142 @@
 """Hugging Face image columns in Parquet files."""
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from robustlib.datasets.source import AS_IT_IS, Pictures, Reading, Source
-
-ROWS_AT_ONCE = 64  # read together: a row group may be larger than memory
+from robustlib.datasets.before import read_as_before
+from robustlib.datasets.columns import Columns, bytes_within, check_labels, image_column, label_column
+from robustlib.datasets.huggingface import Feature, features
+from robustlib.datasets.labels import Classes, Labels, check_guess, classes_of, y_of
+from robustlib.datasets.rows import Cells
+from robustlib.datasets.shards import Shard, look, read_labels
+from robustlib.datasets.source import AS_IT_IS, TEST, Pictures, Reading, Source
+from robustlib.datasets.splits import find_splits
 
 
 def parquet(path: Path, reading: Reading = AS_IT_IS) -> Source:
     """Hugging Face image columns: a folder with train*.parquet and test*.parquet (also in data/), or one file."""
+    dataset, notes = f"parquet:{path}", ()
     if path.is_file():
-        files = {"test": [(path.name, path)]}
-        return Source("parquet", files, ("test",), lambda split: read_parquet([path], [path], reading))
-    found = {
-        split: sorted([*path.glob(f"{split}*.parquet"), *path.glob(f"data/{split}*.parquet")])
-        for split in ("train", "test")
-    }
-    splits = {split: files for split, files in found.items() if files}
-    if not splits:
-        raise FileNotFoundError(
-            f"dataset parquet:{path}: expected train*.parquet and test*.parquet there, found neither"
-        )
-    files = {split: [(f"{split}/{file.name}", file) for file in listed] for split, listed in splits.items()}
-    everything = [file for listed in splits.values() for file in listed]
-    return Source("parquet", files, tuple(splits), lambda split: read_parquet(splits[split], everything, reading))
+        splits, files = {TEST: [path]}, {TEST: [(path.name, path)]}
+    else:
+        found = find_splits(path, dataset, (".parquet",))
+        splits, notes = found.files, found.notes
+        files = {split: [(f"{split}/{file.name}", file) for file in listed] for split, listed in splits.items()}
+    table = Table(dataset, {split: [look(file) for file in listed] for split, listed in splits.items()}, reading)
+    return Source(table.reader, files, tuple(splits), table.read, (*notes, *table.notes()))
 
 
-def read_parquet(files: list[Path], everything: list[Path], reading: Reading) -> Pictures:
-    """The images in `files`; where the classes have no names, the labels in `everything` tell how many there are."""
+class Table:
+    """The Parquet files of a data set, by split, and which of their columns hold what."""
+
+    def __init__(self, dataset: str, shards: Mapping[str, Sequence[Shard]], reading: Reading):
+        self.shards, self.reading = shards, reading
+        columns = columns_of(dataset, list(chain(*shards.values())))
+        image = image_column(columns, reading.image)
+        self.image = bytes_within(columns, image)
+        self.label = label_column(columns, reading.label, image)
+        check_labels(columns, self.label)
+        self.where = f"dataset {dataset}, column {self.label.name!r}"
+        self.kept: dict[Path, Labels] = {}
+
+    def labels(self, shards: Iterable[Shard]) -> list[Labels]:
+        """Of these files, each read once."""
+        for shard in (listed := list(shards)):
+            if shard.path not in self.kept:
+                self.kept[shard.path] = read_labels(shard, self.label.path)
+        return [self.kept[shard.path] for shard in listed]
+
+    def all_labels(self) -> Iterator[Labels]:
+        """Of all files that have the column: a split without labels may be among them."""
+        for shard in chain(*self.shards.values()):
+            if shard.broken or self.label.path[0] in shard.schema.names:
+                yield from self.labels([shard])
+
+    @cached_property
+    def classes(self) -> Classes:
+        if self.label.how:
+            check_guess(self.where, list(self.all_labels()))
+        names = names_of(list(chain(*self.shards.values())), self.label.name)
+        return classes_of(self.where, self.all_labels(), names, remap=self.reading.classes == "remap")
+
+    @property
+    def reader(self) -> str:
+        """With what sets it apart, where columns or classes are others than they were taken for once."""
+        names = self.classes.names
+        if read_as_before(self.shards, self.image.path, self.label.path, names, self.labels):
+            return "parquet"
+        taken = json.dumps([self.image.path, self.label.path, names])
+        return f"parquet/{hashlib.sha256(taken.encode()).hexdigest()}"
+
+    def notes(self) -> Iterator[str]:
+        for what, column in (("images", self.image), ("labels", self.label)):
+            if column.how:
+                yield f"{what} are in column {column.name!r}, {column.how}"
+
+    def read(self, split: str) -> Pictures:
+        for shard in self.shards[split]:
+            shard.check()
+        shards = [shard for shard in self.shards[split] if len(shard)]
+        if not shards:
+            raise ValueError(f"the dataset holds no image: {self.shards[split][0].path} has no row")
+        for shard in shards:
+            if self.image.path[0] not in shard.schema.names:
+                raise ValueError(f"{shard.path} has no column {self.image.path[0]!r}, as others of the data set have")
+        y = y_of(self.where, split, self.labels(shards), self.classes)
+        cells = Cells(shards, self.image.path)
+        return Pictures(y, self.classes.names, cells.fetch, cells.where, self.reading)
+
+
+def columns_of(dataset: str, shards: Sequence[Shard]) -> Columns:
+    """Those of all files that hold rows and can be read. Raises ValueError where there is none."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        opened = [pq.ParquetFile(file) for file in files]
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{files[0]} is no Parquet file: {error}") from error
-    schema = opened[0].schema_arrow
-    columns = {field.name: field.type for field in schema}
-    image = next(
-        (name for name, kind in columns.items() if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0),
-        None,
-    )
-    labels = [name for name, kind in columns.items() if pa.types.is_integer(kind)]
-    label = next((name for name in labels if "label" in name), labels[0] if labels else None)
-    if image is None or label is None:
-        raise ValueError(
-            f"{files[0]}: expected an image column struct<bytes, path> and an integer label column, "
-            f"got: {', '.join(columns)}"
-        )
-    names = class_names(schema.metadata, label)
-    if names is None:
-        names = numbered(pq.read_table(file, columns=[label]).column(label).to_numpy() for file in everything)
-    y = np.concatenate([file.read(columns=[label]).column(label).to_numpy() for file in opened])
-    sizes = [file.metadata.num_rows for file in opened]
-    column = f"{image}.bytes"
-    return Pictures(y, names, lambda rows: fetch(opened, column, rows), lambda row: where(files, sizes, row), reading)
+    kinds: dict[str, list[Any]] = {}
+    twice: set[str] = set()
+    described: dict[str, Feature] = {}
+    full = [shard for shard in shards if len(shard)]
+    for shard in full:
+        for column in shard.schema:
+            known = kinds.setdefault(column.name, [])
+            known += [column.type] if column.type not in known else []
+        twice |= {name for name in shard.schema.names if shard.schema.names.count(name) > 1}
+        described = features_of(shard) | described
+    if not full:
+        for shard in shards:
+            shard.check()
+        raise ValueError(f"the dataset holds no image: {shards[0].path} has no row")
+    # A column of nulls alone is of a type of its own, whatever it is elsewhere.
+    kinds = {name: [k for k in known if not pa.types.is_null(k)] or known for name, known in kinds.items()}
+    return Columns(dataset, kinds, described, frozenset(twice))
 
 
-def fetch(files: Sequence[Any], column: str, rows: np.ndarray) -> Iterator[bytes | None]:
-    """The bytes of these rows, which rise, in turn; only the row groups that hold some of them are read."""
-    start, wanted = 0, iter(rows.tolist())
-    row = next(wanted, None)
-    for file in files:
-        for group in range(file.num_row_groups):
-            end = start + file.metadata.row_group(group).num_rows
-            if row is not None and row < end:
-                place = start
-                for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[column]):
-                    values = batch.column(0).field("bytes")
-                    while row is not None and row < place + len(values):
-                        yield values[row - place].as_py()
-                        row = next(wanted, None)
-                    place += len(values)
-                    if row is None:
-                        return
-            start = end
+def features_of(shard: Shard) -> dict[str, Feature]:
+    return {} if shard.schema is None else features(shard.schema.metadata)
 
 
-def where(files: Sequence[Path], sizes: Sequence[int], row: int) -> str:
-    """A row in words: its file, and its place there."""
-    for file, size in zip(files, sizes, strict=True):
-        if row < size:
-            return f"{file}, row {row}"
-        row -= size
-    raise IndexError(row)
+def names_of(shards: Sequence[Shard], label: str) -> tuple[str, ...] | None:
+    """The classes' names. Raises ValueError where files name them otherwise."""
+    first: tuple[Shard, tuple[str, ...]] | None = None
+    for shard in shards:
+        feature = features_of(shard).get(label)
+        if feature is None or feature.names is None:
+            continue
+        first = first or (shard, feature.names)
+        if feature.names != first[1]:
+            raise ValueError(
+                f"{first[0].path} and {shard.path} name the classes of column {label!r} otherwise: expected the same "
+                "names in all files of a data set"
+            )
+    return first and first[1]
 
 
 def numbered(labels: Iterable[np.ndarray]) -> list[str]:
     """Names for classes without: their numbers, the same for every split."""
     return [str(number) for number in range(max(int(y.max(initial=0)) for y in labels) + 1)]
-
-
-def class_names(metadata: dict[bytes, bytes] | None, label: str) -> list[str] | None:
-    """The names in the schema's metadata, as Hugging Face writes them."""
-    about = json.loads((metadata or {}).get(b"huggingface", b"{}"))
-    names = about.get("info", {}).get("features", {}).get(label, {}).get("names")
-    return list(names) if names else None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from robustlib.datasets.beginnings import what as what
 from robustlib.datasets.decoding import Form as Form
 from robustlib.datasets.decoding import Header, header, resized, target
 from robustlib.datasets.decoding import decode as decode

@@ -1,25 +1,143 @@
-"""Names of splits, in folders' and files' names."""
+"""Which files belong to which split, by the words in their names, as Hugging Face's `datasets` reads them."""
 
 import re
+from dataclasses import dataclass
+from pathlib import Path
 
-# As Hugging Face's `datasets` takes them, https://huggingface.co/docs/datasets/repository_structure.
-KEYWORDS = {
-    "train": ("train", "training"),
+from robustlib.datasets.source import SPLITS, TEST
+
+# https://huggingface.co/docs/datasets/repository_structure; and the two at the end of their lines.
+WORDS = {
+    "train": ("train", "training", "trainset"),
+    TEST: ("test", "testing", "eval", "evaluation", "testset"),
     "validation": ("validation", "valid", "dev", "val"),
-    "test": ("test", "testing", "eval", "evaluation"),
 }
-SPLIT_OF = {keyword: split for split, keywords in KEYWORDS.items() for keyword in keywords}
+MEANING = {word: split for split, words in WORDS.items() for word in words}
+USUAL = ((), ("data",))  # where a set's files lie where a person need not be told
 
 
-def split_named(word: str) -> str | None:
-    """The split that a name speaks of: "train", "test" or "validation"; None for none, or for several.
+@dataclass(frozen=True)
+class Found:
+    """Files by split, and what a person may wonder about."""
 
-    A keyword counts in any case, where no letter stands next to it: "Training", "seg_train", "test-00000-of-00001".
+    files: dict[str, list[Path]]
+    notes: tuple[str, ...]
+
+
+def words_of(name: str) -> list[str]:
+    """Runs of letters: digits and signs separate words."""
+    return re.findall(r"[^\W\d_]+", name.casefold())
+
+
+def find_splits(path: Path, dataset: str, endings: tuple[str, ...]) -> Found:
+    """The files below a folder by split; hidden ones are passed over.
+
+    A split is named by a word in the file's name, or by a folder. Raises FileNotFoundError where no name says a split,
+    ValueError for files that may be of several sets.
     """
-    found = {SPLIT_OF[part] for part in re.split(r"[\W\d_]+", word.lower()) if part in SPLIT_OF}
-    return found.pop() if len(found) == 1 else None
+    everything = sorted(file for file in path.rglob("*") if file.name.endswith(endings) and is_plain(file, path))
+    splits = {file: split_of(file, path, dataset) for file in everything}
+    named = [file for file in everything if splits[file] is not None]
+    if not named:
+        raise nothing_named(path, dataset, endings, everything)
+    taken = of_one_set(named, path, dataset)
+    files: dict[str, list[Path]] = {}
+    for split in SPLITS:
+        if of_split := [file for file in taken if splits[file] == split]:
+            files[split] = alike(of_split, path, dataset)
+    return Found(files, (*told(files, path), *left_out(everything, files, path)))
 
 
-def is_keyword(word: str) -> bool:
-    """Whether a name is the name of a split and nothing else."""
-    return word.lower() in SPLIT_OF
+def is_plain(file: Path, path: Path) -> bool:
+    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+
+
+def split_of(file: Path, path: Path, dataset: str) -> str | None:
+    parts = file.relative_to(path).parts
+    meant = {
+        MEANING[word]
+        for part in (*parts[:-1], parts[-1].partition(".")[0])
+        for word in words_of(part)
+        if word in MEANING
+    }
+    if len(meant) > 1:
+        both = " and ".join(sorted(meant))
+        raise ValueError(f"dataset {dataset}: the name of {file} says {both}: expected one split, so rename it")
+    return next(iter(meant), None)
+
+
+def nothing_named(path: Path, dataset: str, endings: tuple[str, ...], everything: list[Path]) -> FileNotFoundError:
+    wanted = " and ".join(f"{split}*{endings[0]}" for split in ("train", TEST))
+    if not everything:
+        return FileNotFoundError(f"dataset {dataset}: expected {wanted} there, found neither")
+    kind = dataset.partition(":")[0]
+    return FileNotFoundError(
+        f"dataset {dataset}: expected {wanted} there, found {len(everything)} files whose names say no split, such as "
+        f"{everything[0].relative_to(path)}: rename them, or take one as the test split by {kind}:{everything[0]}"
+    )
+
+
+def of_one_set(files: list[Path], path: Path, dataset: str) -> list[Path]:
+    """Those of a single set: of the folder itself and `data`, or else of the only other folder."""
+    sets: dict[tuple[str, ...], list[Path]] = {}
+    for file in files:
+        folders = file.relative_to(path).parts[:-1]
+        place = tuple(part for part in folders if not any(word in MEANING for word in words_of(part)))
+        sets.setdefault(() if place in USUAL else place, []).append(file)
+    if () in sets:
+        return sets[()]
+    if len(sets) > 1:
+        kind = dataset.partition(":")[0]
+        places = sorted("/".join(place) for place in sets)
+        raise ValueError(
+            f"dataset {dataset} holds {len(sets)} sets: {', '.join(places[:20])}: name one, {kind}:{path / places[0]}"
+        )
+    return next(iter(sets.values()))
+
+
+def alike(files: list[Path], path: Path, dataset: str) -> list[Path]:
+    """A split's files, if they are parts of the same: in one folder, and their names differ by numbers.
+
+    Whatever begins with the split's word, as train-a and train_b do, is a part of it.
+    """
+    folders = sorted({file.parent for file in files})
+    if len(folders) > 1:
+        here, there = (folder.relative_to(path) for folder in folders[:2])
+        raise ValueError(
+            f"dataset {dataset}: files of one split lie in {here} and in {there}: expected one of the two, "
+            "so move the other away"
+        )
+    by_name = [file for file in files if any(word in MEANING for word in words_of(file.name.partition(".")[0]))]
+    leading = [file for file in by_name if words_of(file.name)[0] in MEANING and file.name[0].isalpha()]
+    forms = {tuple(words_of(file.name)): file.name for file in by_name}
+    if not leading and len(forms) > 1:
+        one, other = sorted(forms.values())[:2]
+        raise ValueError(
+            f"dataset {dataset}: {one} and {other} in {folders[0]} may be of two sets: expected names that begin with "
+            "the split, or differ by numbers"
+        )
+    return leading or by_name or files
+
+
+def told(files: dict[str, list[Path]], path: Path) -> list[str]:
+    """Where each split lies, if that is not where Parquet files of old lay."""
+    places = {split: listed[0].parent.relative_to(path) for split, listed in files.items()}
+    plain = all(place.parts in USUAL and split != "validation" for split, place in places.items())
+    if plain and all(file.name.startswith(split) for split, listed in files.items() for file in listed):
+        return []
+    where = (
+        f"{split} {listed[0].relative_to(path)}"
+        if len(listed) == 1
+        else f"{split} {len(listed)} files in {places[split]}"
+        for split, listed in files.items()
+    )
+    return ["splits: " + ", ".join(where)]
+
+
+def left_out(everything: list[Path], files: dict[str, list[Path]], path: Path) -> list[str]:
+    taken = {file for listed in files.values() for file in listed}
+    others = [str(file.relative_to(path)) for file in everything if file not in taken]
+    if not others:
+        return []
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    return [f"passed over: {', '.join(others[:3])}{more}"]

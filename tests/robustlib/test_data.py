@@ -174,8 +174,8 @@ def png16() -> bytes:
 @pytest.mark.parametrize(
     "encoded, labels, names, message",
     [
-        ([encode(GREY[0])] * 2, [0, 3], ["a", "b"], r"^the dataset has labels from 0 to 3, expected 0 to 1$"),
-        ([encode(GREY[0])] * 2, [-1, 1], ["a", "b"], r"^the dataset has labels from -1 to 1, expected 0 to 1$"),
+        ([encode(GREY[0])] * 2, [0, 3], ["a", "b"], r"column 'label': labels from 0 to 3, expected 0 to 1$"),
+        ([encode(GREY[0])] * 2, [-1, 1], ["a", "b"], r"column 'label': labels from -1 to 1, expected 0 to 1; -1 often"),
         (
             [encode(GREY[0]), encode(GREY[0][:, :4])],
             [0, 1],
@@ -202,7 +202,7 @@ def png16() -> bytes:
         ),
         ([None], [0], None, r"a\.parquet, row 0: expected PNG or JPEG bytes, got null$"),
         ([b""], [0], None, r"a\.parquet, row 0: expected PNG or JPEG bytes, got nothing$"),
-        ([], [], None, r"^the dataset holds no image$"),
+        ([], [], None, r"^the dataset holds no image: .*a\.parquet has no row$"),
     ],
     ids=["beyond", "negative", "size", "16 bit", "no image", "cut header", "null", "empty bytes", "empty"],
 )
@@ -226,7 +226,7 @@ def test_a_picture_that_is_cut_off_is_named_when_it_is_needed(tmp_path: Path):
 
 def test_parquet_without_images_or_that_is_none(tmp_path: Path):
     pq.write_table(pa.table({"pixels": [1, 2], "label": [0, 1]}), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"expected an image column struct<bytes, path> and .*, got: pixels, label$"):
+    with pytest.raises(ValueError, match=r"expected a column of images as bytes .* among pixels \(int64\), label "):
         data.load(f"parquet:{tmp_path / 'a.parquet'}", "test")
     (tmp_path / "b.parquet").write_text("not Parquet")
     with pytest.raises(ValueError, match=r"b\.parquet is no Parquet file: "):
@@ -270,7 +270,7 @@ def test_a_gzipped_idx_that_is_cut_off(tmp_path: Path):
 
 
 def test_names_and_places_that_do_not_exist(tmp_path: Path):
-    known = "digits, mnist, fashion-mnist, cifar10, cifar100, svhn, parquet:PATH, idx:PATH, folder:PATH"
+    known = "digits, mnist, fashion-mnist, cifar10, cifar100, svhn, parquet:PATH, idx:PATH, folder:PATH, tar:PATH"
     for name in ("cifar11", "csv:somewhere"):
         with pytest.raises(ValueError, match=rf"^unknown dataset '{name}', expected one of: {known}$"):
             data.load(name, "test")

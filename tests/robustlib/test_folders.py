@@ -30,6 +30,15 @@ def png(level: int = 0) -> bytes:
     return file.getvalue()
 
 
+def noise() -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise((30, 20), 90).save(file, "PNG")
+    return file.getvalue()
+
+
+NOISE = noise()
+
+
 def plant(place: Path, *names: str, content: bytes | None = None) -> Path:
     """Files of these names, and empty folders where a name ends in a slash; each picture has a level of its own."""
     for k, name in enumerate(names):
@@ -281,8 +290,8 @@ def test_one_grey_picture_among_rgb(place: Path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (png()[:-30], "the PNG is cut off or damaged: "),
-        (png()[:20], "expected PNG or JPEG bytes, got a PNG that is cut off or damaged"),
+        (NOISE[:-200], "the PNG is cut off or damaged: "),
+        (NOISE[:20], "expected PNG or JPEG bytes, got a PNG that is cut off or damaged"),
         (b"", "expected PNG or JPEG bytes, got nothing"),
         (b"<!doctype html><html>", "expected PNG or JPEG bytes, got an HTML page"),
         (b"version https://git-lfs.github.com/spec/v1", "expected PNG or JPEG bytes, got a Git LFS pointer: fetch the"),
@@ -291,7 +300,7 @@ def test_one_grey_picture_among_rgb(place: Path):
     ids=["cut off", "cut header", "empty", "page", "pointer", "zeros"],
 )
 def test_a_file_that_is_no_picture_is_named(content: bytes, message: str, place: Path):
-    plant(place, "cat/0.png", "dog/1.png")
+    plant(place, "cat/0.png", "dog/1.png", content=NOISE)
     plant(place, "dog/0.png", content=content)
     with pytest.raises(ValueError) as error:
         _ = data.load(f"folder:{place}", "test").x

@@ -2,12 +2,12 @@
 
 import pytest
 
-from robustlib.datasets.splits import is_keyword, split_named
+from robustlib.datasets.keywords import is_keyword, split_named
 
 KEYWORDS = {
-    "train": ["train", "training"],
+    "train": ["train", "training", "trainset"],
     "validation": ["validation", "valid", "dev", "val"],
-    "test": ["test", "testing", "eval", "evaluation"],
+    "test": ["test", "testing", "eval", "evaluation", "testset"],
 }
 
 
