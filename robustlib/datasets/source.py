@@ -45,6 +45,7 @@ class Pictures:
     """A split of encoded pictures, which are decoded one by one: y (N,), the classes' names.
 
     fetch: the bytes of these rows, which rise, in turn.  where: what a picture is called in messages.
+    head: instead of the bytes, the files that hold one each, where looking at headers need not read all of them.
     """
 
     y: np.ndarray
@@ -52,6 +53,7 @@ class Pictures:
     fetch: Callable[[np.ndarray], Iterator[bytes | None]]
     where: Callable[[int], str]
     reading: Reading = AS_IT_IS
+    head: Callable[[np.ndarray], Iterator[Path]] | None = None
 
 
 @dataclass(frozen=True)
