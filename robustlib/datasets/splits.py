@@ -1,6 +1,8 @@
 """Which files belong to which split, by the words in their names, as Hugging Face's `datasets` reads them."""
 
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +37,7 @@ def find_splits(path: Path, dataset: str, endings: tuple[str, ...]) -> Found:
     A split is named by a word in the file's name, or by a folder. Raises FileNotFoundError where no name says a split,
     ValueError for files that may be of several sets.
     """
-    everything = sorted(file for file in path.rglob("*") if file.name.endswith(endings) and is_plain(file, path))
+    everything = sorted(file for file in below(path) if file.name.endswith(endings) and file.is_file())
     splits = {file: split_of(file, path, dataset) for file in everything}
     named = [file for file in everything if splits[file] is not None]
     if not named:
@@ -48,8 +50,14 @@ def find_splits(path: Path, dataset: str, endings: tuple[str, ...]) -> Found:
     return Found(files, (*told(files, path), *left_out(everything, files, path)))
 
 
-def is_plain(file: Path, path: Path) -> bool:
-    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+def below(path: Path) -> Iterator[Path]:
+    """Files at any depth, in linked folders too, each folder once; none that is hidden."""
+    seen = set()
+    for place, folders, files in os.walk(path, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in files if real not in seen and not name.startswith("."))
+        seen.add(real)
 
 
 def split_of(file: Path, path: Path, dataset: str) -> str | None:

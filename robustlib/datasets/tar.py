@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """The members that share a key, by ending."""
 
@@ -46,7 +47,7 @@ def tar(path: Path, reading: Reading = AS_IT_IS) -> Source:
     for _, file in files:
         check_plain(file)
     # The classes are those of all splits, so the fingerprint is over all of them.
-    return Source("tar", {"": files}, tuple(splits), lambda split: read(dataset, splits, split, reading), notes)
+    return Source("tar", {"": files}, tuple(splits), cache(lambda split: read(dataset, splits, split, reading)), notes)
 
 
 def read(dataset: str, files: Mapping[str, Sequence[Path]], split: str, reading: Reading) -> Pictures:

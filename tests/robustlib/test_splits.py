@@ -66,6 +66,15 @@ LAYOUTS = {
 }
 
 
+def test_linked_folders_and_files(folder: Path, tmp_path: Path):
+    """As caches of downloads have them; a link back to the folder itself is no second set."""
+    put(tmp_path / "store", "data/train-0.parquet", "blob")
+    (folder / "data").symlink_to(tmp_path / "store" / "data")
+    (folder / "test.parquet").symlink_to(tmp_path / "store" / "blob")
+    (folder / "again").symlink_to(folder)
+    assert sizes(folder) == {"train": 2, "test": 3}
+
+
 @pytest.mark.parametrize("files, expected", LAYOUTS.values(), ids=LAYOUTS)
 def test_splits_by_the_words_in_their_names(files: list[str], expected: dict[str, int], folder: Path):
     put(folder, *files)
