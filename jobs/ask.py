@@ -1,15 +1,15 @@
 """What the commands do that submit something: a study's file, or a study made from options."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from jobs.engine import Store
 from jobs.errors import SpecError
+from jobs.numbers import number, written_whole
 from jobs.plan import Resolved, resolve
-from jobs.specs import number
+from jobs.reading import read_value
 from jobs.study import Origin, Study, check, load_study
 from jobs.submit import Submitted, submit
 
@@ -38,9 +38,10 @@ def read_file(path: Path, changes: dict[str, Any]) -> tuple[Study, Origin, Path]
 
 def count(value: str) -> int | str:
     """A number of examples, or all."""
-    if value == "all" or value.isdecimal():
-        return value if value == "all" else int(value)
-    raise SpecError(f"--examples: expected a number or all, got {value!r}")
+    found = value if value == "all" else written_whole(value)
+    if found is None or (found != "all" and found < 0):
+        raise SpecError(f"--examples: expected a number or all, got {value!r}")
+    return found
 
 
 def submit_attack(url: str, options: dict[str, Any]) -> tuple[Store, Submitted]:
@@ -99,22 +100,24 @@ def model_entry(model: str, weights: str | None) -> dict[str, Any]:
 
 
 def radius(text: str) -> float:
-    value = number(text)
     try:
-        return float(value)
-    except ValueError as error:
-        raise SpecError(f"--eps: expected a number such as 8/255, got {text!r}") from error
+        value = float(number(text))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise SpecError(f"--eps: expected a number such as 8/255, got {text!r}")
+    return value
 
 
 def parameters(texts: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE options, the values as YAML would read them."""
+    """NAME=VALUE options, the values as a study would have them."""
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise SpecError(f"--param: expected NAME=VALUE, got {text!r}")
         try:
-            found[name] = number(yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise SpecError(f"--param: expected NAME=VALUE, got {text!r}") from error
+            found[name] = read_value(value)
+        except ValueError as error:
+            raise SpecError(f"--param: expected NAME=VALUE, got {text!r}: {error}") from error
     return found
