@@ -99,11 +99,13 @@ class Whole(click.IntRange):
     """Whole numbers as studies have them, such as 10 or 1e1."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        return super().convert(self.read(value), param, ctx)
+
+    def read(self, value: Any) -> Any:
         from jobs.numbers import written_whole  # pydantic: not for a command that only reads
 
-        if isinstance(value, str) and (found := written_whole(value)) is not None:
-            value = found
-        return super().convert(value, param, ctx)
+        found = written_whole(value) if isinstance(value, str) else None
+        return value if found is None else found
 
 
 NUMBER = click.IntRange(1, 2**31 - 1)  # of a job: what a store can hold
