@@ -9,7 +9,17 @@ import click
 from cluster import afar, asked
 from cluster.asked import cluster_option, insecure_option, open_cluster
 from jobs import commands
-from jobs.console import PRIORITY, SEED, Commands, json_option, open_store, refuse_typed, remote_words, sweep_option
+from jobs.console import (
+    PRIORITY,
+    SEED,
+    Commands,
+    Whole,
+    json_option,
+    open_store,
+    refuse_typed,
+    remote_words,
+    sweep_option,
+)
 from jobs.errors import JobsFailed
 from jobs.options import READING_NAMES, dataset_options
 from robustlib import VERSION
@@ -24,7 +34,7 @@ def study_options(command: Any) -> Any:
     for option in (
         dataset_options,
         click.option("--examples", help="Test examples to attack, or all."),
-        click.option("--epochs", type=click.IntRange(1), help="Epochs of every training."),
+        click.option("--epochs", type=Whole(1), help="Epochs of every training."),
         click.option("--dataset", help="Data set, such as digits or parquet:PATH."),
         click.argument("study", type=click.Path(dir_okay=False, path_type=Path)),
     ):
@@ -244,9 +254,7 @@ def attack(
 @dataset_options
 @click.option("--norm", default="Linf", show_default=True, help="Linf, L2 or L1.")
 @click.option("--eps", required=True, help="Radius, such as 8/255.")
-@click.option(
-    "--queries", type=click.IntRange(1), default=1000, show_default=True, help="Of attacks without gradients."
-)
+@click.option("--queries", type=Whole(1), default=1000, show_default=True, help="Of attacks without gradients.")
 @click.option("--examples", default="200", show_default=True, help="Test examples, the first of the file, or all.")
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @cpus_option
@@ -281,7 +289,7 @@ def audit(ctx: click.Context, cpus_per_job: int | None, as_json: bool, **options
 @click.option(
     "--param", "params", multiple=True, help="A setting or attack parameter, such as eps=8/255 or optimizer=adam."
 )
-@click.option("--epochs", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--epochs", type=Whole(1), default=10, show_default=True)
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the weights here, as safetensors.")
 @cpus_option

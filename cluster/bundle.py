@@ -36,7 +36,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a bundle runs. began: when its process started, since a pid may be used again."""
+    """Where a bundle runs. began: when its process started, since a pid may be used again.
+
+    log: what the process prints, of which the first `log_begins` bytes are of earlier bundles.
+    """
 
     node: str
     node_id: str
@@ -44,6 +47,7 @@ class Place:
     began: float
     gpu_ids: str
     log: str | None
+    log_begins: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ def run_bundle(claimed: list[Claimed], setting: Setting, node_id: str = "", log:
         psutil.Process().create_time(),
         os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         log,
+        os.path.getsize(log) if log and os.path.exists(log) else 0,
     )
     told = threading.Semaphore(0)
     threading.Thread(target=work, args=(claimed, setting, place, frames.put, told), daemon=True).start()

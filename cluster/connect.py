@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from cluster.apart import apart, go_to, job_config
 from cluster.bundle import Frame, Setting, run_bundle
 from cluster.resources import Slots, cluster_slots, plan_slots, usable_cpus
 from jobs.errors import RunError
@@ -86,6 +87,9 @@ def local_slots(jobs: int, cpus_per_job: int | None) -> Slots:
     return plan_slots(usable_cpus(), gpu_count(), jobs, cpus_per_job)
 
 
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+
+
 @contextmanager
 def quiet_stdout(ray: Any) -> Iterator[Any]:
     """Ray until the block ends, with stdout kept for results: it prints there what befalls its workers."""
@@ -100,15 +104,15 @@ def quiet_stdout(ray: Any) -> Iterator[Any]:
 def local_ray(slots: Slots) -> Iterator[Any]:
     """Ray on this machine alone for the length of a block: no dashboard, no usage statistics."""
     ray = import_ray()
-    ray.init(
-        address="local",  # never a stray cluster that an old file on this machine points to
-        num_cpus=max(usable_cpus(), slots.count * slots.num_cpus),
-        num_gpus=round(slots.count * slots.num_gpus),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-    )
+    with apart():
+        ray.init(
+            address="local",  # never a stray cluster that an old file on this machine points to
+            num_cpus=max(usable_cpus(), slots.count * slots.num_cpus),
+            num_gpus=round(slots.count * slots.num_gpus),
+            include_dashboard=False,
+            job_config=job_config(ray),
+            **QUIET,
+        )
     with quiet_stdout(ray):
         yield ray
 
@@ -119,7 +123,8 @@ def cluster_ray(address: str, *, insecure: bool = False) -> Iterator[Any]:
     check_token(address, insecure=insecure)
     ray = import_ray(own_token=False)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+        with apart():
+            ray.init(address=address, job_config=job_config(ray), **QUIET)
     except (ConnectionError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RunError(f"the Ray cluster {address} cannot be reached: {first}") from error
@@ -161,10 +166,11 @@ def check_artifacts(ray: Any, root: str) -> None:
 
 
 def bundle_task(claimed: list[Claimed], setting: Setting) -> Iterator[Frame]:
-    """run_bundle, told where it is."""
+    """run_bundle in the user's folder, told where it is."""
     import ray
     from ray._private.worker import global_worker
 
+    go_to(setting.folder)
     log = getattr(global_worker, "get_err_file_path", str)()  # not of Ray's public interface
     yield from run_bundle(claimed, setting, ray.get_runtime_context().get_node_id(), log or None)
 

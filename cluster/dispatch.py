@@ -5,7 +5,7 @@ import time
 
 from sqlalchemy import Connection, select
 
-from cluster import health
+from cluster import ends, health
 from cluster.bundle import Beat, Failed, Finished, Frame, Moved, Setting, Started
 from cluster.connect import remote_bundle, slots_of, worker_env
 from cluster.driver import Bundle, Driver, Watch
@@ -98,10 +98,18 @@ def collect(driver: Driver) -> tuple[list[tuple[Bundle, Frame]], list[tuple[Bund
             except ray.exceptions.RayError as error:
                 if isinstance(error, ray.exceptions.GetTimeoutError):
                     health.end(driver, bundle)  # it may run on, and its jobs will be given to another
-                ended.append((bundle, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"))
+                reason = ends.why(ray, error, bundle.place)
+                if ends.is_setup(ray, error) and not driver.began:  # as every other worker would
+                    raise RunError(unable(driver, reason)) from error
+                ended.append((bundle, reason))
                 del streams[id(stream)]
         timeout = max(0.0, deadline - time.monotonic())
     return frames, ended
+
+
+def unable(driver: Driver, reason: str) -> str:
+    mend = ": every node needs the robustq of the driver's machine" if driver.elsewhere else ""
+    return f"the workers cannot load robustq{mend}; nothing was run, all jobs are still queued: {reason}"
 
 
 def record(driver: Driver, frames: list[tuple[Bundle, Frame]], ended: list[tuple[Bundle, str]]) -> None:
@@ -114,6 +122,7 @@ def record(driver: Driver, frames: list[tuple[Bundle, Frame]], ended: list[tuple
         driver.store.write(lambda db, lot=lot: [apply(db, driver, bundle, frame) for bundle, frame in lot])
         for bundle, frame in lot:
             remember(bundle, frame)
+            driver.began |= isinstance(frame, Started)
     for bundle, reason in ended:
         driver.store.write(lambda db, bundle=bundle, reason=reason: health.close(db, bundle, reason))
         driver.bundles.remove(bundle)

@@ -55,7 +55,10 @@ class Totals:
 
 @dataclass
 class Driver:
-    """One driver at work on a store. sweep_id: the sweep whose jobs it runs; None for all."""
+    """One driver at work on a store. sweep_id: the sweep whose jobs it runs; None for all.
+
+    began: whether a job of its has begun, so that workers are known to start.
+    """
 
     store: Store
     ray: Any
@@ -67,6 +70,7 @@ class Driver:
     renewed_at: float = 0.0
     looked_at: float = field(default_factory=time.monotonic)
     known: Totals | None = None
+    began: bool = False
     told_to_stop: bool = False
 
     @property

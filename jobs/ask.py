@@ -1,16 +1,16 @@
 """What the commands do that submit something: a study's file, or a study made from options."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from jobs.engine import Store
 from jobs.errors import SpecError
+from jobs.numbers import number, written_whole
 from jobs.options import READING_NAMES
 from jobs.plan import Resolved, resolve
-from jobs.specs import number
+from jobs.reading import read_value
 from jobs.study import Origin, Study, check, load_study
 from jobs.submit import Submitted, submit
 
@@ -41,17 +41,19 @@ def read_file(path: Path, changes: dict[str, Any]) -> tuple[Study, Origin, Path]
 
 def count(value: str) -> int | str:
     """A number of examples, or all."""
-    if value == "all" or value.isdecimal():
-        return value if value == "all" else int(value)
-    raise SpecError(f"--examples: expected a number or all, got {value!r}")
+    found = value if value == "all" else written_whole(value)
+    if found is None or (found != "all" and found < 0):
+        raise SpecError(f"--examples: expected a number or all, got {value!r}")
+    return found
 
 
 def side(value: str) -> int | list[int]:
     """A size in pixels: of the shorter side, or of height and width."""
-    parts = value.split("x")
-    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+    sides = [written_whole(part) for part in value.split("x")]
+    known = [side for side in sides if side is not None]
+    if len(known) < len(sides) or len(sides) > 2:
         raise SpecError(f"--size: expected pixels as 256 or 224x320, got {value!r}")
-    return int(value) if len(parts) == 1 else [int(part) for part in parts]
+    return known[0] if len(known) == 1 else known
 
 
 def submit_attack(url: str, options: dict[str, Any]) -> tuple[Store, Submitted]:
@@ -136,15 +138,17 @@ def by_channel(option: str, text: str) -> list[float]:
 
 
 def radius(text: str) -> float:
-    value = number(text)
     try:
-        return float(value)
-    except ValueError as error:
-        raise SpecError(f"--eps: expected a number such as 8/255, got {text!r}") from error
+        value = float(number(text))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise SpecError(f"--eps: expected a number such as 8/255, got {text!r}")
+    return value
 
 
 def parameters(texts: Sequence[str], taken: Mapping[str, str]) -> dict[str, Any]:
-    """NAME=VALUE options, the values as YAML would read them. taken: names that an option of their own says."""
+    """NAME=VALUE options, the values as a study would have them. taken: names that an option of their own says."""
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -155,7 +159,7 @@ def parameters(texts: Sequence[str], taken: Mapping[str, str]) -> dict[str, Any]
         if name in found:
             raise SpecError(f"--param: {name} stands there twice")
         try:
-            found[name] = number(yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise SpecError(f"--param: expected NAME=VALUE, got {text!r}") from error
+            found[name] = read_value(value)
+        except ValueError as error:
+            raise SpecError(f"--param: expected NAME=VALUE, got {text!r}: {error}") from error
     return found

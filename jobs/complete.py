@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from jobs.material import build_model, build_network, defend, load_data, statistics, unmeasured
+from jobs.numbers import fitting
 from jobs.planned import Resolved
 from jobs.specs import AttackSpec, DataRef, DefenceSpec, ModelSpec
 from robustlib import corruptions, data
@@ -51,10 +52,12 @@ def check_params(
     """The given parameters over the defaults. Raises ValueError for an unknown name, a value of the wrong type, or one
     that the kernels refuse.
     """
+    given = dict(given)
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{owner} has no parameter {name!r}, it has: {', '.join(sorted(known))}")
         kind = written(known[name].annotation)
+        given[name] = value = fitting(owner, name, kind, spread(kind), value)
         try:
             whole = isinstance(value, int) and not isinstance(value, bool)
             TypeAdapter(kind).validate_python(value, strict=not whole or float not in spread(kind))
@@ -167,6 +170,8 @@ def has_curve(attack: AttackSpec) -> bool:
 
 def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSettings:
     """Training settings with the objective's attack parameters checked."""
+    kinds = {f.name: f.type for f in fields(TrainSettings)}
+    plain = {name: fitting("", name, kinds[name], spread(kinds[name]), value) for name, value in plain.items()}
     settings = TypeAdapter(TrainSettings).validate_python(plain)
     if settings.objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {settings.objective!r}, expected one of: {', '.join(OBJECTIVES)}")
@@ -177,8 +182,8 @@ def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSet
         known_names = sorted(f.name for f in fields(TrainSettings) if f.name != "attack")
         raise ValueError(f"training has no setting {min(attack)!r}, it has: {', '.join(known_names)}")
     norms = NORMS_OF.get(settings.objective, NORMS)
-    check_params(f"training on {settings.objective}", known, attack, norms)
-    return replace(settings, attack=attack)
+    checked = check_params(f"training on {settings.objective}", known, attack, norms)
+    return replace(settings, attack={name: checked[name] for name in attack})
 
 
 def check_attack(spec: AttackSpec, ref: DataRef, models: Iterable[ModelSpec]) -> None:

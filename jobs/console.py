@@ -114,8 +114,21 @@ def following(text: Callable[[], str], ended: Callable[[], bool], seconds: float
         time.sleep(seconds)
 
 
+class Whole(click.IntRange):
+    """Whole numbers as studies have them, such as 10 or 1e1."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        return super().convert(self.read(value), param, ctx)
+
+    def read(self, value: Any) -> Any:
+        from jobs.numbers import written_whole  # pydantic: not for a command that only reads
+
+        found = written_whole(value) if isinstance(value, str) else None
+        return value if found is None else found
+
+
 NUMBER = click.IntRange(1, 2**31 - 1)  # of a job: what a store can hold
-SEED = click.IntRange(-(2**31), 2**31 - 1)
+SEED = Whole(-(2**31), 2**31 - 1)
 PRIORITY = click.IntRange(-1000, 1000)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout and nothing else there.")

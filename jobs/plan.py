@@ -226,7 +226,7 @@ def train_settings(
     block = study.train | model.train
     plain = {name: value for name, value in block.items() if name in TRAIN_FIELDS}
     attack = {name: value for name, value in block.items() if name not in TRAIN_FIELDS}
-    if isinstance(attack.get("eps"), int | float):
+    if isinstance(attack.get("eps"), int | float) and not isinstance(attack["eps"], bool):
         # Training is looked at under the attack radius it is meant to withstand, unless the study says otherwise.
         plain = {"validation_eps": attack["eps"], "validation_norm": attack.get("norm", "Linf")} | plain
     return guard(origin, (*where, "train"), complete.complete_training, plain, attack)

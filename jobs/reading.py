@@ -1,69 +1,164 @@
 """YAML as plain data with the line of every part; what costs too much or is no plain data is refused."""
 
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from jobs.errors import SpecError
-from jobs.specs import number
+from jobs.numbers import number
 
 Path_ = tuple[str | int, ...]
 MOST_PARTS = 100_000  # with anchors spelt out, of which a few lines can hold more than any memory
-COLLECTIONS = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
+TAG = "tag:yaml.org,2002:"
+COLLECTIONS = {f"{TAG}map", f"{TAG}seq"}
+INT, FLOAT, STR, PLAIN = f"{TAG}int", f"{TAG}float", f"{TAG}str", ("null", "bool", "int", "float", "timestamp", "str")
+
+WHOLE = re.compile(r"[-+]?(?:[0-9][0-9_]*|0b[01_]+|0x[0-9a-fA-F_]+)$")
+REAL = re.compile(
+    r"[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))$"
+    r"|\.(?:nan|NaN|NAN)$"
+)
+SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
 
 
-def read_yaml(path: Path) -> tuple[Any, dict[Path_, int]]:
-    """The file's data, and the line of each of its parts. Raises SpecError that names file and line."""
+class Reader(yaml.SafeLoader):
+    """YAML 1.1, as PyYAML has it, with the numbers that everybody means: 2e-3 and 1e1 are some."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (of the base class)
+        first: [(tag, pattern) for tag, pattern in known if tag not in (INT, FLOAT)]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+class Writer(yaml.SafeDumper):
+    """Quotes what Reader, or another reader of YAML, would not read as text."""
+
+
+for kind in (Reader, Writer):
+    kind.add_implicit_resolver(INT, WHOLE, list("-+0123456789"))
+    kind.add_implicit_resolver(FLOAT, REAL, list("-+0123456789."))
+
+
+class Doubtful(yaml.MarkedYAMLError):
+    """Valid YAML that does not say what is meant."""
+
+
+@dataclass
+class Parts:
+    """The line of every part of a file, and what is written for each that is read as anything but text."""
+
+    lines: dict[Path_, int] = field(default_factory=dict)
+    written: dict[Path_, str] = field(default_factory=dict)
+
+
+def read_yaml(path: Path) -> tuple[Any, Parts]:
+    """The file's data and its parts. Raises SpecError that names file and line."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SpecError(f"cannot read the study {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: expected text in UTF-8, got byte {error.object[error.start]:#04x}") from error
-    lines: dict[Path_, int] = {}
+    parts = Parts()
     try:
-        return plain(yaml.compose(text, Loader=yaml.SafeLoader), (), lines, []), lines
+        return plain(yaml.compose(text, Loader=Reader), (), parts, []), parts
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise SpecError(f"{path}:{line}: no valid YAML: {error.problem}") from error
+        raise SpecError(f"{path}:{line}: {problem(error)}") from error
     except yaml.YAMLError as error:
         raise SpecError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise SpecError(f"{path}: expected a study, got what is nested too deeply to be one") from error
 
 
-def plain(node: Any, path: Path_, lines: dict[Path_, int], within: list[int]) -> Any:
-    """A YAML node as Python data, noting each part's line; fractions such as 8/255 become numbers.
+def read_value(text: str) -> Any:
+    """One value as a study would have it. Raises ValueError."""
+    try:
+        return plain(yaml.compose(text, Loader=Reader), (), Parts(), [])
+    except yaml.MarkedYAMLError as error:
+        raise ValueError(problem(error)) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError("no valid YAML") from error
+
+
+def write_yaml(data: Any) -> str:
+    """Data as text that reads as the same data."""
+    return yaml.dump(data, Dumper=Writer, sort_keys=False, allow_unicode=True, width=100)
+
+
+def problem(error: yaml.MarkedYAMLError) -> str:
+    return str(error.problem) if isinstance(error, Doubtful) else f"no valid YAML: {error.problem}"
+
+
+def plain(node: Any, path: Path_, parts: Parts, within: list[int]) -> Any:
+    """A YAML node as Python data, noting its parts; fractions such as 8/255 become numbers.
 
     within: the nodes that hold this one.
     """
     if node is None:
         return None
-    lines[path] = node.start_mark.line + 1
-    if len(lines) > MOST_PARTS:
+    parts.lines[path] = node.start_mark.line + 1
+    if len(parts.lines) > MOST_PARTS:
         raise wrong(node, f"expected a study of at most {MOST_PARTS} parts, anchors spelt out")
     if not isinstance(node, yaml.MappingNode | yaml.SequenceNode):
-        return number(construct(node))
+        return scalar(node, path, parts)
     if id(node) in within:
         raise wrong(node, "an anchor that holds itself")
     if node.tag not in COLLECTIONS:
         raise wrong(node, f"could not determine a constructor for the tag {node.tag!r}")
     within.append(id(node))
     if isinstance(node, yaml.SequenceNode):
-        found: Any = [plain(item, (*path, i), lines, within) for i, item in enumerate(node.value)]
+        found: Any = [plain(item, (*path, i), parts, within) for i, item in enumerate(node.value)]
     else:
         found = {}
         for key_node, value_node in node.value:
-            key = plain(key_node, (*path, "?"), lines, within)
-            if isinstance(key, list | dict):
-                raise wrong(key_node, "expected a name before the colon, got a list or a mapping")
+            key = name(key_node)
             if key in found:
                 raise wrong(key_node, f"{key!r} stands here twice")
-            found[key] = plain(value_node, (*path, key), lines, within)
-            lines[(*path, key)] = key_node.start_mark.line + 1
+            found[key] = plain(value_node, (*path, key), parts, within)
+            parts.lines[(*path, key)] = key_node.start_mark.line + 1
     within.pop()
     return found
+
+
+def name(node: Any) -> str:
+    """What stands before a colon is a name, as it is written: also no, 1e1 and 2026-11-24."""
+    if isinstance(node, yaml.MappingNode | yaml.SequenceNode):
+        raise wrong(node, "expected a name before the colon, got a list or a mapping")
+    if node.tag.removeprefix(TAG) not in PLAIN:
+        construct(node)
+    return node.value
+
+
+def scalar(node: Any, path: Path_, parts: Parts) -> Any:
+    """A value. Numbers of which nobody can be sure are refused."""
+    if node.style is None and node.tag == STR and SEXAGESIMAL.fullmatch(node.value):
+        raise Doubtful(
+            problem=f"{node.value} is a number to the base of 60 in YAML 1.1 and text in 1.2: "
+            f"write the number in decimals, or quote the text, as '{node.value}'",
+            problem_mark=node.start_mark,
+        )
+    value = number(integer(node) if node.tag == INT else construct(node))
+    if not isinstance(value, str | None):
+        parts.written[path] = node.value
+    return value
+
+
+def integer(node: Any) -> Any:
+    digits = node.value.replace("_", "")
+    bare = digits.lstrip("-+")
+    if not (bare.isascii() and bare.isdigit() and bare.startswith("0")):
+        return construct(node)
+    if len(bare) > 1 and set(bare) <= set("01234567") and int(bare, 8) != int(bare):
+        raise Doubtful(
+            problem=f"{node.value} is {int(digits, 8)} in YAML 1.1 and {int(digits)} in 1.2: "
+            f"write it without the leading zero, or quote the text, as '{node.value}'",
+            problem_mark=node.start_mark,
+        )
+    return int(digits)
 
 
 def construct(node: Any) -> Any:

@@ -2,27 +2,17 @@
 
 import hashlib
 import json
-import re
 from dataclasses import asdict
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
+from jobs.numbers import Number
+from jobs.numbers import number as number
 from robustlib import KERNEL_VERSION
 from robustlib.datasets.source import AS_IT_IS, TEST, Reading
 from robustlib.settings import AUTOATTACK, ONE_SEARCH, TRANSFER, Norm, TrainSettings
 
-FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?)\s*/\s*(\d+(?:\.\d*)?)\s*")
-
-
-def number(value: Any) -> Any:
-    """ "8/255" as a number; anything else as it is."""
-    if isinstance(value, str) and (match := FRACTION.fullmatch(value)) and float(match[2]) != 0:
-        return float(match[1]) / float(match[2])
-    return value
-
-
-Number = Annotated[float, BeforeValidator(number)]
 Count = int | Literal["all"]
 Split = Literal["train", "test", "validation"]
 Choose = Literal["first", "stratified"]
@@ -105,8 +95,8 @@ class CodeRef(Spec):
 class Statistics(Spec):
     """Mean and standard deviation by channel of the first layer."""
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[Number, ...]
+    std: tuple[Number, ...]
 
 
 class DefenceSpec(Spec):

@@ -1,14 +1,17 @@
 """A study as its author wrote it: YAML in, checked data out, every error with its line."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    StrictBool,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -17,8 +20,9 @@ from pydantic import (
 )
 
 from jobs.errors import SpecError
+from jobs.numbers import MOST, NotNumber, Number, Whole, whole
 from jobs.reading import Path_, read_yaml
-from jobs.specs import Choose, Count, Split, Statistics
+from jobs.specs import Choose, Split, Statistics
 from robustlib.datasets.source import AS_IT_IS, TEST, Reading
 from robustlib.normalisations import NORMALISATIONS, check_statistics
 from robustlib.settings import Norm
@@ -28,7 +32,9 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-Seed = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+Seed = Annotated[Whole, Field(ge=-MOST, lt=MOST)]
+Count = Annotated[Whole, Field(ge=1, lt=MOST)]
+Examples = Annotated[int | Literal["all"], BeforeValidator(whole)]
 
 
 class StudyDefence(Part):
@@ -50,7 +56,7 @@ class StudyModel(Part):
     file: str | None = None
     weights: str | None = None
     normalize: Literal["dataset", "cifar10", "cifar100", "imagenet"] | Statistics | None = None
-    dropout_at_inference: float | None = Field(default=None, gt=0, lt=1)
+    dropout_at_inference: Number | None = Field(default=None, gt=0, lt=1)
     options: dict[str, Any] = {}
     train: dict[str, Any] | None = None
     defence: tuple[StudyDefence, ...] = ()
@@ -102,8 +108,8 @@ class StudyAttack(Part):
 
     name: str
     norm: Norm | None = None
-    eps: tuple[float, ...] | None = None
-    restarts: int = Field(default=1, ge=1)
+    eps: tuple[Number, ...] | None = None
+    restarts: Count = 1
     surrogate: str | None = None  # one of the study's models
 
     @field_validator("eps", mode="before")
@@ -142,22 +148,22 @@ class Study(Part):
     label: str | None = None
     image: str | None = None
     classes: Literal["remap"] | None = None
-    size: int | tuple[int, int] | None = None
-    crop: int | None = None
-    exif_transpose: bool = False
+    size: Count | tuple[Count, Count] | None = None
+    crop: Count | None = None
+    exif_transpose: StrictBool = False
     models: dict[str, StudyModel] = Field(min_length=1)
     attacks: list[StudyAttack] = Field(min_length=1)
     train: dict[str, Any] = {}
     seeds: list[Seed] = Field(default=[0], min_length=1)
-    examples: Count = 1000
+    examples: Examples = 1000
     choose: Choose = "first"
-    images: int = Field(default=0, ge=0)
-    batch_size: int | None = Field(default=None, ge=1)
-    draws: int = Field(default=100, ge=1)
-    eot_draws: int = Field(default=20, ge=1)
-    shards: int | None = Field(default=None, ge=1)
+    images: Whole = Field(default=0, ge=0, lt=MOST)
+    batch_size: Count | None = None
+    draws: Count = 100
+    eot_draws: Count = 20
+    shards: Count | None = None
     audit: Literal["quick", "full"] = "quick"
-    timeout_seconds: float | None = Field(default=None, gt=0)
+    timeout_seconds: Number | None = Field(default=None, gt=0)
 
     @property
     def reading(self) -> Reading:
@@ -178,19 +184,27 @@ class Study(Part):
 
     @field_validator("examples")
     @classmethod
-    def some(cls, value: Count) -> Count:
+    def some(cls, value: int | Literal["all"]) -> int | Literal["all"]:
         if value != "all" and value < 1:
             raise ValueError(f"expected at least 1 example or all, got {value}")
+        if value != "all" and value >= MOST:
+            raise ValueError(f"expected fewer than {MOST} examples or all, got {value}")
         return value
 
 
 class Origin:
-    """Where each part of a study comes from, for error messages: a line of its file or an option."""
+    """Where each part of a study comes from, for error messages: a line of its file or an option.
 
-    def __init__(self, name: str, lines: dict[Path_, int], options: dict[str, str]):
+    written: what stands in the file for each part that is no text.
+    """
+
+    def __init__(
+        self, name: str, lines: dict[Path_, int], options: dict[str, str], written: dict[Path_, str] | None = None
+    ):
         self.name = name
         self.lines = lines
         self.options = options
+        self.written = written or {}
 
     def error(self, where: Path_, message: str) -> SpecError:
         """The error at the innermost part of `where` that has an option or a line."""
@@ -207,10 +221,11 @@ def load_study(path: Path, changes: dict[str, Any]) -> tuple[Study, Origin]:
 
     Raises SpecError that names file and line.
     """
-    data, lines = read_yaml(path)
+    data, parts = read_yaml(path)
     # What the command line says is in no line of the file.
-    lines = {where: line for where, line in lines.items() if not where or where[0] not in changes}
-    origin = Origin(str(path), lines, {name: f"--{name.replace('_', '-')}" for name in changes})
+    lines = {where: line for where, line in parts.lines.items() if not where or where[0] not in changes}
+    written = {where: text for where, text in parts.written.items() if where[:1] and where[0] not in changes}
+    origin = Origin(str(path), lines, {name: f"--{name.replace('_', '-')}" for name in changes}, written)
     if not isinstance(data, dict):
         raise origin.error((), "expected a study: name, dataset, models, attacks")
     data = {"name": path.stem} | data | {name: value for name, value in changes.items() if name != "epochs"}
@@ -228,10 +243,47 @@ def load_study(path: Path, changes: dict[str, Any]) -> tuple[Study, Origin]:
 def check(data: dict[str, Any], origin: Origin) -> Study:
     """The study as checked data, or SpecError for the first thing wrong with it."""
     try:
-        return Study.model_validate(data)
+        study = Study.model_validate(data)
     except ValidationError as error:
+        # A name may look like something else: no, 2024, 1e1. It is what is written.
+        names = [place_of(data, one["loc"]) for one in error.errors() if one["type"] == "string_type"]
+        if names := [where for where in names if where in origin.written]:
+            for where in names:
+                put(data, where, origin.written[where])
+            return check(data, origin)
         first = error.errors()[0]
-        raise origin.error(first["loc"], explain(first)) from error
+        written = origin.written.get(place_of(data, first["loc"]))
+        raise origin.error(first["loc"], explain(first, written)) from error
+    for label, model in study.models.items():
+        for where, value in parts_of(model.options, ("models", label, "options")):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise origin.error(where, f"{'.'.join(map(str, where))}: expected a finite number, got {value}")
+    return study
+
+
+def place_of(data: Any, loc: tuple[Any, ...]) -> Path_:
+    """Where in the file a part of the study stands: what may be a list may also stand by itself."""
+    place: Path_ = ()
+    for part in loc:
+        if part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int):
+            data, place = data[part], (*place, part)
+    return place
+
+
+def put(data: Any, where: Path_, value: Any) -> None:
+    for part in where[:-1]:
+        data = data[part]
+    data[where[-1]] = value
+
+
+def parts_of(value: Any, where: Path_) -> Iterator[tuple[Path_, Any]]:
+    """Every part of plain data that is no list or dict, with its place."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else None
+    if items is None:
+        yield where, value
+        return
+    for key, part in items:
+        yield from parts_of(part, (*where, key))
 
 
 def entries_of(loc: tuple[Any, ...]) -> str:
@@ -240,14 +292,16 @@ def entries_of(loc: tuple[Any, ...]) -> str:
     return f", there are: {', '.join(part.model_fields)}" if part is not None else ""
 
 
-def explain(error: Any) -> str:
-    """A validation error in our words: what was expected, what came."""
+def explain(error: Any, written: str | None = None) -> str:
+    """A validation error in our words: what was expected, what came. written: as it stands in the file."""
     name = ".".join(str(part) for part in error["loc"])
     match error["type"]:
         case "extra_forbidden":
             return f"unknown entry {error['loc'][-1]!r} ({name}){entries_of(error['loc'])}"
         case "missing":
             return f"{name} is missing"
+        case "value_error" if isinstance(error["ctx"]["error"], NotNumber):
+            return f"{name}: {error['ctx']['error'].words(written)}"
         case "value_error":
             return f"{name}: {error['ctx']['error']}" if name else str(error["ctx"]["error"])
     return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"

@@ -5,7 +5,8 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-OWN = Path(__file__).resolve().parent  # robustq's kernels have a version of their own
+OURS = ("cli", "cluster", "jobs", "robustlib")  # robustq's own modules, whose kernels have a version of their own
+OWN = tuple(Path(__file__).resolve().parents[1] / name for name in ("cli.py", *OURS[1:]))
 
 
 def code_hash(path: Path) -> str:
@@ -36,10 +37,15 @@ def local_modules(path: Path) -> dict[str, Path]:
         package = module if file.name == "__init__.py" else module.rpartition(".")[0]
         for name in imported(file, package):
             place = find(path.parent, name)
-            if place is not None and name not in found and place != path and not place.is_relative_to(OWN):
+            if place is not None and name not in found and place != path and not is_ours(place):
                 found[name] = place
                 waiting.append((name, place))
     return found
+
+
+def is_ours(file: Path) -> bool:
+    """Whether a file is robustq's own, and not a user's of the same name."""
+    return any(file.is_relative_to(own) for own in OWN)
 
 
 def imported(file: Path, package: str) -> Iterator[str]:

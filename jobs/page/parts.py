@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import yaml
 from sqlalchemy import Connection
 
 from jobs.page import cells, charts, curves, ledger, pictures, plot, spent, tables, words
@@ -16,6 +15,7 @@ from jobs.page.gather import Sweep
 from jobs.page.outcomes import Kept, Outcome, outcome, queries
 from jobs.page.pictures import Data
 from jobs.page.ranking import Place, headlines, places, standings
+from jobs.reading import write_yaml
 from robustlib import VERSION
 
 Row = dict[str, Any]
@@ -95,7 +95,7 @@ def about(sweep: Sweep) -> str:
 def study(sweep: Sweep, kept: Kept) -> str:
     """The study as a file."""
     if ("study", sweep.id) not in kept:
-        text = yaml.safe_dump(without_nulls(sweep.spec), sort_keys=False, allow_unicode=True, width=100)
+        text = write_yaml(without_nulls(sweep.spec))
         kept["study", sweep.id] = text
     return kept["study", sweep.id]
 

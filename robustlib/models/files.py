@@ -13,11 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from robustlib.code import local_modules
 from robustlib.memory import out_of_memory
 from robustlib.models.answers import Answers, endpoint, is_address
-
-BESIDE: set[str] = set()  # modules that were imported from beside users' files
+from robustlib.models.beside import Beside, Loader, showing
 
 
 def load_factory(reference: str) -> Any:
@@ -33,24 +31,20 @@ def load_factory(reference: str) -> Any:
 
 
 def import_file(path: Path) -> Any:
-    """Import a Python file by its path; its folder becomes importable, so that it can import its neighbours."""
+    """Import a Python file by its path, anew each time; what it imports from beside it is its own, see `beside`."""
     if not path.is_file():
         raise FileNotFoundError(f"no model file {path}")
     path = path.resolve()
-    sys.path[:] = [str(path.parent), *(place for place in sys.path if place != str(path.parent))]
-    # Another folder's `helper.py`, or this one's before it was edited, must not stand in for this one's.
-    beside = local_modules(path)
-    for known in BESIDE & beside.keys():
-        sys.modules.pop(known, None)
-    BESIDE.update(name for name in beside if name not in sys.modules)
+    beside = Beside(path.parent)
     # A name of its own: a user's `models.py` must not stand in for somebody else's module of that name.
     name = f"user_file_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # a path that ends in .py always has a loader
+    loader = Loader(name, str(path), beside)
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None  # there is a loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    with users_code(f"{path} cannot be imported", path):
-        spec.loader.exec_module(module)
+    with users_code(f"{path} cannot be imported", path), showing(beside):
+        loader.exec_module(module)
     return module
 
 
