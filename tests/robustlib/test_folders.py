@@ -177,13 +177,12 @@ def test_what_is_nothing(place: Path):
             ["cat/train/0.png", "cat/test/0.png", "dog/train/0.png", "dog/test/0.png"],
             "/cat holds test, train: expected SPLIT/CLASS/IMAGE, got CLASS/SPLIT/IMAGE",
         ),
-        (["flowers/0.png", "flowers/1.png"], ": expected a folder for each of two classes or more, found flowers alone"),
         (["cat/0.png", "dog/0.HEIC", "dog/1.heic", "dog/2.gif"], "/dog holds only 1 .gif, 2 .heic: convert them to PNG or JPEG"),
         (["cat/a.txt", "dog/b.csv", "dog/c"], ": expected images (.png, .jpg, .jpeg, .bmp, .ppm, .pgm, .tif, .tiff, .webp) there, found none but 1 without an ending, 1 .csv, 1 .txt"),
         (["images/train/0.png", "images/train/1.png", "labels/train/0.txt"], "/images/train: expected a folder for each class there, found 2 images without: move those of each class into a folder of its own, CLASS"),
     ],
     ids=["split beside classes", "class val", "val and valid", "Test and test", "flat", "flat val", "flat within",
-         "splits within classes", "one class", "unread kinds", "no image", "boxes"],
+         "splits within classes", "unread kinds", "no image", "boxes"],
 )  # fmt: skip
 def test_what_is_not_plain_is_refused(names: list[str], message: str, place: Path):
     assert refusal(plant(place, *names)) == message
@@ -215,6 +214,12 @@ def test_what_else_lies_there_is_said(place: Path):
         "classes without an image: bee",
         "classes that are in test but not in train: owl",
     )
+
+
+def test_a_single_class_is_said(place: Path):
+    plant(place, "flowers/0.png", "flowers/1.png")
+    assert taken(place, "test") == (("flowers",), [0, 0])
+    assert notes(place) == ("there is only one class, flowers: whatever a model of it answers is right",)
 
 
 def test_an_empty_folder_is_a_class_that_the_fingerprint_knows(place: Path):
