@@ -48,6 +48,10 @@ def check_trainings(study: Study, origin: Origin, settings: Mapping[str, TrainSe
         raise origin.error(
             ("train",), "train has no effect: no model of the study is trained, which `train: {}` in its entry asks for"
         )
+    for name in study.train if trained else ():
+        if all(name in (study.models[label].train or {}) for label in trained):
+            said = f"{name} has no effect: every model that is trained says its own"
+            raise origin.error(("train", name), said)
     for label, found in trained.items():
         own = study.models[label].train or {}
         if "momentum" in own and found.optimizer == "adam":

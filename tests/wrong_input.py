@@ -72,16 +72,18 @@ VALUES = [
 ]  # fmt: skip
 
 
+# What is left out is the default, and another way of writing a value is no other value.
+IDLE = ("drop attacks.1.norm: ", "drop --attack ", "replace attacks.1.norm: L2", "drop name: ")
+
+
 @dataclass(frozen=True)
 class Case:
-    """A command line to be given in `folder`. what: was changed, in words.  base: the command that it came of, as a
-    key of what the store holds after that.
-    """
+    """A command line to be given in `folder`. what: was changed, in words.  idle: it may change nothing."""
 
     folder: Path
     words: list[str]
     what: str
-    base: str
+    idle: bool = False
 
 
 def make(kind: str, folder: Path, draw: random.Random | None) -> Case:
@@ -118,7 +120,7 @@ def study(folder: Path, draw: random.Random | None) -> Case:
         what = f"{how} {'.'.join(map(str, path))}: {raw if how != 'drop' else ''}"
     text = yaml.safe_dump(data, sort_keys=False).replace("'@@raw@@'", raw).replace("@@raw@@", raw)
     (folder / "s.yaml").write_text(text)
-    return Case(folder, ["submit", "s.yaml"], what, "study")
+    return Case(folder, ["submit", "s.yaml"], what, what in IDLE)
 
 
 def options(folder: Path, draw: random.Random | None) -> Case:
@@ -137,7 +139,7 @@ def options(folder: Path, draw: random.Random | None) -> Case:
         else:
             words += [name, value]
         what = f"{how} {name} {value if how != 'drop' else ''}"
-    return Case(folder, words, what, "options")
+    return Case(folder, words, what, what in IDLE)
 
 
 def network() -> torch.nn.Module:
@@ -155,7 +157,7 @@ def checkpoint(folder: Path, draw: random.Random | None) -> Case:
     else:
         how = draw.choice(list(CHECKPOINTS))
         what = how + CHECKPOINTS[how](path, state, draw)
-    return Case(folder, list(ATTACK), what, "options")
+    return Case(folder, list(ATTACK), what)
 
 
 def changed(save: Callable[[dict[str, Any], random.Random], Any]) -> Callable[[Path, Any, random.Random], str]:
@@ -258,12 +260,12 @@ def png(k: int, seed: int, side: int = 8, mode: str = "L") -> bytes:
     return file.getvalue()
 
 
-def with_data(folder: Path, kind: str, name: str, what: str) -> Case:
+def with_data(folder: Path, kind: str, name: str, what: str, *, idle: bool = False) -> Case:
     (folder / "m.py").write_text(MODEL)
     data = STUDY | {"dataset": f"{kind}:{name}", "models": {"mine": STUDY["models"]["mine"]}}
     del data["train"]
     (folder / "s.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
-    return Case(folder, ["submit", "s.yaml"], what, kind)
+    return Case(folder, ["submit", "s.yaml"], what, idle)
 
 
 def parquet(folder: Path, draw: random.Random | None) -> Case:
@@ -352,7 +354,8 @@ def class_folders(folder: Path, draw: random.Random | None) -> Case:
                 for png_file in sorted((root / "bee").iterdir()):
                     png_file.unlink()
         what += f" {word}"
-    return with_data(folder, "folder", "d", what)
+    # A split that is not evaluated is nothing to one that is, and so is a folder that is none.
+    return with_data(folder, "folder", "d", what, idle=what.startswith("another split"))
 
 
 def idx(folder: Path, draw: random.Random | None) -> Case:
