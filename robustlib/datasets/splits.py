@@ -38,14 +38,18 @@ def find_splits(path: Path, dataset: str, endings: tuple[str, ...]) -> Found:
     ValueError for files that may be of several sets.
     """
     everything = sorted(file for file in below(path) if file.name.endswith(endings) and file.is_file())
-    splits = {file: split_of(file, path, dataset) for file in everything}
-    named = [file for file in everything if splits[file] is not None]
+    said = {file: splits_said(file, path) for file in everything}
+    named = [file for file in everything if said[file]]
     if not named:
         raise nothing_named(path, dataset, endings, everything)
-    taken = of_one_set(named, path, dataset)
+    taken = of_one_set(named, said, path, dataset)
+    for file in taken:
+        if len(said[file]) > 1:
+            both = " and ".join(sorted(said[file]))
+            raise ValueError(f"dataset {dataset}: the name of {file} says {both}: expected one split, so rename it")
     files: dict[str, list[Path]] = {}
     for split in SPLITS:
-        if of_split := [file for file in taken if splits[file] == split]:
+        if of_split := [file for file in taken if split in said[file]]:
             files[split] = alike(of_split, path, dataset)
     return Found(files, (*told(files, path), *left_out(everything, files, path)))
 
@@ -60,13 +64,9 @@ def below(path: Path) -> Iterator[Path]:
         seen.add(real)
 
 
-def split_of(file: Path, path: Path, dataset: str) -> str | None:
-    parts = file.relative_to(path).parts
-    meant = {MEANING[word] for part in parts for word in words_of(part) if word in MEANING}
-    if len(meant) > 1:
-        both = " and ".join(sorted(meant))
-        raise ValueError(f"dataset {dataset}: the name of {file} says {both}: expected one split, so rename it")
-    return next(iter(meant), None)
+def splits_said(file: Path, path: Path) -> set[str]:
+    """What the names of a file and its folders say; one split where they are plain."""
+    return {MEANING[word] for part in file.relative_to(path).parts for word in words_of(part) if word in MEANING}
 
 
 def nothing_named(path: Path, dataset: str, endings: tuple[str, ...], everything: list[Path]) -> FileNotFoundError:
@@ -80,20 +80,21 @@ def nothing_named(path: Path, dataset: str, endings: tuple[str, ...], everything
     )
 
 
-def of_one_set(files: list[Path], path: Path, dataset: str) -> list[Path]:
+def of_one_set(files: list[Path], said: dict[Path, set[str]], path: Path, dataset: str) -> list[Path]:
     """Those of a single set: of the folder itself and `data`, or else of the only other folder."""
     sets: dict[tuple[str, ...], list[Path]] = {}
     for file in files:
         folders = file.relative_to(path).parts[:-1]
         place = tuple(part for part in folders if not any(word in MEANING for word in words_of(part)))
         sets.setdefault(() if place in USUAL else place, []).append(file)
-    if () in sets:
+    if any(said[file] & {"train", TEST} for file in sets.get((), ())):
         return sets[()]
     if len(sets) > 1:
         kind = dataset.partition(":")[0]
-        places = sorted("/".join(place) for place in sets)
+        places = [*sorted("/".join(place) for place in sets if place), *(["."] if () in sets else [])]
         raise ValueError(
-            f"dataset {dataset} holds {len(sets)} sets: {', '.join(places[:20])}: name one, {kind}:{path / places[0]}"
+            f"dataset {dataset} holds {len(sets)} sets: {', '.join(places[:20])}: name one, as "
+            f"{kind}:{path / places[0]}"
         )
     return next(iter(sets.values()))
 

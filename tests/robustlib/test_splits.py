@@ -62,6 +62,7 @@ LAYOUTS = {
     "no words": (["test.parquet", "trainer.parquet", "contest.parquet", "extra.parquet"], {"test": 2}),
     "hidden": (["test.parquet", "._test.parquet", ".cache/train.parquet", ".train.parquet"], {"test": 2}),
     "backup beside": (["test.parquet", "old/test.parquet", "old/train.parquet"], {"test": 2}),
+    "odd names elsewhere": (["test.parquet", "old/train-test.parquet", "train-val/a.parquet.txt"], {"test": 2}),
     "another prefix": (["train.parquet", "mini-train.parquet", "test.parquet"], {"train": 2, "test": 4}),
 }
 
@@ -87,7 +88,8 @@ UNCLEAR = {
         "found 2 files whose names say no split, such as a.parquet: rename them, or",
     ),
     "trainer": (["trainer.parquet"], "found 1 files whose names say no split, such as trainer.parquet"),
-    "two sets": (["de/test.parquet", "fr/test.parquet"], r"holds 2 sets: de, fr: name one, parquet:.*/set/de$"),
+    "two sets": (["de/test.parquet", "fr/test.parquet"], r"holds 2 sets: de, fr: name one, as parquet:.*/set/de$"),
+    "half here": (["validation.parquet", "de/train.parquet"], r"holds 2 sets: de, \.: name one, as parquet:.*/set/de$"),
     "two splits": (["train-val.parquet"], "train-val.parquet says train and validation: expected one split, so rename"),
     "folder and name": (["train/test.parquet"], "says test and train: expected one split"),
     "twice": (
