@@ -73,7 +73,10 @@ VALUES = [
 
 
 # What is left out is the default, and another way of writing a value is no other value.
-IDLE = ("drop attacks.1.norm: ", "drop --attack ", "replace attacks.1.norm: L2", "drop name: ")
+IDLE = (
+    "drop attacks.1.norm: ", "drop --attack ", "replace attacks.1.norm: L2", "drop name: ", "drop dataset: ", "drop --eps ",
+    "add --cpus-per-job 8", "add --cpus-per-job 2",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
