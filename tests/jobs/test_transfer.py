@@ -133,7 +133,7 @@ def test_what_has_no_surrogate_is_stored_as_before():
     [
         ("surrogate: b\n", "surrogate: c\n", "11: transfer: there is no model 'c' to be its surrogate, expected one of: a, b, drop, jpeg"),
         ("surrogate: b, ", "surrogate: c, ", "8: transfer: there is no model 'c' to be its surrogate, expected one of: a, b, drop, jpeg"),
-        ("surrogate: b, ", "surrogate: 3, ", "8: attacks.0.surrogate: input should be a valid string, got 3"),
+        ("surrogate: b, ", "surrogate: 3, ", "8: transfer: there is no model '3' to be its surrogate, expected one of: a, b, drop, jpeg"),
         ("{name: transfer, surrogate: b", "{name: pgd, surrogate: b", "8: pgd takes no surrogate, transfer does"),
         ("surrogate: b\n", "surrogate: drop\n", "11: the surrogate changes its answers from pass to pass: expected one that does not"),
         ("surrogate: b\n", "surrogate: jpeg\n", "11: the surrogate has no gradient to make images by: expected a network that has one"),
