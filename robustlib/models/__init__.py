@@ -12,6 +12,7 @@ from robustlib.models.files import call_factory, check_options, load_weights, re
 from robustlib.models.layers import Normalize, dropout_at_inference
 from robustlib.models.lenet5 import LeNet5
 from robustlib.models.resnet import ResNet18
+from robustlib.modes import into_mode
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": LeNet5,
@@ -78,7 +79,8 @@ def build(
         load(model, read_weights(weights), str(weights))
     if dropout is not None:
         model = dropout_at_inference(model, p=dropout)
-    return model.eval()
+    into_mode(model, training=False)
+    return model
 
 
 def load(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
