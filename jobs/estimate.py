@@ -97,7 +97,7 @@ def weighed(work: Work) -> int:
 def pass_cost(spec: ModelSpec, ref: DataRef) -> float:
     """Multiplications of one pass of the model forward, in millions; of its parameters, where it takes no pass."""
     test = load_data(ref)
-    model = build_model(unmeasured(spec, test), test, 0).eval()
+    model = build_model(unmeasured(spec, test), test, 0)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         try:
             model(torch.zeros(1, *test.images.shape[1:]))

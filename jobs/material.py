@@ -17,6 +17,7 @@ from robustlib import KERNEL_VERSION, VERSION, data, models
 from robustlib.code import code_hash, file_hash
 from robustlib.defences import DEFENCES
 from robustlib.draws import seeded
+from robustlib.modes import into_mode
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def defend(model: nn.Module, spec: ModelSpec) -> nn.Module:
     """The model with the spec's defences around it, the first next to it."""
     for defence in spec.defence:
         model = DEFENCES[defence.name](model, **defence.params)
-    return model.eval()
+    into_mode(model, training=False)
+    return model
 
 
 def build_network(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from robustlib.calls import Careful, hand, rows_of
 from robustlib.graphs import NO_GRADIENT
 from robustlib.memory import free, out_of_memory
 from robustlib.modes import no_autocast, strict_float32
@@ -49,7 +50,7 @@ class Count:
     overflows: int = 0
 
 
-class Engine(nn.Module):
+class Engine(Careful, nn.Module):
     """A model in eval mode, called at fixed batch sizes.
 
     net: what is called, with images of `memory_format` and `dtype`.  precision: what it computes in.
@@ -98,7 +99,9 @@ class Engine(nn.Module):
         """Logits, float32, shape (B, classes)."""
 
         def call(chunk: slice) -> tuple[Tensor]:
-            return (self.net(self.fill(x[chunk]))[: chunk.stop - chunk.start].float(),)
+            images = self.fill(x[chunk])
+            rows = rows_of(self.net(images), len(images))[: chunk.stop - chunk.start]
+            return (rows.to(torch.float32, copy=True),)  # the next call may write over what this one gave
 
         self.count.forwards += len(x)
         with self.arithmetic():
@@ -210,8 +213,8 @@ def pull(
     doubt: a gradient that vanishes on its way back is given as NaN, for somebody else to compute.
     """
     n = len(x) if n is None else n
-    x.requires_grad_()
-    raw = net(x)
+    x = x.detach().requires_grad_()
+    raw = rows_of(net(hand(net, x)), len(x))
     if not raw.requires_grad:
         raise ValueError(NO_GRADIENT)
     half = half or raw.dtype in (torch.float16, torch.bfloat16)
@@ -253,4 +256,4 @@ def differentiate(model: nn.Module, x: Tensor, values: Values, *rows: Tensor) ->
     """
     if isinstance(model, Engine):
         return model.differentiate(x, values, *rows)
-    return pull(model, x.detach().clone(), values, *rows)
+    return pull(model, x, values, *rows)

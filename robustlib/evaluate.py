@@ -24,7 +24,7 @@ from robustlib.inputs import check_data, check_highest, check_radii
 from robustlib.memory import as_many_as_fit
 from robustlib.metrics import CLEAN, NOTHING
 from robustlib.models.layers import is_randomised
-from robustlib.modes import as_images, device_of, each_within, evaluating, layout, strict_float32
+from robustlib.modes import as_images, as_module, device_of, each_within, evaluating, layout, moved, strict_float32
 from robustlib.norms import size
 from robustlib.outcome import Batch, Score, check_budget, check_classes, gather, judge
 from robustlib.randomised import GROUP, judge_randomised
@@ -115,7 +115,7 @@ def evaluate_curve(
     """
     highest = check_data("evaluate", x, y, index)
     check_radii("evaluate", norm, [eps for eps, _ in plan])
-    device = device or device_of(model if ready is None else ready.model, x)
+    device = device or device_of(as_module("evaluate", model) if ready is None else ready.model, x)
     ready = ready or make_ready(model, x, num_classes or highest + 1, device)
     check_highest("evaluate", highest, ready.classes)
     chosen = torch.arange(len(x)) if index is None else index
@@ -150,7 +150,7 @@ def make_ready(model: nn.Module, x: ImageSet, num_classes: int, device: torch.de
     Raises ValueError for a model that does not give a finite logit for each of the classes.
     """
     start = time.perf_counter()
-    model = model.to(device)
+    model = moved(as_module("evaluate", model), device)
     with strict_float32(), evaluating(model), seeded(0, "evaluate/randomised", device):
         sample = as_images(x[:SAMPLE], device, layout(model))
         classes = check_classes(model, sample, num_classes)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.agreement import beyond, compare, known_slopes
+from robustlib.calls import ask
 from robustlib.engine import Count, Engine, batch_sizes
 from robustlib.folding import fold, refresh
 from robustlib.modes import evaluating, layout, strict_float32
@@ -77,7 +78,7 @@ def follow(model: nn.Module, sample: Tensor) -> Follower | None:
         for dtype in (*(halves(sample.device) if half else ()), torch.float32)
     ]
     with evaluating(model), torch.no_grad():
-        reference = model(sample)
+        reference = ask(model, sample)
         engines = [engine for way in ways if (engine := attempt(way, sample, reference)) is not None]
     return Follower(model, sample, engines) if engines else None
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from robustlib.calls import Careful
+
 NO_GRADIENT = (
     "the model's logits have no gradient with respect to its images (detached, or not differentiable): "
     "use an attack that needs none: square, spsa, nes, hopskipjump, noise or transfer"
@@ -20,7 +22,7 @@ NO_GRADIENT = (
 WARM_UPS = 3  # passes in which libraries choose their kernels, which a recording must not see
 
 
-class Graphs:
+class Graphs(Careful):
     """A network whose passes are played from CUDA graphs, recorded at the first call of each batch size."""
 
     def __init__(self, net: nn.Module):
@@ -113,7 +115,7 @@ def record_both(net: nn.Module, x: Tensor) -> Both:
     into = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     with on_a_stream_of(x) as stream:
         for _ in range(WARM_UPS):
-            out = net(into)
+            out = net(into.clone())  # which it may write into, as into no leaf
             if not out.requires_grad:
                 raise ValueError(NO_GRADIENT)
             (back,) = torch.autograd.grad(out, into, torch.ones_like(out), allow_unused=True)
@@ -122,7 +124,7 @@ def record_both(net: nn.Module, x: Tensor) -> Both:
             del out, back
     forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
     with recording(forward, x, stream):
-        out = net(into)
+        out = net(into.clone())
     given = torch.zeros_like(out)
     with recording(backward, x, stream, pool=forward.pool()):
         (back,) = torch.autograd.grad(out, into, given, retain_graph=True)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustlib.calls import ask
 from robustlib.engine import Engine, differentiate
 from robustlib.models.layers import Expectation
 
@@ -107,7 +108,7 @@ def wrong(logits: Tensor, y: Tensor) -> Tensor:
 @torch.no_grad()
 def surely_right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Which images `model`, and whatever it is a copy of, classifies as y, shape (B,)."""
-    logits = model(x)
+    logits = ask(model, x)
     if not isinstance(model, Engine) or model.drift == 0:
         return ~wrong(logits, y)
     return margin(logits, y) < -model.drift  # False for NaN
@@ -136,7 +137,7 @@ def starts(model: nn.Module, x: Tensor, y: Tensor) -> list[tuple[nn.Module, Tens
     Those that a copy in half precision alone takes for broken are attacked on its finer copy: an attack that looks for
     the boundary from its true side would take them for done.
     """
-    claimed = wrong(model(x), y)
+    claimed = wrong(ask(model, x), y)
     found = [(model, (~claimed).nonzero().squeeze(1))]
     if isinstance(model, Engine) and model.finer:
         found.append((model.finer[0], (claimed & ~confirmed(model, x, y, claimed)).nonzero().squeeze(1)))

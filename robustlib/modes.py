@@ -1,14 +1,16 @@
 """The modes a model runs in: arithmetic, memory layout, training or evaluation."""
 
+import copy
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from robustlib.datasets.lazy import ImageSet
+from robustlib.memory import out_of_memory
 
 Step = TypeVar("Step")
 
@@ -130,11 +132,87 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
+def into_mode(model: nn.Module, *, training: bool) -> None:
+    """Put the model and its layers into eval or training mode. What `torch.export` made keeps the mode it was made in.
+
+    Raises ValueError for a model whose `eval()` or `train()` fails, and for a whole one of `torch.export` in training.
+    """
+    name = "train" if training else "eval"
+    switch = model.train if training else model.eval
+    try:
+        try:
+            switch()
+        except NotImplementedError:
+            fixed = [layer for layer in model.modules() if is_exported(layer)]
+            if not fixed or (training and model in fixed):
+                raise
+            with standing_still(fixed):
+                if model not in fixed:
+                    switch()
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        mend = ": train the module that it was exported from" if training and is_exported(model) else ""
+        raise ValueError(f"the model's {name}() fails: {type(error).__name__}: {in_a_line(error)}{mend}") from error
+
+
+def is_exported(layer: nn.Module) -> bool:
+    """Whether `torch.export` made the module, which knows no mode since."""
+    return isinstance(layer, fx.GraphModule) and {"train", "eval"} <= vars(layer).keys()
+
+
+@contextmanager
+def standing_still(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """The layers take calls of train() and eval() meanwhile, and do nothing."""
+    before = [(layer, {name: vars(layer)[name] for name in ("train", "eval")}) for layer in layers]
+    for layer in layers:
+        vars(layer).update(train=lambda mode=True, layer=layer: layer, eval=lambda layer=layer: layer)
+    try:
+        yield
+    finally:
+        for layer, own in before:
+            vars(layer).update(own)
+
+
+def in_a_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def moved(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model on the device. Raises ValueError where its `to()` fails, unless it lies there already."""
+    try:
+        found = model.to(device)
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        if all(t.device == device for t in (*model.parameters(), *model.buffers())):
+            return model
+        raise ValueError(
+            f"the model's to({str(device)!r}) fails: {type(error).__name__}: {in_a_line(error)}"
+        ) from error
+    return found if isinstance(found, nn.Module) else model  # it moves in place
+
+
+def as_module(owner: str, model: Any) -> nn.Module:
+    """The model. Raises TypeError for what is no module."""
+    if isinstance(model, nn.Module):
+        return model
+    came = f"the class {model.__name__}: make one of it" if isinstance(model, type) else type(model).__name__
+    mend = ": robustlib.models.answers.Answers(function, num_classes) makes one of a function that answers"
+    raise TypeError(f"{owner}: expected a torch.nn.Module, got {came}{'' if isinstance(model, type) else mend}")
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of the model."""
+    with torch.no_grad():  # where a graph is kept, TorchScript's copies hang on to what they are copies of
+        return copy.deepcopy(model)
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in eval mode, each of its layers put back afterwards."""
-    modes = {layer: layer.training for layer in model.modules()}
-    model.eval()
+    modes = {layer: layer.training for layer in model.modules() if hasattr(layer, "training")}  # a frozen one has none
+    into_mode(model, training=False)
     try:
         yield
     finally:

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from robustlib.calls import ask
+from robustlib.engine import batch_sizes
 from robustlib.losses import classes_of
 from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.metrics import CLEAN, NOTHING
+from robustlib.modes import in_a_line
 from robustlib.norms import inside
 from robustlib.settings import Norm
 
@@ -74,10 +77,10 @@ class Score:
 @torch.no_grad()
 def score(model: nn.Module, x: Tensor, y: Tensor, draws: int) -> Score:
     """Classify the images by `draws` fresh passes."""
-    logits = model(x)
+    logits = ask(model, x)
     votes = torch.zeros_like(logits, dtype=torch.float32)
     for draw in range(draws):
-        predicted = classes_of(logits if draw == 0 else model(x))
+        predicted = classes_of(logits if draw == 0 else ask(model, x))
         votes.scatter_add_(1, predicted[:, None], torch.ones_like(votes[:, :1]))
     right = votes.gather(1, y[:, None]).squeeze(1)
     return Score(votes.argmax(1), right / draws, right == draws)
@@ -134,21 +137,7 @@ def check_classes(model: nn.Module, x: Tensor, num_classes: int) -> int:
 
     Raises ValueError unless that is one finite row an image, with a class for every label.
     """
-    try:
-        with torch.no_grad():
-            x, logits = as_many_as_fit(lambda n: (x[:n], model(x[:n])), len(x))
-    except ValueError:
-        raise
-    except Exception as error:  # a model is the user's code
-        if out_of_memory(error):
-            raise
-        raise ValueError(
-            f"the model fails on float32 images of shape {tuple(x.shape)}: "
-            f"{type(error).__name__}: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
-        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"expected logits of shape ({len(x)}, classes) from the model, got {came}")
+    logits = first_answer(model, x)
     if logits.shape[1] < num_classes:
         raise ValueError(
             f"the model gives {logits.shape[1]} classes, but the dataset has {num_classes}: "
@@ -156,4 +145,40 @@ def check_classes(model: nn.Module, x: Tensor, num_classes: int) -> int:
         )
     if not logits.isfinite().all():
         raise ValueError("the model gives NaN or infinite logits for clean images: its weights are broken")
+    if any(isinstance(layer, fx.GraphModule | torch.jit.ScriptModule) for layer in model.modules()):
+        for n in {len(x) + 1, max(batch_sizes(x))}:  # which may be written into what was recorded
+            first_answer(model, x.repeat(-(-n // len(x)), 1, 1, 1)[:n], most=len(x))
     return logits.shape[1]
+
+
+@torch.no_grad()
+def first_answer(model: nn.Module, x: Tensor, most: int | None = None) -> Tensor:
+    """The model's logits for as many of the images as memory holds. What it raises becomes a ValueError of one line.
+
+    most: a number of images that it takes, where that is known.
+    """
+    try:
+        return as_many_as_fit(lambda n: ask(model, x[:n]), len(x))
+    except (Exception, SystemExit) as error:  # a model is the user's code
+        if out_of_memory(error):
+            raise
+        if isinstance(error, ValueError):
+            raise ValueError(in_a_line(error)) from error
+        mend = mended(model, error, most)
+        raise ValueError(
+            f"the model fails on float32 images of shape {tuple(x.shape)}: "
+            f"{type(error).__name__}: {in_a_line(error)}{mend}"
+        ) from error
+
+
+def mended(model: nn.Module, error: BaseException, most: int | None) -> str:
+    """How to mend a model that fails so, where that is plain."""
+    if most is not None or "size()[0]" in str(error):
+        takes = "" if most is None else f", and not on {most}"
+        scripted = any(isinstance(layer, torch.jit.ScriptModule) for layer in model.modules())
+        how = "script it" if scripted else "export it with dynamic_shapes=({0: torch.export.Dim('batch')},)"
+        return f"{takes}: expected a model that takes any number of images, {how}"
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if kinds and torch.float32 not in kinds:
+        return f": its weights are {', '.join(sorted(map(str, kinds)))}, expected float32: call its .float()"
+    return ""

@@ -5,7 +5,6 @@ each form is compared with the original on real images, in logits and gradients,
 differs or cannot be made.
 """
 
-import copy
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import astuple, dataclass
@@ -15,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.agreement import compare, known_slopes, repeated
+from robustlib.calls import ask
 from robustlib.engine import Count, Engine, Net, batch_sizes
 from robustlib.folding import Normalized, fold, steady_linear
 from robustlib.graphs import Graphs
 from robustlib.memory import out_of_memory
-from robustlib.modes import layout
+from robustlib.modes import copied, layout
 
 ORDINARY = 64  # a batch size that all CPUs treat like the larger ones
 
@@ -116,7 +116,7 @@ def exact_engine(model: nn.Module, sample: Tensor) -> Engine:
     """The original model; without fixed sizes where its logits depend on who else is in the batch."""
     few, memory_format = sample[:7], layout(model)
     with torch.no_grad():
-        alone = model(few.contiguous(memory_format=memory_format))
+        alone = ask(model, few.contiguous(memory_format=memory_format))
     if not sample.is_cuda and takes_channels_last(model, few, alone):
         memory_format = torch.channels_last  # the same arithmetic in half of a CPU's time
     engine = Engine(model, sizes=batch_sizes(sample), memory_format=memory_format, mode="float32, as given")
@@ -130,7 +130,7 @@ def exact_engine(model: nn.Module, sample: Tensor) -> Engine:
 def takes_channels_last(model: nn.Module, x: Tensor, logits: Tensor) -> bool:
     """Whether the model gives these logits for the same images channels-last too."""
     try:
-        found = model(x.contiguous(memory_format=torch.channels_last))
+        found = ask(model, x.contiguous(memory_format=torch.channels_last))
     except Exception as error:  # a user's model may raise anything at images that lie in another order: as before, then
         if out_of_memory(error):
             raise
@@ -246,8 +246,8 @@ def search_engine(
 
 
 def plain(model: nn.Module) -> tuple[nn.Module, str]:
-    return copy.deepcopy(model), "as given"
+    return copied(model), "as given"
 
 
 def folded(model: nn.Module) -> tuple[nn.Module, str]:
-    return fold(copy.deepcopy(model)), "folded"
+    return fold(copied(model)), "folded"

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks.ascend import Climb, ascend
 from robustlib.attacks.turns import following, repeat
+from robustlib.calls import ask
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import Engine
 from robustlib.inputs import checked
@@ -61,7 +62,7 @@ def apgd_targeted(
     draws = default_draws(x, draws)
     x_adv, live = x.clone(), torch.arange(len(x), device=x.device)
     highest = torch.full_like(x[:, 0, 0, 0], -torch.inf)  # margin of a randomised model's images so far
-    ranking = other_classes(model(x), y)
+    ranking = other_classes(ask(model, x), y)
     group: list[int] = []
     while len(live) and (group := following(group, min(targets, ranking.shape[1]), model, len(live))):
         # Each turn has its own start, so that none of them depends on which turns ran beside it.
@@ -77,7 +78,7 @@ def apgd_targeted(
         chosen_turn = torch.where(fell.any(0), fell.int().argmax(0), len(group) - 1)
         taken = torch.ones_like(live, dtype=torch.bool)
         if isinstance(model, Expectation):  # of which no image falls for good: the worst of all targets counts
-            gap = margin(model(attacked), classes).reshape(len(group), -1)
+            gap = margin(ask(model, attacked), classes).reshape(len(group), -1)
             chosen_turn, taken = gap.argmax(0), gap.amax(0) > highest[live]
             highest[live] = highest[live].maximum(gap.amax(0))
         found = attacked.reshape(len(group), *x_adv[live].shape)[chosen_turn, torch.arange(len(live), device=x.device)]

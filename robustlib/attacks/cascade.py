@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustlib.calls import ask
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import Engine
 from robustlib.inputs import check_labels
@@ -36,7 +37,7 @@ class Found(NamedTuple):
 @torch.no_grad()
 def predict(model: nn.Module, x: Tensor) -> Tensor:
     """The model's class for each image, shape (B,). Raises ValueError where it gives NaN."""
-    return classes_of(model(x))
+    return classes_of(ask(model, x))
 
 
 def correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

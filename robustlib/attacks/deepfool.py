@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks.apgd import other_classes
+from robustlib.calls import ask
 from robustlib.draws import Draws
 from robustlib.engine import Engine, differentiate
 from robustlib.inputs import checked
@@ -55,7 +56,7 @@ def deepfool(
     ball are returned as they came. Deterministic: `draws` is not used. Returns x_adv, shaped like x.
     """
     with torch.no_grad():
-        clean = model(x)
+        clean = ask(model, x)
     # The true class first, also where only the copy of a model ranks another before it.
     ranked = torch.cat([y[:, None], other_classes(clean, y)], 1)[:, :classes]
     moved = torch.zeros_like(x)
@@ -69,7 +70,7 @@ def deepfool(
         moved[active] += step_to_boundary(gaps(logits, among), class_slopes(model, x_adv[active], among), norm)
         there = x_adv[active] = (x[active] + (1 + overshoot) * moved[active]).clamp(0, 1)
         with torch.no_grad():
-            logits = model(there)
+            logits = ask(model, there)
         going = ~confirmed(model, there, true, wrong(logits, true))
         active, logits = active[going], logits[going]
     if eps is None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks.apgd import other_classes
 from robustlib.attacks.turns import following, repeat, still_needed
+from robustlib.calls import ask
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import differentiate
 from robustlib.inputs import checked
@@ -59,7 +60,7 @@ def fab(
     random_start: from a random point within eps / 2. Returns x_adv, shaped like x: the nearest misclassified image
     found, if it lies within eps, else the original.
     """
-    others = other_classes(model(x), y)[:, : classes - 1]
+    others = other_classes(ask(model, x), y)[:, : classes - 1]
     draws, limit = default_draws(x, draws), limits(eps, x)
     point = begin(x, norm, limit, random_start, draws)
     x_adv = within(x, *run_once(model, x, y, others, norm, limit, steps, point), limit)
@@ -83,7 +84,7 @@ def fab_targeted(
     """FAB towards each of the classes ranked next by the clean logits, in turn: one boundary at a time, so that a step
     costs one gradient. targets: how many classes; at most all but the true one.  Everything else as for `fab`.
     """
-    others, draws, limit = other_classes(model(x), y), default_draws(x, draws), limits(eps, x)
+    others, draws, limit = other_classes(ask(model, x), y), default_draws(x, draws), limits(eps, x)
     best, distance = x.clone(), torch.full_like(x[:, 0, 0, 0], torch.inf)
     live = torch.arange(len(x), device=x.device)
     group: list[int] = []
@@ -163,7 +164,7 @@ def run_once(
             break
         _, gap, slopes = differentiate(model, run.point, gaps, run.y, run.classes)
         run.point = step_over(run, gap, slopes, norm)
-        hit = wrong(model(run.point), run.y)
+        hit = wrong(ask(model, run.point), run.y)
         how_far = torch.where(hit, size(run.point - run.x, norm), torch.inf)
         nearer = how_far < run.distance
         claimed = nearer & (how_far <= run.reach)

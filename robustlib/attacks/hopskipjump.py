@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks.fab import within
 from robustlib.attacks.fmn import project_each
+from robustlib.calls import ask
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import Engine
 from robustlib.inputs import checked
@@ -56,7 +57,7 @@ def decision(model: nn.Module) -> Decide:
             return wrong(logits, y) & (margin(logits, y) >= drift)
 
         return surely
-    return lambda x, y: wrong(model(x), y)
+    return lambda x, y: wrong(ask(model, x), y)
 
 
 @checked

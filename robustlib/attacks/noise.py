@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from robustlib.calls import ask
 from robustlib.draws import Draws, default_draws
 from robustlib.inputs import checked
 from robustlib.losses import margin, settled, wrong
@@ -41,7 +42,7 @@ def noise(
         if query % 2:  # corners in Linf, the sphere in L2, few pixels in L1
             delta = ascent_step(images, delta, eps, norm)
         point = added(images, delta, norm).clamp(0, 1)
-        logits = model(point)
+        logits = ask(model, point)
         fell = settled(model, point, classes, wrong(logits, classes))
         used[live] += 1
         taken = fell

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from robustlib.calls import ask
 from robustlib.draws import Draws, default_draws
 from robustlib.inputs import checked
 from robustlib.losses import LossName, find_loss, settled, wrong
@@ -102,7 +103,7 @@ def climb_estimates(
     found, live = x_adv.clone(), torch.arange(len(x), device=x.device)
     turn = 0
     while len(live):
-        fell = settled(model, x_adv, y, wrong(model(x_adv), y))
+        fell = settled(model, x_adv, y, wrong(ask(model, x_adv), y))
         done = fell | (used[live] + 2 * pairs + 1 > queries)
         found[live[done]] = x_adv[done]
         live, x, y, x_adv, draws = live[~done], x[~done], y[~done], x_adv[~done], draws[~done]
@@ -136,7 +137,7 @@ def estimate(
         u = directions(draws[rows], (pairs, *x.shape[1:]), stream).to(x)  # (b, pairs, C, H, W)
         centre = x[rows, None]
         asked = torch.cat([centre + radius * u, centre - radius * u], 1).clamp(0, 1)
-        values = objective(model(asked.flatten(0, 1)), y[rows].repeat_interleave(2 * pairs)).reshape(len(rows), -1)
+        values = objective(ask(model, asked.flatten(0, 1)), y[rows].repeat_interleave(2 * pairs)).reshape(len(rows), -1)
         gained = (values[:, :pairs] - values[:, pairs:]).reshape(-1, 1)
         slopes.append((per_example(gained.flatten(), u.flatten(0, 1)) * u.flatten(0, 1)).reshape(u.shape).mean(1))
     return torch.cat(slopes)

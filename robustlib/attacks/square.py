@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks.bumps import corners, propose_bump, signs, tiles
+from robustlib.calls import ask
 from robustlib.draws import Draws, default_draws
 from robustlib.engine import Engine, Net
 from robustlib.inputs import checked
@@ -62,7 +63,7 @@ def square(
     eps = eps if isinstance(eps, Tensor) else torch.full_like(y, eps, dtype=torch.float64)
     x_adv = stripes(x, eps, draws) if norm == "Linf" else tiles(x, eps, norm, draws)
     fine = finer(model)
-    rough = margin(model(x_adv), y)
+    rough = margin(ask(model, x_adv), y)
     value = margin(fine(x_adv), y) if fine is not None else rough
     run = Run(torch.arange(len(x), device=x.device), x, y, eps, x_adv, value, rough, torch.ones_like(y), draws)
     fell = settled(model, x_adv, y, value > 0)
@@ -136,7 +137,7 @@ def climbs(
     model: nn.Module, fine: Net | None, run: Run, candidate: Tensor, rows: Tensor, new: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The places, rising, of new candidates with a larger margin than their example; their margins, fine and rough."""
-    rough = margin(model(candidate[new]), run.y[rows[new]])
+    rough = margin(ask(model, candidate[new]), run.y[rows[new]])
     value = rough
     if fine is not None:
         assert isinstance(model, Engine)

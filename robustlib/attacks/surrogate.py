@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustlib.calls import ask
 from robustlib.draws import generator, seeded
 from robustlib.losses import classes_of
 from robustlib.models import network
@@ -18,7 +19,7 @@ def train_surrogate(model: nn.Module, pool: Tensor, classes: int, *, seed: int =
     pool: images in [0, 1], whose classes are not needed; the first 2,000 are used.
     """
     pool = pool[:MOST]
-    answers = ask(model, pool)
+    answers = answers_of(model, pool)
     with seeded(seed, "audit/surrogate", pool.device), torch.enable_grad():
         net = network(ARCH, pool.shape[1], classes, (pool.shape[2], pool.shape[3])).to(pool.device).train()
         optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
@@ -38,5 +39,5 @@ def train_surrogate(model: nn.Module, pool: Tensor, classes: int, *, seed: int =
 
 
 @torch.no_grad()
-def ask(model: nn.Module, pool: Tensor) -> Tensor:
-    return torch.cat([classes_of(model(part)) for part in pool.split(256)])
+def answers_of(model: nn.Module, pool: Tensor) -> Tensor:
+    return torch.cat([classes_of(ask(model, part)) for part in pool.split(256)])

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks.pgd import pgd
+from robustlib.calls import ask
 from robustlib.draws import Draws, default_draws
 from robustlib.inputs import checked, unchecked
 from robustlib.losses import LossName, settled, wrong
@@ -47,7 +48,7 @@ def transfer(
         x_adv = unchecked(pgd)(surrogate, x, y, **options, start=x_adv, draws=draws)
         found[live] = x_adv
         used[live] += 1
-        stands = ~settled(model, x_adv, y, wrong(model(x_adv), y))
+        stands = ~settled(model, x_adv, y, wrong(ask(model, x_adv), y))
         live, x, y, x_adv, draws = live[stands], x[stands], y[stands], x_adv[stands], draws[stands]
         if len(live) == 0:
             break

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from robustlib.attacks.spsa import nes
 from robustlib.attacks.square import square
 from robustlib.audit.bout import Strike
 from robustlib.audit.forms import Form, Lines, hidden_scores, lines_across, lines_before
+from robustlib.calls import ask
 from robustlib.checks.slopes import margin_and_slope
 from robustlib.draws import Draws
 from robustlib.engine import Engine, batch_sizes
@@ -72,7 +74,7 @@ class Neighbourhood(nn.Module):
             (x + draw_in_ball(x, self.radius, self.norm, Draws(turn, index), "audit/near")).clamp(0, 1)
             for turn in range(NEIGHBOURS)
         ]
-        return torch.stack([self.model(point) for point in points]).mean(0)
+        return torch.stack([ask(self.model, point) for point in points]).mean(0)
 
 
 def only_answers(model: nn.Module) -> bool:
@@ -189,12 +191,22 @@ def forms(target: Target, x: Tensor) -> Iterator[tuple[str, str, Form]]:
     for name, remedy, options in candidates:
         if not any(value is not None and value is not False for value in options.values()):
             continue
-        form = Form(model, **options)
-        slope = slope_of(form, x)
-        if slope is None or not slope.any() or any(same(slope, other) for other in known):
+        form = made(model, **options)
+        slope = None if form is None else slope_of(form, x)
+        if form is None or slope is None or not slope.any() or any(same(slope, other) for other in known):
             continue
         known.append(slope)
         yield name, remedy, form
+
+
+def made(model: nn.Module, **options: Any) -> Form | None:
+    """A form of the model; None for one in float64 of a model that cannot be copied or cast."""
+    try:
+        return Form(model, **options)
+    except Exception as error:  # a user's model may hold on to anything
+        if out_of_memory(error):
+            raise
+        return None
 
 
 def draws_needed(model: nn.Module, x: Tensor) -> int:
@@ -212,7 +224,7 @@ def slope_of(model: nn.Module, x: Tensor) -> Tensor | None:
 
     def look(n: int) -> Tensor:
         with torch.no_grad():
-            y = model(x[:n]).argmax(1)
+            y = ask(model, x[:n]).argmax(1)
         return margin_and_slope(model, x[:n], y)[1]
 
     try:

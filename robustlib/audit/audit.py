@@ -15,7 +15,6 @@ from robustlib.audit import arsenal, looks
 from robustlib.audit.arsenal import Move, Target, calling
 from robustlib.audit.bout import Bout, Trial
 from robustlib.audit.causes import name_cause
-from robustlib.audit.forms import Form
 from robustlib.checks import slopes
 from robustlib.checks.limits import Finding, find, overall
 from robustlib.checks.normalisation import normalisation
@@ -26,7 +25,7 @@ from robustlib.inputs import check_data, check_highest, check_images
 from robustlib.losses import classes_of
 from robustlib.memory import as_many_as_fit
 from robustlib.models.layers import Expectation
-from robustlib.modes import device_of, each_within, evaluating, strict_float32
+from robustlib.modes import as_module, device_of, each_within, evaluating, strict_float32
 from robustlib.norms import Norm, size
 from robustlib.outcome import Outcome, Score, judge, score
 
@@ -81,7 +80,7 @@ def audit(
         raise ValueError(f"audit: expected eps above 0, got {eps}")
     if pool is not None:
         check_images("audit's pool", pool)
-    device = device or device_of(model if ready is None else ready.model, x)
+    device = device or device_of(as_module("audit", model) if ready is None else ready.model, x)
     made = ready or make_ready(model, x, num_classes or highest + 1, device)
     check_highest("audit", highest, made.classes)
     x, y = x.to(device), y.to(device)
@@ -161,7 +160,8 @@ class Examination:
         _, slope = as_many_as_fit(lambda n: slopes.margin_and_slope(model, x[:n], y[:n]), len(x))
         alive = (slope != 0).flatten(1).any(1).float().mean()
         self.traits["margin_gradient"] = bool(alive > 0.75)
-        finer = arsenal.slope_of(Form(model, double=True), x)
+        double = arsenal.made(model, double=True)
+        finer = None if double is None else arsenal.slope_of(double, x)
         self.traits["finer"] = finer is not None and bool((finer != 0).flatten(1).any(1).float().mean() > 0.75)
         looked = Expectation(model, 4 * self.target.eot) if self.target.randomised else model
         self.findings.append(slopes.slope(looked, x, y, rows, norm=self.norm, eps=self.eps))

@@ -4,7 +4,6 @@ Nothing here knows a defence by name. A form rests on what a model does to its i
 found on a form counts only where the model itself, as given, is fooled.
 """
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from robustlib.calls import ask, hand, rows_of
+from robustlib.modes import copied
 
 FITS = 0.8  # share of a tensor's variance that a straight line must explain to stand in for what made it
 AGREES = 0.98  # share of images on which hidden scores must name the class that the model answers
@@ -82,7 +84,7 @@ class Form(nn.Module):
         double: bool = False,
     ):
         super().__init__()
-        self.model = copy.deepcopy(model).double() if double else model
+        self.model = copied(model).double() if double else model
         self.scores, self.steps, self.double_precision = scores, steps, double
         self.before, self.across = before or {}, across or {}
 
@@ -100,6 +102,7 @@ class Form(nn.Module):
         return found.float() if torch.is_grad_enabled() else found.detach().float()
 
     def run(self, x: Tensor, modes: list[TorchFunctionMode]) -> Tensor:
+        given = hand(self.model, x)  # out of the modes, which would see the copy made
         with ExitStack() as stack:
             for name, line in self.before.items():
                 hook = self.model.get_submodule(name).register_forward_pre_hook(graft(x, *line))
@@ -109,7 +112,8 @@ class Form(nn.Module):
                 stack.callback(hook.remove)
             for mode in [*modes, *([StraightThrough()] if self.steps else [])]:
                 stack.enter_context(mode)
-            return self.model(x)
+            out = self.model(given)
+        return rows_of(out, len(x)).clone()
 
 
 def unit(slope: Tensor) -> Tensor:
@@ -158,7 +162,7 @@ def watching(model: nn.Module, see: Callable[[str, nn.Module, Tensor, Tensor], N
 
     with ExitStack() as stack:
         for name, layer in model.named_modules():
-            if name:
+            if name and not isinstance(layer, torch.jit.ScriptModule):  # which takes none
                 stack.callback(layer.register_forward_hook(hook(name)).remove)
         yield
 
@@ -179,7 +183,7 @@ def lines_before(model: nn.Module, x: Tensor) -> Lines:
                 found[name] = line
 
     with watching(model, see):
-        model(x)
+        ask(model, x)
     return found
 
 
@@ -208,12 +212,12 @@ def lines_across(model: nn.Module, x: Tensor) -> Lines:
             calls.append((name, module, got.detach()))
 
     with watching(model, see), torch.no_grad():
-        model(x)
+        ask(model, x)
     for name, module, got in calls:
         if name in found or passes_gradient(module, got):
             continue
         with torch.no_grad():
-            line = fit_line(got, module(got))
+            line = fit_line(got, module(got.clone()))
         if line is not None:
             found[name] = line
     return found
@@ -222,7 +226,7 @@ def lines_across(model: nn.Module, x: Tensor) -> Lines:
 @torch.enable_grad()
 def passes_gradient(module: nn.Module, got: Tensor) -> bool:
     got = got.clone().requires_grad_()
-    out = module(got)
+    out = module(got.clone())
     if not out.requires_grad:
         return False
     (slope,) = torch.autograd.grad(out.sum(), got, allow_unused=True)
@@ -236,12 +240,12 @@ def hidden_scores(model: nn.Module, x: Tensor, *, steps: bool = False) -> int | 
     The scores behind a softmax, a temperature or an argmax have the gradient that these take away.
     """
     seen = Scores(len(x))
-    x = x.detach().clone().requires_grad_()
+    x = x.detach().requires_grad_().clone()
     with ExitStack() as stack:
         stack.enter_context(seen)
         if steps:
             stack.enter_context(StraightThrough())
-        out = model(x)
+        out = rows_of(model(x), len(x))
     for place, scores in enumerate(wide_enough(seen.seen, out.shape[1])):
         if (scores.argmax(1) == out.argmax(1)).float().mean() >= AGREES:
             return place

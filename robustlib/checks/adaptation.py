@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustlib.calls import ask
 from robustlib.checks.limits import Finding, find
 from robustlib.draws import seeded
 
@@ -167,8 +168,8 @@ def answer_after(model: Watched, x: Tensor, asked: Tensor, turns: int) -> Tensor
     """The answer to the images after some passes of those that are asked."""
     with seeded(0, "checks/test-time", x.device):
         for _ in range(turns):
-            model(asked)
-        return model(x).float()
+            ask(model, asked)
+        return ask(model, x).float()
 
 
 def alike(one: Tensor, other: Tensor) -> bool:

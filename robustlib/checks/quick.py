@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks.cascade import Attack, predict, verdict
+from robustlib.calls import ask
 from robustlib.checks.adaptation import Watched, state_of, test_time
 from robustlib.checks.idle import noise_nearer, unmoved
 from robustlib.checks.limits import WARN, Finding, find
@@ -45,7 +46,7 @@ def look_at_model(model: nn.Module, x: Tensor, *, randomised: bool) -> list[Find
 
 @torch.no_grad()
 def answers(model: Net, x: Tensor) -> Tensor:
-    return model(x).float()
+    return ask(model, x).float()
 
 
 def eval_mode(model: nn.Module) -> Finding:
@@ -76,7 +77,7 @@ def gradients(model: Net, x: Tensor, y: Tensor) -> list[Finding]:
     """Whether the cross-entropy of the model's own answer has a gradient, a finite one, and one that is not zero."""
 
     def slopes_of(n: int) -> Tensor:
-        return pull(model, x[:n].detach().clone(), lambda logits, y: cross_entropy(logits, y)[:, None], y[:n])[2]
+        return pull(model, x[:n], lambda logits, y: cross_entropy(logits, y)[:, None], y[:n])[2]
 
     try:
         slopes = as_many_as_fit(slopes_of, len(x))

@@ -1,16 +1,17 @@
 """Whether the gradient says what the loss does: the checks by which a masked gradient is told from a small one."""
 
-import copy
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from robustlib.calls import ask
 from robustlib.checks.limits import Finding, find
 from robustlib.draws import Draws
 from robustlib.engine import pull
 from robustlib.losses import margin
 from robustlib.memory import as_many_as_fit, out_of_memory
+from robustlib.modes import copied
 from robustlib.norms import Norm, ascent_step, draw_in_ball
 
 TINY = 1e-6  # of an image's range: a difference in float64 over which a smooth loss is a straight line
@@ -21,13 +22,13 @@ Value = Callable[[Tensor], Tensor]
 
 def margin_and_slope(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The margin, shape (B,), and its gradient by the images. Raises ValueError where there is none."""
-    _, values, slopes = pull(model, x.detach().clone(), lambda logits, y: margin(logits, y)[:, None], y)
+    _, values, slopes = pull(model, x, lambda logits, y: margin(logits, y)[:, None], y)
     return values[:, 0], slopes[:, 0]
 
 
 @torch.no_grad()
 def margins(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return margin(model(x), y)
+    return margin(ask(model, x), y)
 
 
 def rises(model: nn.Module, x: Tensor, y: Tensor, norm: Norm, step: float) -> tuple[Tensor, Tensor]:
@@ -48,7 +49,7 @@ def slope(model: nn.Module, x: Tensor, y: Tensor, index: Tensor, *, norm: Norm, 
 def backward_pass(model: nn.Module, x: Tensor, y: Tensor, index: Tensor, *, norm: Norm) -> Finding:
     """The gradient must be the slope of the loss: a backward pass of its own, or a step in the forward pass, is not."""
     try:
-        fine = copy.deepcopy(model).double()
+        fine = copied(model).double()
         gained, promised = as_many_as_fit(lambda n: rises(fine, x[:n].double(), y[:n], norm, TINY), len(x))
     except (RuntimeError, TypeError, ValueError) as error:
         if out_of_memory(error):

@@ -10,6 +10,7 @@ from scipy.special import betainc, betaincinv
 from torch import Tensor, nn
 
 from robustlib.arguments import checked_options
+from robustlib.calls import ask
 from robustlib.defences.preprocess import Noise
 from robustlib.draws import Draws, default_draws
 from robustlib.inputs import checked
@@ -29,7 +30,7 @@ class Smoothing(nn.Module):
         self.draws = draws
 
     def forward(self, x: Tensor) -> Tensor:
-        found = torch.stack([self.model(self.before(x)).log_softmax(1) for _ in range(self.draws)])
+        found = torch.stack([ask(self.model, self.before(x)).log_softmax(1) for _ in range(self.draws)])
         return found.logsumexp(0) - math.log(self.draws)
 
 
@@ -119,7 +120,7 @@ def vote(model: nn.Module, x: Tensor, sigma: float, n: int, draws: Draws, stream
     counts = None
     for chunk in chunks(n, max(1, PASS // max(x.numel(), 1))):
         noise = torch.cat([draws.normal(tuple(x.shape[1:]), f"{stream}/{draw}") for draw in chunk])
-        logits = model(x.repeat(len(chunk), *[1] * (x.ndim - 1)) + sigma * noise)
+        logits = ask(model, x.repeat(len(chunk), *[1] * (x.ndim - 1)) + sigma * noise)
         chosen = classes_of(logits).reshape(len(chunk), -1).T  # (B, copies)
         if counts is None:
             counts = chosen.new_zeros(len(x), logits.shape[1])

@@ -15,6 +15,7 @@ from robustlib.models.lenet5 import LeNet5
 from robustlib.models.resnet import ResNet18
 from robustlib.models.weights import Tell as Tell
 from robustlib.models.weights import load_weights, put
+from robustlib.modes import into_mode
 from robustlib.normalisations import by_channel, check_statistics
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -96,7 +97,8 @@ def build(
         load_weights(model, weights, entry, may_normalize=arch is not None and normalize is None, tell=tell)
     if dropout is not None:
         model = dropout_at_inference(model, p=dropout)
-    return model.eval()
+    into_mode(model, training=False)
+    return model
 
 
 def only_answers(model: nn.Module) -> bool:

@@ -2,10 +2,12 @@
 
 import http.client
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -13,12 +15,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustlib.calls import Careful
+
 # How far the sum of a row of probabilities may lie from 1: each may be rounded to two decimals.
 ROUNDED, MOST_ROUNDED = 5e-3, 0.5
 LEAST = 1e-12  # a probability that is zero, as a logit: the logarithm of this
 
 
-class Answers(nn.Module):
+class Turn:
+    """One call at a time, of all copies of a model together: copies of a function are the function itself, and it may
+    give the same memory each time.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+
+    def __exit__(self, *error: Any) -> None:
+        self.lock.release()
+
+    def __deepcopy__(self, memo: Any) -> "Turn":
+        return self
+
+    def __reduce__(self) -> Any:
+        return Turn, ()
+
+
+class Answers(Careful, nn.Module):
     """A callable as a model.
 
     fn: takes images, float32 in [0, 1], shape (B, C, H, W), a tensor on the CPU, which NumPy reads as it is. It gives
@@ -33,11 +58,14 @@ class Answers(nn.Module):
         super().__init__()
         self.fn = fn
         self.num_classes = num_classes
+        self.turn: AbstractContextManager[None] = Turn()
         self.shares: bool | None = None  # whether it answers with probabilities; not known before the first answer
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        rows, labels = as_rows_of_numbers(self.fn(x.detach().to("cpu", torch.float32)), len(x), self.num_classes)
+        images = x.detach().to("cpu", torch.float32, copy=True)  # which it may write into
+        with self.turn:
+            rows, labels = as_rows_of_numbers(self.fn(images), len(x), self.num_classes)
         if not labels and len(rows):
             if self.shares is None:
                 self.shares = are_probabilities(rows)
@@ -59,7 +87,9 @@ def are_probabilities(rows: Tensor) -> bool:
 def as_rows_of_numbers(answer: Any, count: int, num_classes: int | None) -> tuple[Tensor, bool]:
     """An answer for `count` images, float32, shape (count, classes), and whether it came as labels."""
     try:
-        found = answer.detach().cpu() if isinstance(answer, Tensor) else torch.from_numpy(np.array(answer))
+        found = (
+            answer.detach().to("cpu", copy=True) if isinstance(answer, Tensor) else torch.from_numpy(np.array(answer))
+        )
     except (TypeError, ValueError) as error:
         raise ValueError(f"expected numbers as the model's answer, got {type(answer).__name__} ({error})") from error
     if found.ndim == 1 and len(found) == count:
@@ -112,7 +142,9 @@ def endpoint(
             answers += predictions(url, post(url, data, timeout, retries, backoff), len(chunk))
         return answers
 
-    return Answers(ask, num_classes)
+    model = Answers(ask, num_classes)
+    model.turn = nullcontext()  # whom several may ask at once
+    return model
 
 
 def is_address(place: str) -> bool:

@@ -95,6 +95,8 @@ def call_factory(reference: str, facts: dict[str, Any], options: dict[str, Any])
         model = factory(**{name: value for name, value in facts.items() if name in accepted} | options)
     if isinstance(model, nn.Module):
         return model
+    if isinstance(model, type):
+        raise ValueError(f"{reference} returned the class {model.__name__}, expected one of it")
     if not callable(model):
         raise ValueError(f"{reference} returned {type(model).__name__}, expected a torch.nn.Module or a callable")
     return Answers(model, facts.get("num_classes"))

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustlib.calls import Careful, ask
+
 
 class Normalize(nn.Module):
     """(x - mean) / std by channel: the first layer of every model, so that eps means the same everywhere."""
@@ -46,7 +48,7 @@ def dropout_at_inference(model: nn.Module, *, p: float = 0.5) -> nn.Module:
     return model
 
 
-class Expectation(nn.Module):
+class Expectation(Careful, nn.Module):
     """Logits averaged over draws of a randomised model.
 
     An attack on it climbs the expectation over the randomness: Athalye et al. 2018, https://arxiv.org/abs/1802.00420.
@@ -58,11 +60,11 @@ class Expectation(nn.Module):
         self.draws = draws
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([self.model(x) for _ in range(self.draws)]).mean(0)
+        return torch.stack([ask(self.model, x) for _ in range(self.draws)]).mean(0)
 
 
 @torch.no_grad()
 def is_randomised(model: nn.Module, x: Tensor, *, draws: int = 20, tolerance: float = 1e-4) -> bool:
     """Whether the model changes its answer: logits of the same images differ by more than rounding between draws."""
-    first = model(x)
-    return any(not torch.allclose(model(x), first, rtol=tolerance, atol=tolerance) for _ in range(draws - 1))
+    first = ask(model, x)
+    return any(not torch.allclose(ask(model, x), first, rtol=tolerance, atol=tolerance) for _ in range(draws - 1))

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from robustlib.arguments import NORMS, NORMS_OF, check_arguments, checked_options, keywords
 from robustlib.attacks.cascade import correct
 from robustlib.attacks.pgd import pgd
+from robustlib.calls import ask
 from robustlib.datasets.lazy import ImageSet
 from robustlib.draws import Draws, generator, seeded, stream_key
 from robustlib.following import Follower, follow
 from robustlib.inputs import check_data
 from robustlib.memory import out_of_memory
-from robustlib.modes import as_images, autocast, evaluating, layout, strict_float32
+from robustlib.modes import as_images, as_module, autocast, evaluating, into_mode, layout, moved, strict_float32
 from robustlib.outcome import check_classes
 from robustlib.settings import TrainSettings
 from robustlib.training import OBJECTIVES
@@ -120,7 +121,9 @@ def fit(
     """
     highest = check_data("fit", x, y)
     check_attack(settings)
-    model = fitting_layout(model.to(device), x[:2])
+    with evaluating(as_module("fit", model)):
+        into_mode(model, training=True)  # before anything is done, if it cannot be
+    model = fitting_layout(moved(model, device), x[:2])
     with evaluating(model), strict_float32():
         check_classes(model, as_images(x[:2], device, layout(model)), highest + 1)
     # Chosen before a state is loaded: a run that is taken up again must choose as the first one did.
@@ -176,7 +179,7 @@ def fitting_layout(model: nn.Module, x: Tensor) -> nn.Module:
     model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     try:
         with evaluating(model):
-            model(as_images(x, next(model.parameters()).device, torch.channels_last))
+            ask(model, as_images(x, next(model.parameters()).device, torch.channels_last))
     except RuntimeError as error:  # a view of what is not contiguous, say
         if out_of_memory(error):
             raise
@@ -205,7 +208,7 @@ def run_epoch(
     objective, memory_format = OBJECTIVES[settings.objective], layout(model)
     order = train[torch.randperm(len(train), generator=generator(seed, "order"))]
     total = torch.zeros((), device=device)
-    model.train()
+    into_mode(model, training=True)
     # Batches of near-equal size: a last batch of one image would break BatchNorm.
     for chosen, rate in zip(order.tensor_split(len(rates)), rates, strict=True):
         draws = Draws(seed, chosen.to(device))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustlib.calls import ask
 from robustlib.draws import Draws
 from robustlib.inputs import unchecked
 from robustlib.modes import evaluating
@@ -16,7 +17,7 @@ Search = Callable[[], nn.Module]
 
 def standard(model: nn.Module, x: Tensor, y: Tensor, *, draws: Draws, search: Search | None = None) -> Tensor:
     """Cross-entropy of the clean images, averaged over the batch."""
-    return F.cross_entropy(model(x), y)
+    return F.cross_entropy(ask(model, x), y)
 
 
 def attacked(
@@ -42,4 +43,4 @@ def attacked(
         else:
             with torch.autocast(x.device.type, enabled=False):  # the copy has its own precision
                 x_adv = attack(search(), x, y, draws=draws, **options)
-    return F.cross_entropy(model(x_adv), y)
+    return F.cross_entropy(ask(model, x_adv), y)
