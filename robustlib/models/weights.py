@@ -73,6 +73,7 @@ def put(
         words.append(f"{some(fit.spare.normalisations[0].names)} as the model's first layer")
     for name, (there, value) in fit.tensors.items():
         check_kind(source, there, value, own[name])
+    check_shared(source, fit, own)
     # Into the model's own state, which knows the versions of its layers: what is not replaced stays as it is.
     own.update(first_layer | {name: value for name, (_, value) in fit.tensors.items()})
     model.load_state_dict(own)
@@ -137,15 +138,30 @@ def fit_at(
 
 def same_tensor(own: Weights, inside: Mapping[str, str], mine: str) -> list[str]:
     """Names under which the model has this very tensor too."""
+    there = memory_of(own[mine])
+    if there is None:
+        return []
+    return [name for name, real in inside.items() if real != mine and memory_of(own[real]) == there]
 
-    def place(value: Tensor) -> Any:
-        plain = isinstance(value, Tensor) and not is_lazy(value) and value.numel()
-        return (value.data_ptr(), value.shape, value.stride()) if plain else None
 
-    there = place(own[mine])
-    return (
-        [] if there is None else [name for name, real in inside.items() if real != mine and place(own[real]) == there]
-    )
+def memory_of(value: Tensor) -> Any:
+    """What two names of one tensor have in common; None for what has no memory."""
+    plain = isinstance(value, Tensor) and not is_lazy(value) and not value.is_meta and value.numel()
+    return (value.data_ptr(), value.shape, value.stride()) if plain else None
+
+
+def check_shared(source: str, fit: Fit, own: Weights) -> None:
+    """Raises ValueError where the file has different numbers for what is one tensor of the model, under two names."""
+    first: dict[Any, tuple[str, Tensor]] = {}
+    for name, (there, value) in fit.tensors.items():
+        place = memory_of(own[name])
+        if place is None:
+            continue
+        other, known = first.setdefault(place, (there, value))
+        if known is not value and not torch.equal(known, value):
+            raise ValueError(
+                f"weights {source} do not fit the model: {other!r} and {there!r} differ, and are one tensor of it"
+            )
 
 
 def only_one(fits: list[Fit], source: str) -> Fit:

@@ -248,6 +248,21 @@ def test_a_normalisation_of_images_from_0_to_255_is_no_first_layer(name: str, tm
         build(arch="lenet5", weights=saved({"state_dict": given}, tmp_path), **facts)
 
 
+def test_one_tensor_of_the_model_is_given_one_way(tmp_path: Path):
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.b.weight = self.a.weight
+
+    given = {name: value.clone() for name, value in Tied().state_dict().items()}
+    model, _ = took(saved(given, tmp_path), Tied())
+    assert same(model, given)
+    path = saved(given | {"b.weight": given["b.weight"] + 1}, tmp_path)
+    with pytest.raises(ValueError, match=r"'a.weight' and 'b.weight' differ, and are one tensor of it$"):
+        load_weights(Tied(), path)
+
+
 def test_a_file_decides_no_method_of_what_it_holds(tmp_path: Path):
     """Torch lets it set attributes of an OrderedDict and of a parameter, of whatever name."""
 
