@@ -175,15 +175,19 @@ def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSet
     settings = TypeAdapter(TrainSettings).validate_python(plain)
     if settings.objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {settings.objective!r}, expected one of: {', '.join(OBJECTIVES)}")
-    objective: Any = OBJECTIVES[settings.objective]
-    crafted_by = getattr(objective, "keywords", {}).get("attack")
-    known = {} if crafted_by is None else parameters(crafted_by, frozenset({"draws", "stop_at_success", "start"}))
-    if crafted_by is None and attack:
+    known = attack_parameters(settings.objective)
+    if not known and attack:
         known_names = sorted(f.name for f in fields(TrainSettings) if f.name != "attack")
         raise ValueError(f"training has no setting {min(attack)!r}, it has: {', '.join(known_names)}")
     norms = NORMS_OF.get(settings.objective, NORMS)
     checked = check_params(f"training on {settings.objective}", known, attack, norms)
     return replace(settings, attack={name: checked[name] for name in attack})
+
+
+def attack_parameters(objective: str) -> dict[str, inspect.Parameter]:
+    """Parameters of the objective's attack; none of one that attacks nothing, or that there is not."""
+    crafted_by = getattr(OBJECTIVES.get(objective), "keywords", {}).get("attack")
+    return {} if crafted_by is None else parameters(crafted_by, frozenset({"draws", "stop_at_success", "start"}))
 
 
 def check_attack(spec: AttackSpec, ref: DataRef, models: Iterable[ModelSpec]) -> None:

@@ -49,8 +49,10 @@ def check_trainings(study: Study, origin: Origin, settings: Mapping[str, TrainSe
             ("train",), "train has no effect: no model of the study is trained, which `train: {}` in its entry asks for"
         )
     for name in study.train if trained else ():
-        if all(name in (study.models[label].train or {}) for label in trained):
-            said = f"{name} has no effect: every model that is trained says its own"
+        takers = [label for label, found in trained.items() if hasattr(found, name) or name in found.attack]
+        if all(name in (study.models[label].train or {}) for label in takers):
+            which = "that is trained" if len(takers) == len(trained) else "whose objective takes it"
+            said = f"{name} has no effect: every model {which} says its own"
             raise origin.error(("train", name), said)
     for label, found in trained.items():
         own = study.models[label].train or {}

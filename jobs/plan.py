@@ -217,13 +217,29 @@ def audits(attacks: list[tuple[AttackSpec, int]], complete: Any) -> Iterator[tup
             yield complete.complete_attack(AUDIT, spec.norm, spec.eps, 1, {}), i
 
 
+def objective_of(study: Study, model: StudyModel) -> str:
+    return str((study.train | (model.train or {})).get("objective", TrainSettings.objective))
+
+
+def objectives(study: Study) -> set[str]:
+    return {objective_of(study, model) for model in study.models.values() if model.train is not None}
+
+
 def train_settings(
     study: Study, model: StudyModel, origin: Origin, where: Path_, complete: Any
 ) -> TrainSettings | None:
-    """The model's training block over the study's: entries that are no settings are the objective's attack's."""
+    """The model's training block over the study's: entries that are no settings are the objective's attack's.
+
+    Those that the study says for all are for the models whose objective takes them, where there is one.
+    """
     if model.train is None:
         return None
     block = study.train | model.train
+    taken = {other: complete.attack_parameters(other) for other in objectives(study)}
+    mine = taken[objective_of(study, model)]
+    for name in study.train.keys() - model.train.keys() - TRAIN_FIELDS - mine.keys():
+        if any(name in known for known in taken.values()):
+            del block[name]
     plain = {name: value for name, value in block.items() if name in TRAIN_FIELDS}
     attack = {name: value for name, value in block.items() if name not in TRAIN_FIELDS}
     if isinstance(attack.get("eps"), int | float) and not isinstance(attack["eps"], bool):

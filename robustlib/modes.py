@@ -121,8 +121,18 @@ def each_within(steps: Iterator[Step], *contexts: Callable[[], AbstractContextMa
 
 
 def device_of(model: nn.Module, x: ImageSet) -> torch.device:
-    """Where the model lies; where the images do, for one that has no tensors."""
+    """Where the model lies; where the images do, for one that has no tensors. Raises as `check_there` does."""
+    check_there(model)
     return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), x.device)
+
+
+def check_there(model: nn.Module) -> None:
+    """Raises ValueError for a model without numbers, on the meta device."""
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(
+            "the model lies on the meta device, where weights have shapes and no numbers: "
+            "build it on the CPU, or load its weights with assign=True"
+        )
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -196,6 +206,8 @@ def moved(model: nn.Module, device: torch.device) -> nn.Module:
 def as_module(owner: str, model: Any) -> nn.Module:
     """The model. Raises TypeError for what is no module."""
     if isinstance(model, nn.Module):
+        if "_parameters" not in vars(model):
+            raise TypeError(f"{owner}: expected a torch.nn.Module whose __init__ calls super().__init__() first")
         return model
     came = f"the class {model.__name__}: make one of it" if isinstance(model, type) else type(model).__name__
     mend = ": robustlib.models.answers.Answers(function, num_classes) makes one of a function that answers"

@@ -14,7 +14,7 @@ from robustlib.engine import batch_sizes
 from robustlib.losses import classes_of
 from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.metrics import CLEAN, NOTHING
-from robustlib.modes import in_a_line
+from robustlib.modes import check_there, in_a_line
 from robustlib.norms import inside
 from robustlib.settings import Norm
 
@@ -137,6 +137,7 @@ def check_classes(model: nn.Module, x: Tensor, num_classes: int) -> int:
 
     Raises ValueError unless that is one finite row an image, with a class for every label.
     """
+    check_there(model)
     logits = first_answer(model, x)
     if logits.shape[1] < num_classes:
         raise ValueError(

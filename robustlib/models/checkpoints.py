@@ -103,10 +103,13 @@ def read_weights(path: Path) -> dict[str, Weights]:
 
 def sets_of(state: Any, at: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Weights]]:
     """Every dict of tensors in nested dicts, with its place. What stands beside the tensors is left out."""
-    entries = enumerate(state) if isinstance(state, list | tuple) else state.items() if isinstance(state, dict) else ()
+    # By the types' own methods: a file may give its dicts and tensors attributes of the methods' names.
+    entries = (
+        enumerate(state) if isinstance(state, list | tuple) else dict.items(state) if isinstance(state, dict) else ()
+    )
     named = [(str(name), value) for name, value in entries if isinstance(name, str | int)]
     if isinstance(state, dict):
-        tensors = {name: value for name, value in named if isinstance(value, Tensor)}
+        tensors = {name: Tensor.detach(value) for name, value in named if isinstance(value, Tensor)}
         if tensors:
             yield at, tensors
     if depth:
@@ -121,7 +124,11 @@ def described(state: Any) -> str:
         return f"a dict with the entries {names}{' and others' if len(state) > 5 else ''}" if state else "an empty dict"
     if isinstance(state, Tensor):
         return f"one tensor of shape {tuple(state.shape)}"
-    return "something else" if isinstance(state, Inert) else f"a {type(state).__name__}"
+    return (
+        "something else"
+        if isinstance(state, Inert)
+        else f"a {'list' if isinstance(state, list) else type(state).__name__}"
+    )
 
 
 def read_safetensors(path: Path, head: bytes) -> Weights:

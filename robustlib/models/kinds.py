@@ -68,6 +68,8 @@ def kind_of_text(head: bytes) -> str:
     if text.startswith("<"):
         return f"XML, perhaps the answer of a server that had an error: {AGAIN}"
     if text.startswith(("{", "[")):
+        if '"weight_map"' in text:
+            return f"an index of shards: load the model from them where its code is, and {SAVE}"
         return "JSON, perhaps an index of shards or the answer of a server: expected the file of weights itself"
     return f"a text file, and no weights: {AGAIN}"
 

@@ -1,6 +1,6 @@
 """Weights into a model: which of a file's tensors belong to which of the model's, or why they do not."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from robustlib.models.checkpoints import Weights, read_weights
-from robustlib.models.extras import Fit, some, sort_out, statistics_of
+from robustlib.models.extras import Fit, Normalisation, some, sort_out, statistics_of
+from robustlib.models.layers import Normalize
 from robustlib.models.tensor_names import COUNTER, bare, outers, same_shape, votes
 from robustlib.models.words import as_line, described, kind, misfit
+from robustlib.normalisations import check_statistics
 
 LEARNT = ("running_mean", "running_var", COUNTER)  # ends of names, among buffers
 
@@ -64,10 +66,14 @@ def put(
     fit = only_one(fits, source)
     words = described(model, own, fit)
     first_layer = settle(fit, own, source, may_normalize=may_normalize)
+    if isinstance(getattr(model, "normalize", None), Normalize):
+        carried = {name: value for name, (_, value) in fit.tensors.items() if name.startswith("normalize.")}
+        check_scale(statistics_of(carried), source)
     if first_layer:
         words.append(f"{some(fit.spare.normalisations[0].names)} as the model's first layer")
     for name, (there, value) in fit.tensors.items():
         check_kind(source, there, value, own[name])
+    check_shared(source, fit, own)
     # Into the model's own state, which knows the versions of its layers: what is not replaced stays as it is.
     own.update(first_layer | {name: value for name, (_, value) in fit.tensors.items()})
     model.load_state_dict(own)
@@ -132,15 +138,30 @@ def fit_at(
 
 def same_tensor(own: Weights, inside: Mapping[str, str], mine: str) -> list[str]:
     """Names under which the model has this very tensor too."""
+    there = memory_of(own[mine])
+    if there is None:
+        return []
+    return [name for name, real in inside.items() if real != mine and memory_of(own[real]) == there]
 
-    def place(value: Tensor) -> Any:
-        plain = isinstance(value, Tensor) and not is_lazy(value) and value.numel()
-        return (value.data_ptr(), value.shape, value.stride()) if plain else None
 
-    there = place(own[mine])
-    return (
-        [] if there is None else [name for name, real in inside.items() if real != mine and place(own[real]) == there]
-    )
+def memory_of(value: Tensor) -> Any:
+    """What two names of one tensor have in common; None for what has no memory."""
+    plain = isinstance(value, Tensor) and not is_lazy(value) and not value.is_meta and value.numel()
+    return (value.data_ptr(), value.shape, value.stride()) if plain else None
+
+
+def check_shared(source: str, fit: Fit, own: Weights) -> None:
+    """Raises ValueError where the file has different numbers for what is one tensor of the model, under two names."""
+    first: dict[Any, tuple[str, Tensor]] = {}
+    for name, (there, value) in fit.tensors.items():
+        place = memory_of(own[name])
+        if place is None:
+            continue
+        other, known = first.setdefault(place, (there, value))
+        if known is not value and not torch.equal(known, value):
+            raise ValueError(
+                f"weights {source} do not fit the model: {other!r} and {there!r} differ, and are one tensor of it"
+            )
 
 
 def only_one(fits: list[Fit], source: str) -> Fit:
@@ -169,6 +190,8 @@ def settle(fit: Fit, own: Weights, source: str, *, may_normalize: bool) -> Weigh
     if not found or (len(found) == 1 and any(one.agrees(mine) for one in found.values() for mine in held)):
         return {}
     first = next(iter(found.values()))
+    way = f"; --weights {source}:{fit.entry} takes the network alone" if fit.prefix else ""
+    check_scale(found.values(), source, way)
     if may_normalize and len(found) == 1 and len(held) == 1 and len(held[0].mean) == len(first.mean):
         parts = zip(held[0].names, (first.mean, first.std), strict=True)
         return {name: torch.tensor(values).reshape(own[name].shape) for name, values in parts}
@@ -177,6 +200,15 @@ def settle(fit: Fit, own: Weights, source: str, *, may_normalize: bool) -> Weigh
         f"weights {source} were trained behind a normalisation, {some(first.names)}, that the model has not: "
         f"say {as_line(first)} (or --mean and --std){way}"
     )
+
+
+def check_scale(found: Iterable[Normalisation], source: str, way: str = "") -> None:
+    """Raises ValueError for a normalisation that is none of images in [0, 1], such as one of images from 0 to 255."""
+    for one in found:
+        try:
+            check_statistics(one.mean, one.std)
+        except ValueError as error:
+            raise ValueError(f"weights {source} hold the normalisation {some(one.names)}: {error}{way}") from error
 
 
 def check_kind(source: str, name: str, value: Tensor, own: Tensor) -> None:

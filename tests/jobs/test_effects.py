@@ -10,10 +10,11 @@ from click.testing import CliRunner
 import cli
 from jobs.errors import SpecError
 from jobs.plan import expand, resolve
-from jobs.specs import EvalSpec, FileRef, ModelSpec, canonical
+from jobs.specs import EvalSpec, FileRef, ModelSpec, TrainSpec, canonical
 from jobs.study import load_study
 from robustlib import KERNEL_VERSION
 from robustlib.models import build
+from robustlib.settings import TrainSettings
 
 STUDY = """\
 name: s
@@ -225,3 +226,44 @@ def test_what_was_taken_is_said_once_a_model(folder: Path, capsys: pytest.Captur
     torch.save({"state_dict": torch.load(folder / "bare.pt"), "epoch": 3}, folder / "nested.pt")
     spec_of(folder, "arch: lenet5, weights: nested.pt")
     assert capsys.readouterr().err == f"weights {folder}/nested.pt: took 'state_dict'\n"
+
+
+ONE_OF_TWO = """\
+name: s
+train: {{{top}}}
+models:
+  plain: {{arch: lenet5, train: {{objective: standard}}}}
+  robust: {{arch: lenet5, train: {{{own}}}}}
+attacks:
+  - {{name: clean}}
+examples: 10
+"""
+
+
+def test_attack_parameters_for_all_are_for_the_models_that_take_them(folder: Path):
+    jobs = planned(folder, ONE_OF_TWO.format(top="objective: pgd, eps: 0.1, steps: 3, epochs: 2", own=""))
+    found = {job.model: job.spec.settings for job in jobs if isinstance(job.spec, TrainSpec)}
+    assert (found["plain"].objective, found["plain"].attack, found["plain"].epochs) == ("standard", {}, 2)
+    assert (found["robust"].objective, found["robust"].attack, found["robust"].epochs) == (
+        "pgd",
+        {"eps": 0.1, "steps": 3},
+        2,
+    )
+    assert (found["plain"].validation_eps, found["robust"].validation_eps) == (TrainSettings.validation_eps, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("top", "own", "line"),
+    [
+        ("epz: 0.1", "objective: pgd", "training has no setting 'epz'"),
+        ("eps: 0.1", "epochs: 2", "training has no setting 'eps'"),
+        (
+            "eps: 0.1",
+            "objective: pgd, eps: 0.2",
+            "eps has no effect: every model whose objective takes it says its own",
+        ),
+    ],
+)
+def test_attack_parameters_that_no_model_takes(folder: Path, top: str, own: str, line: str):
+    with pytest.raises(SpecError, match=line):
+        planned(folder, ONE_OF_TWO.format(top=top, own=own))

@@ -237,6 +237,45 @@ def test_a_normalisation_becomes_the_first_layer_of_a_network_by_name(tmp_path: 
         build(arch="lenet5", weights=path, normalize=([0.2], [0.5]), **facts)
 
 
+@pytest.mark.parametrize("name", ["data_preprocessor", "normalize"])
+def test_a_normalisation_of_images_from_0_to_255_is_no_first_layer(name: str, tmp_path: Path):
+    """As MMPretrain's preprocessors have it."""
+    facts = {"in_channels": 1, "num_classes": 3, "image_size": (8, 8)}
+    net = behind("backbone.", build(arch="lenet5", **facts).get_submodule("net").state_dict())
+    net = {name.replace("backbone.", "net."): value for name, value in net.items()} if name == "normalize" else net
+    given = net | {f"{name}.mean": torch.tensor([[[123.675]]]), f"{name}.std": torch.tensor([[[58.4]]])}
+    with pytest.raises(ValueError, match=f"hold the normalisation '{name}.mean', .* divide both by 255"):
+        build(arch="lenet5", weights=saved({"state_dict": given}, tmp_path), **facts)
+
+
+def test_one_tensor_of_the_model_is_given_one_way(tmp_path: Path):
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.b.weight = self.a.weight
+
+    given = {name: value.clone() for name, value in Tied().state_dict().items()}
+    model, _ = took(saved(given, tmp_path), Tied())
+    assert same(model, given)
+    path = saved(given | {"b.weight": given["b.weight"] + 1}, tmp_path)
+    with pytest.raises(ValueError, match=r"'a.weight' and 'b.weight' differ, and are one tensor of it$"):
+        load_weights(Tied(), path)
+
+
+def test_a_file_decides_no_method_of_what_it_holds(tmp_path: Path):
+    """Torch lets it set attributes of an OrderedDict and of a parameter, of whatever name."""
+
+    class Named(collections.OrderedDict[str, Any]):
+        def __reduce__(self) -> Any:
+            return collections.OrderedDict, (), {"items": argparse.Namespace}, None, iter([("0.weight", value)])
+
+    value = nn.Parameter(torch.ones(2))
+    value.numel = value.detach = argparse.Namespace  # pyright: ignore[reportAttributeAccessIssue]
+    (weights,) = read_weights(saved(Named(), tmp_path)).values()
+    assert weights["0.weight"].numel() == 2 and not vars(weights["0.weight"])
+
+
 def test_what_may_change_the_numbers_is_not_dropped(tmp_path: Path):
     """A head, a temperature, a purifier: the model would compute something else without them."""
     for extra in ("head.weight", "temperature", "purifier.0.weight", "normalizer.mean"):
@@ -293,7 +332,8 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
     "lfs": (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"), "is a Git LFS pointer, and not the file: fetch that with `git lfs pull`"),
     "html": (lambda p: p.write_text("\n<!DOCTYPE html><html><title>Google Drive - Virus scan warning</title>"), "is HTML: a web page was saved instead of the file; download the file itself"),
     "xml": (lambda p: p.write_text("<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"), "is XML, perhaps the answer of a server that had an error: download or copy it again"),
-    "json": (lambda p: p.write_text(json.dumps({"weight_map": {}})), "is JSON, perhaps an index of shards or the answer of a server: expected the file of weights itself"),
+    "json": (lambda p: p.write_text(json.dumps({"weight_map": {}})), "is an index of shards: load the model from them where its code is, and torch.save(model.state_dict(), 'weights.pt')"),
+    "an answer": (lambda p: p.write_text(json.dumps({"error": 1})), "is JSON, perhaps an index of shards or the answer of a server: expected the file of weights itself"),
     "text": (lambda p: p.write_text("404: Not Found"), "is a text file, and no weights: download or copy it again"),
     "whole module": (lambda p: torch.save(small(), p), "holds a whole pickled module (torch.nn.modules.container.Sequential), which runs code when it is loaded: where its code is, load it with torch.load(FILE, weights_only=False) and save its weights alone with torch.save(model.state_dict(), 'weights.pt')"),
     "module in a dict": (lambda p: torch.save({"model": Wrapped(), "epoch": 3}, p), f"holds a whole pickled module ({Wrapped.__module__}.Wrapped), which runs code"),

@@ -188,6 +188,26 @@ def test_another_answer_is_one_line_wherever_it_comes(change: Callable[[Tensor],
             call(Odd(change))
 
 
+def test_a_model_on_the_meta_device_is_one_line():
+    with torch.device("meta"):
+        model = network()
+    for call in (
+        lambda: check_classes(model, X, 10),
+        lambda: next(evaluate(model, X, Y, [("clean", ATTACKS["clean"])])),
+    ):
+        with pytest.raises(ValueError, match=r"^the model lies on the meta device, where weights have shapes and no"):
+            call()
+
+
+def test_a_module_that_was_never_made_one_is_one_line():
+    class Forgets(nn.Module):
+        def __init__(self) -> None:
+            pass
+
+    with pytest.raises(TypeError, match=r"whose __init__ calls super\(\).__init__\(\) first$"):
+        next(evaluate(Forgets(), X, Y, [("clean", ATTACKS["clean"])]))
+
+
 def test_integers_are_scores():
     model = Odd(lambda z: nn.functional.one_hot(z.argmax(1), 10))
     assert torch.equal(ask(model, X).argmax(1), Y) and ask(model, X).dtype == torch.float32
