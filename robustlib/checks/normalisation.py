@@ -16,6 +16,7 @@ from robustlib.outcome import Outcome
 
 MOST, LEAST = 128, 30  # images looked at, and how many tell anything
 NEAR = 0.25  # of the way from naming one class for all to naming each its own: below that a model is near chance
+ALIKE = 0.02  # so many images cannot tell apart what differs by less: the usual normalisations lie close together
 
 Usual = tuple[str, Tensor, Tensor]  # the line that says so, mean, standard deviation
 
@@ -37,6 +38,8 @@ def normalisation(model: nn.Module, x: Tensor, y: Tensor, outcome: Outcome) -> F
     own = accuracy(model, x, y)
     tried = [(accuracy(model, shifted(model, x, mean, std), y), words) for words, mean, std in usual(model, x)]
     best, words = max(tried, key=lambda one: one[0])
+    alike = [other.partition(" (")[0] for gained, other in tried if gained > best - ALIKE and other != words]
+    words += f", nearly so with {', '.join(alike)}" if alike else ""
     found = find("normalisation", max(0.0, best - own))
     much = f"clean accuracy {own:.3f}, but {best:.3f} with {words}, on {len(x)} images"
     return replace(found, note="no usual one gives much more" if found.verdict == PASS else much)
