@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from jobs import examples
 from jobs.errors import SpecError
 from jobs.filters import Filters, chosen_rows, make_filters
 from jobs.query import examples_of
+from jobs.schema import job, job_dep
 from jobs.show import eps_text
 from jobs.statistics import Paired, paired
+from robustlib.datasets.source import TEST
 
 Row = dict[str, Any]
 
@@ -69,7 +71,19 @@ def in_common(
     return one, other
 
 
+def split_of(db: Connection, job_id: int) -> str:
+    """The split that an evaluation, or those of a worst case, looked at."""
+    spec = db.execute(select(job.c.spec).where(job.c.id == job_id)).scalar_one()
+    while "data" not in spec:
+        needed = select(job.c.id, job.c.spec).join(job_dep, job_dep.c.needs_id == job.c.id)
+        job_id, spec = db.execute(needed.where(job_dep.c.job_id == job_id).limit(1)).one()
+    return spec["data"].get("split", TEST)
+
+
 def compared(db: Connection, first: Row, second: Row) -> Row:
+    splits = [split_of(db, row["job_id"]) for row in (first, second)]
+    if splits[0] != splits[1]:
+        raise SpecError(f"expected evaluations of the same examples, got one of {splits[0]} and one of {splits[1]}")
     one, other = in_common(outcome(db, first["job_id"]), outcome(db, second["job_id"]))
     found = paired(one["adversarial_correct"], other["adversarial_correct"])
     apart = [name for name in IDENTITY if first[name] != second[name]]  # two numbers of jobs may name what they like

@@ -3,7 +3,7 @@
 import contextlib
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from jobs.engine import Store
 from jobs.errors import RunError, SpecError
 from jobs.filters import Filters, chosen_rows, make_filters
 from jobs.graph import weights_of
-from jobs.material import Context, Result
+from jobs.material import Context, Result, load_data
 from jobs.measure import last_curve
 from jobs.query import examples_of
 from jobs.run import run
@@ -94,11 +94,20 @@ def again(store: Store, row: Row) -> Row:
     spec = EvalSpec.model_validate(before["spec"]).model_copy(update={"images": 0})
     context = Context(device_for(before["device"]), store.artifacts, str(Path.cwd()), weights)
     with contextlib.redirect_stdout(sys.stderr):  # what the model prints: stdout belongs to the results
-        try:
+        with there(id_, FileNotFoundError, ValueError):  # data that are gone, or others
+            load_data(spec.data)
+        with there(id_, FileNotFoundError):  # weights that are gone
             (done,) = [frame for frame in run(spec, context) if isinstance(frame, Result)]
-        except FileNotFoundError as error:  # weights or data that are gone
-            raise RunError(f"job {row['job_id']} cannot run again: {error}") from error
     return {"job_id": id_} | {name: row[name] for name in SHOWN} | judged(before, outcome, done)
+
+
+@contextlib.contextmanager
+def there(id_: int, *errors: type[Exception]) -> Iterator[None]:
+    """What a job needs and does not find becomes one line."""
+    try:
+        yield
+    except errors as error:
+        raise RunError(f"job {id_} cannot run again: {error}") from error
 
 
 def device_for(before: str) -> str:

@@ -7,7 +7,6 @@ is read from there is checked by a hash, once a process, and made again where it
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 import time
@@ -23,7 +22,7 @@ from robustlib import readers
 from robustlib.code import file_hash
 from robustlib.datasets import cache, pictures
 from robustlib.datasets.pixels import Pixels
-from robustlib.datasets.sealed import read_sealed, write_atomically, write_sealed
+from robustlib.datasets.sealed import read_sealed, write_sealed
 from robustlib.datasets.source import AS_IT_IS, TEST, Images, Pictures, Reading, Source
 from robustlib.datasets.statistics import statistics
 from robustlib.torchvision_sets import torchvision_set
@@ -173,10 +172,7 @@ def fingerprint(name: str, split: str = TEST, reading: Reading = AS_IT_IS) -> st
 def digest(source: Source, split: str = TEST, reading: Reading = AS_IT_IS) -> str:
     """Hash every source file. One whose size and time have not changed since it was last hashed is not read again."""
     notes_path = home() / "fingerprints.json"
-    try:
-        notes = json.loads(notes_path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        notes = {}
+    notes = read_sealed(notes_path) or {}
     how = "".join(f"/{option}={value}" for option, value in sorted(asked(reading).items()))
     total, fresh = hashlib.sha256(f"{source.reader}/{FORMAT_VERSION}{how}".encode()), False
     for relative, path in source.files_of(split):
@@ -189,7 +185,7 @@ def digest(source: Source, split: str = TEST, reading: Reading = AS_IT_IS) -> st
                 fresh = True
         total.update(f"{relative}={notes[key]}\n".encode())
     if fresh:
-        write_atomically(notes_path, json.dumps(notes, indent=0))
+        write_sealed(notes_path, notes)
     return total.hexdigest()
 
 

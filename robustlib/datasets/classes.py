@@ -1,10 +1,12 @@
 """The classes in the folders of a data set's splits, and what is said of what was taken."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
 from robustlib.datasets.keywords import is_keyword, split_named
 from robustlib.datasets.source import TEST
+from robustlib.datasets.splits import MEANING, words_of
 from robustlib.datasets.tree import PICTURES, Folder, counted, listed, shown
 
 
@@ -24,6 +26,7 @@ def check_classes(splits: dict[str, Folder], where: str) -> None:
     for split, folder in splits.items():
         place = f"{where}/{folder.place}" if folder.parts else where
         check_class_folders(folder, place)
+        check_names(folder, place)
         if folder.images and not any(inner.holds() for inner in folder.folders.values()):
             raise ValueError(
                 f"{place}: expected a folder for each class there, found {len(folder.images)} images without: move "
@@ -47,6 +50,42 @@ def check_class_folders(folder: Folder, place: str) -> None:
         unread = pictures_not_read(inner)
         if unread and not inner.holds():
             raise ValueError(f"{place}/{shown(name)} holds only {counted(unread)}: convert them to PNG or JPEG")
+
+
+def check_names(folder: Folder, place: str) -> None:
+    """Raises ValueError where what would be classes are splits, or wrappers, by all that can be seen of them."""
+    names = classes_in(folder)
+    if not any(split_named(part) for part in folder.parts) and (flat := alike_but_for_split(names)):
+        raise ValueError(
+            f"{place}: {listed(flat)} would be classes, but are named as splits are: expected SPLIT/CLASS/IMAGE. If "
+            f"they are classes, move all classes into a folder `{TEST}`"
+        )
+    for name in names:
+        again = [inner for inner in sorted(folder.folders[name].folders) if inner in names]
+        if len(again) > 1 and folder.folders[name].is_outer:
+            raise ValueError(
+                f"{place}/{shown(name)} holds {listed(again)}, which are classes beside it too: expected each class "
+                "once, so move that folder elsewhere"
+            )
+    if len(names) == 1 and folder.images and folder.folders[names[0]].is_outer:
+        raise ValueError(
+            f"{place}: expected a folder for each class there, found {shown(names[0])} alone, which holds folders, and "
+            f"{len(folder.images)} images beside it: move these elsewhere"
+        )
+
+
+def alike_but_for_split(names: list[str]) -> list[str]:
+    """Names that differ by the split's word alone, such as train_images and test_images; the only one with such a word.
+
+    `test_tube` and `training_shoe` differ by more.
+    """
+    rests: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        words = words_of(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))  # also trainA and testA
+        if any(word in MEANING for word in words):
+            rests.setdefault(tuple(word for word in words if word not in MEANING), []).append(name)
+    alike = [name for those in rests.values() if len(those) > 1 for name in those]
+    return alike or (names if len(names) == 1 and rests else [])
 
 
 def pictures_not_read(folder: Folder) -> Counter[str]:

@@ -102,14 +102,14 @@ def check_labelled(where: str, split: str, found: Sequence[Labels], total: int) 
     missing = sum(int((labels.codes < 0).sum()) for labels in found)
     mend = "`split: NAME` (--split NAME) evaluates on another split"
     if missing == total > 0 or {value for labels in found for value in labels.values} == {UNLABELLED}:
-        what = "null" if missing else "-1"
+        what = "null or empty" if missing else "-1"
         raise ValueError(f"{where}: every label of the {split} split is {what}, it is unlabelled: {mend}")
     if missing:
         labels = next(labels for labels in found if (labels.codes < 0).any())
         row = int(np.argmax(labels.codes < 0))
         raise ValueError(
-            f"{where}: {missing} of {total} labels are null, the first in {labels.file}, row {row}: expected a label "
-            "for each image"
+            f"{where}: {missing} of {total} labels are null or empty, the first in {labels.file}, row {row}: expected "
+            "a label for each image"
         )
 
 

@@ -31,6 +31,7 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # a cache may be several people's
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

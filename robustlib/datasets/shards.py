@@ -103,7 +103,12 @@ def read_labels(shard: Shard, path: tuple[str, ...]) -> Labels:
 
 
 def encode(path: Path, values: Any) -> Labels:
-    """From a column of int64 or of text."""
+    """From a column of int64 or of text, of which an empty one is no label, as in CSV files."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    if pa.types.is_string(values.type):
+        values = compute.call_function("if_else", [compute.call_function("equal", [values, ""]), None, values])
     coded = values.combine_chunks().dictionary_encode()
     coded = coded.combine_chunks() if hasattr(coded, "combine_chunks") else coded
     codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)

@@ -37,7 +37,9 @@ def find_splits(path: Path, dataset: str, endings: tuple[str, ...]) -> Found:
     A split is named by a word in the file's name, or by a folder. Raises FileNotFoundError where no name says a split,
     ValueError for files that may be of several sets.
     """
-    everything = sorted(file for file in below(path) if file.name.endswith(endings) and file.is_file())
+    # A link that leads nowhere is a part that is missing: whoever reads it says so.
+    there = (file for file in below(path) if file.name.endswith(endings))
+    everything = sorted(file for file in there if file.is_file() or not file.exists())
     said = {file: splits_said(file, path) for file in everything}
     named = [file for file in everything if said[file]]
     if not named:
@@ -51,15 +53,15 @@ def find_splits(path: Path, dataset: str, endings: tuple[str, ...]) -> Found:
     for split in SPLITS:
         if of_split := [file for file in taken if split in said[file]]:
             files[split] = alike(of_split, path, dataset)
-    return Found(files, (*told(files, path), *left_out(everything, files, path)))
+    return Found(files, (*told(files, path), *incomplete(files), *left_out(everything, files, path)))
 
 
 def below(path: Path) -> Iterator[Path]:
-    """Files at any depth, in linked folders too, each folder once; none that is hidden."""
+    """Files at any depth, in linked folders too, each folder once; none that is hidden, or in a folder as __MACOSX."""
     seen = set()
     for place, folders, files in os.walk(path, followlinks=True):
         real = os.path.realpath(place)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith((".", "__")))
         yield from (Path(place, name) for name in files if real not in seen and not name.startswith("."))
         seen.add(real)
 
@@ -127,7 +129,8 @@ def told(files: dict[str, list[Path]], path: Path) -> list[str]:
     """Where each split lies, if that is not where Parquet files of old lay."""
     places = {split: listed[0].parent.relative_to(path) for split, listed in files.items()}
     plain = all(place.parts in USUAL and split != "validation" for split, place in places.items())
-    if plain and all(file.name.startswith(split) for split, listed in files.items() for file in listed):
+    alike = all(len({tuple(words_of(file.name)) for file in listed}) == 1 for listed in files.values())
+    if plain and alike and all(file.name.startswith(split) for split, listed in files.items() for file in listed):
         return []
     where = (
         f"{split} {listed[0].relative_to(path)}"
@@ -136,6 +139,15 @@ def told(files: dict[str, list[Path]], path: Path) -> list[str]:
         for split, listed in files.items()
     )
     return ["splits: " + ", ".join(where)]
+
+
+def incomplete(files: dict[str, list[Path]]) -> Iterator[str]:
+    """Said of files that count themselves, as train-00000-of-00005 does, where some are not there."""
+    for split, listed in files.items():
+        counts = [re.search(r"-of-0*([0-9]+)\b", file.name) for file in listed]
+        expected = {int(count[1]) for count in counts if count}
+        if len(expected) == 1 and all(counts) and len(listed) < (most := expected.pop()):
+            yield f"{split}: only {len(listed)} of {most} files are there"
 
 
 def left_out(everything: list[Path], files: dict[str, list[Path]], path: Path) -> list[str]:

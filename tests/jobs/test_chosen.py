@@ -9,15 +9,23 @@ import yaml
 
 from jobs import examples
 from jobs.ask import resolve_file
-from jobs.errors import SpecError
+from jobs.compare import compare
+from jobs.errors import RunError, SpecError
+from jobs.filters import Filters
+from jobs.material import load_data
 from jobs.plan import expand
 from jobs.query import examples_of, result_rows
+from jobs.replay import replay
 from jobs.specs import DataRef, EvalSpec, TrainSpec
+from jobs.study import Origin, Study
+from jobs.submit import submit
 from robustlib import data
 from robustlib.datasets.choose import choose
 from robustlib.datasets.source import Reading
-from tests.jobs.working import worked_off
+from tests.jobs.working import work_off, worked_off
 from tests.robustlib.test_data import encode, write_parquet
+
+SIDES, Y40 = ("test", "validation"), [k % 4 for k in range(40)]
 
 STUDY: dict[str, Any] = {
     "name": "s",
@@ -90,6 +98,41 @@ def test_the_chosen_split_is_what_is_evaluated(splits: str, tmp_path: Path):
         found = examples.to_columns(examples_of(db, row["job_id"]))
     assert row["n"] == 120 and found["label"].tolist() == data.load(splits, "validation").y.tolist()
     assert not np.array_equal(found["label"], data.load(splits, "test").y)
+    assert [row["outcome"] for row in replay(store, 1, filters=Filters(), job_ids=[row["job_id"]])] == ["equal"]
+    (tmp_path / "set" / "validation.parquet").write_bytes((tmp_path / "set" / "train.parquet").read_bytes())
+    load_data.cache_clear()
+    with pytest.raises(RunError, match=r"cannot run again: dataset .* has changed since the job was submitted"):
+        replay(store, 1, filters=Filters(), job_ids=[row["job_id"]])
+    store.engine.dispose()
+
+
+def test_images_of_two_splits_are_not_paired_though_their_labels_agree(tmp_path: Path):
+    digits = data.load("digits", "train")
+    for n, split in enumerate(("train", "validation", "test")):
+        write_parquet(tmp_path / "set" / f"{split}.parquet", [encode(x) for x in digits.x[n * 40 : n * 40 + 40]], Y40)
+    model = {"arch": "lenet5", "train": {"epochs": 1, "validation_examples": 10}}
+    study = {"name": "s", "dataset": f"parquet:{tmp_path / 'set'}", "models": {"a": model}}
+    study |= {"attacks": [{"name": "clean"}, {"name": "fgsm", "eps": [0.1, 0.2]}]}
+    store = worked_off(tmp_path / "store", study)
+    submit(
+        store.url,
+        Study.model_validate(study | {"split": "validation"}),
+        Origin("s", {}, {}),
+        tmp_path,
+        data_folder=tmp_path,
+    )
+    work_off(store)
+    with store.begin() as db:
+        rows = result_rows(db)
+        jobs = {
+            split: [row for row in rows if ("validation" in row["dataset"]) == (split != "test")] for split in SIDES
+        }
+        for mine, other in zip(jobs["test"], jobs["validation"], strict=True):
+            with pytest.raises(SpecError, match="same examples, got one of test and one of validation"):
+                compare(db, Filters(), [str(mine["job_id"]), str(other["job_id"])])
+        both = [str(row["job_id"]) for row in jobs["validation"][:2]]
+        assert [row["n"] for row in compare(db, Filters(), both)] == [40]
+        assert "worst-case" in {row["attack"] for row in jobs["test"]}
     store.engine.dispose()
 
 

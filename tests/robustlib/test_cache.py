@@ -95,12 +95,25 @@ def test_names_of_files_and_readers_are_part_of_the_fingerprint(tmp_path: Path):
     assert len(prints) == 4
 
 
-@pytest.mark.parametrize("notes", ["", "{", "null-ish"])
-def test_broken_notes_are_written_anew(notes: str, folder: Path, home: Path):
+@pytest.mark.parametrize("notes", [b"", b"{", b"null-ish", b"[]", b"{}", b"\xa5\xff"])
+def test_broken_notes_are_written_anew(notes: bytes, folder: Path, home: Path):
     expected = data.fingerprint(f"idx:{folder}")
-    (home / "fingerprints.json").write_text(notes)
+    (home / "fingerprints.json").write_bytes(notes)
     assert data.fingerprint(f"idx:{folder}") == expected
-    assert len(json.loads((home / "fingerprints.json").read_text())) == 4
+    assert len(json.loads((home / "fingerprints.json").read_text())["facts"]) == 4
+
+
+def test_no_flipped_bit_of_the_notes_gives_another_fingerprint(folder: Path, home: Path):
+    expected = data.fingerprint(f"idx:{folder}")
+    whole = (home / "fingerprints.json").read_bytes()
+    for place in range(0, len(whole), 7):
+        (home / "fingerprints.json").write_bytes(whole[:place] + bytes([whole[place] ^ 2]) + whole[place + 1 :])
+        assert data.fingerprint(f"idx:{folder}") == expected
+
+
+def test_a_cache_can_be_read_by_others(folder: Path, home: Path):
+    data.load(f"idx:{folder}", "test").moments  # noqa: B018
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in home.rglob("*"))
 
 
 def test_home(monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path):

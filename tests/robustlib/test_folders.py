@@ -198,6 +198,26 @@ def test_folders_named_like_splits_that_are_classes(place: Path):
     assert taken(moved, "test") == (("cat", "test", "val"), [0, 1, 2])
 
 
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        (["train_images/0.png", "test_images/0.png"], "test_images, train_images would be classes, but are named as"),
+        (["set/train_images/0.png", "set/test_images/0.png"], "set: test_images, train_images would be classes"),
+        (["trainA/0.png", "testA/0.png", "trainB/0.png", "testB/0.png"], "testA, trainA, testB, trainB would be"),
+        (["ISIC_Training_Input/0.png"], "ISIC_Training_Input would be classes, but are named as splits are"),
+        (["rose/0.png", "lily/0.png", "all/rose/0.png", "all/lily/0.png"], "all holds lily, rose, which are classes"),
+        (["set/rose/0.png", "set/lily/0.png", "preview.png"], "found set alone, which holds folders, and 1 images"),
+    ],
+)
+def test_what_would_be_no_classes_is_refused(files: list[str], problem: str, place: Path):
+    plant(place, *files)
+    with pytest.raises(ValueError, match=problem):
+        splits(place)
+    moved = plant(place.parent / "moved", *(f"test/{file}" for file in files if "train" in file.lower()))
+    if moved.exists():  # within a split every name is a class's
+        assert splits(moved) == ("test",)
+
+
 def test_what_else_lies_there_is_said(place: Path):
     plant(place, "train/cat/0.png", "train/dog/0.png", "test/cat/0.png", "test/dog/0.png", "test/owl/0.png")
     plant(place, "test/stray.png", "extra/cat/0.png", "extra/9.png", "train/bee/", "test/bee/", "docs/a.txt")

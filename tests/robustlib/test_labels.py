@@ -31,15 +31,19 @@ REFUSED = {
     "unlabelled": ([-1] * 12, r"every label of the test split is -1, it is unlabelled: `split: NAME` \(--split NAME\)"),
     "one null": (
         [None, *Y[1:]],
-        r"1 of 12 labels are null, the first in .*a\.parquet, row 0: expected a label for each",
+        r"1 of 12 labels are null or empty, the first in .*a\.parquet, row 0: expected a label for each",
     ),
-    "nulls": ([*Y[:10], None, None], r"2 of 12 labels are null, the first in .*a\.parquet, row 10: "),
-    "all null": (pa.array([None] * 12, pa.int64()), "every label of the test split is null, it is unlabelled: "),
+    "nulls": ([*Y[:10], None, None], r"2 of 12 labels are null or empty, the first in .*a\.parquet, row 10: "),
+    "all null": (
+        pa.array([None] * 12, pa.int64()),
+        "every label of the test split is null or empty, it is unlabelled: ",
+    ),
     "not whole": ([0.5, *Y[1:]], r"a\.parquet, column 'label': expected whole numbers: Float value 0\.5"),
     "not a number": ([float("nan"), *Y[1:]], r"a\.parquet, column 'label': expected whole numbers: "),
     "infinite": ([float("inf"), *Y[1:]], r"a\.parquet, column 'label': expected whole numbers: "),
     "beyond 64 bits": (pa.array([2**64 - 1, *Y[1:]], pa.uint64()), r"expected whole numbers: Integer value 1844674407"),
-    "null text": ([None, *("abc"[k] for k in Y[1:])], "1 of 12 labels are null"),
+    "empty text": (["", *("abc"[k] for k in Y[1:])], "1 of 12 labels are null or empty, the first in .*, row 0"),
+    "null text": ([None, *("abc"[k] for k in Y[1:])], "1 of 12 labels are null or empty"),
 }
 
 

@@ -124,6 +124,24 @@ def test_notes_say_what_was_taken(folder: Path):
     )
 
 
+def test_notes_say_where_files_may_be_too_many_or_too_few(folder: Path):
+    put(folder, "test.parquet", "test-mini.parquet", "train-00001-of-00003.parquet")
+    found = load(folder)
+    assert len(found) == 5
+    assert found.notes == (
+        "splits: train train-00001-of-00003.parquet, test 2 files in .",
+        "train: only 1 of 3 files are there",
+    )
+
+
+def test_a_shard_that_is_a_link_to_nowhere_is_named(folder: Path):
+    put(folder, "test-0.parquet", "__MACOSX/train-0.parquet")
+    assert sizes(folder) == {"test": 2}
+    (folder / "test-1.parquet").symlink_to(folder / "nowhere")
+    with pytest.raises(ValueError, match=r"cannot read .*test-1\.parquet: No such file"):
+        load(folder)
+
+
 def test_shards_that_differ_in_columns_that_nobody_needs(folder: Path):
     write(folder / "test-0.parquet", {"label": pa.array(Y, pa.int64())})
     write(folder / "test-1.parquet", {"extra": ["a"] * 12, "label": pa.array(Y, pa.int32())})
