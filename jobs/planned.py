@@ -18,6 +18,7 @@ from jobs.specs import (
     canonical,
 )
 from jobs.study import Origin, Study
+from robustlib.data import asked
 from robustlib.datasets.source import TEST
 from robustlib.settings import CERTIFY, Norm, TrainSettings
 
@@ -134,11 +135,23 @@ def planned(
     model = resolved.models[label]
     arch = model.arch or (f"{Path(model.code.place).name}:{model.code.factory}" if model.code else "")
     limit = resolved.study.timeout_seconds
-    dataset, split = resolved.study.dataset, resolved.data.split
-    if split != TEST and not isinstance(spec, TrainSpec):
-        dataset += f" ({split})"  # or its numbers would stand among those of the test split
-    named = (label, arch, defence, dataset, seed)
+    named = (label, arch, defence, data_words(resolved, trained=isinstance(spec, TrainSpec)), seed)
     return Planned(spec, spec.key(), needs, *named, timeout_seconds=limit, subject=subject)
+
+
+def data_words(resolved: Resolved, *, trained: bool) -> str:
+    """The data set as the study names it, with whatever makes other examples of the same files: their numbers must not
+    stand among each other's.
+    """
+    study = resolved.study
+    told = [f"{option}={value}" for option, value in asked(study.reading).items()]
+    if not trained:
+        told = [
+            *([study.split] if study.split != TEST else []),
+            *([study.choose] if study.choose != "first" else []),
+            *told,
+        ]
+    return f"{study.dataset} ({', '.join(told)})" if told else study.dataset
 
 
 def worst_cases(evals: list[tuple[AttackSpec, Planned]]) -> Iterator[WorstSpec]:

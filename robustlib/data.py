@@ -7,10 +7,8 @@ is read from there is checked by a hash, once a process, and made again where it
 
 import contextlib
 import hashlib
-import math
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +26,6 @@ from robustlib.datasets.statistics import statistics
 from robustlib.torchvision_sets import torchvision_set
 
 FORMAT_VERSION = "1"  # of what a fingerprint is made of, which is part of every job's key
-LOOK_SHARE = 20  # times as long as a look took, none follows
 CACHE_VERSION = "2"  # of the cache's files; part of its folders' names
 
 
@@ -170,23 +167,33 @@ def fingerprint(name: str, split: str = TEST, reading: Reading = AS_IT_IS) -> st
 
 
 def digest(source: Source, split: str = TEST, reading: Reading = AS_IT_IS) -> str:
-    """Hash every source file. One whose size and time have not changed since it was last hashed is not read again."""
+    return hashed(source, split, reading)[0]
+
+
+def hashed(source: Source, split: str, reading: Reading) -> tuple[str, dict[Path, str]]:
+    """Hash every source file, with the stamp of each. One whose stamp was hashed before is not read again."""
     notes_path = home() / "fingerprints.json"
     notes = read_sealed(notes_path) or {}
     how = "".join(f"/{option}={value}" for option, value in sorted(asked(reading).items()))
     total, fresh = hashlib.sha256(f"{source.reader}/{FORMAT_VERSION}{how}".encode()), False
+    stamps: dict[Path, str] = {}
     for relative, path in source.files_of(split):
         with users_files():
-            stat = path.stat()
-            # The time of the last change besides that of the last edit, which anybody can set back.
-            key = f"{stat.st_dev}:{stat.st_ino}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
+            key = stamps[path] = stamp(path)
             if key not in notes:
                 notes[key] = file_hash(path)
                 fresh = True
         total.update(f"{relative}={notes[key]}\n".encode())
     if fresh:
         write_sealed(notes_path, notes)
-    return total.hexdigest()
+    return total.hexdigest(), stamps
+
+
+def stamp(path: Path) -> str:
+    """What tells a file from another, and from itself after an edit, without reading it."""
+    stat = path.stat()
+    # The time of the last change besides that of the last edit, which anybody can set back.
+    return f"{stat.st_dev}:{stat.st_ino}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
 
 
 def load(name: str, split: str, reading: Reading = AS_IT_IS) -> Dataset:
@@ -197,15 +204,15 @@ def load(name: str, split: str, reading: Reading = AS_IT_IS) -> Dataset:
     to do.
     """
     source = source_of(name, reading)
-    content = digest(source, split, reading)
+    content, stamps = hashed(source, split, reading)
     folder = home() / "datasets" / f"{content[:32]}-{split}-{CACHE_VERSION}"
     facts = cache.facts_of(folder)
     if facts is None:
         check_split(name, split, source)
         with users_files():
-            facts = cache.store(folder, source.read(split))
-    found = Undecoded(name, split, source, reading, content, facts["form"])
-    images = Pixels(folder, tuple(facts["shape"]), found.decode)
+            facts = cache.store(folder, source.read(split), check=lambda: check_same(name, stamps, stamps))
+    found = Undecoded(name, split, source, stamps, facts["form"])
+    images = Pixels(folder, tuple(facts["shape"]), found.decode, found.check)
     y = np.load(folder / "y.npy")
     return Dataset(name, split, images, y, tuple(facts["names"]), (*source.notes, *facts["notes"]))
 
@@ -218,23 +225,27 @@ def check_split(name: str, split: str, source: Source) -> None:
         raise ValueError(f"dataset {name} has no {split!r} split, it has: {there}{mend}")
 
 
+def check_same(name: str, stamps: dict[Path, str], paths: Iterable[Path]) -> None:
+    """Raises ValueError where a file is no longer what was hashed: what is read of it belongs to another data set."""
+    with users_files():
+        for path in paths:
+            if stamp(path) != stamps[path]:
+                raise ValueError(f"dataset {name}: {path} has changed since it was opened: submit the study again")
+
+
 @dataclass
 class Undecoded:
-    """A split's images in their source files. content: the fingerprint that these must still have."""
+    """A split's images in their source files. stamps: what the files were hashed as."""
 
     name: str
     split: str
     source: Source
-    reading: Reading
-    content: str
+    stamps: dict[Path, str]
     form: list[Any] | None
     found: Images | Pictures | None = None
-    looked_at: float = -math.inf  # by the monotonic clock, when the files were last seen to be the same
-    took: float = 0.0
 
     def decode(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """The images of these rows, which rise, in turn. Raises ValueError for what is damaged, or not the same."""
-        self.check_same()
+        """The images of these rows, which rise, in turn. Raises ValueError for what is damaged."""
         with users_files():
             self.found = self.found or self.source.read(self.split)
             if isinstance(self.found, Images):
@@ -245,14 +256,7 @@ class Undecoded:
             for row, data in zip(rows.tolist(), self.found.fetch(rows), strict=True):
                 yield pictures.decode(data, self.found.where(row), form, self.found.reading)
 
-    def check_same(self) -> None:
-        """Raises ValueError where the files are no longer what they were. At most a twentieth of the time goes there:
-        a set may have more files than can be looked at for every batch.
-        """
-        start = time.monotonic()
-        if start - self.looked_at <= LOOK_SHARE * self.took:
-            return
-        if digest(self.source, self.split, self.reading) != self.content:
-            raise ValueError(f"dataset {self.name} has changed since it was opened: submit the study again")
-        self.looked_at = time.monotonic()
-        self.took = self.looked_at - start
+    def check(self, rows: np.ndarray) -> None:
+        """After these rows were decoded: raises ValueError where a file that they may have come from has changed."""
+        head = self.found.head if isinstance(self.found, Pictures) else None
+        check_same(self.name, self.stamps, self.stamps if head is None else head(rows))

@@ -5,8 +5,9 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from robustlib.datasets.sealed import read_sealed, write_sealed
 from robustlib.datasets.source import Images, Pictures
 
 FACTS = "facts.json"
+PARTIAL = ".partial-"  # begins the names of folders that are being made
+ABANDONED_SECONDS = 24 * 3600.0
 
 
 def facts_of(folder: Path) -> Any:
@@ -35,8 +38,10 @@ def is_whole(folder: Path, facts: Any) -> bool:
         return False
 
 
-def store(folder: Path, found: Images | Pictures) -> Any:
+def store(folder: Path, found: Images | Pictures, check: Callable[[], None] = lambda: None) -> Any:
     """Make the cache of a split; returns its facts. Pictures are only looked at, images kept as they are.
+
+    check: raises where what was read is not what it should be, before it is kept.
 
     Raises ValueError where they, or their labels, do not fit together.
     """
@@ -58,6 +63,7 @@ def store(folder: Path, found: Images | Pictures) -> Any:
         np.save(temporary / "y.npy", y)
         facts["y_sha256"] = hashlib.sha256((temporary / "y.npy").read_bytes()).hexdigest()
         write_sealed(temporary / FACTS, facts)
+        check()
     return facts
 
 
@@ -68,7 +74,11 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
     One that is there but damaged makes way for it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
+    for left in folder.parent.glob(f"{PARTIAL}*"):  # by processes that were killed
+        with suppress(FileNotFoundError):  # another process was faster
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=PARTIAL))
     try:
         yield temporary
         for name in temporary.iterdir():

@@ -14,6 +14,7 @@ NOT_THERE = bytes(SUM_BYTES)
 ROWS_AT_ONCE = 256  # decoded between two writes to the disk
 
 Decode = Callable[[np.ndarray], Iterator[np.ndarray]]
+Check = Callable[[np.ndarray], None]
 
 
 class Pixels:
@@ -21,11 +22,13 @@ class Pixels:
 
     folder: with x.bin, which is sparse where nothing was decoded, and x.sums, a hash of each row that was. A row is
     checked by it once a process. decode: gives these rows, which rise, in turn; for what is missing or damaged.
+    check: raises where that is not what they should be, before it is kept.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, ...], decode: Decode):
+    def __init__(self, folder: Path, shape: tuple[int, ...], decode: Decode, check: Check):
         self.folder = folder
         self.decode = decode
+        self.check = check
         self.stored = np.memmap(folder / "x.bin", np.uint8, mode="r", shape=shape)
         self.sound = np.zeros(len(self.stored), dtype=bool)  # rows that this process has checked
 
@@ -63,7 +66,9 @@ class Pixels:
         """Decode rows into the file. Processes that do so at the same time write the same."""
         images = self.decode(rows)
         for chosen in np.split(rows, range(ROWS_AT_ONCE, len(rows), ROWS_AT_ONCE)):
-            write(self.folder, {row: next(images) for row in chosen.tolist()}, self.stored)
+            decoded = {row: next(images) for row in chosen.tolist()}
+            self.check(chosen)
+            write(self.folder, decoded, self.stored)
             self.sound[chosen] = True
 
     def whole(self) -> np.ndarray:

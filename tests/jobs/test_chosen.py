@@ -84,7 +84,7 @@ def test_trainings_are_shared_whichever_split_is_evaluated(splits: str, tmp_path
     )
     assert trains[0] == trains[1] and not set(evals[0]) & set(evals[1])
     assert [p.dataset for p in plans[1]] == [
-        splits if isinstance(p.spec, TrainSpec) else f"{splits} (validation)" for p in plans[1]
+        splits if isinstance(p.spec, TrainSpec) else f"{splits} (validation, stratified)" for p in plans[1]
     ]
     assert {p.spec.data.split for p in plans[1] if isinstance(p.spec, EvalSpec)} == {"validation"}
 

@@ -128,7 +128,7 @@ def test_home(monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path):
 def test_a_channel_that_never_changes_is_left_unscaled(home: Path):
     x = np.stack([np.full((3, 2, 2), 51, np.uint8), np.arange(12, dtype=np.uint8).reshape(3, 2, 2)], 1)
     cache.store(home / "x", Images(x, np.zeros(3, np.uint8), ["a"]))
-    mean, std = statistics(Pixels(home / "x", x.shape, lambda _: iter(())))
+    mean, std = statistics(Pixels(home / "x", x.shape, lambda _: iter(()), lambda _: None))
     assert mean == pytest.approx([0.2, 5.5 / 255]) and std == pytest.approx([1.0, np.arange(12).std() / 255])
 
 

@@ -261,7 +261,11 @@ class Gives(nn.Module):
         (torch.zeros(4, 6), 7, "the model gives 6 classes, but the dataset has 7: expected a logit for every label"),
         (torch.zeros(4), None, "expected logits of shape (4, classes) from the model, got (4,)"),
         (torch.zeros(3, 6), None, "expected logits of shape (4, classes) from the model, got (3, 6)"),
-        ((torch.zeros(4, 6),), None, "expected logits of shape (4, classes) from the model, got tuple: let forward return the logits alone"),
+        (
+            (torch.zeros(4, 6),),
+            None,
+            "expected logits of shape (4, classes) from the model, got tuple: let forward return the logits alone",
+        ),
         (
             torch.full((4, 6), torch.nan),
             None,

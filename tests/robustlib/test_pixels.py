@@ -110,7 +110,7 @@ def test_images_that_change_while_a_set_is_open_are_refused(name: str, tmp_path:
     path = write_parquet(tmp_path / "a.parquet", [encode(255 - image) for image in COLOUR], LABELS)
     os.utime(path, ns=(1, 1))
     assert np.array_equal(found.images[:2], COLOUR[:2])
-    with pytest.raises(ValueError, match=r"has changed since it was opened: submit the study again$"):
+    with pytest.raises(ValueError, match=r"a\.parquet has changed since it was opened: submit the study again$"):
         found.images[2:]
 
 
@@ -146,3 +146,42 @@ def test_first_and_stratified_examples():
         assert (np.abs(counts - whole * n / 200) < 1).all()  # within one of the exact share
         for k in range(7):  # the first of each class
             assert rows[shuffled[rows] == k].tolist() == np.flatnonzero(shuffled == k)[: counts[k]].tolist()
+
+
+@pytest.mark.parametrize("how", ["edit", "replace"])
+@pytest.mark.parametrize("n", [0, 4])
+def test_a_picture_that_changes_while_its_folder_is_open_never_reaches_the_cache(how: str, n: int, tmp_path: Path):
+    for i, image in enumerate(COLOUR):
+        path = tmp_path / "set" / "test" / f"c{i % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(image))
+    found, name = data.load(f"folder:{tmp_path / 'set'}", "test"), f"folder:{tmp_path / 'set'}"
+    assert np.array_equal(found.images[:1], COLOUR[:1])
+    path, other = tmp_path / "set" / "test" / "c0" / f"{n}.png", encode(255 - COLOUR[n])
+    if how == "edit":
+        path.write_bytes(other)
+    else:
+        (tmp_path / "new.png").write_bytes(other)
+        (tmp_path / "new.png").replace(path)
+    row = [0, 2, 4, 1, 3, 5].index(n)  # by class
+    if n == 0:
+        assert np.array_equal(found.images[row], COLOUR[n])  # decoded before
+    else:
+        with pytest.raises(ValueError, match=r"4\.png has changed since it was opened: submit the study again$"):
+            found.images[[row]]
+    assert np.array_equal(data.load(name, "test").images[[row]][0], 255 - COLOUR[n])
+
+
+def test_files_that_change_while_labels_are_read_are_refused(name: str, tmp_path: Path, monkeypatch, home: Path):
+    from robustlib.datasets import pictures
+
+    before = pictures.survey
+
+    def slow(found):
+        write_parquet(tmp_path / "a.parquet", [encode(255 - image) for image in COLOUR], LABELS)
+        return before(found)
+
+    monkeypatch.setattr(pictures, "survey", slow)
+    with pytest.raises(ValueError, match=r"has changed since it was opened"):
+        data.load(name, "test")
+    assert not list(home.glob("datasets/*"))
