@@ -15,7 +15,7 @@ from torch import nn
 
 from robustlib.memory import out_of_memory
 from robustlib.models.answers import Answers, endpoint, is_address
-from robustlib.models.beside import Beside, Loader, showing
+from robustlib.models.beside import Beside, Loader
 
 
 def load_factory(reference: str) -> Any:
@@ -43,7 +43,7 @@ def import_file(path: Path) -> Any:
     assert spec is not None  # there is a loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    with users_code(f"{path} cannot be imported", path), showing(beside):
+    with users_code(f"{path} cannot be imported", path):
         loader.exec_module(module)
     return module
 
