@@ -47,9 +47,9 @@ def normalize_options(command: Any) -> Any:
     for option in (
         click.option("--std", metavar="NUMBERS", help="Standard deviations, as --mean."),
         click.option(
-            "--mean", metavar="NUMBERS", help="Subtracted first, by channel or one for all, on the scale [0, 1]."
+            "--mean", metavar="NUMBERS", help="Instead: means, by channel or one for all, on the scale [0, 1]."
         ),
-        click.option("--normalize", metavar="NAME", help="Instead: dataset, cifar10, cifar100 or imagenet."),
+        click.option("--normalize", metavar="NAME", help="Of the first layer: dataset, cifar10, cifar100 or imagenet."),
     ):
         command = option(command)
     return command
