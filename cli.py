@@ -26,7 +26,9 @@ from robustlib import VERSION
 
 address_option = click.option("--address", help="Ray cluster to run on, auto for this machine's; default: none.")
 priority_option = click.option("--priority", type=PRIORITY, default=0, show_default=True, help="Higher goes first.")
-cpus_option = click.option("--cpus-per-job", type=click.IntRange(1, 4096), help="CPU threads a job; default: shared evenly.")
+cpus_option = click.option(
+    "--cpus-per-job", type=click.IntRange(1, 4096), help="CPU threads a job; default: shared evenly."
+)
 
 
 def study_options(command: Any) -> Any:
