@@ -26,7 +26,9 @@ from robustlib import VERSION
 
 address_option = click.option("--address", help="Ray cluster to run on, auto for this machine's; default: none.")
 priority_option = click.option("--priority", type=PRIORITY, default=0, show_default=True, help="Higher goes first.")
-cpus_option = click.option("--cpus-per-job", type=click.IntRange(1), help="CPU threads a job; default: shared evenly.")
+cpus_option = click.option(
+    "--cpus-per-job", type=click.IntRange(1, 4096), help="CPU threads a job; default: shared evenly."
+)
 
 
 def study_options(command: Any) -> Any:
@@ -47,9 +49,9 @@ def normalize_options(command: Any) -> Any:
     for option in (
         click.option("--std", metavar="NUMBERS", help="Standard deviations, as --mean."),
         click.option(
-            "--mean", metavar="NUMBERS", help="Subtracted first, by channel or one for all, on the scale [0, 1]."
+            "--mean", metavar="NUMBERS", help="Instead: means, by channel or one for all, on the scale [0, 1]."
         ),
-        click.option("--normalize", metavar="NAME", help="Instead: dataset, cifar10, cifar100 or imagenet."),
+        click.option("--normalize", metavar="NAME", help="Of the first layer: dataset, cifar10, cifar100 or imagenet."),
     ):
         command = option(command)
     return command

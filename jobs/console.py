@@ -1,6 +1,7 @@
 """How commands end: the one place where errors become lines and exit codes."""
 
 import errno
+import os
 import shlex
 import sys
 import time
@@ -44,6 +45,10 @@ class Commands(click.Group):
     """A group whose commands exit 0 when done, 1 when jobs failed, 2 with one line for what the user can mend."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        try:
+            os.getcwd()
+        except FileNotFoundError as error:
+            raise OneLine("the folder that this command is given in is gone: go to one that exists") from error
         try:
             return super().invoke(ctx)
         except JobsFailed as error:

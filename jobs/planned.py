@@ -146,11 +146,7 @@ def data_words(resolved: Resolved, *, trained: bool) -> str:
     study = resolved.study
     told = [f"{option}={value}" for option, value in asked(study.reading).items()]
     if not trained:
-        told = [
-            *([study.split] if study.split != TEST else []),
-            *([study.choose] if study.choose != "first" else []),
-            *told,
-        ]
+        told = [word for word in (study.split, study.choose) if word not in (TEST, "first")] + told
     return f"{study.dataset} ({', '.join(told)})" if told else study.dataset
 
 

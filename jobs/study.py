@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from jobs.errors import SpecError
-from jobs.numbers import MOST, NotNumber, Number, Whole, whole
+from jobs.numbers import MOST, NotNumber, Number, Whole, whole, written_whole
 from jobs.reading import Path_, read_yaml
 from jobs.specs import Choose, Split, Statistics
 from robustlib.datasets.source import AS_IT_IS, TEST, Reading
@@ -32,9 +32,27 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def counted(value: Any) -> Any:
+    """A number of examples, or all."""
+    found = written_whole(value) if isinstance(value, str) and value != "all" else whole(value)
+    if isinstance(found, int) or found == "all":
+        return found
+    raise NotNumber("a whole number or all", value)
+
+
+def sides(value: Any) -> Any:
+    """The shorter side in pixels, or height and width."""
+    many = isinstance(value, list | tuple)
+    found = [whole(side) for side in (value if many else [value])]
+    if len(found) != (2 if many else 1) or not all(isinstance(side, int) and 1 <= side < MOST for side in found):
+        raise ValueError(f"expected pixels, as 256 or [224, 320], got {value!r}")
+    return found if many else found[0]
+
+
 Seed = Annotated[Whole, Field(ge=-MOST, lt=MOST)]
 Count = Annotated[Whole, Field(ge=1, lt=MOST)]
-Examples = Annotated[int | Literal["all"], BeforeValidator(whole)]
+Examples = Annotated[int | Literal["all"], BeforeValidator(counted)]
+Size = Annotated[int | tuple[int, int], BeforeValidator(sides)]
 
 
 class StudyDefence(Part):
@@ -70,7 +88,7 @@ class StudyModel(Part):
     @classmethod
     def statistics(cls, value: Any) -> Any:
         """One number stands for all channels. What cannot be a mean or a standard deviation is refused."""
-        if isinstance(value, str) and value != "dataset" and value not in NORMALISATIONS:
+        if value is not None and not isinstance(value, dict | Statistics) and value not in ("dataset", *NORMALISATIONS):
             known = ", ".join(["dataset", *NORMALISATIONS])
             raise ValueError(f"expected {known} or {{mean: [...], std: [...]}}, got {value!r}")
         if not isinstance(value, dict):
@@ -148,7 +166,7 @@ class Study(Part):
     label: str | None = None
     image: str | None = None
     classes: Literal["remap"] | None = None
-    size: Count | tuple[Count, Count] | None = None
+    size: Size | None = None
     crop: Count | None = None
     exif_transpose: StrictBool = False
     models: dict[str, StudyModel] = Field(min_length=1)
@@ -304,4 +322,8 @@ def explain(error: Any, written: str | None = None) -> str:
             return f"{name}: {error['ctx']['error'].words(written)}"
         case "value_error":
             return f"{name}: {error['ctx']['error']}" if name else str(error["ctx"]["error"])
+        case "dict_type" | "model_type":
+            return f"{name}: expected entries as {{name: value}}, got {error['input']!r}"
+        case "list_type" | "tuple_type":
+            return f"{name}: expected a list, got {error['input']!r}"
     return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"

@@ -329,3 +329,12 @@ def test_a_store_that_is_a_folder(robustq, tmp_path):
         robustq("attack", "m.py:f", "--per-example", "x.txt"),
         "expected a file ending in .arrow, .parquet or .csv, got x.txt",
     )
+
+
+def test_a_folder_that_is_gone_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = CliRunner().invoke(cli.main, ["status"], prog_name="robustq")
+    assert result.exit_code == 2
+    assert result.stderr == "robustq: the folder that this command is given in is gone: go to one that exists\n"

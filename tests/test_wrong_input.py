@@ -45,9 +45,16 @@ def held(folder: Path) -> Any:
     return repr((told, list(names), [tuple(row) for row in about])).replace(str(folder), "")
 
 
+def run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "finish", lambda *args, **kwargs: None)
+    for place in ("cluster.drive.drive_and_watch", "jobs.flow.raise_failures", "jobs.audits.audit_of"):
+        monkeypatch.setattr(place, lambda *args, **kwargs: None)
+    monkeypatch.setattr("jobs.audits.page", lambda found: "")
+
+
 @pytest.fixture(autouse=True)
 def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "finish", lambda *args, **kwargs: None)
+    run_nothing(monkeypatch)
 
 
 def complaint(case: Case, result: Result, base: str) -> str | None:
@@ -72,7 +79,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the unchanged commands leave in the store."""
     folder, found = tmp_path_factory.mktemp("bases"), {}
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(cli, "finish", lambda *args, **kwargs: None)
+        run_nothing(monkeypatch)
         for kind in KINDS:
             case = make(kind, folder / kind, None)
             result = given(case, monkeypatch)

@@ -5,9 +5,11 @@ taken has to change something.
 """
 
 import copy
+import gzip
 import io
 import random
 import struct
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,12 @@ STUDY: dict[str, Any] = {
     "dataset": "digits",
     "models": {
         "plain": {"arch": "lenet5", "train": {"objective": "pgd", "eps": 0.1, "steps": 3, "epochs": 2}},
-        "mine": {"file": "m.py:make", "options": {"width": 3}},
+        "mine": {"file": "m.py:make", "options": {"width": 3}, "normalize": {"mean": 0.5, "std": [0.25]}},
+        "given": {
+            "arch": "lenet5",
+            "weights": "w.pt",
+            "defence": [{"name": "bit_depth", "bits": 3}, {"name": "median"}],
+        },
     },
     "attacks": [{"name": "pgd", "eps": [0.1, 0.2], "steps": 5}, {"name": "deepfool", "norm": "L2"}],
     "seeds": [0, 1],
@@ -35,7 +42,7 @@ STUDY: dict[str, Any] = {
     "train": {"batch_size": 64},
 }
 MODEL = """import torch
-def make(width, in_channels, num_classes):
+def make(width: int, in_channels, num_classes):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(width), torch.nn.Linear(width, num_classes))
 """
 ATTACK = ["attack", "lenet5", "--weights", "w.pt", "--attack", "pgd", "--eps", "8/255", "--param", "steps=2"]
@@ -58,10 +65,13 @@ ENTRIES = [
     "step_size", "loss", "random_start", "queries", "epochs", "objective", "learning_rate", "optimizer", "flip",
     "validation", "keep", "version", "epsilon", "epss", "models", "attacks",
 ]  # fmt: skip
+TRAIN = ["train", "convnet3", "--objective", "pgd", "--param", "eps=8/255", "--param", "steps=2", "--epochs", "2"]
+AUDIT = ["audit", "lenet5", "--weights", "w.pt", "--eps", "8/255", "--examples", "20", "--queries", "50"]
 OPTIONS = [
     "--dataset", "--norm", "--eps", "--param", "--examples", "--seed", "--attack", "--weights", "--label", "--image",
     "--split", "--classes", "--size", "--crop", "--choose", "--normalize", "--mean", "--std", "--cpus-per-job",
 ]  # fmt: skip
+CHANGES = ["--examples", "--epochs", "--dataset", "--split", "--label", "--size", "--crop", "--choose", "--priority"]
 VALUES = [
     "yes", "nan", "inf", "2e-3", "1e1", "3/255", "1/0", "-1", "0", "2", "2.5", "07", "1_0", "", "a", "L2", "L1", "l2", "all",
     "fgsm", "clean", "deepfool", "autoattack", "audit", "certify", "steps=3", "steps=yes", "steps=1e1", "steps=", "=3",
@@ -73,9 +83,11 @@ VALUES = [
 
 
 # What is left out is the default, and another way of writing a value is no other value.
+NOTHING = ("~", "null")  # said of an entry, as if it were left out
 IDLE = (
+    "add --weights w.pt", "add --seed 0", "add --split test", "replace --epochs 2", "add --norm Linf",
     "drop attacks.1.norm: ", "drop --attack ", "replace attacks.1.norm: L2", "drop name: ", "drop dataset: ", "drop --eps ",
-    "add --cpus-per-job 8", "add --cpus-per-job 2",
+    "add --cpus-per-job 8", "add --cpus-per-job 2", "add --cpus-per-job 1_0", "add --dataset digits", "replace --weights w.pt",
 )  # fmt: skip
 
 
@@ -104,7 +116,8 @@ def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 def study(folder: Path, draw: random.Random | None) -> Case:
     """A study with one entry replaced, dropped, added or misspelt."""
     (folder / "m.py").write_text(MODEL)
-    data, what, raw = copy.deepcopy(STUDY), "unchanged", ""
+    torch.save(network().state_dict(), folder / "w.pt")
+    data, what, raw, words = copy.deepcopy(STUDY), "unchanged", "", ["submit", "s.yaml"]
     if draw is not None:
         path = draw.choice(places(data))
         parent: Any = data
@@ -121,15 +134,20 @@ def study(folder: Path, draw: random.Random | None) -> Case:
         else:
             parent[path[-1]] = "@@raw@@"
         what = f"{how} {'.'.join(map(str, path))}: {raw if how != 'drop' else ''}"
+        if draw.random() < 0.2:  # the command line replaces what stands in the file
+            name, value = draw.choice(CHANGES), draw.choice(VALUES)
+            words += [name, value]
+            what += f" with {name} {value}"
     text = yaml.safe_dump(data, sort_keys=False).replace("'@@raw@@'", raw).replace("@@raw@@", raw)
     (folder / "s.yaml").write_text(text)
-    return Case(folder, ["submit", "s.yaml"], what, what in IDLE)
+    idle = what.partition(" with ")[0] in IDLE or (what.startswith("add ") and raw in NOTHING)
+    return Case(folder, words, what, idle)
 
 
-def options(folder: Path, draw: random.Random | None) -> Case:
-    """The options of `robustq attack` with one replaced, dropped or added."""
+def changed_words(folder: Path, given: list[str], draw: random.Random | None) -> Case:
+    """A command with one of its options replaced, dropped or added."""
     torch.save(network().state_dict(), folder / "w.pt")
-    words, what = list(ATTACK), "unchanged"
+    words, what = list(given), "unchanged"
     if draw is not None:
         places = [i for i, word in enumerate(words) if word.startswith("--")]
         at, value = draw.choice(places), draw.choice(VALUES)
@@ -143,6 +161,18 @@ def options(folder: Path, draw: random.Random | None) -> Case:
             words += [name, value]
         what = f"{how} {name} {value if how != 'drop' else ''}"
     return Case(folder, words, what, what in IDLE)
+
+
+def options(folder: Path, draw: random.Random | None) -> Case:
+    return changed_words(folder, ATTACK, draw)
+
+
+def training(folder: Path, draw: random.Random | None) -> Case:
+    return changed_words(folder, TRAIN, draw)
+
+
+def audit(folder: Path, draw: random.Random | None) -> Case:
+    return changed_words(folder, AUDIT, draw)
 
 
 def network() -> torch.nn.Module:
@@ -385,11 +415,53 @@ def idx(folder: Path, draw: random.Random | None) -> Case:
     return with_data(folder, "idx", "d", what)
 
 
+def tar(folder: Path, draw: random.Random | None) -> Case:
+    """A shard of WebDataset with a member renamed, damaged, doubled or gone, or the file itself damaged."""
+    members = {f"{i:04}.{end}": png(y, i) if end == "png" else str(y).encode() for i, y in enumerate(Y) for end in ENDS}
+    what, twice = "unchanged", ""
+    if draw is not None:
+        what, name = draw.choice(TARS), draw.choice(list(members))
+        match what:
+            case "gone":
+                del members[name]
+            case "rename":
+                end = draw.choice(["jpg", "CLS", "json", "txt", "seg.png", "label", ""])
+                members[f"{name[:4]}.{end}"] = members.pop(name)
+            case "label":
+                name = f"{name[:4]}.cls"
+                members[name] = draw.choice([b"", b"-1", b"7", b"1.0", b"ant", b"1\n", b"\xff", b"9" * 30, b"1 2"])
+            case "image":
+                members[f"{name[:4]}.png"] = draw.choice([b"", b"no image", png(1, 99)[:-20], png(1, 99, side=9)])
+            case "twice":
+                twice = name
+            case "folder":
+                members = {f"a/{name}" if i > 5 else name: content for i, (name, content) in enumerate(members.items())}
+        what += f" {name}"
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as shard:
+        for name in [*members, *([twice] if twice else [])]:
+            info = tarfile.TarInfo(name)
+            info.size = len(members[name])
+            shard.addfile(info, io.BytesIO(members[name]))
+    content = bytearray(file.getvalue())
+    if draw is not None and what.startswith("bytes"):
+        content[draw.randrange(len(content) // 2)] ^= 1 << draw.randrange(8)
+        content = content[: draw.choice([len(content), draw.randrange(len(content))])]
+    (folder / "test-000.tar").write_bytes(gzip.compress(content) if what.startswith("gzip") else content)
+    return with_data(folder, "tar", "test-000.tar", what)
+
+
+ENDS = ("png", "cls")
+TARS = ["gone", "rename", "label", "image", "twice", "folder", "bytes", "gzip"]
+
 KINDS: dict[str, Callable[[Path, random.Random | None], Case]] = {
     "study": study,
     "options": options,
+    "training": training,
+    "audit": audit,
     "checkpoint": checkpoint,
     "parquet": parquet,
     "folder": class_folders,
     "idx": idx,
+    "tar": tar,
 }

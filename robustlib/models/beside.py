@@ -2,7 +2,8 @@
 
 A folder may have a `cluster.py`, `utils.py` or `random.py` of its own. Its code gets those, as a script would; nobody
 else does: not robustq, not an installed package, not the code of another folder. So the folder is not put in front of
-`sys.path`: each of its modules runs with an `__import__` of its own, which looks beside it first, at any time.
+`sys.path`: its modules have names of their own in `sys.modules`, such as `user1_cluster`, and run with an `__import__`
+that knows them by those.
 """
 
 import builtins
@@ -10,20 +11,23 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import itertools
+import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
 from robustlib.code import OURS, is_ours
 
-LOCK = threading.RLock()  # sys.modules is everybody's
+NUMBERS = itertools.count(1)
+LOCK = threading.Lock()  # sys.modules is everybody's; nothing is imported while it is held
 
 
-class Loader(importlib.machinery.SourceFileLoader):
+class Loader(SourceFileLoader):
     """Loads a source file of the user's, whose import statements look beside it first."""
 
     def __init__(self, name: str, path: str, beside: "Beside"):
@@ -33,169 +37,176 @@ class Loader(importlib.machinery.SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         # Functions keep the builtins that their module had when they were made: this holds for what they import later.
         module.__dict__["__builtins__"] = self.beside.builtins
-        super().exec_module(module)
+        code = self.get_code(self.name)
+        assert code is not None  # there is a source
+        public = self.beside.publish(self.name, module)
+        try:
+            exec(code, module.__dict__)
+        except BaseException:
+            if public is not None:
+                sys.modules.pop(public, None)
+            raise
+
+
+class Importlib(ModuleType):
+    """importlib as the folder's modules have it: `import_module` finds theirs."""
+
+    def __init__(self, beside: "Beside"):
+        super().__init__("importlib")
+        self.import_module = beside.import_module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib, name)
 
 
 class Beside(importlib.abc.MetaPathFinder):
     """The modules of one user's folder, made anew for each file that is loaded, since it may have been edited.
 
-    Modules whose names nobody else has stand in `sys.modules` too, until another file is loaded: what finds a module by
-    its name, as importlib.import_module and pickle do, has the same one.
+    Of the file that was loaded last, modules whose names nobody else has stand in `sys.modules` under these too: what
+    finds a module by its name, as pickle does, has the same one, in another process too.
     """
 
-    latest: ClassVar["Beside | None"] = None
-    active: ClassVar["Beside | None"] = None  # whose modules are in sys.modules, while one of them is being imported
+    present: ClassVar[list["Beside"]] = []  # whose modules are in sys.modules; the first was loaded last
 
     def __init__(self, folder: Path):
         self.folder = str(folder)
-        self.modules: dict[str, ModuleType] = {}
+        self.prefix = f"user{next(NUMBERS)}_"
         self.owned: dict[str, bool] = {}
-        self.stash: dict[str, dict[str, ModuleType]] = {}  # by top-level name: what others know under it
+        self.modules: dict[str, ModuleType] = {}  # while they are not in sys.modules
         self.builtins = {**vars(builtins), "__import__": self.import_}
-        if Beside.latest is not None:
-            Beside.latest.leave()
-        Beside.latest = self
-        self.before = {name.partition(".")[0] for name in sys.modules}
-        self.named_by_user = self.folder in sys.path
-        if not self.named_by_user:
-            sys.path.append(self.folder)  # last: an installed package must not find the user's files
+        self.importlib = Importlib(self)
+        with LOCK:
+            for other in Beside.present:
+                other.leave()
+            Beside.present = [self]
+            sys.meta_path.insert(0, self)
+            self.before = {name.partition(".")[0] for name in sys.modules}
+            self.named_by_user = self.folder in sys.path
+            if not self.named_by_user:
+                sys.path.append(self.folder)  # last: an installed package must not find the user's files
 
     def import_(
         self, name: str, globals: Any = None, locals: Any = None, fromlist: Sequence[str] | None = (), level: int = 0
     ) -> ModuleType:
         """The import statement of the folder's modules."""
         package = ((globals or {}).get("__package__") or "") if level else ""
-        top = (package or name).partition(".")[0]
-        if not self.owns(top):
-            if Beside.active is None:
-                return builtins.__import__(name, globals, locals, fromlist or (), level)
-            with showing(None):
-                return builtins.__import__(name, globals, locals, fromlist or (), level)
-        full = importlib.util.resolve_name("." * level + name, package) if package else name
-        if (found := self.known(full, fromlist or (), level)) is not None:
-            return found
-        with showing(self):
-            self.take(top)
-            return builtins.__import__(name, globals, locals, fromlist or (), level)
-
-    def known(self, full: str, fromlist: Sequence[str], level: int) -> ModuleType | None:
-        """What an import statement gives that has nothing left to load: no other thread notices it."""
-        module = self.modules.get(full)
-        if module is None or Beside.active is not None:
-            return None
+        private = self.private(importlib.util.resolve_name("." * level + name, package) if package else name)
+        if private is None:
+            found = builtins.__import__(name, globals, locals, fromlist or (), level)
+            return self.importlib if found is importlib else found
+        module = self.load(private)
         if not fromlist:
-            return self.modules[full.partition(".")[0]] if not level else None
-        return module if all(name != "*" and hasattr(module, name) for name in fromlist) else None
+            return sys.modules[private.partition(".")[0]]
+        for one in getattr(module, "__all__", ()) if "*" in fromlist else fromlist:
+            if hasattr(module, "__path__") and not hasattr(module, one):
+                try:
+                    self.load(f"{private}.{one}")
+                except ModuleNotFoundError as error:  # the statement itself says that there is no such name
+                    if error.name != f"{private}.{one}".removeprefix(self.prefix):
+                        raise
+        return module
+
+    def import_module(self, name: str, package: str | None = None) -> ModuleType:
+        """importlib.import_module of the folder's modules."""
+        private = self.private(importlib.util.resolve_name(name, package) if package else name)
+        return importlib.import_module(name, package) if private is None else self.load(private)
+
+    def private(self, full: str) -> str | None:
+        """The name in `sys.modules` of what is the folder's own; None for what is not."""
+        if full.startswith(self.prefix):
+            return full
+        return f"{self.prefix}{full}" if self.owns(full.partition(".")[0]) else None
+
+    def load(self, private: str) -> ModuleType:
+        self.enter()
+        try:
+            module = importlib.import_module(private)
+        except ModuleNotFoundError as error:
+            if error.name is None or not error.name.startswith(self.prefix):
+                raise
+            told = str(error).replace(self.prefix, "")
+            raise ModuleNotFoundError(told, name=error.name.removeprefix(self.prefix), path=error.path) from None
+        parts = private.split(".")
+        for name in (".".join(parts[: i + 1]) for i in range(len(parts))):  # folders without an __init__.py
+            if name in sys.modules and sys.modules[name].__name__ == name:
+                self.publish(name, sys.modules[name])
+        return module
+
+    def publish(self, private: str, module: ModuleType) -> str | None:
+        """Let a module be known by its plain name, where that is free; returns the name."""
+        public = private.removeprefix(self.prefix)
+        taken = public == private or public.partition(".")[0] in OURS or Beside.present[0] is not self
+        if taken or sys.modules.get(public, module) is not module:
+            return None
+        module.__name__ = public
+        sys.modules[public] = module
+        return public
 
     def owns(self, top: str) -> bool:
         """Whether a name means a module of this folder. What was loaded before stays what it is, as Python has it, but
         for robustq's own modules, whose names nobody need know.
         """
         if top not in self.owned:
-            there, others = sys.modules.get(top), Beside.latest
-            elsewhere = there is not None and not (others and others is not self and others.modules.get(top) is there)
+            elsewhere = top in sys.modules and not is_users(sys.modules[top], top)
             self.owned[top] = (top in OURS or not elsewhere) and self.lies_here(top)
         return self.owned[top]
 
     def lies_here(self, top: str) -> bool:
-        spec = importlib.machinery.PathFinder.find_spec(top, [self.folder]) if top else None
-        if spec is None or (spec.origin is not None and is_ours(Path(spec.origin))):
+        spec = PathFinder.find_spec(top, [self.folder]) if top else None
+        if spec is None:
             return False
-        if spec.origin is not None:
-            return True
+        if spec.origin is not None:  # what is not Python is imported by its plain name alone
+            return isinstance(spec.loader, SourceFileLoader) and not is_ours(Path(spec.origin))
         # A folder without an __init__.py is a package if nothing else is, and if there is Python in it.
         python = any(any(Path(place).rglob("*.py")) for place in spec.submodule_search_locations or ())
         places = [place for place in sys.path if place != self.folder]
-        there = None if top in OURS else importlib.machinery.PathFinder.find_spec(top, places)
+        there = None if top in OURS else PathFinder.find_spec(top, places)
         return python and (there is None or there.origin is None)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        """Of importlib, while `active`: the folder's own modules, for its own code."""
-        top = fullname.partition(".")[0]
-        if not (top in self.stash or self.asked()) or not self.owns(top):
+    ) -> ModuleSpec | None:
+        """Of importlib: where a module lies that has a name of this folder's."""
+        if not fullname.startswith(self.prefix):
             return None
-        self.take(top)
-        spec = importlib.machinery.PathFinder.find_spec(fullname, [self.folder] if path is None else path)
-        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
-            spec.loader = Loader(fullname, spec.loader.path, self)
+        found = PathFinder.find_spec(fullname.removeprefix(self.prefix), [self.folder] if path is None else path)
+        if found is None or (found.origin is not None and not isinstance(found.loader, SourceFileLoader)):
+            return found and importlib.util.spec_from_file_location(fullname, found.origin)
+        package = found.submodule_search_locations is not None
+        loader = None if found.origin is None else Loader(fullname, found.origin, self)
+        spec = ModuleSpec(fullname, loader, origin=found.origin, is_package=package)
+        spec.has_location = found.has_location
+        spec.cached = found.cached
+        spec.submodule_search_locations = list(found.submodule_search_locations or ()) if package else None
         return spec
 
-    def asked(self) -> bool:
-        """Whether the code that imports is the folder's own: it may call a package that imports something."""
-        frame = sys._getframe(1)
-        machinery = ("importlib", "_frozen_importlib", __name__)
-        while frame is not None and str(frame.f_globals.get("__name__", "")).startswith(machinery):
-            frame = frame.f_back
-        return frame is not None and frame.f_builtins is self.builtins
-
-    def take(self, top: str) -> None:
-        """Put the folder's modules of this name in the place of others'."""
-        if top in self.stash:
-            return
-        if top in self.modules and sys.modules.get(top) is self.modules[top]:  # nobody else has the name
-            self.stash[top] = {}
-            return
-        self.stash[top] = {name: sys.modules.pop(name) for name in named(top)}
-        sys.modules.update({name: m for name, m in self.modules.items() if is_of(top, name)})
-
-    def show(self) -> None:
-        for top in [top for top, owned in self.owned.items() if owned]:
-            self.take(top)
-        sys.meta_path.insert(0, self)
-
-    def hide(self) -> None:
-        """Give the names back. What nobody else is called stays, of the file that was loaded last."""
-        sys.meta_path.remove(self)
-        for top, others in self.stash.items():
-            mine = {name: sys.modules[name] for name in named(top)}
-            self.modules = {name: m for name, m in self.modules.items() if not is_of(top, name)} | mine
-            if others or Beside.latest is not self:
-                for name in mine:
-                    del sys.modules[name]
-                sys.modules.update(others)
-        self.stash.clear()
+    def enter(self) -> None:
+        """Back into `sys.modules`, where another file was loaded meanwhile."""
+        with LOCK:
+            if self not in Beside.present:
+                sys.modules.update(self.modules)
+                sys.meta_path.insert(0, self)
+                Beside.present.append(self)
 
     def leave(self) -> None:
-        """Another file is loaded next: nothing of this folder stands in for what it imports."""
-        tops = {name.partition(".")[0] for name in sys.modules} - set(OURS)
-        mine = [top for top in tops if top in self.modules and sys.modules.get(top) is self.modules[top]]
-        mine += [top for top in tops - self.before if lies_in(sys.modules.get(top), self.folder)]
-        for name in [name for top in {*mine} for name in named(top)]:
+        """Another file is loaded next: nothing of this folder stands in for what it imports, or is kept from going."""
+        sys.meta_path.remove(self)
+        self.modules = {name: module for name, module in sys.modules.items() if name.startswith(self.prefix)}
+        mine = set(map(id, self.modules.values()))
+        others = {name for name in sys.modules if name.partition(".")[0] not in {*self.before, *OURS}}
+        for name in [name for name, module in sys.modules.items() if id(module) in mine]:
             del sys.modules[name]
+        for top in [top for top in others if "." not in top and lies_in(sys.modules.get(top), self.folder)]:
+            for name in [name for name in sys.modules if name == top or name.startswith(f"{top}.")]:
+                del sys.modules[name]
         if self.folder in sys.path and not self.named_by_user:
             sys.path.remove(self.folder)
 
 
-@contextmanager
-def showing(which: Beside | None) -> Iterator[None]:
-    """This folder's modules, or none, under their names for the length of a block."""
-    with LOCK:
-        before = Beside.active
-        if before is not which:
-            exchange(before, which)
-        try:
-            yield
-        finally:
-            if before is not which:
-                exchange(which, before)
-
-
-def exchange(old: Beside | None, new: Beside | None) -> None:
-    if old is not None:
-        old.hide()
-    if new is not None:
-        new.show()
-    Beside.active = new
-
-
-def is_of(top: str, name: str) -> bool:
-    return name == top or name.startswith(f"{top}.")
-
-
-def named(top: str) -> list[str]:
-    return [name for name in sys.modules if is_of(top, name)]
+def is_users(module: ModuleType, top: str) -> bool:
+    """Whether a top-level module is one of a user's folder, known by its plain name."""
+    name = getattr(getattr(module, "__spec__", None), "name", None) or ""
+    return re.fullmatch(rf"user\d+_{re.escape(top)}", name) is not None
 
 
 def lies_in(module: ModuleType | None, folder: str) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from torch import nn
 
 from robustlib.memory import out_of_memory
 from robustlib.models.answers import Answers, endpoint, is_address
-from robustlib.models.beside import Beside, Loader, showing
+from robustlib.models.beside import Beside, Loader
 
 
 def load_factory(reference: str) -> Any:
@@ -43,7 +44,7 @@ def import_file(path: Path) -> Any:
     assert spec is not None  # there is a loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    with users_code(f"{path} cannot be imported", path), showing(beside):
+    with users_code(f"{path} cannot be imported", path):
         loader.exec_module(module)
     return module
 
@@ -67,13 +68,23 @@ def users_code(what: str, path: Path | None = None) -> Iterator[None]:
 
 
 def check_options(owner: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:
-    """Raise ValueError for an option that the factory has no parameter for."""
+    """Raise ValueError for an option the factory has no parameter for, and for a boolean where that is a number."""
     accepted = inspect.signature(factory).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
-        return
-    for name in options:
-        if name not in accepted:
+    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+    for name, value in options.items():
+        if name not in accepted and not any_name:
             raise ValueError(f"{owner} has no option {name!r}, it has: {', '.join(accepted) or 'none'}")
+        if isinstance(value, bool) and name in accepted and is_number(accepted[name]):
+            raise ValueError(f"{owner}: expected a number for the option {name!r}, got {str(value).lower()}")
+
+
+def is_number(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter is one by its annotation, which may be text, or else by its default."""
+    kind = parameter.annotation
+    if kind is parameter.empty:
+        return type(parameter.default) in (int, float)
+    words = set(re.findall(r"\w+", kind if isinstance(kind, str) else inspect.formatannotation(kind)))
+    return bool(words & {"int", "float"}) and words <= {"int", "float", "None", "Optional", "Union", "typing"}
 
 
 def call_factory(reference: str, facts: dict[str, Any], options: dict[str, Any]) -> nn.Module:

@@ -218,3 +218,69 @@ def test_a_compiled_model_imports_from_beside(tmp_path: Path):
     }
     net = load_factory(f"{written(tmp_path, files)}/m.py:make")()
     assert torch.equal(net(torch.ones(2)), torch.full((2,), 4.0))
+
+
+NAMED = {
+    "cluster.py": "import dataclasses, typing\n@dataclasses.dataclass\nclass Config:\n    sizes: 'typing.List[int]'\n"
+    "def first(sizes):\n    return sizes[0]",
+    "jobs/__init__.py": "",
+    "jobs/late.py": "from .more import VALUE",
+    "jobs/more.py": "VALUE = 5",
+    "m.py": """
+import cluster, importlib, inspect, pickle, typing
+from importlib import import_module
+
+def make():
+    found = pickle.loads(pickle.dumps(cluster.Config([3])))
+    assert importlib.import_module("cluster") is import_module("cluster") is cluster
+    assert typing.get_type_hints(cluster.Config) == {"sizes": typing.List[int]}
+    assert "return sizes[0]" in inspect.getsource(cluster.first)
+    assert import_module("jobs.late") is import_module(".late", "jobs")
+    assert importlib.reload(cluster) is cluster
+    return cluster.first(found.sizes), import_module("jobs.late").VALUE
+""",
+}
+
+
+def test_what_looks_a_module_up_by_its_name_finds_the_folders(tmp_path: Path):
+    """Also once the file has been imported, and robustq's module of that name has its name back."""
+    assert load_factory(f"{written(tmp_path, NAMED)}/m.py:make")() == (3, 5)
+    ours_work()
+
+
+def test_modules_with_names_of_their_own_are_found_by_other_processes(tmp_path: Path):
+    files = {"nets/__init__.py": "class Net:\n    pass", "m.py": "import nets\nmake = nets.Net"}
+    net = load_factory(f"{written(tmp_path, files)}/m.py:make")()
+    assert type(net).__module__ == "nets" and sys.modules["nets"].Net is type(net)
+
+
+def test_a_thread_that_a_file_waits_for_may_import(tmp_path: Path):
+    files = {
+        "cluster.py": "VALUE = 6",
+        "m.py": "import threading\nfound = []\ndef look():\n    import cluster\n    found.append(cluster.VALUE)\n"
+        "thread = threading.Thread(target=look, daemon=True)\nthread.start()\nthread.join(10)\ndef make():\n    return found",
+    }
+    assert load_factory(f"{written(tmp_path, files)}/m.py:make")() == [6]
+
+
+def test_a_missing_module_is_told_by_the_name_that_was_asked_for(tmp_path: Path):
+    files = {
+        "jobs/__init__.py": "",
+        "m.py": "from importlib import import_module\ndef make():\n    import jobs.nothing\ndef named():\n"
+        "    import_module('jobs.nothing')\ndef one():\n    from jobs import nothing",
+    }
+    place = written(tmp_path, files) / "m.py"
+    for name in ("make", "named"):
+        with pytest.raises(ModuleNotFoundError, match=r"^No module named 'jobs\.nothing'$"):
+            load_factory(f"{place}:{name}")()
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        load_factory(f"{place}:one")()
+
+
+def test_nothing_is_left_of_files_that_were_loaded_before(tmp_path: Path):
+    place = user(tmp_path, "me") / "m.py"
+    load_factory(f"{place}:make")
+    before = len(sys.modules), len(sys.meta_path), len(sys.path)
+    for _ in range(3):
+        load_factory(f"{place}:make")
+    assert (len(sys.modules), len(sys.meta_path), len(sys.path)) == before

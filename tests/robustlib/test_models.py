@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robustlib import data
 from robustlib.models import MODELS, build, network
+from robustlib.models.files import check_options
 from robustlib.models.layers import Expectation, InferenceDropout, Normalize, dropout_at_inference, is_randomised
 
 SHARED = Path(__file__).parents[2].parent / "shared"
@@ -176,3 +177,17 @@ def test_the_published_resnet18_has_its_recorded_accuracy(examples: int, accurac
             images = (batch.float() / 255).contiguous(memory_format=torch.channels_last)
             right += int((model(images).argmax(1) == labels).sum())
     assert right / examples == pytest.approx(accuracy, abs=0.0005 if examples == 10000 else 1e-9)
+
+
+def numbered(steps: int, width=3, rate: "float | None" = None, flag: bool = False, either: int | bool = 1, free=None):
+    return nn.Identity()
+
+
+@pytest.mark.parametrize("name", ["steps", "width", "rate"])
+def test_a_boolean_is_no_number_among_options(name: str):
+    with pytest.raises(ValueError, match=f"^m: expected a number for the option '{name}', got true$"):
+        check_options("m", numbered, {name: True})
+
+
+def test_a_boolean_may_be_what_takes_one():
+    check_options("m", numbered, {"flag": True, "either": False, "free": True, "width": 4, "rate": 0.5})
