@@ -29,6 +29,7 @@ def loop(driver: Driver, watch: Watch) -> dict[str, int]:
     while True:
         if driver.told_to_stop:
             raise KeyboardInterrupt
+        driver.check()
         driver.store.write(lambda db: settle.settle_all(db, driver.id, driver.sweep_id))
         with driver.store.begin() as db:
             launch(db, driver)
@@ -119,7 +120,7 @@ def record(driver: Driver, frames: list[tuple[Bundle, Frame]], ended: list[tuple
     # On a server each frame for itself: holding the locks of several, two drivers would wait for each other.
     lots = [frames] if driver.store.engine.dialect.name == "sqlite" else [[one] for one in frames]
     for lot in lots:
-        driver.store.write(lambda db, lot=lot: [apply(db, driver, bundle, frame) for bundle, frame in lot])
+        driver.beat_at = driver.store.write(lambda db, lot=lot: write(db, driver, lot))
         for bundle, frame in lot:
             remember(bundle, frame)
             driver.began |= isinstance(frame, Started)
@@ -132,6 +133,14 @@ def record(driver: Driver, frames: list[tuple[Bundle, Frame]], ended: list[tuple
         if isinstance(frame, Failed) and frame.disk_full:
             # Every other job would meet the same end: stop here, with all that was recorded kept.
             raise RunError(f"no room left on the disk ({frame.message}): make room, then run the same command again")
+
+
+def write(db: Connection, driver: Driver, lot: list[tuple[Bundle, Frame]]) -> float:
+    """Record frames in the store that this driver began with, and sign it; returns the sign of life."""
+    driver.verify(db)
+    for bundle, frame in lot:
+        apply(db, driver, bundle, frame)
+    return queue.beat(db, driver.id)
 
 
 def apply(db: Connection, driver: Driver, bundle: Bundle, frame: Frame) -> None:
@@ -171,6 +180,7 @@ def remember(bundle: Bundle, frame: Frame) -> None:
 def housekeep(driver: Driver) -> None:
     """Stop what was cancelled and what is stuck, and prolong the leases."""
     with driver.store.begin() as db:
+        driver.verify(db)
         held = (job.c.lease_owner == driver.id) & job.c.cancel_requested
         cancelled = set(db.execute(select(job.c.id).where(held)).scalars())
         for bundle in [b for b in driver.bundles if cancelled & b.open.keys()]:

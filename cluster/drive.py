@@ -18,6 +18,8 @@ from cluster.progress import Progress
 from cluster.resources import Slots
 from jobs import queue
 from jobs.engine import Store
+from jobs.errors import RunError
+from jobs.presence import REPLACED, rescue, watched
 from jobs.states import counts, widest
 from robustlib import VERSION
 
@@ -46,7 +48,7 @@ def drive(
     sweep_id: only this sweep's jobs.  slots: instead of those found.  address: of a Ray cluster to run on, "auto" for
     the one that this machine belongs to; this machine alone where it is None.  insecure: also without a token.
     watch: called several times a second with the jobs by state, and with the estimated cost of what is done and left.
-    An interrupt or SIGTERM gives every job back to the queue and goes on as KeyboardInterrupt.
+    An interrupt, SIGTERM or SIGHUP gives every job back to the queue and goes on as KeyboardInterrupt.
     """
     with store.begin() as db:
         queue.reclaim(db, dead_drivers(db))
@@ -67,21 +69,35 @@ def work(driver: Driver, watch: Watch) -> dict[str, int]:
     """Register, run the queue to its end, and give back what is held, however that ends."""
     with driver.store.begin() as db:
         started = psutil.Process().create_time()
-        queue.register(db, driver.id, platform.node(), os.getpid(), started, VERSION)
-    try:
-        with interruptible(driver):
-            return loop(driver, watch)
-    finally:
-        for bundle in driver.bundles:
-            with suppress(Exception):  # a Ray that is gone has stopped them; what counts is to give the jobs back
-                driver.ray.cancel(bundle.frames, force=True)
+        driver.beat_at = queue.register(db, driver.id, platform.node(), os.getpid(), started, VERSION)
+    with watched(driver.store) as driver.file:
+        try:
+            with interruptible(driver):
+                return loop(driver, watch)
+        finally:
+            give_back(driver)
+
+
+def give_back(driver: Driver) -> None:
+    """End what runs and return its jobs to the queue.
+
+    Raises RunError, with what was recorded kept beside, where the store is not at its place any more.
+    """
+    for bundle in driver.bundles:
+        with suppress(Exception):  # a Ray that is gone has stopped them; what counts is to give the jobs back
+            driver.ray.cancel(bundle.frames, force=True)
+    lost = driver.look()
+    if lost is None or lost[0] == REPLACED:  # then it is still open, though under no name
         with driver.store.begin() as db:
             queue.stop(db, driver.id)
+    if lost is not None:
+        raise RunError(rescue(driver.store, driver.file, *lost))
 
 
 @contextmanager
 def interruptible(driver: Driver) -> Iterator[None]:
-    """Both signals as an interrupt. To be entered after Ray has started, which sets handlers of its own.
+    """What asks a process to end as an interrupt: Ctrl-C, SIGTERM, and SIGHUP, which a terminal sends that closes,
+    unless it is ignored, as under nohup. To be entered after Ray has started, which sets handlers of its own.
 
     The driver also remembers that it was told: an exception that comes while Python tidies up an object is ignored.
     """
@@ -93,7 +109,10 @@ def interruptible(driver: Driver) -> Iterator[None]:
         driver.told_to_stop = True
         raise KeyboardInterrupt
 
-    before = {which: signal.signal(which, interrupt) for which in (signal.SIGINT, signal.SIGTERM)}
+    asking = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        asking.append(signal.SIGHUP)
+    before = {which: signal.signal(which, interrupt) for which in asking}
     try:
         yield
     finally:

@@ -10,7 +10,10 @@ from sqlalchemy import Connection
 
 from cluster.bundle import Place, Setting
 from cluster.resources import Slots
+from jobs import queue
 from jobs.engine import Store
+from jobs.errors import RunError
+from jobs.presence import OVERWRITTEN, StoreFile
 from jobs.queue import Claimed
 from jobs.shards import seconds_a_unit
 from jobs.states import costs, counts, smallest_share
@@ -58,6 +61,8 @@ class Driver:
     """One driver at work on a store. sweep_id: the sweep whose jobs it runs; None for all.
 
     began: whether a job of its has begun, so that workers are known to start.
+    file: of an SQLite store.  beat_at: its last sign of life, by which it knows the store for its own.
+    lost: what has happened to the store, once that is known.
     """
 
     store: Store
@@ -72,11 +77,32 @@ class Driver:
     known: Totals | None = None
     began: bool = False
     told_to_stop: bool = False
+    file: StoreFile | None = None
+    beat_at: float | None = None
+    lost: tuple[str, str] | None = None
 
     @property
     def room(self) -> float:
         """Slots, or parts of one, that are free."""
         return self.slots.count - sum(bundle.share for bundle in self.bundles)
+
+    def look(self) -> tuple[str, str] | None:
+        """What has happened to the store under this driver, as `StoreFile.changed` says it."""
+        if self.lost is None and self.file is not None:
+            self.lost = self.file.changed()
+        return self.lost
+
+    def check(self) -> None:
+        """Raise RunError where the store is not the one that this driver began with."""
+        if (found := self.look()) is not None:
+            raise RunError(f"store {self.store.url} {found[1]}")
+
+    def verify(self, db: Connection) -> None:
+        """As `check`, and that the store has this driver's last sign of life: one that was restored has an earlier."""
+        self.check()
+        if self.beat_at is not None and queue.heartbeat(db, self.id) != self.beat_at:
+            self.lost = OVERWRITTEN, "was overwritten by an earlier or another one"
+            self.check()
 
     def totals(self, db: Connection, *, now: bool = False) -> Totals:
         """What is known of the queue as a whole, counted anew when that is old for what counting costs."""

@@ -20,6 +20,7 @@ def keep_leases(db: Connection, at_work: Driver) -> bool:
     """
     if time.monotonic() - at_work.renewed_at <= RENEW_SECONDS:
         return False
+    at_work.beat_at = queue.beat(db, at_work.id)
     queue.renew(db, at_work.id)
     queue.reclaim(db, dead_drivers(db))
     at_work.renewed_at = time.monotonic()

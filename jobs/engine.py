@@ -4,8 +4,8 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
+from jobs import files
+from jobs.copies import give_name, unfinished
 from jobs.errors import StoreError
+from jobs.files import Identity
 from jobs.schema import SCHEMA_VERSION, meta, metadata
 from jobs.views import V_CHECKS, V_RESULTS
 
@@ -26,11 +29,15 @@ MAKING = 0x726F6275  # of PostgreSQL's advisory locks: ours, to make the tables 
 
 @dataclass(frozen=True)
 class Store:
-    """An open store. artifacts: folder or URL of the files that its jobs leave behind."""
+    """An open store. artifacts: folder or URL of the files that its jobs leave behind.
+
+    opened: of an SQLite store that is written, which file it was when it was first opened.
+    """
 
     url: str
     engine: Engine
     artifacts: str
+    opened: list[Identity] = field(default_factory=list)
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -39,7 +46,7 @@ class Store:
             with self.engine.begin() as db:
                 yield db
         except DatabaseError as error:
-            raise explain(self.url, error) from error
+            raise explain(self, error) from error
 
     def write(self, change: Callable[[Connection], Any]) -> Any:
         """A change in a transaction of its own, begun again where a server broke it off to end a deadlock."""
@@ -54,28 +61,52 @@ class Store:
             return change(db)
 
 
-def explain(url: str, error: DatabaseError) -> Exception:
+MENDS = {
+    "full": "the disk is full: make room and run the same command again, nothing that was recorded is lost",
+    "readonly": "it cannot be written: check the permissions of the file and its folder",
+    "read-only transaction": "it was opened for reading",
+    "read-only": "it cannot be written: check the permissions of the file and its folder",
+    "unable to open": "it cannot be opened: check the path and its permissions",
+    "not a database": "it is no SQLite database: name another file with --store",
+    "malformed": "the file is damaged: restore a copy or name another file with --store",
+    "disk I/O error": "it cannot be read (disk I/O error): the disk fails, or the file was changed while it was open; "
+    "try again, restore a copy or name another file with --store",
+    "locked": f"another process held it for more than {BUSY_SECONDS} seconds: try again",
+}
+
+
+def in_words(url: str, text: str) -> StoreError | None:
+    """The line for what SQLite or a server says of a store; None where that is no trouble of the store's."""
+    return next((StoreError(f"store {url}: {mend}") for sign, mend in MENDS.items() if sign in text), None)
+
+
+def explain(store: Store, error: DatabaseError) -> Exception:
     """The store's own troubles in words; any other database error is a bug and stays as it is."""
-    text = str(error.orig)
+    url, text = store.url, str(error.orig)
     if getattr(error.orig, "sqlstate", None) in BROKEN_OFF:
         return error
     if "connection failed" in text or "connection is bad" in text:
         reason = " ".join(text.split())
         return StoreError(f"store {url}: its server cannot be used: {reason}; check the URL, and that the server runs")
-    mends = {
-        "full": "the disk is full: make room and run the same command again, nothing that was recorded is lost",
-        "readonly": "it cannot be written: check the permissions of the file and its folder",
-        "read-only transaction": "it was opened for reading",
-        "read-only": "it cannot be written: check the permissions of the file and its folder",
-        "unable to open": "it cannot be opened: check the path and its permissions",
-        "not a database": "it is no SQLite database: name another file with --store",
-        "malformed": "the file is damaged: restore a copy or name another file with --store",
-        "locked": f"another process held it for more than {BUSY_SECONDS} seconds: try again",
-    }
-    for sign, mend in mends.items():
-        if sign in text:
-            return StoreError(f"store {url}: {mend}")
-    return error
+    path = parse_url(url)[1] if store.engine.dialect.name == "sqlite" else None
+    if path is not None and "unable to open" in text:
+        if not path.exists():
+            return no_store(path)
+        if os.access(path, os.R_OK):  # it is what SQLite writes beside it that cannot be
+            text = "readonly"
+    if path is not None and ("no such table" in text or "no such column" in text):
+        try:  # another file may have taken its place since it was opened
+            with store.engine.begin() as db:
+                check_schema(db, url, create=False)
+        except StoreError as found:
+            return found
+        except DatabaseError:
+            return error
+    return in_words(url, text) or error
+
+
+def no_store(path: Path) -> StoreError:
+    return StoreError(f"there is no store {path}: `robustq run` or `robustq submit` makes one, --store names another")
 
 
 def sqlite_path(url: sa.URL) -> Path | None:
@@ -90,7 +121,8 @@ def sqlite_path(url: sa.URL) -> Path | None:
 def parse_url(text: str) -> tuple[sa.URL, Path | None]:
     """The URL of a store, given as one or as the path of an SQLite file; and that file, if it is one."""
     try:
-        url = sa.make_url(text if "://" in text else f"sqlite:///{text}")
+        # A path is taken as it stands: in a URL %20 and ? would mean something else.
+        url = sa.make_url(text) if "://" in text else sa.URL.create("sqlite", database=text)
     except ArgumentError as error:
         raise StoreError(f"expected a store as sqlite:///FILE or a PostgreSQL URL, got {text!r}") from error
     path = sqlite_path(url)
@@ -118,18 +150,33 @@ def open_store(text: str, *, create: bool = False, write: bool = False) -> Store
             "disk with --store, or a PostgreSQL URL"
         )
     if path is not None and not path.exists() and create:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"store {path}: its folder cannot be made ({error.strerror})") from error
-        store = connect_store(text, create=True, write=write)
-    else:
-        if path is not None and write and path.exists() and path.stat().st_size:
-            # Looked at before it is opened for writing, which would leave marks in somebody else's database.
-            check_store(connect_store(text), create=False)
-        store = connect_store(text, write=write)
+        make_file(path)
+    if path is not None and write and path.exists() and path.stat().st_size:
+        # Looked at before it is opened for writing, which would leave marks in somebody else's database.
+        check_store(connect_store(text), create=False)
+    store = connect_store(text, write=write)
     check_store(store, create=create)
     return store
+
+
+def make_file(path: Path) -> None:
+    """A new store, named once it is whole: of several who make it at once, one does, and none sees half of it."""
+    target = Path(os.path.realpath(path))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"store {path}: its folder cannot be made ({error.strerror})") from error
+    with unfinished(target) as part:
+        store = Store(str(path), sqlite_engine(part, mode="rwc"), "")
+        try:
+            check_store(store, create=True)
+        except StoreError as error:
+            if os.access(target.parent, os.W_OK):
+                raise
+            raise StoreError(f"store {path}: it cannot be made, its folder cannot be written: name another") from error
+        store.engine.dispose()  # which takes its write-ahead log into the file
+        with suppress(FileExistsError):
+            give_name(part, target)
 
 
 # As Linux names them: there several hosts may have the file open, which SQLite's write-ahead log cannot bear.
@@ -152,20 +199,21 @@ def network_file_system(path: Path) -> str | None:
     return found if found in NETWORK else None
 
 
-def connect_store(text: str, *, create: bool = False, write: bool = False) -> Store:
+def connect_store(text: str, *, write: bool = False) -> Store:
     """The store as it is: whatever its version, and whether it is one at all."""
     url, path = parse_url(text)
-    if path is not None and not path.exists() and not create:
-        raise StoreError(
-            f"there is no store {path}: `robustq run` or `robustq submit` makes one, --store names another"
-        )
+    if path is not None and not path.exists():
+        raise no_store(path)
     folder = path.parent if path else Path(".robustq").absolute()
     shown = url.render_as_string()  # without a password
+    artifacts = os.environ.get("ROBUSTQ_ARTIFACTS") or str(folder / "artifacts")
+    if path is not None:
+        opened: list[Identity] = []
+        return Store(shown, sqlite_engine(path, "rw" if write else "ro", opened), artifacts, opened)
     try:
-        engine = server_engine(url, write=write) if path is None else sqlite_engine(path, write=write)
+        return Store(shown, server_engine(url, write=write), artifacts)
     except ModuleNotFoundError as error:
         raise StoreError(f"store {shown} needs the package {error.name}: pip install robustq[postgres]") from error
-    return Store(shown, engine, os.environ.get("ROBUSTQ_ARTIFACTS") or str(folder / "artifacts"))
 
 
 def check_store(store: Store, *, create: bool) -> None:
@@ -195,9 +243,16 @@ def check_schema(db: Connection, url: str, *, create: bool) -> None:
 
 def schema_version(db: Connection, url: str) -> int:
     """Raises StoreError where this is no store of ours."""
-    if meta.name not in sa.inspect(db).get_table_names():
+    inspector = sa.inspect(db)
+    if meta.name not in inspector.get_table_names():
         raise StoreError(f"{url} is no robustq store: it has no table {meta.name!r}; name another file with --store")
-    return db.execute(sa.select(meta.c.schema_version)).scalar_one()
+    named = any(column["name"] == "schema_version" for column in inspector.get_columns(meta.name))
+    found = db.execute(sa.select(meta.c.schema_version)).scalars().all() if named else []
+    if len(found) != 1 or not isinstance(found[0], int):
+        raise StoreError(
+            f"{url} is no robustq store: its table {meta.name!r} tells no schema version; name another file"
+        )
+    return found[0]
 
 
 def server_engine(url: sa.URL, *, write: bool) -> Engine:
@@ -209,17 +264,23 @@ def server_engine(url: sa.URL, *, write: bool) -> Engine:
     return sa.create_engine(url, pool_pre_ping=True, connect_args=options)
 
 
-def sqlite_engine(path: Path, *, write: bool) -> Engine:
-    """An engine whose writing transactions start with BEGIN IMMEDIATE: deferred ones fail when they race."""
-    mode = "rwc" if write else "ro"
+def sqlite_engine(path: Path, mode: str, opened: list[Identity] | None = None) -> Engine:
+    """An engine whose writing transactions start with BEGIN IMMEDIATE: deferred ones fail when they race.
+
+    mode: SQLite's: ro, rw, rwc.  opened: is told of the file once it is open for writing.
+    A reader opens the file anew for each transaction, so that it reads what the path names then.
+    """
+    write = mode != "ro"
 
     def connect() -> sqlite3.Connection:
-        quoted = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-        return sqlite3.connect(
-            f"file:{quoted}?mode={mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
+        if not write:
+            return files.open_reading(path, BUSY_SECONDS)
+        found = files.connect(path, f"mode={mode}", BUSY_SECONDS)
+        if opened is not None and not opened and (identity := files.identity(path)) is not None:
+            opened.append(identity)
+        return found
 
-    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.QueuePool)
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.QueuePool if write else sa.pool.NullPool)
 
     @event.listens_for(engine, "connect")
     def settings(connection: sqlite3.Connection, _: Any) -> None:

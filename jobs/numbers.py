@@ -67,17 +67,21 @@ def written_whole(text: str) -> int | None:
 def fitting(owner: str, name: str, kind: Any, kinds: tuple[Any, ...], value: Any) -> Any:
     """A value for a parameter: where whole numbers are meant, 1e1 and 10.0 are 10.
 
-    kind: its annotation, which is a union of kinds. Raises ValueError for a boolean where a number is meant.
+    kind: its annotation, which is a union of kinds. Raises ValueError for a boolean where a number is meant, and for a
+    whole number that no computation ends with.
     """
     if bool in kinds or not {int, float} & set(kinds):
         return value
+    begin = f"{owner}: " if owner else ""
     if isinstance(value, bool):
         read = "yes, on and true" if value else "no, off and false"
         named = getattr(kind, "__name__", str(kind))
-        begin = f"{owner}: " if owner else ""
         raise ValueError(f"{begin}expected {name} of type {named}, got {value} (as {read} are read)")
     fits = isinstance(value, float) and float not in kinds and value.is_integer() and abs(value) <= EXACT
-    return int(value) if fits else value
+    found = int(value) if fits else value
+    if isinstance(found, int) and float not in kinds and abs(found) >= MOST:
+        raise ValueError(f"{begin}expected {name} below {MOST}, got {found}")
+    return found
 
 
 Number = Annotated[float, AllowInfNan(False), BeforeValidator(real)]

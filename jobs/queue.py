@@ -60,8 +60,8 @@ def note(db: Connection, kind: str, job_id: int | None = None, fence: int | None
     db.execute(sa.insert(event).values(at=time.time(), job_id=job_id, fence=fence, kind=kind, data=data or None))
 
 
-def register(db: Connection, driver_id: str, host: str, pid: int, process_started_at: float, version: str) -> None:
-    """A driver says that it is there."""
+def register(db: Connection, driver_id: str, host: str, pid: int, process_started_at: float, version: str) -> float:
+    """A driver says that it is there; returns what its row has as its last sign of life."""
     now = time.time()
     db.execute(
         sa.insert(driver).values(
@@ -74,14 +74,25 @@ def register(db: Connection, driver_id: str, host: str, pid: int, process_starte
             version=version,
         )
     )
+    return now
+
+
+def beat(db: Connection, driver_id: str) -> float:
+    """A driver gives a sign of life; returns it."""
+    now = time.time()
+    db.execute(update(driver).where(driver.c.id == driver_id).values(heartbeat_at=now))
+    return now
+
+
+def heartbeat(db: Connection, driver_id: str) -> float | None:
+    """The last sign of life of a driver; None for one that the store does not know."""
+    return db.execute(select(driver.c.heartbeat_at).where(driver.c.id == driver_id)).scalar()
 
 
 def renew(db: Connection, driver_id: str) -> None:
     """Prolong the leases of all the driver's jobs."""
-    now = time.time()
-    db.execute(update(driver).where(driver.c.id == driver_id).values(heartbeat_at=now))
     held = (job.c.lease_owner == driver_id) & job.c.state.in_(LIVE)
-    db.execute(update(job).where(held).values(lease_expires_at=now + LEASE_SECONDS))
+    db.execute(update(job).where(held).values(lease_expires_at=time.time() + LEASE_SECONDS))
 
 
 def mine(claimed: Claimed) -> Any:

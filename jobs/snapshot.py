@@ -4,7 +4,6 @@ import base64
 import hashlib
 import io
 import re
-import sqlite3
 import tarfile
 import tempfile
 from contextlib import closing
@@ -12,8 +11,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from jobs.engine import open_store, parse_url
+from jobs.engine import BUSY_SECONDS, open_store, parse_url
 from jobs.errors import RunError, StoreError
+from jobs.files import open_reading
 
 BEGIN, END = "-----BEGIN ROBUSTQ SNAPSHOT", "-----END ROBUSTQ SNAPSHOT-----"
 WIDTH = 4096
@@ -28,7 +28,7 @@ def snapshot_text(url: str, *, artifacts: bool) -> str:
     packed = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=packed, mode="w") as tar:
         copy = Path(folder) / "results.db"
-        with closing(sqlite3.connect(path)) as source:
+        with closing(open_reading(path, BUSY_SECONDS)) as source:
             source.execute("VACUUM INTO ?", (str(copy),))
         tar.add(copy, "results.db")
         blobs = Path(store.artifacts) / "blobs"

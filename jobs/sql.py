@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from jobs import show
-from jobs.engine import connect_store, parse_url, schema_version
+from jobs.engine import BUSY_SECONDS, connect_store, in_words, parse_url, schema_version
 from jobs.errors import SpecError, StoreError
+from jobs.files import open_reading
 
 VALUE_BYTES = 64 * 2**20  # the longest text or blob, and the longest row
 HEAP_BYTES = 512 * 2**20
@@ -39,7 +40,7 @@ def ask(url: str, statement: str, *, limit: int = 10_000, seconds: float = 10.0)
     Raises SpecError for any other statement, for one that is wrong and for one that takes too much.
     """
     path = readable(url)
-    with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, isolation_level=None)) as db:
+    with closing(open_reading(path, BUSY_SECONDS)) as db:
         db.execute("PRAGMA query_only=ON")
         db.execute("PRAGMA temp_store=MEMORY")
         db.execute(f"PRAGMA hard_heap_limit={HEAP_BYTES}")
@@ -51,7 +52,7 @@ def ask(url: str, statement: str, *, limit: int = 10_000, seconds: float = 10.0)
         try:
             return fetch(db.execute(statement), limit)
         except (sqlite3.Error, sqlite3.Warning, MemoryError, ValueError) as error:
-            raise explain(error, seconds) from error
+            raise explain(url, error, seconds) from error
 
 
 def readable(url: str) -> Path:
@@ -64,10 +65,6 @@ def readable(url: str) -> Path:
     with connect_store(url).begin() as db:
         schema_version(db, url)
     return path
-
-
-def quote(path: Path) -> str:
-    return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
 def allowed(action: int, first: str | None, second: str | None, database: str | None, by: str | None) -> int:
@@ -93,8 +90,10 @@ def fetch(cursor: sqlite3.Cursor, limit: int) -> Answer:
     return Answer([column[0] for column in cursor.description], rows, whole=True)
 
 
-def explain(error: Exception, seconds: float) -> SpecError:
-    text = str(error)
+def explain(url: str, error: Exception, seconds: float) -> SpecError | StoreError:
+    text, code = str(error), getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN):
+        return in_words(url, text) or StoreError(f"store {url}: {text}")
     if "not authorized" in text or "prohibited" in text or "readonly" in text or text == "no rows":
         return SpecError("expected one SELECT, got a statement that does something else: nothing was changed")
     if "interrupted" in text:

@@ -9,7 +9,7 @@ import socket
 import threading
 
 import uvicorn
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -17,12 +17,14 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from jobs.engine import Store
+from jobs.engine import Store, parse_url
 from jobs.errors import RobustqError, SpecError
+from jobs.files import identity
 from jobs.page.gather import gather, state_of
 from jobs.page.outcomes import Kept
 from jobs.page.parts import parts
 from jobs.page.render import page, sections
+from jobs.schema import meta
 from jobs.states import find_sweep, latest_sweeps
 
 NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -83,6 +85,17 @@ class Pages:
         self.store, self.lock = store, threading.Lock()
         self.kept: Kept = {}
         self.last: dict[int, tuple[str, bytes]] = {}  # by sweep: the state it was made for, and its parts as JSON
+        self.mark = ""
+
+    def forget(self, db: Connection) -> None:
+        """Drop what is kept of a store that another has taken the place of."""
+        if (mark := self.mark_of(db)) != self.mark:
+            self.kept, self.last, self.mark = {}, {}, mark
+
+    def mark_of(self, db: Connection) -> str:
+        """By what a store is told from another."""
+        path = parse_url(self.store.url)[1]
+        return repr((db.execute(select(meta.c.created_at)).scalar(), path and identity(path)))
 
     def chosen(self, db: Connection, name: str | None) -> tuple[int | None, list[str]]:
         """The sweep of this name or the latest, and the names that there are."""
@@ -93,12 +106,13 @@ class Pages:
         """An ETag of what the page of a sweep would show."""
         with self.store.begin() as db:
             sweep_id, names = self.chosen(db, name)
-            state = repr(names) if sweep_id is None else state_of(db, sweep_id)
+            state = self.mark_of(db) + (repr(names) if sweep_id is None else state_of(db, sweep_id))
         return f'"{hashlib.sha256(state.encode()).hexdigest()[:32]}"'
 
     def whole(self, name: str | None) -> str:
         """The page as HTML."""
         with self.lock, self.store.begin() as db:
+            self.forget(db)
             sweep_id, names = self.chosen(db, name)
             if sweep_id is None:
                 return EMPTY.format(store=html.escape(self.store.url))
@@ -108,6 +122,7 @@ class Pages:
         """An ETag, and as JSON the sections with their hashes, by which the page replaces those that changed."""
         tag = self.tag(name)  # before what it stands for, so that a change in between is shown at the next question
         with self.lock, self.store.begin() as db:
+            self.forget(db)
             sweep_id, _ = self.chosen(db, name)
             if sweep_id is None:
                 return tag, b'{"about": "", "sections": []}'

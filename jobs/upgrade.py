@@ -9,8 +9,10 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from jobs.engine import connect_store, parse_url, schema_version
+from jobs.copies import write_copy
+from jobs.engine import BUSY_SECONDS, connect_store, parse_url, schema_version
 from jobs.errors import StoreError
+from jobs.files import open_reading
 from jobs.schema import SCHEMA_VERSION, meta
 from jobs.states import counts
 
@@ -38,10 +40,15 @@ def upgrade(url: str) -> str:
 def keep_copy(path: Path, version: int) -> Path:
     """A copy of the file beside it, whole also while others write."""
     copy = path.with_name(f"{path.stem}.v{version}{path.suffix}")
-    if copy.exists():
-        raise StoreError(f"there is a file {copy} already: move it away, the store is to be copied there first")
-    with closing(sqlite3.connect(path)) as source:
-        source.execute("VACUUM INTO ?", (str(copy),))
+    try:
+        with closing(open_reading(path, BUSY_SECONDS)) as source:
+            write_copy(source, copy)
+    except FileExistsError:
+        raise StoreError(
+            f"there is a file {copy} already: move it away, the store is to be copied there first"
+        ) from None
+    except sqlite3.Error as error:
+        raise StoreError(f"store {path}: it cannot be copied to {copy} before it is changed ({error})") from error
     return copy
 
 

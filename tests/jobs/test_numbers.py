@@ -166,6 +166,13 @@ BAD = [
     ({"attack": ", steps: 2.5"}, 7, "pgd: expected steps of type int, got 2.5"),
     ({"attack": ", steps: 1e400"}, 7, "pgd: expected steps of type int, got inf"),
     ({"attack": ", step_size: .inf"}, 7, "pgd: expected step_size above 0 and finite, got inf"),
+    ({"attack": f", steps: {10**30}"}, 7, f"pgd: expected steps below 2147483648, got {10**30}"),
+    ({"attack": ", steps: 1e10"}, 7, "pgd: expected steps below 2147483648, got 10000000000"),
+    ({"seed": "true"}, 8, "seeds.0: expected a whole number, got true"),
+    ({"more": "shards: true"}, 10, "shards: expected a whole number, got true"),
+    ({"more": "timeout_seconds: true"}, 10, "timeout_seconds: expected a number, got true"),
+    ({"train": f", batch_size: {10**30}"}, 5, f"expected batch_size below 2147483648, got {10**30}"),
+    ({"objective": "pgd", "train": f", steps: {2**31}"}, 5, "training on pgd: expected steps below 2147483648"),
     ({"seed": "0, yes"}, 8, "seeds.1: expected a whole number, got yes (true)"),
     ({"seed": "1:30"}, 8, "1:30 is a number to the base of 60 in YAML 1.1"),
     ({"examples": "yes"}, 9, "examples: expected a whole number, got yes (true)"),
@@ -198,6 +205,22 @@ BAD = [
     ({"objective": "pgd", "train": ", eps: yes"}, 5, "training on pgd: expected eps of type float, got True"),
     ({"objective": "pgd", "train": ", steps: yes"}, 5, "training on pgd: expected steps of type int, got True"),
 ]  # fmt: skip
+
+
+# What stands for a whole number, refused alike wherever it stands.
+WHOLES = [
+    {"attack": ", steps: {}"}, {"attack": ", restarts: {}"}, {"seed": "{}"}, {"examples": "{}"},
+    *({"more": f"{name}: {{}}"} for name in ("images", "batch_size", "draws", "eot_draws", "shards")),
+    *({"train": f", {name}: {{}}"} for name in ("batch_size", "examples", "validation_examples", "validation_steps")),
+    {"objective": "pgd", "train": ", steps: {}"}, {"model": ", defence: {{name: bit_depth, bits: {}}}"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["true", "no", str(10**30), "1e30", str(2**31), "2.5", ".inf"])
+@pytest.mark.parametrize("parts", WHOLES, ids=[str(parts) for parts in WHOLES])
+def test_booleans_and_what_no_computation_ends_with_are_no_whole_numbers(tmp_path: Path, parts: dict, value: str):
+    with pytest.raises(SpecError):
+        plan_of(tmp_path, **{name: text.format(value) for name, text in parts.items()})
 
 
 @pytest.mark.parametrize(("parts", "line", "message"), BAD, ids=[str(parts) for parts, *_ in BAD])
