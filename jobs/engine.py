@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from jobs.errors import StoreError
 from jobs.schema import SCHEMA_VERSION, meta, metadata
 from jobs.views import V_CHECKS, V_RESULTS
+from jobs.words import address, has_password, hide
 
 DEFAULT_STORE = "sqlite:///.robustq/results.db"
 BUSY_SECONDS = 30
@@ -54,13 +55,16 @@ class Store:
             return change(db)
 
 
+UNREACHED = ("connection failed", "connection is bad", "failed to resolve host", "invalid connection option")
+
+
 def explain(url: str, error: DatabaseError) -> Exception:
     """The store's own troubles in words; any other database error is a bug and stays as it is."""
     text = str(error.orig)
     if getattr(error.orig, "sqlstate", None) in BROKEN_OFF:
         return error
-    if "connection failed" in text or "connection is bad" in text:
-        reason = " ".join(text.split())
+    if any(sign in text for sign in UNREACHED):
+        reason = hide(" ".join(text.split()))
         return StoreError(f"store {url}: its server cannot be used: {reason}; check the URL, and that the server runs")
     mends = {
         "full": "the disk is full: make room and run the same command again, nothing that was recorded is lost",
@@ -90,9 +94,14 @@ def sqlite_path(url: sa.URL) -> Path | None:
 def parse_url(text: str) -> tuple[sa.URL, Path | None]:
     """The URL of a store, given as one or as the path of an SQLite file; and that file, if it is one."""
     try:
+        if "://" not in text and has_password(text) and not os.path.exists(text):
+            raise ArgumentError("a URL without its slashes")
         url = sa.make_url(text if "://" in text else f"sqlite:///{text}")
-    except ArgumentError as error:
-        raise StoreError(f"expected a store as sqlite:///FILE or a PostgreSQL URL, got {text!r}") from error
+    except (ArgumentError, ValueError) as error:  # the latter for a port that is no number
+        expected = "expected a store as sqlite:///FILE or a PostgreSQL URL"
+        raise StoreError(f"{expected}, got {address(text)!r}") from error
+    if "@" in (url.host or "") or "@" in (url.username or ""):
+        raise StoreError(f"store {address(text)}: an @ in a password is written as %40")
     path = sqlite_path(url)
     if path is not None and path.is_dir():
         raise StoreError(f"expected the store as a file such as {path}/results.db, got the folder {path}")
@@ -160,11 +169,13 @@ def connect_store(text: str, *, create: bool = False, write: bool = False) -> St
             f"there is no store {path}: `robustq run` or `robustq submit` makes one, --store names another"
         )
     folder = path.parent if path else Path(".robustq").absolute()
-    shown = url.render_as_string()  # without a password
+    shown = address(url.render_as_string())  # which hides no password that is a parameter
     try:
         engine = server_engine(url, write=write) if path is None else sqlite_engine(path, write=write)
     except ModuleNotFoundError as error:
         raise StoreError(f"store {shown} needs the package {error.name}: pip install robustq[postgres]") from error
+    except ArgumentError as error:
+        raise StoreError(f"store {shown}: there is no driver {url.drivername}: postgresql+psycopg is one") from error
     return Store(shown, engine, os.environ.get("ROBUSTQ_ARTIFACTS") or str(folder / "artifacts"))
 
 
@@ -203,7 +214,9 @@ def schema_version(db: Connection, url: str) -> int:
 def server_engine(url: sa.URL, *, write: bool) -> Engine:
     """An engine for PostgreSQL. A reader's transactions are read-only, but the role's grants are what guards it."""
     if url.get_backend_name() != "postgresql":
-        raise StoreError(f"expected a store as sqlite:///FILE or a PostgreSQL URL, got {url.render_as_string()}")
+        raise StoreError(
+            f"expected a store as sqlite:///FILE or a PostgreSQL URL, got {address(url.render_as_string())}"
+        )
     # Connections of a driver that slept or of a server that restarted are tried before they are used.
     options = {} if write else {"options": "-c default_transaction_read_only=on"}
     return sa.create_engine(url, pool_pre_ping=True, connect_args=options)
