@@ -1,6 +1,7 @@
 """How commands end: the one place where errors become lines and exit codes."""
 
 import errno
+import re
 import shlex
 import sys
 import time
@@ -72,7 +73,8 @@ class Commands(click.Group):
 
 def cleaned(error: click.ClickException) -> click.ClickException:
     """What click says of a command line, which it repeats: without a password."""
-    error.message = one_line(hide(error.message))  # pyright: ignore (declared final, and the only way)
+    message = re.sub(r"(?<=')[^']*(?=')|(?<=\()[^()]*(?=\))", lambda word: address(word[0]), error.message)
+    error.message = one_line(hide(message))  # pyright: ignore (declared final, and the only way)
     return error
 
 

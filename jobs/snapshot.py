@@ -71,8 +71,8 @@ def unpack(text: str, out: Path, *, most_bytes: int = MOST_BYTES) -> list[Path]:
         try:
             with pa.CompressedInputStream(pa.BufferReader(body), "zstd") as stream:
                 found = read_members(Bounded(stream, most_bytes), Path(folder))
-        except (tarfile.TarError, pa.ArrowException, EOFError) as error:
-            raise RunError(f"the cluster sent a snapshot that cannot be read ({error}): nothing was written") from error
+        except (tarfile.TarError, EOFError) as error:
+            raise unreadable(error) from error
         check_members(found)
         written = [out]
         found.pop(STORE).rename(out)
@@ -120,7 +120,11 @@ def read_members(stream: "Bounded", folder: Path) -> dict[str, Path]:
 
 def check_members(found: dict[str, Path]) -> None:
     """Raise RunError where there is no store of ours, or a file is not what its name says."""
-    if STORE not in found or found[STORE].open("rb").read(16) != b"SQLite format 3\0":
+    head = b""
+    if STORE in found:
+        with found[STORE].open("rb") as file:
+            head = file.read(16)
+    if head != b"SQLite format 3\0":
         raise RunError("the cluster sent no SQLite store: nothing was written")
     opened = connect_store(str(found[STORE]))
     try:
@@ -142,11 +146,18 @@ class Bounded:
         self.stream, self.most_bytes, self.left = stream, most_bytes, most_bytes
 
     def read(self, n: int) -> bytes:
-        data = self.stream.read(n)
+        try:
+            data = self.stream.read(n)
+        except (OSError, pa.ArrowException) as error:  # of zstd: nothing is read from a disk
+            raise unreadable(error) from error
         self.left -= len(data)
         if self.left < 0:
             raise too_large(self.most_bytes)
         return data
+
+
+def unreadable(error: Exception) -> RunError:
+    return RunError(f"the cluster sent a snapshot that cannot be read ({error}): nothing was written")
 
 
 def too_large(most_bytes: int) -> RunError:

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 import cli
 from cluster.apart import apart
 from cluster.remote import Cluster
+from jobs.claims import claim
 from jobs.engine import open_store
 from jobs.errors import SpecError
-from jobs.claims import claim
 from jobs.queue import fail, register
 from jobs.schema import attempt, job
 
@@ -94,7 +94,7 @@ def test_what_a_job_raised_is_kept_without_it(tmp_path: Path, monkeypatch: pytes
     store = open_store("r.db", write=True)
     with store.begin() as db:
         register(db, "d", "here", 1, 0.0, "1")
-        claimed = claim(db, "d", most=1, what=ANY)[0]
+        claimed = claim(db, "d", most=1, what=sa.true())[0]
         assert fail(db, claimed, "OSError", f"no {AWAY}", f"Traceback\nOSError: no {AWAY}")
         found = db.execute(sa.select(job.c.error_message)).scalars().all()
         found += db.execute(sa.select(attempt.c.traceback)).scalars().all()
