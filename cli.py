@@ -1,6 +1,7 @@
 """The command line: each command parses, calls one function, prints. Heavy imports wait until a command needs them."""
 
 import gc
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from jobs.console import (
 )
 from jobs.errors import JobsFailed
 from jobs.options import READING_NAMES, dataset_options
+from jobs.words import address, say
 from robustlib import VERSION
 
 address_option = click.option("--address", help="Ray cluster to run on, auto for this machine's; default: none.")
@@ -120,10 +122,10 @@ def run(
 
         refuse_typed(ctx, "with --dry-run, which runs nothing", "priority", "cpus_per_job", "address", "insecure")
 
-        click.echo(estimate.dry_run(ctx.obj, study, changes, as_json=as_json))
+        say(estimate.dry_run(ctx.obj, study, changes, as_json=as_json))
         return
     store, submitted = ask.submit_file(ctx.obj, study, changes, priority)
-    click.echo(submitted.line, err=True)
+    say(submitted.line, err=True)
     where = {"cpus_per_job": cpus_per_job, "address": address, "insecure": insecure}
     finish(store, submitted.sweep_id, as_json, summary=True, **where)
 
@@ -134,7 +136,7 @@ def finish(store: Any, sweep_id: int, as_json: bool, summary: bool = False, **wh
     from jobs import flow
 
     drive_and_watch(store, sweep_id, **where)
-    click.echo(flow.results_text(store, sweep_id, as_json=as_json, summary=summary))
+    say(flow.results_text(store, sweep_id, as_json=as_json, summary=summary))
     flow.raise_failures(store, sweep_id)
 
 
@@ -143,8 +145,21 @@ def finish(store: Any, sweep_id: int, as_json: bool, summary: bool = False, **wh
 @priority_option
 @cluster_option
 @insecure_option
+@click.option("--dry-run", is_flag=True, help="With --cluster: only list what would be sent.")
+@click.option(
+    "--send", multiple=True, metavar="PATH", help="With --cluster: also send what git ignores or looks like a secret."
+)
 @click.pass_context
-def submit(ctx: click.Context, study: Path, priority: int, cluster: str | None, insecure: bool, **changes: Any) -> None:
+def submit(
+    ctx: click.Context,
+    study: Path,
+    priority: int,
+    cluster: str | None,
+    insecure: bool,
+    dry_run: bool,
+    send: tuple[str, ...],
+    **changes: Any,
+) -> None:
     """Queue a study's jobs; `robustq drive` runs them. Submitting twice queues nothing twice.
 
     \b
@@ -152,20 +167,28 @@ def submit(ctx: click.Context, study: Path, priority: int, cluster: str | None, 
     robustq submit study.yaml --cluster http://HEAD:8265   to a cluster, where it runs at once
 
     With --cluster the study goes there with its folder, and a driver on the head runs it to its end, also while this
-    machine is off; --store is then a store there.
+    machine is off; --store is then a store there. Of the folder goes what git knows and does not ignore; links out of
+    it do not, and names that look like secrets are refused.
     """
     if cluster is None:
         from jobs import ask
 
-        refuse_typed(ctx, "without --cluster", "insecure")
+        refuse_typed(ctx, "without --cluster", "insecure", "dry_run", "send")
 
-        click.echo(ask.submit_file(ctx.obj, study, changes, priority)[1].line)
+        say(ask.submit_file(ctx.obj, study, changes, priority)[1].line)
+        return
+    if dry_run:
+        from cluster.parcel import contents, listing
+
+        refuse_typed(ctx, "with --dry-run, which sends nothing", "priority", "insecure")
+        say(listing(contents(study, send)))
         return
     from cluster import remote
 
     options = remote_words(ctx, only=("examples", "epochs", "dataset", "priority", "choose", *READING_NAMES))[1:]
-    number, what = remote.submit_study(open_cluster(ctx, cluster, insecure), study, options)
-    click.echo(f"{number} {what}; follow it with: robustq attach {number} --cluster {cluster}")
+    there, tell = open_cluster(ctx, cluster, insecure), partial(say, err=True)
+    number, what = remote.submit_study(there, study, options, send, tell)
+    say(f"{number} {what}; follow it with: robustq attach {number} --cluster {address(cluster)}")
 
 
 @main.command()
@@ -188,7 +211,7 @@ def drive(ctx: click.Context, sweep: str | None, **where: Any) -> None:
         refuse_typed(ctx, "without --address", "insecure")
     store = open_store(ctx, write=True)
     sweep_id = flow.sweep_id(store, sweep)
-    click.echo(flow.counts_text(drive_and_watch(store, sweep_id, **where)))
+    say(flow.counts_text(drive_and_watch(store, sweep_id, **where)))
     flow.raise_failures(store, sweep_id)
 
 
@@ -204,7 +227,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     from cluster.doctor import examine
 
     text, healthy = examine(ctx.obj, as_json=as_json)
-    click.echo(text)
+    say(text)
     if not healthy:
         raise JobsFailed("something is wrong: see above")
 
@@ -279,7 +302,7 @@ def audit(ctx: click.Context, cpus_per_job: int | None, as_json: bool, **options
     flow.raise_failures(store, submitted.sweep_id)
     with store.begin() as db:
         found = audits.audit_of(db, submitted.sweep_id)
-    click.echo(show.json_text(found) if as_json else audits.page(found))
+    say(show.json_text(found) if as_json else audits.page(found))
 
 
 @main.command()

@@ -1,10 +1,12 @@
 """Commands for a study that runs on a cluster: follow it, end it, bring its results home."""
 
+from functools import partial
 from pathlib import Path
 
 import click
 
 from cluster.asked import cluster_option, insecure_option, open_cluster
+from jobs.words import say
 
 
 @click.command()
@@ -21,7 +23,7 @@ def attach(ctx: click.Context, name: str | None, cluster: str | None, insecure: 
     from cluster import remote
 
     there = open_cluster(ctx, required(cluster), insecure)
-    remote.attach(there, name, lambda text: click.echo(text, nl=False))
+    remote.attach(there, name, partial(say, nl=False))
 
 
 @click.command()
@@ -37,16 +39,17 @@ def stop(ctx: click.Context, name: str | None, cluster: str | None, insecure: bo
     """
     from cluster import remote
 
-    click.echo(f"{remote.stop(open_cluster(ctx, required(cluster), insecure), name)} stopped")
+    say(f"{remote.stop(open_cluster(ctx, required(cluster), insecure), name)} stopped")
 
 
 @click.command()
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("results.db"), show_default=True)
 @click.option("--artifacts", is_flag=True, help="With the weights and images that jobs left behind.")
+@click.option("--most-mb", type=click.IntRange(1), default=2048, show_default=True, help="Refuse more than this.")
 @cluster_option
 @insecure_option
 @click.pass_context
-def fetch(ctx: click.Context, out: Path, artifacts: bool, cluster: str | None, insecure: bool) -> None:
+def fetch(ctx: click.Context, out: Path, artifacts: bool, most_mb: int, cluster: str | None, insecure: bool) -> None:
     """Copy the store from a cluster's head, as it is now, to a file here: `robustq --store FILE results` reads it.
 
     \b
@@ -56,8 +59,9 @@ def fetch(ctx: click.Context, out: Path, artifacts: bool, cluster: str | None, i
     from jobs.snapshot import unpack
 
     words = ["db", "snapshot", *(["--artifacts"] if artifacts else [])]
-    written = unpack(ask(open_cluster(ctx, required(cluster), insecure), words), out)
-    click.echo(f"{out}, with {len(written) - 1} artifacts", err=True)
+    there = open_cluster(ctx, required(cluster), insecure)
+    written = unpack(ask(there, words, most=2 * most_mb << 20), out, most_bytes=most_mb << 20)
+    say(f"{out}, with {len(written) - 1} artifacts", err=True)
 
 
 def required(cluster: str | None) -> str:

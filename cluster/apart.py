@@ -9,6 +9,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parents[1]
 INSTALLED = ("site-packages", "dist-packages")  # on every process's path, behind the standard library
+SECRET = ("ROBUSTQ_STORE", "PGPASSWORD")  # the driver's own: no worker opens the store
 RELATIVE = ("PYTHONPATH", "RAY_AUTH_TOKEN_PATH")  # what Ray's processes read from the environment when they start
 
 
@@ -21,6 +22,7 @@ def apart() -> Iterator[None]:
     with Ray, whose processes work there; this process is back in its own folder when the block ends.
     """
     before, environment = Path.cwd(), {name: os.environ[name] for name in RELATIVE if name in os.environ}
+    kept = {name: os.environ.pop(name) for name in SECRET if name in os.environ}
     for name, value in environment.items():
         places = value.split(os.pathsep) if name == "PYTHONPATH" else [value]
         os.environ[name] = os.pathsep.join(os.path.abspath(os.path.expanduser(place)) for place in places)
@@ -29,7 +31,7 @@ def apart() -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
-        os.environ.update(environment)
+        os.environ.update(environment | kept)
 
 
 def empty_folder() -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from jobs.console import (
+    CSV,
     NUMBER,
     PRIORITY,
     following,
@@ -15,10 +16,12 @@ from jobs.console import (
     open_store,
     refuse_typed,
     remote_words,
+    spreadsheet_option,
     sweep_option,
 )
 from jobs.options import question_options
 from jobs.tables import FORMATS
+from jobs.words import say
 
 insecure_option = click.option("--insecure", is_flag=True, help="Also a cluster that asks for no token.")
 cluster_option = click.option("--cluster", envvar="ROBUSTQ_CLUSTER", help="Ray dashboard, such as http://HEAD:8265.")
@@ -38,7 +41,11 @@ def remotely(command: Any) -> Any:
             return ctx.invoke(command, **given)
         from cluster.remote import ask
 
-        ask(open_cluster(ctx, cluster, insecure), remote_words(ctx), lambda text: click.echo(text, nl=False))
+        ask(
+            open_cluster(ctx, cluster, insecure),
+            remote_words(ctx),
+            partial(say, nl=False, data=ctx.params.get("form") == "csv"),
+        )
 
     return there_or_here
 
@@ -77,17 +84,18 @@ def status(ctx: click.Context, sweep: str | None, watch: bool, as_json: bool) ->
     if watch:
         following(lambda: flow.status_text(store, sweep, as_json=as_json), lambda: flow.all_ended(store, sweep))
     else:
-        click.echo(flow.status_text(store, sweep, as_json=as_json))
+        say(flow.status_text(store, sweep, as_json=as_json))
 
 
 @click.command()
 @question_options
 @click.option("--summary", is_flag=True, help="One line a model instead of one a result.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print.")
+@spreadsheet_option
 @json_option
 @remotely
 @click.pass_context
-def results(ctx: click.Context, question: Any, summary: bool, form: str, as_json: bool) -> None:
+def results(ctx: click.Context, question: Any, summary: bool, form: str, spreadsheet: bool, as_json: bool) -> None:
     """Print the results: accuracies with their 95 % intervals, in percent; as fractions with --json and in CSV.
 
     \b
@@ -100,8 +108,9 @@ def results(ctx: click.Context, question: Any, summary: bool, form: str, as_json
     """
     from jobs import flow
 
-    form, tell = form_of(ctx, form, as_json), partial(click.echo, err=True)
-    click.echo(flow.answer_text(open_store(ctx), question, form, summary=summary, tell=tell))
+    form, tell = form_of(ctx, form, as_json, spreadsheet), partial(say, err=True)
+    text = flow.answer_text(open_store(ctx), question, form, summary=summary, tell=tell)
+    say(text, data=form in CSV)
 
 
 @click.command()
@@ -118,7 +127,7 @@ def cancel(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> N
     """
     from jobs import flow
 
-    click.echo(flow.cancel(open_store(ctx, write=True), job_ids, sweep))
+    say(flow.cancel(open_store(ctx, write=True), job_ids, sweep))
 
 
 @click.command()
@@ -135,7 +144,7 @@ def retry(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> No
     """
     from jobs import flow
 
-    click.echo(f"{flow.retry(open_store(ctx, write=True), job_ids, sweep)} jobs queued again")
+    say(f"{flow.retry(open_store(ctx, write=True), job_ids, sweep)} jobs queued again")
 
 
 @click.command()
@@ -150,7 +159,7 @@ def pause(ctx: click.Context, sweep: str) -> None:
     """
     from jobs import flow
 
-    click.echo(f"{flow.pause(open_store(ctx, write=True), sweep, paused=True)} jobs wait until the sweep is resumed")
+    say(f"{flow.pause(open_store(ctx, write=True), sweep, paused=True)} jobs wait until the sweep is resumed")
 
 
 @click.command()
@@ -165,7 +174,7 @@ def resume(ctx: click.Context, sweep: str) -> None:
     """
     from jobs import flow
 
-    click.echo(f"{flow.pause(open_store(ctx, write=True), sweep, paused=False)} jobs go on")
+    say(f"{flow.pause(open_store(ctx, write=True), sweep, paused=False)} jobs go on")
 
 
 @click.command()
@@ -184,7 +193,7 @@ def prioritise(ctx: click.Context, priority: int, job_ids: tuple[int, ...], swee
     from jobs import flow
 
     n = flow.prioritise(open_store(ctx, write=True), job_ids, sweep, priority)
-    click.echo(f"{n} jobs have priority {priority}")
+    say(f"{n} jobs have priority {priority}")
 
 
 @click.command()
@@ -206,7 +215,7 @@ def logs(ctx: click.Context, job_id: int, follow: bool, as_json: bool) -> None:
     if follow:
         following(lambda: flow.log_text(store, job_id, as_json=as_json), lambda: flow.has_ended(store, job_id))
     else:
-        click.echo(flow.log_text(store, job_id, as_json=as_json))
+        say(flow.log_text(store, job_id, as_json=as_json))
 
 
 @click.command()
@@ -225,9 +234,9 @@ def sql(ctx: click.Context, statement: str, limit: int, seconds: float, as_json:
     from jobs.sql import answer_text, ask
 
     answer = ask(ctx.obj, statement, limit=limit, seconds=seconds)
-    click.echo(answer_text(answer, as_json=as_json))
+    say(answer_text(answer, as_json=as_json))
     if not answer.whole:
-        click.echo(f"the first {limit} rows; --limit prints more", err=True)
+        say(f"the first {limit} rows; --limit prints more", err=True)
 
 
 COMMANDS = (status, results, cancel, retry, pause, resume, prioritise, logs, sql)

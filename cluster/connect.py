@@ -19,6 +19,8 @@ from cluster.bundle import Frame, Setting, run_bundle
 from cluster.resources import Slots, cluster_slots, plan_slots, usable_cpus
 from jobs.errors import RunError
 from jobs.queue import Claimed
+from jobs.words import address as shown
+from jobs.words import hide
 
 
 def import_ray(*, own_token: bool = True) -> Any:
@@ -38,6 +40,10 @@ def import_ray(*, own_token: bool = True) -> Any:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
+    # Ray tells the whole cluster the command line of a driver.
+    told = getattr(ray._private.utils, "get_entrypoint_name", None)  # pyright: ignore
+    if told is not None:
+        ray._private.utils.get_entrypoint_name = lambda: hide(told())  # pyright: ignore
     return ray
 
 
@@ -68,8 +74,8 @@ def check_token(address: str, *, insecure: bool) -> None:
     if insecure or is_loopback(address) or find_token() is not None:
         return
     raise RunError(
-        f"expected a token for the Ray cluster {address}, found none: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the "
-        "cluster's (docs/clusters.md), or --insecure to go without"
+        f"expected a token for the Ray cluster {shown(address)}, found none: set RAY_AUTH_TOKEN or "
+        "RAY_AUTH_TOKEN_PATH to the cluster's (docs/clusters.md), or --insecure to go without"
     )
 
 
@@ -127,7 +133,7 @@ def cluster_ray(address: str, *, insecure: bool = False) -> Iterator[Any]:
             ray.init(address=address, job_config=job_config(ray), **QUIET)
     except (ConnectionError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RunError(f"the Ray cluster {address} cannot be reached: {first}") from error
+        raise RunError(f"the Ray cluster {shown(address)} cannot be reached: {hide(first)}") from error
     with quiet_stdout(ray):
         yield ray
 

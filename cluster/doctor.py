@@ -10,6 +10,7 @@ from cluster.resources import usable_cpus
 from jobs import show
 from jobs.engine import open_store
 from jobs.errors import StoreError
+from jobs.words import address, hide
 from robustlib import data
 
 PACKAGES = ("robustq", "torch", "torchvision", "ray", "pyarrow", "sqlalchemy", "click", "numpy", "safetensors")
@@ -36,7 +37,7 @@ def check(name: str, look: Any) -> dict[str, str]:
     except PackageNotFoundError:
         return {"what": name, "ok": "no", "found": f"not installed: pip install {name}"}
     except Exception as error:
-        return {"what": name, "ok": "no", "found": f"{type(error).__name__}: {error}"}
+        return {"what": name, "ok": "no", "found": f"{type(error).__name__}: {hide(str(error))}"}
 
 
 def torch_pair() -> str:
@@ -66,5 +67,5 @@ def try_store(url: str) -> str:
         return f"{open_store(url).url} opened"
     except StoreError as error:
         if "there is no store" in str(error):
-            return f"{url} is not made yet"
+            return f"{address(url)} is not made yet"
         raise

@@ -11,17 +11,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.connect import check_token, import_ray
-from cluster.parcel import parcel, staged
+from cluster.parcel import contents, left_out, parcel, staged, summary
 from jobs.errors import JobsFailed, RunError, SpecError
 from jobs.study import load_study
+from jobs.words import address, has_password, hide
 
 POLL_SECONDS = 1.0
 PREFIX = "robustq-"
 BEGIN = "robustq-begins"  # printed before a command's own words: what comes earlier is Ray's
 RAYS_OWN = "Running entrypoint for job "  # and this may come later
 OUR_ERROR = "robustq: "  # which is told once, at the end
+MOST_LETTERS = 2**30  # of an answer
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-# A shell on the head reads this: the store is the head's own, beside the driver.
+# A shell on the head reads this: the store is the head's own, beside the driver. It is handed on in the environment,
+# since the words of a command, in which a password may stand, are seen by whoever lists the head's processes or jobs.
 STORE_THERE = '"${ROBUSTQ_STORE:-sqlite:///$HOME/.robustq/results.db}"'
 
 
@@ -30,7 +33,14 @@ class Cluster:
 
     def __init__(self, url: str, *, insecure: bool = False, store: str | None = None):
         if urlsplit(url).scheme not in ("http", "https"):
-            raise SpecError(f"--cluster: expected the address of a Ray dashboard such as http://HEAD:8265, got {url!r}")
+            raise SpecError(
+                f"--cluster: expected the address of a Ray dashboard such as http://HEAD:8265, got {address(url)!r}"
+            )
+        if store is not None and has_password(store):
+            raise SpecError(
+                f"--store {address(store)} has a password, which others see in the list of the cluster's jobs: set "
+                "ROBUSTQ_STORE on the head, where Ray is started, and leave out --store"
+            )
         check_token(url, insecure=insecure)
         ray = import_ray(own_token=False)
         self.url = url
@@ -56,7 +66,7 @@ class Cluster:
         """Start a command line of robustq on the head, with a folder as its working directory; returns its number."""
         return self.call(
             self.client.submit_job,
-            entrypoint=f"echo {BEGIN}; exec python -m cli --store {self.store} {command}",
+            entrypoint=f"export ROBUSTQ_STORE={self.store}; echo {BEGIN}; exec python -m cli {command}",
             # Without the last a head whose shell names a cluster would send the command on, to itself.
             runtime_env={
                 "working_dir": str(folder),
@@ -87,6 +97,7 @@ class Cluster:
 
 def explained(url: str, error: Exception) -> RunError:
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    url, first = address(url), hide(first)
     if "authentication" in first.lower() or re.search(r"status code 40[13]\b", first):
         return RunError(f"the cluster {url} asks for its token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to it")
     if isinstance(error, ImportError) or "ray[default]" in str(error):
@@ -94,10 +105,20 @@ def explained(url: str, error: Exception) -> RunError:
     return RunError(f"the cluster {url} cannot be used: {first}")
 
 
-def submit_study(cluster: Cluster, study: Path, options: Sequence[str]) -> tuple[str, str]:
-    """Send a study with its folder; a driver on the head runs it. Returns its number and what happened, in words."""
+def submit_study(
+    cluster: Cluster,
+    study: Path,
+    options: Sequence[str],
+    asked: Sequence[str] = (),
+    tell: Callable[[str], None] = lambda text: None,
+) -> tuple[str, str]:
+    """Send a study with its folder; a driver on the head runs it. Returns its number and what happened, in words.
+
+    asked: what is sent although it looks like a secret or git ignores it.  tell: is given what goes along and what not.
+    """
     checked, _ = load_study(study, {})
-    with parcel(study) as (folder, digest):
+    found = contents(study, asked)
+    with parcel(study, found) as (folder, digest):
         # Another store or other options ask for something else, though the study be the same.
         asked = hashlib.sha256(repr((digest, cluster.store, *options)).encode()).hexdigest()
         base = f"{PREFIX}{checked.name}-{asked[:8]}"
@@ -107,7 +128,9 @@ def submit_study(cluster: Cluster, study: Path, options: Sequence[str]) -> tuple
             return going, "runs already"
         name = next(name for name in names if name not in earlier)
         insecure = ["--insecure"] if cluster.insecure else []
-        words = ["run", f"study/{study.name}", "--address", "auto", *insecure, *options]
+        for line in (*left_out(found), f"{summary(found)}; --dry-run lists them"):
+            tell(line)
+        words = ["run", f"study/{study.resolve().name}", "--address", "auto", *insecure, *options]
         return cluster.send(shlex.join(words), folder, name, {"robustq": "study", "name": checked.name}), "sent"
 
 
@@ -127,7 +150,7 @@ def find_run(cluster: Cluster, name: str | None) -> str:
     chosen = [run for run in runs if name in (None, run.submission_id, run.metadata.get("name"))]
     if not chosen:
         there = ", ".join(str(run.submission_id) for run in runs) or "none"
-        raise SpecError(f"there is no study {name or ''} on {cluster.url}, there are: {there}")
+        raise SpecError(f"there is no study {name or ''} on {address(cluster.url)}, there are: {there}")
     return str(chosen[0].submission_id)
 
 
@@ -138,12 +161,17 @@ def stop(cluster: Cluster, name: str | None) -> str:
     return found
 
 
-def ask(cluster: Cluster, words: Sequence[str], out: Callable[[str], None] = lambda text: None) -> str:
+def ask(
+    cluster: Cluster,
+    words: Sequence[str],
+    out: Callable[[str], None] = lambda text: None,
+    most: int = MOST_LETTERS,
+) -> str:
     """Run a command that reads or changes the store on the head; returns what it printed, told to `out` as it comes.
 
-    Raises RunError with its own line where it did not end well.
+    most: letters of an answer that are taken.  Raises RunError with its own line where it did not end well.
     """
-    answer = Answer(out)
+    answer = Answer(out, most)
     with staged() as folder:
         name = f"{PREFIX}ask-{time.time_ns():x}"
         cluster.send(shlex.join(words), folder, name, {"robustq": "question"})
@@ -151,20 +179,23 @@ def ask(cluster: Cluster, words: Sequence[str], out: Callable[[str], None] = lam
     cluster.call(cluster.client.delete_job, name)
     if state != "SUCCEEDED":
         lines = [line.removeprefix(OUR_ERROR).strip() for line in answer.lines if line.startswith(OUR_ERROR)]
-        raise RunError(f"on {cluster.url}: {lines[-1] if lines else ' '.join(answer.lines).strip() or state}")
+        raise RunError(f"on {address(cluster.url)}: {lines[-1] if lines else ' '.join(answer.lines).strip() or state}")
     return "".join(answer.lines)
 
 
 class Answer:
     """What a command prints, whole line by whole line, without what Ray prints beside it."""
 
-    def __init__(self, out: Callable[[str], None]):
-        self.out = out
+    def __init__(self, out: Callable[[str], None], most: int = MOST_LETTERS):
+        self.out, self.left = out, most
         self.begun = False
         self.rest = ""
         self.lines: list[str] = []
 
     def take(self, text: str) -> None:
+        self.left -= len(text)
+        if self.left < 0:
+            raise RunError("the cluster's answer does not end: it was left off")
         *whole, self.rest = (self.rest + text).splitlines(keepends=True) + ([""] if text.endswith("\n") else [])
         for line in whole:
             if self.begun and not line.startswith((RAYS_OWN, OUR_ERROR)):

@@ -5,9 +5,20 @@ from typing import Any
 
 import click
 
-from jobs.console import NUMBER, SEED, Unfinished, form_of, json_option, open_store, refuse_typed
+from jobs.console import (
+    CSV,
+    NUMBER,
+    SEED,
+    Unfinished,
+    form_of,
+    json_option,
+    open_store,
+    refuse_typed,
+    spreadsheet_option,
+)
 from jobs.options import FILTER_NAMES, filter_options
 from jobs.tables import FORMATS
+from jobs.words import say
 
 format_option = click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print."
@@ -24,9 +35,19 @@ format_option = click.option(
 )
 @filter_options
 @format_option
+@spreadsheet_option
 @json_option
 @click.pass_context
-def diff(ctx: click.Context, old: str, new: str, versions: str | None, form: str, as_json: bool, filters: Any) -> None:
+def diff(
+    ctx: click.Context,
+    old: str,
+    new: str,
+    versions: str | None,
+    form: str,
+    spreadsheet: bool,
+    as_json: bool,
+    filters: Any,
+) -> None:
     """Say which results of the store OLD came out otherwise in the store NEW, beyond their intervals.
 
     Results belong together that agree in data set, model, attack, recipe, norm, eps, seed and n. Exit code 1 where one
@@ -40,10 +61,10 @@ def diff(ctx: click.Context, old: str, new: str, versions: str | None, form: str
     from jobs import flow
     from jobs.diff import CHANGED, counts_text
 
-    form = form_of(ctx, form, as_json)
+    form = form_of(ctx, form, as_json, spreadsheet)
     rows = flow.diff_rows(ctx.obj, old, new, versions, filters)
-    click.echo(flow.diff_text(rows, form))
-    click.echo(counts_text(rows), err=True)
+    say(flow.diff_text(rows, form), data=form in CSV)
+    say(counts_text(rows), err=True)
     if changed := sum(row["change"] == CHANGED for row in rows):
         raise Unfinished(f"{changed} results changed beyond their intervals")
 
@@ -55,6 +76,7 @@ def diff(ctx: click.Context, old: str, new: str, versions: str | None, form: str
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads.")
 @filter_options
 @format_option
+@spreadsheet_option
 @json_option
 @click.pass_context
 def replay(
@@ -64,6 +86,7 @@ def replay(
     draw: int,
     threads: int,
     form: str,
+    spreadsheet: bool,
     as_json: bool,
     filters: Any,
 ) -> None:
@@ -82,9 +105,9 @@ def replay(
 
     if job_ids:
         refuse_typed(ctx, "with --job, which says what to run", "number", "draw", *FILTER_NAMES)
-    form, tell = form_of(ctx, form, as_json), partial(click.echo, err=True)
+    form, tell = form_of(ctx, form, as_json, spreadsheet), partial(say, err=True)
     rows = replay(open_store(ctx), number, filters=filters, job_ids=job_ids, seed=draw, threads=threads, tell=tell)
-    click.echo(flow.replay_text(rows, form))
+    say(flow.replay_text(rows, form), data=form in CSV)
     if wrong := failed(rows):
         raise Unfinished(f"{wrong} of {len(rows)} results did not come out as they were stored")
 

@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from jobs import checking
-from jobs.console import json_option, open_store, refuse_typed
+from jobs.console import json_option, open_store, refuse_typed, spreadsheet_option
 from jobs.errors import SpecError
 from jobs.options import filter_options
+from jobs.words import say
 
 
 @click.command()
@@ -17,8 +18,11 @@ from jobs.options import filter_options
 @filter_options
 @click.option("--per-example", is_flag=True, help="One row an example instead of one a result.")
 @click.option("--partition", metavar="COLUMNS", help="Write a folder of Parquet files, such as by model,attack.")
+@spreadsheet_option
 @click.pass_context
-def export(ctx: click.Context, path: Path, filters: Any, per_example: bool, partition: str | None) -> None:
+def export(
+    ctx: click.Context, path: Path, filters: Any, per_example: bool, partition: str | None, spreadsheet: bool
+) -> None:
     """Write the results to PATH: .arrow (IPC), .parquet or .csv, or a folder of Parquet files by columns, hive style.
 
     docs/schema.md describes the columns.
@@ -30,11 +34,14 @@ def export(ctx: click.Context, path: Path, filters: Any, per_example: bool, part
     """
     from jobs import export
 
+    if path.suffix != ".csv" or per_example or partition:
+        refuse_typed(ctx, "but on results in a .csv file", "spreadsheet")
     columns = partition.split(",") if partition else ()
+    how = {"per_example": per_example, "partition": columns, "spreadsheet": spreadsheet}
     with open_store(ctx).begin() as db:
-        tell = partial(click.echo, err=True)
-        rows = export.export(db, path, filters=filters, per_example=per_example, partition=columns, tell=tell)
-    click.echo(f"{rows} rows in {path}", err=True)
+        tell = partial(say, err=True)
+        rows = export.export(db, path, filters=filters, tell=tell, **how)
+    say(f"{rows} rows in {path}", err=True)
 
 
 @click.command()
@@ -55,7 +62,7 @@ def report(ctx: click.Context, sweep: str, out: Path, figures: Path | None) -> N
     from jobs.report import write_report
 
     for path in write_report(open_store(ctx), sweep, out, figures):
-        click.echo(f"wrote {path}", err=True)
+        say(f"wrote {path}", err=True)
 
 
 @click.command()
@@ -81,7 +88,7 @@ def ui(ctx: click.Context, port: int, host: str, insecure: bool) -> None:
 
     listening = ui.listen(host, port, insecure=insecure)
     where = f"[{host}]" if ":" in host else host
-    click.echo(f"http://{where}:{listening.getsockname()[1]} shows {store.url}; Ctrl-C ends it", err=True)
+    say(f"http://{where}:{listening.getsockname()[1]} shows {store.url}; Ctrl-C ends it", err=True)
     ui.serve(store, listening, insecure=insecure)
 
 
@@ -101,7 +108,7 @@ def list_names(ctx: click.Context, kind: str, torchvision: bool, as_json: bool) 
 
     if kind != "models":
         refuse_typed(ctx, f"on {kind}: it is for models", "torchvision")
-    click.echo(names_text(kind, torchvision=torchvision, as_json=as_json))
+    say(names_text(kind, torchvision=torchvision, as_json=as_json))
 
 
 @click.group()
@@ -124,7 +131,7 @@ def db_upgrade(ctx: click.Context) -> None:
     """
     from jobs.upgrade import upgrade
 
-    click.echo(upgrade(ctx.obj))
+    say(upgrade(ctx.obj))
 
 
 @db.command(name="info")
@@ -139,7 +146,7 @@ def db_info(ctx: click.Context, as_json: bool) -> None:
     from jobs import show, upgrade
 
     found = upgrade.info(ctx.obj)
-    click.echo(show.json_text(found) if as_json else show.table([found]))
+    say(show.json_text(found) if as_json else show.table([found]))
 
 
 @db.command(name="snapshot")
@@ -153,7 +160,7 @@ def db_snapshot(ctx: click.Context, artifacts: bool) -> None:
     """
     from jobs.snapshot import snapshot_text
 
-    click.echo(snapshot_text(ctx.obj, artifacts=artifacts))
+    click.echo(snapshot_text(ctx.obj, artifacts=artifacts))  # plain letters, and very many of them
 
 
 COMMANDS = (export, report, ui, list_names, db, *checking.COMMANDS)

@@ -2,15 +2,18 @@
 
 import errno
 import os
+import re
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
 from jobs.errors import JobsFailed, RobustqError, SpecError
+from jobs.words import address, hide, one_line, plain, say
 
 DISK_ERRORS = {
     errno.ENOSPC: "no room left on the disk: make room, then run the same command again",
@@ -29,10 +32,10 @@ class OneLine(click.ClickException):
     exit_code = 2
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.split()))
+        super().__init__(" ".join(one_line(hide(message)).split()))
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"robustq: {self.message}", file=file or sys.stderr)
+        say(f"robustq: {self.message}", err=True)
 
 
 class Unfinished(OneLine):
@@ -60,8 +63,29 @@ class Commands(click.Group):
                 raise
             raise OneLine(f"{error.filename or 'writing'}: {DISK_ERRORS[error.errno]}") from error
         except KeyboardInterrupt:
-            again = shlex.join(["robustq", *sys.argv[1:]])
+            again = shlex.join(["robustq", *map(address, sys.argv[1:])])
             raise Unfinished(f"stopped; the queue is intact. Go on with: {again}") from None
+        except click.ClickException as error:
+            raise cleaned(error) from error
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        sys.excepthook = tell_bug
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.ClickException as error:
+            raise cleaned(error) from error
+
+
+def cleaned(error: click.ClickException) -> click.ClickException:
+    """What click says of a command line, which it repeats: without a password."""
+    message = re.sub(r"(?<=')[^']*(?=')|(?<=\()[^()]*(?=\))", lambda word: address(word[0]), error.message)
+    error.message = one_line(hide(message))  # pyright: ignore (declared final, and the only way)
+    return error
+
+
+def tell_bug(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """The traceback of what is no user's doing, in which values may stand as they came."""
+    sys.stderr.write(plain(hide("".join(traceback.format_exception(kind, error, trace)))))
 
 
 def refuse_typed(ctx: click.Context, why: str, *names: str) -> None:
@@ -76,8 +100,12 @@ def refuse_typed(ctx: click.Context, why: str, *names: str) -> None:
         raise SpecError(f"{' and '.join(typed)} {'have' if len(typed) > 1 else 'has'} no effect {why}")
 
 
-def form_of(ctx: click.Context, form: str, as_json: bool) -> str:
+def form_of(ctx: click.Context, form: str, as_json: bool, spreadsheet: bool) -> str:
     """In which form to print: --json is short for --format json, and no other goes with it."""
+    if form != "csv":
+        refuse_typed(ctx, "without --format csv", "spreadsheet")
+    if spreadsheet:
+        form = SPREADSHEET
     if as_json and form != "json":
         refuse_typed(ctx, "with --json: expected one of them", "form")
     return "json" if as_json else form
@@ -112,7 +140,7 @@ def following(text: Callable[[], str], ended: Callable[[], bool], seconds: float
         if now != shown:
             if sys.stdout.isatty():
                 click.clear()
-            click.echo(now)
+            say(now)
             shown = now
         if last:
             return
@@ -136,6 +164,10 @@ NUMBER = click.IntRange(1, 2**31 - 1)  # of a job: what a store can hold
 SEED = Whole(-(2**31), 2**31 - 1)
 PRIORITY = click.IntRange(-1000, 1000)
 
+CSV = ("csv", SPREADSHEET := "csv for spreadsheets")
+spreadsheet_option = click.option(
+    "--spreadsheet", is_flag=True, help="With CSV: texts that begin like a formula get a ' before them."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout and nothing else there.")
 sweep_option = click.option("--sweep", help="Only the latest sweep of this name.")
 

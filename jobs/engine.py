@@ -19,6 +19,7 @@ from jobs.errors import StoreError
 from jobs.files import Identity
 from jobs.schema import SCHEMA_VERSION, meta, metadata
 from jobs.views import V_CHECKS, V_RESULTS
+from jobs.words import address, has_password, hide
 
 DEFAULT_STORE = "sqlite:///.robustq/results.db"
 BUSY_SECONDS = 30
@@ -61,6 +62,7 @@ class Store:
             return change(db)
 
 
+UNREACHED = ("connection failed", "connection is bad", "failed to resolve host", "invalid connection option")
 MENDS = {
     "full": "the disk is full: make room and run the same command again, nothing that was recorded is lost",
     "readonly": "it cannot be written: check the permissions of the file and its folder",
@@ -85,8 +87,8 @@ def explain(store: Store, error: DatabaseError) -> Exception:
     url, text = store.url, str(error.orig)
     if getattr(error.orig, "sqlstate", None) in BROKEN_OFF:
         return error
-    if "connection failed" in text or "connection is bad" in text:
-        reason = " ".join(text.split())
+    if any(sign in text for sign in UNREACHED):
+        reason = hide(" ".join(text.split()))
         return StoreError(f"store {url}: its server cannot be used: {reason}; check the URL, and that the server runs")
     path = parse_url(url)[1] if store.engine.dialect.name == "sqlite" else None
     if path is not None and "unable to open" in text:
@@ -121,10 +123,15 @@ def sqlite_path(url: sa.URL) -> Path | None:
 def parse_url(text: str) -> tuple[sa.URL, Path | None]:
     """The URL of a store, given as one or as the path of an SQLite file; and that file, if it is one."""
     try:
+        if "://" not in text and has_password(text) and not os.path.exists(text):
+            raise ArgumentError("a URL without its slashes")
         # A path is taken as it stands: in a URL %20 and ? would mean something else.
         url = sa.make_url(text) if "://" in text else sa.URL.create("sqlite", database=text)
-    except ArgumentError as error:
-        raise StoreError(f"expected a store as sqlite:///FILE or a PostgreSQL URL, got {text!r}") from error
+    except (ArgumentError, ValueError) as error:  # the latter for a port that is no number
+        expected = "expected a store as sqlite:///FILE or a PostgreSQL URL"
+        raise StoreError(f"{expected}, got {address(text)!r}") from error
+    if "@" in (url.host or "") or "@" in (url.username or ""):
+        raise StoreError(f"store {address(text)}: an @ in a password is written as %40")
     path = sqlite_path(url)
     if path is not None and path.is_dir():
         raise StoreError(f"expected the store as a file such as {path}/results.db, got the folder {path}")
@@ -205,7 +212,7 @@ def connect_store(text: str, *, write: bool = False) -> Store:
     if path is not None and not path.exists():
         raise no_store(path)
     folder = path.parent if path else Path(".robustq").absolute()
-    shown = url.render_as_string()  # without a password
+    shown = address(url.render_as_string())  # which hides no password that is a parameter
     artifacts = os.environ.get("ROBUSTQ_ARTIFACTS") or str(folder / "artifacts")
     if path is not None:
         opened: list[Identity] = []
@@ -214,6 +221,8 @@ def connect_store(text: str, *, write: bool = False) -> Store:
         return Store(shown, server_engine(url, write=write), artifacts)
     except ModuleNotFoundError as error:
         raise StoreError(f"store {shown} needs the package {error.name}: pip install robustq[postgres]") from error
+    except ArgumentError as error:
+        raise StoreError(f"store {shown}: there is no driver {url.drivername}: postgresql+psycopg is one") from error
 
 
 def check_store(store: Store, *, create: bool) -> None:
@@ -258,7 +267,9 @@ def schema_version(db: Connection, url: str) -> int:
 def server_engine(url: sa.URL, *, write: bool) -> Engine:
     """An engine for PostgreSQL. A reader's transactions are read-only, but the role's grants are what guards it."""
     if url.get_backend_name() != "postgresql":
-        raise StoreError(f"expected a store as sqlite:///FILE or a PostgreSQL URL, got {url.render_as_string()}")
+        raise StoreError(
+            f"expected a store as sqlite:///FILE or a PostgreSQL URL, got {address(url.render_as_string())}"
+        )
     # Connections of a driver that slept or of a server that restarted are tried before they are used.
     options = {} if write else {"options": "-c default_transaction_read_only=on"}
     return sa.create_engine(url, pool_pre_ping=True, connect_args=options)

@@ -12,7 +12,8 @@ from jobs import examples
 from jobs.filters import Filters, check_columns, chosen_rows
 from jobs.outcomes import NAME, OutcomeReader, evaluations
 from jobs.query import RESULT_COLUMNS
-from jobs.writers import check_ending, check_folder, write_file, write_folder
+from jobs.tables import csv_text
+from jobs.writers import check_ending, check_folder, write_file, write_folder, write_text
 from robustlib import KERNEL_VERSION, VERSION
 
 ALL = Filters()
@@ -108,12 +109,13 @@ def export(
     filters: Filters = ALL,
     per_example: bool = False,
     partition: Sequence[str] = (),
+    spreadsheet: bool = False,
     tell: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Write the results to .arrow, .parquet or .csv; returns the number of rows. The file is whole or not there.
 
     partition: columns by whose values a folder of Parquet files is laid out, hive style; also where `path` has no
-    ending, then by model and attack. tell: is given what a reader ought to know besides.
+    ending, then by model and attack. spreadsheet: see `csv_text`. tell: is given what a reader ought to know besides.
     """
     columns = tuple(partition) or (FOLDER if not path.suffix else ())
     if columns:
@@ -131,6 +133,9 @@ def export(
         rows, source = with_outcomes, OutcomeReader(db, with_outcomes, kind).tables
     else:
         source = summary_tables
+        if path.suffix == ".csv":  # the same bytes as `robustq results --format csv`
+            write_text(path, csv_text(rows, RESULT_COLUMNS, spreadsheet=spreadsheet) + "\n")
+            return len(rows)
     return write_folder(path, rows, source, kind, columns) if columns else write_file(path, source(rows), kind)
 
 

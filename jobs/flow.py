@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from jobs import show, tables
 from jobs.answers import Question, answer, columns_of
+from jobs.console import CSV, SPREADSHEET
 from jobs.engine import Store, open_store
 from jobs.errors import JobsFailed, SpecError
 from jobs.filters import Filters, chosen_rows, fits
@@ -57,8 +58,9 @@ def answer_text(store: Store, question: Question, form: str, *, summary: bool, t
             return summaries_text(db, question.filters)
         rows = answer(db, question, tell)
         rows = with_details(db, rows) if form == "json" and question.plain else rows
-    if form == "csv":
-        return tables.csv_text(rows, columns_of(rows, question))  # its head also where there are no rows
+    if form in CSV:
+        # Its head also where there are no rows.
+        return tables.csv_text(rows, columns_of(rows, question), spreadsheet=form == SPREADSHEET)
     return rows_text(rows, shown_rows(rows, question), form)
 
 
@@ -66,8 +68,8 @@ def rows_text(rows: list[dict[str, Any]], shown: list[dict[str, Any]], form: str
     """Rows in one of tables.FORMATS: `rows` with every digit for programs, `shown` for people."""
     if form == "json":
         return show.json_text(rows)
-    if form == "csv":
-        return tables.csv_text(rows, list(rows[0]) if rows else [])
+    if form in CSV:
+        return tables.csv_text(rows, list(rows[0]) if rows else [], spreadsheet=form == SPREADSHEET)
     if form == "table":
         return show.table(shown, least=show.LEAST)
     return {"markdown": tables.markdown, "latex": tables.latex}[form](shown, list(shown[0]) if shown else [])

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from jobs.planned import Planned, Resolved, model_jobs
 from jobs.specs import AttackSpec, CodeRef, DataRef, DefenceSpec, EvalSpec, FileRef, ModelSpec, Statistics, canonical
 from jobs.study import Origin, Path_, Study, StudyAttack, StudyModel, explain
+from jobs.words import say
 from robustlib import KERNEL_VERSION, data
 from robustlib.code import code_hash, file_hash
 from robustlib.datasets.source import TEST
@@ -175,7 +176,7 @@ def checked(resolved: Resolved) -> list[Planned]:
                     raise origin.error(("models", label), same)
     plan = estimate.with_costs(list(jobs.values()), resolved)
     for note in notes:  # at the end: what is refused is told in one line
-        print(note, file=sys.stderr)
+        say(note, err=True)
     return plan
 
 

@@ -28,6 +28,7 @@ from jobs.schema import (
     job_dep,
     result,
 )
+from jobs.words import hide
 
 LEASE_SECONDS = 120.0
 BACKOFF_SECONDS = 5.0  # after a job's first crash, doubled by each further one
@@ -192,11 +193,11 @@ def add_audit(db: Connection, job_id: int, told: dict[str, Any]) -> None:
 
 def fail(db: Connection, claimed: Claimed, error_class: str, message: str, traceback: str) -> bool:
     """The job's own error: it will not be tried again, and what depends on it fails too."""
-    values = {"state": "failed", "error_class": error_class, "error_message": message, "finished_at": time.time()}
+    values = {"state": "failed", "error_class": error_class, "error_message": hide(message), "finished_at": time.time()}
     if db.execute(update(job).where(mine(claimed)).values(**values, lease_owner=None)).rowcount != 1:
         note(db, "stale-failure", claimed.id, claimed.fence)
         return False
-    end_attempt(db, claimed, "failed", error_class=error_class, traceback=traceback)
+    end_attempt(db, claimed, "failed", error_class=error_class, traceback=hide(traceback))
     end_dependents(db, claimed.id, "failed", f"job {claimed.id} that it needs failed")
     return True
 
@@ -228,7 +229,7 @@ def crash(db: Connection, claimed: Claimed, reason: str) -> bool:
     pause = BACKOFF_SECONDS * 2 ** (crashes - 1)
     values = {"state": "queued", "lease_owner": None, "crashes": crashes, "not_before": time.time() + pause}
     db.execute(update(job).where(mine(claimed)).values(**values))
-    end_attempt(db, claimed, "crashed", error_class="WorkerDied", traceback=reason)
+    end_attempt(db, claimed, "crashed", error_class="WorkerDied", traceback=hide(reason))
     return True
 
 

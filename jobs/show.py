@@ -15,7 +15,7 @@ SUMMARY_RADII = 6  # columns that fit a terminal beside a name
 
 def json_text(data: Any) -> str:
     """Data as JSON for other programs: accuracies stay fractions."""
-    return json.dumps(data, indent=2, default=str)
+    return json.dumps(data, indent=2, default=str).replace("\x7f", "\\u007f")  # which terminals obey too
 
 
 def table(rows: Sequence[Row], columns: Iterable[str] | None = None, least: Sequence[str] = ()) -> str:

@@ -4,7 +4,6 @@ Opening the file read-only is not enough, since ATTACH opens it again for writin
 step of a statement before it runs, and limits bound its time, its memory and its values.
 """
 
-import json
 import sqlite3
 import time
 from contextlib import closing
@@ -16,6 +15,7 @@ from jobs import show
 from jobs.engine import BUSY_SECONDS, connect_store, in_words, parse_url, schema_version
 from jobs.errors import SpecError, StoreError
 from jobs.files import open_reading
+from jobs.words import address
 
 VALUE_BYTES = 64 * 2**20  # the longest text or blob, and the longest row
 HEAP_BYTES = 512 * 2**20
@@ -60,10 +60,10 @@ def readable(url: str) -> Path:
     path = parse_url(url)[1]
     if path is None:
         raise StoreError(
-            f"robustq sql reads SQLite stores, got {url}: ask a server with psql, as a role that may only SELECT"
+            f"robustq sql reads SQLite stores, got {address(url)}: ask a server with psql, as a role that may only read"
         )
     with connect_store(url).begin() as db:
-        schema_version(db, url)
+        schema_version(db, address(url))
     return path
 
 
@@ -115,7 +115,7 @@ def answer_text(answer: Answer, *, as_json: bool) -> str:
             }
             for row in answer.rows
         ]
-        return json.dumps(rows, indent=2)
+        return show.json_text(rows)
     shown = [
         {name: f"{len(v)} bytes" if isinstance(v, bytes) else v for name, v in zip(answer.columns, row, strict=True)}
         for row in answer.rows

@@ -8,16 +8,21 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
+
+from jobs.words import hide, one_line
 
 Row = dict[str, Any]
 
+TIMES = ("recorded_at",)  # seconds since 1970
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
 FORMATS = ("table", "json", "csv", "markdown", "latex")
 GAP = "  "
 SHORTEST = 8  # characters that a shortened text keeps at least, before a column is left out instead
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 NUMBER = re.compile(r"[-+]?[\d[]")  # how a number begins, also one with its interval behind it, or 8/255
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+MARKDOWN = {"\\": r"\\", "|": r"\|", "&": "&amp;", "<": "&lt;", ">": "&gt;"}
 LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
 
 
@@ -44,18 +49,19 @@ def plain_table(
     names = list(columns or (rows[0] if rows else ()))
     if not rows:
         return "nothing to show"
-    cells = {name: [CONTROL.sub(" ", text(row.get(name))) for row in rows] for name in names}
+    cells = {name: [one_line(hide(text(row.get(name)))) for row in rows] for name in names}
+    heads = {name: one_line(str(name)) for name in names}
     texts = {name for name in names if any(isinstance(row.get(name), str) for row in rows)}
-    widths = {name: max(map(wide, [name, *cells[name]])) for name in names}
+    widths = {name: max(map(wide, [heads[name], *cells[name]])) for name in names}
     shown = list(names)
     if width is not None:
         shown = fit(
             widths, {name for name in texts if not all(map(NUMBER.match, filter(None, cells[name])))}, width, least
         )
-    lines = [GAP.join(pad(name, widths[name], name in texts) for name in shown)]
+    lines = [GAP.join(pad(heads[name], widths[name], name in texts) for name in shown)]
     lines += [GAP.join("-" * widths[name] for name in shown)]
     lines += [GAP.join(pad(cells[name][i], widths[name], name in texts) for name in shown) for i in range(len(rows))]
-    if missing := [name for name in names if name not in shown]:
+    if missing := [heads[name] for name in names if name not in shown]:
         note = f"left out to fit: {', '.join(missing)}"
         lines.append(shorten(note, width or wide(note)))
     return "\n".join(line.rstrip() for line in lines)
@@ -117,7 +123,7 @@ def markdown(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """A table as GitHub and pandoc read it."""
 
     def line(values: Iterable[str]) -> str:
-        cells = (CONTROL.sub(" ", value).replace("\\", r"\\").replace("|", r"\|") for value in values)
+        cells = ("".join(MARKDOWN.get(c, c) for c in one_line(value)).replace("](", "]\\(") for value in values)
         return f"| {' | '.join(cells)} |"
 
     rules = ["---" if any(isinstance(row.get(name), str) for row in rows) else "---:" for name in columns]
@@ -129,7 +135,7 @@ def latex(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """A tabular with the rules of the package booktabs."""
 
     def line(values: Iterable[str]) -> str:
-        cells = ("".join(LATEX.get(c, c) for c in CONTROL.sub(" ", value)) for value in values)
+        cells = ("".join(LATEX.get(c, c) for c in one_line(value)) for value in values)
         return f"{' & '.join(cells)} \\\\"
 
     flush = "".join("l" if any(isinstance(row.get(name), str) for row in rows) else "r" for name in columns)
@@ -138,13 +144,24 @@ def latex(rows: Sequence[Row], columns: Sequence[str]) -> str:
     return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}"])
 
 
-def csv_text(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """Every digit of every value, nulls empty, objects as JSON; as RFC 4180 has it, but for plain line ends."""
+def csv_text(rows: Sequence[Row], columns: Sequence[str], *, spreadsheet: bool = False) -> str:
+    """Every digit of every value, nulls empty, objects as JSON, times in UTC; RFC 4180 but for plain line ends.
+
+    spreadsheet: texts that a spreadsheet would take for a formula have a ' before them.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow(
-            [json.dumps(v, sort_keys=True) if isinstance(v := row[name], dict | list) else v for name in columns]
-        )
+    for cells in (columns, *([csv_cell(row[name], name) for name in columns] for row in rows)):
+        writer.writerow([harmless(cell) for cell in cells] if spreadsheet else cells)
     return out.getvalue().rstrip("\n")
+
+
+def csv_cell(value: Any, name: str) -> Any:
+    if name in TIMES and value is not None:
+        moment = datetime.fromtimestamp(round(value * 1000) / 1000, UTC)
+        return f"{moment:%Y-%m-%d %H:%M:%S}.{round(moment.microsecond / 1000):03d}Z"
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else value
+
+
+def harmless(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell

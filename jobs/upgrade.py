@@ -15,6 +15,7 @@ from jobs.errors import StoreError
 from jobs.files import open_reading
 from jobs.schema import SCHEMA_VERSION, meta
 from jobs.states import counts
+from jobs.words import address
 
 
 def upgrade(url: str) -> str:
@@ -23,18 +24,20 @@ def upgrade(url: str) -> str:
     """
     path = parse_url(url)[1]
     with connect_store(url).begin() as db:
-        before = schema_version(db, url)
+        before = schema_version(db, address(url))
     if before == SCHEMA_VERSION:
-        return f"store {url} has schema version {before} already"
+        return f"store {address(url)} has schema version {before} already"
     if before > SCHEMA_VERSION:
         raise StoreError(
-            f"store {url} has schema version {before}, this robustq knows {SCHEMA_VERSION}: update robustq"
+            f"store {address(url)} has schema version {before}, this robustq knows {SCHEMA_VERSION}: update robustq"
         )
     kept = None if path is None else keep_copy(path, before)
     with connect_store(url, write=True).begin() as db:
         run_steps(db)
         db.execute(sa.update(meta).values(schema_version=SCHEMA_VERSION))
-    return f"store {url}: schema version {before} -> {SCHEMA_VERSION}" + (f", the old one is in {kept}" if kept else "")
+    return f"store {address(url)}: schema version {before} -> {SCHEMA_VERSION}" + (
+        f", the old one is in {kept}" if kept else ""
+    )
 
 
 def keep_copy(path: Path, version: int) -> Path:
@@ -64,6 +67,6 @@ def run_steps(db: sa.Connection) -> None:
 def info(url: str) -> dict[str, Any]:
     """The store's schema version, the one that this robustq reads, and what is in it."""
     with connect_store(url).begin() as db:
-        version = schema_version(db, url)
-        found = {"store": url, "schema_version": version, "reads": SCHEMA_VERSION}
+        version = schema_version(db, address(url))
+        found = {"store": address(url), "schema_version": version, "reads": SCHEMA_VERSION}
         return found | {f"{state}_jobs": n for state, n in counts(db).items()}

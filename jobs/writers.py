@@ -4,6 +4,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -36,15 +37,27 @@ def check_folder(path: Path) -> None:
 
 def write_file(path: Path, tables: Iterable[pa.Table], kind: pa.Schema) -> int:
     """Write tables one after the other into one file, by its ending; returns the number of rows."""
+    with replacing(path) as temporary:
+        return write_tables(temporary, path.suffix, tables, kind)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text with plain line ends, whichever are usual here."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of `path` when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        total = write_tables(temporary, path.suffix, tables, kind)
+        yield temporary
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return total
 
 
 def write_folder(
