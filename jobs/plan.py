@@ -158,7 +158,7 @@ def checked(resolved: Resolved) -> list[Planned]:
         label: train_settings(study, model, origin, ("models", label), complete)
         for label, model in study.models.items()
     }
-    effects.check_effects(study, origin, resolved.models, attacks, settings)
+    effects.check_effects(study, origin, resolved.models, attacks, settings, notes.append)
     for label, model in resolved.models.items():
         if (chosen := settings[label]) is not None:
             guard(origin, ("models", label, "train"), complete.check_training, chosen, resolved.train_data)

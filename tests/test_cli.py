@@ -216,15 +216,17 @@ def test_a_full_disk(robustq, tmp_path, monkeypatch):
     from jobs import writers
 
     open_store(str(tmp_path / "r.db"), create=True, write=True).engine.dispose()
-    (tmp_path / "t.csv").write_text("kept")
-
-    def full(*args: object) -> None:
-        raise OSError(28, "No space left on device", "t.csv")
-
-    monkeypatch.setattr(writers, "open_writer", full)
     mend = "no room left on the disk: make room, then run the same command again"
-    refused(robustq("--store", "r.db", "export", "t.csv"), f"t.csv: {mend}")
-    assert (tmp_path / "t.csv").read_text() == "kept"
+    for name, where, what in (("t.csv", Path, "write_bytes"), ("t.parquet", writers, "open_writer")):
+        (tmp_path / name).write_text("kept")
+
+        def full(*args: object, name: str = name) -> None:
+            raise OSError(28, "No space left on device", name)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(where, what, full)
+            refused(robustq("--store", "r.db", "export", name), f"{name}: {mend}")
+        assert (tmp_path / name).read_text() == "kept"
 
 
 def test_wrong_usage_is_clicks_own(robustq):

@@ -257,13 +257,17 @@ def test_attack_parameters_for_all_are_for_the_models_that_take_them(folder: Pat
     [
         ("epz: 0.1", "objective: pgd", "training has no setting 'epz'"),
         ("eps: 0.1", "epochs: 2", "training has no setting 'eps'"),
-        (
-            "eps: 0.1",
-            "objective: pgd, eps: 0.2",
-            "eps has no effect: every model whose objective takes it says its own",
-        ),
+        ("epochs: imagenet", "objective: pgd, epochs: 2", "epochs"),
+        ("epochs: yes", "objective: pgd, epochs: 2", "epochs"),
     ],
 )
 def test_attack_parameters_that_no_model_takes(folder: Path, top: str, own: str, line: str):
     with pytest.raises(SpecError, match=line):
         planned(folder, ONE_OF_TWO.format(top=top, own=own))
+
+
+def test_a_default_that_every_model_overrides_is_said(folder: Path, capsys: pytest.CaptureFixture[str]):
+    """As a study that grows comes to have one: it is no reason to refuse it."""
+    planned(folder, ONE_OF_TWO.format(top="eps: 0.1", own="objective: pgd, eps: 0.2"))
+    said = "train: eps: 0.1 has no effect: every model whose objective takes it says its own"
+    assert said in capsys.readouterr().err.splitlines()
