@@ -76,7 +76,10 @@ def split_of(db: Connection, job_id: int) -> str:
     spec = db.execute(select(job.c.spec).where(job.c.id == job_id)).scalar_one()
     while "data" not in spec:
         needed = select(job.c.id, job.c.spec).join(job_dep, job_dep.c.needs_id == job.c.id)
-        job_id, spec = db.execute(needed.where(job_dep.c.job_id == job_id).limit(1)).one()
+        found = db.execute(needed.where(job_dep.c.job_id == job_id).limit(1)).first()
+        if found is None:
+            return TEST
+        job_id, spec = found
     return spec["data"].get("split", TEST)
 
 

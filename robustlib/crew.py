@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from robustlib.engine import Count
+from robustlib.modes import without_graphs
 from robustlib.search import Engines
 
 MOST = 4  # threads that run Python at once: more would wait for each other
@@ -70,7 +71,7 @@ def make_crew(engines: Engines, device: torch.device) -> Crew | None:
     if device.type != "cpu" or number < 2 or (number - 1) * size_of(engines) > COPIES_BYTES:
         return None
     try:
-        copies = [copy.deepcopy(engines) for _ in range(number - 1)]
+        copies = [copy.deepcopy(engines, without_graphs(*engines.every)) for _ in range(number - 1)]
         for engine in (engine for made in copies for engine in made.every):
             engine.count = Count()
     except Exception:  # a user's model may hold on to anything

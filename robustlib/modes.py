@@ -206,7 +206,7 @@ def moved(model: nn.Module, device: torch.device) -> nn.Module:
 def as_module(owner: str, model: Any) -> nn.Module:
     """The model. Raises TypeError for what is no module."""
     if isinstance(model, nn.Module):
-        if "_parameters" not in vars(model):
+        if not hasattr(model, "_parameters"):  # TorchScript's modules keep them elsewhere than in their dict
             raise TypeError(f"{owner}: expected a torch.nn.Module whose __init__ calls super().__init__() first")
         return model
     came = f"the class {model.__name__}: make one of it" if isinstance(model, type) else type(model).__name__
@@ -217,7 +217,14 @@ def as_module(owner: str, model: Any) -> nn.Module:
 def copied(model: nn.Module) -> nn.Module:
     """A copy of the model."""
     with torch.no_grad():  # where a graph is kept, TorchScript's copies hang on to what they are copies of
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, without_graphs(model))
+
+
+def without_graphs(*models: nn.Module) -> dict[int, Any]:
+    """For deepcopy, which copies no tensor that a graph made: those that models have kept of their last call."""
+    kept = [value for model in models for layer in model.modules() for value in vars(layer).values()]
+    kept += [part for value in kept if isinstance(value, list | tuple) for part in value]
+    return {id(t): t.detach().clone() for t in kept if isinstance(t, Tensor) and not t.is_leaf}
 
 
 @contextmanager
