@@ -62,10 +62,15 @@ def watched(store: Store) -> Iterator[StoreFile | None]:
     if path is None or not store.opened:
         yield None
         return
+    # A connection of its own, which nobody else uses: an interrupt closes the one that is in use, and were that the
+    # last one, SQLite would tidy up its log, which would look as if somebody had taken it away.
+    held = store.engine.raw_connection()
+    held.cursor().execute("SELECT count(*) FROM sqlite_schema").fetchone()
     file = StoreFile(path, store.opened[0])
     try:
         yield file
     finally:
+        held.close()
         store.engine.dispose()
         if file.descriptor is not None:
             os.close(file.descriptor)

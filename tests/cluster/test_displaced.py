@@ -22,6 +22,7 @@ from cluster.driver import Bundle, Driver
 from cluster.resources import Slots
 from jobs.engine import Store, open_store
 from jobs.errors import RobustqError, RunError, StoreError
+from jobs.presence import watched
 from jobs.probe import submit_probes
 from jobs.states import counts
 
@@ -330,3 +331,13 @@ def test_at_the_command_line(how, path):
         assert line.startswith("robustq: stopped; the queue is intact. Go on with: ") and driver.returncode == 1
     left = jobs_in(path)
     assert left["done"] >= done and left == {"done": left["done"], "queued": 200 - left["done"]}
+
+
+def test_a_connection_that_an_interrupt_closes_is_no_loss(store: Store):
+    """Were it the only one, SQLite would tidy up its log."""
+    with watched(store) as file:
+        assert file is not None
+        with store.engine.connect() as db:
+            counts(db)
+            db.invalidate()  # as SQLAlchemy does when an interrupt comes in the middle of a statement
+        assert file.changed() is None

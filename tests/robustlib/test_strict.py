@@ -128,6 +128,6 @@ def test_a_model_stays_where_it_is():
         evaluate(model, X, Y, FGSM, eps=0.1),
         audit(model, X, Y, eps=0.1),
     ):
-        with pytest.raises((NotImplementedError, RuntimeError, ValueError)):
+        with pytest.raises(ValueError, match="meta"):
             next(run)  # there is nothing to compute with on "meta"
-    assert set(asked) == {torch.device("meta")} and model.linear.weight.is_meta
+    assert set(asked) <= {torch.device("meta")} and model.linear.weight.is_meta
