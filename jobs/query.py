@@ -143,12 +143,6 @@ def sweep_spec(db: Connection, sweep_id: int) -> dict[str, Any]:
     return db.execute(select(sweep.c.spec).where(sweep.c.id == sweep_id)).scalar_one()
 
 
-def data_ref(db: Connection, sweep_id: int) -> str:
-    """The data set of a sweep by its name for robustlib.data.load."""
-    chosen = select(job.c.spec).where((job.c.kind == "eval") & job.c.id.in_(jobs_of(sweep_id))).limit(1)
-    return db.execute(chosen).scalar_one()["data"]["place"]
-
-
 def weights_of_sweep(db: Connection, sweep_id: int) -> str:
     """Hash of the weights that the sweep's first training left."""
     chosen = job_artifact.c.job_id.in_(jobs_of(sweep_id)) & (job_artifact.c.role == "weights")

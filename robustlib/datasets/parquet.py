@@ -8,8 +8,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from robustlib.datasets.before import read_as_before
 from robustlib.datasets.columns import Columns, bytes_within, check_labels, image_column, label_column
 from robustlib.datasets.huggingface import Feature, features
@@ -137,8 +135,3 @@ def names_of(shards: Sequence[Shard], label: str) -> tuple[str, ...] | None:
                 "names in all files of a data set"
             )
     return first and first[1]
-
-
-def numbered(labels: Iterable[np.ndarray]) -> list[str]:
-    """Names for classes without: their numbers, the same for every split."""
-    return [str(number) for number in range(max(int(y.max(initial=0)) for y in labels) + 1)]
