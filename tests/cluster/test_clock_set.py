@@ -1,4 +1,4 @@
-"""A clock that is set forwards and back while two drivers run on one machine, with real Ray: no job is begun twice."""
+"""A clock that is set forwards and back while drivers run on one machine, with real Ray."""
 
 import itertools
 import os
@@ -9,9 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from jobs.engine import open_store
@@ -34,8 +37,8 @@ from types import SimpleNamespace
 
 import psutil
 
-table, mounted = sys.argv[1], sys.argv[2] == "mounted"
-sys.argv[1:] = sys.argv[3:]
+table, mounted, silence = sys.argv[1], sys.argv[2] == "mounted", float(sys.argv[3])
+sys.argv[1:] = sys.argv[4:]
 find = lambda path: next(int(line.split()[1]) for line in open(path) if line.startswith("btime"))
 began = find(table + ".before")
 clock = SimpleNamespace(time=lambda: time.time() + find(table) - began, monotonic=time.monotonic)
@@ -45,10 +48,11 @@ else:
     psutil._pslinux.boot_time = lambda: float(find(table))
 
 from cli import main
-from cluster import leases
+from cluster import health, leases
 from jobs import claims, queue
 
 queue.time = claims.time = clock
+queue.BACKOFF_SECONDS, health.SILENCE_SECONDS = 0.5, silence
 leases.RENEW_SECONDS = 1.0
 main()
 """
@@ -78,35 +82,76 @@ def table(tmp_path: Path) -> Path:
     return table
 
 
-def test_no_job_is_begun_twice(table: Path, tmp_path: Path):
-    path = tmp_path / "results.db"
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "results.db"
+
+
+def submit(path: Path, n: int, seconds: float) -> None:
     store = open_store(str(path), create=True, write=True)
-    submit_probes(store, PROBES, seconds=SECONDS)
+    submit_probes(store, n, seconds=seconds)
     store.engine.dispose()
+
+
+def begin(table: Path, path: Path, drivers: int, silence: float = 60.0) -> list[subprocess.Popen[bytes]]:
     mounted = may_mount(table)
     mount = ["unshare", "-rm", "sh", "-c", 'mount --bind "$0" /proc/stat && exec "$@"', str(table)] if mounted else []
-    words = [str(table), "mounted" if mounted else "told", "--store", str(path), "drive"]
+    words = [str(table), "mounted" if mounted else "told", str(silence), "--store", str(path), "drive"]
     command = [*mount, sys.executable, "-c", DRIVE, *words]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    drivers = [
-        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        for _ in range(2)
+    return [
+        subprocess.Popen(command, cwd=path.parent, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for _ in range(drivers)
     ]
+
+
+@contextmanager
+def awaited(drivers: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """The end of all of them, after which each has ended well."""
     watchdog = threading.Timer(150, lambda: [driver.send_signal(signal.SIGTERM) for driver in drivers])
     watchdog.start()
     try:
+        yield
+    finally:
+        told = [driver.communicate()[1].decode() for driver in drivers]
+        watchdog.cancel()
+    assert [driver.returncode for driver in drivers] == [0] * len(drivers), told
+
+
+def ask(path: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(query).fetchall()
+
+
+def test_no_job_is_begun_twice(table: Path, path: Path):
+    submit(path, PROBES, SECONDS)
+    drivers = begin(table, path, 2)
+    with awaited(drivers):
         for step in itertools.cycle(STEPS):
             if all(driver.poll() is not None for driver in drivers):
                 break
             set_clock(table, step)
             time.sleep(1.5)
-    finally:
-        watchdog.cancel()
-        told = [driver.communicate()[1].decode() for driver in drivers]
-    assert [driver.returncode for driver in drivers] == [0, 0], told
-    with closing(sqlite3.connect(path)) as db:
-        assert db.execute("SELECT state, attempt, fence FROM job").fetchall() == [("done", 1, 1)] * PROBES
-        assert db.execute("SELECT outcome FROM attempt").fetchall() == [("done",)] * PROBES
-        assert db.execute("SELECT kind FROM event").fetchall() == []
-        assert db.execute("SELECT count(*) FROM result").fetchone() == (PROBES,)
-        assert len(db.execute("SELECT DISTINCT driver_id FROM attempt").fetchall()) == 2
+    assert ask(path, "SELECT state, attempt, fence FROM job") == [("done", 1, 1)] * PROBES
+    assert ask(path, "SELECT outcome FROM attempt") == [("done",)] * PROBES
+    assert ask(path, "SELECT kind FROM event") == []
+    assert ask(path, "SELECT count(*) FROM result") == [(PROBES,)]
+    assert len(ask(path, "SELECT DISTINCT driver_id FROM attempt")) == 2
+
+
+def test_a_frozen_worker_is_ended(table: Path, path: Path):
+    submit(path, 1, 2.0)
+    (driver,) = begin(table, path, 1, silence=12.0)
+    with awaited([driver]):
+        while not (running := ask(path, "SELECT pid FROM attempt")):
+            assert driver.poll() is None
+            time.sleep(0.05)
+        worker = running[0][0]
+        os.kill(worker, signal.SIGSTOP)
+        set_clock(table, 3600)
+        since = time.monotonic()
+        while psutil.pid_exists(worker):
+            assert driver.poll() is None and time.monotonic() - since < 60
+            time.sleep(0.1)
+    assert ask(path, "SELECT state, attempt, crashes FROM job") == [("done", 2, 1)]
+    assert ask(path, "SELECT outcome FROM attempt ORDER BY n") == [("crashed",), ("done",)]
