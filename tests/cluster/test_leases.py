@@ -149,6 +149,8 @@ def test_a_time_of_boot_that_moves_takes_no_job_from_its_driver(steps, store, tm
     monkeypatch.setattr(dispatch, "collect", collect)
     drive.work(Driver(store, NoRay(), Slots(1, 0, 1), None), lambda counts, costs: None)
     computed_once(store)
+    with store.begin() as db:
+        assert db.execute(select(drivers.c.process)).scalars().all() == [identity(os.getpid())]
 
 
 @pytest.mark.parametrize("step", [HOUR, -HOUR, 365 * 24 * HOUR])

@@ -1,6 +1,7 @@
 """Whether two looks at a process find the same one: whatever the clock shows, and in whatever container."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from cluster import processes
 from cluster.processes import end, identity, is_gone
 
-FROZEN = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
+ROOT = Path(__file__).parents[2]
 LINUX = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
 
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -147,6 +148,33 @@ def test_of_another_place_nothing_is_known(change: Callable[[FakeProc], None], f
     for pid in (os.getpid(), os.getppid(), 2**22 + 1):  # one that runs, one that is not shown, one that no Linux has
         assert not is_gone(pid, told)
     assert identity(os.getpid()) != told
+
+
+ASK = """
+import os, sys
+from cluster.processes import end, identity, is_gone
+pid, told = int(sys.argv[1]), sys.argv[2]
+end(pid, told)
+print(identity(os.getpid()) or "unknown")
+print(is_gone(pid, told), is_gone(2**22 + 1, told))
+"""
+
+
+@LINUX
+@pytest.mark.parametrize("proc", ["its own", "that outside"])
+def test_in_another_namespace(proc: str, start: Start):
+    """As in a container: there the pid is another process's, or nobody's."""
+    process = start()
+    told = identity(process.pid)
+    apart = ["unshare", "-rpf", *(["--mount-proc"] if proc == "its own" else [])]
+    if shutil.which("unshare") is None or subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("this system grants no namespaces")
+    command = [*apart, sys.executable, "-c", ASK, str(process.pid), told]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    assert (said[0] == "unknown") == (proc == "that outside")
+    assert said[0].rpartition(" ")[0] != told.rpartition(" ")[0]
+    assert said[1] == "False False"
+    assert process.poll() is None
 
 
 def test_a_kernel_without_time_namespaces(fake: FakeProc):
