@@ -53,7 +53,7 @@ from jobs import claims, queue
 
 queue.time = claims.time = clock
 queue.BACKOFF_SECONDS, health.SILENCE_SECONDS = 0.5, silence
-leases.RENEW_SECONDS = 1.0
+leases.RENEW_SECONDS = 2.0  # a driver that is slow for three times as long is not dead
 main()
 """
 
