@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
+from cluster.processes import identity
 from cluster.resources import share_for
 from jobs.queue import Claimed
 
@@ -36,7 +35,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a bundle runs. began: when its process started, since a pid may be used again.
+    """Where a bundle runs. process: its identity (cluster/processes.py), since a pid may be used again.
 
     log: what the process prints, of which the first `log_begins` bytes are of earlier bundles.
     """
@@ -44,7 +43,7 @@ class Place:
     node: str
     node_id: str
     pid: int
-    began: float
+    process: str
     gpu_ids: str
     log: str | None
     log_begins: int = 0
@@ -105,7 +104,7 @@ def run_bundle(claimed: list[Claimed], setting: Setting, node_id: str = "", log:
         platform.node(),
         node_id,
         os.getpid(),
-        psutil.Process().create_time(),
+        identity(os.getpid()),
         os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         log,
         os.path.getsize(log) if log and os.path.exists(log) else 0,

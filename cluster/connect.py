@@ -6,16 +6,15 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
-
 from cluster.apart import apart, go_to, job_config
 from cluster.bundle import Frame, Setting, run_bundle
+from cluster.processes import end
 from cluster.resources import Slots, cluster_slots, plan_slots, usable_cpus
 from jobs.errors import RunError
 from jobs.queue import Claimed
@@ -191,20 +190,12 @@ def remote_bundle(num_gpus: float, num_cpus: float) -> Any:
     return import_ray().remote(num_gpus=num_gpus, num_cpus=num_cpus, max_retries=0)(bundle_task)
 
 
-def end_process(pid: int, began: float) -> None:
-    """Kill a worker, also one that hears nothing any more."""
-    with suppress(psutil.Error):
-        process = psutil.Process(pid)
-        if abs(process.create_time() - began) < 1:
-            process.kill()
-
-
-def end_remotely(ray: Any, node_id: str, pid: int, began: float) -> None:
+def end_remotely(ray: Any, node_id: str, pid: int, process: str) -> None:
     """Kill a worker on its node; nobody waits for it, since the node may be as deaf as the worker."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    ray.remote(num_cpus=0, max_retries=0)(end_process).options(scheduling_strategy=there).remote(pid, began)
+    ray.remote(num_cpus=0, max_retries=0)(end).options(scheduling_strategy=there).remote(pid, process)
 
 
 def worker_env(slots: Slots) -> dict[str, Any]:

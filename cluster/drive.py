@@ -14,6 +14,7 @@ from cluster.connect import check_artifacts, cluster_ray, local_ray, local_slots
 from cluster.dispatch import loop
 from cluster.driver import Driver, Watch
 from cluster.leases import dead_drivers
+from cluster.processes import identity
 from cluster.progress import Progress
 from cluster.resources import Slots
 from jobs import queue
@@ -51,7 +52,7 @@ def drive(
     An interrupt, SIGTERM or SIGHUP gives every job back to the queue and goes on as KeyboardInterrupt.
     """
     with store.begin() as db:
-        queue.reclaim(db, dead_drivers(db))
+        queue.reclaim(db, dead_drivers(db), heard=queue.holders(db))  # nobody has been watched yet
         found, width = counts(db, sweep_id), widest(db, sweep_id)
     if not any(found[state] for state in queue.UNFINISHED):
         return found
@@ -68,8 +69,8 @@ def drive(
 def work(driver: Driver, watch: Watch) -> dict[str, int]:
     """Register, run the queue to its end, and give back what is held, however that ends."""
     with driver.store.begin() as db:
-        started = psutil.Process().create_time()
-        driver.beat_at = queue.register(db, driver.id, platform.node(), os.getpid(), started, VERSION)
+        pid, started = os.getpid(), psutil.Process().create_time()
+        driver.beat_at = queue.register(db, driver.id, platform.node(), pid, started, VERSION, identity(pid))
     with watched(driver.store) as driver.file:
         try:
             with interruptible(driver):

@@ -63,6 +63,7 @@ class Driver:
     began: whether a job of its has begun, so that workers are known to start.
     file: of an SQLite store.  beat_at: its last sign of life, by which it knows the store for its own.
     lost: what has happened to the store, once that is known.
+    watched: other drivers that hold jobs, with their last sign of life and how often it was found to be still the last.
     """
 
     store: Store
@@ -80,6 +81,7 @@ class Driver:
     file: StoreFile | None = None
     beat_at: float | None = None
     lost: tuple[str, str] | None = None
+    watched: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     @property
     def room(self) -> float:

@@ -16,9 +16,12 @@ STALL_SECONDS = 24 * 3600.0  # that a job may compute between two signs of progr
 def look_after(db: Connection, driver: Driver) -> None:
     """End every bundle that is stuck, and put its jobs where they belong."""
     now = time.monotonic()
-    if now - driver.looked_at > SILENCE_SECONDS / 2:  # it was this driver that slept
+    slept = now - driver.looked_at
+    if slept > SILENCE_SECONDS / 2:  # it was this driver, and its workers may have slept with it
         for bundle in driver.bundles:
             bundle.heard_at = now
+            bundle.began_at += slept
+            bundle.moved_at += slept
     driver.looked_at = now
     for bundle in list(driver.bundles):
         if (late := overdue(bundle, now)) is not None:
@@ -61,7 +64,7 @@ def end(driver: Driver, bundle: Bundle) -> None:
     """Stop a bundle's worker, by Ray and, since a frozen one does not hear that, by its process."""
     driver.ray.cancel(bundle.frames, force=True)
     if bundle.place is not None:
-        end_remotely(driver.ray, bundle.place.node_id, bundle.place.pid, bundle.place.began)
+        end_remotely(driver.ray, bundle.place.node_id, bundle.place.pid, bundle.place.process)
 
 
 def close(db: Connection, bundle: Bundle, reason: str) -> None:

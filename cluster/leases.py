@@ -1,20 +1,24 @@
-"""Who holds which jobs: leases prolonged, those of dead drivers taken back."""
+"""Who holds which jobs: leases prolonged, those of dead drivers taken back.
 
-import platform
+Clocks are set, and those of two machines differ, so none takes a job from a driver by itself. A driver is dead if its
+process is known to have ended, or if this one has watched it give no sign of life.
+"""
+
 import time
 
-import psutil
 from sqlalchemy import Connection, select
 
 from cluster.driver import Driver
+from cluster.processes import is_gone
 from jobs import queue
 from jobs.schema import driver
 
 RENEW_SECONDS = 20.0
+MISSED = 3  # renewals without a sign of life, after which the clock is believed that a lease ran out
 
 
 def keep_leases(db: Connection, at_work: Driver) -> bool:
-    """Now and then: prolong this driver's leases, and take back those that ran out or whose driver is dead.
+    """Now and then: prolong this driver's leases, and take back those of drivers that are dead or silent.
 
     Returns whether it was time to.
     """
@@ -22,19 +26,29 @@ def keep_leases(db: Connection, at_work: Driver) -> bool:
         return False
     at_work.beat_at = queue.beat(db, at_work.id)
     queue.renew(db, at_work.id)
-    queue.reclaim(db, dead_drivers(db))
+    missed = watch(db, at_work)
+    silent = [id_ for id_, n in missed.items() if n * RENEW_SECONDS >= queue.LEASE_SECONDS]  # whatever the clock says
+    heard = [id_ for id_, n in missed.items() if n < MISSED]
+    queue.reclaim(db, dead_drivers(db, at_work.id) + silent, heard=[at_work.id, *heard])
     at_work.renewed_at = time.monotonic()
     return True
 
 
-def dead_drivers(db: Connection) -> list[str]:
-    """Drivers of this machine whose process is gone: their leases need not run out first."""
-    rows = db.execute(select(driver).where(driver.c.stopped_at.is_(None) & (driver.c.host == platform.node()))).all()
-    return [row.id for row in rows if not alive(row.pid, row.process_started_at)]
+def watch(db: Connection, at_work: Driver) -> dict[str, int]:
+    """How often in a row each other driver that holds jobs was found without a new sign of life.
+
+    Looks are counted, not seconds: this driver may have slept, and the others with it.
+    """
+    found, before = queue.holders(db), at_work.watched
+    at_work.watched = {
+        id_: (beat, before[id_][1] + 1 if id_ in before and before[id_][0] == beat else 0)
+        for id_, beat in found.items()
+        if id_ != at_work.id
+    }
+    return {id_: n for id_, (_, n) in at_work.watched.items()}
 
 
-def alive(pid: int, started_at: float) -> bool:
-    try:
-        return abs(psutil.Process(pid).create_time() - started_at) < 1
-    except psutil.Error:
-        return False
+def dead_drivers(db: Connection, own: str | None = None) -> list[str]:
+    """Drivers whose process has surely ended: their leases need not run out first. own: this driver, which lives."""
+    rows = db.execute(select(driver.c.id, driver.c.pid, driver.c.process).where(driver.c.stopped_at.is_(None))).all()
+    return [row.id for row in rows if row.id != own and is_gone(row.pid, row.process)]

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, select, update
 
 from jobs.graph import weights_of
-from jobs.queue import LEASE_SECONDS, Claimed
+from jobs.queue import LEASE_SECONDS, LONGEST_PAUSE_SECONDS, Claimed
 from jobs.schema import job, sweep, sweep_job
 
 # What workers run, and what a driver settles itself from what the store holds.
@@ -37,7 +37,9 @@ def claim(
     together whatever `most` and `budget` say. Drivers that claim at once get different jobs, and none waits.
     """
     now = time.time()
-    ready = what & (job.c.state == "queued") & (job.c.not_before <= now) & not_paused(db)
+    # No pause is longer: one that seems so was noted before the clock was set back, or by one that is ahead.
+    waits = (job.c.not_before > now) & (job.c.not_before <= now + LONGEST_PAUSE_SECONDS)
+    ready = what & (job.c.state == "queued") & ~waits & not_paused(db)
     if sweep_id is not None:
         ready &= in_sweep(sweep_job.c.sweep_id == sweep_id)
     if gpu_share < WHOLE:

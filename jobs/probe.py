@@ -10,6 +10,7 @@ from jobs.insert import add_jobs, insert_new
 from jobs.schema import sweep, sweep_job
 from jobs.shards import SECONDS_A_UNIT
 from jobs.specs import ProbeSpec
+from jobs.states import latest_moment
 
 
 def submit_probes(store: Store, n: int, seconds: float = 0.0) -> int:
@@ -33,7 +34,7 @@ def submit_probes(store: Store, n: int, seconds: float = 0.0) -> int:
             }
         )
     with store.begin() as db:
-        values = {"name": "probes", "spec": {}, "identity": f"probes-{run}", "created_at": now}
+        values = {"name": "probes", "spec": {}, "identity": f"probes-{run}", "created_at": latest_moment(db)}
         sweep_id = db.execute(sa.insert(sweep).values(**values).returning(sweep.c.id)).scalar_one()
         members = [{"sweep_id": sweep_id, "job_id": id_, "model": "probe"} for id_, _ in add_jobs(db, rows).values()]
         insert_new(db, sweep_job, members)

@@ -32,6 +32,7 @@ from jobs.words import hide
 
 LEASE_SECONDS = 120.0
 BACKOFF_SECONDS = 5.0  # after a job's first crash, doubled by each further one
+LONGEST_PAUSE_SECONDS = 60.0  # after a crash
 LIVE = ("leased", "running")
 UNFINISHED = ("blocked", "queued", *LIVE)
 STEPS = 2  # between the priorities of two sweeps: a training comes one before its sweep's evaluations
@@ -61,8 +62,16 @@ def note(db: Connection, kind: str, job_id: int | None = None, fence: int | None
     db.execute(sa.insert(event).values(at=time.time(), job_id=job_id, fence=fence, kind=kind, data=data or None))
 
 
-def register(db: Connection, driver_id: str, host: str, pid: int, process_started_at: float, version: str) -> float:
-    """A driver says that it is there; returns what its row has as its last sign of life."""
+def register(
+    db: Connection,
+    driver_id: str,
+    host: str,
+    pid: int,
+    process_started_at: float,
+    version: str,
+    process: str | None = None,
+) -> float:
+    """A driver says that it is there; returns what its row has as its last sign of life. process: its identity."""
     now = time.time()
     db.execute(
         sa.insert(driver).values(
@@ -73,6 +82,7 @@ def register(db: Connection, driver_id: str, host: str, pid: int, process_starte
             started_at=now,
             heartbeat_at=now,
             version=version,
+            process=process,
         )
     )
     return now
@@ -88,6 +98,13 @@ def beat(db: Connection, driver_id: str) -> float:
 def heartbeat(db: Connection, driver_id: str) -> float | None:
     """The last sign of life of a driver; None for one that the store does not know."""
     return db.execute(select(driver.c.heartbeat_at).where(driver.c.id == driver_id)).scalar()
+
+
+def holders(db: Connection) -> dict[str, float]:
+    """The last sign of life of each driver that holds jobs, by that driver's clock."""
+    holds = select(job.c.lease_owner).where(job.c.state.in_(LIVE))
+    rows = db.execute(select(driver.c.id, driver.c.heartbeat_at).where(driver.c.id.in_(holds)))
+    return {row.id: row.heartbeat_at for row in rows}
 
 
 def renew(db: Connection, driver_id: str) -> None:
@@ -226,7 +243,7 @@ def crash(db: Connection, claimed: Claimed, reason: str) -> bool:
         place = db.execute(logs).scalar()
         where = f"; what it printed: {place}" if place else ""
         return fail(db, claimed, "WorkerDied", f"its worker died {crashes} times, last: {reason}{where}", reason)
-    pause = BACKOFF_SECONDS * 2 ** (crashes - 1)
+    pause = min(BACKOFF_SECONDS * 2 ** (crashes - 1), LONGEST_PAUSE_SECONDS)
     values = {"state": "queued", "lease_owner": None, "crashes": crashes, "not_before": time.time() + pause}
     db.execute(update(job).where(mine(claimed)).values(**values))
     end_attempt(db, claimed, "crashed", error_class="WorkerDied", traceback=hide(reason))
@@ -240,9 +257,13 @@ def learn_share(db: Connection, claimed: Claimed, gpu_share: float) -> None:
     db.execute(update(job).where((job.c.bundle_key == same) & unknown).values(gpu_share=gpu_share))
 
 
-def reclaim(db: Connection, dead_drivers: Sequence[str]) -> int:
-    """Take back the jobs of drivers known to be dead and those whose lease ran out. Returns how many."""
-    lost = job.c.state.in_(LIVE) & (job.c.lease_owner.in_(dead_drivers) | (job.c.lease_expires_at < time.time()))
+def reclaim(db: Connection, dead_drivers: Sequence[str], heard: Iterable[str] = ()) -> int:
+    """Take back the jobs of drivers known to be dead and those whose lease ran out. Returns how many.
+
+    heard: drivers that may live, whatever the clock says of their leases: it may have been set.
+    """
+    ran_out = (job.c.lease_expires_at < time.time()) & job.c.lease_owner.not_in(list(heard))
+    lost = job.c.state.in_(LIVE) & (job.c.lease_owner.in_(dead_drivers) | ran_out)
     rows = db.execute(select(job).where(lost)).mappings().all()
     for row in rows:
         claimed = Claimed(row["id"], row["key"], row["fence"], row["kind"], row["spec"], {})

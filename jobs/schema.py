@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import JSON, Boolean
 
-SCHEMA_VERSION = 5  # raise it together with a step in jobs/migrations
+SCHEMA_VERSION = 6  # raise it together with a step in jobs/migrations
 
 STATES = ("blocked", "queued", "leased", "running", "done", "failed", "cancelled")
 
@@ -44,11 +44,12 @@ driver = Table(
     Column("id", String(32), primary_key=True),
     Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=False),
-    Column("process_started_at", Float, nullable=False),  # a pid may be used again
+    Column("process_started_at", Float, nullable=False),  # as the clock was; it tells no process from another
     Column("started_at", Float, nullable=False),
     Column("heartbeat_at", Float, nullable=False),
     Column("stopped_at", Float),
     Column("version", Text, nullable=False),
+    Column("process", Text),  # its identity: a pid may be used again; null or empty where it is not known
 )
 
 sweep = Table(

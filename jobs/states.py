@@ -20,6 +20,12 @@ def latest_sweeps(db: Connection) -> dict[str, int]:
     return found
 
 
+def latest_moment(db: Connection) -> float:
+    """Now, for a sweep that is asked for last: after all others also where the clock was set back since."""
+    last = db.execute(select(sa.func.max(sweep.c.created_at))).scalar()
+    return time.time() if last is None else max(time.time(), last + 0.001)
+
+
 def find_sweep(db: Connection, name: str | None) -> int | None:
     """The sweep of this name that was asked for last; None for no name. Raises SpecError where there is none, with
     those there are.
@@ -109,7 +115,7 @@ def running(db: Connection) -> list[dict[str, Any]]:
         .where(job.c.state == "running")
         .order_by(job.c.id)
     ).mappings()  # fmt: skip
-    return [dict(row) | {"seconds": time.time() - row["started_at"]} for row in rows]
+    return [dict(row) | {"seconds": max(0.0, time.time() - row["started_at"])} for row in rows]
 
 
 def failures(db: Connection, sweep_id: int | None = None, most: int = 20) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from jobs.queue import STEPS
 from jobs.refresh import has_moved, refresh
 from jobs.schema import job, job_dep, sweep, sweep_job
 from jobs.specs import EvalSpec, ProbeSpec, TrainSpec, WorstSpec, canonical
-from jobs.states import latest_sweeps
+from jobs.states import latest_moment, latest_sweeps
 from jobs.study import Origin, Study
 
 
@@ -63,7 +63,7 @@ def submit(
 def again(db: Connection, sweep_id: int, name: str) -> Submitted:
     """A sweep that is there already, which now is the latest of its name."""
     if latest_sweeps(db)[name] != sweep_id:
-        db.execute(sa.update(sweep).where(sweep.c.id == sweep_id).values(created_at=time.time()))
+        db.execute(sa.update(sweep).where(sweep.c.id == sweep_id).values(created_at=latest_moment(db)))
     give_up(db, name, cancelled=False)
     return Submitted(sweep_id, name, count_jobs(db, sweep_id), 0)
 
@@ -80,7 +80,8 @@ def record(db: Connection, resolved: Resolved, plan: list[Planned], priority: in
         refresh(db, plan, known_jobs(db, [planned.key for planned in plan]))
         return again(db, known, resolved.study.name)
     spec = resolved.study.model_dump(mode="json")
-    values = {"name": resolved.study.name, "spec": spec, "identity": resolved.identity, "created_at": now}
+    named = {"name": resolved.study.name, "identity": resolved.identity}
+    values = named | {"spec": spec, "created_at": latest_moment(db)}
     give_up(db, resolved.study.name, cancelled=False)
     sweep_id = db.execute(sa.insert(sweep).values(**values).returning(sweep.c.id)).scalar_one()
     before = known_jobs(db, [planned.key for planned in plan])

@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 
 from cluster.bundle import Beat, Failed, Finished, Moved, Setting, Started, failure, run_bundle
+from cluster.processes import identity
 from jobs import artifacts, examples
 from jobs.plan import expand, resolve
 from jobs.queue import Claimed
@@ -44,6 +45,7 @@ def test_train_then_attack(plan, setting):
     train, evaluation = plan
     frames = frames_of([claimed(train, 1)], setting)
     assert [type(frame) for frame in frames] == [Started, Moved, Moved, Finished]
+    assert frames[0].place.process == identity(os.getpid())
     assert (frames[0].place.pid, frames[1].done, frames[1].total, frames[2].done) == (os.getpid(), 1, 2, 2)
     (weights,) = frames[-1].artifacts
     assert len(frames[-1].row["extra"]["history"]) == 2

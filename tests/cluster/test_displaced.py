@@ -64,7 +64,7 @@ def run(store: Store, monkeypatch: pytest.MonkeyPatch, mishap: Callable[[], None
             (early if turn == 1 else mishap)()
         bundle = driver.bundles[0]
         job = next(iter(bundle.open.values()))
-        frames = [Started(job, Place("here", "", 1, 0.0, "", None)), Finished(job, probed(SETTING), None, ())]
+        frames = [Started(job, Place("here", "", 1, "", "", None)), Finished(job, probed(SETTING), None, ())]
         return [(bundle, frame) for frame in frames], [(bundle, "")] if len(bundle.open) == 1 else []
 
     monkeypatch.setattr(dispatch, "send_off", send_off)

@@ -27,7 +27,7 @@ THREAD = 'Exception in thread Thread-1 (x):\nTraceback (most recent call last):\
 
 def place(folder: Path, text: str, begins: int = 0) -> Place:
     (folder / "worker.err").write_text(text)
-    return Place("node", "id", 1, 0.0, "", str(folder / "worker.err"), begins)
+    return Place("node", "id", 1, "", "", str(folder / "worker.err"), begins)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_the_last_words_are_the_workers_own(text: str, words: str | None, tmp_pa
 def test_what_an_earlier_bundle_printed_does_not_count(tmp_path: Path):
     assert last_words(place(tmp_path, "a warning\n", begins=10)) is None
     assert last_words(place(tmp_path, "a warning\nthe end\n", begins=10)) == "the end"
-    assert last_words(Place("node", "id", 1, 0.0, "", "/nowhere/worker.err")) is None  # on another machine
+    assert last_words(Place("node", "id", 1, "", "", "/nowhere/worker.err")) is None  # on another machine
     assert last_words(None) is None
 
 

@@ -7,7 +7,7 @@ from cluster.bundle import Place, Setting
 from cluster.driver import Bundle
 from jobs.queue import Claimed
 
-PLACE = Place("node", "id", 1, 0.0, "", None)
+PLACE = Place("node", "id", 1, "", "", None)
 
 
 def bundle(**values) -> Bundle:

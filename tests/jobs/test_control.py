@@ -1,16 +1,20 @@
 """What people ask of the queue takes hold of the right jobs, and of no others."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import select
 
-from jobs import artifacts, claims, control, flow, queue, shards
+from jobs import artifacts, claims, control, flow, probe, queue, shards, submit
+from jobs import states as jobs_states
 from jobs.engine import Store
 from jobs.errors import JobsFailed, SpecError
 from jobs.insert import known_jobs
 from jobs.planned import Planned
+from jobs.probe import submit_probes
 from jobs.refresh import has_moved, refresh
 from jobs.schema import job
 from jobs.specs import AttackSpec, EvalSpec, ModelSpec, WorstSpec, parse
@@ -259,6 +263,31 @@ def test_a_study_that_is_submitted_again_is_the_latest_of_its_name(store):
         record(db, resolved(), small_plan())
         assert find_sweep(db, "small") == 1
         assert latest_sweeps(db) == {"small": 1}
+
+
+@pytest.mark.parametrize("step", [-3600.0, -1e9, 3600.0])
+def test_the_latest_study_is_the_latest_also_where_the_clock_was_set(step: float, store, monkeypatch):
+    now = time.time() + step
+    for module in (jobs_states, submit, probe):
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: now))  # and it stands still
+    with store.begin() as db:
+        for n in (1, 2):
+            newer = record(db, replace(resolved(), identity=f"{n}" * 64), small_plan()[:4]).sweep_id
+            assert find_sweep(db, "small") == newer
+        record(db, resolved(), small_plan())
+        assert latest_sweeps(db) == {"small": 1}
+    submit_probes(store, 1)
+    with store.begin() as db:
+        assert list(latest_sweeps(db)) == ["probes", "small"]
+
+
+def test_what_runs_has_not_run_for_less_than_no_time(store, monkeypatch):
+    """Where the clock was set back after it began."""
+    with store.begin() as db:
+        (claimed,) = claims.claim(db, "one", most=1)
+        assert queue.start(db, claimed, "one", "here", 1, "")
+        monkeypatch.setattr(jobs_states, "time", SimpleNamespace(time=lambda: time.time() - 3600))
+        assert [row["seconds"] for row in jobs_states.running(db)] == [0.0]
 
 
 @pytest.mark.parametrize("how", ["gone", "damaged"])

@@ -167,6 +167,19 @@ def test_dead_drivers_and_run_out_leases_give_their_jobs_back(store):
     assert [a.outcome for a in rows(store, attempt)] == ["lost", "lost"]
 
 
+def test_a_lease_that_ran_out_stands_where_its_driver_was_heard_of(store):
+    """The clock may have been set: it is the driver that counts, unless that is known to be dead."""
+    held = [started(store, "one"), started(store, "two")]
+    with store.begin() as db:
+        assert queue.holders(db).keys() == {"one", "two"}
+        db.execute(sa.update(job).values(lease_expires_at=time.time() - 3600))
+        assert queue.reclaim(db, [], heard=["one", "two"]) == 0
+        assert queue.reclaim(db, ["two"], heard=["one", "two"]) == 1
+        assert queue.holders(db).keys() == {"one"}
+        assert queue.finish(db, held[0], ROW) and not queue.finish(db, held[1], ROW)
+        assert queue.holders(db) == {}
+
+
 def test_stopping_a_driver_costs_no_attempt(store):
     claimed = started(store)
     with store.begin() as db:
