@@ -289,4 +289,4 @@ def test_a_deadlock_is_begun_again(postgres):
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(turns) == 3  # one of them was broken off, and came again
+        assert len(turns) > 2  # one of them was broken off and came again, perhaps more than once
