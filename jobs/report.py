@@ -16,7 +16,7 @@ from jobs.page.gather import Sweep, gather
 from jobs.page.parts import parts
 from jobs.page.pictures import condition
 from jobs.page.plot import slug
-from jobs.page.render import page
+from jobs.page.render import page, sections
 from jobs.query import artifact_of
 from jobs.states import find_sweep
 
@@ -32,7 +32,8 @@ def write_report(store: Store, name: str, out: Path, figures_folder: Path | None
         sweep = gather(db, sweep_id, kept)
         if not sweep.rows:
             raise SpecError(f"sweep {name!r} has no results yet: robustq drive --sweep {name} runs it")
-        html = page(parts(db, store.artifacts, sweep, kept))
+        given = parts(db, store.artifacts, sweep, kept)
+        html = page(given, sections(given))
         drawn = [] if figures_folder is None else list(figure_files(db, store.artifacts, sweep, kept))
     written = [out]
     out.parent.mkdir(parents=True, exist_ok=True)
