@@ -61,7 +61,7 @@ def report(ctx: click.Context, sweep: str, out: Path, figures: Path | None) -> N
     """
     from jobs.report import write_report
 
-    for path in write_report(open_store(ctx), sweep, out, figures):
+    for path in write_report(open_store(ctx), sweep, out, figures, partial(say, err=True)):
         say(f"wrote {path}", err=True)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 from PIL import Image
 from sqlalchemy import Connection
@@ -60,6 +61,28 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """What was kept and cannot be shown.  why: in half a sentence.  again: the command that makes it again, or none."""
+
+    title: str
+    why: str
+    again: str
+
+    @property
+    def line(self) -> str:
+        return f"{self.title}: no pictures, {self.why}" + (f"; {self.again} makes them again" if self.again else "")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The first images that an evaluation kept, shape (N, C, H, W), in [0, 1], and what became of them."""
+
+    clean: np.ndarray
+    attacked: np.ndarray
+    found: Outcome
+
+
+@dataclass(frozen=True)
 class Data:
     """The data set's test split, or the reason why it cannot be shown; the classes by name, or by number without it."""
 
@@ -77,7 +100,10 @@ def open_data(ref: Row | None, kept: Kept) -> Data:
         return Data(None, "no evaluation is done yet", ())
     spec = DataRef.model_validate(ref)
     if ("data", spec) not in kept:
-        kept["data", spec] = find_data(spec)
+        found = find_data(spec)
+        if found.dataset is None:  # until it is back
+            return found
+        kept["data", spec] = found
     return kept["data", spec]
 
 
@@ -92,19 +118,60 @@ def find_data(ref: DataRef) -> Data:
     return Data(dataset, "", dataset.names)
 
 
-def grids(db: Connection, root: str, rows: Sequence[Row], shown: Data, kept: Kept) -> Iterator[Grid]:
+def grids(db: Connection, root: str, rows: Sequence[Row], shown: Data, kept: Kept) -> Iterator[Grid | Missing]:
     """The pictures of these rows, those that kept any."""
     for row in rows:
-        sha256 = artifact_of(db, row["job_id"], "images")
-        if sha256 is None or shown.dataset is None:
-            continue
-        if ("grid", row["job_id"]) not in kept:
-            attacked = safetensors.numpy.load(artifacts.get(root, sha256))["x_adv"][:SHOWN]
-            found = outcome(db, row["job_id"], len(shown.names), kept)
-            clean = shown.dataset.images[found.index[: len(attacked)]].astype(np.float32) / 255
-            kept["grid", row["job_id"]] = draw(clean, attacked, found, shown)
-        magnified, images = kept["grid", row["job_id"]]
-        yield Grid(f"{row['model']} under {condition(row)}", magnified, images)
+        name = ("grid", row["job_id"], shown.names)
+        if name not in kept:
+            pair = first_images(db, root, row, shown, kept)
+            if isinstance(pair, Missing):
+                yield pair
+            if not isinstance(pair, Pair):
+                continue
+            kept[name] = draw(pair.clean, pair.attacked, pair.found, shown)
+        magnified, images = kept[name]
+        yield Grid(title(row), magnified, images)
+
+
+def first_images(db: Connection, root: str, row: Row, shown: Data, kept: Kept) -> Pair | Missing | None:
+    """What a row kept beside what it was made from; None where it kept nothing, or the data set is not there."""
+    sha256 = artifact_of(db, row["job_id"], "images")
+    if sha256 is None or shown.dataset is None:
+        return None
+    again = f"robustq retry {row['job_id']}"
+    try:
+        attacked = attacked_images(root, sha256)
+    except FileNotFoundError:
+        return Missing(title(row), "their file is missing", again)
+    except (OSError, NotImplementedError) as error:  # the second of an address that pyarrow was built without
+        return Missing(title(row), f"their file cannot be read ({error})", "")
+    except ValueError as error:
+        reason = getattr(error, "reason", "damaged")  # of an error that says which
+        return Missing(title(row), f"their file is {reason}", "" if reason == "unreadable" else again)
+    found = outcome(db, row["job_id"], len(shown.names), kept)
+    if found is None:
+        return Missing(title(row), "their outcomes are lost", again)
+    try:
+        clean = shown.dataset.images[found.index[: len(attacked)]].astype(np.float32) / 255
+    except (OSError, ValueError, IndexError) as error:
+        return Missing(title(row), f"the clean ones cannot be read ({error})", "")
+    if clean.shape != attacked.shape:
+        return Missing(title(row), f"they are of shape {attacked.shape}, the clean ones of {clean.shape}", again)
+    return Pair(clean, attacked, found)
+
+
+def attacked_images(root: str, sha256: str) -> np.ndarray:
+    """The first ones, shape (N, C, H, W). Raises OSError and ValueError."""
+    content = artifacts.get(root, sha256)
+    try:
+        found = safetensors.numpy.load(content)["x_adv"][:SHOWN]
+    except (safetensors.SafetensorError, KeyError, TypeError, IndexError) as error:
+        raise ValueError("no attacked images are in it") from error
+    return found.astype(np.float32)
+
+
+def title(row: Row) -> str:
+    return f"{row['model']} under {condition(row)}"
 
 
 def condition(row: Row) -> str:
@@ -113,7 +180,7 @@ def condition(row: Row) -> str:
 
 def draw(clean: np.ndarray, attacked: np.ndarray, found: Outcome, shown: Data) -> tuple[float, tuple[Shown, ...]]:
     """clean, attacked: shape (N, C, H, W), in [0, 1]."""
-    difference = attacked - clean
+    difference = np.nan_to_num(attacked - clean)
     scale = 0.5 / max(float(np.abs(difference).max()), 1e-12)
     images = tuple(
         Shown(
@@ -128,7 +195,7 @@ def draw(clean: np.ndarray, attacked: np.ndarray, found: Outcome, shown: Data) -
 
 def png_url(image: np.ndarray) -> str:
     """An image of shape (C, H, W) in [0, 1] as a data URL."""
-    levels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
+    levels = np.rint(np.nan_to_num(image).clip(0, 1) * 255).astype(np.uint8)
     picture = Image.fromarray(levels[0] if len(levels) == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0)))
     picture.thumbnail((MOST_SIDE, MOST_SIDE))
     buffer = io.BytesIO()
