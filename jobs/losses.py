@@ -7,6 +7,7 @@ from sqlalchemy import Connection, select
 from jobs import artifacts
 from jobs.control import with_shards
 from jobs.graph import ancestors
+from jobs.kept import attacked_images
 from jobs.schema import example_blob, job, job_artifact
 
 
@@ -20,24 +21,26 @@ def lost(db: Connection, ids: Any, root: str, *, named: bool) -> list[int]:
     mine = job.c.id.in_(with_shards(ids))
     needed = job.c.id.in_(ancestors(select(job.c.id).where(mine)))
     done = job.c.state == "done"
-    files = select(job.c.id, job_artifact.c.role, job_artifact.c.sha256).join(
+    left = select(job.c.id, job_artifact.c.role, job_artifact.c.sha256).join(
         job_artifact, job_artifact.c.job_id == job.c.id
     )
     weights, images = job_artifact.c.role == "weights", job_artifact.c.role == "images"
-    rows = db.execute(files.where(done & ((weights & (mine | needed)) | (images & mine)))).all()
-    states = {sha256: state(root, sha256) for sha256 in {row.sha256 for row in rows}}
-    found = {
-        row.id for row in rows if states[row.sha256] == "damaged" or
-        (states[row.sha256] == "missing" and (named or row.role == "weights"))
-    }  # fmt: skip
+    rows = db.execute(left.where(done & ((weights & (mine | needed)) | (images & mine)))).all()
+    files = {(row.sha256, row.role) for row in rows}
+    states = {file: state(root, *file) for file in files}
+    losses = {"weights": ("missing", "damaged"), "images": ("missing", "damaged") if named else ("damaged",)}
+    found = {row.id for row in rows if states[row.sha256, row.role] in losses[row.role]}
     told = job.c.kind.in_(("eval", "shard", "worst")) & job.c.id.not_in(select(example_blob.c.job_id))
     return sorted(found | set(db.execute(select(job.c.id).where(done & told & (mine | needed))).scalars()))
 
 
-def state(root: str, sha256: str) -> str:
+def state(root: str, sha256: str, role: str) -> str:
     """Whether a file is "whole", "damaged" or "missing". Raises OSError or SpecError where that cannot be told."""
     try:
-        artifacts.get(root, sha256)
+        if role == "images":
+            attacked_images(root, sha256, 1)
+        else:
+            artifacts.get(root, sha256)
     except FileNotFoundError:
         return "missing"
     except ValueError as error:

@@ -1,5 +1,6 @@
 """The report on a sweep: one self-contained HTML file, and its pictures as PNG files where they are wanted."""
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def write_report(
         assert sweep_id is not None  # a name that does not exist has raised
         sweep = gather(db, sweep_id, kept)
         if not sweep.rows:
-            raise SpecError(f"sweep {name!r} has no results yet: robustq drive --sweep {name} runs it")
+            raise SpecError(f"sweep {name!r} has no results yet: {way_on(sweep)}")
         given = parts(db, store.artifacts, sweep, kept)
         html = page(given, sections(given))
         drawn = [] if figures_folder is None else list(figure_files(db, store.artifacts, sweep, kept))
@@ -48,6 +49,14 @@ def write_report(
             (figures_folder / name).write_bytes(png)
             written.append(figures_folder / name)
     return written
+
+
+def way_on(sweep: Sweep) -> str:
+    """The command by which a sweep gets results."""
+    name = shlex.quote(sweep.name)
+    if ended := sweep.states["failed"] + sweep.states["cancelled"]:
+        return f"{ended} jobs failed or were cancelled: robustq retry --sweep {name} queues them again"
+    return f"robustq drive --sweep {name} runs it"
 
 
 def file_names(names: Sequence[str]) -> list[str]:

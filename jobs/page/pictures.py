@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from PIL import Image
 from sqlalchemy import Connection
 
-from jobs import artifacts
+from jobs.kept import attacked_images
 from jobs.page.outcomes import SHOWN, Kept, Outcome, outcome
 from jobs.page.ranking import grouped
 from jobs.query import artifact_of
@@ -140,7 +138,7 @@ def first_images(db: Connection, root: str, row: Row, shown: Data, kept: Kept) -
         return None
     again = f"robustq retry {row['job_id']}"
     try:
-        attacked = attacked_images(root, sha256)
+        attacked = attacked_images(root, sha256, SHOWN)
     except FileNotFoundError:
         return Missing(title(row), "their file is missing", again)
     except (OSError, NotImplementedError) as error:  # the second of an address that pyarrow was built without
@@ -156,18 +154,8 @@ def first_images(db: Connection, root: str, row: Row, shown: Data, kept: Kept) -
     except (OSError, ValueError, IndexError) as error:
         return Missing(title(row), f"the clean ones cannot be read ({error})", "")
     if clean.shape != attacked.shape:
-        return Missing(title(row), f"they are of shape {attacked.shape}, the clean ones of {clean.shape}", again)
+        return Missing(title(row), f"they are of shape {attacked.shape}, the clean ones of {clean.shape}", "")
     return Pair(clean, attacked, found)
-
-
-def attacked_images(root: str, sha256: str) -> np.ndarray:
-    """The first ones, shape (N, C, H, W). Raises OSError and ValueError."""
-    content = artifacts.get(root, sha256)
-    try:
-        found = safetensors.numpy.load(content)["x_adv"][:SHOWN]
-    except (safetensors.SafetensorError, KeyError, TypeError, IndexError) as error:
-        raise ValueError("no attacked images are in it") from error
-    return found.astype(np.float32)
 
 
 def title(row: Row) -> str:

@@ -11,12 +11,12 @@ import safetensors.numpy
 import sqlalchemy as sa
 from sqlalchemy import select
 
-from jobs import artifacts, flow
+from jobs import artifacts, control, flow
 from jobs.engine import Store
 from jobs.errors import SpecError
 from jobs.query import examples_of
 from jobs.report import write_report
-from jobs.schema import audit, example_blob, job, job_artifact, job_dep
+from jobs.schema import audit, example_blob, job, job_artifact, job_dep, sweep_job
 from jobs.ui import Pages
 from tests.jobs.page_reading import Elements, report
 from tests.jobs.page_store import fill, keep
@@ -77,14 +77,17 @@ def test_lost_pictures_are_shown_as_lost_and_the_rest_is_there(made_up, loss, tm
     do, why = LOSSES[loss]
     do(made_up, lost_one)
     found = Elements(report(made_up)).text
-    said = rf"strong under square, Linf, eps 0.1: no pictures, {why}; robustq retry {lost_one} makes them again\."
+    again = "" if loss == "larger" else f"; robustq retry {lost_one} makes them again"
+    said = rf"strong under square, Linf, eps 0.1: no pictures, {why}{again}\."
     assert re.search(said, found) and "strong stands best" in found and "weak under square, Linf, eps 0.1" in found
     told: list[str] = []
     written = write_report(made_up, "made-up", tmp_path / "page.html", tmp_path / "figures", told.append)
     assert {"images-weak.png", "confusion-strong.png"} <= {path.name for path in written}
     assert "images-strong.png" not in {path.name for path in written}
     assert len(told) == 1 and re.search(said.removesuffix(r"\."), told[0])
-    assert lost_one in [int(n) for n in re.findall(r"robustq retry (\d+)", Pages(made_up).made(None).whole.decode())]
+    for job_id in re.findall(r"robustq retry (\d+) makes", Pages(made_up).made(None).whole.decode()):
+        assert changed(made_up, int(job_id)) == {lost_one: "queued"}  # what it says it does
+        assert changed(made_up, int(job_id)) == {}
 
 
 def test_a_store_without_its_artifacts_has_a_page(made_up):
@@ -207,3 +210,16 @@ def test_retry_of_a_worst_case_evaluates_again_what_it_lost(made_up):
         worst = db.execute(select(job_dep.c.job_id).where(job_dep.c.needs_id == strong)).scalar_one()
         db.execute(sa.delete(example_blob).where(example_blob.c.job_id.in_([worst, strong])))
     assert changed(made_up, worst) == {worst: "blocked", strong: "queued"}
+
+
+def test_a_sweep_whose_jobs_all_failed_is_told_the_way_on(made_up):
+    sweep_id = fill(made_up, {"strong": 1.0}, name="my sweep")
+    with made_up.begin() as db:
+        losses = [id_ for (id_,) in db.execute(select(sweep_job.c.job_id).where(sweep_job.c.sweep_id == sweep_id))]
+        control.forget(db, losses)
+    said = r"no results yet: 13 jobs failed or were cancelled: robustq retry --sweep 'my sweep' queues them again$"
+    with pytest.raises(SpecError, match=said):
+        report(made_up, "my sweep")
+    assert len(changed(made_up, sweep="my sweep")) == 13
+    with pytest.raises(SpecError, match=r"no results yet: robustq drive --sweep 'my sweep' runs it$"):
+        report(made_up, "my sweep")
