@@ -2,6 +2,7 @@
 
 import base64
 import io
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from robustlib.settings import AUDIT, CERTIFY
 Row = dict[str, Any]
 
 MOST_SIDE = 112  # of a picture on the page; larger images are shrunk to it
+LOOK = 60.0  # seconds until a data set that is not there is looked for again, which may be a download
 MOST_MODELS = 12  # with pictures: each takes about a hundred kilobytes with images of the largest side
 
 
@@ -97,12 +99,11 @@ def open_data(ref: Row | None, kept: Kept) -> Data:
     if ref is None:
         return Data(None, "no evaluation is done yet", ())
     spec = DataRef.model_validate(ref)
-    if ("data", spec) not in kept:
+    found, looked = kept.get(("data", spec), (None, -LOOK))
+    if found is None or (found.dataset is None and time.monotonic() - looked > LOOK):
         found = find_data(spec)
-        if found.dataset is None:  # until it is back
-            return found
-        kept["data", spec] = found
-    return kept["data", spec]
+        kept["data", spec] = found, time.monotonic()
+    return found
 
 
 def find_data(ref: DataRef) -> Data:

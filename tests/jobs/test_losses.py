@@ -14,10 +14,14 @@ from sqlalchemy import select
 from jobs import artifacts, control, flow
 from jobs.engine import Store
 from jobs.errors import SpecError
+from jobs.page import pictures
+from jobs.page.gather import gather
+from jobs.page.parts import parts
 from jobs.query import examples_of
 from jobs.report import write_report
 from jobs.schema import audit, example_blob, job, job_artifact, job_dep, sweep_job
 from jobs.ui import Pages
+from robustlib import data
 from tests.jobs.page_reading import Elements, report
 from tests.jobs.page_store import fill, keep
 
@@ -111,6 +115,33 @@ def test_pictures_that_are_there_again_are_shown_again(made_up):
     with made_up.begin() as db:
         db.execute(sa.update(job).where(job.c.id == 1).values(state="failed"))  # something changes
     assert b"their file is missing" not in pages.live(None)[1]
+
+
+def test_a_data_set_that_is_there_again_is_shown_again(made_up, monkeypatch):
+    """Looked for once a minute: it may be a download."""
+    fill(made_up, MODELS)
+    asked, now = [], [1000.0]
+
+    def gone(place, *_):
+        asked.append(place)
+        raise ValueError("the folder of the data set is gone")
+
+    pages = Pages(made_up)
+    with monkeypatch.context() as patched, made_up.begin() as db:
+        patched.setattr(data, "fingerprint", gone)
+        patched.setattr(pictures.time, "monotonic", lambda: now[0])
+        sweep = gather(db, 1, pages.kept)
+        for later in (0, 59, 2):
+            now[0] += later
+            found = parts(db, made_up.artifacts, sweep, pages.kept)
+            assert found["grids"] == [] and found["shown"].reason == "the folder of the data set is gone"
+        assert asked == ["digits"] * 2
+        now[0] += 61
+        patched.undo()
+        patched.setattr(pictures.time, "monotonic", lambda: now[0])
+        found = parts(db, made_up.artifacts, sweep, pages.kept)
+        assert len(found["grids"]) == 2 and found["classes"] is not None
+        assert found["confusions"][0].names == tuple("0123456789")
 
 
 @pytest.mark.parametrize("how", ["gone", "damaged", "cut off"])
