@@ -61,7 +61,7 @@ def report(ctx: click.Context, sweep: str, out: Path, figures: Path | None) -> N
     """
     from jobs.report import write_report
 
-    for path in write_report(open_store(ctx), sweep, out, figures):
+    for path in write_report(open_store(ctx), sweep, out, figures, partial(say, err=True)):
         say(f"wrote {path}", err=True)
 
 
@@ -75,21 +75,27 @@ def report(ctx: click.Context, sweep: str, out: Path, figures: Path | None) -> N
 def ui(ctx: click.Context, port: int, host: str, insecure: bool) -> None:
     """Serve the report as a page that follows the store while sweeps run. It only reads; Ctrl-C ends it.
 
+    The address that it prints has a token, without which the page does not open. ROBUSTQ_UI_TOKEN sets it, for an
+    address that stays the same: 16 letters and digits or more.
+
     \b
     robustq ui --port 8080
     """
     store = open_store(ctx)
     try:
-        from jobs import ui
+        from jobs import door, ui
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
+        if error.name not in ("starlette", "uvicorn", "h11"):
             raise
         raise SpecError(f"robustq ui needs the package {error.name}: pip install starlette uvicorn") from error
 
+    token, shown = door.make_token()
     listening = ui.listen(host, port, insecure=insecure)
     where = f"[{host}]" if ":" in host else host
-    say(f"http://{where}:{listening.getsockname()[1]} shows {store.url}; Ctrl-C ends it", err=True)
-    ui.serve(store, listening, insecure=insecure)
+    place = f"http://{where}:{listening.getsockname()[1]}/?token={shown}"
+    click.echo(place, err=True, nl=False)  # what is said elsewhere has no tokens
+    say(f" shows {store.url}; Ctrl-C ends it", err=True)
+    ui.serve(store, listening, token, insecure=insecure)
 
 
 @click.command(name="list")

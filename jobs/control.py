@@ -5,12 +5,11 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, update
 
-from jobs import artifacts
 from jobs.errors import SpecError
 from jobs.graph import ancestors, dependents, unblock
 from jobs.insert import chunks
 from jobs.queue import LIVE, STEPS, UNFINISHED, note
-from jobs.schema import check_result, event, example_blob, job, job_artifact, job_dep, result, sweep, sweep_job
+from jobs.schema import audit, check_result, event, example_blob, job, job_artifact, job_dep, result, sweep, sweep_job
 from jobs.states import sweep_name
 
 WAITING = ("blocked", "queued")
@@ -93,26 +92,12 @@ def retry(db: Connection, ids: Any, *, whole: bool = True) -> int:
     return len(found)
 
 
-def lost(db: Connection, ids: Any, root: str) -> list[int]:
-    """Trainings that are done, that these jobs are or that failed ones of them need, and whose weights are not in the
-    artifacts any more, or not as they were.
-    """
-    failed = select(job.c.id).where(job.c.id.in_(with_shards(ids)) & ENDED)
-    trainings = (job.c.kind == "train") & (job.c.state == "done")
-    rows = db.execute(
-        select(job.c.id, job_artifact.c.sha256)
-        .join(job_artifact, job_artifact.c.job_id == job.c.id)
-        .where(trainings & (job_artifact.c.role == "weights") & (job.c.id.in_(ids) | job.c.id.in_(ancestors(failed))))
-    )
-    return sorted({id_ for id_, sha256 in rows if not artifacts.is_whole(root, sha256)})
-
-
 def forget(db: Connection, ids: list[int]) -> None:
     """Take back what these jobs recorded, as if they had failed."""
     for some in chunks(ids):
-        for table in (result, example_blob, check_result, job_artifact):
+        for table in (result, example_blob, check_result, job_artifact, audit):
             db.execute(delete(table).where(table.c.job_id.in_(some)))
-        values = {"state": "failed", "error_class": "WeightsLost", "error_message": "its weights are lost"}
+        values = {"state": "failed", "error_class": "FilesLost", "error_message": "files that it left are lost"}
         db.execute(update(job).where(job.c.id.in_(some)).values(**values))
         waits = job.c.id.in_(dependents(some)) & (job.c.state == "queued")
         db.execute(update(job).where(waits).values(state="blocked"))

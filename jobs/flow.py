@@ -14,6 +14,7 @@ from jobs.console import CSV, SPREADSHEET
 from jobs.engine import Store, open_store
 from jobs.errors import JobsFailed, SpecError
 from jobs.filters import Filters, chosen_rows, fits
+from jobs.insert import chunks
 from jobs.query import result_rows, with_details
 from jobs.states import (
     any_unfinished,
@@ -192,17 +193,18 @@ def cancel(store: Store, job_ids: Sequence[int], name: str | None) -> str:
 
 
 def retry(store: Store, job_ids: Sequence[int], name: str | None) -> int:
-    """Queue failed and cancelled jobs again, with those that failed only for their sake, and trainings whose weights
-    are lost; returns how many.
+    """Queue failed and cancelled jobs again, with those that failed only for their sake, and jobs that lost what they
+    left; returns how many.
     """
-    from jobs import control
+    from jobs import control, losses
 
     with store.begin() as db:
         chosen = chosen_jobs(db, job_ids, name)
         if not job_ids:
             control.give_up(db, str(name), cancelled=False)
-        control.forget(db, control.lost(db, chosen, store.artifacts))
-        return control.retry(db, chosen)
+        lost = losses.lost(db, chosen, store.artifacts, named=bool(job_ids))
+        control.forget(db, lost)
+        return sum(control.retry(db, some) for some in chunks(lost)) + control.retry(db, chosen)
 
 
 def pause(store: Store, name: str, *, paused: bool) -> int:

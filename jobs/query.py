@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
+from jobs.errors import SpecError
 from jobs.insert import chunks
 from jobs.schema import example_blob, job, job_artifact, result, sweep, sweep_job
 from jobs.states import jobs_of
@@ -125,11 +126,21 @@ def trainings(db: Connection, sweep_id: int | None) -> list[dict[str, Any]]:
 
 
 def examples_of(db: Connection, job_id: int) -> Any:
-    """Per-example outcomes of a finished evaluation, as a pyarrow Table."""
+    """Per-example outcomes of a finished evaluation, as a pyarrow Table. Raises SpecError where the store lost them."""
+    import pyarrow as pa
+
     from jobs import examples
 
-    data = db.execute(select(example_blob.c.data).where(example_blob.c.job_id == job_id)).scalar_one()
-    return examples.decode(data)
+    data = db.execute(select(example_blob.c.data).where(example_blob.c.job_id == job_id)).scalar()
+    try:
+        if data is not None:
+            return examples.decode(data)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise SpecError(LOST.format(job_id, "damaged")) from error
+    raise SpecError(LOST.format(job_id, "missing"))
+
+
+LOST = "the outcomes of the single images of job {0} are {1} in the store: robustq retry {0} evaluates it again"
 
 
 def artifact_of(db: Connection, job_id: int, role: str) -> str | None:

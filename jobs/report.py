@@ -1,14 +1,12 @@
 """The report on a sweep: one self-contained HTML file, and its pictures as PNG files where they are wanted."""
 
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors.numpy
 from sqlalchemy import Connection
 
-from jobs import artifacts
 from jobs.engine import Store
 from jobs.errors import SpecError
 from jobs.page import outcomes, pictures
@@ -16,34 +14,59 @@ from jobs.page.gather import Sweep, gather
 from jobs.page.parts import parts
 from jobs.page.pictures import condition
 from jobs.page.plot import slug
-from jobs.page.render import page
-from jobs.query import artifact_of
+from jobs.page.render import page, sections
 from jobs.states import find_sweep
 
 Row = dict[str, Any]
 
 
-def write_report(store: Store, name: str, out: Path, figures_folder: Path | None) -> list[Path]:
-    """Write the report of the latest sweep of this name, and its pictures as files where a folder is given."""
+def write_report(
+    store: Store, name: str, out: Path, figures_folder: Path | None, tell: Callable[[str], None] = lambda text: None
+) -> list[Path]:
+    """Write the report of the latest sweep of this name, and its pictures as files where a folder is given.
+
+    tell: is told of what cannot be shown, in one line each.
+    """
     kept: outcomes.Kept = {}
     with store.begin() as db:
         sweep_id = find_sweep(db, name)
         assert sweep_id is not None  # a name that does not exist has raised
         sweep = gather(db, sweep_id, kept)
         if not sweep.rows:
-            raise SpecError(f"sweep {name!r} has no results yet: robustq drive --sweep {name} runs it")
-        html = page(parts(db, store.artifacts, sweep, kept))
+            raise SpecError(f"sweep {name!r} has no results yet: {way_on(sweep)}")
+        given = parts(db, store.artifacts, sweep, kept)
+        html = page(given, sections(given))
         drawn = [] if figures_folder is None else list(figure_files(db, store.artifacts, sweep, kept))
+    for grid in given["grids"]:
+        if isinstance(grid, pictures.Missing):
+            tell(grid.line)
     written = [out]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(html, encoding="utf-8")
     if figures_folder is not None:
         figures_folder.mkdir(parents=True, exist_ok=True)
-        for file, png in drawn:
-            path = figures_folder / f"{file}.png"
-            path.write_bytes(png)
-            written.append(path)
+        for name, png in zip(file_names([file for file, _ in drawn]), [png for _, png in drawn], strict=True):
+            (figures_folder / name).write_bytes(png)
+            written.append(figures_folder / name)
     return written
+
+
+def way_on(sweep: Sweep) -> str:
+    """The command by which a sweep gets results."""
+    name = shlex.quote(sweep.name)
+    if ended := sweep.states["failed"] + sweep.states["cancelled"]:
+        return f"{ended} jobs failed or were cancelled: robustq retry --sweep {name} queues them again"
+    return f"robustq drive --sweep {name} runs it"
+
+
+def file_names(names: Sequence[str]) -> list[str]:
+    """Names of PNG files, each another, also where case does not tell, and none longer than file systems take."""
+    found: dict[str, str] = {}
+    for place, name in enumerate(names):
+        short = name.encode()[:120].decode(errors="ignore")
+        unique = short if short == name and short.lower() not in found else f"{short}-{place}"
+        found[unique.lower()] = f"{unique}.png"
+    return list(found.values())
 
 
 def figure_files(db: Connection, root: str, sweep: Sweep, kept: outcomes.Kept) -> Iterator[tuple[str, bytes]]:
@@ -57,6 +80,8 @@ def figure_files(db: Connection, root: str, sweep: Sweep, kept: outcomes.Kept) -
         yield "training", figures.histories(sweep.trainings)
     for row in pictures.telling(sweep.rows, ["worst-case", *pictures.attack_names(sweep.rows)]):
         found = outcomes.outcome(db, row["job_id"], len(shown.names), kept)
+        if found is None:
+            continue
         named = {"clean": found.clean, condition(row): found.attacked}
         matrices = {label: matrix for label, matrix in named.items() if matrix is not None}
         names = [shown.name(k) for k in range(len(found.counts))]
@@ -65,8 +90,7 @@ def figure_files(db: Connection, root: str, sweep: Sweep, kept: outcomes.Kept) -
                 slug("confusion", row["model"]),
                 figures.confusion(f"{row['model']}: confusion matrices", matrices, names),
             )
-    if shown.dataset is not None:
-        yield from grid_files(db, root, sweep.rows, shown, kept)
+    yield from grid_files(db, root, sweep.rows, shown, kept)
 
 
 def grid_files(
@@ -74,17 +98,14 @@ def grid_files(
 ) -> Iterator[tuple[str, bytes]]:
     from jobs import figures
 
-    assert shown.dataset is not None
     for row in pictures.telling(rows, pictures.attack_names(rows)):
-        sha256 = artifact_of(db, row["job_id"], "images")
-        if sha256 is None:
+        pair = pictures.first_images(db, root, row, shown, kept)
+        if not isinstance(pair, pictures.Pair):
             continue
-        attacked = safetensors.numpy.load(artifacts.get(root, sha256))["x_adv"][: outcomes.SHOWN]
-        found = outcomes.outcome(db, row["job_id"], len(shown.names), kept)
-        clean, first = shown.dataset.images[found.index[: len(attacked)]].astype(np.float32) / 255, found.first
-        captions = [(shown.name(before), shown.name(after)) for _, before, after in first[: len(attacked)]]
-        title = f"{row['model']} under {condition(row)}"
-        yield slug("images", row["model"]), figures.picture_grid(title, clean, attacked, captions)
+        first = pair.found.first[: len(pair.attacked)]
+        captions = [(shown.name(before), shown.name(after)) for _, before, after in first]
+        grid = figures.picture_grid(pictures.title(row), pair.clean, pair.attacked, captions)
+        yield slug("images", row["model"]), grid
 
 
 def curves(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[Row]]]:

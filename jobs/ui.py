@@ -7,16 +7,17 @@ import json
 import re
 import socket
 import threading
+from dataclasses import dataclass
 
 import uvicorn
 from sqlalchemy import Connection, select
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from jobs.door import HEADERS, Door
 from jobs.engine import Store, parse_url
 from jobs.errors import RobustqError, SpecError
 from jobs.files import identity
@@ -24,18 +25,13 @@ from jobs.page.gather import gather, state_of
 from jobs.page.outcomes import Kept
 from jobs.page.parts import parts
 from jobs.page.render import page, sections
+from jobs.patience import Patient, Slices, Together
 from jobs.schema import meta
 from jobs.states import find_sweep, latest_sweeps
+from jobs.words import address, hide
 
 NAMES = ("localhost", "127.0.0.1", "[::1]")
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::\d+)?", re.IGNORECASE)
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 class OnlyHere:
@@ -78,13 +74,23 @@ def is_address(text: str) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Made:
+    """The page of a sweep in one state.  names: of the sweeps that it offers.  whole: as HTML.  live: see `Pages`."""
+
+    tag: str
+    names: list[str]
+    whole: bytes
+    live: bytes
+
+
 class Pages:
     """The store's pages, each made again only when the store has changed. Pages are made one at a time."""
 
     def __init__(self, store: Store):
         self.store, self.lock = store, threading.Lock()
         self.kept: Kept = {}
-        self.last: dict[int, tuple[str, bytes]] = {}  # by sweep: the state it was made for, and its parts as JSON
+        self.last: dict[int, Made] = {}  # by sweep
         self.mark = ""
 
     def forget(self, db: Connection) -> None:
@@ -109,28 +115,26 @@ class Pages:
             state = self.mark_of(db) + (repr(names) if sweep_id is None else state_of(db, sweep_id))
         return f'"{hashlib.sha256(state.encode()).hexdigest()[:32]}"'
 
-    def whole(self, name: str | None) -> str:
-        """The page as HTML."""
+    def made(self, name: str | None) -> Made:
+        """The page of a sweep, made once a state of it, however many ask."""
+        tag = self.tag(name)  # before what it stands for, so that a change in between is shown at the next question
         with self.lock, self.store.begin() as db:
             self.forget(db)
             sweep_id, names = self.chosen(db, name)
             if sweep_id is None:
-                return EMPTY.format(store=html.escape(self.store.url))
-            return page(parts(db, self.store.artifacts, gather(db, sweep_id, self.kept), self.kept), live=names)
+                return Made(tag, [], empty(self.store), b'{"about": "", "sections": []}')
+            if (last := self.last.get(sweep_id)) is None or (last.tag, last.names) != (tag, names):
+                given = parts(db, self.store.artifacts, gather(db, sweep_id, self.kept), self.kept)
+                rendered = sections(given)
+                found = {"about": given["about"], "sections": [vars(section) for section in rendered]}
+                whole = page(given, rendered, live=names).encode()
+                self.last[sweep_id] = Made(tag, names, whole, json.dumps(found).encode())
+            return self.last[sweep_id]
 
     def live(self, name: str | None) -> tuple[str, bytes]:
         """An ETag, and as JSON the sections with their hashes, by which the page replaces those that changed."""
-        tag = self.tag(name)  # before what it stands for, so that a change in between is shown at the next question
-        with self.lock, self.store.begin() as db:
-            self.forget(db)
-            sweep_id, _ = self.chosen(db, name)
-            if sweep_id is None:
-                return tag, b'{"about": "", "sections": []}'
-            if self.last.get(sweep_id, ("",))[0] != tag:
-                given = parts(db, self.store.artifacts, gather(db, sweep_id, self.kept), self.kept)
-                found = {"about": given["about"], "sections": [vars(section) for section in sections(given)]}
-                self.last[sweep_id] = (tag, json.dumps(found).encode())
-            return self.last[sweep_id]
+        made = self.made(name)
+        return made.tag, made.live
 
 
 EMPTY = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>robustq</title>
@@ -139,25 +143,31 @@ EMPTY = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>rob
 </main></body></html>"""
 
 
-def application(store: Store, *, anywhere: bool = False) -> ASGIApp:
-    """The server: the page, and what has changed of it."""
-    pages = Pages(store)
+def empty(store: Store) -> bytes:
+    return EMPTY.format(store=html.escape(address(store.url))).encode()
+
+
+def application(store: Store, token: str, *, anywhere: bool = False) -> ASGIApp:
+    """The server: the page, and what has changed of it, for those who have the token."""
+    pages, once = Pages(store), Together()
 
     async def whole(request: Request) -> Response:
-        return HTMLResponse(await run_in_threadpool(pages.whole, request.query_params.get("sweep")), headers=HEADERS)
+        made = await once(pages.made, request.query_params.get("sweep"))
+        return Slices(made.whole, headers=HEADERS, media_type="text/html")
 
     async def live(request: Request) -> Response:
         name, known = request.query_params.get("sweep"), request.headers.get("if-none-match")
-        if known is not None and known == await run_in_threadpool(pages.tag, name):
+        if known is not None and known == await once(pages.tag, name):
             return Response(status_code=304, headers=HEADERS | {"ETag": known})
-        tag, data = await run_in_threadpool(pages.live, name)
-        return Response(data, headers=HEADERS | {"ETag": tag}, media_type="application/json")
+        made = await once(pages.made, name)
+        return Slices(made.live, headers=HEADERS | {"ETag": made.tag}, media_type="application/json")
 
     async def refuse(_: Request, error: Exception) -> Response:
-        return PlainTextResponse(f"{error}\n", 404 if isinstance(error, SpecError) else 503, HEADERS)
+        return PlainTextResponse(f"{hide(str(error))}\n", 404 if isinstance(error, SpecError) else 503, HEADERS)
 
     routes = [Route("/", whole), Route("/live", live)]
-    return OnlyHere(Starlette(routes=routes, exception_handlers={RobustqError: refuse}), anywhere=anywhere)
+    inner = Starlette(routes=routes, exception_handlers={RobustqError: refuse})
+    return OnlyHere(Door(inner, token), anywhere=anywhere)
 
 
 def listen(host: str, port: int, *, insecure: bool) -> socket.socket:
@@ -182,16 +192,21 @@ def listen(host: str, port: int, *, insecure: bool) -> socket.socket:
     return found
 
 
-def serve(store: Store, found: socket.socket, *, insecure: bool) -> None:
-    """Serve until interrupted, which is the proper end."""
-    config = uvicorn.Config(
-        application(store, anywhere=insecure),
+def configuration(store: Store, token: str, *, insecure: bool) -> uvicorn.Config:
+    return uvicorn.Config(
+        application(store, token, anywhere=insecure),
+        http=Patient,
+        ws="none",
         log_level="warning",
-        access_log=False,
+        access_log=False,  # addresses have tokens in them
         server_header=False,
         lifespan="off",
     )
+
+
+def serve(store: Store, found: socket.socket, token: str, *, insecure: bool) -> None:
+    """Serve until interrupted, which is the proper end."""
     try:
-        uvicorn.Server(config).run(sockets=[found])
+        uvicorn.Server(configuration(store, token, insecure=insecure)).run(sockets=[found])
     except KeyboardInterrupt:
         return

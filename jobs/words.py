@@ -64,7 +64,12 @@ def one_line(text: str) -> str:
 
 
 def escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
+    return numbered(found[0])
+
+
+def numbered(letter: str) -> str:
+    """A letter by its number, as in Python."""
+    code = ord(letter)
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 

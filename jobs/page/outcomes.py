@@ -9,6 +9,7 @@ import pyarrow as pa
 from sqlalchemy import Connection, select
 
 from jobs import examples
+from jobs.errors import SpecError
 from jobs.insert import chunks
 from jobs.query import examples_of
 from jobs.schema import example_blob
@@ -41,11 +42,20 @@ class Outcome:
 Kept = dict[Any, Any]
 
 
-def outcome(db: Connection, job_id: int, classes: int, kept: Kept) -> Outcome:
-    """The outcome of an evaluation of a data set with so many classes."""
-    if ("outcome", job_id) not in kept:
-        kept["outcome", job_id] = summed(examples.to_columns(examples_of(db, job_id)), classes)
-    return kept["outcome", job_id]
+def outcome(db: Connection, job_id: int, classes: int, kept: Kept) -> Outcome | None:
+    """The outcome of an evaluation of a data set with so many classes; None where the store lost it."""
+    name = ("outcome", job_id, classes)
+    if name not in kept and (columns := read(db, job_id)) is not None:
+        kept[name] = summed(columns, classes)
+    return kept.get(name)
+
+
+def read(db: Connection, job_id: int) -> dict[str, np.ndarray] | None:
+    """The columns of an evaluation's outcomes; None where the store lost them, which the page then says."""
+    try:
+        return examples.to_columns(examples_of(db, job_id))
+    except SpecError:
+        return None
 
 
 def summed(columns: dict[str, np.ndarray], classes: int) -> Outcome:
@@ -75,7 +85,9 @@ def matrix(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarra
 
 
 def queries(db: Connection, job_ids: Sequence[int], kept: Kept) -> dict[int, int | None]:
-    """By evaluation the images that attacks without gradients showed the model in all; None where none were counted."""
+    """By evaluation the images that attacks without gradients showed the model in all; None where none were counted,
+    or the store lost them.
+    """
     for ids in chunks([id_ for id_ in job_ids if ("queries", id_) not in kept]):
         kept |= {("queries", id_): None for id_ in ids}
         found = db.execute(select(example_blob.c.job_id, example_blob.c.data).where(example_blob.c.job_id.in_(ids)))
@@ -89,10 +101,8 @@ def total_queries(data: bytes) -> int | None:
     options = pa.ipc.IpcReadOptions(included_fields=[place], use_threads=False)
     try:
         file = pa.ipc.open_file(pa.BufferReader(data), options=options)
-    except pa.ArrowInvalid:
-        if "queries" in pa.ipc.open_file(pa.BufferReader(data)).schema.names:
-            raise
-        return None  # stored before queries were counted
-    columns = [file.get_batch(i).column("queries") for i in range(file.num_record_batches)]
+        columns = [file.get_batch(i).column("queries") for i in range(file.num_record_batches)]
+    except (pa.ArrowException, OSError, KeyError):
+        return None  # stored before queries were counted, or damaged
     counted = [column for column in columns if column.null_count < len(column)]
     return sum(column.sum().as_py() for column in counted) if counted else None

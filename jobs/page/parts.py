@@ -68,6 +68,7 @@ def parts(db: Connection, root: str, sweep: Sweep, kept: Kept) -> dict[str, Any]
         "distances": tables.distances(sweep.rows),
         "classes": tables.classes(headline[0], outcomes[0], shown.names) if headline else None,
         "confusions": confusions(headline[0], outcomes[0], shown) if headline else [],
+        "lost": lost_outcomes(db, headline, shown, kept),
         "grids": list(pictures.grids(db, root, telling(sweep.rows, order), shown, kept)),
         "shown": shown,
         "histories": curves.histories(sweep.trainings, order),
@@ -128,12 +129,23 @@ def progress(sweep: Sweep) -> dict[str, Any]:
 
 
 def read_outcomes(db: Connection, place: Place, shown: Data, kept: Kept) -> dict[str, Outcome]:
-    """The outcomes of the first seed of each model that is trusted at a radius."""
-    return {
+    """The outcomes of the first seed of each model that is trusted at a radius, those that are there."""
+    found = {
         s.model: outcome(db, s.rows[0]["job_id"], len(shown.names), kept)
         for s in place.all[: 5 * MOST_MODELS]
         if s.trusted
     }
+    return {model: one for model, one in found.items() if one is not None}
+
+
+def lost_outcomes(db: Connection, headline: Sequence[Place], shown: Data, kept: Kept) -> list[tuple[str, str, int]]:
+    """Model, place and job of the outcomes that should be told of and that the store lost."""
+    return [
+        (s.model, tables.at(place), s.rows[0]["job_id"])
+        for place in headline
+        for s in place.all[: 5 * MOST_MODELS]
+        if s.trusted and outcome(db, s.rows[0]["job_id"], len(shown.names), kept) is None
+    ]
 
 
 def telling(rows: Sequence[Row], order: charts.Places) -> list[Row]:

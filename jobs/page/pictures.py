@@ -2,16 +2,16 @@
 
 import base64
 import io
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from PIL import Image
 from sqlalchemy import Connection
 
-from jobs import artifacts
+from jobs.kept import attacked_images
 from jobs.page.outcomes import SHOWN, Kept, Outcome, outcome
 from jobs.page.ranking import grouped
 from jobs.query import artifact_of
@@ -23,6 +23,7 @@ from robustlib.settings import AUDIT, CERTIFY
 Row = dict[str, Any]
 
 MOST_SIDE = 112  # of a picture on the page; larger images are shrunk to it
+LOOK = 60.0  # seconds until a data set that is not there is looked for again, which may be a download
 MOST_MODELS = 12  # with pictures: each takes about a hundred kilobytes with images of the largest side
 
 
@@ -60,6 +61,28 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """What was kept and cannot be shown.  why: in half a sentence.  again: the command that makes it again, or none."""
+
+    title: str
+    why: str
+    again: str
+
+    @property
+    def line(self) -> str:
+        return f"{self.title}: no pictures, {self.why}" + (f"; {self.again} makes them again" if self.again else "")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The first images that an evaluation kept, shape (N, C, H, W), in [0, 1], and what became of them."""
+
+    clean: np.ndarray
+    attacked: np.ndarray
+    found: Outcome
+
+
+@dataclass(frozen=True)
 class Data:
     """The data set's test split, or the reason why it cannot be shown; the classes by name, or by number without it."""
 
@@ -76,9 +99,11 @@ def open_data(ref: Row | None, kept: Kept) -> Data:
     if ref is None:
         return Data(None, "no evaluation is done yet", ())
     spec = DataRef.model_validate(ref)
-    if ("data", spec) not in kept:
-        kept["data", spec] = find_data(spec)
-    return kept["data", spec]
+    found, looked = kept.get(("data", spec), (None, -LOOK))
+    if found is None or (found.dataset is None and time.monotonic() - looked > LOOK):
+        found = find_data(spec)
+        kept["data", spec] = found, time.monotonic()
+    return found
 
 
 def find_data(ref: DataRef) -> Data:
@@ -92,19 +117,50 @@ def find_data(ref: DataRef) -> Data:
     return Data(dataset, "", dataset.names)
 
 
-def grids(db: Connection, root: str, rows: Sequence[Row], shown: Data, kept: Kept) -> Iterator[Grid]:
+def grids(db: Connection, root: str, rows: Sequence[Row], shown: Data, kept: Kept) -> Iterator[Grid | Missing]:
     """The pictures of these rows, those that kept any."""
     for row in rows:
-        sha256 = artifact_of(db, row["job_id"], "images")
-        if sha256 is None or shown.dataset is None:
-            continue
-        if ("grid", row["job_id"]) not in kept:
-            attacked = safetensors.numpy.load(artifacts.get(root, sha256))["x_adv"][:SHOWN]
-            found = outcome(db, row["job_id"], len(shown.names), kept)
-            clean = shown.dataset.images[found.index[: len(attacked)]].astype(np.float32) / 255
-            kept["grid", row["job_id"]] = draw(clean, attacked, found, shown)
-        magnified, images = kept["grid", row["job_id"]]
-        yield Grid(f"{row['model']} under {condition(row)}", magnified, images)
+        name = ("grid", row["job_id"], shown.names)
+        if name not in kept:
+            pair = first_images(db, root, row, shown, kept)
+            if isinstance(pair, Missing):
+                yield pair
+            if not isinstance(pair, Pair):
+                continue
+            kept[name] = draw(pair.clean, pair.attacked, pair.found, shown)
+        magnified, images = kept[name]
+        yield Grid(title(row), magnified, images)
+
+
+def first_images(db: Connection, root: str, row: Row, shown: Data, kept: Kept) -> Pair | Missing | None:
+    """What a row kept beside what it was made from; None where it kept nothing, or the data set is not there."""
+    sha256 = artifact_of(db, row["job_id"], "images")
+    if sha256 is None or shown.dataset is None:
+        return None
+    again = f"robustq retry {row['job_id']}"
+    try:
+        attacked = attacked_images(root, sha256, SHOWN)
+    except FileNotFoundError:
+        return Missing(title(row), "their file is missing", again)
+    except (OSError, NotImplementedError) as error:  # the second of an address that pyarrow was built without
+        return Missing(title(row), f"their file cannot be read ({error})", "")
+    except ValueError as error:
+        reason = getattr(error, "reason", "damaged")  # of an error that says which
+        return Missing(title(row), f"their file is {reason}", "" if reason == "unreadable" else again)
+    found = outcome(db, row["job_id"], len(shown.names), kept)
+    if found is None:
+        return Missing(title(row), "their outcomes are lost", again)
+    try:
+        clean = shown.dataset.images[found.index[: len(attacked)]].astype(np.float32) / 255
+    except (OSError, ValueError, IndexError) as error:
+        return Missing(title(row), f"the clean ones cannot be read ({error})", "")
+    if clean.shape != attacked.shape:
+        return Missing(title(row), f"they are of shape {attacked.shape}, the clean ones of {clean.shape}", "")
+    return Pair(clean, attacked, found)
+
+
+def title(row: Row) -> str:
+    return f"{row['model']} under {condition(row)}"
 
 
 def condition(row: Row) -> str:
@@ -113,7 +169,7 @@ def condition(row: Row) -> str:
 
 def draw(clean: np.ndarray, attacked: np.ndarray, found: Outcome, shown: Data) -> tuple[float, tuple[Shown, ...]]:
     """clean, attacked: shape (N, C, H, W), in [0, 1]."""
-    difference = attacked - clean
+    difference = np.nan_to_num(attacked - clean)
     scale = 0.5 / max(float(np.abs(difference).max()), 1e-12)
     images = tuple(
         Shown(
@@ -128,7 +184,7 @@ def draw(clean: np.ndarray, attacked: np.ndarray, found: Outcome, shown: Data) -
 
 def png_url(image: np.ndarray) -> str:
     """An image of shape (C, H, W) in [0, 1] as a data URL."""
-    levels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
+    levels = np.rint(np.nan_to_num(image).clip(0, 1) * 255).astype(np.uint8)
     picture = Image.fromarray(levels[0] if len(levels) == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0)))
     picture.thumbnail((MOST_SIDE, MOST_SIDE))
     buffer = io.BytesIO()

@@ -65,15 +65,18 @@ def sections(given: dict[str, Any]) -> list[Section]:
     return rendered
 
 
-def page(given: dict[str, Any], *, live: Sequence[str] | None = None) -> str:
-    """The whole page as one file. live: names of the sweeps to choose from, for a page that is served and follows."""
+def page(given: dict[str, Any], rendered: Sequence[Section], *, live: Sequence[str] | None = None) -> str:
+    """The whole page as one file.
+
+    rendered: its sections.  live: names of the sweeps to choose from, for a page that is served and follows.
+    """
     scripts = [script(name) for name in (*SCRIPTS, *(("live.js",) if live is not None else ()))]
     return (
         environment()
         .get_template("page.html")
         .render(
             given,
-            sections=sections(given),
+            sections=rendered,
             policy=policy(scripts, live=live is not None),
             style=Markup(asset("page.css")),
             scripts=scripts,

@@ -6,13 +6,11 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection
 
-from jobs import examples
 from jobs.page import cells, plot
 from jobs.page.charts import Places
-from jobs.page.outcomes import Kept
+from jobs.page.outcomes import Kept, read
 from jobs.page.plot import Chart, hundred, slug
 from jobs.page.ranking import Place, grouped
-from jobs.query import examples_of
 from jobs.show import eps_text
 from robustlib.metrics import accuracy_by_queries
 
@@ -39,11 +37,12 @@ def spent(
 def chart(db: Connection, attack: str, place: Place, rows: Sequence[Row], order: Places, kept: Kept) -> Chart:
     """A line a model, the mean over its seeds. Models that are not trusted are left out, and named."""
     out = sorted({row["model"] for row in rows if row["verdict"] == "fail"})
-    found = {
-        model: [needed(db, row["job_id"], kept) for row in same]
+    there = {
+        model: [one for row in same if (one := needed(db, row["job_id"], kept)) is not None]
         for (model,), same in grouped(rows, "model").items()
         if model not in out
     }
+    found = {model: runs for model, runs in there.items() if runs}
     budget = max((int(asked.max()) for runs in found.values() for _, asked in runs), default=1)
     at = np.unique(np.geomspace(1, max(budget, 1), POINTS).round().astype(int))
     traces, said, lines = [], [], []
@@ -67,9 +66,8 @@ def steps(budget: int) -> list[int]:
     return sorted({max(1, budget // part) for part in (100, 10, 2, 1)})
 
 
-def needed(db: Connection, job_id: int, kept: Kept) -> tuple[np.ndarray, np.ndarray]:
-    """Which images fell, and the queries of each."""
-    if ("needed", job_id) not in kept:
-        columns = examples.to_columns(examples_of(db, job_id))
+def needed(db: Connection, job_id: int, kept: Kept) -> tuple[np.ndarray, np.ndarray] | None:
+    """Which images fell, and the queries of each; None where the store lost them."""
+    if ("needed", job_id) not in kept and (columns := read(db, job_id)) is not None:
         kept["needed", job_id] = columns["success"], columns["queries"]
-    return kept["needed", job_id]
+    return kept.get(("needed", job_id))

@@ -1,11 +1,7 @@
 """Models that only answer: any callable, or a server behind an address. They have no gradient."""
 
-import http.client
 import json
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -16,9 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlib.calls import Careful
+from robustlib.models.post import post
 
 # How far the sum of a row of probabilities may lie from 1: each may be rounded to two decimals.
 ROUNDED, MOST_ROUNDED = 5e-3, 0.5
+# Of a server's answer: bytes of a number with what parts it from the next, rows that are taken whatever the data set's
+# classes (ImageNet-21k has 21,841), and bytes for what else it says.
+LONGEST_NUMBER, LEAST_CLASSES, ASIDE = 48, 25_000, 2**20
 LEAST = 1e-12  # a probability that is zero, as a logit: the logarithm of this
 
 
@@ -121,9 +121,10 @@ def endpoint(
     """A model behind HTTP that speaks the V1 protocol of KServe and TensorFlow Serving, as `http://HOST/...:predict`.
 
     It is sent {"instances": [image, ...]}, each image nested lists in this layout, and answers {"predictions": [...]}:
-    rows of logits or probabilities, or labels.  batch_size: images a request.  timeout: of a request, seconds.
+    rows of logits or probabilities, or labels.  batch_size: images a request.  timeout: seconds that the server
+    may be silent; ten times that for a request as a whole.
     retries: how often a request is sent again that the server did not answer, or answered with 5xx; after `backoff`
-    seconds, then twice as long, and so on.
+    seconds, then twice as long, and so on. Redirects are not followed: images go to this address and no other.
     https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
     Raises ValueError for what is no address or layout; calls raise it for a server that does not answer, or otherwise.
     """
@@ -139,7 +140,9 @@ def endpoint(
         answers: list[Any] = []
         for chunk in images.split(batch_size):
             data = json.dumps({"instances": chunk.tolist()}).encode()
-            answers += predictions(url, post(url, data, timeout, retries, backoff), len(chunk))
+            most = most_bytes(len(chunk), num_classes)
+            body = post(url, data, timeout=timeout, retries=retries, backoff=backoff, most=most)
+            answers += predictions(url, body, len(chunk))
         return answers
 
     model = Answers(ask, num_classes)
@@ -151,35 +154,16 @@ def is_address(place: str) -> bool:
     return place.startswith(("http://", "https://")) and len(place.split("://", 1)[1]) > 0
 
 
-def post(url: str, data: bytes, timeout: float, retries: int, backoff: float) -> bytes:
-    """The body of the server's answer. Raises ValueError where it gives none, or refuses."""
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    problem = ""
-    for attempt in range(retries + 1):
-        if attempt:
-            time.sleep(backoff * 2 ** (attempt - 1))
-        try:
-            with urllib.request.urlopen(request, timeout=timeout) as answer:
-                return answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                problem = (
-                    f"HTTP {error.code} {' '.join(error.read(500).decode(errors='replace').split())[:200]}".strip()
-                )
-            if error.code < 500:
-                raise ValueError(f"{url} refuses the images: {problem}") from error
-        except OSError as error:  # urllib's own errors, timeouts and broken connections are all of this kind
-            problem = str(getattr(error, "reason", "") or error) or type(error).__name__
-        except http.client.HTTPException as error:
-            problem = f"{type(error).__name__}: {error}"
-    raise ValueError(f"{url} gave no answer in {retries + 1} tries: {problem}")
+def most_bytes(count: int, num_classes: int | None) -> int:
+    """How long an answer for so many images may be."""
+    return ASIDE + count * LONGEST_NUMBER * max(LEAST_CLASSES, 2 * (num_classes or 0))
 
 
 def predictions(url: str, body: bytes, count: int) -> list[Any]:
     """The predictions in an answer, one for each image."""
     try:
         found = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second for brackets within brackets
         raise ValueError(f"{url} answers with no JSON: {body[:80].decode(errors='replace')!r}") from error
     rows = found.get("predictions") if isinstance(found, dict) else None
     if not isinstance(rows, list):

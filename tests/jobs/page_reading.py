@@ -14,7 +14,7 @@ from jobs.page.gather import gather
 from jobs.page.outcomes import Kept
 from jobs.page.parts import parts
 from jobs.report import write_report
-from jobs.ui import application, listen
+from jobs.ui import configuration, listen
 
 
 class Elements(HTMLParser):
@@ -60,12 +60,14 @@ def given(store: Store, sweep_id: int) -> dict[str, Any]:
         return parts(db, store.artifacts, gather(db, sweep_id, kept), kept)
 
 
+TOKEN = "of-tests-0123456"
+
+
 @contextmanager
-def served(file: Path) -> Iterator[int]:
-    """The port at which the pages of a store are served while the block runs."""
-    reading = open_store(str(file))
+def running(config: uvicorn.Config) -> Iterator[int]:
+    """The port of a server while the block runs."""
     listening = listen("127.0.0.1", 0, insecure=False)
-    server = uvicorn.Server(uvicorn.Config(application(reading), log_level="error", lifespan="off"))
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -73,4 +75,12 @@ def served(file: Path) -> Iterator[int]:
     finally:
         server.should_exit = True
         thread.join()
-        reading.engine.dispose()
+
+
+@contextmanager
+def served(file: Path) -> Iterator[int]:
+    """The port at which the pages of a store are served while the block runs, to those who have TOKEN."""
+    reading = open_store(str(file))
+    with running(configuration(reading, TOKEN, insecure=False)) as port:
+        yield port
+    reading.engine.dispose()

@@ -10,7 +10,7 @@ import pytest
 from jobs.engine import open_store
 from jobs.report import write_report
 from tests.jobs.made import add_result
-from tests.jobs.page_reading import served
+from tests.jobs.page_reading import TOKEN, served
 from tests.jobs.page_store import distrust, fill
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
@@ -206,7 +206,8 @@ def test_a_result_appears_on_the_live_page(browser, made_up):
     with served(Path(made_up.artifacts).parent / "results.db") as port:
         page = context.new_page()
         watch(page, wrong, f"http://127.0.0.1:{port}/")
-        page.goto(f"http://127.0.0.1:{port}/")
+        page.goto(f"http://127.0.0.1:{port}/?token={TOKEN}")
+        assert page.url == f"http://127.0.0.1:{port}/"  # by which the cookie asks from now on
         page.get_by_label("Find").first.fill("newcomer")
         page.locator('[data-table="leaderboard"] thead button', has_text="model").click()
         page.get_by_label("Find").first.focus()

@@ -20,7 +20,7 @@ from jobs.errors import SpecError
 from jobs.schema import job
 from jobs.ui import Pages, host_allowed, listen
 from tests.jobs.made import add_result
-from tests.jobs.page_reading import served
+from tests.jobs.page_reading import TOKEN, served
 from tests.jobs.page_store import accuracy, distrust, fill
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ class Client:
 
     def get(self, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        connection.request(method, path, headers=headers or {})
+        connection.request(method, path, headers={"Authorization": f"Bearer {TOKEN}"} | (headers or {}))
         answer = connection.getresponse()
         found = Answer(answer.status, answer.headers, answer.read())
         connection.close()
@@ -190,10 +190,11 @@ def test_an_interrupt_ends_it_with_0(made_up):
     server = serving(made_up)
     assert server.stderr is not None
     line = server.stderr.readline()
-    found = re.match(r"http://127\.0\.0\.1:(\d+) shows", line)
+    found = re.match(r"http://127\.0\.0\.1:(\d+)/\?token=([\w-]{32}) shows sqlite:", line)
     assert found, line
     with socket.create_connection(("127.0.0.1", int(found[1])), timeout=60) as asking:  # waits in line until it serves
-        asking.sendall(b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        head = f"GET /live HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {found[2]}\r\nConnection: close\r\n\r\n"
+        asking.sendall(head.encode())
         assert asking.recv(100).startswith(b"HTTP/1.1 200 ")
     server.send_signal(signal.SIGINT)
     assert server.wait(60) == 0

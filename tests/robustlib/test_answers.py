@@ -192,7 +192,7 @@ def test_labels_of_a_server_become_rows(server: Server):
 
 def test_a_server_in_trouble_is_asked_again_with_pauses(server: Server, monkeypatch: pytest.MonkeyPatch):
     pauses: list[float] = []
-    monkeypatch.setattr("robustlib.models.answers.time.sleep", pauses.append)
+    monkeypatch.setattr("robustlib.models.post.time.sleep", pauses.append)
     good = answering(scores)
     server.reply = lambda images: (503, b"busy") if len(server.requests) < 4 else good(images)
     torch.testing.assert_close(endpoint(server.url, backoff=0.25)(X), LOGITS)
@@ -203,7 +203,7 @@ def test_a_server_in_trouble_is_asked_again_with_pauses(server: Server, monkeypa
 
 
 def test_a_server_that_is_not_there(server: Server, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("robustlib.models.answers.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("robustlib.models.post.time.sleep", lambda seconds: None)
     with pytest.raises(ValueError, match=r"^http://127.0.0.1:1/m:predict gave no answer in 2 tries: .*refused"):
         endpoint("http://127.0.0.1:1/m:predict", retries=1)(X)
     gone = threading.Event()

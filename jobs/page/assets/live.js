@@ -66,18 +66,21 @@
 
   const ask = async () => {
     const began = performance.now();
-    let wait = 500;
+    let wait = 500, lost = "no answer from robustq ui";
     try {
       const answer = await fetch(address(), { headers: tag ? { "If-None-Match": tag } : {}, cache: "no-store" });
       if (answer.status === 200) {
         tag = answer.headers.get("ETag");
         show(await answer.json());
       } else if (answer.status === 304) wait = Math.max(wait, 5 * (performance.now() - began)); // a large store is asked less
-      else throw new Error(answer.statusText);
+      else {
+        if (answer.status === 403) lost = "robustq ui was started anew: open the address that it printed";
+        throw new Error(answer.statusText);
+      }
       pulse.textContent = "live";
       pulse.classList.remove("lost");
     } catch {
-      pulse.textContent = "no answer from robustq ui";
+      pulse.textContent = lost;
       pulse.classList.add("lost");
     }
     setTimeout(ask, wait);

@@ -1,0 +1,193 @@
+"""One request to a model's server, within limits of time and size, and to that server alone."""
+
+import http.client
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from functools import lru_cache
+from typing import IO, Any
+from urllib.parse import urljoin, urlsplit
+
+LONGEST = 10  # times the timeout that a whole request may take: a server that drips is silent for less each time
+
+
+class Failed(Exception):
+    """A request that came to nothing. again: whether the next one may fare better."""
+
+    def __init__(self, text: str, *, again: bool):
+        super().__init__(text)
+        self.again = again
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Hands redirects on as errors: urllib would send what was posted nowhere, and its headers to any host."""
+
+    def http_error_302(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
+    ) -> None:
+        return None
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+class Limit:
+    """Ends a connection when its time is over, whatever it waits for: timeouts count from byte to byte."""
+
+    def __init__(self, seconds: float):
+        self.over, self.lock = False, threading.Lock()
+        self.held: socket.socket | None = None
+        self.timer = threading.Timer(seconds, self.cut)
+        self.timer.daemon = True
+
+    def __enter__(self) -> "Limit":
+        self.timer.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.timer.cancel()
+        with self.lock:
+            if self.held is not None:
+                self.held.close()
+                self.held = None
+
+    def hold(self, connection: socket.socket) -> None:
+        """Watch a connection that was made, by a second handle: TLS takes the first one away."""
+        with self.lock:
+            self.held = connection.dup()
+        if self.over:
+            self.cut()
+
+    def cut(self) -> None:
+        with self.lock:
+            self.over = True
+            if self.held is not None:
+                with suppress(OSError):  # the other side was quicker
+                    self.held.shutdown(socket.SHUT_RDWR)
+
+
+class Watched(http.client.HTTPConnection):
+    """A connection that its limit knows from the start."""
+
+    limit: Limit
+
+    def connect(self) -> None:
+        super().connect()
+        self.limit.hold(self.sock)
+
+
+class WatchedTLS(http.client.HTTPSConnection, Watched):
+    """The same, watched before the first byte of TLS."""
+
+
+def watched(kind: type[Watched], limit: Limit) -> Any:
+    """As urllib asks for connections."""
+
+    def make(*args: Any, **options: Any) -> Watched:
+        connection = kind(*args, **options)
+        connection.limit = limit
+        return connection
+
+    return make
+
+
+class Post(urllib.request.Request):
+    """A request that knows its limit."""
+
+    def __init__(self, url: str, data: bytes, limit: Limit):
+        super().__init__(url, data, {"Content-Type": "application/json"})
+        self.limit = limit
+
+
+class Plain(urllib.request.HTTPHandler):
+    def http_open(self, req: Any) -> Any:
+        return self.do_open(watched(Watched, req.limit), req)
+
+
+class Secure(urllib.request.HTTPSHandler):
+    def https_open(self, req: Any) -> Any:
+        context = self._context  # pyright: ignore[reportAttributeAccessIssue]
+        return self.do_open(watched(WatchedTLS, req.limit), req, context=context)
+
+
+@lru_cache
+def opener() -> urllib.request.OpenerDirector:
+    """One for all requests, as urllib's own: with TLS it reads the certificates that are trusted."""
+    return urllib.request.build_opener(NoRedirect, Plain, Secure)
+
+
+def post(url: str, data: bytes, *, timeout: float, retries: int, backoff: float, most: int) -> bytes:
+    """The body of the server's answer, JSON as a rule.
+
+    timeout: seconds that the server may be silent; LONGEST times that for the whole.  most: bytes of an answer.
+    Raises ValueError where it gives none, refuses, redirects, or gives more than that.
+    """
+    problem = ""
+    for attempt in range(retries + 1):
+        if attempt:
+            time.sleep(backoff * 2 ** (attempt - 1))
+        try:
+            return once(url, data, timeout, most)
+        except Failed as error:
+            if not error.again:
+                raise ValueError(f"{url} {error}") from error
+            problem = str(error)
+    raise ValueError(f"{url} gave no answer in {retries + 1} tries: {problem}")
+
+
+def once(url: str, data: bytes, timeout: float, most: int) -> bytes:
+    """The answer to one request. Raises Failed."""
+    text = f"is still answering after {LONGEST * timeout:g} seconds: a larger timeout gives it longer"
+    with Limit(LONGEST * timeout) as limit:
+        try:
+            body = asked(Post(url, data, limit), timeout, most)
+        except (OSError, http.client.HTTPException, Failed) as error:
+            if limit.over:
+                raise Failed(text, again=False) from error
+            if isinstance(error, Failed):
+                raise
+            if isinstance(error, OSError):  # urllib's own errors, timeouts and broken connections are all of this kind
+                problem = str(getattr(error, "reason", "") or error) or type(error).__name__
+            else:
+                problem = f"{type(error).__name__}: {error}"
+            raise Failed(problem, again=True) from error
+        if limit.over:  # what was cut off may look like an end
+            raise Failed(text, again=False)
+        return body
+
+
+def asked(request: Post, timeout: float, most: int) -> bytes:
+    """The body of an answer with a status of success. Raises Failed, and what urllib and http.client raise."""
+    try:
+        with opener().open(request, timeout=timeout) as answer:
+            if (answer.length or 0) > most or len(body := answer.read(most + 1)) > most:
+                raise Failed(
+                    f"answers with more than {most:,} bytes, and that is no row of scores an image", again=False
+                )
+            if answer.length:  # http.client says so only where it was asked for all
+                raise http.client.IncompleteRead(body, answer.length)
+            return body
+    except urllib.error.HTTPError as error:
+        with error:
+            if 300 <= error.code < 400:
+                raise Failed(elsewhere(request.full_url, error), again=False) from error
+            said = " ".join(error.read(500).decode(errors="replace").split())[:200]
+            problem = f"HTTP {error.code} {said}".strip()
+        if error.code < 500:
+            raise Failed(f"refuses the images: {problem}", again=False) from error
+        raise Failed(problem, again=True) from error
+
+
+def elsewhere(url: str, error: urllib.error.HTTPError) -> str:
+    """What to say of a redirect: where to, without a query, which may hold what is secret."""
+    try:
+        place = urlsplit(urljoin(url, error.headers.get("Location", "")))._replace(query="", fragment="")
+        target = place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()[:200]
+    except ValueError:
+        target = "no address"
+    return (
+        f"redirects to {target!r} (HTTP {error.code}), and images are sent to no address but the one that was given: "
+        "give that one, if it is the model's"
+    )
