@@ -6,6 +6,8 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.errors import ArtifactError
+
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -18,7 +20,7 @@ class Artifact:
     bytes: int
 
 
-AGAIN = "robustq retry trains again what lost its weights"
+AGAIN = "`robustq retry` with the sweep or the job's number makes it again"
 
 
 def open_root(root: str) -> tuple[Any, str]:
@@ -65,22 +67,29 @@ def put(root: str, role: str, data: bytes) -> Artifact:
 
 
 def get(root: str, sha256: str) -> bytes:
-    """The data with this hash. Raises FileNotFoundError, or ValueError where the file was changed since."""
+    """The data with this hash. Raises ArtifactError where it is not there, cannot be read, or was changed since."""
     system, base = open_root(root)
-    if not exists(system, blob_path(base, sha256)):
-        raise FileNotFoundError(f"the artifact {sha256} is not in {root} any more: {AGAIN}")
-    with system.open_input_stream(blob_path(base, sha256)) as stream:
-        data = stream.read()
+    path = blob_path(base, sha256)
+    if not exists(system, path):
+        raise ArtifactError(path, "missing", f"the artifact {path} is missing: {AGAIN}")
+    try:
+        with system.open_input_stream(path) as stream:
+            data = stream.read()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ArtifactError(path, "unreadable", f"the artifact {path} cannot be read: {why}") from error
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise ValueError(f"the artifact {sha256} in {root} is damaged, its content has another hash: {AGAIN}")
+        raise ArtifactError(path, "damaged", f"the artifact {path} is damaged, its content has another hash: {AGAIN}")
     return data
 
 
 def is_whole(root: str, sha256: str) -> bool:
-    """Whether the data with this hash is there, and is as it was."""
+    """Whether the data with this hash is there, and is as it was. Raises ArtifactError where that cannot be told."""
     try:
         get(root, sha256)
-    except (FileNotFoundError, ValueError):
+    except ArtifactError as error:
+        if error.reason == "unreadable":
+            raise
         return False
     return True
 

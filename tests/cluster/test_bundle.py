@@ -73,7 +73,7 @@ def test_an_error_is_the_jobs_own_and_the_next_job_runs(plan, setting):
     broken = claimed(evaluation, 1, {train.key: "0" * 64})
     frames = frames_of([broken, claimed(train, 2)], setting)
     assert isinstance(frames[1], Failed)
-    assert (frames[1].error_class, frames[1].disk_full) == ("FileNotFoundError", False)
+    assert (frames[1].error_class, frames[1].disk_full) == ("ArtifactError", False)
     assert "Traceback" in frames[1].traceback
     assert isinstance(frames[-1], Finished)
 

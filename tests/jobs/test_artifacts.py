@@ -3,10 +3,12 @@
 import errno
 import hashlib
 import os
+import pickle
 
 import pytest
 
 from jobs import artifacts
+from jobs.errors import ArtifactError
 
 
 def test_round_trip_by_content(tmp_path):
@@ -23,8 +25,21 @@ def test_damage_is_noticed(tmp_path):
     stored = artifacts.put(str(tmp_path), "weights", b"abc")
     (path,) = [path for path in tmp_path.rglob("*") if path.is_file()]
     path.write_bytes(b"abd")
-    with pytest.raises(ValueError, match="is damaged, its content has another hash"):
+    with pytest.raises(ArtifactError, match=r"is damaged, its content has another hash.*`robustq retry`") as error:
         artifacts.get(str(tmp_path), stored.sha256)
+    assert (error.value.path, error.value.reason) == (str(path), "damaged") and str(path) in str(error.value)
+    copy = pickle.loads(pickle.dumps(error.value))  # it may come from a worker
+    assert (copy.path, copy.reason, str(copy)) == (error.value.path, error.value.reason, str(error.value))
+
+
+def test_what_is_missing_or_cannot_be_read_is_named(tmp_path):
+    stored = artifacts.put(str(tmp_path), "weights", b"abc")
+    (path,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    path.unlink()
+    with pytest.raises(ArtifactError, match="is missing") as error:
+        artifacts.get(str(tmp_path), stored.sha256)
+    assert (error.value.path, error.value.reason) == (str(path), "missing")
+    assert not artifacts.is_whole(str(tmp_path), stored.sha256)
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "A" * 64, "a" * 63])
