@@ -10,7 +10,11 @@ from urllib.error import URLError
 
 import numpy as np
 
-from robustlib.datasets.source import Images, Source
+from robustlib import durable
+from robustlib.datasets.sealed import read_sealed, write_sealed
+from robustlib.datasets.source import DataChanged, Images, Source
+
+COMPLETE = ".complete"  # is there once all files are, with their hashes
 
 
 def torchvision_set(name: str) -> Callable[[Path], Source]:
@@ -20,13 +24,33 @@ def torchvision_set(name: str) -> Callable[[Path], Source]:
 
 def open_torchvision(name: str, root: Path) -> Source:
     folder = root / name.lower()
-    if not (folder / ".complete").exists():
+    if not (folder / COMPLETE).is_file():
         for split in ("train", "test"):
             fetch(name, folder, split, download=True)
-        (folder / ".complete").touch()
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".complete")
+        durable.write(folder / COMPLETE, b"")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(COMPLETE))
     relative = [(str(path.relative_to(folder)), path) for path in files]
-    return Source(f"torchvision/{name}", {"": relative}, ("train", "test"), partial(read_torchvision, name, folder))
+    read, check = partial(read_torchvision, name, folder), partial(check_sums, name, folder)
+    return Source(f"torchvision/{name}", {"": relative}, ("train", "test"), read, check=check)
+
+
+def check_sums(name: str, folder: Path, sums: dict[str, str]) -> None:
+    """Raise DataChanged where a file is not what it was when it was first read after the download.
+
+    sums: the files' hashes by name, which are noted the first time.
+    """
+    noted = read_sealed(folder / COMPLETE)
+    if noted is None:  # they have just come, or an older release put them there
+        with contextlib.suppress(OSError):  # a folder of somebody else's, who lets it be read
+            write_sealed(folder / COMPLETE, sums)
+        return
+    for file, sha256 in noted.items():
+        if sums.get(file) != sha256:
+            state = "is damaged, its content has another hash than once" if file in sums else "is missing"
+            raise DataChanged(
+                f"dataset {name}: {folder / file} {state}: remove {folder} and it is downloaded again, or only "
+                f"{folder / COMPLETE} if you have changed the data yourself"
+            )
 
 
 def fetch(name: str, folder: Path, split: str, *, download: bool) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from robustlib import durable
 from robustlib.datasets import pictures, pixels
 from robustlib.datasets.sealed import read_sealed, write_sealed
 from robustlib.datasets.source import Images, Pictures
@@ -82,23 +83,13 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         for name in temporary.iterdir():
-            sync(name)
+            durable.sync(name)
         os.chmod(temporary, 0o755)
-        if folder.exists() and facts_of(folder) is None:
+        if folder.is_dir() and facts_of(folder) is None:
             shutil.rmtree(folder, ignore_errors=True)
-        os.rename(temporary, folder)
-        sync(folder.parent)
+        durable.replace(temporary, folder)
     except OSError:
         if facts_of(folder) is None:  # else another process was faster, with the same content
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Wait until it is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import struct
+import time
 from pathlib import Path
 from urllib.error import URLError
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from robustlib import data, readers
-from robustlib.datasets import cache
+from robustlib.datasets import cache, stamps
 from robustlib.datasets.pixels import Pixels
 from robustlib.datasets.source import Images, Source
 from robustlib.datasets.statistics import statistics
@@ -30,6 +31,12 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that a test writes were written a while ago."""
+    monkeypatch.setattr(stamps, "clock", lambda: time.time() + 10)
+
+
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "set").mkdir()
     for prefix in ("train", "t10k"):
@@ -39,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
-def test_the_second_time_nothing_is_decoded(folder: Path, monkeypatch: pytest.MonkeyPatch, home: Path):
+def test_the_second_time_nothing_is_decoded(folder: Path, monkeypatch: pytest.MonkeyPatch, home: Path, later: None):
     first = data.load(f"idx:{folder}", "train")
     assert len(list(home.glob("datasets/*"))) == 1
 
@@ -95,20 +102,41 @@ def test_names_of_files_and_readers_are_part_of_the_fingerprint(tmp_path: Path):
     assert len(prints) == 4
 
 
-@pytest.mark.parametrize("notes", [b"", b"{", b"null-ish", b"[]", b"{}", b"\xa5\xff"])
-def test_broken_notes_are_written_anew(notes: bytes, folder: Path, home: Path):
+@pytest.mark.parametrize("notes", [b"", b"{", b"null-ish", b"[]", b"{}", b"\xa5\xff", None])
+def test_broken_notes_are_written_anew(notes: bytes | None, folder: Path, home: Path, later: None):
     expected = data.fingerprint(f"idx:{folder}")
-    (home / "fingerprints.json").write_bytes(notes)
+    (place,) = home.glob("fingerprints/*.json")
+    if notes is None:  # a folder in its place
+        place.unlink()
+        place.mkdir()
+    else:
+        place.write_bytes(notes)
     assert data.fingerprint(f"idx:{folder}") == expected
-    assert len(json.loads((home / "fingerprints.json").read_text())["facts"]) == 4
+    assert len(json.loads(place.read_text())["facts"]) == 4
 
 
-def test_no_flipped_bit_of_the_notes_gives_another_fingerprint(folder: Path, home: Path):
+def test_no_flipped_bit_of_the_notes_gives_another_fingerprint(folder: Path, home: Path, later: None):
     expected = data.fingerprint(f"idx:{folder}")
-    whole = (home / "fingerprints.json").read_bytes()
-    for place in range(0, len(whole), 7):
-        (home / "fingerprints.json").write_bytes(whole[:place] + bytes([whole[place] ^ 2]) + whole[place + 1 :])
+    (place,) = home.glob("fingerprints/*.json")
+    whole = place.read_bytes()
+    for i in range(0, len(whole), 7):
+        place.write_bytes(whole[:i] + bytes([whole[i] ^ 2]) + whole[i + 1 :])
         assert data.fingerprint(f"idx:{folder}") == expected
+
+
+@pytest.mark.parametrize("name", ["facts.json", "y.npy", "x.bin", "x.sums", "moments.json", ""])
+def test_a_folder_or_a_file_in_the_way_is_put_aside(name: str, folder: Path, home: Path):
+    before = data.load(f"idx:{folder}", "test").mean
+    (cached,) = home.glob("datasets/*")
+    place = cached / name
+    if name:
+        place.unlink()
+        (place / "inside").mkdir(parents=True)
+    else:
+        shutil.rmtree(place)
+        place.write_text("a file")
+    found = data.load(f"idx:{folder}", "test")
+    assert found.mean == before and np.array_equal(found.x[:, 0], IMAGES) and found.y.tolist() == LABELS.tolist()
 
 
 def test_a_cache_can_be_read_by_others(folder: Path, home: Path):
