@@ -69,7 +69,7 @@ def write(root: str, path: str, data: bytes) -> None:
 def move(system: Any, temporary: str, target: str) -> None:
     """Give a finished file its name; on this machine's disks it is there for good then."""
     if system.type_name == "local":
-        durable.replace(Path(temporary), Path(target))
+        durable.replace(Path(temporary), Path(target), ours=True)
     else:
         system.move(temporary, target)
 
@@ -105,15 +105,18 @@ def read(system: Any, path: str) -> bytes | None:
         raise ArtifactError(path, "unreadable", f"the artifact {path} cannot be read: {why}") from error
 
 
-def is_whole(root: str, sha256: str) -> bool:
-    """Whether the data with this hash is there, and is as it was. Raises ArtifactError where that cannot be told."""
+def reason_of(root: str, sha256: str) -> str | None:
+    """Why the data with this hash is lost: "missing" or "damaged"; None where it is as it was.
+
+    Raises ArtifactError where that cannot be told.
+    """
     try:
         get(root, sha256)
     except ArtifactError as error:
         if error.reason == "unreadable":
             raise
-        return False
-    return True
+        return error.reason
+    return None
 
 
 def put_partial(root: str, key: str, data: bytes) -> None:

@@ -93,18 +93,25 @@ def retry(db: Connection, ids: Any, *, whole: bool = True) -> int:
     return len(found)
 
 
-def lost(db: Connection, ids: Any, root: str) -> list[int]:
-    """Trainings that are done, that these jobs are or that failed ones of them need, and whose weights are not in the
-    artifacts any more, or not as they were.
+def lost(db: Connection, ids: Any, root: str, *, named: bool) -> list[int]:
+    """Jobs that are done, and whose files are not in the artifacts any more, or not as they were: of trainings the
+    weights, where these jobs are trainings or failed ones of them need some; of these evaluations the images.
+
+    named: whether the jobs were asked for by their numbers. Images that are missing are no loss to a whole sweep:
+    somebody may have made room.
     """
     failed = select(job.c.id).where(job.c.id.in_(with_shards(ids)) & ENDED)
-    trainings = (job.c.kind == "train") & (job.c.state == "done")
+    trainings = (job.c.kind == "train") & (job.c.id.in_(ids) | job.c.id.in_(ancestors(failed)))
+    evaluations = job.c.kind.in_(("eval", "shard")) & job.c.id.in_(with_shards(ids))
+    weights, images = job_artifact.c.role == "weights", job_artifact.c.role == "images"
     rows = db.execute(
-        select(job.c.id, job_artifact.c.sha256)
+        select(job.c.id, job_artifact.c.role, job_artifact.c.sha256)
         .join(job_artifact, job_artifact.c.job_id == job.c.id)
-        .where(trainings & (job_artifact.c.role == "weights") & (job.c.id.in_(ids) | job.c.id.in_(ancestors(failed))))
-    )
-    return sorted({id_ for id_, sha256 in rows if not artifacts.is_whole(root, sha256)})
+        .where((job.c.state == "done") & ((trainings & weights) | (evaluations & images)))
+    ).all()
+    reasons = {sha256: artifacts.reason_of(root, sha256) for sha256 in {row.sha256 for row in rows}}
+    losses = {"weights": ("missing", "damaged"), "images": ("missing", "damaged") if named else ("damaged",)}
+    return sorted({row.id for row in rows if reasons[row.sha256] in losses[row.role]})
 
 
 def forget(db: Connection, ids: list[int]) -> None:
@@ -112,7 +119,7 @@ def forget(db: Connection, ids: list[int]) -> None:
     for some in chunks(ids):
         for table in (result, example_blob, check_result, job_artifact):
             db.execute(delete(table).where(table.c.job_id.in_(some)))
-        values = {"state": "failed", "error_class": "WeightsLost", "error_message": "its weights are lost"}
+        values = {"state": "failed", "error_class": "FilesLost", "error_message": "files that it left are lost"}
         db.execute(update(job).where(job.c.id.in_(some)).values(**values))
         waits = job.c.id.in_(dependents(some)) & (job.c.state == "queued")
         db.execute(update(job).where(waits).values(state="blocked"))

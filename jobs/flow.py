@@ -192,8 +192,8 @@ def cancel(store: Store, job_ids: Sequence[int], name: str | None) -> str:
 
 
 def retry(store: Store, job_ids: Sequence[int], name: str | None) -> int:
-    """Queue failed and cancelled jobs again, with those that failed only for their sake, and trainings whose weights
-    are lost; returns how many.
+    """Queue failed and cancelled jobs again, with those that failed only for their sake, and jobs whose weights or
+    images are lost; returns how many.
     """
     from jobs import control
 
@@ -201,7 +201,7 @@ def retry(store: Store, job_ids: Sequence[int], name: str | None) -> int:
         chosen = chosen_jobs(db, job_ids, name)
         if not job_ids:
             control.give_up(db, str(name), cancelled=False)
-        control.forget(db, control.lost(db, chosen, store.artifacts))
+        control.forget(db, control.lost(db, chosen, store.artifacts, named=bool(job_ids)))
         return control.retry(db, chosen)
 
 

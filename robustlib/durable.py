@@ -22,14 +22,14 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def replace(temporary: Path, target: Path) -> None:
-    """Give a finished file or folder its name, and wait until it has it on the disk.
+def replace(temporary: Path, target: Path, *, ours: bool = False) -> None:
+    """Give a finished file or folder its name, and wait until it has it on the disk. A file takes another's place.
 
-    A file takes the place of another. A folder that has the file's name, or a file that has the folder's, is no work of
-    robustq's: it is put aside.
+    ours: whether the name is one that only robustq gives. Then a folder that has a file's name, or a file that has a
+    folder's, is put aside.
     """
     sync(temporary)
-    if os.path.lexists(target) and os.path.isdir(target) != os.path.isdir(temporary):
+    if ours and os.path.lexists(target) and os.path.isdir(target) != os.path.isdir(temporary):
         put_aside(target)
     os.replace(temporary, target)
     sync(target.parent)
@@ -43,7 +43,7 @@ def put_aside(path: Path) -> Path:
 
 
 def write(target: Path, content: bytes) -> None:
-    """Write a file whole or not at all. Everybody may read it: a cache may be several people's."""
+    """Write a file of robustq's own whole or not at all. Everybody may read it: a cache may be several people's."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f"{target.name}.")
     temporary = Path(name)
@@ -51,7 +51,7 @@ def write(target: Path, content: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
         os.chmod(temporary, 0o644)
-        replace(temporary, target)
+        replace(temporary, target, ours=True)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary)

@@ -87,7 +87,7 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o755)
         if folder.is_dir() and facts_of(folder) is None:
             shutil.rmtree(folder, ignore_errors=True)
-        durable.replace(temporary, folder)
+        durable.replace(temporary, folder, ours=True)
     except OSError:
         if facts_of(folder) is None:  # else another process was faster, with the same content
             raise

@@ -39,7 +39,7 @@ def test_what_is_missing_or_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ArtifactError, match="is missing") as error:
         artifacts.get(str(tmp_path), stored.sha256)
     assert (error.value.path, error.value.reason) == (str(path), "missing")
-    assert not artifacts.is_whole(str(tmp_path), stored.sha256)
+    assert artifacts.reason_of(str(tmp_path), stored.sha256) == "missing"
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "A" * 64, "a" * 63])
