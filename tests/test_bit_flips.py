@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy as sa
+import torch
 from sqlalchemy import select
 
 from jobs import control, flow, queue, replay, settle
@@ -171,7 +172,16 @@ class Named(ValueError):
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
+def one_thread() -> Iterator[None]:
+    """As jobs run and are replayed: last bits depend on the number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Iterator[Ran]:
     from torchvision import datasets
 
     folder = tmp_path_factory.mktemp("flips")

@@ -77,8 +77,9 @@ def see_all(home: Path, paths: Iterable[Path]) -> dict[Path, Seen]:
             notes[name] = [found[path].stamp, found[path].sha256]
             fresh = True
     if fresh:
-        write_sealed(place, {name: note for name, note in notes.items() if os.path.exists(name)})
-        prune(place.parent)
+        with suppress(OSError):  # a home that lets itself be read only: the files are read again then
+            write_sealed(place, {name: note for name, note in notes.items() if os.path.exists(name)})
+            prune(place.parent)
     return found
 
 

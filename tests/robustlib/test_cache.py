@@ -1,5 +1,6 @@
 """The cache of decoded data sets, the fingerprints that name it, and torchvision's sets without a network."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ import torch
 from robustlib import data, readers
 from robustlib.datasets import cache, stamps
 from robustlib.datasets.pixels import Pixels
-from robustlib.datasets.source import Images, Source
+from robustlib.datasets.source import DataChanged, Images, Source
 from robustlib.datasets.statistics import statistics
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 5), dtype=np.uint8)
@@ -230,3 +231,87 @@ def test_torchvision_sets_are_downloaded_once(name, attribute, fake, expected, n
         assert len(found.x) == n and np.array_equal(found.x, expected(twin)) and found.names == names
         assert found.y.tolist() == [i % (10 if name == "svhn" else 2) for i in range(n)]
     assert Fake.downloads == 2 and (home / "data" / attribute.lower() / ".complete").exists()
+
+
+class Raw(Grey):
+    """Its files hold what is read."""
+
+    def fill(self, n: int) -> None:
+        self.data = torch.from_numpy(np.fromfile(self.path, np.uint8).reshape(-1, 2, 2))
+        self.targets, self.classes = torch.arange(len(self.data)) % 2, ["zero", "one"]
+
+    def __init__(self, *, root: str, download: bool, train: bool):
+        self.path = Path(root) / "MNIST" / f"raw-{train}"
+        if download and not self.path.exists():  # it is not looked into
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_bytes(bytes(range(4)) * (4 + train))
+        self.fill(0)
+
+
+@pytest.fixture
+def mnist(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
+    from torchvision import datasets
+
+    monkeypatch.setattr(datasets, "MNIST", Raw)
+    return home / "data" / "mnist"
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut off", "gone"])
+@pytest.mark.parametrize("file", ["raw-True", "raw-False"])
+def test_a_download_that_was_damaged_since_is_no_other_data_set(how: str, file: str, mnist: Path):
+    before = data.fingerprint("mnist")
+    path = mnist / "MNIST" / file
+    content = path.read_bytes()
+    path.write_bytes(content[:4] if how == "cut off" else bytes([content[0] ^ 1]) + content[1:])
+    if how == "gone":
+        path.unlink()
+    state = "is missing" if how == "gone" else "is damaged, its content has another hash than once"
+    for _ in range(2):
+        with pytest.raises(DataChanged) as error:
+            data.fingerprint("mnist")
+        assert str(error.value) == (
+            f"dataset MNIST: {path} {state}: remove {mnist} and it is downloaded again, or only {mnist / '.complete'} if "
+            "you have changed the data yourself"
+        )
+    shutil.rmtree(mnist)
+    assert data.fingerprint("mnist") == before
+
+
+@pytest.mark.parametrize("noted", [b"", b"{", None])
+def test_downloads_of_older_releases_are_known_from_their_first_look_on(noted: bytes | None, mnist: Path):
+    before = data.fingerprint("mnist")
+    (mnist / ".complete").unlink()
+    if noted is not None:
+        (mnist / ".complete").write_bytes(noted)
+    assert data.fingerprint("mnist") == before
+    assert sorted(json.loads((mnist / ".complete").read_text())["facts"]) == ["MNIST/raw-False", "MNIST/raw-True"]
+
+
+def test_a_download_that_was_killed_does_not_pass_for_the_whole(mnist: Path, monkeypatch: pytest.MonkeyPatch):
+    before = Raw.fill
+
+    def killed(self, n):
+        self.path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Raw, "fill", killed)
+    with pytest.raises(KeyboardInterrupt):
+        data.load("mnist", "test")
+    monkeypatch.setattr(Raw, "fill", before)
+    assert len(data.load("mnist", "test")) == 4 and not list(mnist.parent.glob(".partial-*"))
+
+
+def test_a_home_that_cannot_be_written_costs_time_alone(folder: Path, home: Path, later: None):
+    expected = data.fingerprint(f"idx:{folder}")
+    shutil.rmtree(home / "fingerprints")
+    (home / "fingerprints").write_text("in the way")
+    assert data.fingerprint(f"idx:{folder}") == expected
+
+
+def test_a_damaged_package_file_is_named(monkeypatch: pytest.MonkeyPatch):
+    def damaged():
+        raise gzip.BadGzipFile("CRC check failed")
+
+    monkeypatch.setattr("sklearn.datasets.load_digits", damaged)
+    with pytest.raises(ValueError, match=r"^dataset digits: the file of the package scikit-learn is damaged \(CRC"):
+        data.load("digits", "test")
