@@ -139,8 +139,8 @@ def get_partial(root: str, key: str, tell: Callable[[str], None] = lambda text: 
         sealed = read(system, path)
         if sealed is None:
             continue
-        data = sealed[len(SEAL) + 32 :]
-        if sealed == SEAL + hashlib.sha256(data).digest() + data:
+        head, data = sealed[: len(SEAL) + 32], sealed[len(SEAL) + 32 :]
+        if head == SEAL + hashlib.sha256(data).digest():
             yield data
             continue
         old = "" if sealed.startswith(SEAL) else " or of an older release"
