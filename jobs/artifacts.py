@@ -3,8 +3,14 @@
 import hashlib
 import re
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from jobs.errors import ArtifactError
+from robustlib import durable
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -18,7 +24,10 @@ class Artifact:
     bytes: int
 
 
-AGAIN = "robustq retry trains again what lost its weights"
+AGAIN = "`robustq retry` with the sweep or the job's number makes it again"
+INSTEAD = "it is trained on from the state before, or from the beginning, and comes out the same"
+SEAL = b"robustq state 1\n"  # begins a state, before the hash of the rest
+BEFORE = ".before"  # ends the name of the state that was kept before the last
 
 
 def open_root(root: str) -> tuple[Any, str]:
@@ -50,11 +59,19 @@ def write(root: str, path: str, data: bytes) -> None:
     try:
         with system.open_output_stream(temporary) as stream:
             stream.write(data)
-        system.move(temporary, target)
+        move(system, temporary, target)
     except BaseException:
         if exists(system, temporary):
             system.delete_file(temporary)
         raise
+
+
+def move(system: Any, temporary: str, target: str) -> None:
+    """Give a finished file its name; on this machine's disks it is there for good then."""
+    if system.type_name == "local":
+        durable.replace(Path(temporary), Path(target), ours=True)
+    else:
+        system.move(temporary, target)
 
 
 def put(root: str, role: str, data: bytes) -> Artifact:
@@ -65,44 +82,79 @@ def put(root: str, role: str, data: bytes) -> Artifact:
 
 
 def get(root: str, sha256: str) -> bytes:
-    """The data with this hash. Raises FileNotFoundError, or ValueError where the file was changed since."""
+    """The data with this hash. Raises ArtifactError where it is not there, cannot be read, or was changed since."""
     system, base = open_root(root)
-    if not exists(system, blob_path(base, sha256)):
-        raise FileNotFoundError(f"the artifact {sha256} is not in {root} any more: {AGAIN}")
-    with system.open_input_stream(blob_path(base, sha256)) as stream:
-        data = stream.read()
+    path = blob_path(base, sha256)
+    data = read(system, path)
+    if data is None:
+        raise ArtifactError(path, "missing", f"the artifact {path} is missing: {AGAIN}")
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise ValueError(f"the artifact {sha256} in {root} is damaged, its content has another hash: {AGAIN}")
+        raise ArtifactError(path, "damaged", f"the artifact {path} is damaged, its content has another hash: {AGAIN}")
     return data
 
 
-def is_whole(root: str, sha256: str) -> bool:
-    """Whether the data with this hash is there, and is as it was."""
+def read(system: Any, path: str) -> bytes | None:
+    """The content of a file; None where there is none."""
+    try:
+        if not exists(system, path):
+            return None
+        with system.open_input_stream(path) as stream:
+            return stream.read()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ArtifactError(path, "unreadable", f"the artifact {path} cannot be read: {why}") from error
+
+
+def reason_of(root: str, sha256: str) -> str | None:
+    """Why the data with this hash is lost: "missing" or "damaged"; None where it is as it was.
+
+    Raises ArtifactError where that cannot be told.
+    """
     try:
         get(root, sha256)
-    except (FileNotFoundError, ValueError):
-        return False
-    return True
+    except ArtifactError as error:
+        if error.reason == "unreadable":
+            raise
+        return error.reason
+    return None
 
 
 def put_partial(root: str, key: str, data: bytes) -> None:
-    """Keep the state of an unfinished job, over the one kept before."""
-    write(root, f"partial/{key}", data)
-
-
-def get_partial(root: str, key: str) -> bytes | None:
-    """The state of an unfinished job, or None where there is none."""
-    system, base = open_root(root)
-    path = f"{base}/partial/{key}"
-    if not exists(system, path):
-        return None
-    with system.open_input_stream(path) as stream:
-        return stream.read()
-
-
-def drop_partial(root: str, key: str) -> None:
-    """Forget the state of a job that has finished."""
+    """Keep the state of an unfinished job with its hash, and beside it the one that was kept last."""
     system, base = open_root(root)
     path = f"{base}/partial/{key}"
     if exists(system, path):
-        system.delete_file(path)
+        with suppress(FileNotFoundError):  # a worker that was given up does the same
+            move(system, path, f"{path}{BEFORE}")
+    write(root, f"partial/{key}", SEAL + hashlib.sha256(data).digest() + data)
+
+
+def get_partial(root: str, key: str, tell: Callable[[str], None] = lambda text: None) -> Iterator[bytes]:
+    """The states of an unfinished job that are as they were, the latest first.
+
+    tell: is told in one line of each that is not, which is removed.
+    """
+    system, base = open_root(root)
+    for path in (f"{base}/partial/{key}", f"{base}/partial/{key}{BEFORE}"):
+        sealed = read(system, path)
+        if sealed is None:
+            continue
+        head, data = sealed[: len(SEAL) + 32], sealed[len(SEAL) + 32 :]
+        if head == SEAL + hashlib.sha256(data).digest():
+            yield data
+            continue
+        old = "" if sealed.startswith(SEAL) else " or of an older release"
+        tell(f"the state of an unfinished training {path} is damaged{old}, and was removed: {INSTEAD}")
+        with suppress(FileNotFoundError):
+            system.delete_file(path)
+
+
+def drop_partial(root: str, key: str) -> None:
+    """Forget the states of a job that has finished, and what a killed worker left of one."""
+    from pyarrow import fs
+
+    system, base = open_root(root)
+    for found in system.get_file_info(fs.FileSelector(f"{base}/partial", allow_not_found=True)):
+        if found.is_file and found.base_name.partition(".")[0] == key:
+            with suppress(FileNotFoundError):
+                system.delete_file(found.path)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from robustlib import durable
+
 
 @contextmanager
 def unfinished(target: Path) -> Iterator[Path]:
@@ -22,9 +24,7 @@ def unfinished(target: Path) -> Iterator[Path]:
 
 def give_name(part: Path, target: Path) -> None:
     """Give a finished file its name. Raises FileExistsError where another has it."""
-    descriptor = os.open(part, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    durable.sync(part)
     try:
         os.link(part, target)
     except FileExistsError:
@@ -33,6 +33,7 @@ def give_name(part: Path, target: Path) -> None:
         if target.exists():
             raise FileExistsError(str(target)) from error
         part.rename(target)
+    durable.sync(target.parent)
 
 
 def write_copy(db: sqlite3.Connection, target: Path) -> None:

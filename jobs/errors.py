@@ -9,6 +9,19 @@ class SpecError(RobustqError, ValueError):
     """A study, job or option names something that does not exist, or leaves something out."""
 
 
+class ArtifactError(SpecError):
+    """A file that a job left behind is not what it was. path: where it lies.  reason: "missing", "damaged" or
+    "unreadable".
+    """
+
+    def __init__(self, path: str, reason: str, message: str):
+        super().__init__(message)
+        self.path, self.reason = path, reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), (self.path, self.reason, str(self))
+
+
 class StoreError(RobustqError):
     """The store cannot be used: missing, foreign, of another version, full or read-only."""
 

@@ -1,6 +1,5 @@
 """What an audit means as a job, and what the checks of evaluations leave in their rows."""
 
-import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, replace
@@ -10,7 +9,7 @@ import safetensors.torch
 import torch
 
 from jobs import artifacts, examples
-from jobs.material import Context, Progress, Result, load_data, surroundings
+from jobs.material import Context, Progress, Result, load_data, surroundings, where_there
 from jobs.specs import EvalSpec
 from robustlib.attacks.cascade import Attack
 from robustlib.audit.audit import Audit, audit
@@ -34,7 +33,7 @@ def run_audit(spec: EvalSpec, context: Context, ready: Ready) -> Iterator[Progre
     rows = choose(test.y, spec.examples, spec.choose)
     train = None  # a data set to attack only has none: no surrogate can be trained, and none is in what was tried
     if spec.data.split != "train":
-        with contextlib.suppress(ValueError, FileNotFoundError):
+        with where_there(spec.data):
             train = load_data(spec.data, "train").images[:2000]
     assert spec.attack.norm is not None and spec.attack.eps is not None
     steps = audit(

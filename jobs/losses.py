@@ -6,6 +6,7 @@ from sqlalchemy import Connection, select
 
 from jobs import artifacts
 from jobs.control import with_shards
+from jobs.errors import ArtifactError
 from jobs.graph import ancestors
 from jobs.kept import attacked_images
 from jobs.schema import example_blob, job, job_artifact
@@ -41,11 +42,10 @@ def state(root: str, sha256: str, role: str) -> str:
             attacked_images(root, sha256, 1)
         else:
             artifacts.get(root, sha256)
-    except FileNotFoundError:
-        return "missing"
-    except ValueError as error:
-        reason = getattr(error, "reason", "damaged")  # of an error that says which
-        if reason == "unreadable":
+    except ArtifactError as error:
+        if error.reason == "unreadable":
             raise
-        return reason
+        return error.reason
+    except ValueError:
+        return "damaged"
     return "whole"

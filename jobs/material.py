@@ -1,9 +1,11 @@
 """What every job works with: data, models, where it runs, what it hands back."""
 
+import importlib.util
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ import torch
 from torch import nn
 
 from jobs.artifacts import Artifact
-from jobs.specs import DataRef, ModelSpec, Statistics
+from jobs.specs import CodeRef, DataRef, ModelSpec, Statistics
 from robustlib import KERNEL_VERSION, VERSION, data, models
 from robustlib.code import code_hash, file_hash
+from robustlib.datasets.source import DataChanged
+from robustlib.datasets.stamps import Seen, is_as_seen, see
 from robustlib.defences import DEFENCES
 from robustlib.draws import seeded
+from robustlib.models.answers import is_address
 from robustlib.modes import into_mode
 
 
@@ -54,9 +59,29 @@ class Result:
 @lru_cache(maxsize=4)  # a worker's jobs mostly share their data
 def load_data(ref: DataRef, split: str | None = None) -> data.Dataset:
     """The split that is evaluated, or another one."""
-    if data.fingerprint(ref.place, ref.split, ref.reading) != ref.sha256:
-        raise ValueError(f"dataset {ref.place} has changed since the job was submitted: submit the study again")
+    check_data(ref)
     return data.load(ref.place, split or ref.split, ref.reading)
+
+
+def check_data(ref: DataRef) -> None:
+    """Raises DataChanged where the files are not those that the job was submitted with."""
+    if data.fingerprint(ref.place, ref.split, ref.reading) != ref.sha256:
+        raise DataChanged(f"dataset {ref.place} has changed since the job was submitted: submit the study again")
+
+
+@contextmanager
+def where_there(ref: DataRef) -> Iterator[None]:
+    """A block that reads a data set's training split: it ends early where there is none, or none that can be read.
+
+    Files that changed or went since the job was submitted end the job instead: without them its numbers are others.
+    """
+    check_data(ref)
+    try:
+        yield
+    except DataChanged:
+        raise
+    except (ValueError, FileNotFoundError):
+        pass
 
 
 def find_file(place: str, sha256: str, folder: str, digest: Callable[[Path], str] = file_hash) -> str:
@@ -72,8 +97,36 @@ def find_file(place: str, sha256: str, folder: str, digest: Callable[[Path], str
         if digest(found) == sha256:
             return str(found)
     if there:
-        raise ValueError(f"{there[0]} has changed since the job was submitted: submit the study again")
+        raise changed(there[0])
     raise FileNotFoundError(f"there is no file {place}, which the job was submitted with")
+
+
+def changed(what: Path | str) -> ValueError:
+    return ValueError(f"{what} has changed since the job was submitted: submit the study again")
+
+
+def hash_and_keep(seen: dict[Path, Seen], path: Path) -> str:
+    seen[path] = see(path)
+    return seen[path].sha256
+
+
+def find_code(code: CodeRef | None, folder: str) -> CodeRef | None:
+    """The code where it lies here. Raises as find_file, also for a module with another source.
+
+    What answers behind an address has no hash.
+    """
+    if code is None or is_address(code.reference):
+        return code
+    if code.place.endswith(".py"):
+        return code.model_copy(update={"place": find_file(code.place, code.sha256, folder, code_hash)})
+    try:
+        found = importlib.util.find_spec(code.place)
+    except (ImportError, ValueError):  # whoever imports it says why
+        return code
+    source = Path(found.origin) if found is not None and found.origin is not None else None
+    if source is not None and source.is_file() and file_hash(source) != code.sha256:
+        raise changed(f"the module {code.place} ({source})")
+    return code
 
 
 def build_model(spec: ModelSpec, dataset: data.Dataset, seed: int, folder: str = "") -> nn.Module:
@@ -96,15 +149,15 @@ def build_network(
 
     tell: see robustlib.models.build.
     """
-    code, weights = spec.code, spec.weights
-    if code is not None and code.place.endswith(".py"):
-        code = code.model_copy(update={"place": find_file(code.place, code.sha256, folder, code_hash)})
+    code, weights, seen = find_code(spec.code, folder), None, {}
+    if spec.weights is not None:
+        weights = Path(find_file(spec.weights.place, spec.weights.sha256, folder, partial(hash_and_keep, seen)))
     with seeded(seed, "weights", torch.device("cpu")):
         model = models.build(
             arch=spec.arch,
             file=None if code is None else code.reference,
-            weights=None if weights is None else Path(find_file(weights.place, weights.sha256, folder)),
-            entry=weights and weights.entry,
+            weights=weights,
+            entry=spec.weights and spec.weights.entry,
             in_channels=dataset.in_channels,
             num_classes=dataset.num_classes,
             image_size=dataset.image_size,
@@ -113,6 +166,9 @@ def build_network(
             options=spec.options,
             tell=tell,
         )
+    find_code(spec.code, folder)  # an edit between the look and the load
+    if weights is not None and not is_as_seen(weights, seen[weights]):
+        raise changed(weights)
     if spec.arch in models.MODELS:
         # Twice as fast on a CPU, and what tensor cores want. A user's own model may rely on the usual order.
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

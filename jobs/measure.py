@@ -40,7 +40,7 @@ def run_evaluation(spec: EvalSpec, context: Context) -> Iterator[Progress | Resu
         + context.device
         + spec.model_copy(update={"attack": spec.attack.model_copy(update={"eps": None})}).key()
     )
-    if family not in last_curve:
+    if family not in last_curve or not are_kept(last_curve[family][spec.attack.eps], context):
         results: dict[float | None, Result] = {}
         for step in search_radii(spec, context):
             if isinstance(step, Progress):
@@ -52,6 +52,11 @@ def run_evaluation(spec: EvalSpec, context: Context) -> Iterator[Progress | Resu
     yield last_curve[family][spec.attack.eps]
     if not spec.attack.curve:
         last_curve.clear()
+
+
+def are_kept(found: Result, context: Context) -> bool:
+    """Whether the files that a result left are there still: they may be what it is asked for again."""
+    return not any(artifacts.reason_of(context.artifacts, stored.sha256) for stored in found.artifacts)
 
 
 # What the latest curve found at each radius: the jobs of a curve run one after the other in one process.

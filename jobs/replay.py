@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select
 
 from jobs import diff, examples
 from jobs.engine import Store
-from jobs.errors import RunError, SpecError
+from jobs.errors import ArtifactError, RunError, SpecError
 from jobs.filters import Filters, chosen_rows, make_filters
 from jobs.graph import weights_of
 from jobs.material import Context, Result, load_data
@@ -96,7 +96,7 @@ def again(store: Store, row: Row) -> Row:
     with contextlib.redirect_stdout(sys.stderr):  # what the model prints: stdout belongs to the results
         with there(id_, FileNotFoundError, ValueError):  # data that are gone, or others
             load_data(spec.data)
-        with there(id_, FileNotFoundError):  # weights that are gone
+        with there(id_, FileNotFoundError, ArtifactError):  # weights that are gone, or damaged
             (done,) = [frame for frame in run(spec, context) if isinstance(frame, Result)]
     return {"job_id": id_} | {name: row[name] for name in SHOWN} | judged(before, outcome, done)
 

@@ -1,18 +1,21 @@
 """What a job means: a spec in, kernels called, a result out."""
 
 import io
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import safetensors.torch
 import torch
+from torch import nn
 
 from jobs import artifacts
 from jobs.material import Context, Progress, Result, build_model, load_data, surroundings
 from jobs.measure import run_evaluation
 from jobs.specs import EvalSpec, TrainSpec
 from robustlib.datasets.lazy import LazyImages
+from robustlib.memory import out_of_memory
 from robustlib.training.loop import Training, fit, split
 
 
@@ -30,8 +33,11 @@ def run_training(spec: TrainSpec, context: Context) -> Iterator[Progress | Resul
     train = load_data(spec.data, "train")
     model = build_model(spec.model, train, spec.seed, context.folder)
     key, total = spec.key(), spec.settings.epochs
-    kept = artifacts.get_partial(context.artifacts, key)
-    state = None if kept is None else torch.load(io.BytesIO(kept), map_location=context.device, weights_only=True)
+    told: list[str] = []
+    state = state_of(key, context, model, told)
+    for line in told:
+        print(f"robustq: {line}", file=sys.stderr)
+        yield Progress(0, total, line)
     x, y = LazyImages(train.images), torch.from_numpy(train.y)
     done: Training | None = None
     epochs = fit(model, x, y, spec.settings, seed=spec.seed, device=torch.device(context.device), state=state)
@@ -57,6 +63,26 @@ def run_training(spec: TrainSpec, context: Context) -> Iterator[Progress | Resul
         "extra": {"history": history, "best": best, "mode": modes(history)},
     }
     yield Result(row | surroundings(context), artifacts=(stored,))
+
+
+def state_of(key: str, context: Context, model: nn.Module, told: list[str]) -> dict[str, Any] | None:
+    """The state that an earlier run kept last, as far as it can be taken up; None where the training begins.
+
+    told: gets a line for each that cannot.
+    """
+    fresh = {name: value.shape for name, value in model.state_dict().items()}
+    for kept in artifacts.get_partial(context.artifacts, key, told.append):
+        try:
+            state = torch.load(io.BytesIO(kept), map_location=context.device, weights_only=True)
+            if {name: value.shape for name, value in state["model"].items()} == fresh:
+                return state
+            why = "is of a model with other parameters"
+        except Exception as error:  # as it was written, by another version of PyTorch
+            if out_of_memory(error):
+                raise
+            why = f"cannot be read ({type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''})"
+        told.append(f"the state of the unfinished training {key[:12]} {why}: {artifacts.INSTEAD}")
+    return None
 
 
 def modes(history: list[dict[str, Any]]) -> str:

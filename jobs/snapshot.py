@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import io
-import os
 import re
 import shutil
 import tarfile
@@ -19,6 +18,7 @@ from jobs.engine import BUSY_SECONDS, connect_store, open_store, parse_url, sche
 from jobs.errors import RunError, StoreError
 from jobs.files import open_reading
 from jobs.words import address
+from robustlib import durable
 from robustlib.code import file_hash
 
 STORE = "results.db"
@@ -75,11 +75,11 @@ def unpack(text: str, out: Path, *, most_bytes: int = MOST_BYTES) -> list[Path]:
             raise unreadable(error) from error
         check_members(found)
         written = [out]
-        found.pop(STORE).rename(out)
+        durable.replace(found.pop(STORE), out)
         for name, blob in sorted(found.items()):
             target = out.parent / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(blob, target)
+            durable.replace(blob, target)
             written.append(target)
     return written
 

@@ -1,6 +1,5 @@
 """What `transfer` makes its images on: another model of the study, or a network that learns the model's answers."""
 
-import contextlib
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.material import Context, load_data
+from jobs.material import Context, load_data, where_there
 from jobs.ready import given, make_model_ready
 from jobs.specs import Count, DataRef, EvalSpec
 from robustlib.attacks.cascade import predict
@@ -89,7 +88,7 @@ def pool(ref: DataRef, examples: Count, choose_by: str = "first") -> tuple[Tenso
     """Images to learn from, at most MOST, and which they are."""
     dataset = load_data(ref)
     if ref.split != "train":
-        with contextlib.suppress(ValueError, FileNotFoundError):  # a data set to attack only has none
+        with where_there(ref):  # a data set to attack only has none
             return LazyImages(load_data(ref, "train").images)[:MOST], "the training split"
     attacked = choose(dataset.y, examples, choose_by)
     rest = np.setdiff1d(np.arange(len(dataset)), attacked)[:MOST]

@@ -1,6 +1,5 @@
 """Tables into files: each whole or not there, a folder of them too."""
 
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from jobs.errors import SpecError
+from robustlib import durable
 
 Row = dict[str, Any]
 
@@ -54,7 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        durable.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -87,7 +87,8 @@ def write_folder(
             folder.mkdir(parents=True)
             tables = (table.select(kept) for table in tables_of(mine))
             total += write_tables(folder / "part-0.parquet", ".parquet", tables, inner)
-        os.replace(temporary, path)
+            durable.sync(folder / "part-0.parquet")
+        durable.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from robustlib import readers
-from robustlib.code import file_hash
 from robustlib.datasets import cache, pictures
 from robustlib.datasets.pixels import Pixels
 from robustlib.datasets.sealed import read_sealed, write_sealed
-from robustlib.datasets.source import AS_IT_IS, TEST, Images, Pictures, Reading, Source
+from robustlib.datasets.source import AS_IT_IS, TEST, DataChanged, Images, Pictures, Reading, Source
+from robustlib.datasets.stamps import Seen, is_as_seen, see_all
 from robustlib.datasets.statistics import statistics
 from robustlib.torchvision_sets import torchvision_set
 
@@ -170,30 +170,17 @@ def digest(source: Source, split: str = TEST, reading: Reading = AS_IT_IS) -> st
     return hashed(source, split, reading)[0]
 
 
-def hashed(source: Source, split: str, reading: Reading) -> tuple[str, dict[Path, str]]:
-    """Hash every source file, with the stamp of each. One whose stamp was hashed before is not read again."""
-    notes_path = home() / "fingerprints.json"
-    notes = read_sealed(notes_path) or {}
+def hashed(source: Source, split: str, reading: Reading) -> tuple[str, dict[Path, Seen]]:
+    """Hash every source file, and all of them together. One that is known by its stamp is not read again."""
     how = "".join(f"/{option}={value}" for option, value in sorted(asked(reading).items()))
-    total, fresh = hashlib.sha256(f"{source.reader}/{FORMAT_VERSION}{how}".encode()), False
-    stamps: dict[Path, str] = {}
-    for relative, path in source.files_of(split):
-        with users_files():
-            key = stamps[path] = stamp(path)
-            if key not in notes:
-                notes[key] = file_hash(path)
-                fresh = True
-        total.update(f"{relative}={notes[key]}\n".encode())
-    if fresh:
-        write_sealed(notes_path, notes)
-    return total.hexdigest(), stamps
-
-
-def stamp(path: Path) -> str:
-    """What tells a file from another, and from itself after an edit, without reading it."""
-    stat = path.stat()
-    # The time of the last change besides that of the last edit, which anybody can set back.
-    return f"{stat.st_dev}:{stat.st_ino}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
+    total = hashlib.sha256(f"{source.reader}/{FORMAT_VERSION}{how}".encode())
+    files = source.files_of(split)
+    with users_files():
+        seen = see_all(home(), [path for _, path in files])
+    source.check({relative: seen[path].sha256 for relative, path in files})
+    for relative, path in files:
+        total.update(f"{relative}={seen[path].sha256}\n".encode())
+    return total.hexdigest(), seen
 
 
 def load(name: str, split: str, reading: Reading = AS_IT_IS) -> Dataset:
@@ -204,14 +191,14 @@ def load(name: str, split: str, reading: Reading = AS_IT_IS) -> Dataset:
     to do.
     """
     source = source_of(name, reading)
-    content, stamps = hashed(source, split, reading)
+    content, seen = hashed(source, split, reading)
     folder = home() / "datasets" / f"{content[:32]}-{split}-{CACHE_VERSION}"
     facts = cache.facts_of(folder)
     if facts is None:
         check_split(name, split, source)
         with users_files():
-            facts = cache.store(folder, source.read(split), check=lambda: check_same(name, stamps, stamps))
-    found = Undecoded(name, split, source, stamps, facts["form"])
+            facts = cache.store(folder, source.read(split), check=lambda: check_same(name, seen, seen))
+    found = Undecoded(name, split, source, seen, facts["form"])
     images = Pixels(folder, tuple(facts["shape"]), found.decode, found.check)
     y = np.load(folder / "y.npy")
     return Dataset(name, split, images, y, tuple(facts["names"]), (*source.notes, *facts["notes"]))
@@ -225,22 +212,25 @@ def check_split(name: str, split: str, source: Source) -> None:
         raise ValueError(f"dataset {name} has no {split!r} split, it has: {there}{mend}")
 
 
-def check_same(name: str, stamps: dict[Path, str], paths: Iterable[Path]) -> None:
-    """Raises ValueError where a file is no longer what was hashed: what is read of it belongs to another data set."""
-    with users_files():
-        for path in paths:
-            if stamp(path) != stamps[path]:
-                raise ValueError(f"dataset {name}: {path} has changed since it was opened: submit the study again")
+def check_same(name: str, seen: dict[Path, Seen], paths: Iterable[Path]) -> None:
+    """Raises DataChanged where a file is no longer what was hashed."""
+    for path in paths:
+        try:
+            same = is_as_seen(path, seen[path])
+        except OSError:  # it could be read before
+            same = False
+        if not same:
+            raise DataChanged(f"dataset {name}: {path} has changed since it was opened: submit the study again")
 
 
 @dataclass
 class Undecoded:
-    """A split's images in their source files. stamps: what the files were hashed as."""
+    """A split's images in their source files. seen: what the files were hashed as."""
 
     name: str
     split: str
     source: Source
-    stamps: dict[Path, str]
+    seen: dict[Path, Seen]
     form: list[Any] | None
     found: Images | Pictures | None = None
 
@@ -259,4 +249,4 @@ class Undecoded:
     def check(self, rows: np.ndarray) -> None:
         """After these rows were decoded: raises ValueError where a file that they may have come from has changed."""
         head = self.found.head if isinstance(self.found, Pictures) else None
-        check_same(self.name, self.stamps, self.stamps if head is None else head(rows))
+        check_same(self.name, self.seen, self.seen if head is None else head(rows))

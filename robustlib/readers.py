@@ -31,7 +31,13 @@ def digits(_: Path) -> Source:
 def read_digits(split: str) -> Images:
     from sklearn.datasets import load_digits
 
-    bunch: Any = load_digits()
+    try:
+        bunch: Any = load_digits()
+    except (EOFError, ValueError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(
+            f"dataset digits: the file of the package scikit-learn is damaged ({error}): "
+            "pip install --force-reinstall scikit-learn"
+        ) from error
     x = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
     test = np.arange(len(x)) % 4 == 3
     chosen = test if split == "test" else ~test

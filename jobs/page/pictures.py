@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from sqlalchemy import Connection
 
+from jobs.errors import ArtifactError
 from jobs.kept import attacked_images
 from jobs.page.outcomes import SHOWN, Kept, Outcome, outcome
 from jobs.page.ranking import grouped
@@ -140,13 +141,13 @@ def first_images(db: Connection, root: str, row: Row, shown: Data, kept: Kept) -
     again = f"robustq retry {row['job_id']}"
     try:
         attacked = attacked_images(root, sha256, SHOWN)
-    except FileNotFoundError:
-        return Missing(title(row), "their file is missing", again)
     except (OSError, NotImplementedError) as error:  # the second of an address that pyarrow was built without
         return Missing(title(row), f"their file cannot be read ({error})", "")
-    except ValueError as error:
-        reason = getattr(error, "reason", "damaged")  # of an error that says which
-        return Missing(title(row), f"their file is {reason}", "" if reason == "unreadable" else again)
+    except ArtifactError as error:
+        file = f"their file {sha256[:12]}"
+        return Missing(title(row), f"{file} is {error.reason}", "" if error.reason == "unreadable" else again)
+    except ValueError:
+        return Missing(title(row), f"their file {sha256[:12]} is damaged", again)
     found = outcome(db, row["job_id"], len(shown.names), kept)
     if found is None:
         return Missing(title(row), "their outcomes are lost", again)

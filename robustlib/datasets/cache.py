@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from robustlib import durable
 from robustlib.datasets import pictures, pixels
 from robustlib.datasets.sealed import read_sealed, write_sealed
 from robustlib.datasets.source import Images, Pictures
@@ -73,32 +74,30 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
 
     One that is there but damaged makes way for it.
     """
+    with unfinished(folder) as temporary:
+        try:
+            yield temporary
+            for name in temporary.iterdir():
+                durable.sync(name)
+            if folder.is_dir() and facts_of(folder) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            durable.replace(temporary, folder, ours=True)
+        except OSError:
+            if facts_of(folder) is None:  # else another process was faster, with the same content
+                raise
+
+
+@contextmanager
+def unfinished(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside another, for what is in the making. What is left of it goes at the end."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob(f"{PARTIAL}*"):  # by processes that were killed
         with suppress(FileNotFoundError):  # another process was faster
             if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=PARTIAL))
+    os.chmod(temporary, 0o755)
     try:
         yield temporary
-        for name in temporary.iterdir():
-            sync(name)
-        os.chmod(temporary, 0o755)
-        if folder.exists() and facts_of(folder) is None:
-            shutil.rmtree(folder, ignore_errors=True)
-        os.rename(temporary, folder)
-        sync(folder.parent)
-    except OSError:
-        if facts_of(folder) is None:  # else another process was faster, with the same content
-            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Wait until it is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,6 +11,10 @@ TEST = "test"
 SPLITS = ("train", TEST, "validation")
 
 
+class DataChanged(ValueError):
+    """What is read of a data set is not, or not any more, what belongs to it."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """How a data set is read where its files leave that open.
@@ -62,7 +66,7 @@ class Source:
 
     reader: its name, with what sets this reading apart from the usual one.  files: by split as (name, path); those
     that belong to no split under "".  splits: that there are.  read: reads one.  notes: what was taken, where a person
-    may wonder.
+    may wonder.  check: is given the files' hashes by name, and raises DataChanged where one should be another.
     """
 
     reader: str
@@ -70,6 +74,7 @@ class Source:
     splits: tuple[str, ...]
     read: Callable[[str], Images | Pictures]
     notes: tuple[str, ...] = ()
+    check: Callable[[dict[str, str]], None] = lambda sums: None
 
     def files_of(self, split: str) -> list[tuple[str, Path]]:
         """What the content of a data set is hashed by that is evaluated on this split."""

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, ClassVar
 
 from robustlib.code import OURS, is_ours
@@ -34,11 +34,15 @@ class Loader(SourceFileLoader):
         super().__init__(name, path)
         self.beside = beside
 
+    def get_code(self, fullname: str) -> CodeType:
+        # Not from __pycache__: it knows a source by its size and the second of its last edit, which an edit may keep.
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
     def exec_module(self, module: ModuleType) -> None:
         # Functions keep the builtins that their module had when they were made: this holds for what they import later.
         module.__dict__["__builtins__"] = self.beside.builtins
         code = self.get_code(self.name)
-        assert code is not None  # there is a source
         public = self.beside.publish(self.name, module)
         try:
             exec(code, module.__dict__)

@@ -1,5 +1,7 @@
 """A bundle in this process, without Ray: frames in order, and a job's error is that job's result."""
 
+import hashlib
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -70,12 +72,38 @@ def test_a_finished_training_that_was_not_recorded_is_not_trained_again(plan, se
     assert second[-1].artifacts == first.artifacts
 
 
+@pytest.mark.parametrize("damaged", [["", ".before"], [""], [".before"]])
+@pytest.mark.parametrize("how", ["flipped", "cut off", "empty", "not a state", "of another model"])
+def test_a_training_with_a_damaged_state_comes_out_as_if_undisturbed(damaged, how, plan, setting, tmp_path, capsys):
+    train = claimed(plan[0], 1)
+    first = frames_of([train], setting)[-1]
+    lines = 0
+    for ending in damaged:
+        path = tmp_path / "artifacts" / "partial" / f"{train.key}{ending}"
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1  # in the weights
+        if how in ("not a state", "of another model"):  # whole, as their hashes say
+            buffer = io.BytesIO(b"")
+            state = {"model": {"weight": torch.zeros(3)}}
+            torch.save([] if how == "not a state" else state, buffer)
+            content = artifacts.SEAL + hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue()
+        path.write_bytes(content[: len(content) // 3] if how == "cut off" else b"" if how == "empty" else content)
+        lines += damaged != [".before"]  # which is not looked at while the last is sound
+    frames = frames_of([train], setting)
+    assert frames[-1].artifacts == first.artifacts  # to the bit
+    told = [line for line in capsys.readouterr().err.splitlines() if "unfinished training" in line]
+    assert len(told) == lines and all(train.key[:12] in line for line in told)
+    assert [frame.note for frame in frames if isinstance(frame, Moved) and "unfinished" in frame.note] == [
+        line.removeprefix("robustq: ") for line in told
+    ]
+
+
 def test_an_error_is_the_jobs_own_and_the_next_job_runs(plan, setting):
     train, evaluation = plan
     broken = claimed(evaluation, 1, {train.key: "0" * 64})
     frames = frames_of([broken, claimed(train, 2)], setting)
     assert isinstance(frames[1], Failed)
-    assert (frames[1].error_class, frames[1].disk_full) == ("FileNotFoundError", False)
+    assert (frames[1].error_class, frames[1].disk_full) == ("ArtifactError", False)
     assert "Traceback" in frames[1].traceback
     assert isinstance(frames[-1], Finished)
 

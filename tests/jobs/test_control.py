@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import safetensors.numpy
 from sqlalchemy import select
 
 from jobs import artifacts, claims, control, flow, probe, queue, shards, submit
@@ -317,3 +319,28 @@ def test_lost_weights_are_trained_again(store, how: str, asked: str):
         (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == train)
         assert queue.start(db, claimed, "one", "here", 1, "")
         assert queue.finish(db, claimed, ROW, artifacts=[again])
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+@pytest.mark.parametrize("asked", ["its number", "the sweep"])
+def test_lost_images_are_made_again(store, how: str, asked: str):
+    """Those that are gone only where the evaluation is asked for by its number: somebody may have made room."""
+    (train,), evals = of(store, "train"), of(store, "eval")
+    run(store, train)
+    images = safetensors.numpy.save({"x_adv": np.zeros((1, 1, 2, 2), np.float32)})
+    kept = artifacts.put(store.artifacts, "images", images)
+    for id_ in evals:
+        with store.begin() as db:
+            (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == id_)
+            assert queue.start(db, claimed, "one", "here", 1, "")
+            assert queue.finish(db, claimed, ROW, examples=(b"outcomes", 1), artifacts=[kept])
+    path = Path(artifacts.blob_path(store.artifacts, kept.sha256))
+    assert flow.retry(store, evals, None) == 0
+    path.unlink() if how == "gone" else path.write_bytes(b"other")
+    if asked == "the sweep":
+        assert flow.retry(store, [], "small") == (0 if how == "gone" else 2)
+    else:
+        assert flow.retry(store, [evals[0]], None) == 1
+        with store.begin() as db:
+            states = dict(db.execute(select(job.c.id, job.c.state).where(job.c.id.in_([train, *evals]))).all())
+        assert states == {train: "done", evals[0]: "queued", evals[1]: "done"}

@@ -1,18 +1,20 @@
 """A split evaluation gives the row and the outcomes of the whole one, and its shards are jobs like others."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import select
 
-from jobs import claims, control, examples, queue, shards
+from jobs import artifacts, claims, control, examples, flow, queue, shards
 from jobs.engine import Store
 from jobs.query import examples_of, result_rows
-from jobs.schema import job, sweep_job
+from jobs.schema import job, job_artifact, sweep_job
 from jobs.shards import edges, wanted_shards
 from jobs.specs import ShardSpec, parse
 from jobs.states import counts, job_log, jobs_of
-from tests.jobs.working import worked_off
+from tests.jobs.working import work_off, worked_off
 
 STUDY = {
     "name": "s",
@@ -135,3 +137,24 @@ def test_a_shard_that_fails_takes_its_evaluation_along(split_one):
         assert (log["state"], log["error_class"]) == ("failed", "UpstreamFailed")
         assert counts(db)["failed"] == 3
         assert control.retry(db, jobs_of(None)) == 3
+
+
+def test_lost_images_of_a_split_evaluation_are_made_again(tmp_path):
+    study = STUDY | {"attacks": STUDY["attacks"][:1], "shards": 3}
+    store = worked_off(tmp_path / "s", study)
+    with store.begin() as db:
+        (id_,) = db.execute(select(job.c.id).where(job.c.kind == "eval")).scalars()
+        before, rows = db.execute(select(job_artifact)).all(), result_rows(db)
+    (sha256,) = {row.sha256 for row in before if row.role == "images"}
+    path = Path(artifacts.blob_path(store.artifacts, sha256))
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert flow.retry(store, [id_], None) == 2  # it and the first shard, which holds all images that are kept
+    work_off(store)
+    assert path.read_bytes() == content
+    with store.begin() as db:
+        assert sorted(db.execute(select(job_artifact)).all()) == sorted(before)
+        assert [[row[name] for name in ALIKE] for row in result_rows(db)] == [
+            [row[name] for name in ALIKE] for row in rows
+        ]
+    store.engine.dispose()

@@ -1,10 +1,12 @@
 """The cache of decoded data sets, the fingerprints that name it, and torchvision's sets without a network."""
 
+import gzip
 import hashlib
 import json
 import os
 import shutil
 import struct
+import time
 from pathlib import Path
 from urllib.error import URLError
 
@@ -13,9 +15,9 @@ import pytest
 import torch
 
 from robustlib import data, readers
-from robustlib.datasets import cache
+from robustlib.datasets import cache, stamps
 from robustlib.datasets.pixels import Pixels
-from robustlib.datasets.source import Images, Source
+from robustlib.datasets.source import DataChanged, Images, Source
 from robustlib.datasets.statistics import statistics
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 5), dtype=np.uint8)
@@ -30,6 +32,12 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that a test writes were written a while ago."""
+    monkeypatch.setattr(stamps, "clock", lambda: time.time() + 10)
+
+
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "set").mkdir()
     for prefix in ("train", "t10k"):
@@ -39,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
-def test_the_second_time_nothing_is_decoded(folder: Path, monkeypatch: pytest.MonkeyPatch, home: Path):
+def test_the_second_time_nothing_is_decoded(folder: Path, monkeypatch: pytest.MonkeyPatch, home: Path, later: None):
     first = data.load(f"idx:{folder}", "train")
     assert len(list(home.glob("datasets/*"))) == 1
 
@@ -95,20 +103,41 @@ def test_names_of_files_and_readers_are_part_of_the_fingerprint(tmp_path: Path):
     assert len(prints) == 4
 
 
-@pytest.mark.parametrize("notes", [b"", b"{", b"null-ish", b"[]", b"{}", b"\xa5\xff"])
-def test_broken_notes_are_written_anew(notes: bytes, folder: Path, home: Path):
+@pytest.mark.parametrize("notes", [b"", b"{", b"null-ish", b"[]", b"{}", b"\xa5\xff", None])
+def test_broken_notes_are_written_anew(notes: bytes | None, folder: Path, home: Path, later: None):
     expected = data.fingerprint(f"idx:{folder}")
-    (home / "fingerprints.json").write_bytes(notes)
+    (place,) = home.glob("fingerprints/*.json")
+    if notes is None:  # a folder in its place
+        place.unlink()
+        place.mkdir()
+    else:
+        place.write_bytes(notes)
     assert data.fingerprint(f"idx:{folder}") == expected
-    assert len(json.loads((home / "fingerprints.json").read_text())["facts"]) == 4
+    assert len(json.loads(place.read_text())["facts"]) == 4
 
 
-def test_no_flipped_bit_of_the_notes_gives_another_fingerprint(folder: Path, home: Path):
+def test_no_flipped_bit_of_the_notes_gives_another_fingerprint(folder: Path, home: Path, later: None):
     expected = data.fingerprint(f"idx:{folder}")
-    whole = (home / "fingerprints.json").read_bytes()
-    for place in range(0, len(whole), 7):
-        (home / "fingerprints.json").write_bytes(whole[:place] + bytes([whole[place] ^ 2]) + whole[place + 1 :])
+    (place,) = home.glob("fingerprints/*.json")
+    whole = place.read_bytes()
+    for i in range(0, len(whole), 7):
+        place.write_bytes(whole[:i] + bytes([whole[i] ^ 2]) + whole[i + 1 :])
         assert data.fingerprint(f"idx:{folder}") == expected
+
+
+@pytest.mark.parametrize("name", ["facts.json", "y.npy", "x.bin", "x.sums", "moments.json", ""])
+def test_a_folder_or_a_file_in_the_way_is_put_aside(name: str, folder: Path, home: Path):
+    before = data.load(f"idx:{folder}", "test").mean
+    (cached,) = home.glob("datasets/*")
+    place = cached / name
+    if name:
+        place.unlink()
+        (place / "inside").mkdir(parents=True)
+    else:
+        shutil.rmtree(place)
+        place.write_text("a file")
+    found = data.load(f"idx:{folder}", "test")
+    assert found.mean == before and np.array_equal(found.x[:, 0], IMAGES) and found.y.tolist() == LABELS.tolist()
 
 
 def test_a_cache_can_be_read_by_others(folder: Path, home: Path):
@@ -202,3 +231,87 @@ def test_torchvision_sets_are_downloaded_once(name, attribute, fake, expected, n
         assert len(found.x) == n and np.array_equal(found.x, expected(twin)) and found.names == names
         assert found.y.tolist() == [i % (10 if name == "svhn" else 2) for i in range(n)]
     assert Fake.downloads == 2 and (home / "data" / attribute.lower() / ".complete").exists()
+
+
+class Raw(Grey):
+    """Its files hold what is read."""
+
+    def fill(self, n: int) -> None:
+        self.data = torch.from_numpy(np.fromfile(self.path, np.uint8).reshape(-1, 2, 2))
+        self.targets, self.classes = torch.arange(len(self.data)) % 2, ["zero", "one"]
+
+    def __init__(self, *, root: str, download: bool, train: bool):
+        self.path = Path(root) / "MNIST" / f"raw-{train}"
+        if download and not self.path.exists():  # it is not looked into
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_bytes(bytes(range(4)) * (4 + train))
+        self.fill(0)
+
+
+@pytest.fixture
+def mnist(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
+    from torchvision import datasets
+
+    monkeypatch.setattr(datasets, "MNIST", Raw)
+    return home / "data" / "mnist"
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut off", "gone"])
+@pytest.mark.parametrize("file", ["raw-True", "raw-False"])
+def test_a_download_that_was_damaged_since_is_no_other_data_set(how: str, file: str, mnist: Path):
+    before = data.fingerprint("mnist")
+    path = mnist / "MNIST" / file
+    content = path.read_bytes()
+    path.write_bytes(content[:4] if how == "cut off" else bytes([content[0] ^ 1]) + content[1:])
+    if how == "gone":
+        path.unlink()
+    state = "is missing" if how == "gone" else "is damaged, its content has another hash than once"
+    for _ in range(2):
+        with pytest.raises(DataChanged) as error:
+            data.fingerprint("mnist")
+        assert str(error.value) == (
+            f"dataset MNIST: {path} {state}: remove {mnist} and it is downloaded again, or only {mnist / '.complete'} if "
+            "you have changed the data yourself"
+        )
+    shutil.rmtree(mnist)
+    assert data.fingerprint("mnist") == before
+
+
+@pytest.mark.parametrize("noted", [b"", b"{", None])
+def test_downloads_of_older_releases_are_known_from_their_first_look_on(noted: bytes | None, mnist: Path):
+    before = data.fingerprint("mnist")
+    (mnist / ".complete").unlink()
+    if noted is not None:
+        (mnist / ".complete").write_bytes(noted)
+    assert data.fingerprint("mnist") == before
+    assert sorted(json.loads((mnist / ".complete").read_text())["facts"]) == ["MNIST/raw-False", "MNIST/raw-True"]
+
+
+def test_a_download_that_was_killed_does_not_pass_for_the_whole(mnist: Path, monkeypatch: pytest.MonkeyPatch):
+    before = Raw.fill
+
+    def killed(self, n):
+        self.path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Raw, "fill", killed)
+    with pytest.raises(KeyboardInterrupt):
+        data.load("mnist", "test")
+    monkeypatch.setattr(Raw, "fill", before)
+    assert len(data.load("mnist", "test")) == 4 and not list(mnist.parent.glob(".partial-*"))
+
+
+def test_a_home_that_cannot_be_written_costs_time_alone(folder: Path, home: Path, later: None):
+    expected = data.fingerprint(f"idx:{folder}")
+    shutil.rmtree(home / "fingerprints")
+    (home / "fingerprints").write_text("in the way")
+    assert data.fingerprint(f"idx:{folder}") == expected
+
+
+def test_a_damaged_package_file_is_named(monkeypatch: pytest.MonkeyPatch):
+    def damaged():
+        raise gzip.BadGzipFile("CRC check failed")
+
+    monkeypatch.setattr("sklearn.datasets.load_digits", damaged)
+    with pytest.raises(ValueError, match=r"^dataset digits: the file of the package scikit-learn is damaged \(CRC"):
+        data.load("digits", "test")

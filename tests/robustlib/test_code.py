@@ -1,6 +1,7 @@
 """What a user's file is made of: an edited helper is another model, and no folder's helper stands in for another's."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,21 @@ def test_every_folder_has_its_own_helpers(folder: Path, tmp_path: Path):
     assert load_factory(f"{other}/model.py:build")() == (7, 2, 3, 4, 5)
     (folder / "helper.py").write_text("SCALE = 9")
     assert load_factory(f"{folder}/model.py:build")() == (9, 2, 3, 4, 5)
+
+
+@pytest.mark.parametrize("name", ["model.py", "helper.py"])
+def test_an_edit_that_keeps_size_and_time_is_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Python's compiled files know a source by these two alone."""
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    for file, text in {
+        "model.py": "import helper\ndef build():\n    return 1, helper.VALUE\n",
+        "helper.py": "VALUE = 1",
+    }.items():
+        (tmp_path / file).write_text(text)
+    assert load_factory(f"{tmp_path / 'model.py'}:build")() == (1, 1)
+    path = tmp_path / name
+    before = path.stat()
+    path.write_text(path.read_text().replace("1", "2"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert load_factory(f"{tmp_path / 'model.py'}:build")() == ((2, 1) if name == "model.py" else (1, 2))
+    assert not list(tmp_path.rglob("*.pyc"))

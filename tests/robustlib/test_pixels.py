@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from robustlib import data
 from robustlib.datasets.choose import choose
 from robustlib.datasets.lazy import LazyImages
+from robustlib.datasets.source import DataChanged
 from tests.robustlib.test_data import COLOUR, LABELS, encode, write_parquet
 
 
@@ -185,3 +187,53 @@ def test_files_that_change_while_labels_are_read_are_refused(name: str, tmp_path
     with pytest.raises(ValueError, match=r"has changed since it was opened"):
         data.load(name, "test")
     assert not list(home.glob("datasets/*"))
+
+
+def test_a_bit_that_flips_while_a_set_is_open_is_found(name: str, home: Path, decoded: list[int]):
+    found = data.load(name, "test")
+    assert np.array_equal(found.images[:], COLOUR)
+    decoded.clear()
+    path = folder_of(home) / "x.bin"
+    content = bytearray(path.read_bytes())
+    content[COLOUR[0].nbytes * 3] ^= 1
+    with path.open("r+b") as file:
+        file.write(content)
+    assert np.array_equal(found.images[:], COLOUR) and decoded == [3]
+
+
+@pytest.mark.parametrize("how", ["made again", "removed", "cut off", "sums cut off", "a file in its place"])
+@pytest.mark.parametrize("seen", [0, 3, 6])  # images that were asked for before
+def test_a_cache_that_others_change_while_it_is_open_gives_what_it_should(how: str, seen: int, name: str, home: Path):
+    """What is mapped is the file that was, which nothing is written to any more."""
+    found = data.load(name, "test")
+    assert np.array_equal(found.images[:seen], COLOUR[:seen])
+    folder = folder_of(home)
+    if how == "made again":
+        (folder / "y.npy").write_bytes(b"damaged")
+        assert np.array_equal(data.load(name, "test").images[1:2], COLOUR[1:2])
+    elif how == "removed":
+        shutil.rmtree(folder)
+    elif how == "cut off":
+        os.truncate(folder / "x.bin", 10)
+    elif how == "sums cut off":
+        os.truncate(folder / "x.sums", 10)
+    else:
+        (folder / "x.bin").rename(folder / "other")
+        (folder / "x.bin").write_bytes(b"")
+    assert np.array_equal(found.images[:], COLOUR)
+    assert np.array_equal(found.x, COLOUR)
+    assert np.array_equal(data.load(name, "test").images[:], COLOUR)
+
+
+def test_a_disk_that_keeps_nothing_is_said(name: str, home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("robustlib.datasets.pixels.write", lambda *_: None)
+    with pytest.raises(ValueError, match=r"does not keep what is written there: look to the disk"):
+        data.load(name, "test").images[:1]
+
+
+def test_a_damaged_picture_of_a_file_that_has_changed_is_said_to_have_changed(name: str, tmp_path: Path):
+    found = data.load(name, "test")
+    path = write_parquet(tmp_path / "a.parquet", [b"\x89PNG\r\n\x1a\n cut off" for _ in COLOUR], LABELS)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(DataChanged, match=r"a\.parquet has changed since it was opened"):
+        found.images[:]
