@@ -104,13 +104,12 @@ class Commands(click.Group):
 
 def told(error: OSError) -> Exception:
     """The system's error as a line; itself where it is no user's doing."""
-    if isinstance(error, BrokenPipeError) or error.errno not in (*DISK_ERRORS, errno.EBADF):
+    if isinstance(error, BrokenPipeError):
         return error
-    if error.filename is None and is_lost(sys.stdout):
+    if any(frame.name == "echo" for frame in traceback.extract_tb(error.__traceback__)):  # click's own, of help
         return Unfinished(f"the answer cannot be printed: {error.strerror}")
-    return (
-        OneLine(f"{error.filename or 'writing'}: {DISK_ERRORS[error.errno]}") if error.errno in DISK_ERRORS else error
-    )
+    mend = DISK_ERRORS.get(error.errno or 0)
+    return error if mend is None else OneLine(f"{error.filename or 'writing'}: {mend}")
 
 
 def shortened(text: str) -> str:

@@ -156,7 +156,7 @@ def name(node: Any) -> str:
         raise wrong(node, "expected a name before the colon, got a list or a mapping")
     if node.tag == f"{TAG}merge":
         raise Doubtful(
-            problem="merge keys (<<) are not read: write the entries out, or give the whole an anchor",
+            problem="merge keys (<<) are not read: write the entries out, or give an anchor to the whole",
             problem_mark=node.start_mark,
         )
     if node.tag.removeprefix(TAG) not in PLAIN:
@@ -175,8 +175,8 @@ def scalar(node: Any, path: Path_, parts: Parts) -> Any:
     """A value. Numbers of which nobody can be sure are refused."""
     if node.style is None and node.tag == STR and SEXAGESIMAL.fullmatch(node.value):
         raise Doubtful(
-            problem=f"{brief(node.value)} is a number to the base of 60 in YAML 1.1 and text in 1.2: "
-            f"write the number in decimals, or quote the text, as '{node.value}'",
+            problem=f"{node.value[:120]} is a number to the base of 60 in YAML 1.1 and text in 1.2: "
+            f"write the number in decimals, or quote the text, as '{node.value[:120]}'",
             problem_mark=node.start_mark,
         )
     text_of(node)
