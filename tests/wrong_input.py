@@ -88,7 +88,8 @@ NOTHING = ("~", "null", "!!null x")  # said of an entry, as if it were left out
 IDLE = (
     "add --weights w.pt", "add --seed 0", "add --normalize dataset", "add --split test", "replace --epochs 2", "add --norm Linf",
     "drop attacks.1.norm: ", "drop --attack ", "replace attacks.1.norm: L2", "add seeds.0: 0", "replace seeds.0: 0", "drop name: ", "drop dataset: ", "drop --eps ",
-    "add --cpus-per-job 8", "add --cpus-per-job 2", "add --cpus-per-job 1_0", "add --dataset digits", "replace --weights w.pt",
+    "add --cpus-per-job 8", "add --cpus-per-job 2", "add --cpus-per-job 1_0", "add --cpus-per-job 07", "replace attacks.1.norm: ~",
+    "replace attacks.1.norm: null", "replace attacks.1.norm: !!null x", "add --dataset digits", "replace --weights w.pt",
 )  # fmt: skip
 
 
