@@ -23,6 +23,7 @@ from jobs.console import (
 )
 from jobs.errors import JobsFailed
 from jobs.options import READING_NAMES, dataset_options
+from jobs.outputs import Output
 from jobs.words import address, say
 from robustlib import VERSION
 
@@ -246,7 +247,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 @click.option("--param", "params", multiple=True, help="A parameter of the attack, such as steps=20 or restarts=2.")
 @click.option("--examples", default="1000", show_default=True, help="Test examples, the first of the file, or all.")
 @click.option("--seed", type=SEED, default=0, show_default=True)
-@click.option("--per-example", type=click.Path(dir_okay=False, path_type=Path), help="Write one row an example here.")
+@click.option("--per-example", type=Output(replaced=True), help="Write one row an example here.")
 @cpus_option
 @json_option
 @click.pass_context
@@ -316,7 +317,7 @@ def audit(ctx: click.Context, cpus_per_job: int | None, as_json: bool, **options
 )
 @click.option("--epochs", type=Whole(1), default=10, show_default=True)
 @click.option("--seed", type=SEED, default=0, show_default=True)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the weights here, as safetensors.")
+@click.option("--out", type=Output(), help="Write the weights here, as safetensors.")
 @cpus_option
 @json_option
 @click.pass_context

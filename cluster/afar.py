@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from cluster.asked import cluster_option, insecure_option, open_cluster
+from jobs.outputs import Output
 from jobs.words import say
 
 
@@ -43,7 +44,7 @@ def stop(ctx: click.Context, name: str | None, cluster: str | None, insecure: bo
 
 
 @click.command()
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("results.db"), show_default=True)
+@click.option("--out", type=Output(replaced=True), default=Path("results.db"), show_default=True)
 @click.option("--artifacts", is_flag=True, help="With the weights and images that jobs left behind.")
 @click.option("--most-mb", type=click.IntRange(1), default=2048, show_default=True, help="Refuse more than this.")
 @cluster_option

@@ -10,6 +10,7 @@ from jobs.console import (
     CSV,
     NUMBER,
     PRIORITY,
+    Seconds,
     following,
     form_of,
     json_option,
@@ -221,7 +222,7 @@ def logs(ctx: click.Context, job_id: int, follow: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("statement")
 @click.option("--limit", type=click.IntRange(1), default=10_000, show_default=True, help="Most rows to print.")
-@click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Most time to take.")
+@click.option("--seconds", type=Seconds(), default=10.0, show_default=True, help="Most time to take.")
 @json_option
 @remotely
 @click.pass_context

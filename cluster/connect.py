@@ -20,6 +20,9 @@ from jobs.errors import RunError
 from jobs.queue import Claimed
 from jobs.words import address as shown
 from jobs.words import hide
+from robustlib.regular import irregular
+
+MOST_TOKEN_BYTES = 2**16
 
 
 def import_ray(*, own_token: bool = True) -> Any:
@@ -50,10 +53,12 @@ def find_token() -> str | None:
     """The token for a cluster, where Ray looks for it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token."""
     if token := os.environ.get("RAY_AUTH_TOKEN"):
         return token
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
     try:
-        return Path(path).expanduser().read_text().strip() or None
-    except OSError:
+        if irregular(path) is not None or path.stat().st_size > MOST_TOKEN_BYTES:
+            return None
+        return path.read_text().strip() or None
+    except (OSError, ValueError):  # the latter for what is no text
         return None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from cluster.choice import LEFT_OUT, Choice, choose
 from jobs.errors import SpecError
 from jobs.plan import weights_place
+from jobs.reading import read_text
 from jobs.study import Origin, Path_, load_study
 from robustlib.code import local_modules
 
@@ -38,6 +39,7 @@ def contents(study: Path, asked: Sequence[str] = ()) -> Choice:
 
     Raises SpecError where they are too large to send, or a file that the study names lies outside of the folder.
     """
+    read_text(study)  # which says it where that is no file
     root = study.resolve().parent
     named = [*needed(study, root)]
     found = choose(root, [root / study.resolve().name, *(path for path, _ in named)], asked)
@@ -109,7 +111,7 @@ def needed(study: Path, root: Path) -> Iterator[tuple[Path, SpecError]]:
 
 def inside(path: Path, root: Path, text: str, origin: Origin, where: Path_) -> list[tuple[Path, SpecError]]:
     """The file, and what it is a link to. Raises SpecError where that lies outside of the folder."""
-    real, missing = path.resolve(), origin.error(where, f"{text}: there is no file {path}")
+    real, missing = Path(os.path.realpath(path)), origin.error(where, f"{text}: there is no file {path}")
     if not real.is_relative_to(root):
         raise origin.error(where, f"{text} lies outside of the study's folder, which is what is sent")
     return [(found, missing) for found in (real, path) if found.is_relative_to(root)]

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -27,11 +28,12 @@ class Progress:
             return
         self.shown_at = now
         state = self.state(counts, costs, now)
-        if not self.out.isatty():
-            self.out.write(json.dumps(state) + "\n")
-        else:
-            self.out.write("\r\x1b[K" + self.line(state))
-        self.out.flush()
+        with suppress(OSError):  # of a pipe or disk that takes no more: jobs go on all the same
+            if not self.out.isatty():
+                self.out.write(json.dumps(state) + "\n")
+            else:
+                self.out.write("\r\x1b[K" + self.line(state))
+            self.out.flush()
 
     def close(self) -> None:
         """Leave the line."""

@@ -11,10 +11,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.connect import check_token, import_ray
+from cluster.exchange import bounded
 from cluster.parcel import contents, left_out, parcel, staged, summary
-from jobs.errors import JobsFailed, RunError, SpecError
+from jobs.errors import JobsFailed, RobustqError, RunError, SpecError
 from jobs.study import load_study
-from jobs.words import address, has_password, hide
+from jobs.words import address, brief, has_password, hide
 
 POLL_SECONDS = 1.0
 PREFIX = "robustq-"
@@ -44,11 +45,13 @@ class Cluster:
         check_token(url, insecure=insecure)
         ray = import_ray(own_token=False)
         self.url = url
-        self.errors = (ConnectionError, RuntimeError, ImportError, ray.exceptions.AuthenticationError)
+        # Of what another server answers Ray's client makes whatever it may: ValueError, KeyError, TypeError, ...
+        self.errors = (OSError, RuntimeError, ImportError, ValueError, LookupError, TypeError, AttributeError)
+        self.errors += (ray.exceptions.AuthenticationError,)
         try:
             from ray.job_submission import JobSubmissionClient
 
-            self.client = JobSubmissionClient(url)
+            self.client = bounded(JobSubmissionClient)(url)
             for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
                 logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every upload
         except self.errors as error:
@@ -81,7 +84,7 @@ class Cluster:
         shown = 0
         while True:
             state = str(self.call(self.client.get_job_status, number).value)
-            text = self.call(self.client.get_job_logs, number)
+            text = self.call(self.logs, number)
             if len(text) > shown:
                 out(text[shown:])
                 shown = len(text)
@@ -89,19 +92,32 @@ class Cluster:
                 return state
             time.sleep(POLL_SECONDS)
 
+    def logs(self, number: str) -> str:
+        found = self.client.get_job_logs(number)
+        if not isinstance(found, str):
+            raise TypeError(f"expected what a job printed as text, got {type(found).__name__}")
+        return found
+
     def runs(self) -> list[Any]:
         """The studies sent here, the latest first."""
         jobs = [job for job in self.call(self.client.list_jobs) if (job.metadata or {}).get("robustq") == "study"]
         return sorted(jobs, key=lambda job: job.start_time or 0, reverse=True)
 
 
-def explained(url: str, error: Exception) -> RunError:
+def explained(url: str, error: Exception) -> Exception:
+    """What goes wrong with a cluster in one line; what goes wrong with a file here stays as it is."""
+    if isinstance(error, RobustqError) or (isinstance(error, OSError) and error.errno and error.filename is not None):
+        return error
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     url, first = address(url), hide(first)
-    if "authentication" in first.lower() or re.search(r"status code 40[13]\b", first):
+    if "authentication" in first.lower() or re.search(r"status code 40[13]\b|\b40[13] Client Error", first):
         return RunError(f"the cluster {url} asks for its token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to it")
     if isinstance(error, ImportError) or "ray[default]" in str(error):
         return RunError("a cluster is reached with Ray's dashboard packages: pip install 'robustq[cluster]'")
+    answered = isinstance(error, ValueError | LookupError | TypeError | AttributeError)
+    if answered or "status code" in first:
+        first = brief(first, 300).strip("'\"")
+        return RunError(f"the cluster {url} cannot be used: it answers otherwise than Ray's dashboard does ({first})")
     return RunError(f"the cluster {url} cannot be used: {first}")
 
 

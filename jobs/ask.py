@@ -58,13 +58,13 @@ def side(value: str) -> int | list[int]:
 
 def submit_attack(url: str, options: dict[str, Any]) -> tuple[Store, Submitted]:
     """Submit the study of one model that `robustq attack` means."""
-    taken = {"name": "--attack"} | {name: f"--{name}" for name in ("norm", "eps") if options[name]}
+    taken = {"name": "--attack"} | {name: f"--{name}" for name in ("norm", "eps") if options[name] not in (None, ())}
     params = parameters(options["params"], taken)
     radii = [radius(text) for text in options["eps"]]
     attacks = []
     for name in options["attacks"]:
         entry: dict[str, Any] = {"name": name} | params
-        entry |= {"norm": options["norm"]} if options["norm"] else {}
+        entry |= {} if options["norm"] is None else {"norm": options["norm"]}
         entry |= {"eps": radii} if radii else {}
         attacks.append(entry)
     model = model_entry(options["model"], options["weights"]) | normalize_entry(options)
@@ -114,7 +114,7 @@ def model_entry(model: str, weights: str | None) -> dict[str, Any]:
     if model.endswith(".py"):
         raise SpecError(f"MODEL: expected the function that builds it too, as {model}:build, got {model!r}")
     entry = {"file": model} if ":" in model and not model.startswith("torchvision:") else {"arch": model}
-    return entry | ({"weights": weights} if weights else {})
+    return entry | ({} if weights is None else {"weights": weights})
 
 
 def normalize_entry(options: dict[str, Any]) -> dict[str, Any]:

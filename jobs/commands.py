@@ -10,11 +10,12 @@ from jobs import checking
 from jobs.console import json_option, open_store, refuse_typed, spreadsheet_option
 from jobs.errors import SpecError
 from jobs.options import filter_options
-from jobs.words import say
+from jobs.outputs import Output
+from jobs.words import put, say
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=Output(folder=None, replaced=True))
 @filter_options
 @click.option("--per-example", is_flag=True, help="One row an example instead of one a result.")
 @click.option("--partition", metavar="COLUMNS", help="Write a folder of Parquet files, such as by model,attack.")
@@ -46,12 +47,8 @@ def export(
 
 @click.command()
 @click.option("--sweep", required=True, help="The sweep to report on; the latest of this name.")
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("report/report.html"), show_default=True
-)
-@click.option(
-    "--figures", type=click.Path(file_okay=False, path_type=Path), help="Folder for the pictures as PNG files too."
-)
+@click.option("--out", type=Output(), default=Path("report/report.html"), show_default=True)
+@click.option("--figures", type=Output(folder=True), help="Folder for the pictures as PNG files too.")
 @click.pass_context
 def report(ctx: click.Context, sweep: str, out: Path, figures: Path | None) -> None:
     """Write one self-contained HTML file: who stands best, curves, what broke what, pictures, how to repeat it.
@@ -166,7 +163,7 @@ def db_snapshot(ctx: click.Context, artifacts: bool) -> None:
     """
     from jobs.snapshot import snapshot_text
 
-    click.echo(snapshot_text(ctx.obj, artifacts=artifacts))  # plain letters, and very many of them
+    put(snapshot_text(ctx.obj, artifacts=artifacts))  # plain letters, and very many of them
 
 
 COMMANDS = (export, report, ui, list_names, db, *checking.COMMANDS)

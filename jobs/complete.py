@@ -28,6 +28,7 @@ from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify, match_sigma
 from robustlib.evaluate import make_ready
 from robustlib.models import Tell, first_layer, network
+from robustlib.models.files import users_model
 from robustlib.models.layers import Normalize
 from robustlib.modes import as_images
 from robustlib.outcome import check_classes
@@ -172,6 +173,8 @@ def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSet
     """Training settings with the objective's attack parameters checked."""
     kinds = {f.name: f.type for f in fields(TrainSettings)}
     plain = {name: fitting("", name, kinds[name], spread(kinds[name]), value) for name, value in plain.items()}
+    for name, value in plain.items():
+        check_written(name, kinds[name], value)
     settings = TypeAdapter(TrainSettings).validate_python(plain)
     if settings.objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {settings.objective!r}, expected one of: {', '.join(OBJECTIVES)}")
@@ -182,6 +185,14 @@ def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSet
     norms = NORMS_OF.get(settings.objective, NORMS)
     checked = check_params(f"training on {settings.objective}", known, attack, norms)
     return replace(settings, attack={name: checked[name] for name in attack})
+
+
+def check_written(name: str, kind: Any, value: Any) -> None:
+    """Raises ValueError for a text where a number is meant, which would be read as one."""
+    words = [word for one in spread(kind) if get_origin(one) is Literal for word in get_args(one)]
+    if isinstance(value, str) and {int, float} & set(spread(kind)) and value not in words:
+        named = getattr(kind, "__name__", str(kind))
+        raise ValueError(f"expected {name} of type {named}, got the text {value!r}: leave out its quotes")
 
 
 def attack_parameters(objective: str) -> dict[str, inspect.Parameter]:
@@ -244,7 +255,10 @@ def check_surrogate(attack: str, label: str | None, models: Mapping[str, ModelSp
         known = ", ".join(models)
         raise ValueError(f"{attack}: there is no model {label!r} to be its surrogate, expected one of: {known}")
     some = torch.from_numpy(dataset.images[:2])
-    make_ready(build_model(models[label], dataset, 0), some, dataset.num_classes, torch.device("cpu")).as_surrogate()
+    code = models[label].code
+    with users_model(code and code.reference):
+        ready = make_ready(build_model(models[label], dataset, 0), some, dataset.num_classes, torch.device("cpu"))
+        ready.as_surrogate()
 
 
 def check_model(spec: ModelSpec, ref: DataRef, *, stated: bool, trained: bool, tell: Tell | None = None) -> None:
@@ -253,7 +267,11 @@ def check_model(spec: ModelSpec, ref: DataRef, *, stated: bool, trained: bool, t
     stated: whether the study says how images are normalised.  trained: whether it is to be trained.  tell: is told what
     was taken from a file of weights.
     """
-    dataset = load_data(ref)
+    with users_model(spec.code and spec.code.reference):
+        try_model(spec, load_data(ref), stated=stated, trained=trained, tell=tell)
+
+
+def try_model(spec: ModelSpec, dataset: data.Dataset, *, stated: bool, trained: bool, tell: Tell | None) -> None:
     some = as_images(torch.from_numpy(dataset.images[:2]), torch.device("cpu"))
     measured = stated and spec.weights is not None
     model = build_network(spec if measured else unmeasured(spec, dataset), dataset, 0, tell=tell)

@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from jobs.errors import JobsFailed, RobustqError, SpecError
+from jobs.errors import JobsFailed, RobustqError, SpecError, Unprinted
+from jobs.streams import hold_streams, is_lost, leave_stdout
 from jobs.words import address, hide, one_line, plain, say
 
 DISK_ERRORS = {
@@ -23,7 +24,16 @@ DISK_ERRORS = {
     errno.EROFS: "the folder is read-only: choose another one",
     errno.EEXIST: "a file stands where a folder is needed: choose another place",
     errno.ENOTDIR: "a file stands where a folder is needed: choose another place",
+    errno.EISDIR: "a folder stands where a file is needed: choose another place",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+    errno.ELOOP: "a link leads back to itself: choose another place",
+    errno.ETXTBSY: "the file is a program that runs: choose another place",
+    errno.EFBIG: "the file would be larger than this file system, or a limit, allows: choose another place",
+    errno.EIO: "the disk fails to read or write it: choose another place",
+    errno.EMFILE: "this process has too many files open: raise the limit (ulimit -n)",
+    errno.ENFILE: "this machine has too many files open: close some programs",
 }
+MOST_LETTERS = 2000  # of a line: a name in it may have millions
 
 
 class OneLine(click.ClickException):
@@ -32,7 +42,7 @@ class OneLine(click.ClickException):
     exit_code = 2
 
     def __init__(self, message: str):
-        super().__init__(" ".join(one_line(hide(message)).split()))
+        super().__init__(shortened(" ".join(one_line(hide(message)).split())))
 
     def show(self, file: Any = None) -> None:
         say(f"robustq: {self.message}", err=True)
@@ -49,19 +59,30 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            return self.invoke_told(ctx)
+        except OneLine:
+            if is_lost(sys.stdout):
+                leave_stdout()
+            raise
+        except BrokenPipeError:  # click ends with 1, as Python's own tools do where nobody reads on
+            leave_stdout()
+            raise
+
+    def invoke_told(self, ctx: click.Context) -> Any:
+        try:
             os.getcwd()
         except FileNotFoundError as error:
             raise OneLine("the folder that this command is given in is gone: go to one that exists") from error
         try:
             return super().invoke(ctx)
-        except JobsFailed as error:
+        except (JobsFailed, Unprinted) as error:
             raise Unfinished(str(error)) from error
         except RobustqError as error:
             raise OneLine(str(error)) from error
         except OSError as error:
-            if error.errno not in DISK_ERRORS:
-                raise
-            raise OneLine(f"{error.filename or 'writing'}: {DISK_ERRORS[error.errno]}") from error
+            raise told(error) from error
+        except MemoryError as error:
+            raise OneLine("there is not enough memory: ask for less, or use a machine with more") from error
         except KeyboardInterrupt:
             again = shlex.join(["robustq", *map(address, sys.argv[1:])])
             raise Unfinished(f"stopped; the queue is intact. Go on with: {again}") from None
@@ -70,16 +91,37 @@ class Commands(click.Group):
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         sys.excepthook = tell_bug
+        hold_streams()
         try:
             return super().make_context(*args, **kwargs)
+        except OSError as error:  # of printing the help
+            found = told(error)
+            leave_stdout()
+            raise found from error
         except click.ClickException as error:
             raise cleaned(error) from error
+
+
+def told(error: OSError) -> Exception:
+    """The system's error as a line; itself where it is no user's doing."""
+    if isinstance(error, BrokenPipeError):
+        return error
+    if any(frame.name == "echo" for frame in traceback.extract_tb(error.__traceback__)):  # click's own, of help
+        return Unfinished(f"the answer cannot be printed: {error.strerror}")
+    mend = DISK_ERRORS.get(error.errno or 0)
+    return error if mend is None else OneLine(f"{error.filename or 'writing'}: {mend}")
+
+
+def shortened(text: str) -> str:
+    """A line without its middle where it is very long."""
+    rest = MOST_LETTERS // 4
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - rest]} ... {text[-rest:]}"
 
 
 def cleaned(error: click.ClickException) -> click.ClickException:
     """What click says of a command line, which it repeats: without a password."""
     message = re.sub(r"(?<=')[^']*(?=')|(?<=\()[^()]*(?=\))", lambda word: address(word[0]), error.message)
-    error.message = one_line(hide(message))  # pyright: ignore (declared final, and the only way)
+    error.message = shortened(one_line(hide(message)))  # pyright: ignore (declared final, and the only way)
     return error
 
 
@@ -160,6 +202,20 @@ class Whole(click.IntRange):
         return value if found is None else found
 
 
+class Seconds(click.FloatRange):
+    """A finite time above 0."""
+
+    name = "seconds"
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True, max=MOST_SECONDS)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        found = super().convert(value, param, ctx)
+        return found if found == found else self.fail(f"{value} is no time.", param, ctx)
+
+
+MOST_SECONDS = 1e9  # thirty years
 NUMBER = click.IntRange(1, 2**31 - 1)  # of a job: what a store can hold
 SEED = Whole(-(2**31), 2**31 - 1)
 PRIORITY = click.IntRange(-1000, 1000)

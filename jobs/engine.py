@@ -1,5 +1,6 @@
 """Opening the store: a database URL, the folder of artifacts beside it, and who may write."""
 
+import errno
 import os
 import sqlite3
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
 
 from jobs import files
 from jobs.copies import give_name, unfinished
@@ -20,6 +21,7 @@ from jobs.files import Identity
 from jobs.schema import SCHEMA_VERSION, meta, metadata
 from jobs.views import V_CHECKS, V_RESULTS
 from jobs.words import address, has_password, hide
+from robustlib.regular import irregular
 
 DEFAULT_STORE = "sqlite:///.robustq/results.db"
 BUSY_SECONDS = 30
@@ -62,7 +64,10 @@ class Store:
             return change(db)
 
 
-UNREACHED = ("connection failed", "connection is bad", "failed to resolve host", "invalid connection option")
+UNREACHED = (
+    "connection failed", "connection is bad", "failed to resolve host", "invalid connection option", "bad value for",
+)  # fmt: skip
+SCHEMES = ("sqlite:", "file:", "postgresql:", "postgres:")  # with which a URL begins that lacks its slashes
 MENDS = {
     "full": "the disk is full: make room and run the same command again, nothing that was recorded is lost",
     "readonly": "it cannot be written: check the permissions of the file and its folder",
@@ -115,27 +120,70 @@ def sqlite_path(url: sa.URL) -> Path | None:
     """The file of an SQLite URL, None for other databases."""
     if url.get_backend_name() != "sqlite":
         return None
-    if not url.database or url.database == ":memory:":
+    if not url.database or url.database in (":memory:", "file::memory:"):
         raise StoreError("expected a file as the store, got a database in memory: name one as sqlite:///results.db")
-    return Path(os.path.abspath(url.database))
+    if url.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise StoreError(f"expected a store as sqlite:///FILE, got the driver {url.drivername}: it has no effect")
+    beside = [name for name in ("username", "password", "host", "port", "query") if getattr(url, name)]
+    if beside:
+        raise StoreError(
+            f"expected a store as sqlite:///FILE, with three slashes and nothing beside the file, got its {beside[0]}: "
+            "it has no effect"
+        )
+    return checked_path(Path(os.path.abspath(url.database)))
+
+
+def checked_path(path: Path) -> Path:
+    """The path of a store. Raises StoreError for one that no file can have, and for what is no file."""
+    try:
+        str(path).encode()
+        os.lstat(path)
+    except ValueError as error:  # of a zero byte, or of half a character
+        raise StoreError(f"store {path}: no file can have this name ({error}): name another with --store") from error
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise StoreError(f"store {path}: {error.strerror}: name another with --store") from error
+    if path.is_dir():
+        raise StoreError(f"expected the store as a file such as {path}/results.db, got the folder {path}")
+    if (kind := irregular(path)) is not None:
+        raise StoreError(f"expected the store as a file, got {path}, which is {kind}: name another with --store")
+    if path.is_symlink() and not path.exists() and is_loop(path):
+        raise StoreError(f"store {path} is a link that leads back to itself: name another with --store")
+    return path
+
+
+def is_loop(path: Path) -> bool:
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def parse_url(text: str) -> tuple[sa.URL, Path | None]:
     """The URL of a store, given as one or as the path of an SQLite file; and that file, if it is one."""
     try:
-        if "://" not in text and has_password(text) and not os.path.exists(text):
+        schemed = has_password(text) or text.lower().startswith(SCHEMES) or not text.strip()
+        if "://" not in text and schemed and not os.path.exists(text):
             raise ArgumentError("a URL without its slashes")
         # A path is taken as it stands: in a URL %20 and ? would mean something else.
         url = sa.make_url(text) if "://" in text else sa.URL.create("sqlite", database=text)
     except (ArgumentError, ValueError) as error:  # the latter for a port that is no number
         expected = "expected a store as sqlite:///FILE or a PostgreSQL URL"
         raise StoreError(f"{expected}, got {address(text)!r}") from error
+    check_host(url, text)
     if "@" in (url.host or "") or "@" in (url.username or ""):
         raise StoreError(f"store {address(text)}: an @ in a password is written as %40")
-    path = sqlite_path(url)
-    if path is not None and path.is_dir():
-        raise StoreError(f"expected the store as a file such as {path}/results.db, got the folder {path}")
-    return url, path
+    return url, sqlite_path(url)
+
+
+def check_host(url: sa.URL, text: str) -> None:
+    """Raises StoreError where no server can have the URL's name, as one with a part of 64 letters."""
+    try:
+        (url.host or "").encode("utf-8" if (url.host or "").startswith("/") else "idna")
+        text.encode()
+    except UnicodeError as error:
+        raise StoreError(f"store {address(text)}: no file or server can have this name ({error})") from error
 
 
 def store_exists(text: str) -> bool:
@@ -221,8 +269,10 @@ def connect_store(text: str, *, write: bool = False) -> Store:
         return Store(shown, server_engine(url, write=write), artifacts)
     except ModuleNotFoundError as error:
         raise StoreError(f"store {shown} needs the package {error.name}: pip install robustq[postgres]") from error
-    except ArgumentError as error:
+    except NoSuchModuleError as error:
         raise StoreError(f"store {shown}: there is no driver {url.drivername}: postgresql+psycopg is one") from error
+    except (ArgumentError, ValueError) as error:  # of one of its parameters
+        raise StoreError(f"store {shown}: {hide(str(error))}: check the URL") from error
 
 
 def check_store(store: Store, *, create: bool) -> None:

@@ -30,5 +30,9 @@ class RunError(RobustqError):
     """Work cannot be done here: no such device, no room on the disk, no cluster to be reached."""
 
 
+class Unprinted(RobustqError):
+    """What a command found cannot be printed: exit code 1, since the command itself was right."""
+
+
 class JobsFailed(RobustqError):
     """The queue is empty but some jobs failed: exit code 1, not 2, since the command itself was right."""

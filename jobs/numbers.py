@@ -67,12 +67,14 @@ def written_whole(text: str) -> int | None:
 def fitting(owner: str, name: str, kind: Any, kinds: tuple[Any, ...], value: Any) -> Any:
     """A value for a parameter: where whole numbers are meant, 1e1 and 10.0 are 10.
 
-    kind: its annotation, which is a union of kinds. Raises ValueError for a boolean where a number is meant, and for a
-    whole number that no computation ends with.
+    kind: its annotation, which is a union of kinds. Raises ValueError for a boolean where a number is meant, and the
+    other way round, and for a whole number that no computation ends with.
     """
+    begin = f"{owner}: " if owner else ""
+    if bool in kinds and not isinstance(value, bool):
+        raise ValueError(f"{begin}expected {name} to be true or false, got {value!r}")
     if bool in kinds or not {int, float} & set(kinds):
         return value
-    begin = f"{owner}: " if owner else ""
     if isinstance(value, bool):
         read = "yes, on and true" if value else "no, off and false"
         named = getattr(kind, "__name__", str(kind))

@@ -21,6 +21,7 @@ from robustlib import KERNEL_VERSION, data
 from robustlib.code import code_hash, file_hash
 from robustlib.datasets.source import TEST
 from robustlib.normalisations import NORMALISATIONS
+from robustlib.regular import irregular
 from robustlib.settings import AUDIT, TrainSettings
 
 TRAIN_FIELDS = frozenset(field.name for field in fields(TrainSettings)) - {"attack"}
@@ -117,18 +118,22 @@ def resolve_code(reference: str, origin: Origin, where: Path_, folder: Path) -> 
         return CodeRef(place=str(path), factory=factory, sha256=hash_file(path, origin, where, "model file", code_hash))
     try:
         found = importlib.util.find_spec(place)
-    except ModuleNotFoundError:
+    except (ImportError, ValueError):  # of names with dots before or behind, and of a module that has no such part
         found = None
-    if found is None or found.origin is None:
+    if found is None or found.origin is None or not found.has_location:
         raise origin.error(where, f"there is no module {place!r}; a file is named as FILE.py:factory")
     return CodeRef(place=place, factory=factory, sha256=hash_file(Path(found.origin), origin, where, "module"))
 
 
 def hash_file(path: Path, origin: Origin, where: Path_, what: str, digest: Callable[[Path], str] = file_hash) -> str:
+    if (kind := irregular(path)) is not None:
+        raise origin.error(where, f"expected a file as the {what}, got {path}, which is {kind}")
     try:
         return digest(path)
     except OSError as error:
         raise origin.error(where, f"there is no {what} {path} ({error.strerror})") from error
+    except ValueError as error:  # of a zero byte
+        raise origin.error(where, f"no {what} can have the name {str(path)!r} ({error})") from error
 
 
 def expand(resolved: Resolved) -> list[Planned]:

@@ -20,6 +20,7 @@ from jobs.files import open_reading
 from jobs.words import address
 from robustlib import durable
 from robustlib.code import file_hash
+from robustlib.modest import Modest, TooLarge
 
 STORE = "results.db"
 BLOB = re.compile(r"artifacts/blobs/([0-9a-f]{2})/\1[0-9a-f]{62}")
@@ -71,7 +72,7 @@ def unpack(text: str, out: Path, *, most_bytes: int = MOST_BYTES) -> list[Path]:
         try:
             with pa.CompressedInputStream(pa.BufferReader(body), "zstd") as stream:
                 found = read_members(Bounded(stream, most_bytes), Path(folder))
-        except (tarfile.TarError, EOFError) as error:
+        except (tarfile.TarError, EOFError, TooLarge) as error:
             raise unreadable(error) from error
         check_members(found)
         written = [out]
@@ -103,7 +104,7 @@ def packed_body(text: str, most_bytes: int) -> bytes:
 def read_members(stream: "Bounded", folder: Path) -> dict[str, Path]:
     """Every file of a snapshot in a folder of ours under a name of ours, by its name there."""
     found: dict[str, Path] = {}
-    with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as tar:
+    with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", tarinfo=Modest) as tar:
         for member in tar:
             known = member.name == STORE or BLOB.fullmatch(member.name)
             if not known or member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.name in found:

@@ -23,6 +23,7 @@ from jobs.errors import SpecError
 from jobs.numbers import MOST, NotNumber, Number, Whole, whole, written_whole
 from jobs.reading import Path_, read_yaml
 from jobs.specs import Choose, Split, Statistics
+from jobs.words import brief
 from robustlib.datasets.source import AS_IT_IS, TEST, Reading
 from robustlib.normalisations import NORMALISATIONS, check_statistics
 from robustlib.settings import Norm
@@ -160,7 +161,7 @@ class StudyAttack(Part):
 class Study(Part):
     """A whole study."""
 
-    name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
+    name: str = Field(min_length=1, max_length=200, pattern=r"^[\w.-]+$")
     dataset: str = "digits"
     split: Split = TEST
     label: str | None = None
@@ -323,7 +324,7 @@ def explain(error: Any, written: str | None = None) -> str:
         case "value_error":
             return f"{name}: {error['ctx']['error']}" if name else str(error["ctx"]["error"])
         case "dict_type" | "model_type":
-            return f"{name}: expected entries as {{name: value}}, got {error['input']!r}"
+            return f"{name}: expected entries as {{name: value}}, got {brief(error['input'])}"
         case "list_type" | "tuple_type":
-            return f"{name}: expected a list, got {error['input']!r}"
-    return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"
+            return f"{name}: expected a list, got {brief(error['input'])}"
+    return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, got {brief(error['input'])}"

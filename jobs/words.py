@@ -4,6 +4,8 @@ import re
 import sys
 from typing import Any
 
+from jobs.errors import Unprinted
+
 HIDDEN = "***"
 # A password in an address stands between the name's colon and the @, and such an address ends at a space or a quote.
 USER = re.compile(r"""(://[^\s:/?#@'"<>]*):([^\s/?#'"<>]*)@""")
@@ -73,12 +75,31 @@ def numbered(letter: str) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def brief(value: Any, most: int = 120) -> str:
+    """A value as it is written in Python, without its middle where that is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most * 2 // 3]}...{text[-most // 4 :]} ({len(text)} letters)"
+
+
 def say(text: Any, *, err: bool = False, nl: bool = True, data: bool = False) -> None:
     """Print to a person, or to a program: the only way out of robustq.
 
     data: bytes that have a form of their own, such as CSV. They stay as they are, unless a terminal shows them.
+    Raises Unprinted where standard output cannot be written, BrokenPipeError where nobody reads it any more.
     """
+    raw = data and not (sys.stderr if err else sys.stdout).isatty()
+    put(hide(str(text)) if raw else plain(hide(str(text))), err=err, nl=nl)
+
+
+def put(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print what needs no look at it, as very many plain letters. Raises as `say` does."""
     import click
 
-    raw = data and not (sys.stderr if err else sys.stdout).isatty()
-    click.echo(hide(str(text)) if raw else plain(hide(str(text))), err=err, nl=nl)
+    try:
+        click.echo(text, err=err, nl=nl)
+    except BrokenPipeError:  # whoever read it has gone, and wants no more
+        if not err:
+            raise
+    except OSError as error:
+        if not err:  # of standard error nobody could be told
+            raise Unprinted(f"the answer cannot be printed: {error.strerror}") from error

@@ -23,6 +23,7 @@ from robustlib.datasets.sealed import read_sealed, write_sealed
 from robustlib.datasets.source import AS_IT_IS, TEST, DataChanged, Images, Pictures, Reading, Source
 from robustlib.datasets.stamps import Seen, is_as_seen, see_all
 from robustlib.datasets.statistics import statistics
+from robustlib.regular import irregular
 from robustlib.torchvision_sets import torchvision_set
 
 FORMAT_VERSION = "1"  # of what a fingerprint is made of, which is part of every job's key
@@ -122,6 +123,8 @@ def source_of(name: str, reading: Reading = AS_IT_IS) -> Source:
         with users_files():
             if not path.exists():
                 raise FileNotFoundError(f"dataset {name}: there is no {path}")
+            if not path.is_dir() and (wrong := irregular(path)) is not None:
+                raise ValueError(f"dataset {name}: expected a file or a folder, got {path}, which is {wrong}")
             return PATH_DATASETS[kind](path, reading)
     if name in DATASETS:
         check_reading(name, name, reading)

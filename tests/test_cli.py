@@ -205,7 +205,8 @@ def test_a_folder_that_cannot_be_written(robustq, tmp_path, monkeypatch):
     open_store(str(tmp_path / "r.db"), create=True, write=True).engine.dispose()
     (tmp_path / "file").write_text("")
     mend = "a file stands where a folder is needed: choose another place"
-    refused(robustq("--store", "r.db", "export", "file/t.arrow"), f"file: {mend}")
+    line = "PATH: file/t.arrow cannot be written: Not a directory: choose another place"
+    refused(robustq("--store", "r.db", "export", "file/t.arrow"), line)
     monkeypatch.setenv("ROBUSTQ_HOME", str(tmp_path / "file"))
     (tmp_path / "s.yaml").write_text(STUDY)
     refused(robustq("submit", "s.yaml"), f"{tmp_path}/file/fingerprints.json: {mend}")

@@ -23,6 +23,7 @@ import yaml
 from PIL import Image
 
 from robustlib.models import build
+from tests import wrong_files
 
 STUDY: dict[str, Any] = {
     "name": "base",
@@ -56,7 +57,7 @@ SCALARS = [
     "m.py:make", "m.py:nothing", "none.py:make", "os:system", "http://127.0.0.1:9/v1:predict", "[]", "[3]", "[yes]",
     "[0.05, 0.06]", "[0.06, 0.05]", "[.nan]", "{}", "{a: 1}", "[[1]]", "'\\0'", "\"🐍\"", "validation", "train",
     "stratified", "remap", "imagenet", "dataset", "{mean: [0.5], std: [0.2]}", "{mean: [0.5], std: [0]}",
-    "{mean: [0.1, 0.2, 0.3], std: [1, 1, 1]}", "{mean: yes, std: no}", "x" * 300,
+    "{mean: [0.1, 0.2, 0.3], std: [1, 1, 1]}", "{mean: yes, std: no}", "x" * 300, *wrong_files.YAML,
 ]  # fmt: skip
 ENTRIES = [
     "name", "dataset", "split", "label", "image", "classes", "size", "crop", "exif_transpose", "choose", "examples",
@@ -83,11 +84,12 @@ VALUES = [
 
 
 # What is left out is the default, and another way of writing a value is no other value.
-NOTHING = ("~", "null")  # said of an entry, as if it were left out
+NOTHING = ("~", "null", "!!null x")  # said of an entry, as if it were left out
 IDLE = (
-    "add --weights w.pt", "add --seed 0", "add --split test", "replace --epochs 2", "add --norm Linf",
+    "add --weights w.pt", "add --seed 0", "add --normalize dataset", "add --split test", "replace --epochs 2", "add --norm Linf",
     "drop attacks.1.norm: ", "drop --attack ", "replace attacks.1.norm: L2", "add seeds.0: 0", "replace seeds.0: 0", "drop name: ", "drop dataset: ", "drop --eps ",
-    "add --cpus-per-job 8", "add --cpus-per-job 2", "add --cpus-per-job 1_0", "add --dataset digits", "replace --weights w.pt",
+    "add --cpus-per-job 8", "add --cpus-per-job 2", "add --cpus-per-job 1_0", "add --cpus-per-job 07", "replace attacks.1.norm: ~",
+    "replace attacks.1.norm: null", "replace attacks.1.norm: !!null x", "add --dataset digits", "replace --weights w.pt",
 )  # fmt: skip
 
 
@@ -139,7 +141,12 @@ def study(folder: Path, draw: random.Random | None) -> Case:
             words += [name, value]
             what += f" with {name} {value}"
     text = yaml.safe_dump(data, sort_keys=False).replace("'@@raw@@'", raw).replace("@@raw@@", raw)
-    (folder / "s.yaml").write_text(text)
+    content = text.encode()
+    if draw is not None and draw.random() < 0.15:  # other bytes, at the end or in the middle
+        more, at = draw.choice(wrong_files.TEXTS), draw.choice([len(content), draw.randrange(len(content))])
+        content = content[:at] + more + content[at:]
+        what += f", {more[:12]!r} at {at}"
+    (folder / "s.yaml").write_bytes(content)
     idle = what.partition(" with ")[0] in IDLE or (what.startswith("add ") and raw in NOTHING)
     return Case(folder, words, what, idle)
 
@@ -280,6 +287,7 @@ CHECKPOINTS: dict[str, Callable[[Path, Any, random.Random], str]] = {
     "cut": cut,
     "flipped": flipped,
     "another file": other_file,
+    **wrong_files.MORE_CHECKPOINTS,
 }
 
 Y = [i % 3 for i in range(12)]
@@ -328,15 +336,36 @@ def parquet(folder: Path, draw: random.Random | None) -> Case:
     image = [{"bytes": b, "path": None} for b in values["image"]]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     columns = {column: pa.array(image, kind) if column == "image" else pa.array(v) for column, v in values.items()}
-    pq.write_table(pa.table(columns), folder / "d.parquet")
+    table = pa.table(columns)
+    pq.write_table(
+        wrong_files.with_metadata(table, draw) if draw and what == "metadata" else table, folder / "d.parquet"
+    )
+    if draw is not None and what == "flip":
+        what = wrong_files.flip(folder / "d.parquet", draw)
+    if what in ("texts", "rows"):
+        (wrong_files.large_texts if what == "texts" else wrong_files.many_rows)(folder / "d.parquet")
     if draw is not None and what == "bytes":
         content = bytearray((folder / "d.parquet").read_bytes())
         content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
         (folder / "d.parquet").write_bytes(content[: draw.choice([len(content), draw.randrange(len(content))])])
-    return with_data(folder, "parquet", "d.parquet", what)
+    return with_data(folder, "parquet", "d.parquet", what, idle=what.startswith(("metadata", "flip")))
 
 
-PARQUETS = ["label", "kind", "image", "columns", "name", "empty", "bytes"]
+PARQUETS = [
+    "label",
+    "kind",
+    "image",
+    "columns",
+    "name",
+    "empty",
+    "bytes",
+    "metadata",
+    "metadata",
+    "flip",
+    "flip",
+    "texts",
+    "rows",
+]
 
 
 def class_folders(folder: Path, draw: random.Random | None) -> Case:
@@ -454,6 +483,50 @@ def tar(folder: Path, draw: random.Random | None) -> Case:
 ENDS = ("png", "cls")
 TARS = ["gone", "rename", "label", "image", "twice", "folder", "bytes", "gzip"]
 
+
+def places_of(folder: Path, draw: random.Random | None) -> Case:
+    """Commands that name a store, a file to read or to write, or a time, by a name that is none of such a thing."""
+    unchanged = study(folder, None)
+    if draw is None:
+        return unchanged
+    odd, named = wrong_files.no_files(folder), wrong_files.stores(folder)
+    what = draw.choice(["store", "store", "study", "weights", "code", "data", "out", "seconds", "number"])
+    store, place = draw.choice([*named, *odd]), draw.choice(odd)
+    match what:
+        case "store":
+            some = [
+                ["submit", "s.yaml"],
+                ["status"],
+                ["db", "info"],
+                ["results"],
+                ["sql", "select 1"],
+                ["db", "upgrade"],
+            ]
+            words = ["--store", store, *draw.choice(some)]
+        case "study":
+            place = place.replace("\0", "")  # which no command line can hold
+            words = draw.choice([["submit", place], ["submit", place, "--cluster", "http://127.0.0.1:1", "--dry-run"]])
+        case "weights":
+            words = ["attack", "lenet5", "--weights", place + draw.choice(["", ":state_dict"]), "--eps", "8/255"]
+        case "code":
+            words = ["attack", f"{place}{draw.choice(['', '.py'])}:make", "--eps", "8/255"]
+        case "data":
+            kind = draw.choice(["parquet", "idx", "folder", "tar"])
+            words = ["attack", "lenet5", "--weights", "w.pt", "--eps", "8/255", "--dataset", f"{kind}:{place}"]
+        case "out":
+            place = draw.choice(
+                [*wrong_files.OUTPUTS, *(name for name in odd if "nowhere" not in name and name != " ")]
+            )
+            words = draw.choice([["report", "--sweep", "x", "--out", place], ["export", f"{place}/x.csv"]])
+        case "seconds":
+            place = draw.choice(wrong_files.SECONDS)
+            words = ["sql", "select 1", f"--seconds={place}"]
+        case _:
+            place = draw.choice(["9" * 5000, "1" + "0" * 30, "nan", "inf", "-1", "0"])
+            words = ["sql", "select 1", f"--limit={place}"]
+    return Case(folder, words, f"{what} {store[:60] if what == 'store' else place[:60]!r}", idle=True)
+
+
 KINDS: dict[str, Callable[[Path, random.Random | None], Case]] = {
     "study": study,
     "options": options,
@@ -464,4 +537,5 @@ KINDS: dict[str, Callable[[Path, random.Random | None], Case]] = {
     "folder": class_folders,
     "idx": idx,
     "tar": tar,
+    "places": places_of,
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from robustlib.datasets.pictures import what
+from robustlib.modest import Modest, TooLarge
 
 BLOCK = 512
 PACKED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "zstd -d"}
@@ -43,7 +44,7 @@ def members(path: Path) -> Iterator[Member]:
     """
     check_plain(path)
     try:
-        with tarfile.open(path, "r:") as archive:
+        with tarfile.open(path, "r:", tarinfo=Modest) as archive:
             while (member := archive.next()) is not None:
                 vars(archive)["members"] = []  # else it keeps every one
                 if member.issparse():
@@ -51,6 +52,8 @@ def members(path: Path) -> Iterator[Member]:
                 if member.isreg() and is_plain(member.name):
                     yield Member(path, member.name.removeprefix("./"), member.offset_data, member.size)
             end = archive.offset
+    except TooLarge as error:
+        raise ValueError(f"{path} is damaged, or no data set: {error}") from error
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{path} is no tar file, or is cut off: {instead(path, error)}") from error
     check_end(path, end)

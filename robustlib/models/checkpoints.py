@@ -6,6 +6,7 @@ import re
 import textwrap
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor
 
 from robustlib.memory import out_of_memory
+from robustlib.models.bounds import AGAIN, asked_bytes, check_archive, check_bytes, counted
 from robustlib.models.kinds import LEGACY, MEMBER, SAVE, is_safetensors, kind_of
+from robustlib.regular import irregular
 
 Weights = dict[str, Tensor]
 DEPTH = 2  # of dicts within dicts that are looked through
@@ -85,6 +88,8 @@ def read_weights(path: Path) -> dict[str, Weights]:
         inside = sorted(p.name for p in path.iterdir() if p.suffix in (".safetensors", ".pt", ".pth", ".bin", ".ckpt"))
         there = f"one of those in it: {', '.join(inside[:5])}" if inside else "the file itself"
         raise ValueError(f"{path} is a folder: expected {there}")
+    if (other := irregular(path)) is not None:
+        raise ValueError(f"expected a file of weights, got {path}, which is {other}")
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
     with path.open("rb") as file:
@@ -95,10 +100,18 @@ def read_weights(path: Path) -> dict[str, Weights]:
         raise ValueError(f"{path} is {kind}")
     else:
         state = read_pickle(path, head)
-    found = dict(sets_of(state))
+    found = dict(counted(path, sets_of(state)))
+    check_spread(path, found)
     if not found:
         raise ValueError(f"{path} holds {described(state)}, and no tensors by name: save them with {SAVE}")
     return found
+
+
+def check_spread(path: Path, sets: dict[str, Weights]) -> None:
+    """Raises ValueError for tensors that are much larger than what the file holds of them, as an expanded one is."""
+    tensors = (value for found in sets.values() for value in found.values())
+    plain = (value for value in tensors if value.layout == torch.strided and not value.is_meta)
+    check_bytes(path, sum(value.numel() * value.element_size() for value in plain), "holds tensors of")
 
 
 def sets_of(state: Any, at: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Weights]]:
@@ -107,14 +120,23 @@ def sets_of(state: Any, at: str = "", depth: int = DEPTH) -> Iterator[tuple[str,
     entries = (
         enumerate(state) if isinstance(state, list | tuple) else dict.items(state) if isinstance(state, dict) else ()
     )
-    named = [(str(name), value) for name, value in entries if isinstance(name, str | int)]
+    named = [(str(name), value) for name, value in entries if is_name(name)]
     if isinstance(state, dict):
-        tensors = {name: Tensor.detach(value) for name, value in named if isinstance(value, Tensor)}
+        tensors = {name: Tensor.detach(value) for name, value in named if is_tensor(value)}
         if tensors:
             yield at, tensors
     if depth:
         for name, value in named:
             yield from sets_of(value, f"{at}.{name}" if at else name, depth - 1)
+
+
+def is_name(name: Any) -> bool:
+    return isinstance(name, str) or (isinstance(name, int) and abs(name) < 2**63)
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether it has a shape, which one of tensors within a tensor has not."""
+    return isinstance(value, Tensor) and not value.is_nested
 
 
 def described(state: Any) -> str:
@@ -159,12 +181,13 @@ def safetensors_size(path: Path, header: int) -> int | None:
         about = json.loads(text)
         ends = [entry["data_offsets"][1] for name, entry in about.items() if name != "__metadata__"]
         return 8 + header + max(ends, default=0)
-    except (ValueError, TypeError, LookupError, AttributeError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
 
 
 def read_pickle(path: Path, head: bytes) -> Any:
     """What torch.save wrote, as far as it is tensors and plain data."""
+    check_unpacked(path, head)
     allowed: list[Any] = [(stand_in, name) for name, stand_in in STAND_INS.items()]
     try:
         # It warns of pickle protocols: what it cannot read it raises.
@@ -178,9 +201,40 @@ def read_pickle(path: Path, head: bytes) -> Any:
         raise
     except Exception as error:
         if out_of_memory(error):
-            raise
+            if not is_room(path.stat().st_size):
+                raise
+            raise ValueError(
+                f"{path} asks for more memory than there is, though it has {path.stat().st_size} bytes: download or "
+                "copy it again"
+            ) from error
         # A broken one raises whatever torch stumbles over: KeyError, IndexError, struct.error, ...
         raise ValueError(f"{path} {refusal(path, head, error)}") from error
+
+
+BROKEN = (ValueError, LookupError, NotImplementedError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def check_unpacked(path: Path, head: bytes) -> None:
+    """Raises ValueError for a pickle, or an archive with one, that stands for much more than it holds."""
+    if head.startswith(b"PK"):
+        check_archive(path)
+    if not head.startswith((LEGACY, b"PK")):
+        return
+    try:
+        asked = asked_bytes(path, MEMBER, lambda: pickle_operations(path))
+    except BROKEN:  # torch says what is wrong
+        return
+    if asked is not None:
+        raise ValueError(f"{path} asks for {asked} bytes that it does not hold: {AGAIN}")
+
+
+def is_room(size: int) -> bool:
+    """Whether memory holds so many bytes: where it does, it is a file of that size that asks for more."""
+    try:
+        bytearray(size)
+    except MemoryError:
+        return False
+    return True
 
 
 def refusal(path: Path, head: bytes, error: Exception) -> str:

@@ -67,6 +67,26 @@ def users_code(what: str, path: Path | None = None) -> Iterator[None]:
         raise ValueError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}{place}") from error
 
 
+@contextmanager
+def users_model(reference: str | None) -> Iterator[None]:
+    """What a user's model raises in a method that somebody else calls, as `parameters`, becomes a ValueError of one
+    line with the place in their file. reference: of its factory; None for a model that is no user's.
+    """
+    place = "" if reference is None else reference.rpartition(":")[0]
+    file = place if place.endswith(".py") else getattr(sys.modules.get(place), "__file__", None)
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        frames = [] if file is None else traceback.extract_tb(error.__traceback__)
+        mine = [f for f in frames if Path(f.filename).resolve() == Path(str(file)).resolve()]
+        if not mine or out_of_memory(error):
+            raise
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(
+            f"{reference} failed in {mine[-1].name}: {told} ({Path(str(file)).name}:{mine[-1].lineno})"
+        ) from error
+
+
 def check_options(owner: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:
     """Raise ValueError for an option the factory has no parameter for, and for a boolean where that is a number."""
     accepted = inspect.signature(factory).parameters

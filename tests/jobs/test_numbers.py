@@ -78,9 +78,9 @@ def test_a_value_is_what_is_written(text: str, value: Any):
             "1:30 is a number to the base of 60 in YAML 1.1 and text in 1.2: write the number in decimals, or quote",
         ),
         ("[1, 12:30:45.5]", "12:30:45.5 is a number to the base of 60"),
-        ("<<: 3", "no valid YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:merge'"),
+        ("<<: 3", "merge keys (<<) are not read: write the entries out"),
         ("!!python/name:os.system x: 1", "no valid YAML: could not determine a constructor"),
-        ("9" * 5000, "no valid YAML: '999"),
+        ("9" * 5000, "no valid YAML: expected a number of at most 400 digits, got one of 5000"),
     ],
 )
 def test_what_nobody_can_be_sure_of_is_refused(text: str, message: str):
@@ -199,6 +199,11 @@ BAD = [
     ({"model": ", defence: {name: bit_depth, bits: yes}"}, 5, "bit_depth: expected bits of type int, got True"),
     ({"train": ", learning_rate: yes"}, 5, "expected learning_rate of type float | None, got True (as yes,"),
     ({"train": ", momentum: no"}, 5, "expected momentum of type float, got False (as no,"),
+    ({"train": ", flip: 'yes'"}, 5, "expected flip to be true or false, got 'yes'"),
+    ({"train": ", flip: 1"}, 5, "expected flip to be true or false, got 1"),
+    ({"train": ", learning_rate: '0.1'"}, 5, "expected learning_rate of type float | None, got the text '0.1'"),
+    ({"train": ", batch_size: '3'"}, 5, "expected batch_size of type int, got the text '3'"),
+    ({"train": ", examples: 'al'"}, 5, "expected examples of type "),
     ({"train": ", batch_size: yes"}, 5, "expected batch_size of type int, got True (as yes,"),
     ({"train": ", examples: yes"}, 5, "expected examples of type "),
     ({"train": ", crop: 1.5"}, 5, "crop: input should be a valid integer"),
