@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import psutil
+from sqlalchemy import Connection, update
 
 from cluster.connect import check_artifacts, local_ray, local_slots, reached, slots_of
 from cluster.dispatch import loop
@@ -21,6 +22,7 @@ from jobs import queue
 from jobs.engine import Store
 from jobs.errors import RobustqError, RunError
 from jobs.presence import REPLACED, rescue, watched
+from jobs.schema import attempt
 from jobs.states import counts, widest
 from jobs.words import say
 from robustlib import VERSION
@@ -111,12 +113,18 @@ def give_back(driver: Driver) -> None:
             driver.ray.cancel(bundle.frames, force=True)
     lost = driver.look()
     if lost is None or lost[0] == REPLACED:  # then it is still open, though under no name
-        if driver.lost_ray:  # whoever else ends does not wait for a server
-            driver.write(lambda db: queue.stop(db, driver.id))
-        else:
-            driver.store.write(lambda db: queue.stop(db, driver.id))
+        write = driver.write if driver.lost_ray else driver.store.write  # whoever else ends waits for no server
+        write(lambda db: leave(db, driver))
     if lost is not None:
         raise RunError(rescue(driver.store, driver.file, *lost))
+
+
+def leave(db: Connection, driver: Driver) -> None:
+    """A driver ends, and with it, where Ray was its own, the logs of its workers but those that were kept."""
+    queue.stop(db, driver.id)
+    if not driver.elsewhere:
+        kept = attempt.c.log.startswith(driver.store.artifacts, autoescape=True)
+        db.execute(update(attempt).where((attempt.c.driver_id == driver.id) & ~kept).values(log=None))
 
 
 @contextmanager
