@@ -21,7 +21,7 @@ from cluster.apart import apart, go_to, job_config
 from cluster.bundle import Frame, Setting, run_bundle
 from cluster.lost import answers
 from cluster.resources import Slots, cluster_slots, plan_slots, usable_cpus
-from cluster.session import cause_in, session_folder
+from cluster.session import cause_in, session_folder, told_if_ended
 from jobs.errors import RunError
 from jobs.queue import Claimed
 from jobs.words import address as shown
@@ -146,7 +146,7 @@ def started(ray: Any, slots: Slots) -> Iterator[None]:
         with ExitStack() as stack:
             folder = stack.enter_context(session_folder())
             try:
-                with apart():
+                with apart(), told_if_ended():
                     start(ray, slots, folder)
             except Exception as error:  # Ray raises what it likes, also a bare Exception
                 ray.shutdown()

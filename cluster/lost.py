@@ -103,5 +103,5 @@ def run_again(
                 )
                 raise RunError(f"{error} {times}: all jobs are still queued; {MEND}") from error
             before = ended
-            tell(f"{error}: what ran is queued again, and Ray is started anew")
+            tell(f"{error}: what ran is queued again, and goes on with a new one")
     raise AssertionError("the last one is raised")

@@ -8,6 +8,8 @@ import fcntl
 import os
 import resource
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -74,6 +76,27 @@ def make_folder() -> tuple[Path, int]:
         f"Ray finds no folder for its sockets and logs ({'; '.join(found)}): name one in which there is room, with a "
         "short name, in TMPDIR"
     )
+
+
+SAYS = "import sys; sys.stdin.read(1) or print(sys.argv[1], file=sys.stderr)"
+ENDED = "robustq: Ray ended this process while it started: all jobs are still queued, run the same command again"
+
+
+@contextmanager
+def told_if_ended() -> Iterator[None]:
+    """A line for the person where Ray ends this process: it does where its raylet dies just when it is reached.
+
+    Somebody else has to say it, since nothing of ours runs then.
+    """
+    other = None
+    with suppress(OSError):
+        command = [sys.executable, "-S", "-E", "-c", SAYS, ENDED]
+        other = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        yield
+    finally:
+        if other is not None:
+            other.communicate(b".")
 
 
 def end_if_stuck(folder: Path, over: threading.Event) -> None:

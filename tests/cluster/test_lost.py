@@ -65,7 +65,7 @@ def test_a_run_goes_on_as_long_as_that_leads_anywhere(dies, done, starts, line):
             run_again(nothing, work, lambda: next(found), told.append)
         assert str(error.value).startswith(line)
     assert len(began) == starts
-    assert told == ["it is gone: what ran is queued again, and Ray is started anew"] * (starts - 1)
+    assert told == ["it is gone: what ran is queued again, and goes on with a new one"] * (starts - 1)
 
 
 def test_a_cluster_that_does_not_answer_is_told_at_once():
@@ -161,6 +161,14 @@ class TestFolder:
             assert inner.startswith("/tmp/robustq-ray-")
 
 
+@pytest.mark.parametrize(("ends", "line"), [("os._exit(1)", session.ENDED + "\n"), ("None", ""), ("1 / 0", "")])
+def test_a_process_that_ray_ends_is_told_of(ends, line):
+    code = f"import os\nfrom cluster import session\nwith session.told_if_ended():\n    {ends}\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stderr.startswith(line) and ("robustq: " in done.stderr) == bool(line)
+    assert done.returncode == (0 if ends == "None" else 1)
+
+
 def test_what_a_worker_printed_before_it_died_is_kept(tmp_path):
     store = open_store(str(tmp_path / "r.db"), create=True, write=True)
     submit_probes(store, 1)
@@ -207,7 +215,7 @@ class TestRay:
         killer.join()
         assert found["done"] == 6
         what = {"raylet": "raylet", "gcs_server": "GCS server"}[name]
-        assert told == [f"Ray's {what} has died: what ran is queued again, and Ray is started anew"]
+        assert told == [f"Ray's {what} has died: what ran is queued again, and goes on with a new one"]
         with store.begin() as db:
             rows = db.execute(attempt.select()).all()
             assert {row.crashes for row in db.execute(job.select())} == {0}  # no fault of theirs
