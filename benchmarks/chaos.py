@@ -1,11 +1,12 @@
 """A sweep under random kills: every job must end for its own reason, with the results of a calm run.
 
     python benchmarks/chaos.py --seconds 900 --refill --store chaos.db
-    python benchmarks/chaos.py --seconds 900 --refill --store postgresql+psycopg://me@127.0.0.1/chaos --drivers 3
+    python benchmarks/chaos.py --seconds 900 --refill --store postgres --drivers 3
+    python benchmarks/chaos.py --seconds 600 --refill --store chaos.db --here --kinds worker,driver,raylet,gcs,store
 
-Starts a Ray cluster of a head and two nodes on this machine, runs real trainings and attacks on it, and kills workers,
-drivers and whole nodes at random; one worker is frozen, and one model kills its worker each time. Then the same jobs
-run calmly, with another store. Prints JSON.
+Starts a Ray cluster of a head and two nodes on this machine, runs real trainings and attacks on it, and does harm at
+random: see KINDS. One worker is frozen, and one model kills its worker each time. With --here each driver has a Ray of
+its own. Then the same jobs run calmly, with another store. Prints JSON.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,14 @@ from cluster.connect import import_ray  # noqa: E402
 from cluster.drive import drive  # noqa: E402
 from jobs import claims, queue  # noqa: E402
 from jobs.engine import Store, open_store  # noqa: E402
+from jobs.errors import RobustqError  # noqa: E402
+from jobs.presence import keep  # noqa: E402
 from jobs.query import result_rows  # noqa: E402
 from jobs.schema import attempt, job  # noqa: E402
 from jobs.states import counts  # noqa: E402
 from jobs.study import Origin, Study  # noqa: E402
 from jobs.submit import submit  # noqa: E402
+from tests.postgres import own_server  # noqa: E402
 
 POISON = """
 import os, signal, sys
@@ -50,9 +55,12 @@ class Net(torch.nn.Module):
 
 def poison(): return Net()
 """
+# What may happen, and how often beside the others. A raylet and a GCS server are those of a driver with --here.
+KINDS = {"worker": 6, "driver": 2, "node": 1, "raylet": 2, "gcs": 2, "freeze": 1, "store": 1, "postgres": 2}
+USUAL = "worker,driver,node"
 TRAIN = {"epochs": 4, "examples": 600, "validation_examples": 100}
 # Here nobody waits for long: after a crash, and for a worker that says nothing.
-BACKOFF_SECONDS, FROZEN_SECONDS = 0.5, 15.0
+BACKOFF_SECONDS, FROZEN_SECONDS, LEASE_SECONDS = 0.5, 15.0, 20.0
 FEW = 60  # jobs left, with which two workers are busy until more are queued
 
 
@@ -81,7 +89,9 @@ def poison_study() -> Study:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=900.0, help="of kills; the queue then runs to its end")
-    parser.add_argument("--store", required=True, help="a new store; the calm run's is made beside it")
+    parser.add_argument("--store", required=True, help="a new store, or postgres: on a server started for it")
+    parser.add_argument("--kinds", default=USUAL, help=f"of harm, of {', '.join(KINDS)}; default: {USUAL}")
+    parser.add_argument("--here", action="store_true", help="no cluster: each driver has a Ray of its own")
     parser.add_argument("--folder", type=Path, default=Path("chaos"), help="for models, artifacts and logs")
     parser.add_argument("--drivers", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=6)
@@ -90,10 +100,15 @@ def main() -> None:
     parser.add_argument("--random", type=int, default=0, help="seed of the kills")
     parser.add_argument("--drive", metavar="ADDRESS", help=argparse.SUPPRESS)  # what this starts as a driver
     given = parser.parse_args()
-    if given.drive:
-        drive_here(given.store, given.drive)
+    if given.drive is not None:
+        drive_here(given.store, given.drive or None)
         return
     given.folder.mkdir(parents=True, exist_ok=True)
+    with own_server() if given.store == "postgres" else nullcontext((given.store, None)) as (given.store, given.server):
+        storm(given)
+
+
+def storm(given: argparse.Namespace) -> None:
     os.environ["ROBUSTQ_ARTIFACTS"] = str(given.folder.absolute() / "artifacts")
     (given.folder / "poison.py").write_text(POISON)
     chaos = Chaos(given)
@@ -121,11 +136,14 @@ def queue_study(url: str, part: Study, given: argparse.Namespace) -> Store:
     return store
 
 
-def drive_here(url: str, address: str) -> None:
-    """One driver on the cluster, less patient than usual."""
+def drive_here(url: str, address: str | None) -> None:
+    """One driver, less patient than usual; it ends as the command does, with a line."""
     queue.BACKOFF_SECONDS, health.SILENCE_SECONDS, leases.RENEW_SECONDS = BACKOFF_SECONDS, FROZEN_SECONDS, 2.0
-    queue.LEASE_SECONDS = claims.LEASE_SECONDS = 60.0
-    drive(open_store(url, write=True), address=address, cpus_per_job=1)
+    queue.LEASE_SECONDS = claims.LEASE_SECONDS = LEASE_SECONDS
+    try:
+        drive(open_store(url, write=True), address=address, cpus_per_job=1)
+    except RobustqError as error:
+        sys.exit(f"robustq: {error}")
 
 
 class Chaos:
@@ -136,12 +154,18 @@ class Chaos:
         self.store = queue_studies(given.store, given, self.seeds)
         self.random = random.Random(given.random)
         self.kills: Counter[str] = Counter()
+        self.kinds = given.kinds.split(",")
+        self.drivers: list[subprocess.Popen[bytes]] = []
+        self.ends: Counter[int] = Counter()
+        self.cluster = self.address = None
+        if given.here:
+            return
         import_ray()  # with a token, which the cluster's processes inherit
         from ray.cluster_utils import Cluster
 
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self.address = self.cluster.address
         self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
-        self.drivers: list[subprocess.Popen[bytes]] = []
 
     def run(self) -> dict[str, Any]:
         began = time.monotonic()
@@ -153,10 +177,8 @@ class Chaos:
                     queue_study(self.given.store, study(range(self.seeds, self.seeds + self.given.seeds)), self.given)
                     self.seeds += self.given.seeds
                 time.sleep(self.random.uniform(0.5, 1.5) * self.given.pause)
-                kind = self.random.choices(["worker", "driver", "node"], [6, 2, 1])[0]
-                self.kills[kind] += {"worker": self.kill_worker, "driver": self.kill_driver, "node": self.kill_node}[
-                    kind
-                ]()
+                kind = self.random.choices(self.kinds, [KINDS[kind] for kind in self.kinds])[0]
+                self.kills[kind] += getattr(self, f"harm_{kind}")()
                 self.keep_drivers()
             killed = time.monotonic() - began
             while self.unfinished():
@@ -167,9 +189,10 @@ class Chaos:
         finally:
             for driver in self.drivers:
                 driver.kill()
-            self.cluster.shutdown()
+            if self.cluster is not None:
+                self.cluster.shutdown()
         seconds = {"seconds_of_kills": round(killed, 1), "seconds": round(time.monotonic() - began, 1)}
-        return {"kills": dict(self.kills)} | seconds
+        return {"kills": dict(self.kills), "exit_codes": dict(self.ends)} | seconds
 
     def unfinished(self) -> int:
         with self.store.begin() as db:
@@ -178,8 +201,9 @@ class Chaos:
 
     def keep_drivers(self) -> None:
         """As many drivers as there should be, while there is work."""
+        self.ends.update(driver.returncode for driver in self.drivers if driver.poll() is not None)
         self.drivers = [driver for driver in self.drivers if driver.poll() is None]
-        command = [sys.executable, __file__, "--store", self.given.store, "--drive", self.cluster.address]
+        command = [sys.executable, __file__, "--store", self.given.store, "--drive", self.address or ""]
         while len(self.drivers) < self.given.drivers and self.unfinished():
             with (self.given.folder / "drivers.log").open("ab") as log:
                 self.drivers.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=self.given.folder))
@@ -193,22 +217,72 @@ class Chaos:
                 found.append(process)
         return found
 
-    def kill_worker(self) -> int:
-        found = self.workers()
-        if not found:
-            return 0
-        self.random.choice(found).send_signal(signal.SIGKILL)
-        return 1
+    def harm_worker(self) -> int:
+        return self.kill(self.workers())
 
-    def kill_driver(self) -> int:
+    def harm_driver(self) -> int:
         self.random.choice(self.drivers).kill()
         return 1
 
-    def kill_node(self) -> int:
+    def harm_raylet(self) -> int:
+        return self.kill(self.of_drivers("raylet"))
+
+    def harm_gcs(self) -> int:
+        return self.kill(self.of_drivers("gcs_server"))
+
+    def kill(self, found: list[psutil.Process]) -> int:
+        """One of them."""
+        if not found:
+            return 0
+        with suppress(psutil.Error):
+            self.random.choice(found).send_signal(signal.SIGKILL)
+        return 1
+
+    def of_drivers(self, name: str) -> list[psutil.Process]:
+        """What the drivers started under that name for a Ray of their own."""
+        found = []
+        for driver in self.drivers:
+            with suppress(psutil.Error):
+                found += [child for child in psutil.Process(driver.pid).children() if child.name() == name]
+        return found
+
+    def harm_node(self) -> int:
         """A node is lost with all that runs there, and another one comes."""
+        assert self.cluster is not None
         node = self.nodes.pop(self.random.randrange(len(self.nodes)))
         self.cluster.remove_node(node, allow_graceful=False)
         self.nodes.append(self.cluster.add_node(num_cpus=1))
+        return 1
+
+    def harm_freeze(self) -> int:
+        """A driver stands still for longer than its leases, and then goes on."""
+        driver = self.random.choice(self.drivers)
+        driver.send_signal(signal.SIGSTOP)
+        time.sleep(LEASE_SECONDS + 5)
+        driver.send_signal(signal.SIGCONT)
+        return 1
+
+    def harm_store(self) -> int:
+        """Somebody deletes the file; each driver ends and keeps what it has, and the newest copy takes its place."""
+        path = Path(self.given.store)
+        copy = keep(self.store, path)  # in case that no driver has it open just then
+        copy = copy.rename(path.with_name("copy.db"))
+        for ending in ("", "-wal", "-shm"):
+            path.with_name(path.name + ending).unlink(missing_ok=True)
+        for driver in self.drivers:
+            driver.wait(60)
+        self.store.engine.dispose()
+        kept = sorted(path.parent.glob(f"{path.stem}.kept*"), key=lambda copy: copy.stat().st_mtime)
+        (kept[-1] if kept else copy).rename(path)
+        self.store = open_store(self.given.store, write=True)
+        return 1
+
+    def harm_postgres(self) -> int:
+        """The server restarts, in order or as after a crash; each second time it is away for a while."""
+        mode = self.random.choice(["fast", "immediate"])
+        self.given.server("stop", "-m", mode)
+        time.sleep(self.random.choice([0, 8]))
+        self.given.server("start")
         return 1
 
     def freeze_one(self) -> None:

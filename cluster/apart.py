@@ -1,11 +1,13 @@
 """Ray kept apart from the folder where one works: workers import robustq's code and what is installed, no strays."""
 
+import atexit
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from cluster.session import make_folder, remove
 
 HERE = Path(__file__).resolve().parents[1]
 INSTALLED = ("site-packages", "dist-packages")  # on every process's path, behind the standard library
@@ -37,11 +39,14 @@ def apart() -> Iterator[None]:
 def empty_folder() -> str:
     """A folder of this process's own with nothing in it, removed when the process ends."""
     if not KEPT:
-        KEPT.append(tempfile.TemporaryDirectory(prefix="robustq-ray-", ignore_cleanup_errors=True))
-    return KEPT[0].name
+        KEPT.append(make_folder())
+        folder = KEPT[0][0]
+        (folder / "empty").mkdir()
+        atexit.register(remove, folder)
+    return str(KEPT[0][0] / "empty")
 
 
-KEPT: list[tempfile.TemporaryDirectory[str]] = []
+KEPT: list[tuple[Path, int]] = []  # and the descriptor that holds it
 
 
 def job_config(ray: Any) -> Any:

@@ -3,26 +3,34 @@
 import ipaddress
 import logging
 import os
+import re
 import secrets
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from cluster import ends
 from cluster.apart import apart, go_to, job_config
 from cluster.bundle import Frame, Setting, run_bundle
+from cluster.lost import answers
 from cluster.processes import end
 from cluster.resources import Slots, cluster_slots, plan_slots, usable_cpus
+from cluster.session import cause_in, session_folder, told_if_ended
 from jobs.errors import RunError
 from jobs.queue import Claimed
 from jobs.words import address as shown
-from jobs.words import hide
+from jobs.words import hide, one_line
 from robustlib.regular import irregular
 
 MOST_TOKEN_BYTES = 2**16
+FRAME_BYTES = 2**23  # of a worker's answer; the outcomes of 100,000 examples take a tenth of it
+BACK_SECONDS, BACK_LOOK_SECONDS = 300.0, 5.0  # that a cluster is waited for that was there, and between two looks
+HOST_PORT = re.compile(r"\[?[\w.:-]+\]?:\d+")
 
 
 def import_ray(*, own_token: bool = True) -> Any:
@@ -42,11 +50,25 @@ def import_ray(*, own_token: bool = True) -> Any:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
+    quieten(ray)
     # Ray tells the whole cluster the command line of a driver.
     told = getattr(ray._private.utils, "get_entrypoint_name", None)  # pyright: ignore
     if told is not None:
         ray._private.utils.get_entrypoint_name = lambda: hide(told())  # pyright: ignore
     return ray
+
+
+def quieten(ray: Any) -> None:
+    """Leave out what Ray prints of a raylet that died, with the end of its log: robustq says that in a line."""
+    printer = getattr(ray._private.worker, "print_to_stdstream", None)  # not of Ray's public interface
+    if printer is None:
+        return
+
+    def print_else(data: dict[str, Any], *given: Any, **named: Any) -> None:
+        if not any(line.startswith("Raylet is terminated") for line in data.get("lines", ())):
+            printer(data, *given, **named)
+
+    ray._private.worker.print_to_stdstream = print_else
 
 
 def find_token() -> str | None:
@@ -112,19 +134,49 @@ def quiet_stdout(ray: Any) -> Iterator[Any]:
 
 @contextmanager
 def local_ray(slots: Slots) -> Iterator[Any]:
-    """Ray on this machine alone for the length of a block: no dashboard, no usage statistics."""
+    """Ray on this machine alone for the length of a block: no dashboard, no usage statistics.
+
+    Started once more where it does not start, as when one of its processes was killed. Raises RunError.
+    """
     ray = import_ray()
-    with apart():
-        ray.init(
-            address="local",  # never a stray cluster that an old file on this machine points to
-            num_cpus=max(usable_cpus(), slots.count * slots.num_cpus),
-            num_gpus=round(slots.count * slots.num_gpus),
-            include_dashboard=False,
-            job_config=job_config(ray),
-            **QUIET,
-        )
-    with quiet_stdout(ray):
+    with started(ray, slots), quiet_stdout(ray):
         yield ray
+
+
+@contextmanager
+def started(ray: Any, slots: Slots) -> Iterator[None]:
+    for last in (False, True):
+        with ExitStack() as stack:
+            folder = stack.enter_context(session_folder())
+            try:
+                with apart(), told_if_ended():
+                    start(ray, slots, folder)
+            except Exception as error:  # Ray raises what it likes, also a bare Exception
+                ray.shutdown()
+                cause = cause_in(folder)
+                if last or cause is not None:
+                    found = one_line(str(error)) or type(error).__name__
+                    raise RunError(
+                        f"Ray does not start on this machine: {cause or ends.shorten(found)}; all jobs are still "
+                        "queued: run the same command again, `robustq doctor` tries it alone"
+                    ) from error
+                continue
+            yield
+            return
+
+
+def start(ray: Any, slots: Slots, folder: str) -> None:
+    ray.init(
+        address="local",  # never a stray cluster that an old file on this machine points to
+        num_cpus=max(usable_cpus(), slots.count * slots.num_cpus),
+        num_gpus=round(slots.count * slots.num_gpus),
+        include_dashboard=False,
+        job_config=job_config(ray),
+        _temp_dir=folder,
+        # Frames lie in this process: Ray ends one that asks a raylet for them which is dead.
+        _system_config={"max_direct_call_object_size": FRAME_BYTES},
+        **QUIET,
+    )
 
 
 @contextmanager
@@ -132,6 +184,8 @@ def cluster_ray(address: str, *, insecure: bool = False) -> Iterator[Any]:
     """A cluster that is there already, "auto" for the one that this machine belongs to, for the length of a block."""
     check_token(address, insecure=insecure)
     ray = import_ray(own_token=False)
+    if HOST_PORT.fullmatch(address) and not answers(address):  # Ray would ask for many minutes, then end this process
+        raise RunError(f"the Ray cluster {shown(address)} cannot be reached: nothing answers there")
     try:
         with apart():
             ray.init(address=address, job_config=job_config(ray), **QUIET)
@@ -139,6 +193,25 @@ def cluster_ray(address: str, *, insecure: bool = False) -> Iterator[Any]:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RunError(f"the Ray cluster {shown(address)} cannot be reached: {hide(first)}") from error
     with quiet_stdout(ray):
+        yield ray
+
+
+@contextmanager
+def reached(address: str, tell: Callable[[str], None], *, insecure: bool, again: bool) -> Iterator[Any]:
+    """The same. again: it was there before, and is waited for."""
+    deadline = time.monotonic() + (BACK_SECONDS if again else 0.0)
+    with ExitStack() as stack:
+        while True:
+            try:
+                ray = stack.enter_context(cluster_ray(address, insecure=insecure))
+                break
+            except RunError as error:
+                if time.monotonic() > deadline:
+                    raise
+                if again:
+                    tell(f"{error}; waiting for it, {BACK_SECONDS / 60:g} minutes at most")
+                    again = False
+                time.sleep(BACK_LOOK_SECONDS)
         yield ray
 
 

@@ -8,8 +8,9 @@ from sqlalchemy import Connection, select
 from cluster import ends, health
 from cluster.bundle import Beat, Failed, Finished, Frame, Moved, Setting, Started
 from cluster.connect import remote_bundle, slots_of, worker_env
-from cluster.driver import Bundle, Driver, Watch
+from cluster.driver import Bundle, Driver, Totals, Watch
 from cluster.leases import keep_leases
+from cluster.lost import RayLost
 from cluster.metrics import Metrics
 from cluster.resources import GPU_BUNDLE_SECONDS, bundle_budget, bundle_size, next_share
 from jobs import queue, settle
@@ -30,11 +31,10 @@ def loop(driver: Driver, watch: Watch) -> dict[str, int]:
         if driver.told_to_stop:
             raise KeyboardInterrupt
         driver.check()
-        driver.store.write(lambda db: settle.settle_all(db, driver.id, driver.sweep_id))
-        with driver.store.begin() as db:
-            launch(db, driver)
-            left = any_unfinished(db, driver.sweep_id)
-            totals = driver.totals(db, now=not left)
+        check_ray(driver)
+        driver.write(lambda db: settle.settle_all(db, driver.id, driver.sweep_id))
+        lots, left, totals = driver.write(lambda db: plan(db, driver))
+        driver.bundles += [send_off(driver, claimed) for claimed in lots]  # what is sent off is leased for sure
         watch(totals.counts, totals.costs)
         if metrics is not None:
             metrics.show(totals)
@@ -47,10 +47,26 @@ def loop(driver: Driver, watch: Watch) -> dict[str, int]:
             time.sleep(POLL_SECONDS)  # all that is left waits for its time or for another driver
 
 
-def launch(db: Connection, driver: Driver) -> None:
-    """Fill the free slots."""
-    slots = driver.slots
-    while (room := driver.room) > slots.smallest - 1e-9:
+def check_ray(driver: Driver) -> None:
+    """Raise RayLost where the Ray that this driver is on has died, with all recorded that came from it."""
+    if (found := driver.ray_is_lost()) is None:
+        return
+    if not driver.elsewhere:  # here all frames lie in this process; elsewhere to ask for a large one may be its end
+        record(driver, *collect(driver))
+    raise RayLost(f"Ray's {found} has died")
+
+
+def plan(db: Connection, driver: Driver) -> tuple[list[list[queue.Claimed]], bool, Totals]:
+    """Claim what fills the free slots; also whether anything is unfinished, and the jobs by state."""
+    lots = take(db, driver)
+    left = any_unfinished(db, driver.sweep_id)
+    return lots, left, driver.totals(db, now=not left)
+
+
+def take(db: Connection, driver: Driver) -> list[list[queue.Claimed]]:
+    """Claim bundles for the free slots."""
+    slots, room, lots = driver.slots, driver.room, []
+    while room > slots.smallest - 1e-9:
         totals = driver.totals(db)
         places = round(slots.count / totals.smallest_share)  # for bundles, as many as may run at once
         most = bundle_size(totals.counts["queued"], places)
@@ -59,9 +75,11 @@ def launch(db: Connection, driver: Driver) -> None:
         budget = bundle_budget(totals.costs[1], places, least)
         claimed = claim(db, driver.id, most=most, sweep_id=driver.sweep_id, budget=budget, gpu_share=room)
         if not claimed:
-            return
+            break
         if whole := settle.split_long(db, claimed, slots.count, totals.unit_seconds):
-            driver.bundles.append(send_off(driver, whole))
+            lots.append(whole)
+            room -= slots.share(whole[0].gpu_share)
+    return lots
 
 
 def send_off(driver: Driver, claimed: list[queue.Claimed]) -> Bundle:
@@ -90,6 +108,8 @@ def collect(driver: Driver) -> tuple[list[tuple[Bundle, Frame]], list[tuple[Bund
         ready, _ = ray.wait(waiting, num_returns=1, timeout=timeout, fetch_local=False)
         for stream in ready:
             bundle = streams[id(stream)]
+            if driver.elsewhere and driver.ray_is_lost() is not None:
+                return frames, ended
             try:
                 frames.append((bundle, ray.get(next(stream), timeout=FRAME_SECONDS)))
                 bundle.heard_at = time.monotonic()
@@ -97,6 +117,8 @@ def collect(driver: Driver) -> tuple[list[tuple[Bundle, Frame]], list[tuple[Bund
                 ended.append((bundle, ""))
                 del streams[id(stream)]
             except ray.exceptions.RayError as error:
+                if driver.ray_is_lost() is not None:  # no fault of the bundle's
+                    return frames, ended
                 if isinstance(error, ray.exceptions.GetTimeoutError):
                     health.end(driver, bundle)  # it may run on, and its jobs will be given to another
                 reason = ends.why(ray, error, bundle.place)
@@ -120,12 +142,12 @@ def record(driver: Driver, frames: list[tuple[Bundle, Frame]], ended: list[tuple
     # On a server each frame for itself: holding the locks of several, two drivers would wait for each other.
     lots = [frames] if driver.store.engine.dialect.name == "sqlite" else [[one] for one in frames]
     for lot in lots:
-        driver.beat_at = driver.store.write(lambda db, lot=lot: write(db, driver, lot))
+        driver.write(lambda db, lot=lot: write(db, driver, lot), sign=True)
         for bundle, frame in lot:
             remember(bundle, frame)
             driver.began |= isinstance(frame, Started)
     for bundle, reason in ended:
-        driver.store.write(lambda db, bundle=bundle, reason=reason: health.close(db, bundle, reason))
+        driver.write(lambda db, bundle=bundle, reason=reason: health.close(db, bundle, reason))
         driver.bundles.remove(bundle)
     for _, frame in frames:
         if isinstance(frame, Finished) and frame.job.kind == "train":
@@ -135,12 +157,11 @@ def record(driver: Driver, frames: list[tuple[Bundle, Frame]], ended: list[tuple
             raise RunError(f"no room left on the disk ({frame.message}): make room, then run the same command again")
 
 
-def write(db: Connection, driver: Driver, lot: list[tuple[Bundle, Frame]]) -> float:
-    """Record frames in the store that this driver began with, and sign it; returns the sign of life."""
+def write(db: Connection, driver: Driver, lot: list[tuple[Bundle, Frame]]) -> None:
+    """Record frames in the store that this driver began with."""
     driver.verify(db)
     for bundle, frame in lot:
         apply(db, driver, bundle, frame)
-    return queue.beat(db, driver.id)
 
 
 def apply(db: Connection, driver: Driver, bundle: Bundle, frame: Frame) -> None:
@@ -179,25 +200,38 @@ def remember(bundle: Bundle, frame: Frame) -> None:
 
 def housekeep(driver: Driver) -> None:
     """Stop what was cancelled and what is stuck, and prolong the leases."""
-    with driver.store.begin() as db:
+    before = [(bundle, dict(bundle.open), bundle.running) for bundle in driver.bundles]
+
+    def change(db: Connection) -> bool:
+        driver.bundles = [bundle for bundle, _, _ in before]  # a server may break off what has been begun
+        for bundle, left, running in before:
+            bundle.open, bundle.running = dict(left), running
         driver.verify(db)
-        held = (job.c.lease_owner == driver.id) & job.c.cancel_requested
-        cancelled = set(db.execute(select(job.c.id).where(held)).scalars())
-        for bundle in [b for b in driver.bundles if cancelled & b.open.keys()]:
-            health.end(driver, bundle)
-            for claimed in bundle.open.values():
-                if claimed.id in cancelled:
-                    queue.confirm_cancelled(db, claimed)
-                else:
-                    queue.release(db, claimed, "lost")
-            driver.bundles.remove(bundle)
+        end_cancelled(db, driver)
         health.look_after(db, driver)
-        if keep_leases(db, driver) and driver.elsewhere:
-            count_slots(driver)
+        return keep_leases(db, driver)
+
+    if driver.write(change) and driver.elsewhere:
+        count_slots(driver)
+
+
+def end_cancelled(db: Connection, driver: Driver) -> None:
+    held = (job.c.lease_owner == driver.id) & job.c.cancel_requested
+    cancelled = set(db.execute(select(job.c.id).where(held)).scalars())
+    for bundle in [b for b in driver.bundles if cancelled & b.open.keys()]:
+        health.end(driver, bundle)
+        for claimed in bundle.open.values():
+            if claimed.id in cancelled:
+                queue.confirm_cancelled(db, claimed)
+            else:
+                queue.release(db, claimed, "lost")
+        driver.bundles.remove(bundle)
 
 
 def count_slots(driver: Driver) -> None:
     """Nodes come and go; what a slot is stays as it was."""
+    if driver.pulse is not None and not driver.pulse.probe():
+        return
     found = slots_of(driver.ray, 1, driver.slots.num_cpus)
     if found.num_gpus == driver.slots.num_gpus:
         driver.slots = found

@@ -4,24 +4,28 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import psutil
+from sqlalchemy import Connection, update
 
-from cluster.connect import check_artifacts, cluster_ray, local_ray, local_slots, slots_of
+from cluster.connect import check_artifacts, local_ray, local_slots, reached, slots_of
 from cluster.dispatch import loop
 from cluster.driver import Driver, Watch
 from cluster.leases import dead_drivers
+from cluster.lost import Pulse, RayLost, run_again
 from cluster.processes import identity
 from cluster.progress import Progress
 from cluster.resources import Slots
 from jobs import queue
 from jobs.engine import Store
-from jobs.errors import RunError
+from jobs.errors import RobustqError, RunError
 from jobs.presence import REPLACED, rescue, watched
+from jobs.schema import attempt
 from jobs.states import counts, widest
+from jobs.words import say
 from robustlib import VERSION
 
 
@@ -29,7 +33,7 @@ def drive_and_watch(store: Store, sweep_id: int | None, **where: Any) -> dict[st
     """Run the queue to its end, showing progress on stderr; returns the jobs by state. where: see `drive`."""
     progress = Progress()
     try:
-        return drive(store, sweep_id=sweep_id, watch=progress, **where)
+        return drive(store, sweep_id=sweep_id, watch=progress, tell=progress.tell, **where)
     finally:
         progress.close()
 
@@ -43,12 +47,14 @@ def drive(
     address: str | None = None,
     insecure: bool = False,
     watch: Watch = lambda counts, costs: None,
+    tell: Callable[[str], None] = lambda text: say(text, err=True),
 ) -> dict[str, int]:
     """Run the store's queue until it is empty; returns the jobs by state.
 
     sweep_id: only this sweep's jobs.  slots: instead of those found.  address: of a Ray cluster to run on, "auto" for
     the one that this machine belongs to; this machine alone where it is None.  insecure: also without a token.
     watch: called several times a second with the jobs by state, and with the estimated cost of what is done and left.
+    tell: called with a line where Ray or the server of the store dies, and is waited for or started again.
     An interrupt, SIGTERM or SIGHUP gives every job back to the queue and goes on as KeyboardInterrupt.
     """
     with store.begin() as db:
@@ -56,14 +62,27 @@ def drive(
         found, width = counts(db, sweep_id), widest(db, sweep_id)
     if not any(found[state] for state in queue.UNFINISHED):
         return found
-    if address is None:
-        here = slots or local_slots(width, cpus_per_job)
-        with local_ray(here) as ray:
-            return work(Driver(store, ray, here, sweep_id), watch)
-    with cluster_ray(address, insecure=insecure) as ray:
-        check_artifacts(ray, store.artifacts)
-        there = slots or slots_of(ray, width, cpus_per_job)
-        return work(Driver(store, ray, there, sweep_id, elsewhere=True), watch)
+
+    here = (slots or local_slots(width, cpus_per_job)) if address is None else None
+
+    def on_ray(ray: Any) -> dict[str, int]:
+        nonlocal cpus_per_job
+        there = here
+        if there is None:
+            check_artifacts(ray, store.artifacts)
+            there = slots or slots_of(ray, width, cpus_per_job)
+            cpus_per_job = there.num_cpus  # also on what is there after a restart
+        held = Driver(store, ray, there, sweep_id, elsewhere=here is None, pulse=Pulse(ray), tell=tell)
+        return work(held, watch)
+
+    def ended() -> int:
+        found = store.insist(lambda db, _: counts(db, sweep_id), tell)
+        return sum(n for state, n in found.items() if state not in queue.UNFINISHED)
+
+    def reach(again: bool) -> AbstractContextManager[Any]:
+        return local_ray(here) if here else reached(str(address), tell, insecure=insecure, again=again)
+
+    return run_again(reach, on_ray, ended, tell)
 
 
 def work(driver: Driver, watch: Watch) -> dict[str, int]:
@@ -75,6 +94,12 @@ def work(driver: Driver, watch: Watch) -> dict[str, int]:
         try:
             with interruptible(driver):
                 return loop(driver, watch)
+        except RobustqError:
+            raise
+        except Exception as error:
+            if (found := driver.ray_is_lost()) is not None:  # whatever its calls raise then
+                raise RayLost(f"Ray's {found} has died") from error
+            raise
         finally:
             give_back(driver)
 
@@ -89,10 +114,18 @@ def give_back(driver: Driver) -> None:
             driver.ray.cancel(bundle.frames, force=True)
     lost = driver.look()
     if lost is None or lost[0] == REPLACED:  # then it is still open, though under no name
-        with driver.store.begin() as db:
-            queue.stop(db, driver.id)
+        write = driver.write if driver.lost_ray else driver.store.write  # whoever else ends waits for no server
+        write(lambda db: leave(db, driver))
     if lost is not None:
         raise RunError(rescue(driver.store, driver.file, *lost))
+
+
+def leave(db: Connection, driver: Driver) -> None:
+    """A driver ends, and with it, where Ray was its own, the logs of its workers but those that were kept."""
+    queue.stop(db, driver.id)
+    if not driver.elsewhere:
+        kept = attempt.c.log.startswith(driver.store.artifacts, autoescape=True)
+        db.execute(update(attempt).where((attempt.c.driver_id == driver.id) & ~kept).values(log=None))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from cluster.bundle import Place, Setting
+from cluster.lost import Pulse
 from cluster.resources import Slots
 from jobs import queue
 from jobs.engine import Store
@@ -64,6 +65,7 @@ class Driver:
     file: of an SQLite store.  beat_at: its last sign of life, by which it knows the store for its own.
     lost: what has happened to the store, once that is known.
     watched: other drivers that hold jobs, with their last sign of life and how often it was found to be still the last.
+    pulse: of the Ray that it runs on; lost_ray: whether that has died.  tell: hears what a person should know of.
     """
 
     store: Store
@@ -82,11 +84,42 @@ class Driver:
     beat_at: float | None = None
     lost: tuple[str, str] | None = None
     watched: dict[str, tuple[float, int]] = field(default_factory=dict)
+    pulse: Pulse | None = None
+    lost_ray: bool = False
+    tell: Callable[[str], None] = lambda text: None
 
     @property
     def room(self) -> float:
         """Slots, or parts of one, that are free."""
         return self.slots.count - sum(bundle.share for bundle in self.bundles)
+
+    def write(self, change: Callable[[Connection], Any], *, sign: bool = False) -> Any:
+        """A change in a transaction that a server which restarts does not stop; returns what it returns.
+
+        sign: give a sign of life with it, on a server always. It tells whether the change was made where the server
+        went before it could say so. What a change does beside the store may come twice.
+        """
+        known, tried = self.beat_at, []
+        is_file = self.store.engine.dialect.name == "sqlite"
+
+        def signed(db: Connection, again: bool) -> Any:
+            self.beat_at = known
+            if again:
+                at = queue.heartbeat(db, self.id)
+                for made in tried:
+                    if made[1] == at:
+                        return made
+                queue.renew(db, self.id)  # nobody could take its jobs meanwhile, and nobody shall now
+            found = change(db)
+            tried.append((found, queue.beat(db, self.id)))
+            return tried[-1]
+
+        if is_file and not sign:
+            return self.store.write(change)
+        found, self.beat_at = (
+            self.store.write(lambda db: signed(db, False)) if is_file else self.store.insist(signed, self.tell)
+        )
+        return found
 
     def look(self) -> tuple[str, str] | None:
         """What has happened to the store under this driver, as `StoreFile.changed` says it."""
@@ -98,6 +131,12 @@ class Driver:
         """Raise RunError where the store is not the one that this driver began with."""
         if (found := self.look()) is not None:
             raise RunError(f"store {self.store.url} {found[1]}")
+
+    def ray_is_lost(self) -> str | None:
+        """What of Ray has died, where it has."""
+        found = None if self.pulse is None else self.pulse.lost()
+        self.lost_ray |= found is not None
+        return found
 
     def verify(self, db: Connection) -> None:
         """As `check`, and that the store has this driver's last sign of life: one that was restored has an earlier."""

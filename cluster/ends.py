@@ -2,9 +2,15 @@
 
 import os
 import re
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection, update
+
 from cluster.bundle import Place
+from jobs.queue import Claimed
+from jobs.schema import attempt
 
 RAYS_OWN = re.compile(
     r":(job_id|task_name|actor_name):|\*\*\* |PC: @|\s+@ +0x|\[\d{4}-\d\d-\d\d [^]]*\]|Extension modules: "
@@ -12,7 +18,7 @@ RAYS_OWN = re.compile(
 FATAL = "Fatal Python error: "
 FRAME = re.compile(r'\s+File ".*", line \d+ in ')
 MOST = 300  # characters of a line that are shown
-LOOK_BYTES = 2**16  # at the end of a log
+LOOK_BYTES, KEEP_BYTES = 2**16, 2**20  # at the end of a log
 
 
 def why(ray: Any, error: Exception, place: Place | None) -> str:
@@ -47,6 +53,23 @@ def last_words(place: Place | None) -> str | None:
     fatal, *rest = text[begin:].splitlines()
     where = next((line.strip() for line in rest if FRAME.match(line)), "")
     return shorten(", ".join(filter(None, [fatal.strip(), where])))
+
+
+def keep_log(db: Connection, place: Place | None, claimed: Claimed, folder: str) -> None:
+    """Keep what a job's worker printed: where Ray put it, it goes with the run. Nothing, where it lies elsewhere.
+
+    folder: of the artifacts; the log is then in `logs` there, and the attempt names it.
+    """
+    if place is None or place.log is None or "://" in folder:
+        return
+    kept = Path(folder) / "logs" / f"job-{claimed.id}-{claimed.fence}.err"
+    with suppress(OSError), open(place.log, "rb") as file:  # on another machine, gone, or no room: told without it
+        file.seek(max(place.log_begins, file.seek(0, os.SEEK_END) - KEEP_BYTES))
+        text = file.read()
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(text)
+        here = (attempt.c.job_id == claimed.id) & (attempt.c.fence == claimed.fence)
+        db.execute(update(attempt).where(here).values(log=str(kept)))
 
 
 def last_line(text: str) -> str:

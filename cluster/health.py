@@ -6,6 +6,7 @@ from sqlalchemy import Connection
 
 from cluster.connect import end_remotely
 from cluster.driver import Bundle, Driver
+from cluster.ends import keep_log
 from jobs import queue
 
 SILENCE_SECONDS = 60.0  # without so much as a sign of life, after which a worker is taken for frozen
@@ -75,6 +76,7 @@ def close(db: Connection, bundle: Bundle, reason: str) -> None:
     suspect = bundle.running or next(iter(bundle.open.values()), None)
     for claimed in bundle.open.values():
         if reason and claimed == suspect:  # not `is`: what a frame brings back is a copy
+            keep_log(db, bundle.place, claimed, bundle.setting.artifacts)
             queue.crash(db, claimed, reason)
         else:
             queue.release(db, claimed, "lost")

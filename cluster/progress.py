@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from jobs.words import say
+
 LOG_SECONDS = 10.0  # between lines where there is no terminal
 
 
@@ -34,6 +36,11 @@ class Progress:
             else:
                 self.out.write("\r\x1b[K" + self.line(state))
             self.out.flush()
+
+    def tell(self, text: str) -> None:
+        """A line that stays."""
+        self.close()
+        say(text, err=True)
 
     def close(self) -> None:
         """Leave the line."""

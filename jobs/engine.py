@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, Oper
 
 from jobs import files
 from jobs.copies import give_name, unfinished
-from jobs.errors import StoreError
+from jobs.errors import StoreAway, StoreError
 from jobs.files import Identity
 from jobs.schema import SCHEMA_VERSION, meta, metadata
 from jobs.views import V_CHECKS, V_RESULTS
@@ -27,6 +27,8 @@ DEFAULT_STORE = "sqlite:///.robustq/results.db"
 BUSY_SECONDS = 30
 DEADLOCKS = 5  # that a driver's transaction may be broken off by
 BROKEN_OFF = ("40P01", "40001")  # PostgreSQL's codes for a deadlock and for what cannot be serialised
+ENDED = ("57P01", "57P02", "57P03")  # a server that shuts down, has crashed, or does not yet take anybody in
+AWAY_SECONDS, LOOK_SECONDS = 300.0, 1.0  # that a server is waited for in a run, and between two looks
 MAKING = 0x726F6275  # of PostgreSQL's advisory locks: ours, to make the tables under
 
 
@@ -63,7 +65,30 @@ class Store:
         with self.begin() as db:
             return change(db)
 
+    def insist(self, change: Callable[[Connection, bool], Any], tell: Callable[[str], None]) -> Any:
+        """A change that a server which restarts does not stop: it is waited for, and the change made again.
 
+        change: is told whether it was tried before, when it may have been made although nobody heard of it.
+        tell: hears once that the server is away, and once that it is back.  Raises StoreAway after AWAY_SECONDS.
+        """
+        since = None
+        while True:
+            try:
+                found = self.write(lambda db, again=since is not None: change(db, again))
+                if since is not None:
+                    tell(f"store {self.url}: its server is back after {time.monotonic() - since:.0f} seconds")
+                return found
+            except StoreAway as error:
+                now = time.monotonic()
+                if since is None:
+                    since = now
+                    tell(f"{error.found}; waiting for it, {AWAY_SECONDS / 60:g} minutes at most: what runs goes on")
+                if now - since > AWAY_SECONDS:
+                    raise
+                time.sleep(LOOK_SECONDS)
+
+
+# In words only: a connection that cannot be made has no code.
 UNREACHED = (
     "connection failed", "connection is bad", "failed to resolve host", "invalid connection option", "bad value for",
 )  # fmt: skip
@@ -92,9 +117,9 @@ def explain(store: Store, error: DatabaseError) -> Exception:
     url, text = store.url, str(error.orig)
     if getattr(error.orig, "sqlstate", None) in BROKEN_OFF:
         return error
-    if any(sign in text for sign in UNREACHED):
+    if is_away(store, error):
         reason = hide(" ".join(text.split()))
-        return StoreError(f"store {url}: its server cannot be used: {reason}; check the URL, and that the server runs")
+        return StoreAway(f"store {url}: its server cannot be used: {reason}", "check the URL, and that the server runs")
     path = parse_url(url)[1] if store.engine.dialect.name == "sqlite" else None
     if path is not None and "unable to open" in text:
         if not path.exists():
@@ -110,6 +135,15 @@ def explain(store: Store, error: DatabaseError) -> Exception:
         except DatabaseError:
             return error
     return in_words(url, text) or error
+
+
+def is_away(store: Store, error: DatabaseError) -> bool:
+    """Whether a server cannot be reached, or is gone or going, as when it is restarted."""
+    if store.engine.dialect.name == "sqlite":
+        return False
+    if error.connection_invalidated or getattr(error.orig, "sqlstate", None) in ENDED:
+        return True
+    return any(sign in str(error.orig) for sign in UNREACHED)
 
 
 def no_store(path: Path) -> StoreError:

@@ -26,6 +26,14 @@ class StoreError(RobustqError):
     """The store cannot be used: missing, foreign, of another version, full or read-only."""
 
 
+class StoreAway(StoreError):
+    """The server of a store does not answer, and may again. found: what of it is known, without the mend."""
+
+    def __init__(self, found: str, mend: str):
+        super().__init__(f"{found}; {mend}")
+        self.found = found
+
+
 class RunError(RobustqError):
     """Work cannot be done here: no such device, no room on the disk, no cluster to be reached."""
 

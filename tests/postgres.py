@@ -6,7 +6,7 @@ import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -34,6 +34,15 @@ def server() -> Iterator[str]:
     if url := os.environ.get("ROBUSTQ_TEST_POSTGRES"):
         yield url
         return
+    with own_server() as (url, _):
+        yield url
+
+
+@contextmanager
+def own_server() -> Iterator[tuple[str, Callable[..., None]]]:
+    """The URL of a server of one's own, and what calls PostgreSQL's `pg_ctl` on it: control("stop", "-m", "fast"),
+    control("start"), control("restart").
+    """
     bin_folder = programs()
     if bin_folder is None:
         pytest.skip("no PostgreSQL here: install it, or set ROBUSTQ_TEST_POSTGRES to a server's URL")
@@ -49,11 +58,14 @@ def server() -> Iterator[str]:
         # Not captured: the server would keep the pipe open.
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", timeout=60, **user)  # pyright: ignore
 
+    def control(what: str, *arguments: str) -> None:
+        call("pg_ctl", "-o", options, "-l", str(folder / "log"), "-w", *arguments, what)
+
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
     try:
         call("initdb", "-U", "robustq", "--auth=trust", "--no-sync", "-E", "UTF8")
-        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-        call("pg_ctl", "-o", options, "-l", str(folder / "log"), "-w", "start")
-        yield f"postgresql+psycopg://robustq@127.0.0.1:{port}/postgres"
+        control("start")
+        yield f"postgresql+psycopg://robustq@127.0.0.1:{port}/postgres", control
     finally:
         with suppress(subprocess.CalledProcessError):
             call("pg_ctl", "-m", "immediate", "stop")
