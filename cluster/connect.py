@@ -59,13 +59,17 @@ def import_ray(*, own_token: bool = True) -> Any:
 
 
 def quieten(ray: Any) -> None:
-    """Leave out what Ray prints of a raylet that died, with the end of its log: robustq says that in a line."""
+    """Leave out what Ray prints of a raylet that died, with the end of its log: robustq says that in a line. Of a node
+    of a cluster that is lost Ray alone tells.
+    """
     printer = getattr(ray._private.worker, "print_to_stdstream", None)  # not of Ray's public interface
     if printer is None:
         return
 
     def print_else(data: dict[str, Any], *given: Any, **named: Any) -> None:
-        if not any(line.startswith("Raylet is terminated") for line in data.get("lines", ())):
+        node = ray._private.worker._global_node
+        own = ("The node with node id",) if getattr(node, "head", False) else ()  # the only one of a Ray of our own
+        if not any(line.startswith(("Raylet is terminated", *own)) for line in data.get("lines", ())):
             printer(data, *given, **named)
 
     ray._private.worker.print_to_stdstream = print_else

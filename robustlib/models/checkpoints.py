@@ -108,10 +108,14 @@ def read_weights(path: Path) -> dict[str, Weights]:
 
 
 def check_spread(path: Path, sets: dict[str, Weights]) -> None:
-    """Raises ValueError for tensors that are much larger than what the file holds of them, as an expanded one is."""
+    """Raises ValueError for tensors that are much larger than what the file holds of them, as an expanded one is.
+
+    What stands there under several names, as where a block is used again and again, is one tensor.
+    """
     tensors = (value for found in sets.values() for value in found.values())
     plain = (value for value in tensors if value.layout == torch.strided and not value.is_meta)
-    check_bytes(path, sum(value.numel() * value.element_size() for value in plain), "holds tensors of")
+    sizes = {(v.data_ptr(), v.shape, v.stride(), v.dtype): v.numel() * v.element_size() for v in plain}
+    check_bytes(path, sum(sizes.values()), "holds tensors of")
 
 
 def sets_of(state: Any, at: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Weights]]:

@@ -67,6 +67,16 @@ def test_what_ray_says_of_its_workers_is_kept_from_stdout(capsys):
     assert "A worker died." in err
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_what_ray_says_of_its_own_node_that_died_is_left_out(own, monkeypatch, capsys):
+    """robustq tells that in a line; of a node of somebody's cluster Ray alone knows."""
+    worker = import_ray()._private.worker
+    monkeypatch.setattr(worker, "_global_node", SimpleNamespace(head=own))
+    text = "The node with node id: 954926b0 and address: 192.0.2.2 has been marked dead because the detector has missed"
+    worker.print_to_stdstream({"lines": [text], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    assert ("marked dead" in "".join(capsys.readouterr())) is not own
+
+
 STUDY = "models: {{mine: {{file: '{file}:make'}}}}\nattacks: [{{name: fgsm}}]\n"
 
 

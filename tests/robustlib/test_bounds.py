@@ -83,6 +83,15 @@ def test_few_bytes_that_stand_for_many_are_refused(tmp_path: Path, value: bytes,
         read_weights(tmp_path / "w.pt")
 
 
+def test_a_block_that_a_network_uses_again_and_again_counts_once(tmp_path: Path):
+    block = torch.nn.Linear(1000, 1000)
+    model = torch.nn.Sequential(*[block] * 40)
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    declared = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    assert declared > TIMES * (tmp_path / "w.pt").stat().st_size + SMALL_BYTES
+    assert read_weights(tmp_path / "w.pt")[""].keys() == model.state_dict().keys()
+
+
 def test_one_dict_that_stands_there_very_often(tmp_path: Path):
     inner = {f"a{i}": torch.zeros(1) for i in range(100)}
     torch.save({str(i): inner for i in range(20_000)}, tmp_path / "w.pt")
