@@ -90,7 +90,7 @@ def ui(ctx: click.Context, port: int, host: str, insecure: bool) -> None:
     listening = ui.listen(host, port, insecure=insecure)
     where = f"[{host}]" if ":" in host else host
     place = f"http://{where}:{listening.getsockname()[1]}/?token={shown}"
-    click.echo(place, err=True, nl=False)  # what is said elsewhere has no tokens
+    put(place, err=True, nl=False)  # what is said elsewhere has no tokens
     say(f" shows {store.url}; Ctrl-C ends it", err=True)
     ui.serve(store, listening, token, insecure=insecure)
 

@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from functools import partial, reduce
 from operator import or_
@@ -191,8 +192,10 @@ def check_written(name: str, kind: Any, value: Any) -> None:
     """Raises ValueError for a text where a number is meant, which would be read as one."""
     words = [word for one in spread(kind) if get_origin(one) is Literal for word in get_args(one)]
     if isinstance(value, str) and {int, float} & set(spread(kind)) and value not in words:
-        named = getattr(kind, "__name__", str(kind))
-        raise ValueError(f"expected {name} of type {named}, got the text {value!r}: leave out its quotes")
+        named, mend = getattr(kind, "__name__", str(kind)), ""
+        with suppress(ValueError, OverflowError):
+            mend = f": leave out its quotes, {name}: {float(value):g}"
+        raise ValueError(f"expected {name} of type {named}, got the text {value!r}{mend}")
 
 
 def attack_parameters(objective: str) -> dict[str, inspect.Parameter]:

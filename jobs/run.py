@@ -1,7 +1,6 @@
 """What a job means: a spec in, kernels called, a result out."""
 
 import io
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +13,7 @@ from jobs import artifacts
 from jobs.material import Context, Progress, Result, build_model, load_data, surroundings
 from jobs.measure import run_evaluation
 from jobs.specs import EvalSpec, TrainSpec
+from jobs.words import say
 from robustlib.datasets.lazy import LazyImages
 from robustlib.memory import out_of_memory
 from robustlib.training.loop import Training, fit, split
@@ -36,7 +36,7 @@ def run_training(spec: TrainSpec, context: Context) -> Iterator[Progress | Resul
     told: list[str] = []
     state = state_of(key, context, model, told)
     for line in told:
-        print(f"robustq: {line}", file=sys.stderr)
+        say(f"robustq: {line}", err=True)
         yield Progress(0, total, line)
     x, y = LazyImages(train.images), torch.from_numpy(train.y)
     done: Training | None = None

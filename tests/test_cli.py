@@ -204,12 +204,11 @@ def test_what_the_store_does_not_have(robustq, tmp_path):
 def test_a_folder_that_cannot_be_written(robustq, tmp_path, monkeypatch):
     open_store(str(tmp_path / "r.db"), create=True, write=True).engine.dispose()
     (tmp_path / "file").write_text("")
-    mend = "a file stands where a folder is needed: choose another place"
     line = "PATH: file/t.arrow cannot be written: Not a directory: choose another place"
     refused(robustq("--store", "r.db", "export", "file/t.arrow"), line)
     monkeypatch.setenv("ROBUSTQ_HOME", str(tmp_path / "file"))
-    (tmp_path / "s.yaml").write_text(STUDY)
-    refused(robustq("submit", "s.yaml"), f"{tmp_path}/file/fingerprints.json: {mend}")
+    (tmp_path / "s.yaml").write_text(STUDY.replace("pgdd", "pgd"))
+    assert robustq("submit", "s.yaml").exit_code == 0  # a home that holds nothing costs time alone
 
 
 def test_a_full_disk(robustq, tmp_path, monkeypatch):

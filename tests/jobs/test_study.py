@@ -100,7 +100,7 @@ BAD = [
     ("arch: lenet5", "arch: lenet6", "4: unknown arch 'lenet6', expected one of: lenet5, convnet3, resnet18, torchvision:NAME"),
     ("objective: standard", "objective: normal", "4: unknown objective 'normal', expected one of: standard, fgsm, pgd, deepfool"),
     ("objective: standard, epochs: 2", "objective: standard, epoch: 2", "4: training has no setting 'epoch', it has: "),
-    ("epochs: 2}}\n  b", "epochs: two}}\n  b", "4: epochs: input should be a valid integer, unable to parse string as an integer, got 'two'"),
+    ("epochs: 2}}\n  b", "epochs: two}}\n  b", "4: expected epochs of type int, got the text 'two'"),
     ("epochs: 2}}\n  b", "epochs: 0}}\n  b", "4: expected epochs of at least 1, got 0"),
     ("steps: 3, ", "stepz: 3, ", "5: training on pgd has no parameter 'stepz', it has: eps, loss, norm, random_start, step_size, steps"),
     ("dropout_at_inference: 0.5", "dropout_at_inference: 1.5", "5: models.b.dropout_at_inference: input should be less than 1, got 1.5"),
