@@ -165,6 +165,9 @@ def started(ray: Any, slots: Slots) -> Iterator[None]:
                         "queued: run the same command again, `robustq doctor` tries it alone"
                     ) from error
                 continue
+            except BaseException:  # an interrupt: its processes end with the folder, which Ray must not meet later
+                ray.shutdown()
+                raise
             yield
             return
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -97,6 +98,28 @@ def test_a_cluster_that_was_there_is_waited_for(monkeypatch):
     with pytest.raises(RunError, match="cannot be reached"):
         connect.reached("head:1", told.append, insecure=False, again=False).__enter__()
     assert len(tries) == 1
+
+
+def test_an_interrupt_while_ray_starts_ends_ray_before_its_folder(monkeypatch):
+    """Ray asks its servers once more when it ends: with the folder they are killed."""
+    order = []
+
+    @contextmanager
+    def gone() -> Iterator[str]:
+        try:
+            yield "/tmp"
+        finally:
+            order.append("folder")
+
+    def start(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(connect, "session_folder", gone)
+    monkeypatch.setattr(connect, "start", start)
+    ray = SimpleNamespace(shutdown=lambda: order.append("ray"))
+    with pytest.raises(KeyboardInterrupt):
+        connect.started(ray, Slots(1, 0, 1)).__enter__()
+    assert order == ["ray", "folder"]
 
 
 class TestFolder:
