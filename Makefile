@@ -13,6 +13,7 @@ BIN := .venv/bin
 .venv/.dev: .venv/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,peers,postgres,cluster,corruptions]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1 adv-lib==0.2.8
+	mkdir -p .venv/names && ln -sfn ../.. .venv/names/robustq  # pyright knows no editable installs but by paths
 	touch $@
 
 setup: .venv/.dev

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from cluster import afar, asked
-from cluster.asked import cluster_option, insecure_option, open_cluster
-from jobs import commands
-from jobs.console import (
+from robustlib import VERSION
+from robustq.cluster.remote.commands import COMMANDS as CLUSTER_COMMANDS
+from robustq.cluster.remote.run_remotely import cluster_option, insecure_option, open_cluster, remotely
+from robustq.jobs.commands.base import (
     PRIORITY,
     SEED,
     Commands,
@@ -21,11 +21,16 @@ from jobs.console import (
     remote_words,
     sweep_option,
 )
-from jobs.errors import JobsFailed
-from jobs.options import READING_NAMES, dataset_options
-from jobs.outputs import Output
-from jobs.words import address, say
-from robustlib import VERSION
+from robustq.jobs.commands.files import COMMANDS as FILE_COMMANDS
+from robustq.jobs.commands.list_names import list_names
+from robustq.jobs.commands.options import dataset_options
+from robustq.jobs.commands.queue import COMMANDS as QUEUE_COMMANDS
+from robustq.jobs.commands.results import COMMANDS as RESULT_COMMANDS
+from robustq.jobs.commands.store import COMMANDS as STORE_COMMANDS
+from robustq.jobs.commands.verification import COMMANDS as VERIFICATION_COMMANDS
+from robustq.jobs.errors import JobsFailed
+from robustq.jobs.text.output_paths import Output
+from robustq.jobs.text.safe_text import address, say
 
 address_option = click.option("--address", help="Ray cluster to run on, auto for this machine's; default: none.")
 priority_option = click.option("--priority", type=PRIORITY, default=0, show_default=True, help="Higher goes first.")
@@ -114,18 +119,18 @@ def run(
     robustq run study.yaml --dry-run
     robustq run study.yaml --examples 100 --dataset parquet:PATH --json
     """
-    from jobs import ask
+    from robustq.jobs.submission import study_sources
 
     if address is None:
         refuse_typed(ctx, "without --address", "insecure")
     if dry_run:
-        from jobs import estimate
+        from robustq.jobs.submission.dry_run import dry_run as costs
 
         refuse_typed(ctx, "with --dry-run, which runs nothing", "priority", "cpus_per_job", "address", "insecure")
 
-        say(estimate.dry_run(ctx.obj, study, changes, as_json=as_json))
+        say(costs(ctx.obj, study, changes, as_json=as_json))
         return
-    store, submitted = ask.submit_file(ctx.obj, study, changes, priority)
+    store, submitted = study_sources.submit_file(ctx.obj, study, changes, priority)
     say(submitted.line, err=True)
     where = {"cpus_per_job": cpus_per_job, "address": address, "insecure": insecure}
     finish(store, submitted.sweep_id, as_json, summary=True, **where)
@@ -133,12 +138,12 @@ def run(
 
 def finish(store: Any, sweep_id: int, as_json: bool, summary: bool = False, **where: Any) -> None:
     """Drive a sweep to its end and print what came of it."""
-    from cluster.drive import drive_and_watch
-    from jobs import flow
+    from robustq.cluster.driver.drive import drive_and_watch
+    from robustq.jobs.commands import queue_actions, results_text
 
     drive_and_watch(store, sweep_id, **where)
-    say(flow.results_text(store, sweep_id, as_json=as_json, summary=summary))
-    flow.raise_failures(store, sweep_id)
+    say(results_text.results_text(store, sweep_id, as_json=as_json, summary=summary))
+    queue_actions.raise_failures(store, sweep_id)
 
 
 @main.command()
@@ -172,23 +177,24 @@ def submit(
     it do not, and names that look like secrets are refused.
     """
     if cluster is None:
-        from jobs import ask
+        from robustq.jobs.submission import study_sources
 
         refuse_typed(ctx, "without --cluster", "insecure", "dry_run", "send")
 
-        say(ask.submit_file(ctx.obj, study, changes, priority)[1].line)
+        say(study_sources.submit_file(ctx.obj, study, changes, priority)[1].line)
         return
     if dry_run:
-        from cluster.parcel import contents, listing
+        from robustq.cluster.remote.upload import contents, listing
 
         refuse_typed(ctx, "with --dry-run, which sends nothing", "priority", "insecure")
         say(listing(contents(study, send)))
         return
-    from cluster import remote
+    from robustq.cluster.remote import ray_jobs_api
+    from robustq.jobs.submission.study_sources import READING_NAMES
 
     options = remote_words(ctx, only=("examples", "epochs", "dataset", "priority", "choose", *READING_NAMES))[1:]
     there, tell = open_cluster(ctx, cluster, insecure), partial(say, err=True)
-    number, what = remote.submit_study(there, study, options, send, tell)
+    number, what = ray_jobs_api.submit_study(there, study, options, send, tell)
     say(f"{number} {what}; follow it with: robustq attach {number} --cluster {address(cluster)}")
 
 
@@ -205,15 +211,15 @@ def drive(ctx: click.Context, sweep: str | None, **where: Any) -> None:
     robustq drive
     robustq drive --sweep mine --address auto
     """
-    from cluster.drive import drive_and_watch
-    from jobs import flow
+    from robustq.cluster.driver.drive import drive_and_watch
+    from robustq.jobs.commands import queue_actions, results_text
 
     if where["address"] is None:
         refuse_typed(ctx, "without --address", "insecure")
     store = open_store(ctx, write=True)
-    sweep_id = flow.sweep_id(store, sweep)
-    say(flow.counts_text(drive_and_watch(store, sweep_id, **where)))
-    flow.raise_failures(store, sweep_id)
+    sweep_id = queue_actions.sweep_id(store, sweep)
+    say(results_text.counts_text(drive_and_watch(store, sweep_id, **where)))
+    queue_actions.raise_failures(store, sweep_id)
 
 
 @main.command()
@@ -225,7 +231,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     \b
     robustq doctor
     """
-    from cluster.doctor import examine
+    from robustq.cluster.doctor import examine
 
     text, healthy = examine(ctx.obj, as_json=as_json)
     say(text)
@@ -260,12 +266,13 @@ def attack(
     robustq attack my_model.py:build --dataset digits --attack pgd --eps 8/255
     robustq attack resnet18 --weights FILE --dataset cifar10 --attack autoattack --eps 8/255 --per-example out.parquet
     """
-    from jobs import ask, export
-    from jobs.filters import Filters
+    from robustq.jobs.results import export
+    from robustq.jobs.results.filters import Filters
+    from robustq.jobs.submission import study_sources
 
     if per_example:
         export.check_ending(per_example)  # before anything runs
-    store, submitted = ask.submit_attack(ctx.obj, options)
+    store, submitted = study_sources.submit_attack(ctx.obj, options)
     finish(store, submitted.sweep_id, as_json, cpus_per_job=cpus_per_job)
     if per_example:
         with store.begin() as db:
@@ -295,15 +302,18 @@ def audit(ctx: click.Context, cpus_per_job: int | None, as_json: bool, **options
 
     Exits 0 whatever the verdict: --json has it as `verdict`: pass, warn or fail.
     """
-    from cluster.drive import drive_and_watch
-    from jobs import ask, audits, flow, show
+    from robustq.cluster.driver.drive import drive_and_watch
+    from robustq.jobs.commands import audit_text, queue_actions
+    from robustq.jobs.results import audits
+    from robustq.jobs.submission import study_sources
+    from robustq.jobs.text import tables
 
-    store, submitted = ask.submit_audit(ctx.obj, options)
+    store, submitted = study_sources.submit_audit(ctx.obj, options)
     drive_and_watch(store, submitted.sweep_id, cpus_per_job=cpus_per_job)
-    flow.raise_failures(store, submitted.sweep_id)
+    queue_actions.raise_failures(store, submitted.sweep_id)
     with store.begin() as db:
         found = audits.audit_of(db, submitted.sweep_id)
-    say(show.json_text(found) if as_json else audits.page(found))
+    say(tables.json_text(found) if as_json else audit_text.page(found))
 
 
 @main.command()
@@ -327,15 +337,18 @@ def train(ctx: click.Context, out: Path | None, cpus_per_job: int | None, as_jso
     \b
     robustq train convnet3 --objective pgd --param eps=8/255 --epochs 10 --out robust.safetensors
     """
-    from jobs import ask, flow
+    from robustq.jobs.commands import queue_actions
+    from robustq.jobs.submission import study_sources
 
-    store, submitted = ask.submit_training(ctx.obj, options)
+    store, submitted = study_sources.submit_training(ctx.obj, options)
     finish(store, submitted.sweep_id, as_json, cpus_per_job=cpus_per_job)
     if out:
-        flow.write_weights(store, submitted.sweep_id, out)
+        queue_actions.write_weights(store, submitted.sweep_id, out)
 
 
-for command in (*asked.COMMANDS, *afar.COMMANDS, *commands.COMMANDS):
+for command in (*QUEUE_COMMANDS, *RESULT_COMMANDS):
+    main.add_command(remotely(command))
+for command in (*FILE_COMMANDS, *STORE_COMMANDS, *VERIFICATION_COMMANDS, *CLUSTER_COMMANDS, list_names):
     main.add_command(command)
 
 

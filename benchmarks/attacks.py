@@ -22,13 +22,13 @@ import torch
 from peers import PEERS, Budget
 from torch import Tensor, nn
 
-from robustlib import data
 from robustlib.attacks import ATTACKS, ENSEMBLES
-from robustlib.estimate import Rates, Work, calibrate, wait
-from robustlib.evaluate import Ready, evaluate, evaluate_curve, make_ready
-from robustlib.losses import wrong
+from robustlib.datasets import load
+from robustlib.evaluation.evaluate import Ready, evaluate, evaluate_curve, make_ready
+from robustlib.inference.confirm import wrong
+from robustlib.inference.model_modes import as_images, strict_float32
+from robustlib.inference.throughput import Rates, Work, calibrate, wait
 from robustlib.models import build
-from robustlib.modes import as_images, strict_float32
 
 OURS = "robustq"
 
@@ -161,7 +161,7 @@ def device_name(device: torch.device) -> str:
 
 
 def make_case(arch: str, weights: Path, dataset: str, examples: int, budget: Budget, device: torch.device) -> Case:
-    test = data.load(dataset, "test")
+    test = load.load(dataset, "test")
     facts = {"in_channels": test.in_channels, "num_classes": test.num_classes, "image_size": test.image_size}
     model = build(arch=arch, weights=weights, **facts).to(device)
     plain = build(arch=arch, weights=weights, **facts).to(device)

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlib import data
+from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS
-from robustlib.draws import seeded
-from robustlib.evaluate import evaluate
+from robustlib.datasets import load
+from robustlib.evaluation.evaluate import evaluate
 from robustlib.models import build
-from robustlib.norms import Norm, size
+from robustlib.norms import size
 from robustlib.outcome import join
+from robustlib.rng import seeded
 from robustlib.settings import TrainSettings
 from robustlib.training.loop import fit
 
@@ -41,7 +42,7 @@ class Counted(nn.Module):
 
 
 def network(seed: int) -> tuple[nn.Module, Tensor, Tensor]:
-    train, test = data.load("digits", "train"), data.load("digits", "test")
+    train, test = load.load("digits", "train"), load.load("digits", "test")
     with seeded(seed, "weights", torch.device("cpu")):
         model = build(
             arch="convnet3", in_channels=1, num_classes=10, image_size=(8, 8), normalize=(train.mean, train.std)

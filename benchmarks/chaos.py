@@ -29,18 +29,18 @@ from sqlalchemy import select
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from cluster import health, leases  # noqa: E402
-from cluster.connect import import_ray  # noqa: E402
-from cluster.drive import drive  # noqa: E402
-from jobs import claims, queue  # noqa: E402
-from jobs.engine import Store, open_store  # noqa: E402
-from jobs.errors import RobustqError  # noqa: E402
-from jobs.presence import keep  # noqa: E402
-from jobs.query import result_rows  # noqa: E402
-from jobs.schema import attempt, job  # noqa: E402
-from jobs.states import counts  # noqa: E402
-from jobs.study import Origin, Study  # noqa: E402
-from jobs.submit import submit  # noqa: E402
+from robustq.cluster.driver import leases, watchdog  # noqa: E402
+from robustq.cluster.driver.drive import drive  # noqa: E402
+from robustq.cluster.ray_connection import import_ray  # noqa: E402
+from robustq.jobs.errors import RobustqError  # noqa: E402
+from robustq.jobs.queue import claims, transitions  # noqa: E402
+from robustq.jobs.queue.status import counts  # noqa: E402
+from robustq.jobs.results.rows import result_rows  # noqa: E402
+from robustq.jobs.store.connection import Store, open_store  # noqa: E402
+from robustq.jobs.store.presence import keep  # noqa: E402
+from robustq.jobs.store.schema import attempt, job  # noqa: E402
+from robustq.jobs.study.study import Origin, Study  # noqa: E402
+from robustq.jobs.submission.submit import submit  # noqa: E402
 from tests.postgres import own_server  # noqa: E402
 
 POISON = """
@@ -113,7 +113,7 @@ def storm(given: argparse.Namespace) -> None:
     (given.folder / "poison.py").write_text(POISON)
     chaos = Chaos(given)
     report = chaos.run()
-    queue.BACKOFF_SECONDS = BACKOFF_SECONDS
+    transitions.BACKOFF_SECONDS = BACKOFF_SECONDS
     calm = queue_studies(str(given.folder / "calm.db"), given, chaos.seeds)
     began = time.monotonic()
     drive(calm, cpus_per_job=1)
@@ -138,8 +138,8 @@ def queue_study(url: str, part: Study, given: argparse.Namespace) -> Store:
 
 def drive_here(url: str, address: str | None) -> None:
     """One driver, less patient than usual; it ends as the command does, with a line."""
-    queue.BACKOFF_SECONDS, health.SILENCE_SECONDS, leases.RENEW_SECONDS = BACKOFF_SECONDS, FROZEN_SECONDS, 2.0
-    queue.LEASE_SECONDS = claims.LEASE_SECONDS = LEASE_SECONDS
+    transitions.BACKOFF_SECONDS, watchdog.SILENCE_SECONDS, leases.RENEW_SECONDS = BACKOFF_SECONDS, FROZEN_SECONDS, 2.0
+    transitions.LEASE_SECONDS = claims.LEASE_SECONDS = LEASE_SECONDS
     try:
         drive(open_store(url, write=True), address=address, cpus_per_job=1)
     except RobustqError as error:
@@ -197,7 +197,7 @@ class Chaos:
     def unfinished(self) -> int:
         with self.store.begin() as db:
             found = counts(db)
-        return sum(found[state] for state in queue.UNFINISHED)
+        return sum(found[state] for state in transitions.UNFINISHED)
 
     def keep_drivers(self) -> None:
         """As many drivers as there should be, while there is work."""

@@ -8,12 +8,12 @@ from statistics import median
 import click
 import torch
 
-from robustlib import data
 from robustlib.attacks import ATTACKS
-from robustlib.checks.quick import look_at_model, look_at_outcome
-from robustlib.evaluate import evaluate, make_ready
+from robustlib.checks.evaluation_checks import look_at_model, look_at_outcome
+from robustlib.datasets import load
+from robustlib.evaluation.evaluate import evaluate, make_ready
+from robustlib.inference.model_modes import as_images
 from robustlib.models import build
-from robustlib.modes import as_images
 from robustlib.outcome import join
 
 
@@ -26,7 +26,7 @@ from robustlib.outcome import join
 @click.option("--runs", default=3, show_default=True)
 def main(dataset: str, arch: str, weights: Path, examples: int, eps: float, runs: int) -> None:
     """Print seconds of PGD-20, of the checks beside it, and their share."""
-    test = data.load(dataset, "test")
+    test = load.load(dataset, "test")
     facts = {"in_channels": test.in_channels, "num_classes": test.num_classes, "image_size": test.image_size}
     model = build(arch=arch, weights=weights, **facts)
     x, y = torch.from_numpy(test.x[:examples]), torch.from_numpy(test.y[:examples])

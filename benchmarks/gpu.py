@@ -19,16 +19,16 @@ from hard_nets import Faint, Steep
 from peers import PEERS, Budget
 from torch import Tensor, nn
 
-from robustlib.agreement import FLOAT32_TURN, HALF_TURN, repeated, turn
 from robustlib.attacks import ATTACKS
-from robustlib.draws import Draws
-from robustlib.engine import Engine
-from robustlib.evaluate import Ready, evaluate
-from robustlib.graphs import Graphs
-from robustlib.losses import wrong
-from robustlib.modes import evaluating, strict_float32
+from robustlib.evaluation.evaluate import Ready, evaluate
+from robustlib.inference.batched_model import Engine
+from robustlib.inference.confirm import wrong
+from robustlib.inference.copy_agreement import FLOAT32_TURN, HALF_TURN, repeated, turn
+from robustlib.inference.cuda_graphs import Graphs
+from robustlib.inference.fast_copy import make_engines
+from robustlib.inference.model_modes import evaluating, strict_float32
 from robustlib.outcome import join
-from robustlib.search import make_engines
+from robustlib.rng import Draws
 
 SAME = 1e-3  # how far a recorded gradient may lie from the same one computed step by step, in units of the longer
 

@@ -20,13 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 
 def robustq(n: int, folder: Path) -> None:
-    from cluster.drive import drive
-    from jobs.engine import open_store
-    from jobs.probe import submit_probes
+    from robustq.cluster.driver.drive import drive
+    from robustq.jobs.queue.probe_jobs import submit_probes
+    from robustq.jobs.store.connection import open_store
 
     store = open_store(str(folder / "robustq.db"), create=True, write=True)
     found = drive(store, sweep_id=submit_probes(store, n), cpus_per_job=1)
@@ -36,7 +34,7 @@ def robustq(n: int, folder: Path) -> None:
 
 
 def ray_tasks(n: int, folder: Path) -> None:
-    from cluster.connect import local_ray, local_slots
+    from robustq.cluster.ray_connection import local_ray, local_slots
 
     with local_ray(local_slots(n, 1)) as ray:
         task = ray.remote(num_cpus=1)(lambda number: number)
@@ -50,7 +48,7 @@ def ray_tasks(n: int, folder: Path) -> None:
 
 
 def ray_tune(n: int, folder: Path) -> None:
-    from cluster.connect import local_ray, local_slots
+    from robustq.cluster.ray_connection import local_ray, local_slots
 
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     with local_ray(local_slots(n, 1)):

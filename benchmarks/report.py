@@ -14,10 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from jobs.engine import open_store
-from jobs.ui import Pages
+from robustq.jobs.report.server import Pages
+from robustq.jobs.store.connection import open_store
 from tests.jobs.made import add_result
 from tests.jobs.page_store import columns, fill
 

@@ -13,21 +13,18 @@ driver's own work takes as long as it takes here.
 import argparse
 import heapq
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from cluster.drive import drive
-from cluster.resources import GPU_BUNDLE_SECONDS, Slots, bundle_budget, bundle_size
-from jobs import queue
-from jobs.claims import claim
-from jobs.engine import Store, open_store
-from jobs.probe import submit_probes
-from jobs.shards import SECONDS_A_UNIT
-from jobs.states import costs, counts
+from robustq.cluster.driver.drive import drive
+from robustq.cluster.slots import GPU_BUNDLE_SECONDS, Slots, bundle_budget, bundle_size
+from robustq.jobs.queue import transitions
+from robustq.jobs.queue.claims import claim
+from robustq.jobs.queue.probe_jobs import submit_probes
+from robustq.jobs.queue.shards import SECONDS_A_UNIT
+from robustq.jobs.queue.status import costs, counts
+from robustq.jobs.store.connection import Store, open_store
 
 START = 5.0  # seconds from sending a bundle off to its first job: a process, torch, a CUDA context
 ROW = {"n": 0, "seconds": 0.0, "device": "simulated", "versions": {}}
@@ -57,7 +54,7 @@ def simulated(slots: int, seconds: float, jobs_a_slot: int) -> dict[str, float]:
         store = new_store(folder)
         sweep_id = submit_probes(store, n, seconds)
         with store.begin() as db:
-            queue.register(db, "one", "here", 1, 0.0, "0")
+            transitions.register(db, "one", "here", 1, 0.0, "0")
         clock, free, busy = 0.0, slots, []  # busy: (when a job ends, a number to tell them apart, rest of the bundle)
         number, done, spent = 0, 0, 0.0
         while done < n:
@@ -74,8 +71,8 @@ def simulated(slots: int, seconds: float, jobs_a_slot: int) -> dict[str, float]:
             before = time.perf_counter()
             with store.begin() as db:
                 for end, _, (first, *rest) in ready:
-                    queue.start(db, first, "one", "node", 1, "0")
-                    queue.finish(db, first, ROW)
+                    transitions.start(db, first, "one", "node", 1, "0")
+                    transitions.finish(db, first, ROW)
                     done += 1
                     if rest:
                         number += 1
@@ -91,7 +88,7 @@ def simulated(slots: int, seconds: float, jobs_a_slot: int) -> dict[str, float]:
     }  # fmt: skip
 
 
-def next_bundle(db, sweep_id: int, slots: int) -> list[queue.Claimed]:
+def next_bundle(db, sweep_id: int, slots: int) -> list[transitions.Claimed]:
     most = bundle_size(counts(db, sweep_id)["queued"], slots)
     budget = bundle_budget(costs(db, sweep_id)[1], slots, GPU_BUNDLE_SECONDS / SECONDS_A_UNIT["cuda"])
     return claim(db, "one", most=most, sweep_id=sweep_id, budget=budget, gpu_share=1.0)

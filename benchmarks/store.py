@@ -15,15 +15,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import numpy as np
 import sqlalchemy as sa
 
-from jobs import examples
-from jobs.engine import open_store
-from jobs.schema import example_blob, job, result, sweep, sweep_job
 from robustlib.metrics import summarise
+from robustq.jobs.store import example_outcomes
+from robustq.jobs.store.connection import open_store
+from robustq.jobs.store.schema import example_blob, job, result, sweep, sweep_job
 
 ATTACKS = ("fgsm", "pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square", "cw", "autoattack")
 ROOT = Path(__file__).parents[1]
@@ -58,7 +56,7 @@ def build(path: Path, results: int, n: int) -> None:
     kinds = []
     for seed in range(KINDS):
         columns = outcome(n, seed)
-        kinds.append((summarise(columns), examples.encode(examples.to_table(columns))))
+        kinds.append((summarise(columns), example_outcomes.encode(example_outcomes.to_table(columns))))
     with store.begin() as db:
         row = {"name": "large", "spec": {}, "identity": "0" * 64, "created_at": 0.0}
         sweep_id = db.execute(sa.insert(sweep).values(**row)).inserted_primary_key
@@ -100,7 +98,7 @@ def blob_row(i: int, n: int, data: bytes) -> dict[str, Any]:
 RUN = """
 import re, sys, time
 start = time.perf_counter()
-import cli
+from robustq import cli
 try:
     cli.main(sys.argv[1:])
 except SystemExit as end:

@@ -5,13 +5,13 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from cluster.connect import gpu_count, local_ray, local_slots
-from cluster.resources import usable_cpus
-from jobs import show
-from jobs.engine import open_store
-from jobs.errors import StoreError
-from jobs.words import address, hide
-from robustlib import data
+from robustlib.datasets import load
+from robustq.cluster.ray_connection import gpu_count, local_ray, local_slots
+from robustq.cluster.slots import usable_cpus
+from robustq.jobs.errors import StoreError
+from robustq.jobs.store.connection import open_store
+from robustq.jobs.text import tables
+from robustq.jobs.text.safe_text import address, hide
 
 PACKAGES = ("robustq", "torch", "torchvision", "ray", "pyarrow", "sqlalchemy", "click", "numpy", "safetensors")
 
@@ -27,7 +27,7 @@ def examine(store: str, *, as_json: bool) -> tuple[str, bool]:
         check("cache", try_cache),
         check("store", lambda: try_store(store)),
     ]
-    return show.json_text(rows) if as_json else show.table(rows), all(row["ok"] == "yes" for row in rows)
+    return tables.json_text(rows) if as_json else tables.table(rows), all(row["ok"] == "yes" for row in rows)
 
 
 def check(name: str, look: Any) -> dict[str, str]:
@@ -57,9 +57,9 @@ def try_ray() -> str:
 
 
 def try_cache() -> str:
-    data.home().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=data.home()):
-        return f"{data.home()} can be written"
+    load.home().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=load.home()):
+        return f"{load.home()} can be written"
 
 
 def try_store(url: str) -> str:

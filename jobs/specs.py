@@ -7,11 +7,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
-from jobs.numbers import Number
-from jobs.numbers import number as number
 from robustlib import KERNEL_VERSION
+from robustlib.arguments import Norm
 from robustlib.datasets.source import AS_IT_IS, TEST, Reading
-from robustlib.settings import AUTOATTACK, ONE_SEARCH, TRANSFER, Norm, TrainSettings
+from robustlib.settings import AUTOATTACK, ONE_SEARCH, TRANSFER, TrainSettings
+from robustq.jobs.text.number_parsing import Number
+from robustq.jobs.text.number_parsing import number as number
 
 Count = int | Literal["all"]
 Split = Literal["train", "test", "validation"]
@@ -44,7 +45,7 @@ class Spec(BaseModel):
 
 
 class DataRef(Spec):
-    """A data set: `place` is its name for robustlib.data.load, with an absolute path; sha256 its content.
+    """A data set: `place` is its name for robustlib.datasets.load.load, with an absolute path; sha256 its content.
 
     split: that is evaluated.  reading: see there.
     """
@@ -80,7 +81,7 @@ class FileRef(Spec):
 class CodeRef(Spec):
     """A user's model: `place` is FILE.py or package.module, factory the function in it.
 
-    sha256: of its source, and for a FILE.py of what that imports from beside it (see robustlib.code).
+    sha256: of its source, and for a FILE.py of what that imports from beside it (see robustlib.hashing).
     """
 
     place: str
@@ -208,7 +209,7 @@ class EvalSpec(Spec):
     """Evaluate one model under one attack.
 
     train: key of the training job that makes the weights, if one does.  images: how many attacked images to keep.
-    draws, eot_draws: see robustlib.evaluate; used where the model turns out to be randomised.
+    draws, eot_draws: see robustlib.evaluation.evaluate; used where the model turns out to be randomised.
     choose: which examples, the split's first or as many of each class as its share of the split, the first of each.
     batch_size: how many examples are worked on together, at most.  shards: how many parts to split it into, as the
     driver sees fit where it is None. No number depends on either.

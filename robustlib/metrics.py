@@ -29,7 +29,7 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
 def accuracy_by_queries(success: np.ndarray, queries: np.ndarray, at: Sequence[int] | np.ndarray) -> np.ndarray:
     """Robust accuracy after so many queries an image, a fraction for each number in `at`.
 
-    success, queries: of robustlib.evaluate.Outcome, shape (N,). An image that fell without a query counted, as one that
+    success, queries: of robustlib.outcome.Outcome, shape (N,). An image that fell without a query counted, as one that
     is misclassified as it is, has fallen from the start.
     """
     if len(success) == 0:
@@ -46,7 +46,7 @@ def confusion_matrix(label: np.ndarray, prediction: np.ndarray, classes: int) ->
 def summarise(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Accuracies as fractions with Wilson's 95 % intervals, and distances of the misclassified images found.
 
-    columns: those of robustlib.evaluate.Outcome. Distances are those of images that needed an attack: the ones that are
+    columns: those of robustlib.outcome.Outcome. Distances are those of images that needed an attack: the ones that are
     misclassified as they are lie at 0 and say nothing about it. None where there is no such image.
     """
     n = len(columns["index"])

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustlib.draws import Draws
-from robustlib.settings import NORMS, Norm
+from robustlib.arguments import NORMS, Norm
+from robustlib.rng import Draws
 
 Radius = float | Tensor  # one for all, or a tensor of each example's own, shape (B,)
 

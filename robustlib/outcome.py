@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from robustlib.calls import ask
-from robustlib.engine import batch_sizes
-from robustlib.losses import classes_of
+from robustlib.arguments import Norm
+from robustlib.inference.batched_model import batch_sizes
+from robustlib.inference.confirm import classes_of
+from robustlib.inference.model_modes import check_there, in_a_line
 from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.metrics import CLEAN, NOTHING
-from robustlib.modes import check_there, in_a_line
+from robustlib.model_calls import ask
 from robustlib.norms import inside
-from robustlib.settings import Norm
 
 
 @dataclass(frozen=True)

@@ -19,23 +19,25 @@ import sqlalchemy as sa
 import torch
 from sqlalchemy import select
 
-from jobs import control, flow, queue, replay, settle
-from jobs.engine import Store
-from jobs.errors import RobustqError
-from jobs.filters import Filters
-from jobs.material import Context, Result, load_data
-from jobs.measure import last_curve
-from jobs.query import result_rows
-from jobs.ready import make_model_ready
-from jobs.report import write_report
-from jobs.run import run
-from jobs.schema import job, job_artifact
-from jobs.specs import TrainSpec, parse
-from jobs.study import Origin, Study
-from jobs.submit import submit
-from jobs.surrogates import learn
-from robustlib import data
-from robustlib.datasets import stamps
+from robustlib.datasets import file_stamps, load
+from robustq.jobs.commands import queue_actions
+from robustq.jobs.errors import RobustqError
+from robustq.jobs.queue import driver_jobs, requests, transitions
+from robustq.jobs.report.write import write_report
+from robustq.jobs.results.filters import Filters
+from robustq.jobs.results.rows import result_rows
+from robustq.jobs.running.context import Context, Result
+from robustq.jobs.running.evaluation import last_curve
+from robustq.jobs.running.inputs import load_data
+from robustq.jobs.running.run import run
+from robustq.jobs.running.surrogates import learn
+from robustq.jobs.running.warm_models import make_model_ready
+from robustq.jobs.specs import TrainSpec, parse
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.schema import job, job_artifact
+from robustq.jobs.study.study import Origin, Study
+from robustq.jobs.submission.submit import submit
+from robustq.jobs.verification import replay
 from tests.jobs.working import work_off
 
 TRAIN = {"epochs": 1, "examples": 60, "validation_examples": 20, "validation_steps": 1, "batch_size": 20}
@@ -91,7 +93,7 @@ def evaluations(store: Store) -> list[int]:
 
 def forget_process() -> None:
     """As a new process begins: nothing is known of any file."""
-    for known in (load_data, make_model_ready, learn, settle.labels_of):
+    for known in (load_data, make_model_ready, learn, driver_jobs.labels_of):
         known.cache_clear()
     last_curve.clear()
 
@@ -126,15 +128,15 @@ def reported(ran: Ran) -> None:
 
 
 def opened(ran: Ran) -> None:
-    assert data.fingerprint("mnist") == ran.before["fingerprint"]
-    assert [data.load("mnist", split).moments for split in ("train", "test")] == ran.before["moments"]
+    assert load.fingerprint("mnist") == ran.before["fingerprint"]
+    assert [load.load("mnist", split).moments for split in ("train", "test")] == ran.before["moments"]
 
 
 def retried(ran: Ran) -> None:
     """After this nothing is damaged that a job can make again."""
     with ran.store.begin() as db:
         ids = list(db.execute(select(job.c.id).where(job.c.state == "done")).scalars())
-    flow.retry(ran.store, ids, None)
+    queue_actions.retry(ran.store, ids, None)
     work_off(ran.store)
     assert (left(ran.store), measured(ran.store)) == (ran.before["left"], ran.before["measured"])
     for _, _, sha256 in ran.before["left"]:
@@ -188,15 +190,15 @@ def ran(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROBUSTQ_HOME", str(folder / "home"))
         patch.setattr(datasets, "MNIST", Downloaded)
-        patch.setattr(stamps, "clock", lambda: time.time() + 10)  # as if all were written a while ago
+        patch.setattr(file_stamps, "clock", lambda: time.time() + 10)  # as if all were written a while ago
         forget_process()
         store, _ = submit(
             str(folder / "r.db"), Study.model_validate(STUDY), Origin("s", {}, {}), folder, data_folder=folder
         )
         with store.begin() as db:
-            queue.register(db, "one", "here", 1, 0.0, "0")
+            transitions.register(db, "one", "here", 1, 0.0, "0")
             unfinished = db.execute(select(sa.func.max(job.c.id)).where(job.c.kind == "train")).scalar_one()
-            control.cancel(db, [unfinished])
+            requests.cancel(db, [unfinished])
         yield complete(store, folder, unfinished)
         store.engine.dispose()
     forget_process()
@@ -212,8 +214,8 @@ def complete(store: Store, folder: Path, unfinished: int) -> Ran:
         "left": left(store),
         "measured": measured(store),
         "pictures": pictures(page_of(store)),
-        "fingerprint": data.fingerprint("mnist"),
-        "moments": [data.load("mnist", split).moments for split in ("train", "test")],
+        "fingerprint": load.fingerprint("mnist"),
+        "moments": [load.load("mnist", split).moments for split in ("train", "test")],
     }
     places = [path for part in ("artifacts", "home") for path in sorted((folder / part).rglob("*")) if path.is_file()]
     return Ran(store, folder, unfinished, before, {path: path.read_bytes() for path in places})

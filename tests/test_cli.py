@@ -10,9 +10,9 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-import cli
-from jobs.engine import open_store
 from robustlib.models import build
+from robustq import cli
+from robustq.jobs.store.connection import open_store
 
 
 @pytest.fixture
@@ -213,11 +213,11 @@ def test_a_folder_that_cannot_be_written(robustq, tmp_path, monkeypatch):
 
 def test_a_full_disk(robustq, tmp_path, monkeypatch):
     """Whatever is being written, the line is the same, and what was there before stays."""
-    from jobs import writers
+    from robustq.jobs.results import export_files
 
     open_store(str(tmp_path / "r.db"), create=True, write=True).engine.dispose()
     mend = "no room left on the disk: make room, then run the same command again"
-    for name, where, what in (("t.csv", Path, "write_bytes"), ("t.parquet", writers, "open_writer")):
+    for name, where, what in (("t.csv", Path, "write_bytes"), ("t.parquet", export_files, "open_writer")):
         (tmp_path / name).write_text("kept")
 
         def full(*args: object, name: str = name) -> None:

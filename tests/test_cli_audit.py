@@ -8,8 +8,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from cli import main
-from robustlib.models.files import call_factory
+from robustlib.models.loading import call_factory
+from robustq.cli import main
 from tests.serving import answering, serving
 
 MODEL = """

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-import cli
+from robustq import cli
 
 COLUMNS = ("index", "clean_prediction", "adversarial_prediction", "success", "distance", "broken_by")
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from cli import main
-from cluster import asked
-from jobs import claims, queue
-from jobs.console import remote_words
-from jobs.engine import open_store
-from jobs.submit import record
+from robustq.cli import main
+from robustq.cluster.remote.run_remotely import remotely
+from robustq.jobs.commands.base import remote_words
+from robustq.jobs.commands.queue import prioritise, status
+from robustq.jobs.queue import claims, transitions
+from robustq.jobs.store.connection import open_store
+from robustq.jobs.submission.submit import record
 from tests.jobs.conftest import resolved, small_plan
 
 
@@ -21,7 +22,7 @@ def path(tmp_path: Path) -> Path:
     store = open_store(str(tmp_path / "r.db"), create=True, write=True)
     with store.begin() as db:
         record(db, resolved(), small_plan())
-        queue.register(db, "one", "here", 1, 0.0, "0")
+        transitions.register(db, "one", "here", 1, 0.0, "0")
     store.engine.dispose()
     return tmp_path / "r.db"
 
@@ -104,9 +105,9 @@ def test_a_cluster_is_a_dashboards_address(tmp_path: Path):
 
 def test_words_for_another_shell_are_what_was_typed_but_for_the_place():
     typed = ["--sweep", "a b", "--cluster", "http://h", "--", "-3", "5", "6"]
-    with asked.prioritise.make_context("prioritise", list(typed)) as ctx:
+    with remotely(prioritise).make_context("prioritise", list(typed)) as ctx:
         assert remote_words(ctx) == ["prioritise", "--sweep", "a b", "--", "-3", "5", "6"]
-    with asked.status.make_context("status", ["--json", "--insecure"]) as ctx:
+    with remotely(status).make_context("status", ["--json", "--insecure"]) as ctx:
         assert remote_words(ctx) == ["status", "--json"]
 
 

@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-import cli
-from cluster import asked
-from jobs.console import remote_words
-from jobs.engine import open_store
-from jobs.query import DETAILS, RESULT_COLUMNS
+from robustq import cli
+from robustq.jobs.commands import results
+from robustq.jobs.commands.base import remote_words
+from robustq.jobs.results.columns import RESULT_COLUMNS
+from robustq.jobs.results.rows import DETAILS
+from robustq.jobs.store.connection import open_store
 from tests.jobs.made import N, add_result, add_sweep, outcome
 from tests.jobs.test_diff import flipped
 
@@ -146,7 +147,7 @@ pid, terminal = pty.fork()
 if pid == 0:
     fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 50, 0, 0))
     os.environ.pop("COLUMNS", None)
-    import cli
+    from robustq import cli
     cli.main(sys.argv[1:])
 shown = b""
 try:
@@ -234,9 +235,9 @@ def test_replay_refuses_what_it_cannot_run(path: Path):
 
 def test_a_question_to_a_cluster_keeps_its_words():
     typed = ["--model", "b-*", "--model", "a", "--compare", "plain", "b-pgd", "--sort", "-eps", "--json"]
-    with asked.results.make_context("results", list(typed)) as ctx:
+    with results.results.make_context("results", list(typed)) as ctx:
         words = remote_words(ctx)
-    with asked.results.make_context("results", words[1:]) as again:
+    with results.results.make_context("results", words[1:]) as again:
         assert again.params == ctx.params
     assert words[words.index("--compare") :][:3] == ["--compare", "plain", "b-pgd"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cli import main
+from robustq.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
@@ -45,8 +45,8 @@ def test_the_kubernetes_cluster_has_its_token_everywhere():
 
 
 def test_the_checks_page_is_the_table():
-    from robustlib.audit.words import CAUSES
-    from robustlib.checks.limits import LIMITS
+    from robustlib.audit.explanations import CAUSES
+    from robustlib.checks.thresholds import LIMITS
 
     text = (Path(__file__).parents[1] / "docs" / "checks.md").read_text()
     rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import cli
-from jobs.query import results
+from robustq import cli
+from robustq.jobs.results.api import results
 from tests.test_cli_results import make
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
@@ -66,7 +66,7 @@ def test_the_python_examples_give_the_stores_numbers(folder: Path, tmp_path: Pat
 
 def test_completion_completes():
     """As bash asks click for it."""
-    code = "import cli; cli.main(prog_name='robustq')"
+    code = "from robustq import cli; cli.main(prog_name='robustq')"
     env = {"COMP_WORDS": "robustq results --format la", "COMP_CWORD": "3", "_ROBUSTQ_COMPLETE": "bash_complete"}
     root = Path(cli.__file__).parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=root, timeout=60)

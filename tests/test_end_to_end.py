@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.query import DETAILS, RESULT_COLUMNS
+from robustq.jobs.results.columns import RESULT_COLUMNS
+from robustq.jobs.results.rows import DETAILS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -45,12 +46,12 @@ MEASURED = (
 
 
 def command(*args: str) -> list[str]:
-    return [sys.executable, "-m", "cli", *args]
+    return [sys.executable, "-m", "robustq", *args]
 
 
 def environment() -> dict[str, str]:
     # The commands run in folders of their own: say where the code is, as an installation would.
-    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    return dict(os.environ)
 
 
 def robustq(folder: Path, *args: str, code: int = 0) -> subprocess.CompletedProcess[str]:

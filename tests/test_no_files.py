@@ -8,10 +8,10 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-import cli
-from jobs.engine import parse_url
-from jobs.errors import StoreError
-from robustlib.regular import irregular
+from robustlib.regular_files import irregular
+from robustq import cli
+from robustq.jobs.errors import StoreError
+from robustq.jobs.store.connection import parse_url
 from tests.bounded import bounded
 from tests.wrong_files import no_files
 from tests.wrong_input import MODEL, STUDY, network
@@ -71,7 +71,7 @@ def test_a_pipe_of_code_and_a_pipe_that_it_imports(folder: Path):
 
 
 def test_a_token_is_not_read_from_a_device(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    from cluster.connect import find_token
+    from robustq.cluster.ray_connection import find_token
 
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     for place in ("zero", "pipe", "folder", "w.pt"):

@@ -9,14 +9,14 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-import cli
-from cluster.apart import apart
-from cluster.remote import Cluster
-from jobs.claims import claim
-from jobs.engine import open_store
-from jobs.errors import SpecError
-from jobs.queue import fail, register
-from jobs.schema import attempt, job
+from robustq import cli
+from robustq.cluster.ray_isolation import apart
+from robustq.cluster.remote.ray_jobs_api import Cluster
+from robustq.jobs.errors import SpecError
+from robustq.jobs.queue.claims import claim
+from robustq.jobs.queue.transitions import fail, register
+from robustq.jobs.store.connection import open_store
+from robustq.jobs.store.schema import attempt, job
 
 MARK = "geheim7"
 ROOT = Path(__file__).parents[1]
@@ -57,9 +57,9 @@ def test_no_command_prints_a_password(url: str, tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_bug_tells_no_password_either(tmp_path: Path):
-    code = f"import cli, jobs.upgrade as u\nu.info = lambda url: int('at ' + url)\ncli.main(['--store', {AWAY!r}, 'db', 'info'])"
+    code = f"from robustq import cli\nimport robustq.jobs.commands.store_info as u\nu.info = lambda url: int('at ' + url)\ncli.main(['--store', {AWAY!r}, 'db', 'info'])"
     ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-                           env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+                           env=os.environ)  # fmt: skip
     assert ended.returncode == 1 and "ValueError" in ended.stderr and "me:***@" in ended.stderr
     assert MARK not in ended.stdout + ended.stderr
 
@@ -80,7 +80,7 @@ def test_processes_that_are_started_do_not_get_it(monkeypatch: pytest.MonkeyPatc
 
 def test_a_cluster_is_not_told_the_command_line():
     code = (
-        "import sys; from cluster.connect import import_ray; ray = import_ray()\n"
+        "import sys; from robustq.cluster.ray_connection import import_ray; ray = import_ray()\n"
         "import ray._private.worker as worker; print(worker.ray._private.utils.get_entrypoint_name())"
     )
     shown = subprocess.run([sys.executable, "-c", code, "--store", AWAY], cwd=ROOT, capture_output=True, text=True)
@@ -112,6 +112,6 @@ def test_a_server_tells_no_password(postgres: str, tmp_path: Path, monkeypatch: 
         for words in [["submit", "s.yaml"], ["status"], ["db", "info"], ["db", "info", "--json"], ["db", "upgrade"],
                       ["db", "snapshot"], ["sql", "SELECT 1"], ["results"], ["logs", "1"], ["logs", "99"]]:  # fmt: skip
             # In processes of their own, which end with their connections.
-            ended = subprocess.run([sys.executable, "-m", "cli", "--store", store, *words], capture_output=True, text=True,
-                                   env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+            ended = subprocess.run([sys.executable, "-m", "robustq", "--store", store, *words], capture_output=True, text=True,
+                                   env=os.environ)  # fmt: skip
             assert MARK not in ended.stdout + ended.stderr and ended.returncode in (0, 2), words

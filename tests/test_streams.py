@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.engine import open_store
+from robustq.jobs.store.connection import open_store
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [["list", "attacks"], ["--help"], ["run", "--help"], ["status"], ["results", "--json"], ["sql", "select 1"]]
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def robustq(folder: Path, words: list[str], redirection: str) -> tuple[int, list[str]]:
     """A command with the shell's redirection behind it: exit code, and what is said on standard error."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "ROBUSTQ_STORE": "r.db"}
-    command = ["bash", "-c", f'"$@" {redirection}', "bash", sys.executable, "-m", "cli", *words]
+    command = ["bash", "-c", f'"$@" {redirection}', "bash", sys.executable, "-m", "robustq", *words]
     ended = subprocess.run(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True, timeout=60)
     return ended.returncode, ended.stderr.splitlines()
 
@@ -49,7 +49,12 @@ def test_whoever_reads_no_more_is_told_nothing(folder: Path, words: list[str]):
     reading, writing = os.pipe()
     os.close(reading)
     ended = subprocess.run(
-        [sys.executable, "-m", "cli", *words], cwd=folder, env=env, stdout=writing, stderr=subprocess.PIPE, timeout=60
+        [sys.executable, "-m", "robustq", *words],
+        cwd=folder,
+        env=env,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=60,
     )
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (1, b"")

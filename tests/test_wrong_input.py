@@ -14,10 +14,10 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
-import cli
-from jobs.engine import open_store
-from jobs.schema import job, sweep, sweep_job
-from jobs.specs import without_places
+from robustq import cli
+from robustq.jobs.specs import without_places
+from robustq.jobs.store.connection import open_store
+from robustq.jobs.store.schema import job, sweep, sweep_job
 from tests.bounded import bounded
 from tests.wrong_input import KINDS, Case, make
 
@@ -49,9 +49,13 @@ def held(folder: Path) -> Any:
 
 def run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "finish", lambda *args, **kwargs: None)
-    for place in ("cluster.drive.drive_and_watch", "jobs.flow.raise_failures", "jobs.audits.audit_of"):
+    for place in (
+        "robustq.cluster.driver.drive.drive_and_watch",
+        "robustq.jobs.commands.queue_actions.raise_failures",
+        "robustq.jobs.results.audits.audit_of",
+    ):
         monkeypatch.setattr(place, lambda *args, **kwargs: None)
-    monkeypatch.setattr("jobs.audits.page", lambda found: "")
+    monkeypatch.setattr("robustq.jobs.commands.audit_text.page", lambda found: "")
 
 
 @pytest.fixture(autouse=True)

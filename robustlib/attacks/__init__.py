@@ -1,7 +1,7 @@
 """Attacks: functions (model, x, y, *, norm, eps, ...) -> x_adv, by the names that studies use.
 
 An ensemble is a function of a budget that gives a list of attacks. Attacks in CURVES get no weaker as their radius
-grows, so that several radii may be one search: see robustlib.attacks.curve.
+grows, so that several radii may be one search: see robustlib.evaluation.multi_radius.
 """
 
 from collections.abc import Callable
@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from robustlib.attacks.apgd import apgd, apgd_targeted
 from robustlib.attacks.autoattack import Recipe, autoattack
+from robustlib.attacks.corruptions import corruption
 from robustlib.attacks.cw import cw
 from robustlib.attacks.deepfool import deepfool
 from robustlib.attacks.fab import fab, fab_targeted
 from robustlib.attacks.fmn import fmn
 from robustlib.attacks.hopskipjump import hopskipjump
-from robustlib.attacks.noise import noise
 from robustlib.attacks.pgd import fgsm, pgd
+from robustlib.attacks.random_search import noise
 from robustlib.attacks.spsa import nes, spsa
 from robustlib.attacks.square import square
 from robustlib.attacks.transfer import transfer
-from robustlib.corruptions import corruption
-from robustlib.inputs import checked
+from robustlib.input_checks import checked
 
 
 @checked

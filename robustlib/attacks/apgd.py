@@ -3,15 +3,18 @@
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.ascend import Climb, ascend
-from robustlib.attacks.turns import following, repeat
-from robustlib.calls import ask
-from robustlib.draws import Draws, default_draws
-from robustlib.engine import Engine
-from robustlib.inputs import checked
-from robustlib.losses import LOSSES, TARGETED, LossName, climb, find_loss, margin, settled, surely_right
-from robustlib.models.layers import Expectation
-from robustlib.norms import Norm, Radius, beside, chosen, draw_in_ball, per_example, project_in_box, size
+from robustlib.arguments import Norm
+from robustlib.attacks.apgd_steps import Climb, ascend
+from robustlib.attacks.parallel_targets import following, repeat
+from robustlib.inference.batched_model import Engine
+from robustlib.inference.confirm import settled, surely_right
+from robustlib.inference.expectation import Expectation
+from robustlib.inference.gradients import climb
+from robustlib.input_checks import checked
+from robustlib.losses import LOSSES, TARGETED, LossName, find_loss, margin
+from robustlib.model_calls import ask
+from robustlib.norms import Radius, beside, chosen, draw_in_ball, per_example, project_in_box, size
+from robustlib.rng import Draws, default_draws
 
 LAST_STEPS = 25  # in float32, of images on the edge: they raise margins by 0.0002 to 0.002 (measured)
 L1_STAGES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # radius and steps of each stage, as factors

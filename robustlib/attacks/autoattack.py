@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from robustlib.arguments import checked_options
+from robustlib.arguments import Norm, checked_options
 from robustlib.attacks.apgd import apgd, apgd_targeted
-from robustlib.attacks.cascade import Attack
 from robustlib.attacks.fab import fab, fab_targeted
 from robustlib.attacks.square import square
-from robustlib.settings import AUTOATTACK, Norm
+from robustlib.attacks.types import Attack
+from robustlib.settings import AUTOATTACK
 
 Version = Literal["standard", "plus", "rand"]
 Stage = tuple[str, Attack]

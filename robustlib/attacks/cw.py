@@ -6,11 +6,14 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
+from robustlib.arguments import Norm
 from robustlib.attacks.fab import within
-from robustlib.draws import Draws
-from robustlib.inputs import checked
-from robustlib.losses import climb, confirmed, margin, starts, wrong
-from robustlib.norms import Norm, per_example, size
+from robustlib.inference.confirm import confirmed, starts, wrong
+from robustlib.inference.gradients import climb
+from robustlib.input_checks import checked
+from robustlib.losses import margin
+from robustlib.norms import per_example, size
+from robustlib.rng import Draws
 
 INSIDE = 0.999999  # images are drawn in to this share of the box, whose border tanh does not reach
 PROGRESS = 0.9999  # a tenth of a run that does not get the loss below this share of what it was is a stall

@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor, nn
 
+from robustlib.arguments import Norm
 from robustlib.attacks.apgd import other_classes
-from robustlib.calls import ask
-from robustlib.draws import Draws
-from robustlib.engine import Engine, differentiate
-from robustlib.inputs import checked
-from robustlib.losses import confirmed, wrong
-from robustlib.norms import Norm, ascent, dual_size, per_example, size
+from robustlib.inference.batched_model import Engine, differentiate
+from robustlib.inference.confirm import confirmed, wrong
+from robustlib.input_checks import checked
+from robustlib.model_calls import ask
+from robustlib.norms import ascent, dual_size, per_example, size
+from robustlib.rng import Draws
 
 
 def gaps(logits: Tensor, ranked: Tensor) -> Tensor:

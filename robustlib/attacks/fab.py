@@ -7,15 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustlib.arguments import Norm
 from robustlib.attacks.apgd import other_classes
-from robustlib.attacks.turns import following, repeat, still_needed
-from robustlib.calls import ask
-from robustlib.draws import Draws, default_draws
-from robustlib.engine import differentiate
-from robustlib.inputs import checked
-from robustlib.losses import confirmed, starts, targeted_margin, wrong
-from robustlib.norms import Norm, Radius, chosen, draw_in_ball, dual_size, per_example, size
-from robustlib.planes import to_plane
+from robustlib.attacks.parallel_targets import following, repeat, still_needed
+from robustlib.hyperplane import to_plane
+from robustlib.inference.batched_model import differentiate
+from robustlib.inference.confirm import confirmed, starts, wrong
+from robustlib.input_checks import checked
+from robustlib.losses import targeted_margin
+from robustlib.model_calls import ask
+from robustlib.norms import Radius, chosen, draw_in_ball, dual_size, per_example, size
+from robustlib.rng import Draws, default_draws
 
 ALPHA_MAX, ETA, BETA = 0.1, 1.05, 0.9
 

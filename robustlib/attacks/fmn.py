@@ -5,11 +5,14 @@ import math
 import torch
 from torch import Tensor, nn
 
+from robustlib.arguments import Norm
 from robustlib.attacks.fab import within
-from robustlib.draws import Draws
-from robustlib.inputs import checked
-from robustlib.losses import climb, confirmed, margin, starts, wrong
-from robustlib.norms import TINY, Norm, ascent, dual_size, per_example, project, size
+from robustlib.inference.confirm import confirmed, starts, wrong
+from robustlib.inference.gradients import climb
+from robustlib.input_checks import checked
+from robustlib.losses import margin
+from robustlib.norms import TINY, ascent, dual_size, per_example, project, size
+from robustlib.rng import Draws
 
 
 @checked

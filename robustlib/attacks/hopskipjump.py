@@ -8,14 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustlib.arguments import Norm
 from robustlib.attacks.fab import within
 from robustlib.attacks.fmn import project_each
-from robustlib.calls import ask
-from robustlib.draws import Draws, default_draws
-from robustlib.engine import Engine
-from robustlib.inputs import checked
-from robustlib.losses import margin, wrong
-from robustlib.norms import TINY, Norm, ascent, per_example, size
+from robustlib.inference.batched_model import Engine
+from robustlib.inference.confirm import wrong
+from robustlib.input_checks import checked
+from robustlib.losses import margin
+from robustlib.model_calls import ask
+from robustlib.norms import TINY, ascent, per_example, size
+from robustlib.rng import Draws, default_draws
 
 Decide = Callable[[Tensor, Tensor], Tensor]  # images, classes -> which are misclassified
 

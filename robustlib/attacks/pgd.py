@@ -3,10 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from robustlib.draws import Draws, default_draws
-from robustlib.inputs import checked, unchecked
-from robustlib.losses import LossName, climb, find_loss, settled, wrong
-from robustlib.norms import Norm, Radius, added, ascent_step, chosen, draw_in_ball, project_in_box
+from robustlib.arguments import Norm
+from robustlib.inference.confirm import settled, wrong
+from robustlib.inference.gradients import climb
+from robustlib.input_checks import checked, unchecked
+from robustlib.losses import LossName, find_loss
+from robustlib.norms import Radius, added, ascent_step, chosen, draw_in_ball, project_in_box
+from robustlib.rng import Draws, default_draws
 
 # In L1 a pixel may go so far in one step, and cross the box in all together: steps to its corners alone reach less on a
 # curved loss, and those spread thinner carry over less to other networks (measured).

@@ -5,11 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from robustlib.calls import ask
-from robustlib.draws import Draws, default_draws
-from robustlib.inputs import checked
-from robustlib.losses import LossName, find_loss, settled, wrong
-from robustlib.norms import Norm, added, ascent_step, draw_in_ball, per_example, project_in_box
+from robustlib.arguments import Norm
+from robustlib.inference.confirm import settled, wrong
+from robustlib.input_checks import checked
+from robustlib.losses import LossName, find_loss
+from robustlib.model_calls import ask
+from robustlib.norms import added, ascent_step, draw_in_ball, per_example, project_in_box
+from robustlib.rng import Draws, default_draws
 
 AT_ONCE = 2**22  # numbers of candidate images held at a time
 Directions = Callable[[Draws, tuple[int, ...], str], Tensor]

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.bumps import corners, propose_bump, signs, tiles
-from robustlib.calls import ask
-from robustlib.draws import Draws, default_draws
-from robustlib.engine import Engine, Net
-from robustlib.inputs import checked
-from robustlib.losses import margin, settled
-from robustlib.norms import Norm, Radius, beside
+from robustlib.arguments import Norm
+from robustlib.attacks.square_patterns import corners, propose_bump, signs, tiles
+from robustlib.inference.batched_model import Engine, Net
+from robustlib.inference.confirm import settled
+from robustlib.input_checks import checked
+from robustlib.losses import margin
+from robustlib.model_calls import ask
+from robustlib.norms import Radius, beside
+from robustlib.rng import Draws, default_draws
 
 # After how many queries the share of the image that a square covers is halved (again).
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor, nn
 
+from robustlib.arguments import Norm
 from robustlib.attacks.pgd import pgd
-from robustlib.calls import ask
-from robustlib.draws import Draws, default_draws
-from robustlib.inputs import checked, unchecked
-from robustlib.losses import LossName, settled, wrong
-from robustlib.norms import Norm
+from robustlib.inference.confirm import settled, wrong
+from robustlib.input_checks import checked, unchecked
+from robustlib.losses import LossName
+from robustlib.model_calls import ask
+from robustlib.rng import Draws, default_draws
 
 
 @checked

@@ -8,26 +8,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlib.arguments import checked_options
+from robustlib.arguments import Norm, checked_options
 from robustlib.attacks.pgd import fgsm, pgd
-from robustlib.attacks.surrogate import train_surrogate
-from robustlib.audit import arsenal, looks
-from robustlib.audit.arsenal import Move, Target, calling
-from robustlib.audit.bout import Bout, Trial
-from robustlib.audit.causes import name_cause
-from robustlib.checks import slopes
-from robustlib.checks.limits import Finding, find, overall
+from robustlib.attacks.surrogate_training import train_surrogate
+from robustlib.audit import attack_checks, attack_plan
+from robustlib.audit.attack_plan import Move, Target, calling
+from robustlib.audit.diagnosis import name_cause
+from robustlib.audit.session import Bout, Trial
+from robustlib.checks import gradient_checks
+from robustlib.checks.evaluation_checks import above_chance, answers, eight_bit, noise
 from robustlib.checks.normalisation import normalisation
-from robustlib.checks.quick import above_chance, answers, eight_bit, noise
-from robustlib.draws import Draws, Seeding
-from robustlib.evaluate import Ready, make_ready
-from robustlib.inputs import check_data, check_highest, check_images
-from robustlib.losses import classes_of
+from robustlib.checks.thresholds import Finding, find, overall
+from robustlib.evaluation.evaluate import Ready, make_ready
+from robustlib.inference.confirm import classes_of
+from robustlib.inference.expectation import Expectation
+from robustlib.inference.model_modes import as_module, device_of, each_within, evaluating, strict_float32
+from robustlib.input_checks import check_data, check_highest, check_images
 from robustlib.memory import as_many_as_fit
-from robustlib.models.layers import Expectation
-from robustlib.modes import as_module, device_of, each_within, evaluating, strict_float32
-from robustlib.norms import Norm, size
+from robustlib.norms import size
 from robustlib.outcome import Outcome, Score, judge, score
+from robustlib.rng import Draws, Seeding
 
 LOOKED_AT = 64  # images that the gradient checks look at
 DRAWS = 100  # by which a randomised model is scored
@@ -105,7 +105,7 @@ class Examination:
         missing = any(f.name == "gradient" and f.note.startswith("no gradient") for f in self.findings)
         exact = model if engines is None else engines.exact
         search = model if engines is None else engines.search
-        eot = arsenal.draws_needed(model, x[:16]) if engines is None and not missing else arsenal.EOT
+        eot = attack_plan.draws_needed(model, x[:16]) if engines is None and not missing else attack_plan.EOT
         self.target = Target(model, exact, search, engines is None, not missing, ready.classes, eot)
         draws = Draws(seed, torch.arange(len(x), device=x.device))
         self.bout = Bout(exact, x, y, draws, norm=norm, eps=eps, randomised=engines is None)
@@ -126,13 +126,13 @@ class Examination:
         self.look_at_gradients()
         yield from self.try_all()
         yield "the last checks"
-        self.findings.append(looks.without_limit(self.target, self.x, self.y, self.bout))
+        self.findings.append(attack_checks.without_limit(self.target, self.x, self.y, self.bout))
         yield self.conclude()
 
     def start(self) -> None:
         """The naive attack, what FGSM adds to it, and the same at half and at twice the radius."""
         bout, target = self.bout, self.target
-        bout.attempt("PGD", "naive", arsenal.naive(target, self.norm, self.eps))
+        bout.attempt("PGD", "naive", attack_plan.naive(target, self.norm, self.eps))
         self.naive = bout.correct.clone()
         self.naive_images = bout.x_adv.clone()
         if not target.gradient:
@@ -143,9 +143,9 @@ class Examination:
         bout.attempt("FGSM", "standard", single)
         missed = bout.lost(before)
         self.findings.append(find("fgsm-beats-pgd", len(missed) / len(self.y), examples=missed.tolist()))
-        self.findings.append(looks.other_radii(target, bout, self.naive))
+        self.findings.append(attack_checks.other_radii(target, bout, self.naive))
         if not target.randomised:
-            self.findings.append(looks.convergence(target, bout, self.naive))
+            self.findings.append(attack_checks.convergence(target, bout, self.naive))
 
     def look_at_gradients(self) -> None:
         """Whether the gradient says what the loss does, on images that are classified correctly."""
@@ -154,24 +154,24 @@ class Examination:
         said = as_many_as_fit(lambda n: answers(model, self.x[:n]), min(LOOKED_AT, len(self.x)))
         one_hot = ((said == 0) | (said == 1)).all(1) & (said.sum(1) == 1)
         self.traits = {"labels_only": bool(one_hot.float().mean() > 0.9), "margin_gradient": False, "finer": False}
-        self.traits["only_answers"] = arsenal.only_answers(model)
+        self.traits["only_answers"] = attack_plan.only_answers(model)
         if not self.target.gradient or len(rows) == 0:
             return
-        _, slope = as_many_as_fit(lambda n: slopes.margin_and_slope(model, x[:n], y[:n]), len(x))
+        _, slope = as_many_as_fit(lambda n: gradient_checks.margin_and_slope(model, x[:n], y[:n]), len(x))
         alive = (slope != 0).flatten(1).any(1).float().mean()
         self.traits["margin_gradient"] = bool(alive > 0.75)
-        double = arsenal.made(model, double=True)
-        finer = None if double is None else arsenal.slope_of(double, x)
+        double = attack_plan.made(model, double=True)
+        finer = None if double is None else attack_plan.slope_of(double, x)
         self.traits["finer"] = finer is not None and bool((finer != 0).flatten(1).any(1).float().mean() > 0.75)
         looked = Expectation(model, 4 * self.target.eot) if self.target.randomised else model
-        self.findings.append(slopes.slope(looked, x, y, rows, norm=self.norm, eps=self.eps))
-        self.findings.append(slopes.loss_landscape(looked, x, y, rows, norm=self.norm, eps=self.eps))
+        self.findings.append(gradient_checks.slope(looked, x, y, rows, norm=self.norm, eps=self.eps))
+        self.findings.append(gradient_checks.loss_landscape(looked, x, y, rows, norm=self.norm, eps=self.eps))
         if not self.target.randomised:
-            self.findings.append(slopes.backward_pass(model, x, y, rows, norm=self.norm))
+            self.findings.append(gradient_checks.backward_pass(model, x, y, rows, norm=self.norm))
 
     def try_all(self) -> Iterator[str]:
         target, bout = self.target, self.bout
-        gradients = arsenal.standard(target, self.norm, self.eps)
+        gradients = attack_plan.standard(target, self.norm, self.eps)
         for words, remedy, strike, probe in gradients:
             yield words
             bout.attempt(words, remedy, strike, probe=probe)
@@ -179,15 +179,15 @@ class Examination:
                 gap = self.naive.mean().item() - bout.correct.mean().item()
                 self.findings.append(find("randomness", gap))
         self.after_gradients = bout.correct.mean().item()
-        yield from self.strike_all(arsenal.behind(target, self.x, self.norm, self.eps))
+        yield from self.strike_all(attack_plan.behind(target, self.x, self.norm, self.eps))
         before = bout.correct.clone()
-        yield from self.strike_all(arsenal.by_scores(target, self.norm, self.eps, self.queries))
+        yield from self.strike_all(attack_plan.by_scores(target, self.norm, self.eps, self.queries))
         if target.gradient and not target.randomised:
             alone = bout.lost(before)
             # One image of few is more than the share allowed, and no more than chance.
             share = len(alone) / len(self.y) if len(alone) > 1 else 0.0
             self.findings.append(find("square-beats-gradients", share, examples=alone.tolist()))
-        yield from self.strike_all(arsenal.last_resorts(target, self.x, self.norm, self.eps, self.queries))
+        yield from self.strike_all(attack_plan.last_resorts(target, self.x, self.norm, self.eps, self.queries))
         yield from self.try_surrogate()
 
     def strike_all(self, moves: Iterator[Move]) -> Iterator[str]:
@@ -204,7 +204,7 @@ class Examination:
         yield "PGD on a surrogate"
         asked = Expectation(self.target.model, self.target.eot) if self.target.randomised else self.target.exact
         stand_in = train_surrogate(asked, self.pool, self.target.classes, seed=self.seed)
-        budget = {"norm": self.norm, "eps": self.eps, "steps": arsenal.STEPS, "loss": "margin"}
+        budget = {"norm": self.norm, "eps": self.eps, "steps": attack_plan.STEPS, "loss": "margin"}
 
         def strike(x: Tensor, y: Tensor, draws: Draws) -> Tensor:
             # Not Auto-PGD, which stops where the surrogate is fooled: its images must fool another network.
@@ -220,9 +220,9 @@ class Examination:
         naive_accuracy = (self.naive if naive is None else naive.correct).mean().item()
         adaptive = attacked.correct.mean().item()
         if self.target.randomised:
-            self.findings.append(looks.fresh_draws(self.target, self.bout.x_adv, self.y, adaptive, DRAWS))
+            self.findings.append(attack_checks.fresh_draws(self.target, self.bout.x_adv, self.y, adaptive, DRAWS))
             if self.target.gradient:
-                self.findings.append(looks.plateau(self.target, self.bout, DRAWS))
+                self.findings.append(attack_checks.plateau(self.target, self.bout, DRAWS))
         by, unknown = np.array(self.bout.by), torch.full_like(self.y, -1)
         moved = size(self.bout.x_adv - self.x, self.norm)
         outcome = judge(self.bout.draws.index, self.y, self.clean, attacked, moved, by, unknown)
@@ -248,5 +248,5 @@ class Examination:
             outcome,
             self.bout.x_adv.cpu(),
             self.traits,
-            arsenal.left_out(self.target, self.norm, self.pool, self.queries),
+            attack_plan.left_out(self.target, self.norm, self.pool, self.queries),
         )

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustlib.calls import ask
-from robustlib.checks.limits import Finding, find
-from robustlib.draws import seeded
+from robustlib.checks.thresholds import Finding, find
+from robustlib.model_calls import ask
+from robustlib.rng import seeded
 
 FEW = 16  # images that are asked again
 TURNS = 10  # times that others are asked in between, where the model's state changes
@@ -173,5 +173,5 @@ def answer_after(model: Watched, x: Tensor, asked: Tensor, turns: int) -> Tensor
 
 
 def alike(one: Tensor, other: Tensor) -> bool:
-    """But for rounding, as in robustlib.models.layers.is_randomised."""
+    """But for rounding, as in robustlib.inference.expectation.is_randomised."""
     return torch.allclose(one, other, rtol=1e-4, atol=1e-4, equal_nan=True)

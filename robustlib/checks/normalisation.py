@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.cascade import predict
-from robustlib.checks.limits import PASS, Finding, find
+from robustlib.checks.thresholds import PASS, Finding, find
+from robustlib.inference.predict import predict
 from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.models.layers import Normalize
 from robustlib.normalisations import NORMALISATIONS

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from robustlib.datasets.beginnings import Encoded, what
+from robustlib.datasets.file_types import Encoded, what
 from robustlib.datasets.source import Reading
 
 ORIENTATION = 0x0112  # EXIF's tag

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from robustlib.datasets.classes import check_classes, class_names, classes_in, said
-from robustlib.datasets.layout import check_images, split_folders
+from robustlib.datasets.folder_classes import check_classes, class_names, classes_in, said
+from robustlib.datasets.folder_layout import check_images, split_folders
+from robustlib.datasets.folder_tree import IMAGES, Folder, Parts, ending_of, listed, look, shown
 from robustlib.datasets.source import AS_IT_IS, SPLITS, TEST, Pictures, Reading, Source
-from robustlib.datasets.tree import IMAGES, Folder, Parts, ending_of, listed, look, shown
 
 
 def class_folders(path: Path, reading: Reading = AS_IT_IS) -> Source:

@@ -8,14 +8,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from robustlib.datasets.before import read_as_before
-from robustlib.datasets.columns import Columns, bytes_within, check_labels, image_column, label_column
+from robustlib.datasets.earlier_parquet import read_as_before
 from robustlib.datasets.huggingface import Feature, features
 from robustlib.datasets.labels import Classes, Labels, check_guess, classes_of, y_of
-from robustlib.datasets.rows import Cells
-from robustlib.datasets.shards import Shard, look, read_labels
+from robustlib.datasets.parquet_files import Shard, look, read_labels
+from robustlib.datasets.parquet_rows import Cells
 from robustlib.datasets.source import AS_IT_IS, TEST, Pictures, Reading, Source
 from robustlib.datasets.splits import find_splits
+from robustlib.datasets.table_columns import Columns, bytes_within, check_labels, image_column, label_column
 
 
 def parquet(path: Path, reading: Reading = AS_IT_IS) -> Source:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from robustlib.datasets.beginnings import what as what
 from robustlib.datasets.decoding import Form as Form
 from robustlib.datasets.decoding import Header, header, resized, target
 from robustlib.datasets.decoding import decode as decode
+from robustlib.datasets.file_types import what as what
 from robustlib.datasets.source import Pictures, Reading
 
 WIDE = ("I", "F")  # modes of more than 8 bits a channel begin so

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from robustlib.datasets.pixels import Pixels
+from robustlib.datasets.decoded_images import Pixels
 
 PIECE = 512  # images at once
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from robustlib.datasets.labels import Labels, classes_of, y_of
-from robustlib.datasets.members import Member, check_plain, members
 from robustlib.datasets.source import AS_IT_IS, TEST, Pictures, Reading, Source
 from robustlib.datasets.splits import find_splits
+from robustlib.datasets.tar_members import Member, check_plain, members
 
 ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff")  # of images
 LABEL = "cls"

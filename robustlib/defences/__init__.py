@@ -9,7 +9,7 @@ from torch import nn
 
 from robustlib.defences.preprocess import bit_depth, jpeg, median, noise, resize_pad
 from robustlib.defences.smoothing import smoothing
-from robustlib.models.layers import dropout_at_inference
+from robustlib.models.randomised import dropout_at_inference
 
 DEFENCES: dict[str, Callable[..., nn.Module]] = {
     "jpeg": jpeg,

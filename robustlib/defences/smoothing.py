@@ -10,11 +10,11 @@ from scipy.special import betainc, betaincinv
 from torch import Tensor, nn
 
 from robustlib.arguments import checked_options
-from robustlib.calls import ask
 from robustlib.defences.preprocess import Noise
-from robustlib.draws import Draws, default_draws
-from robustlib.inputs import checked
-from robustlib.losses import classes_of
+from robustlib.inference.confirm import classes_of
+from robustlib.input_checks import checked
+from robustlib.model_calls import ask
+from robustlib.rng import Draws, default_draws
 
 PASS = 512 * 3 * 32 * 32  # values of the noisy images that pass at once
 

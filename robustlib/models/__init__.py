@@ -7,15 +7,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from robustlib.models.answers import Answers
+from robustlib.inference.model_modes import into_mode
+from robustlib.models.black_box import Answers
 from robustlib.models.convnet3 import ConvNet3
-from robustlib.models.files import call_factory, check_options, users_code
-from robustlib.models.layers import Normalize, dropout_at_inference
+from robustlib.models.layers import Normalize
 from robustlib.models.lenet5 import LeNet5
+from robustlib.models.loading import call_factory, check_options, users_code
+from robustlib.models.randomised import dropout_at_inference
 from robustlib.models.resnet import ResNet18
 from robustlib.models.weights import Tell as Tell
 from robustlib.models.weights import load_weights, put
-from robustlib.modes import into_mode
 from robustlib.normalisations import by_channel, check_statistics
 
 MODELS: dict[str, Callable[..., nn.Module]] = {

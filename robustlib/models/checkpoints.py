@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from robustlib.memory import out_of_memory
-from robustlib.models.bounds import AGAIN, asked_bytes, check_archive, check_bytes, counted
-from robustlib.models.kinds import LEGACY, MEMBER, SAVE, is_safetensors, kind_of
-from robustlib.regular import irregular
+from robustlib.models.file_kinds import LEGACY, MEMBER, SAVE, is_safetensors, kind_of
+from robustlib.models.weights_bounds import AGAIN, asked_bytes, check_archive, check_bytes, counted
+from robustlib.regular_files import irregular
 
 Weights = dict[str, Tensor]
 DEPTH = 2  # of dicts within dicts that are looked through

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from robustlib.models.checkpoints import Weights, read_weights
-from robustlib.models.extras import Fit, Normalisation, some, sort_out, statistics_of
+from robustlib.models.extra_tensors import Fit, Normalisation, some, sort_out, statistics_of
 from robustlib.models.layers import Normalize
 from robustlib.models.tensor_names import COUNTER, bare, outers, same_shape, votes
-from robustlib.models.words import as_line, described, kind, misfit
+from robustlib.models.weights_messages import as_line, described, kind, misfit
 from robustlib.normalisations import check_statistics
 
 LEARNT = ("running_mean", "running_var", COUNTER)  # ends of names, among buffers

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustlib.draws import Draws
+from robustlib.rng import Draws
 
 
 def augment(x: Tensor, draws: Draws, *, crop: int, flip: bool) -> Tensor:

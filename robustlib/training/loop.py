@@ -11,19 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.arguments import NORMS, NORMS_OF, check_arguments, checked_options, keywords
-from robustlib.attacks.cascade import correct
 from robustlib.attacks.pgd import pgd
-from robustlib.calls import ask
-from robustlib.datasets.lazy import ImageSet
-from robustlib.draws import Draws, generator, seeded, stream_key
-from robustlib.following import Follower, follow
-from robustlib.inputs import check_data
+from robustlib.datasets.lazy_images import ImageSet
+from robustlib.inference.model_modes import (
+    as_images,
+    as_module,
+    autocast,
+    evaluating,
+    into_mode,
+    layout,
+    moved,
+    strict_float32,
+)
+from robustlib.inference.predict import correct
+from robustlib.input_checks import check_data
 from robustlib.memory import out_of_memory
-from robustlib.modes import as_images, as_module, autocast, evaluating, into_mode, layout, moved, strict_float32
+from robustlib.model_calls import ask
 from robustlib.outcome import check_classes
+from robustlib.rng import Draws, generator, seeded, stream_key
 from robustlib.settings import TrainSettings
 from robustlib.training import OBJECTIVES
 from robustlib.training.augment import augment
+from robustlib.training.copy_updates import Follower, follow
 
 VALIDATION_BATCH = 250
 SAMPLE = 64  # images with which a search copy is compared with the model

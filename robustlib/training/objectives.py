@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlib.calls import ask
-from robustlib.draws import Draws
-from robustlib.inputs import unchecked
-from robustlib.modes import evaluating
+from robustlib.inference.model_modes import evaluating
+from robustlib.input_checks import unchecked
+from robustlib.model_calls import ask
+from robustlib.rng import Draws
 
 Search = Callable[[], nn.Module]
 

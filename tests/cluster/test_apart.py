@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster import apart
-from cluster.drive import drive
-from jobs.engine import open_store
-from jobs.errors import RunError
-from jobs.probe import submit_probes
-from jobs.schema import attempt
-from jobs.states import counts
+from robustq.cluster import ray_isolation
+from robustq.cluster.driver.drive import drive
+from robustq.jobs.errors import RunError
+from robustq.jobs.queue.probe_jobs import submit_probes
+from robustq.jobs.queue.status import counts
+from robustq.jobs.store.connection import open_store
+from robustq.jobs.store.schema import attempt
 
 SLOW = [
     pytest.mark.ray,
@@ -73,7 +73,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def robustq(folder: Path, *words: str) -> str:
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(folder.parent / "bin" / "robustq.py"), *words]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -87,9 +87,9 @@ def test_a_study_runs_beside_strays_and_a_model_gets_its_own(folder: Path):
     assert robustq(folder, "status").startswith("2 done")
     found = {row["model"]: row["clean_accuracy"] for row in json.loads(robustq(folder, "results", "--json"))}
     # One network names the brightest of ten pixels, the other the darkest of ten others: computed here from the images.
-    from robustlib import data
+    from robustlib.datasets import load
 
-    digits = data.load("digits", "test")
+    digits = load.load("digits", "test")
     pixels, y = digits.x[:20].reshape(20, -1), digits.y[:20]
     bright, dark = pixels[:, :10].argmax(1), pixels[:, 20:30].argmin(1)
     assert found == pytest.approx({"mine": (bright == y).mean(), "other": (dark == y).mean()})
@@ -105,7 +105,7 @@ class TestRay:
 
     def test_workers_that_cannot_load_robustq_are_not_tried_again(self, tmp_path: Path, monkeypatch):
         (tmp_path / "cluster.py").write_text("")
-        monkeypatch.setattr(apart, "empty_folder", lambda: str(tmp_path))
+        monkeypatch.setattr(ray_isolation, "empty_folder", lambda: str(tmp_path))
         store, sweep_id = probes(tmp_path)
         with pytest.raises(RunError) as error:
             drive(store, sweep_id=sweep_id)
@@ -123,12 +123,12 @@ def test_this_process_is_back_in_its_folder_and_relative_places_stay_where_they_
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["lib", "/abs"]))
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "token")
-    with pytest.raises(KeyError), apart.apart():
+    with pytest.raises(KeyError), ray_isolation.apart():
         assert Path.cwd() != tmp_path and list(Path.cwd().iterdir()) == []
         assert os.environ["PYTHONPATH"] == os.pathsep.join([str(tmp_path / "lib"), "/abs"])
         assert os.environ["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "token")
         raise KeyError
-    assert Path.cwd() == tmp_path and apart.KEPT
+    assert Path.cwd() == tmp_path and ray_isolation.KEPT
     assert (os.environ["PYTHONPATH"], os.environ["RAY_AUTH_TOKEN_PATH"]) == (f"lib{os.pathsep}/abs", "token")
-    apart.go_to(str(tmp_path / "not here"))
+    ray_isolation.go_to(str(tmp_path / "not here"))
     assert Path.cwd() == tmp_path

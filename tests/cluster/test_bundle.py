@@ -10,12 +10,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from cluster.bundle import Beat, Failed, Finished, Moved, Setting, Started, failure, run_bundle
-from cluster.processes import identity
-from jobs import artifacts, examples
-from jobs.plan import expand, resolve
-from jobs.queue import Claimed
-from jobs.study import Origin, Study
+from robustq.cluster.messages import Beat, Failed, Finished, Moved, Setting, Started
+from robustq.cluster.process_identity import identity
+from robustq.cluster.worker import failure, run_bundle
+from robustq.jobs.queue.transitions import Claimed
+from robustq.jobs.store import artifacts, example_outcomes
+from robustq.jobs.study.study import Origin, Study
+from robustq.jobs.submission.expand_study import expand, resolve
 
 
 def frames_of(jobs: list[Claimed], setting: Setting) -> list[Any]:
@@ -54,7 +55,7 @@ def test_train_then_attack(plan, setting):
 
     frames = frames_of([claimed(evaluation, 2, {train.key: weights.sha256})], setting)
     assert [type(frame) for frame in frames] == [Started, Moved, Finished]
-    row, table = frames[-1].row, examples.decode(frames[-1].examples)
+    row, table = frames[-1].row, example_outcomes.decode(frames[-1].examples)
     assert row["n"] == table.num_rows == 100
     assert row["robust_accuracy"] == pytest.approx(1 - sum(table.column("success").to_pylist()) / 100)
     assert row["robust_accuracy_low"] < row["robust_accuracy"] < row["robust_accuracy_high"]

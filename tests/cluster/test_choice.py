@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import cli
-from cluster.choice import choose, looks_secret
-from cluster.parcel import contents, parcel
-from jobs.errors import SpecError
+from robustq import cli
+from robustq.cluster.remote.sent_files import choose, looks_secret
+from robustq.cluster.remote.upload import contents, parcel
+from robustq.jobs.errors import SpecError
 
 STUDY = "name: far\nmodels: {a: {file: 'mine.py:make', weights: weights/w.key}}\nattacks: [{name: pgd, eps: 0.1}]\n"
 
@@ -79,7 +79,7 @@ def test_no_link_leads_out_and_what_is_no_file_stays(folder: Path, tmp_path: Pat
 
 def test_a_linked_folder_counts_as_often_as_it_is_sent(folder: Path, monkeypatch: pytest.MonkeyPatch):
     (folder / "code" / "large").write_bytes(bytes(1000))
-    monkeypatch.setattr("cluster.parcel.LIMIT_BYTES", 1500)
+    monkeypatch.setattr("robustq.cluster.remote.upload.LIMIT_BYTES", 1500)
     contents(folder / "far.yaml")
     (folder / "again").symlink_to("code")
     with pytest.raises(SpecError, match="can be sent: put the study"):

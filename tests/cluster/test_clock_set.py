@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from jobs.engine import open_store
-from jobs.probe import submit_probes
+from robustq.jobs.queue.probe_jobs import submit_probes
+from robustq.jobs.store.connection import open_store
 
 ROOT = Path(__file__).parents[2]
 PROBES, SECONDS = 20, 1.0
@@ -48,8 +48,8 @@ else:
     psutil._pslinux.boot_time = lambda: float(find(table))
 
 from cli import main
-from cluster import health, leases
-from jobs import claims, queue
+from robustq.cluster.driver import watchdog as health, leases
+from robustq.jobs.queue import claims, transitions as queue
 
 queue.time = claims.time = clock
 queue.BACKOFF_SECONDS, health.SILENCE_SECONDS = 0.5, silence

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.connect import check_token, import_ray, is_loopback, quiet_stdout
-from cluster.parcel import parcel, staged
-from cluster.remote import Answer
-from jobs.errors import RunError, SpecError
+from robustq.cluster.ray_connection import check_token, import_ray, is_loopback, quiet_stdout
+from robustq.cluster.remote.ray_jobs_api import Answer
+from robustq.cluster.remote.upload import parcel, staged
+from robustq.jobs.errors import RunError, SpecError
 
 
 @pytest.fixture(autouse=True)
@@ -88,11 +88,11 @@ def test_a_parcel_holds_the_code_and_the_studys_folder(tmp_path):
     (folder / "m.py").write_text("def make(): ...\n")
     (folder / "s.yaml").write_text(STUDY.format(file="m.py"))
     with parcel(folder / "s.yaml") as (place, first):
-        assert sorted(path.name for path in place.iterdir()) == ["cli.py", "cluster", "jobs", "robustlib", "study"]
+        assert sorted(path.name for path in place.iterdir()) == ["robustlib", "robustq", "study"]
         assert sorted(path.name for path in (place / "study").iterdir()) == ["m.py", "s.yaml"]
-        assert (place / "jobs" / "migrations" / "env.py").exists() and list(
-            (place / "jobs" / "page" / "sections").glob("*.html")
-        )
+        jobs = place / "robustq" / "jobs"
+        assert (jobs / "store" / "migrations" / "env.py").exists()
+        assert list((jobs / "report" / "page" / "templates").glob("*.html"))
         assert not list(place.rglob("__pycache__"))
     (folder / "m.py").write_text("def make(): return 1\n")
     with parcel(folder / "s.yaml") as (_, second):
@@ -118,7 +118,7 @@ def test_what_would_not_be_there_is_found_before_it_is_sent(tmp_path, monkeypatc
         else:
             with pytest.raises(SpecError, match=rf"{weights} lies outside of the study's folder"):
                 parcel(study).__enter__()
-    monkeypatch.setattr("cluster.parcel.LIMIT_BYTES", 10)
+    monkeypatch.setattr("robustq.cluster.remote.upload.LIMIT_BYTES", 10)
     study.write_text(STUDY.format(file="m.py"))
     with pytest.raises(
         SpecError, match=r"holds 0 MB, of which 0 can be sent: put the study and the files that it names"

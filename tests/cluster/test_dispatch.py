@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from cluster.drive import drive
-from cluster.resources import Slots
-from jobs import control, queue
-from jobs.engine import open_store
-from jobs.probe import submit_probes
-from jobs.schema import attempt, job
-from jobs.states import counts, job_log, jobs_of
-from jobs.study import Origin, Study
-from jobs.submit import submit
+from robustq.cluster.driver.drive import drive
+from robustq.cluster.slots import Slots
+from robustq.jobs.queue import requests, transitions
+from robustq.jobs.queue.probe_jobs import submit_probes
+from robustq.jobs.queue.status import counts, job_log
+from robustq.jobs.store.connection import open_store
+from robustq.jobs.store.schema import attempt, job
+from robustq.jobs.store.sweeps import jobs_of
+from robustq.jobs.study.study import Origin, Study
+from robustq.jobs.submission.submit import submit
 
 pytestmark = [
     pytest.mark.ray,
@@ -62,7 +63,7 @@ def submitted(folder: Path, *factories: str, **entries: Any):
 
 
 def test_a_poison_job_fails_for_its_own_reason_and_the_others_are_done(tmp_path, monkeypatch):
-    monkeypatch.setattr(queue, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(transitions, "BACKOFF_SECONDS", 0.01)
     store = submitted(tmp_path, "poison", "good")
     found = drive(store)
     # Two evaluations and a worst case a model: the poisoned ones crashed five times each, and took their worst case along.
@@ -86,7 +87,7 @@ def test_a_running_job_can_be_cancelled(tmp_path):
             time.sleep(0.1)
             with store.begin() as db:
                 if counts(db)["running"]:
-                    control.cancel(db, jobs_of(None))
+                    requests.cancel(db, jobs_of(None))
                     return
 
     canceller = threading.Thread(target=cancel_when_it_runs, daemon=True)

@@ -16,15 +16,17 @@ from typing import Any
 
 import pytest
 
-from cluster import dispatch, drive
-from cluster.bundle import Finished, Place, Setting, Started, probed
-from cluster.driver import Bundle, Driver
-from cluster.resources import Slots
-from jobs.engine import Store, open_store
-from jobs.errors import RobustqError, RunError, StoreError
-from jobs.presence import watched
-from jobs.probe import submit_probes
-from jobs.states import counts
+from robustq.cluster.driver import drive
+from robustq.cluster.driver import loop as dispatch
+from robustq.cluster.driver.state import Bundle, Driver
+from robustq.cluster.messages import Finished, Place, Setting, Started
+from robustq.cluster.slots import Slots
+from robustq.cluster.worker import probed
+from robustq.jobs.errors import RobustqError, RunError, StoreError
+from robustq.jobs.queue.probe_jobs import submit_probes
+from robustq.jobs.queue.status import counts
+from robustq.jobs.store.connection import Store, open_store
+from robustq.jobs.store.presence import watched
 
 ROOT = Path(__file__).parents[2]
 SETTING = Setting("cpu", 1, "", "")
@@ -174,7 +176,7 @@ def test_a_folder_that_is_gone_has_it_beside_its_own_place(store, path, tmp_path
 
 
 def test_what_cannot_be_kept_is_told(store, path, monkeypatch):
-    monkeypatch.setattr("jobs.presence.write_copy", lambda db, target: os.stat("/nowhere"))
+    monkeypatch.setattr("robustq.jobs.store.presence.write_copy", lambda db, target: os.stat("/nowhere"))
     with pytest.raises(RunError, match=r"could not be kept \(.*No such file.*\): run the same command again$"):
         run(store, monkeypatch, lambda: delete(path), lambda: None)
 
@@ -307,7 +309,7 @@ def test_at_the_command_line(how, path):
     store = open_store(str(path), create=True, write=True)
     submit_probes(store, 200, seconds=0.1)
     store.engine.dispose()
-    command = [sys.executable, "-m", "cli", "--store", str(path), "drive"]
+    command = [sys.executable, "-m", "robustq", "--store", str(path), "drive"]
     driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     watchdog = threading.Timer(120, driver.kill)
     watchdog.start()

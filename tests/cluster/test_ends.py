@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.bundle import Place
-from cluster.connect import import_ray
-from cluster.ends import last_words, why
+from robustq.cluster.messages import Place
+from robustq.cluster.ray_connection import import_ray
+from robustq.cluster.worker_ends import last_words, why
 
 MARKS = ":job_id:01000000\n:task_name:rq:eval:1\n"
 # As Ray 2.60 and Python 3.11 wrote it.
@@ -57,11 +57,12 @@ def test_what_an_earlier_bundle_printed_does_not_count(tmp_path: Path):
 
 def test_rays_errors_by_their_cause(tmp_path: Path):
     ray = import_ray()
-    trace = (
-        "Traceback:\n  File 'x'\nModuleNotFoundError: No module named 'cluster.bundle'; 'cluster' is not a package\n"
-    )
+    trace = "Traceback:\n  File 'x'\nModuleNotFoundError: No module named 'robustq.cluster.worker'; 'cluster' is not a package\n"
     told = ray.exceptions.RayTaskError("f", trace, ValueError("x"))
-    assert why(ray, told, None) == "ModuleNotFoundError: No module named 'cluster.bundle'; 'cluster' is not a package"
+    assert (
+        why(ray, told, None)
+        == "ModuleNotFoundError: No module named 'robustq.cluster.worker'; 'cluster' is not a package"
+    )
     died = ray.exceptions.WorkerCrashedError()
     assert why(ray, died, None).startswith("WorkerCrashedError: The worker died unexpectedly")
     said = "WorkerCrashedError, and the last that it printed is: ZeroDivisionError: division by zero"

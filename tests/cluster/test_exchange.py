@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from cluster import exchange
-from cluster.remote import Cluster, attach
-from jobs.errors import RunError
+from robustq.cluster.remote import http_exchange
+from robustq.cluster.remote.ray_jobs_api import Cluster, attach
+from robustq.jobs.errors import RunError
 from tests.bounded import bounded
 
 VERSION = json.dumps({"ray_version": "2.50.0"}).encode()
@@ -109,7 +109,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SILENT_SECONDS", 1.0),
         ("MOST_BYTES", 2**20),
     ):
-        monkeypatch.setattr(exchange, name, value)
+        monkeypatch.setattr(http_exchange, name, value)
 
 
 @pytest.mark.parametrize("what", ANSWERS)

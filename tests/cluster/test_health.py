@@ -2,10 +2,10 @@
 
 import time
 
-from cluster import health
-from cluster.bundle import Place, Setting
-from cluster.driver import Bundle
-from jobs.queue import Claimed
+from robustq.cluster.driver import watchdog
+from robustq.cluster.driver.state import Bundle
+from robustq.cluster.messages import Place, Setting
+from robustq.jobs.queue.transitions import Claimed
 
 PLACE = Place("node", "id", 1, "", "", None)
 
@@ -17,24 +17,24 @@ def bundle(**values) -> Bundle:
 
 def test_a_worker_that_says_nothing():
     frozen = bundle(place=PLACE)
-    assert health.stuck(frozen, health.SILENCE_SECONDS) is None
-    assert health.stuck(frozen, health.SILENCE_SECONDS + 1) == "its worker on node was silent for 60 seconds"
+    assert watchdog.stuck(frozen, watchdog.SILENCE_SECONDS) is None
+    assert watchdog.stuck(frozen, watchdog.SILENCE_SECONDS + 1) == "its worker on node was silent for 60 seconds"
 
 
 def test_a_bundle_that_never_began_is_nobodys_fault():
     waiting = bundle()
-    assert health.stuck(waiting, health.START_SECONDS) is None
-    assert health.stuck(waiting, health.START_SECONDS + 1) == ""
+    assert watchdog.stuck(waiting, watchdog.START_SECONDS) is None
+    assert watchdog.stuck(waiting, watchdog.START_SECONDS + 1) == ""
 
 
 def test_a_job_that_lives_but_does_not_get_on():
     stalled = bundle(place=PLACE)
-    stalled.heard_at = stalled.began_at = health.STALL_SECONDS + 1
-    assert health.stuck(stalled, health.STALL_SECONDS + 2) == "it made no progress for 24 hours"
+    stalled.heard_at = stalled.began_at = watchdog.STALL_SECONDS + 1
+    assert watchdog.stuck(stalled, watchdog.STALL_SECONDS + 2) == "it made no progress for 24 hours"
 
 
 def test_a_job_over_its_limit():
     slow = bundle(place=PLACE, timeout_seconds=5.0)
-    assert health.overdue(slow, 5.0) is None
-    assert health.overdue(slow, 5.1) == 5.0
-    assert health.overdue(bundle(place=PLACE), time.monotonic()) is None
+    assert watchdog.overdue(slow, 5.0) is None
+    assert watchdog.overdue(slow, 5.1) == 5.0
+    assert watchdog.overdue(bundle(place=PLACE), time.monotonic()) is None

@@ -13,18 +13,19 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import select
 
-from cluster import dispatch, drive, health, leases
-from cluster.bundle import Finished, Place, Setting, Started, probed
-from cluster.driver import Bundle, Driver
-from cluster.processes import identity
-from cluster.resources import Slots
-from jobs import claims, queue
-from jobs.engine import Store, open_store
-from jobs.probe import submit_probes
-from jobs.schema import attempt, event, job, result
-from jobs.schema import driver as drivers
-from jobs.states import counts
 from robustlib import VERSION
+from robustq.cluster.driver import drive, leases, loop, watchdog
+from robustq.cluster.driver.state import Bundle, Driver
+from robustq.cluster.messages import Finished, Place, Setting, Started
+from robustq.cluster.process_identity import identity
+from robustq.cluster.slots import Slots
+from robustq.cluster.worker import probed
+from robustq.jobs.queue import claims, transitions
+from robustq.jobs.queue.probe_jobs import submit_probes
+from robustq.jobs.queue.status import counts
+from robustq.jobs.store.connection import Store, open_store
+from robustq.jobs.store.schema import attempt, event, job, result
+from robustq.jobs.store.schema import driver as drivers
 from tests.cluster.test_displaced import NoRay
 
 HOUR = 3600.0
@@ -37,7 +38,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wall, self.since = time.time(), 1000.0
-        for module in (queue, claims, leases, health):
+        for module in (transitions, claims, leases, watchdog):
             monkeypatch.setattr(module, "time", self)
 
     def time(self) -> float:
@@ -72,20 +73,20 @@ def joined(store: Store, process: str | None = None) -> Driver:
     """A driver on another machine, unless it has a process."""
     driver = Driver(store, NoRay(), Slots(1, 0, 1), None)
     with store.begin() as db:
-        driver.beat_at = queue.register(db, driver.id, "here", os.getpid(), 0.0, VERSION, process)
+        driver.beat_at = transitions.register(db, driver.id, "here", os.getpid(), 0.0, VERSION, process)
     return driver
 
 
-def begun(driver: Driver) -> queue.Claimed:
+def begun(driver: Driver) -> transitions.Claimed:
     with driver.store.begin() as db:
         (claimed,) = claims.claim(db, driver.id, most=1)
-        assert queue.start(db, claimed, driver.id, "node", 1, "")
+        assert transitions.start(db, claimed, driver.id, "node", 1, "")
     return claimed
 
 
-def ended(driver: Driver, claimed: queue.Claimed) -> bool:
+def ended(driver: Driver, claimed: transitions.Claimed) -> bool:
     with driver.store.begin() as db:
-        return queue.finish(db, claimed, probed(SETTING))
+        return transitions.finish(db, claimed, probed(SETTING))
 
 
 def look(*at_work: Driver) -> None:
@@ -129,7 +130,7 @@ def test_a_time_of_boot_that_moves_takes_no_job_from_its_driver(steps, store, tm
     folder, turns = table(tmp_path / "proc"), iter(range(6 * JOBS))
     monkeypatch.setattr(psutil, "PROCFS_PATH", str(folder))
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.0)
-    monkeypatch.setattr(dispatch, "send_off", lambda driver, jobs: Bundle(None, {c.id: c for c in jobs}, SETTING, 1.0))
+    monkeypatch.setattr(loop, "send_off", lambda driver, jobs: Bundle(None, {c.id: c for c in jobs}, SETTING, 1.0))
     set_boot(folder, 0.0)
     place = Place("here", "", 1, "", "", None)
 
@@ -142,11 +143,11 @@ def test_a_time_of_boot_that_moves_takes_no_job_from_its_driver(steps, store, tm
         if turn % 3 == 1:
             set_boot(folder, steps[(turn // 3) % len(steps)])
             with store.begin() as db:  # a neighbour on the same machine, that looks now
-                queue.reclaim(db, leases.dead_drivers(db))
+                transitions.reclaim(db, leases.dead_drivers(db))
             return [], []
         return [(bundle, Finished(claimed, probed(SETTING), None, ()))], [(bundle, "")] if len(bundle.open) == 1 else []
 
-    monkeypatch.setattr(dispatch, "collect", collect)
+    monkeypatch.setattr(loop, "collect", collect)
     drive.work(Driver(store, NoRay(), Slots(1, 0, 1), None), lambda counts, costs: None)
     computed_once(store)
     with store.begin() as db:
@@ -171,7 +172,7 @@ def test_a_lease_that_ran_out_by_the_clock_is_renewed(store: Store, clock: Clock
     look(driver)
     with store.begin() as db:
         until = db.execute(select(job.c.lease_expires_at).where(job.c.id == claimed.id)).scalar_one()
-    assert until == clock.time() + queue.LEASE_SECONDS
+    assert until == clock.time() + transitions.LEASE_SECONDS
     assert ended(driver, claimed)
 
 
@@ -220,7 +221,7 @@ def test_a_driver_that_begins_after_the_clock_was_set_takes_nothing(store: Store
         drive.drive(store, slots=Slots(1, 0, 1))
     assert states(store) == {"running": JOBS}
     with store.begin() as db:
-        assert all(queue.finish(db, one, probed(SETTING)) for one in claimed)
+        assert all(transitions.finish(db, one, probed(SETTING)) for one in claimed)
     computed_once(store)
 
 
@@ -293,7 +294,7 @@ def test_a_job_that_crashed_waits_no_longer_where_the_clock_is_set_back(step: fl
         db.execute(sa.update(job).where(job.c.id > 1).values(state="done"))
     claimed = begun(driver)
     with store.begin() as db:
-        queue.crash(db, claimed, "killed")
+        transitions.crash(db, claimed, "killed")
         assert claims.claim(db, driver.id, most=1) == []
     clock.set(step)
     begun(driver)
@@ -306,7 +307,7 @@ def test_no_pause_is_longer_than_the_longest(store: Store, clock: Clock):
     for crashes in range(1, 12):
         claimed = begun(driver)
         with store.begin() as db:
-            queue.crash(db, claimed, "killed")
+            transitions.crash(db, claimed, "killed")
             pause = db.execute(select(job.c.not_before).where(job.c.id == claimed.id)).scalar_one() - clock.time()
             db.execute(sa.update(job).where(job.c.id != claimed.id).values(state="done"))
             assert claims.claim(db, driver.id, most=1) == []
@@ -316,19 +317,19 @@ def test_no_pause_is_longer_than_the_longest(store: Store, clock: Clock):
 
 def test_a_driver_that_slept_counts_no_time_against_its_jobs(store: Store, clock: Clock, monkeypatch):
     """Its workers may have slept with it: a container that is paused."""
-    monkeypatch.setattr(health, "end_remotely", lambda *told: None)
+    monkeypatch.setattr(watchdog, "end_remotely", lambda *told: None)
     driver = joined(store)
-    claimed = queue.Claimed(1, "k", 1, "eval", {}, {}, timeout_seconds=600.0)
+    claimed = transitions.Claimed(1, "k", 1, "eval", {}, {}, timeout_seconds=600.0)
     bundle = Bundle(None, {1: claimed}, SETTING, 1.0, running=claimed, place=Place("n", "", 1, "", "", None))
     driver.looked_at = bundle.heard_at = bundle.began_at = bundle.moved_at = clock.monotonic()
     driver.bundles.append(bundle)
     clock.sleep(10 * 24 * HOUR)
     with store.begin() as db:
-        health.look_after(db, driver)
+        watchdog.look_after(db, driver)
     assert driver.bundles == [bundle]
     for _ in range(601):
         clock.sleep(1)
         bundle.heard_at = clock.monotonic()
         with store.begin() as db:
-            health.look_after(db, driver)
+            watchdog.look_after(db, driver)
     assert driver.bundles == []

@@ -15,17 +15,18 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster import connect, ends, session
-from cluster.bundle import Place
-from cluster.drive import drive
-from cluster.lost import RayLost, answers, run_again
-from cluster.resources import Slots
-from jobs import queue
-from jobs.claims import claim
-from jobs.engine import open_store
-from jobs.errors import RunError
-from jobs.probe import submit_probes
-from jobs.schema import attempt, job
+from robustq.cluster import ray_connection, ray_sessions
+from robustq.cluster import worker_ends as ends
+from robustq.cluster.driver.drive import drive
+from robustq.cluster.messages import Place
+from robustq.cluster.ray_failures import RayLost, answers, run_again
+from robustq.cluster.slots import Slots
+from robustq.jobs.errors import RunError
+from robustq.jobs.queue import transitions
+from robustq.jobs.queue.claims import claim
+from robustq.jobs.queue.probe_jobs import submit_probes
+from robustq.jobs.store.connection import open_store
+from robustq.jobs.store.schema import attempt, job
 from tests.postgres import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +75,7 @@ def test_a_cluster_that_does_not_answer_is_told_at_once():
     assert not answers(f"127.0.0.1:{port}")
     began = time.monotonic()
     with pytest.raises(RunError, match=rf"^the Ray cluster 127.0.0.1:{port} cannot be reached: nothing answers there$"):
-        connect.cluster_ray(f"127.0.0.1:{port}").__enter__()
+        ray_connection.cluster_ray(f"127.0.0.1:{port}").__enter__()
     assert time.monotonic() - began < 10
 
 
@@ -88,15 +89,15 @@ def test_a_cluster_that_was_there_is_waited_for(monkeypatch):
             raise RunError("the Ray cluster head:1 cannot be reached: nothing answers there")
         yield "ray"
 
-    monkeypatch.setattr(connect, "cluster_ray", cluster_ray)
-    monkeypatch.setattr(connect, "BACK_LOOK_SECONDS", 0.01)
-    with connect.reached("head:1", told.append, insecure=False, again=True) as ray:
+    monkeypatch.setattr(ray_connection, "cluster_ray", cluster_ray)
+    monkeypatch.setattr(ray_connection, "BACK_LOOK_SECONDS", 0.01)
+    with ray_connection.reached("head:1", told.append, insecure=False, again=True) as ray:
         assert (ray, len(tries)) == ("ray", 4)
     line = "the Ray cluster head:1 cannot be reached: nothing answers there; waiting for it, 5 minutes at most"
     assert told == [line]
     tries.clear()
     with pytest.raises(RunError, match="cannot be reached"):
-        connect.reached("head:1", told.append, insecure=False, again=False).__enter__()
+        ray_connection.reached("head:1", told.append, insecure=False, again=False).__enter__()
     assert len(tries) == 1
 
 
@@ -114,11 +115,11 @@ def test_an_interrupt_while_ray_starts_ends_ray_before_its_folder(monkeypatch):
     def start(*given: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(connect, "session_folder", gone)
-    monkeypatch.setattr(connect, "start", start)
+    monkeypatch.setattr(ray_connection, "session_folder", gone)
+    monkeypatch.setattr(ray_connection, "start", start)
     ray = SimpleNamespace(shutdown=lambda: order.append("ray"))
     with pytest.raises(KeyboardInterrupt):
-        connect.started(ray, Slots(1, 0, 1)).__enter__()
+        ray_connection.started(ray, Slots(1, 0, 1)).__enter__()
     assert order == ["ray", "folder"]
 
 
@@ -127,7 +128,7 @@ class TestFolder:
     def place(self, monkeypatch) -> Iterator[Path]:
         place = Path("/tmp") / f"rq-test-{os.getpid()}"
         place.mkdir(exist_ok=True)
-        monkeypatch.setattr(session, "roots", lambda: [place])
+        monkeypatch.setattr(ray_sessions, "roots", lambda: [place])
         yield place
         for path in place.glob("*/*"):
             path.unlink() if path.is_file() else path.rmdir()
@@ -136,17 +137,17 @@ class TestFolder:
         place.rmdir()
 
     def test_goes_at_the_end_and_is_nobody_elses_to_write(self, place):
-        with session.session_folder() as inner:
+        with ray_sessions.session_folder() as inner:
             outer = Path(inner).parent
             assert outer.parent == place and outer.stat().st_mode & 0o77 == 0
             (Path(inner) / "logs").mkdir()
-            session.clear_dead()
+            ray_sessions.clear_dead()
             assert Path(inner, "logs").is_dir()
         assert list(place.iterdir()) == []
 
     def test_of_a_process_that_was_killed_goes_with_the_next(self, place):
         code = (
-            "import sys, time; from pathlib import Path; from cluster import session\n"
+            "import sys, time; from pathlib import Path; from robustq.cluster import ray_sessions as session\n"
             f"session.roots = lambda: [Path({str(place)!r})]\n"
             "print(session.make_folder()[0], flush=True); time.sleep(60)"
         )
@@ -155,23 +156,23 @@ class TestFolder:
         with killed.stdout:
             folder = Path(killed.stdout.readline().strip())
         (folder / "log").write_text("x")
-        foreign = place / f"{session.PREFIX}other"  # of somebody who marks nothing
+        foreign = place / f"{ray_sessions.PREFIX}other"  # of somebody who marks nothing
         foreign.mkdir()
-        session.clear_dead()
+        ray_sessions.clear_dead()
         assert folder.is_dir()
         # What its Ray would be: a process that has the folder in its command line, and a path of Ray's.
         left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "/ray/", f"{folder}/r/x"])
         killed.kill()
         killed.wait()
-        session.clear_dead()
+        ray_sessions.clear_dead()
         left.wait(20)
         assert not psutil.pid_exists(left.pid)  # killed, not by this test
         assert list(place.iterdir()) == [foreign]
 
     def test_that_cannot_be_made_is_one_line(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(session, "roots", lambda: [tmp_path / ("a" * 100), Path("/dev/null/in")])
+        monkeypatch.setattr(ray_sessions, "roots", lambda: [tmp_path / ("a" * 100), Path("/dev/null/in")])
         with pytest.raises(RunError) as error:
-            session.session_folder().__enter__()
+            ray_sessions.session_folder().__enter__()
         assert str(error.value) == (
             f"Ray finds no folder for its sockets and logs (the name of {tmp_path}/{'a' * 100} is too long for sockets; "
             "/dev/null/in: Not a directory): name one in which there is room, with a short name, in TMPDIR"
@@ -180,11 +181,11 @@ class TestFolder:
     def test_where_its_name_is_too_long_is_in_tmp(self, monkeypatch, tmp_path):
         monkeypatch.undo()
         monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("a" * 100)))
-        with session.session_folder() as inner:
+        with ray_sessions.session_folder() as inner:
             assert inner.startswith("/tmp/robustq-ray-")
 
 
-@pytest.mark.parametrize(("ends", "line"), [("os._exit(1)", session.ENDED + "\n"), ("None", ""), ("1 / 0", "")])
+@pytest.mark.parametrize(("ends", "line"), [("os._exit(1)", ray_sessions.ENDED + "\n"), ("None", ""), ("1 / 0", "")])
 def test_a_process_that_ray_ends_is_told_of(ends, line):
     code = f"import os\nfrom cluster import session\nwith session.told_if_ended():\n    {ends}\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -199,9 +200,9 @@ def test_what_a_worker_printed_before_it_died_is_kept(tmp_path):
     log.write_text("of an earlier bundle\nSegmentation fault\n")
     place = Place("here", "", 1, "", "", str(log), len("of an earlier bundle\n"))
     with store.begin() as db:
-        queue.register(db, "d", "here", 1, 0.0, "")
+        transitions.register(db, "d", "here", 1, 0.0, "")
         (claimed,) = claim(db, "d", most=1)
-        queue.start(db, claimed, "d", "here", 1, "", str(log))
+        transitions.start(db, claimed, "d", "here", 1, "", str(log))
         ends.keep_log(db, place, claimed, str(folder))
         kept = db.execute(attempt.select()).one().log
     assert Path(kept).parent == folder / "logs" and Path(kept).read_text() == "Segmentation fault\n"
@@ -254,7 +255,7 @@ class TestRay:
         def limit() -> None:
             resource.setrlimit(resource.RLIMIT_AS, (6_000_000 * 1024, 6_000_000 * 1024))
 
-        command = [sys.executable, "-m", "cli", "--store", str(tmp_path / "r.db"), "drive"]
+        command = [sys.executable, "-m", "robustq", "--store", str(tmp_path / "r.db"), "drive"]
         env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=90, preexec_fn=limit

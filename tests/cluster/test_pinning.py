@@ -2,10 +2,10 @@
 
 import pytest
 
-from cluster.bundle import Setting, Started
-from cluster.connect import import_ray, local_ray, remote_bundle
-from cluster.resources import Slots
-from jobs.queue import Claimed
+from robustq.cluster.messages import Setting, Started
+from robustq.cluster.ray_connection import import_ray, local_ray, remote_bundle
+from robustq.cluster.slots import Slots
+from robustq.jobs.queue.transitions import Claimed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

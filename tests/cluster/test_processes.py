@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster import processes
-from cluster.processes import end, identity, is_gone
+from robustq.cluster import process_identity
+from robustq.cluster.process_identity import end, identity, is_gone
 
 ROOT = Path(__file__).parents[2]
 LINUX = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
@@ -112,7 +112,7 @@ class FakeProc:
         self.namespace("pid", 1)
         self.namespace("time", 9)
         self.process(pid, 500)
-        monkeypatch.setattr(processes, "PROC", folder)
+        monkeypatch.setattr(process_identity, "PROC", folder)
 
     def boot(self, name: str) -> None:
         (self.folder / "sys/kernel/random/boot_id").write_text(f"{name}\n")
@@ -152,7 +152,7 @@ def test_of_another_place_nothing_is_known(change: Callable[[FakeProc], None], f
 
 ASK = """
 import os, sys
-from cluster.processes import end, identity, is_gone
+from robustq.cluster.process_identity import end, identity, is_gone
 pid, told = int(sys.argv[1]), sys.argv[2]
 end(pid, told)
 print(identity(os.getpid()) or "unknown")
@@ -215,7 +215,7 @@ def test_what_an_older_version_left_out_is_not_known(told: str | None, fake: Fak
 
 def test_without_such_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Start):
     """As on macOS, where the start is a time of day that the kernel notes once."""
-    monkeypatch.setattr(processes, "PROC", tmp_path / "nowhere")
+    monkeypatch.setattr(process_identity, "PROC", tmp_path / "nowhere")
     process = start()
     told = identity(process.pid)
     assert told.endswith(f" {psutil.Process(process.pid).create_time():.6f}") and not is_gone(process.pid, told)

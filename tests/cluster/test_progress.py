@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from cluster import progress
-from cluster.progress import Progress, duration
+from robustq.cluster.driver import progress
+from robustq.cluster.driver.progress import Progress, duration
 
 COUNTS = dict.fromkeys(("blocked", "queued", "leased", "running", "done", "failed", "cancelled"), 0)
 

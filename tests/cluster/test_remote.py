@@ -20,9 +20,9 @@ from typing import NamedTuple
 import pytest
 import sqlalchemy as sa
 
-from jobs.engine import open_store
-from jobs.query import result_rows
-from jobs.schema import attempt
+from robustq.jobs.results.rows import result_rows
+from robustq.jobs.store.connection import open_store
+from robustq.jobs.store.schema import attempt
 from tests.postgres import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]

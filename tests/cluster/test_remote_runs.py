@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from cluster.remote import Cluster, submit_study
+from robustq.cluster.remote.ray_jobs_api import Cluster, submit_study
 
 STUDY = """
 name: far

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.resources import Slots, bundle_budget, bundle_size, cluster_slots, next_share, plan_slots, share_for
+from robustq.cluster.slots import Slots, bundle_budget, bundle_size, cluster_slots, next_share, plan_slots, share_for
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,17 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from cluster import dispatch
-from cluster.driver import Driver
-from cluster.resources import Slots
-from jobs import engine, queue
-from jobs.claims import claim
-from jobs.engine import Store, open_store
-from jobs.errors import StoreAway, StoreError
-from jobs.probe import submit_probes
-from jobs.schema import attempt, job
-from jobs.states import counts
+from robustq.cluster.driver import loop
+from robustq.cluster.driver.state import Driver
+from robustq.cluster.slots import Slots
+from robustq.jobs.errors import StoreAway, StoreError
+from robustq.jobs.queue import transitions
+from robustq.jobs.queue.claims import claim
+from robustq.jobs.queue.probe_jobs import submit_probes
+from robustq.jobs.queue.status import counts
+from robustq.jobs.store import connection as engine
+from robustq.jobs.store.connection import Store, open_store
+from robustq.jobs.store.schema import attempt, job
 from tests.postgres import own_server
 
 pytestmark = pytest.mark.postgres
@@ -46,7 +47,7 @@ def driver(store) -> Driver:
     submit_probes(store, 3)
     made = Driver(store, None, Slots(1, 0, 1), None, tell=[].append)
     with store.begin() as db:
-        made.beat_at = queue.register(db, made.id, "here", 1, 0.0, "")
+        made.beat_at = transitions.register(db, made.id, "here", 1, 0.0, "")
     return made
 
 
@@ -72,7 +73,7 @@ def lose_the_answer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_change_that_is_broken_off_is_made_again(mode, server, store, driver):
     restart = once(lambda: server[1]("restart", "-m", mode))
 
-    def take(db: sa.Connection) -> list[queue.Claimed]:
+    def take(db: sa.Connection) -> list[transitions.Claimed]:
         found = claim(db, driver.id, most=2)
         restart()
         return found
@@ -99,11 +100,11 @@ def test_a_claim_whose_answer_was_lost_is_known(store, driver, monkeypatch):
 
 def test_a_result_whose_answer_was_lost_is_recorded_once(store, driver, monkeypatch):
     (claimed,) = driver.write(lambda db: claim(db, driver.id, most=1))
-    driver.write(lambda db: queue.start(db, claimed, driver.id, "here", 1, ""))
+    driver.write(lambda db: transitions.start(db, claimed, driver.id, "here", 1, ""))
     lose_the_answer(store, monkeypatch)
-    assert driver.write(lambda db: queue.finish(db, claimed, PROBED))
+    assert driver.write(lambda db: transitions.finish(db, claimed, PROBED))
     lose_the_answer(store, monkeypatch)
-    driver.write(lambda db: queue.crash(db, claimed, "late"))
+    driver.write(lambda db: transitions.crash(db, claimed, "late"))
     with store.begin() as db:
         assert counts(db)["done"] == 1
         assert [(row.outcome, row.n) for row in db.execute(attempt.select())] == [("done", 1)]
@@ -111,27 +112,27 @@ def test_a_result_whose_answer_was_lost_is_recorded_once(store, driver, monkeypa
 
 
 def test_leases_that_ran_out_while_the_server_was_down_are_still_ones_own(server, store, driver, monkeypatch):
-    monkeypatch.setattr("jobs.claims.LEASE_SECONDS", -1.0)
+    monkeypatch.setattr("robustq.jobs.queue.claims.LEASE_SECONDS", -1.0)
     claimed = driver.write(lambda db: claim(db, driver.id, most=2))
     restart = once(lambda: server[1]("restart", "-m", "fast"))
 
     def look(db: sa.Connection) -> int:
         restart()
-        return queue.reclaim(db, [])
+        return transitions.reclaim(db, [])
 
     assert len(claimed) == 2 and driver.write(look) == 0
 
 
 def test_housekeeping_that_is_broken_off_forgets_nothing(server, store, driver, monkeypatch):
     claimed = driver.write(lambda db: claim(db, driver.id, most=2))
-    bundle = dispatch.Bundle(None, {c.id: c for c in claimed}, None, 1.0)  # pyright: ignore[reportArgumentType]
+    bundle = loop.Bundle(None, {c.id: c for c in claimed}, None, 1.0)  # pyright: ignore[reportArgumentType]
     driver.bundles.append(bundle)
-    monkeypatch.setattr(dispatch.health, "end", lambda driver, bundle: None)
+    monkeypatch.setattr(loop.watchdog, "end", lambda driver, bundle: None)
     with store.begin() as db:
         db.execute(sa.update(job).where(job.c.id == claimed[0].id).values(cancel_requested=True))
     restart = once(lambda: server[1]("restart", "-m", "fast"))
-    monkeypatch.setattr(dispatch.health, "look_after", lambda db, driver: restart())
-    dispatch.housekeep(driver)
+    monkeypatch.setattr(loop.watchdog, "look_after", lambda db, driver: restart())
+    loop.housekeep(driver)
     with store.begin() as db:
         found = counts(db)
     assert (found["cancelled"], found["queued"], found["leased"], driver.bundles) == (1, 2, 0, [])

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs import queue
-from jobs.engine import Store, open_store
-from jobs.plan import Planned, Resolved
-from jobs.specs import AttackSpec, DataRef, EvalSpec, ModelSpec, TrainSpec, WorstSpec
-from jobs.study import Origin, Study
-from jobs.submit import record
 from robustlib.settings import TrainSettings
+from robustq.jobs.queue import transitions
+from robustq.jobs.specs import AttackSpec, DataRef, EvalSpec, ModelSpec, TrainSpec, WorstSpec
+from robustq.jobs.store.connection import Store, open_store
+from robustq.jobs.study.study import Origin, Study
+from robustq.jobs.submission.plan import Planned, Resolved
+from robustq.jobs.submission.submit import record
 from tests.jobs import made
 
 DATA = DataRef(place="digits", sha256="d" * 64)
@@ -52,7 +52,7 @@ def filled(url: str) -> Iterator[Store]:
     with store.begin() as db:
         record(db, resolved(), small_plan())
         for driver in ("one", "two"):
-            queue.register(db, driver, "here", os.getpid(), time.time(), "0")
+            transitions.register(db, driver, "here", os.getpid(), time.time(), "0")
     try:
         yield store
     finally:

@@ -7,10 +7,10 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from jobs import examples
-from jobs.engine import Store
-from jobs.schema import example_blob, job, result, sweep, sweep_job
 from robustlib.metrics import summarise
+from robustq.jobs.store import example_outcomes
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.schema import example_blob, job, result, sweep, sweep_job
 
 N = 40
 
@@ -73,7 +73,7 @@ def add_result(
     db.execute(sa.insert(sweep_job).values(sweep_id=sweep_id, job_id=id_, model=model))
     db.execute(sa.insert(result).values(**of_result | {k: v for k, v in values.items() if k in result.c}))
     if outcomes:
-        data = examples.encode(examples.to_table(columns))
+        data = example_outcomes.encode(example_outcomes.to_table(columns))
         blob = {"job_id": id_, "n": len(columns["index"]), "sha256": hashlib.sha256(data).hexdigest(), "data": data}
         db.execute(sa.insert(example_blob).values(**blob))
     return id_

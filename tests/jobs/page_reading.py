@@ -9,12 +9,12 @@ from typing import Any
 
 import uvicorn
 
-from jobs.engine import Store, open_store
-from jobs.page.gather import gather
-from jobs.page.outcomes import Kept
-from jobs.page.parts import parts
-from jobs.report import write_report
-from jobs.ui import configuration, listen
+from robustq.jobs.report.page.image_outcomes import Kept
+from robustq.jobs.report.page.sections import parts
+from robustq.jobs.report.page.sweep_data import gather
+from robustq.jobs.report.server import configuration, listen
+from robustq.jobs.report.write import write_report
+from robustq.jobs.store.connection import Store, open_store
 
 
 class Elements(HTMLParser):

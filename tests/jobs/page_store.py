@@ -11,10 +11,10 @@ import safetensors.numpy
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from jobs import artifacts
-from jobs.engine import Store
-from jobs.schema import artifact, check_result, job, job_artifact, result, sweep, sweep_job
-from robustlib import data
+from robustlib.datasets import load
+from robustq.jobs.store import artifacts
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.schema import artifact, check_result, job, job_artifact, result, sweep, sweep_job
 from tests.jobs.made import add_result, add_sweep
 
 ATTACKS = {"fgsm": 0.5, "pgd": 0.8, "square": 0.6}  # the share of a radius that each uses
@@ -23,13 +23,13 @@ RADII = (0.05, 0.1, 0.2)
 
 @cache
 def digits() -> dict[str, str]:
-    return {"place": "digits", "sha256": data.fingerprint("digits")}
+    return {"place": "digits", "sha256": load.fingerprint("digits")}
 
 
 def columns(strength: float, eps: float, attack: str, n: int) -> dict[str, np.ndarray]:
     """Outcomes of a model whose image i falls at the distance strength (i + 1) / n; every tenth is wrong at first."""
     place = np.arange(n)
-    label = np.asarray(data.load("digits", "test").y[:n])
+    label = np.asarray(load.load("digits", "test").y[:n])
     distance = strength * (place + 1) / n
     wrong = place % 10 == 9
     by = {name: distance <= share * eps for name, share in ATTACKS.items()}
@@ -122,7 +122,7 @@ def add_radius(
             kind="worst" if worst else "eval", extra=None if worst else passed | curve, seconds=1.0, verdict=verdict,
         )  # fmt: skip
         if images and not worst:
-            clean = data.load("digits", "test").x[:images].astype(np.float32) / 255
+            clean = load.load("digits", "test").x[:images].astype(np.float32) / 255
             keep(db, root, id_, "images", safetensors.numpy.save({"x_adv": np.clip(clean + eps, 0, 1)}))
 
 

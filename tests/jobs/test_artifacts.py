@@ -7,8 +7,8 @@ import pickle
 
 import pytest
 
-from jobs import artifacts
-from jobs.errors import ArtifactError
+from robustq.jobs.errors import ArtifactError
+from robustq.jobs.store import artifacts
 
 
 def test_round_trip_by_content(tmp_path):

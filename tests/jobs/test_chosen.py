@@ -7,21 +7,22 @@ import numpy as np
 import pytest
 import yaml
 
-from jobs import examples
-from jobs.ask import resolve_file
-from jobs.compare import compare
-from jobs.errors import RunError, SpecError
-from jobs.filters import Filters
-from jobs.material import load_data
-from jobs.plan import expand
-from jobs.query import examples_of, result_rows
-from jobs.replay import replay
-from jobs.specs import DataRef, EvalSpec, TrainSpec
-from jobs.study import Origin, Study
-from jobs.submit import submit
-from robustlib import data
+from robustlib.datasets import load
 from robustlib.datasets.choose import choose
 from robustlib.datasets.source import Reading
+from robustq.jobs.errors import RunError, SpecError
+from robustq.jobs.results.compare import compare
+from robustq.jobs.results.filters import Filters
+from robustq.jobs.results.rows import result_rows
+from robustq.jobs.running.inputs import load_data
+from robustq.jobs.specs import DataRef, EvalSpec, TrainSpec
+from robustq.jobs.store import example_outcomes
+from robustq.jobs.store.example_outcomes import examples_of
+from robustq.jobs.study.study import Origin, Study
+from robustq.jobs.submission.expand_study import expand
+from robustq.jobs.submission.study_sources import resolve_file
+from robustq.jobs.submission.submit import submit
+from robustq.jobs.verification.replay import replay
 from tests.jobs.working import work_off, worked_off
 from tests.robustlib.test_data import encode, write_parquet
 
@@ -49,13 +50,13 @@ STUDY: dict[str, Any] = {
 def test_stratified_examples_come_out_the_same_in_shards(tmp_path: Path):
     whole = worked_off(tmp_path / "whole", STUDY)
     parted = worked_off(tmp_path / "parts", STUDY | {"shards": 3}, slots=2)
-    y = data.load("digits", "test").y
+    y = load.load("digits", "test").y
     rows = choose(y, 230, "stratified")
     with whole.begin() as one, parted.begin() as other:
         left, right = result_rows(one), result_rows(other)
         assert [row["key"] for row in left] == [row["key"] for row in right] and len(left) == 2
         for a, b in zip(left, right, strict=True):
-            found = examples.to_columns(examples_of(one, a["job_id"]))
+            found = example_outcomes.to_columns(examples_of(one, a["job_id"]))
             assert found["index"].tolist() == rows.tolist() and found["label"].tolist() == y[rows].tolist()
             assert examples_of(one, a["job_id"]).to_pylist() == examples_of(other, b["job_id"]).to_pylist()
     whole.engine.dispose()
@@ -69,7 +70,7 @@ def planned(folder: Path, **changes: Any):
 
 @pytest.fixture
 def splits(tmp_path: Path) -> str:
-    digits = data.load("digits", "train")
+    digits = load.load("digits", "train")
     for n, split in enumerate(("train", "validation", "test")):
         rows = range(n * 120, n * 120 + 120)
         encoded = [encode(digits.x[i]) for i in rows]
@@ -95,9 +96,9 @@ def test_the_chosen_split_is_what_is_evaluated(splits: str, tmp_path: Path):
     store = worked_off(tmp_path / "store", {name: study[name] for name in study if "draws" not in name})
     with store.begin() as db:
         (row,) = result_rows(db)
-        found = examples.to_columns(examples_of(db, row["job_id"]))
-    assert row["n"] == 120 and found["label"].tolist() == data.load(splits, "validation").y.tolist()
-    assert not np.array_equal(found["label"], data.load(splits, "test").y)
+        found = example_outcomes.to_columns(examples_of(db, row["job_id"]))
+    assert row["n"] == 120 and found["label"].tolist() == load.load(splits, "validation").y.tolist()
+    assert not np.array_equal(found["label"], load.load(splits, "test").y)
     assert [row["outcome"] for row in replay(store, 1, filters=Filters(), job_ids=[row["job_id"]])] == ["equal"]
     (tmp_path / "set" / "validation.parquet").write_bytes((tmp_path / "set" / "train.parquet").read_bytes())
     load_data.cache_clear()
@@ -107,7 +108,7 @@ def test_the_chosen_split_is_what_is_evaluated(splits: str, tmp_path: Path):
 
 
 def test_images_of_two_splits_are_not_paired_though_their_labels_agree(tmp_path: Path):
-    digits = data.load("digits", "train")
+    digits = load.load("digits", "train")
     for n, split in enumerate(("train", "validation", "test")):
         write_parquet(tmp_path / "set" / f"{split}.parquet", [encode(x) for x in digits.x[n * 40 : n * 40 + 40]], Y40)
     model = {"arch": "lenet5", "train": {"epochs": 1, "validation_examples": 10}}

@@ -10,18 +10,21 @@ import pytest
 import safetensors.numpy
 from sqlalchemy import select
 
-from jobs import artifacts, claims, control, flow, probe, queue, shards, submit
-from jobs import states as jobs_states
-from jobs.engine import Store
-from jobs.errors import JobsFailed, SpecError
-from jobs.insert import known_jobs
-from jobs.planned import Planned
-from jobs.probe import submit_probes
-from jobs.refresh import has_moved, refresh
-from jobs.schema import job
-from jobs.specs import AttackSpec, EvalSpec, ModelSpec, WorstSpec, parse
-from jobs.states import counts, find_sweep, jobs_of, latest_sweeps
-from jobs.submit import Submitted, record
+from robustq.jobs.commands import queue_actions
+from robustq.jobs.errors import JobsFailed, SpecError
+from robustq.jobs.queue import claims, probe_jobs, requests, shards, status, transitions
+from robustq.jobs.queue.probe_jobs import submit_probes
+from robustq.jobs.queue.status import counts
+from robustq.jobs.specs import AttackSpec, EvalSpec, ModelSpec, WorstSpec, parse
+from robustq.jobs.store import artifacts
+from robustq.jobs.store.bulk_insert import known_jobs
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.schema import job
+from robustq.jobs.store.sweeps import find_sweep, jobs_of, latest_sweeps
+from robustq.jobs.submission import submit
+from robustq.jobs.submission.plan import Planned
+from robustq.jobs.submission.resubmit import has_moved, refresh
+from robustq.jobs.submission.submit import Submitted, record
 from tests.jobs.conftest import DATA, resolved, small_plan
 
 
@@ -33,54 +36,54 @@ def states(store: Store) -> dict[str, int]:
 def test_what_needs_a_cancelled_job_does_not_wait_for_it(store):
     with store.begin() as db:
         first = db.execute(select(job.c.id).where(job.c.kind == "train").order_by(job.c.id)).scalars().first()
-        assert control.cancel(db, [first]) == 1
+        assert requests.cancel(db, [first]) == 1
     assert states(store) == {"queued": 1, "blocked": 3, "cancelled": 4}
     with store.begin() as db:
-        assert control.retry(db, [first]) == 4
+        assert requests.retry(db, [first]) == 4
     assert states(store) == {"queued": 2, "blocked": 6}
 
 
 def test_a_running_job_is_cancelled_by_its_driver(store):
     with store.begin() as db:
         (claimed,) = claims.claim(db, "one", most=1)
-        assert control.cancel(db, [claimed.id]) == 1
+        assert requests.cancel(db, [claimed.id]) == 1
         assert counts(db)["leased"] == 1
-        assert queue.confirm_cancelled(db, claimed)
+        assert transitions.confirm_cancelled(db, claimed)
     assert states(store)["cancelled"] == 4
 
 
 def test_nothing_of_a_paused_sweep_begins_but_what_another_wants(store):
     with store.begin() as db:
-        assert control.pause(db, 1, paused=True) == 8
+        assert requests.pause(db, 1, paused=True) == 8
         assert claims.claim(db, "one", most=1) == []
         other = record(db, resolved("other"), small_plan()[:4]).sweep_id
         wanted = set(db.execute(jobs_of(other)).scalars())
         (claimed,) = claims.claim(db, "one", most=1)
         assert claimed.id in wanted
         assert claims.claim(db, "one", most=1) == []
-        assert control.pause(db, 1, paused=False) == 8
+        assert requests.pause(db, 1, paused=False) == 8
         assert len(claims.claim(db, "one", most=1)) == 1
 
 
 def test_higher_priority_goes_first_and_a_training_before_its_sweeps_evaluations(store):
     with store.begin() as db:
         last = db.execute(select(job.c.id).where(job.c.kind == "train").order_by(job.c.id.desc())).scalars().first()
-        assert control.prioritise(db, [last], 3) == 1
+        assert requests.prioritise(db, [last], 3) == 1
         (claimed,) = claims.claim(db, "one", most=1)
         assert claimed.id == last
-        assert control.prioritise(db, jobs_of(1), -2) == 8
+        assert requests.prioritise(db, jobs_of(1), -2) == 8
         found = set(db.execute(select(job.c.kind, job.c.priority)).all())
         assert found == {("train", -3), ("eval", -4), ("worst", -4)}
         with pytest.raises(SpecError, match="expected a priority between -1000 and 1000, got 5000"):
-            control.prioritise(db, [last], 5000)
+            requests.prioritise(db, [last], 5000)
 
 
 def test_jobs_go_to_slots_that_are_large_enough(store):
     with store.begin() as db:
         assert claims.claim(db, "one", most=8, gpu_share=0.5) == []  # nothing is known: they need a whole GPU
         (first,) = claims.claim(db, "one", most=8, gpu_share=1.0)
-        assert queue.start(db, first, "one", "here", 1, "0")
-        assert queue.release(db, first, "out of memory", gpu_share=0.25)
+        assert transitions.start(db, first, "one", "here", 1, "0")
+        assert transitions.release(db, first, "out of memory", gpu_share=0.25)
         assert claims.claim(db, "one", most=8, gpu_share=0.125) == []
         (again,) = claims.claim(db, "one", most=8, gpu_share=0.5)
         assert (again.id, again.gpu_share) == (first.id, 0.25)
@@ -89,11 +92,11 @@ def test_jobs_go_to_slots_that_are_large_enough(store):
 def test_what_a_job_needed_is_known_of_its_mates(store):
     with store.begin() as db:
         (train,) = claims.claim(db, "one", most=1)
-        assert queue.start(db, train, "one", "here", 1, "0")
+        assert transitions.start(db, train, "one", "here", 1, "0")
         row = {"n": 1, "clean_accuracy": 1.0, "robust_accuracy": 0.5, "seconds": 0.1, "device": "cpu", "versions": {}}
-        assert queue.finish(db, train, row)
+        assert transitions.finish(db, train, row)
         (evaluation,) = claims.claim(db, "one", most=1, what=job.c.kind == "eval")
-        queue.learn_share(db, evaluation, 0.125)
+        transitions.learn_share(db, evaluation, 0.125)
         shares = db.execute(select(job.c.gpu_share).where(job.c.kind == "eval").order_by(job.c.id)).scalars().all()
     assert shares == [None, 0.125, None, None]  # its mate; it itself is leased, the others are another model's
 
@@ -110,8 +113,12 @@ def run(store: Store, *ids: int, fail: bool = False) -> None:
     for id_ in ids:
         with store.begin() as db:
             (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == id_)
-            assert queue.start(db, claimed, "one", "here", 1, "")
-            assert queue.fail(db, claimed, "ValueError", "no", "trace") if fail else queue.finish(db, claimed, ROW)
+            assert transitions.start(db, claimed, "one", "here", 1, "")
+            assert (
+                transitions.fail(db, claimed, "ValueError", "no", "trace")
+                if fail
+                else transitions.finish(db, claimed, ROW)
+            )
 
 
 ROW = {"n": 1, "clean_accuracy": 1.0, "robust_accuracy": 0.5, "seconds": 0.1, "device": "cpu", "versions": {}}
@@ -123,7 +130,7 @@ def test_a_retried_job_brings_back_what_it_needs(store):
     run(store, train, fail=True)
     assert states(store) == {"queued": 1, "blocked": 3, "failed": 4}
     with store.begin() as db:
-        assert control.retry(db, [evals[0]]) == 4
+        assert requests.retry(db, [evals[0]]) == 4
     assert states(store) == {"queued": 2, "blocked": 6}
 
 
@@ -133,11 +140,11 @@ def test_what_needs_another_failed_job_too_stays_failed(store):
     run(store, train)
     run(store, *evals, fail=True)
     with store.begin() as db:
-        assert control.retry(db, [evals[0]]) == 1
+        assert requests.retry(db, [evals[0]]) == 1
         assert db.execute(select(job.c.state).where(job.c.id == worst)).scalar() == "failed"
     run(store, evals[0])
     with store.begin() as db:
-        assert control.retry(db, [evals[1]]) == 2  # the worst case with it
+        assert requests.retry(db, [evals[1]]) == 2  # the worst case with it
     run(store, evals[1])
     with store.begin() as db:
         assert db.execute(select(job.c.state).where(job.c.id == worst)).scalar() == "queued"
@@ -147,16 +154,16 @@ def test_a_cancelled_sweep_leaves_others_their_jobs(store):
     with store.begin() as db:
         other = record(db, resolved("other"), small_plan()[:4]).sweep_id
         record(db, replace(resolved(), identity="0" * 64), small_plan())  # another version of the first
-    assert flow.cancel(store, [], "small") == (
+    assert queue_actions.cancel(store, [], "small") == (
         "4 jobs cancelled; 4 stay in the queue, which other sweeps want too: other "
         "(robustq cancel with their numbers ends them for all)"
     )
     assert states(store) == {"queued": 1, "blocked": 3, "cancelled": 4}
     with store.begin() as db:
         wanted = set(db.execute(jobs_of(other)).scalars())
-        open_ = set(db.execute(select(job.c.id).where(job.c.state.in_(queue.UNFINISHED))).scalars())
+        open_ = set(db.execute(select(job.c.id).where(job.c.state.in_(transitions.UNFINISHED))).scalars())
     assert open_ == wanted
-    assert flow.cancel(store, [], "other") == "4 jobs cancelled"  # the first gave them up
+    assert queue_actions.cancel(store, [], "other") == "4 jobs cancelled"  # the first gave them up
     assert states(store) == {"cancelled": 8}
 
 
@@ -164,11 +171,11 @@ def test_of_two_sweeps_that_want_the_same_the_second_to_be_cancelled_takes_the_j
     with store.begin() as db:
         record(db, resolved("other"), small_plan())
     for name, other in (("small", "other"), ("other", "")):
-        said = flow.cancel(store, [], name)
+        said = queue_actions.cancel(store, [], name)
         assert said.startswith("0 jobs cancelled; 8 stay" if other else "8 jobs cancelled") and other in said
     assert states(store) == {"cancelled": 8}
-    assert flow.retry(store, [], "small") == 8
-    assert flow.cancel(store, [], "other") == (
+    assert queue_actions.retry(store, [], "small") == 8
+    assert queue_actions.cancel(store, [], "other") == (
         "0 jobs cancelled; 8 stay in the queue, which other sweeps want too: small "
         "(robustq cancel with their numbers ends them for all)"
     )
@@ -176,7 +183,7 @@ def test_of_two_sweeps_that_want_the_same_the_second_to_be_cancelled_takes_the_j
 
 def test_a_new_study_wants_what_another_gave_up(store):
     with store.begin() as db:
-        assert control.cancel(db, jobs_of(1)) == 8
+        assert requests.cancel(db, jobs_of(1)) == 8
         found = record(db, resolved("other"), small_plan()[:4])
     assert (found.jobs, found.new) == (4, 0)
     assert states(store) == {"queued": 1, "blocked": 3, "cancelled": 4}
@@ -185,9 +192,9 @@ def test_a_new_study_wants_what_another_gave_up(store):
 def test_a_run_with_cancelled_jobs_did_not_end_well(store):
     worst = of(store, "worst")
     with store.begin() as db:
-        control.cancel(db, worst)
+        requests.cancel(db, worst)
     with pytest.raises(JobsFailed, match=r"^1 jobs were cancelled \(robustq retry --sweep small queues them again\)$"):
-        flow.raise_failures(store, 1)
+        queue_actions.raise_failures(store, 1)
 
 
 def test_what_is_no_part_of_a_key_can_be_mended(store):
@@ -270,7 +277,7 @@ def test_a_study_that_is_submitted_again_is_the_latest_of_its_name(store):
 @pytest.mark.parametrize("step", [-3600.0, -1e9, 3600.0])
 def test_the_latest_study_is_the_latest_also_where_the_clock_was_set(step: float, store, monkeypatch):
     now = time.time() + step
-    for module in (jobs_states, submit, probe):
+    for module in (status, submit, probe_jobs):
         monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: now))  # and it stands still
     with store.begin() as db:
         for n in (1, 2):
@@ -287,9 +294,9 @@ def test_what_runs_has_not_run_for_less_than_no_time(store, monkeypatch):
     """Where the clock was set back after it began."""
     with store.begin() as db:
         (claimed,) = claims.claim(db, "one", most=1)
-        assert queue.start(db, claimed, "one", "here", 1, "")
-        monkeypatch.setattr(jobs_states, "time", SimpleNamespace(time=lambda: time.time() - 3600))
-        assert [row["seconds"] for row in jobs_states.running(db)] == [0.0]
+        assert transitions.start(db, claimed, "one", "here", 1, "")
+        monkeypatch.setattr(status, "time", SimpleNamespace(time=lambda: time.time() - 3600))
+        assert [row["seconds"] for row in status.running(db)] == [0.0]
 
 
 @pytest.mark.parametrize("how", ["gone", "damaged"])
@@ -300,14 +307,14 @@ def test_lost_weights_are_trained_again(store, how: str, asked: str):
     kept = artifacts.put(store.artifacts, "weights", b"weights")
     with store.begin() as db:
         (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == train)
-        assert queue.start(db, claimed, "one", "here", 1, "")
-        assert queue.finish(db, claimed, ROW, artifacts=[kept])
+        assert transitions.start(db, claimed, "one", "here", 1, "")
+        assert transitions.finish(db, claimed, ROW, artifacts=[kept])
     run(store, evals[0], fail=True)
-    assert flow.retry(store, [evals[0]], None) == 2  # nothing is lost: it and the worst case
+    assert queue_actions.retry(store, [evals[0]], None) == 2  # nothing is lost: it and the worst case
     run(store, evals[0], fail=True)
     path = Path(artifacts.blob_path(store.artifacts, kept.sha256))
     path.unlink() if how == "gone" else path.write_bytes(b"other")
-    n = flow.retry(store, [evals[0] if asked == "the evaluation" else train], None)
+    n = queue_actions.retry(store, [evals[0] if asked == "the evaluation" else train], None)
     with store.begin() as db:
         states = dict(db.execute(select(job.c.id, job.c.state).where(job.c.id.in_([train, *evals, worst]))).all())
     if asked == "the evaluation":
@@ -317,8 +324,8 @@ def test_lost_weights_are_trained_again(store, how: str, asked: str):
     again = artifacts.put(store.artifacts, "weights", b"weights")
     with store.begin() as db:
         (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == train)
-        assert queue.start(db, claimed, "one", "here", 1, "")
-        assert queue.finish(db, claimed, ROW, artifacts=[again])
+        assert transitions.start(db, claimed, "one", "here", 1, "")
+        assert transitions.finish(db, claimed, ROW, artifacts=[again])
 
 
 @pytest.mark.parametrize("how", ["gone", "damaged"])
@@ -332,15 +339,15 @@ def test_lost_images_are_made_again(store, how: str, asked: str):
     for id_ in evals:
         with store.begin() as db:
             (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == id_)
-            assert queue.start(db, claimed, "one", "here", 1, "")
-            assert queue.finish(db, claimed, ROW, examples=(b"outcomes", 1), artifacts=[kept])
+            assert transitions.start(db, claimed, "one", "here", 1, "")
+            assert transitions.finish(db, claimed, ROW, examples=(b"outcomes", 1), artifacts=[kept])
     path = Path(artifacts.blob_path(store.artifacts, kept.sha256))
-    assert flow.retry(store, evals, None) == 0
+    assert queue_actions.retry(store, evals, None) == 0
     path.unlink() if how == "gone" else path.write_bytes(b"other")
     if asked == "the sweep":
-        assert flow.retry(store, [], "small") == (0 if how == "gone" else 2)
+        assert queue_actions.retry(store, [], "small") == (0 if how == "gone" else 2)
     else:
-        assert flow.retry(store, [evals[0]], None) == 1
+        assert queue_actions.retry(store, [evals[0]], None) == 1
         with store.begin() as db:
             states = dict(db.execute(select(job.c.id, job.c.state).where(job.c.id.in_([train, *evals]))).all())
         assert states == {train: "done", evals[0]: "queued", evals[1]: "done"}

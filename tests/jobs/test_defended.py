@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from jobs import names
-from jobs.ask import model_entry
-from jobs.errors import SpecError
-from jobs.material import Context, Result, build_model, load_data
-from jobs.plan import Planned, expand, resolve
-from jobs.ready import trained_model
-from jobs.run import run
-from jobs.specs import (
+from robustlib.defences import DEFENCES
+from robustlib.settings import TrainSettings
+from robustq.jobs.commands import names_text
+from robustq.jobs.errors import SpecError
+from robustq.jobs.running.context import Context, Result
+from robustq.jobs.running.inputs import build_model, load_data
+from robustq.jobs.running.run import run
+from robustq.jobs.running.warm_models import trained_model
+from robustq.jobs.specs import (
     AttackSpec,
     CodeRef,
     DataRef,
@@ -28,9 +29,10 @@ from jobs.specs import (
     WorstSpec,
     parse,
 )
-from jobs.study import Study, load_study
-from robustlib.defences import DEFENCES
-from robustlib.settings import TrainSettings
+from robustq.jobs.study.study import Study, load_study
+from robustq.jobs.submission.expand_study import expand, resolve
+from robustq.jobs.submission.plan import Planned
+from robustq.jobs.submission.study_sources import model_entry
 
 STUDY = """\
 name: defended
@@ -72,7 +74,7 @@ def result_of(planned: Planned, tmp_path: Path, weights: dict[str, str]) -> Resu
 
 def test_keys_from_before_there_were_defences_stay(monkeypatch: pytest.MonkeyPatch):
     """Recorded from the version before, whose kernels were the third."""
-    monkeypatch.setattr("jobs.specs.KERNEL_VERSION", "3")
+    monkeypatch.setattr("robustq.jobs.specs.KERNEL_VERSION", "3")
     data = DataRef(place="parquet:/a/b", sha256="d" * 64)
     model = ModelSpec(
         code=CodeRef(place="/home/me/model.py", factory="build", sha256="c" * 64),
@@ -261,7 +263,7 @@ def test_an_address_is_a_model(tmp_path):
 
 
 def test_the_list_of_defences_and_of_certify():
-    rows = json.loads(names.names_text("defences", torchvision=False, as_json=True))
+    rows = json.loads(names_text.names_text("defences", torchvision=False, as_json=True))
     assert [row["name"] for row in rows] == list(DEFENCES)
     assert rows[0]["parameters"] == "quality=75" and rows[0]["what"].startswith("JPEG compression")
-    assert "certify" in names.names_text("attacks", torchvision=False, as_json=False)
+    assert "certify" in names_text.names_text("attacks", torchvision=False, as_json=False)

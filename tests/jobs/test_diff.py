@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from jobs.diff import Side, counts_text, diff, of_version
-from jobs.engine import open_store
-from jobs.errors import SpecError
-from jobs.filters import Filters, make_filters
-from jobs.statistics import mcnemar_exact, score_interval
 from robustlib.metrics import summarise
+from robustq.jobs.errors import SpecError
+from robustq.jobs.results.filters import Filters, make_filters
+from robustq.jobs.results.statistics import mcnemar_exact, score_interval
+from robustq.jobs.store.connection import open_store
+from robustq.jobs.verification.diff import Side, counts_text, diff, of_version
 from tests.jobs.made import add_result, add_sweep, outcome
 
 N = 400

@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from jobs.answers import answer, make_question
-from jobs.compare import compare
-from jobs.filters import Filters, chosen_rows
-from jobs.schema import result
-from jobs.show import compare_rows, group_rows, percent, summary_rows
+from robustq.jobs.commands.terminal_rows import compare_rows, group_rows, summary_rows
+from robustq.jobs.results.compare import compare
+from robustq.jobs.results.filters import Filters
+from robustq.jobs.results.questions import answer, make_question
+from robustq.jobs.results.rows import chosen_rows
+from robustq.jobs.store.schema import result
+from robustq.jobs.text.numbers import percent
 from tests.jobs.made import MODELS
 
 pytestmark = pytest.mark.parametrize("asked_store", ["sqlite"], indirect=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.door import make_token
-from jobs.engine import Store
-from jobs.errors import SpecError
+from robustq.jobs.errors import SpecError
+from robustq.jobs.report.access_token import make_token
+from robustq.jobs.store.connection import Store
 from tests.jobs.page_reading import TOKEN, served
 from tests.jobs.page_store import fill
 
@@ -98,7 +98,7 @@ def test_a_token_that_is_guessed_or_cannot_be_sent_is_refused(fixed, monkeypatch
 
 def test_a_fixed_token_is_used_and_not_printed(made_up):
     fill(made_up, {"strong": 1.0})
-    command = [sys.executable, "-m", "cli", "--store", made_up.url, "ui", "--port", "0"]
+    command = [sys.executable, "-m", "robustq", "--store", made_up.url, "ui", "--port", "0"]
     fixed = os.environ | {"ROBUSTQ_UI_TOKEN": TOKEN}
     server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=fixed)
     assert server.stderr is not None

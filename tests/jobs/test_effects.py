@@ -7,14 +7,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-import cli
-from jobs.errors import SpecError
-from jobs.plan import expand, resolve
-from jobs.specs import EvalSpec, FileRef, ModelSpec, TrainSpec, canonical
-from jobs.study import load_study
 from robustlib import KERNEL_VERSION
 from robustlib.models import build
 from robustlib.settings import TrainSettings
+from robustq import cli
+from robustq.jobs.errors import SpecError
+from robustq.jobs.specs import EvalSpec, FileRef, ModelSpec, TrainSpec, canonical
+from robustq.jobs.study.study import load_study
+from robustq.jobs.submission.expand_study import expand, resolve
 
 STUDY = """\
 name: s
@@ -141,7 +141,7 @@ def test_what_some_of_it_uses_is_fine(folder: Path, given: dict):
     ],
 )  # fmt: skip
 def test_a_command_that_says_what_it_does_not_use(folder: Path, words: list[str], line: str):
-    from jobs.engine import open_store
+    from robustq.jobs.store.connection import open_store
 
     (folder / "s.yaml").write_text(STUDY.format(top="", model=GIVEN, attack="name: clean"))
     open_store("r.db", create=True, write=True)

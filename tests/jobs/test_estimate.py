@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs import estimate
-from robustlib.engine import Engine
-from robustlib.estimate import WORK, Rates, Work, calibrate
+from robustlib.inference.batched_model import Engine
+from robustlib.inference.throughput import WORK, Rates, Work, calibrate
+from robustq.jobs.submission import dry_run
 
 STUDY = """
 name: small
@@ -30,9 +30,9 @@ def study(tmp_path: Path) -> Path:
 
 
 def test_the_jobs_of_a_study(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(estimate, "measure", lambda *args: Rates(forwards=1000.0, gradients=500.0))
+    monkeypatch.setattr(dry_run, "measure", lambda *args: Rates(forwards=1000.0, gradients=500.0))
     url = f"sqlite:///{tmp_path / 'none.db'}"
-    found = json.loads(estimate.dry_run(url, study, {}, as_json=True))
+    found = json.loads(dry_run.dry_run(url, study, {}, as_json=True))
     rows = {(row["job"], row["attack"], row["eps"]): row for row in found["jobs"]}
     assert len(rows) == 5 and not (tmp_path / "none.db").exists()
     # Three epochs of 100 images: a step's two gradients and three passes, and one of each for FGSM.
@@ -47,14 +47,14 @@ def test_the_jobs_of_a_study(study: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert whole["gradients"] == 20 * (101 + 909 + 900)
     assert whole["forwards"] == 20 * (3 + 101 + (10 + 909) + (1 + 1800) + 5000)
     assert found["total"]["gradients"] == sum(row["gradients"] for row in found["jobs"])
-    assert "5 jobs: " in estimate.dry_run(url, study, {}, as_json=False)
+    assert "5 jobs: " in dry_run.dry_run(url, study, {}, as_json=False)
 
 
 def test_costs_of_jobs_are_their_multiplications(study: Path):
-    from jobs import ask
-    from jobs.plan import expand
+    from robustq.jobs.submission import study_sources
+    from robustq.jobs.submission.expand_study import expand
 
-    plan = expand(ask.resolve_file(study, {}))
+    plan = expand(study_sources.resolve_file(study, {}))
     # LeNet-5 on one channel of 8 x 8 pixels, by hand: two convolutions of 5 x 5, on 8 x 8 and 4 x 4 pixels, three layers.
     per_pass = (64 * 6 * 25 + 16 * 16 * 6 * 25 + 64 * 120 + 120 * 84 + 84 * 10) / 1e6
     costs = {(p.spec.kind, getattr(getattr(p.spec, "attack", None), "name", None), p.cost) for p in plan}

@@ -12,13 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import dataset
 
-from jobs import claims, examples, export, outcomes, queue
-from jobs.engine import open_store
-from jobs.errors import SpecError
-from jobs.filters import make_filters
-from jobs.query import RESULT_COLUMNS, result_rows
-from jobs.schema import job
 from robustlib.metrics import summarise
+from robustq.jobs.errors import SpecError
+from robustq.jobs.queue import claims, transitions
+from robustq.jobs.results import export, export_examples
+from robustq.jobs.results.columns import RESULT_COLUMNS
+from robustq.jobs.results.filters import make_filters
+from robustq.jobs.results.rows import result_rows
+from robustq.jobs.store import example_outcomes
+from robustq.jobs.store.connection import open_store
+from robustq.jobs.store.schema import job
 from tests.jobs import made
 
 DOCS = Path(__file__).parents[2] / "docs" / "schema.md"
@@ -28,21 +31,21 @@ N = 50
 @pytest.fixture
 def full(store):
     """The store with every job done, each evaluation with outcomes of its own."""
-    from jobs import worst
+    from robustq.jobs.queue import worst_case
 
     with store.begin() as db:
         while claimed := claims.claim(db, "one", most=1, what=job.c.id > 0):
             (job_,) = claimed
-            assert queue.start(db, job_, "one", "node", 1, "")
+            assert transitions.start(db, job_, "one", "node", 1, "")
             base = {"seconds": 0.5, "device": "cpu: test", "versions": {"python": "3"}}
             if job_.kind == "worst":
-                worst.settle(db, job_)
+                worst_case.settle(db, job_)
             elif job_.kind == "eval":
                 columns = made.outcome(job_.id, n=N)
-                blob = examples.encode(examples.to_table(columns))
-                queue.finish(db, job_, summarise(columns) | base, (blob, N))
+                blob = example_outcomes.encode(example_outcomes.to_table(columns))
+                transitions.finish(db, job_, summarise(columns) | base, (blob, N))
             else:
-                queue.finish(db, job_, {"n": 1, "clean_accuracy": 1.0, "robust_accuracy": 0.5} | base)
+                transitions.finish(db, job_, {"n": 1, "clean_accuracy": 1.0, "robust_accuracy": 0.5} | base)
     return store
 
 
@@ -125,7 +128,7 @@ def test_an_unknown_ending_is_refused_and_a_broken_export_leaves_no_file(full, t
     def broken(data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(examples, "decode", broken)
+    monkeypatch.setattr(example_outcomes, "decode", broken)
     for name in ("t.arrow", "folder"):
         with pytest.raises(OSError, match="No space left"):
             write(full, tmp_path / name, per_example=True)
@@ -147,7 +150,7 @@ def every_row(path: Path) -> list[tuple]:
 
 @pytest.mark.parametrize("piece", [1, 70, 10_000])
 def test_a_folder_in_pieces_of_any_size_holds_what_a_file_does(full, tmp_path, monkeypatch, piece):
-    monkeypatch.setattr(outcomes, "PIECE", piece)
+    monkeypatch.setattr(export_examples, "PIECE", piece)
     assert write(full, tmp_path / "t.parquet", per_example=True) == 6 * N
     assert write(full, tmp_path / "folder", per_example=True, partition=["model", "attack"]) == 6 * N
     assert every_row(tmp_path / "folder") == every_row(tmp_path / "t.parquet")
@@ -237,7 +240,7 @@ def test_a_word_that_nobody_foresaw_comes_out_of_every_kind_of_file(tmp_path):
             made.add_result(db, sweep_id, f"m{i}", "pgd", columns=columns)
     pieces = pytest.MonkeyPatch()
     with pieces.context() as patch:
-        patch.setattr(outcomes, "PIECE", 1)  # the later words come in later batches
+        patch.setattr(export_examples, "PIECE", 1)  # the later words come in later batches
         for kind in ("arrow", "parquet"):
             write(store, tmp_path / f"t.{kind}", per_example=True)
     wanted = [word for word in ("clean", "new-one", "newer") for _ in range(made.N // 2)]

@@ -12,8 +12,8 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from jobs import figures
-from jobs.report import file_names, write_report
+from robustq.jobs.report import png_figures
+from robustq.jobs.report.write import file_names, write_report
 from tests.jobs.page_store import fill
 
 # As it is given, and as a picture shows it.
@@ -69,20 +69,20 @@ def row(name: str, eps: float) -> dict[str, Any]:
 
 
 def curve(name: str) -> bytes:
-    return figures.eps_curve(name, [row(name, eps) for eps in (0.1, 0.2)])
+    return png_figures.eps_curve(name, [row(name, eps) for eps in (0.1, 0.2)])
 
 
 def confusion(name: str) -> bytes:
-    return figures.confusion(name, {name: np.eye(3, dtype=int)}, [name] * 3)
+    return png_figures.confusion(name, {name: np.eye(3, dtype=int)}, [name] * 3)
 
 
 def grid(name: str) -> bytes:
-    return figures.picture_grid(name, np.zeros((2, 1, 4, 4)), np.ones((2, 1, 4, 4)), [(name, name)] * 2)
+    return png_figures.picture_grid(name, np.zeros((2, 1, 4, 4)), np.ones((2, 1, 4, 4)), [(name, name)] * 2)
 
 
 def history(name: str) -> bytes:
     epochs = [{"epoch": i, "clean_accuracy": 0.5, "attacked_accuracy": 0.4} for i in range(2)]
-    return figures.histories([{"model": name, "seed": 3, "extra": {"history": epochs}}])
+    return png_figures.histories([{"model": name, "seed": 3, "extra": {"history": epochs}}])
 
 
 @pytest.mark.parametrize(("draw", "times"), [(curve, 2), (confusion, 4), (grid, 5), (history, 0)])

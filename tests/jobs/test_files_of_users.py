@@ -11,13 +11,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from jobs.material import build_network, load_data, where_there
-from jobs.specs import CodeRef, DataRef, FileRef, ModelSpec
-from jobs.surrogates import pool
-from robustlib import data, models
-from robustlib.code import code_hash, file_hash
+from robustlib import models
+from robustlib.datasets import load
 from robustlib.datasets.source import DataChanged
+from robustlib.hashing import code_hash, file_hash
 from robustlib.models.lenet5 import LeNet5
+from robustq.jobs.running.inputs import build_network, load_data, where_there
+from robustq.jobs.running.surrogates import pool
+from robustq.jobs.specs import CodeRef, DataRef, FileRef, ModelSpec
 
 MODEL = (
     "import torch\n\ndef build():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)) # 1\n"
@@ -25,8 +26,8 @@ MODEL = (
 
 
 @pytest.fixture
-def digits() -> data.Dataset:
-    return data.load("digits", "test")
+def digits() -> load.Dataset:
+    return load.load("digits", "test")
 
 
 def edit(path: Path) -> None:
@@ -91,7 +92,7 @@ def pictures(tmp_path: Path) -> Path:
 def test_images_to_learn_from_that_went_end_the_job(how: str, when: str, pictures: Path):
     """It once learnt from other images then, without a word."""
     place = f"folder:{pictures}"
-    ref = DataRef(place=place, sha256=data.fingerprint(place))
+    ref = DataRef(place=place, sha256=load.fingerprint(place))
     load_data(ref)
     if when == "the training split is open":
         load_data(ref, "train")
@@ -109,7 +110,7 @@ def test_images_to_learn_from_that_went_end_the_job(how: str, when: str, picture
 def test_a_training_split_that_never_could_be_read_is_none(pictures: Path):
     (pictures / "train" / "0" / "000.png").write_bytes(b"no picture")
     place = f"folder:{pictures}"
-    ref = DataRef(place=place, sha256=data.fingerprint(place))
+    ref = DataRef(place=place, sha256=load.fingerprint(place))
     images, said = pool(ref, 20)
     assert said == "the test split, images not attacked" and len(images) == 100
     with where_there(ref):

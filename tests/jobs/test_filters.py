@@ -8,10 +8,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from jobs.engine import Store, open_store
-from jobs.errors import SpecError
-from jobs.filters import Filters, chosen_rows, make_filters
-from jobs.query import result_rows
+from robustq.jobs.errors import SpecError
+from robustq.jobs.results.filters import Filters, make_filters
+from robustq.jobs.results.rows import chosen_rows, result_rows
+from robustq.jobs.store.connection import Store, open_store
 from tests.jobs.made import MODELS, fill
 
 both = pytest.mark.parametrize(

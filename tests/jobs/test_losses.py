@@ -11,17 +11,19 @@ import safetensors.numpy
 import sqlalchemy as sa
 from sqlalchemy import select
 
-from jobs import artifacts, control, flow
-from jobs.engine import Store
-from jobs.errors import SpecError
-from jobs.page import pictures
-from jobs.page.gather import gather
-from jobs.page.parts import parts
-from jobs.query import examples_of
-from jobs.report import write_report
-from jobs.schema import audit, example_blob, job, job_artifact, job_dep, sweep_job
-from jobs.ui import Pages
-from robustlib import data
+from robustlib.datasets import load as data
+from robustq.jobs.commands import queue_actions
+from robustq.jobs.errors import SpecError
+from robustq.jobs.queue import requests
+from robustq.jobs.report.page import images
+from robustq.jobs.report.page.sections import parts
+from robustq.jobs.report.page.sweep_data import gather
+from robustq.jobs.report.server import Pages
+from robustq.jobs.report.write import write_report
+from robustq.jobs.store import artifacts
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.example_outcomes import examples_of
+from robustq.jobs.store.schema import audit, example_blob, job, job_artifact, job_dep, sweep_job
 from tests.jobs.page_reading import Elements, report
 from tests.jobs.page_store import fill, keep
 
@@ -131,7 +133,7 @@ def test_a_data_set_that_is_there_again_is_shown_again(made_up, monkeypatch):
     pages = Pages(made_up)
     with monkeypatch.context() as patched, made_up.begin() as db:
         patched.setattr(data, "fingerprint", gone)
-        patched.setattr(pictures.time, "monotonic", lambda: now[0])
+        patched.setattr(images.time, "monotonic", lambda: now[0])
         sweep = gather(db, 1, pages.kept)
         for later in (0, 59, 2):
             now[0] += later
@@ -140,7 +142,7 @@ def test_a_data_set_that_is_there_again_is_shown_again(made_up, monkeypatch):
         assert asked == ["digits"] * 2
         now[0] += 61
         patched.undo()
-        patched.setattr(pictures.time, "monotonic", lambda: now[0])
+        patched.setattr(images.time, "monotonic", lambda: now[0])
         found = parts(db, made_up.artifacts, sweep, pages.kept)
         assert len(found["grids"]) == 2 and found["classes"] is not None
         assert found["confusions"][0].names == tuple("0123456789")
@@ -196,7 +198,7 @@ def connect(store: Store) -> None:
 
 def changed(store: Store, *job_ids: int, sweep: str | None = None) -> dict[int, str]:
     before = states(store)
-    n = flow.retry(store, job_ids, sweep)
+    n = queue_actions.retry(store, job_ids, sweep)
     found = {id_: state for id_, state in states(store).items() if state != before[id_]}
     assert n == len(found)
     return found
@@ -249,7 +251,7 @@ def test_a_sweep_whose_jobs_all_failed_is_told_the_way_on(made_up):
     sweep_id = fill(made_up, {"strong": 1.0}, name="my sweep")
     with made_up.begin() as db:
         losses = [id_ for (id_,) in db.execute(select(sweep_job.c.job_id).where(sweep_job.c.sweep_id == sweep_id))]
-        control.forget(db, losses)
+        requests.forget(db, losses)
     said = r"no results yet: 13 jobs failed or were cancelled: robustq retry --sweep 'my sweep' queues them again$"
     with pytest.raises(SpecError, match=said):
         report(made_up, "my sweep")

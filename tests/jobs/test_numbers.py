@@ -10,14 +10,14 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.ask import count, parameters, radius
-from jobs.console import SEED, Whole
-from jobs.errors import SpecError
-from jobs.filters import make_filters
-from jobs.plan import expand, resolve
-from jobs.reading import read_value, write_yaml
-from jobs.specs import EvalSpec, TrainSpec
-from jobs.study import Origin, Study, load_study
+from robustq.jobs.commands.base import SEED, Whole
+from robustq.jobs.errors import SpecError
+from robustq.jobs.results.filters import make_filters
+from robustq.jobs.specs import EvalSpec, TrainSpec
+from robustq.jobs.study.study import Origin, Study, load_study
+from robustq.jobs.study.yaml_with_lines import read_value, write_yaml
+from robustq.jobs.submission.expand_study import expand, resolve
+from robustq.jobs.submission.study_sources import count, parameters, radius
 
 STUDY = """\
 name: {name}

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import SpecError
-from jobs.plan import expand, resolve
-from jobs.study import load_study
+from robustq.jobs.errors import SpecError
+from robustq.jobs.study.study import load_study
+from robustq.jobs.submission.expand_study import expand, resolve
 
 MODULE = """import torch
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from jobs.engine import open_store
-from jobs.report import write_report
+from robustq.jobs.report.write import write_report
+from robustq.jobs.store.connection import open_store
 from tests.jobs.made import add_result
 from tests.jobs.page_reading import TOKEN, served
 from tests.jobs.page_store import distrust, fill

@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from jobs import ui
-from jobs.engine import Store
-from jobs.patience import CHUNK, Patient, Slices, Together
+from robustq.jobs.report import server
+from robustq.jobs.report.server_limits import CHUNK, Patient, Slices, Together
+from robustq.jobs.store.connection import Store
 from tests.jobs.page_reading import TOKEN, running, served
 from tests.jobs.page_store import fill
 
@@ -76,7 +76,7 @@ def test_of_500_readers_at_once_one_has_the_page_made(
 ):
     fill(made_up, {"strong": 1.0})
     made, threads = [], []
-    parts = ui.parts
+    parts = server.parts
 
     def counted(*args):
         made.append(1)
@@ -84,7 +84,7 @@ def test_of_500_readers_at_once_one_has_the_page_made(
         threads.append(threading.active_count())
         return parts(*args)
 
-    monkeypatch.setattr(ui, "parts", counted)
+    monkeypatch.setattr(server, "parts", counted)
 
     async def read(port: int, path: str) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

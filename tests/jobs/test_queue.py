@@ -8,13 +8,14 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import select
 
-from jobs import claims, control, queue
-from jobs.artifacts import Artifact
-from jobs.engine import open_store
-from jobs.queue import Claimed
-from jobs.schema import attempt, event, example_blob, job, result
-from jobs.states import counts, jobs_of
-from jobs.submit import record
+from robustq.jobs.queue import claims, requests, transitions
+from robustq.jobs.queue.status import counts
+from robustq.jobs.queue.transitions import Claimed
+from robustq.jobs.store.artifacts import Artifact
+from robustq.jobs.store.connection import open_store
+from robustq.jobs.store.schema import attempt, event, example_blob, job, result
+from robustq.jobs.store.sweeps import jobs_of
+from robustq.jobs.submission.submit import record
 from tests.jobs.conftest import filled, resolved, small_plan
 
 ROW = {"n": 1, "clean_accuracy": 1.0, "robust_accuracy": 0.5, "seconds": 0.1, "device": "cpu", "versions": {}}
@@ -29,14 +30,14 @@ def claim(store, driver="one", most=1, what: Any = ANY) -> list[Claimed]:
 def started(store, driver="one") -> Claimed:
     (claimed,) = claim(store, driver)
     with store.begin() as db:
-        assert queue.start(db, claimed, driver, "node", 1, "")
+        assert transitions.start(db, claimed, driver, "node", 1, "")
     return claimed
 
 
 def finished(store, driver="one", artifacts=()) -> Claimed:
     claimed = started(store, driver)
     with store.begin() as db:
-        assert queue.finish(db, claimed, ROW, (b"x", 1), artifacts)
+        assert transitions.finish(db, claimed, ROW, (b"x", 1), artifacts)
     return claimed
 
 
@@ -65,9 +66,9 @@ def test_submitting_again_queues_nothing_and_the_same_jobs_may_be_in_two_sweeps(
 def test_all_jobs_in_turn(store):
     while claimed := claim(store):
         with store.begin() as db:
-            assert queue.start(db, claimed[0], "one", "node", 1, "")
+            assert transitions.start(db, claimed[0], "one", "node", 1, "")
             weights = [Artifact("weights", "e" * 64, 3)] if claimed[0].kind == "train" else []
-            assert queue.finish(db, claimed[0], ROW, (b"x", 1), weights)
+            assert transitions.finish(db, claimed[0], ROW, (b"x", 1), weights)
     assert states(store) == {"done": 8}
     assert len(rows(store, result)) == len(rows(store, example_blob)) == len(rows(store, attempt)) == 8
 
@@ -90,17 +91,17 @@ def test_a_bundle_shares_its_model(store):
 def test_a_claim_raises_the_fence_and_a_late_result_changes_nothing(store):
     late = started(store)
     with store.begin() as db:
-        assert queue.release(db, late, "lost")
+        assert transitions.release(db, late, "lost")
     again = started(store, "two")
     assert (again.id, again.fence) == (late.id, late.fence + 1)
     with store.begin() as db:
-        assert not queue.finish(db, late, ROW)
-        assert not queue.start(db, late, "one", "node", 1, "")
-        assert not queue.progress(db, late, 1, 2, "")
-        assert not queue.fail(db, late, "E", "m", "t")
-        assert not queue.crash(db, late, "r")
-        assert queue.finish(db, again, ROW | {"robust_accuracy": 0.25})
-        assert not queue.finish(db, again, ROW)
+        assert not transitions.finish(db, late, ROW)
+        assert not transitions.start(db, late, "one", "node", 1, "")
+        assert not transitions.progress(db, late, 1, 2, "")
+        assert not transitions.fail(db, late, "E", "m", "t")
+        assert not transitions.crash(db, late, "r")
+        assert transitions.finish(db, again, ROW | {"robust_accuracy": 0.25})
+        assert not transitions.finish(db, again, ROW)
     (row,) = rows(store, result)
     assert (row.robust_accuracy, row.fence) == (0.25, again.fence)
     assert {e.kind for e in rows(store, event)} >= {"stale-result", "stale-start", "stale-failure"}
@@ -109,25 +110,25 @@ def test_a_claim_raises_the_fence_and_a_late_result_changes_nothing(store):
 def test_a_failure_is_final_and_takes_its_dependents_along(store):
     claimed = started(store)
     with store.begin() as db:
-        assert queue.fail(db, claimed, "ValueError", "no", "trace")
+        assert transitions.fail(db, claimed, "ValueError", "no", "trace")
     assert states(store) == {"queued": 1, "blocked": 3, "failed": 4}
     with store.begin() as db:
-        assert control.retry(db, [claimed.id]) == 4  # with the three that failed for its sake
-        assert control.retry(db, jobs_of(None)) == 0
+        assert requests.retry(db, [claimed.id]) == 4  # with the three that failed for its sake
+        assert requests.retry(db, jobs_of(None)) == 0
     assert states(store) == {"queued": 2, "blocked": 6}
 
 
 def test_a_job_whose_worker_dies_waits_longer_each_time_runs_alone_and_ends(store, monkeypatch):
-    monkeypatch.setattr(queue, "BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(transitions, "BACKOFF_SECONDS", 0.0)
     first = started(store)
     for _ in range(4):
         with store.begin() as db:
-            assert queue.crash(db, first, "killed")
+            assert transitions.crash(db, first, "killed")
         (first,) = claim(store)
         with store.begin() as db:
-            assert queue.start(db, first, "one", "node", 1, "")
+            assert transitions.start(db, first, "one", "node", 1, "")
     with store.begin() as db:
-        assert queue.crash(db, first, "killed")
+        assert transitions.crash(db, first, "killed")
         row = db.execute(select(job).where(job.c.id == first.id)).one()
     assert (row.state, row.crashes, row.attempt, row.error_class) == ("failed", 5, 5, "WorkerDied")
     assert [a.outcome for a in rows(store, attempt)] == ["crashed"] * 4 + ["failed"]
@@ -136,20 +137,20 @@ def test_a_job_whose_worker_dies_waits_longer_each_time_runs_alone_and_ends(stor
 def test_back_off(store):
     claimed = started(store)
     with store.begin() as db:
-        queue.crash(db, claimed, "killed")
+        transitions.crash(db, claimed, "killed")
         row = db.execute(select(job).where(job.c.id == claimed.id)).one()
-    assert 4 < row.not_before - time.time() <= queue.BACKOFF_SECONDS
+    assert 4 < row.not_before - time.time() <= transitions.BACKOFF_SECONDS
     assert claim(store)[0].id != claimed.id
 
 
 def test_a_suspect_is_claimed_alone(store, monkeypatch):
-    monkeypatch.setattr(queue, "BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(transitions, "BACKOFF_SECONDS", 0.0)
     finished(store)
     finished(store)
     suspect = claim(store, most=1, what=job.c.kind == "eval")[0]
     with store.begin() as db:
-        queue.start(db, suspect, "one", "node", 1, "")
-        queue.crash(db, suspect, "killed")
+        transitions.start(db, suspect, "one", "node", 1, "")
+        transitions.crash(db, suspect, "killed")
     assert [c.id for c in claim(store, most=8, what=job.c.kind == "eval")] == [suspect.id]
 
 
@@ -157,12 +158,12 @@ def test_dead_drivers_and_run_out_leases_give_their_jobs_back(store):
     started(store, "one")
     started(store, "two")
     with store.begin() as db:
-        assert queue.reclaim(db, ["one"]) == 1
+        assert transitions.reclaim(db, ["one"]) == 1
         db.execute(sa.update(job).where(job.c.lease_owner == "two").values(lease_expires_at=time.time() - 1))
-        queue.renew(db, "two")
-        assert queue.reclaim(db, []) == 0
+        transitions.renew(db, "two")
+        assert transitions.reclaim(db, []) == 0
         db.execute(sa.update(job).where(job.c.lease_owner == "two").values(lease_expires_at=time.time() - 1))
-        assert queue.reclaim(db, []) == 1
+        assert transitions.reclaim(db, []) == 1
     assert states(store) == {"queued": 2, "blocked": 6}
     assert [a.outcome for a in rows(store, attempt)] == ["lost", "lost"]
 
@@ -171,19 +172,19 @@ def test_a_lease_that_ran_out_stands_where_its_driver_was_heard_of(store):
     """The clock may have been set: it is the driver that counts, unless that is known to be dead."""
     held = [started(store, "one"), started(store, "two")]
     with store.begin() as db:
-        assert queue.holders(db).keys() == {"one", "two"}
+        assert transitions.holders(db).keys() == {"one", "two"}
         db.execute(sa.update(job).values(lease_expires_at=time.time() - 3600))
-        assert queue.reclaim(db, [], heard=["one", "two"]) == 0
-        assert queue.reclaim(db, ["two"], heard=["one", "two"]) == 1
-        assert queue.holders(db).keys() == {"one"}
-        assert queue.finish(db, held[0], ROW) and not queue.finish(db, held[1], ROW)
-        assert queue.holders(db) == {}
+        assert transitions.reclaim(db, [], heard=["one", "two"]) == 0
+        assert transitions.reclaim(db, ["two"], heard=["one", "two"]) == 1
+        assert transitions.holders(db).keys() == {"one"}
+        assert transitions.finish(db, held[0], ROW) and not transitions.finish(db, held[1], ROW)
+        assert transitions.holders(db) == {}
 
 
 def test_stopping_a_driver_costs_no_attempt(store):
     claimed = started(store)
     with store.begin() as db:
-        queue.stop(db, "one")
+        transitions.stop(db, "one")
         row = db.execute(select(job).where(job.c.id == claimed.id)).one()
     assert (row.state, row.crashes) == ("queued", 0)
 
@@ -191,21 +192,21 @@ def test_stopping_a_driver_costs_no_attempt(store):
 def test_cancel(store):
     running = started(store)
     with store.begin() as db:
-        assert control.cancel(db, jobs_of(None)) == 8
+        assert requests.cancel(db, jobs_of(None)) == 8
     assert states(store) == {"running": 1, "cancelled": 7}
     with store.begin() as db:
-        assert queue.confirm_cancelled(db, running)
-        assert not queue.finish(db, running, ROW)
+        assert transitions.confirm_cancelled(db, running)
+        assert not transitions.finish(db, running, ROW)
     assert states(store) == {"cancelled": 8}
     with store.begin() as db:
-        assert control.retry(db, jobs_of(None)) == 8
+        assert requests.retry(db, jobs_of(None)) == 8
     assert states(store) == {"queued": 2, "blocked": 6}
 
 
 def test_new_dependents_of_a_failed_job_have_failed_too(store):
     claimed = started(store)
     with store.begin() as db:
-        queue.fail(db, claimed, "E", "m", "t")
+        transitions.fail(db, claimed, "E", "m", "t")
         # Forget all but the trainings, and submit again under another name.
         for table in ("sweep_job", "job_dep", "event", "attempt"):
             db.execute(sa.text(f"DELETE FROM {table}"))
@@ -248,16 +249,16 @@ def test_the_last_two_that_a_job_needs_end_at_the_same_moment(postgres):
         with store.begin() as db:
             first, second = claims.claim(db, "one", most=2, what=job.c.kind == "eval")
             for claimed in (first, second):
-                assert queue.start(db, claimed, "one", "node", 1, "")
+                assert transitions.start(db, claimed, "one", "node", 1, "")
         other = open_store(store.url, write=True)
 
         def finish_second() -> None:
             with other.begin() as db:
-                assert queue.finish(db, second, ROW, (b"x", 1))
+                assert transitions.finish(db, second, ROW, (b"x", 1))
 
         thread = threading.Thread(target=finish_second)
         with store.begin() as db:
-            assert queue.finish(db, first, ROW, (b"x", 1))
+            assert transitions.finish(db, first, ROW, (b"x", 1))
             thread.start()
             time.sleep(0.5)  # it waits for the job that both unblock
             assert thread.is_alive()

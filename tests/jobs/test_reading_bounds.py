@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import SpecError
-from jobs.reading import MOST_BYTES, read_value, read_yaml
-from jobs.study import load_study
+from robustq.jobs.errors import SpecError
+from robustq.jobs.study.study import load_study
+from robustq.jobs.study.yaml_with_lines import MOST_BYTES, read_value, read_yaml
 from tests.bounded import bounded
 
 TAGS = {
@@ -53,7 +53,7 @@ def test_very_many_parts_are_refused_before_all_are_read(tmp_path: Path):
 
 @pytest.mark.parametrize("place", ["'..:b'", "'.a:b'", "'os.:b'", "'sys:exit'", "'none.such:b'"])
 def test_modules_that_are_none(tmp_path: Path, place: str):
-    from jobs.plan import resolve
+    from robustq.jobs.submission.expand_study import resolve
 
     (tmp_path / "s.yaml").write_text(f"models: {{a: {{file: {place}}}}}\nattacks: [{{name: pgd, eps: 0.1}}]\n")
     study, origin = load_study(tmp_path / "s.yaml", {})

@@ -2,8 +2,8 @@
 
 import pytest
 
-from jobs.recipes import settings_of, told_apart
-from jobs.specs import AttackSpec, FileRef, ModelSpec, SurrogateSpec
+from robustq.jobs.results.attack_labels import settings_of, told_apart
+from robustq.jobs.specs import AttackSpec, FileRef, ModelSpec, SurrogateSpec
 
 SURROGATE = SurrogateSpec(model=ModelSpec(arch="lenet5", weights=FileRef(place="w.safetensors", sha256="ab")))
 

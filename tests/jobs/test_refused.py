@@ -7,14 +7,14 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from jobs.complete import complete_attack, complete_defence, complete_training, parameters
-from jobs.errors import SpecError
-from jobs.plan import expand, resolve
-from jobs.specs import DefenceSpec
-from jobs.study import load_study
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify
+from robustq.jobs.errors import SpecError
+from robustq.jobs.specs import DefenceSpec
+from robustq.jobs.study.study import load_study
+from robustq.jobs.submission.expand_study import expand, resolve
+from robustq.jobs.submission.validate import complete_attack, complete_defence, complete_training, parameters
 
 MAY_BE_ZERO = {"eps", "confidence", "overshoot"}  # written out: what 0 does not switch off
 SKIP = frozenset({"norm", "eps", "draws", "classes", "start", "spent", "surrogate"})

@@ -8,17 +8,19 @@ import pytest
 import sqlalchemy as sa
 import torch
 
-from jobs import claims, examples, queue, replay, worst
-from jobs.engine import open_store
-from jobs.errors import RunError, SpecError
-from jobs.filters import Filters, make_filters
-from jobs.material import Context, Result
-from jobs.plan import expand, resolve
-from jobs.run import run
-from jobs.schema import example_blob, job, result
-from jobs.specs import EvalSpec, TrainSpec, parse
-from jobs.study import Origin, Study
-from jobs.submit import record
+from robustq.jobs.errors import RunError, SpecError
+from robustq.jobs.queue import claims, transitions, worst_case
+from robustq.jobs.results.filters import Filters, make_filters
+from robustq.jobs.running.context import Context, Result
+from robustq.jobs.running.run import run
+from robustq.jobs.specs import EvalSpec, TrainSpec, parse
+from robustq.jobs.store import example_outcomes
+from robustq.jobs.store.connection import open_store
+from robustq.jobs.store.schema import example_blob, job, result
+from robustq.jobs.study.study import Origin, Study
+from robustq.jobs.submission.expand_study import expand, resolve
+from robustq.jobs.submission.submit import record
+from robustq.jobs.verification import replay
 
 STUDY = {
     "name": "s",
@@ -51,18 +53,18 @@ def finished(tmp_path_factory):
     resolved = resolve(Study.model_validate(STUDY), Origin("s", {}, {}), folder, folder)
     with store.begin() as db:
         record(db, resolved, expand(resolved))
-        queue.register(db, "one", "here", os.getpid(), time.time(), "0")
+        transitions.register(db, "one", "here", os.getpid(), time.time(), "0")
     while True:
         with store.begin() as db:
             claimed = claims.claim(db, "one", most=1, what=job.c.id > 0)
             for one in claimed:
-                assert queue.start(db, one, "one", "node", 1, "")
+                assert transitions.start(db, one, "one", "node", 1, "")
         if not claimed:
             return store
         for one in claimed:
             if one.kind == "worst":
                 with store.begin() as db:
-                    assert worst.settle(db, one)
+                    assert worst_case.settle(db, one)
                 continue
             spec = parse(one.spec)
             assert isinstance(spec, TrainSpec | EvalSpec)
@@ -70,7 +72,7 @@ def finished(tmp_path_factory):
             (done,) = [frame for frame in run(spec, context) if isinstance(frame, Result)]
             blob = None if done.examples is None else (done.examples, done.row["n"])
             with store.begin() as db:
-                assert queue.finish(db, one, done.row, blob, done.artifacts)
+                assert transitions.finish(db, one, done.row, blob, done.artifacts)
 
 
 def content(store) -> tuple:
@@ -128,9 +130,9 @@ def test_an_outcome_that_was_changed_is_found(spoilt, release):
     with spoilt.begin() as db:
         id_ = first_evaluation(db)
         data = db.execute(sa.select(example_blob.c.data).where(example_blob.c.job_id == id_)).scalar_one()
-        columns = examples.to_columns(examples.decode(data))
+        columns = example_outcomes.to_columns(example_outcomes.decode(data))
         columns["distance"] = np.nextafter(columns["distance"], np.float32(9))  # one bit
-        data = examples.encode(examples.to_table(columns))
+        data = example_outcomes.encode(example_outcomes.to_table(columns))
         db.execute(sa.update(example_blob).where(example_blob.c.job_id == id_).values(data=data))
         versions = db.execute(sa.select(result.c.versions).where(result.c.job_id == id_)).scalar_one()
         del versions["robustq"]
@@ -147,11 +149,11 @@ def test_on_another_machine_results_may_move_within_their_interval(spoilt, flips
         id_ = first_evaluation(db)
         versions = db.execute(sa.select(result.c.versions).where(result.c.job_id == id_)).scalar_one()
         blob = db.execute(sa.select(example_blob.c.data).where(example_blob.c.job_id == id_)).scalar_one()
-        columns = examples.to_columns(examples.decode(blob))
+        columns = example_outcomes.to_columns(example_outcomes.decode(blob))
         correct = columns["adversarial_correct"]
         columns["adversarial_correct"] = np.where(np.arange(len(correct)) < flips, 1 - correct, correct)
         columns["distance"] = np.nextafter(columns["distance"], np.float32(9))
-        data = examples.encode(examples.to_table(columns))
+        data = example_outcomes.encode(example_outcomes.to_table(columns))
         db.execute(sa.update(example_blob).where(example_blob.c.job_id == id_).values(data=data))
         db.execute(sa.update(result).where(result.c.job_id == id_).values(versions=versions | {"torch": "0.1"}))
     (row,) = replay.replay(spoilt, 1, filters=Filters(), job_ids=[id_])

@@ -7,12 +7,12 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
-from jobs.engine import open_store
-from jobs.errors import SpecError
-from jobs.page.render import sections
-from jobs.report import write_report
-from jobs.schema import attempt, driver, job
-from jobs.study import load_study
+from robustq.jobs.errors import SpecError
+from robustq.jobs.report.page.render import sections
+from robustq.jobs.report.write import write_report
+from robustq.jobs.store.connection import open_store
+from robustq.jobs.store.schema import attempt, driver, job
+from robustq.jobs.study.study import load_study
 from tests.jobs.made import add_sweep
 from tests.jobs.page_reading import Elements, given, report
 from tests.jobs.page_store import RADII, add_training, distrust, fill

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
-from jobs.page.cells import Cell, Column, Line, Table
-from jobs.page.lines import lines
-from jobs.schema import job, job_artifact
+from robustq.jobs.report.page.table import Cell, Column, Line, Table
+from robustq.jobs.report.page.table_html import lines
+from robustq.jobs.store.schema import job, job_artifact
 from tests.jobs.made import add_result
 from tests.jobs.page_reading import Elements, given, report
 from tests.jobs.page_store import ATTACKS, RADII, accuracy, columns, distrust, fill

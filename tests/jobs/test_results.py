@@ -9,14 +9,17 @@ import pytest
 import sqlalchemy as sa
 from scipy import stats
 
-from jobs.answers import CONTEST, OVER_SEEDS, answer, make_question
-from jobs.engine import open_store
-from jobs.errors import SpecError, StoreError
-from jobs.export import schema
-from jobs.filters import Filters, chosen_rows, make_filters
-from jobs.query import RESULT_COLUMNS, result_rows, results
-from jobs.schema import sweep, sweep_job
-from jobs.states import find_sweep
+from robustq.jobs.errors import SpecError, StoreError
+from robustq.jobs.results.aggregate import CONTEST, OVER_SEEDS
+from robustq.jobs.results.api import results
+from robustq.jobs.results.columns import RESULT_COLUMNS
+from robustq.jobs.results.export import schema
+from robustq.jobs.results.filters import Filters, make_filters
+from robustq.jobs.results.questions import answer, make_question
+from robustq.jobs.results.rows import chosen_rows, result_rows
+from robustq.jobs.store.connection import open_store
+from robustq.jobs.store.schema import sweep, sweep_job
+from robustq.jobs.store.sweeps import find_sweep
 from tests.jobs.made import MODELS, add_result, add_sweep, fill, outcome
 
 sqlite = pytest.mark.parametrize("asked_store", ["sqlite"], indirect=True)

@@ -7,13 +7,17 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import select
 
-from jobs import artifacts, claims, control, examples, flow, queue, shards
-from jobs.engine import Store
-from jobs.query import examples_of, result_rows
-from jobs.schema import job, job_artifact, sweep_job
-from jobs.shards import edges, wanted_shards
-from jobs.specs import ShardSpec, parse
-from jobs.states import counts, job_log, jobs_of
+from robustq.jobs.commands import queue_actions
+from robustq.jobs.queue import claims, requests, shards, transitions
+from robustq.jobs.queue.shards import edges, wanted_shards
+from robustq.jobs.queue.status import counts, job_log
+from robustq.jobs.results.rows import result_rows
+from robustq.jobs.specs import ShardSpec, parse
+from robustq.jobs.store import artifacts, example_outcomes
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.example_outcomes import examples_of
+from robustq.jobs.store.schema import job, job_artifact, sweep_job
+from robustq.jobs.store.sweeps import jobs_of
 from tests.jobs.working import work_off, worked_off
 
 STUDY = {
@@ -53,12 +57,12 @@ def test_ranges_cover_every_example_once():
 
 
 def test_what_takes_long_is_split():
-    claimed = queue.Claimed(1, "k", 1, "eval", {"shards": None}, {})
+    claimed = transitions.Claimed(1, "k", 1, "eval", {"shards": None}, {})
     assert wanted_shards(claimed, 100.0, 8, 1.0) == 1
     assert wanted_shards(claimed, 1000.0, 8, 1.0) == 16
     assert wanted_shards(claimed, 60_000.0, 8, 1.0) == 100
-    assert wanted_shards(queue.Claimed(1, "k", 1, "eval", {"shards": 3}, {}), 1.0, 8, 1.0) == 3
-    assert wanted_shards(queue.Claimed(1, "k", 1, "train", {}, {}), 1e9, 8, 1.0) == 1
+    assert wanted_shards(transitions.Claimed(1, "k", 1, "eval", {"shards": 3}, {}), 1.0, 8, 1.0) == 3
+    assert wanted_shards(transitions.Claimed(1, "k", 1, "train", {}, {}), 1e9, 8, 1.0) == 1
 
 
 ALIKE = ("attack", "norm", "eps", "n", "clean_accuracy", "robust_accuracy", "robust_accuracy_low", "distance_median")
@@ -74,7 +78,7 @@ def test_shards_come_to_the_whole(tmp_path, how):
         assert [[row[name] for name in ALIKE] for row in left] == [[row[name] for name in ALIKE] for row in right]
         assert [row["key"] for row in left] == [row["key"] for row in right]
         for a, b in zip(left, right, strict=True):
-            assert examples.to_columns(examples_of(one, a["job_id"])).keys()
+            assert example_outcomes.to_columns(examples_of(one, a["job_id"])).keys()
             assert examples_of(one, a["job_id"]).to_pylist() == examples_of(other, b["job_id"]).to_pylist()
             before, after = (job_log(db, row["job_id"]) for db, row in ((one, a), (other, b)))
             if after["kind"] == "worst":
@@ -92,13 +96,13 @@ def test_shards_come_to_the_whole(tmp_path, how):
 
 
 @pytest.fixture
-def split_one(store: Store) -> tuple[Store, queue.Claimed]:
+def split_one(store: Store) -> tuple[Store, transitions.Claimed]:
     """An evaluation split in two, its training done."""
     with store.begin() as db:
         (train,) = claims.claim(db, "one", most=1)
-        assert queue.start(db, train, "one", "here", 1, "")
+        assert transitions.start(db, train, "one", "here", 1, "")
         row = {"n": 1, "clean_accuracy": 1.0, "robust_accuracy": 0.5, "seconds": 0.1, "device": "cpu", "versions": {}}
-        assert queue.finish(db, train, row)
+        assert transitions.finish(db, train, row)
         (evaluation,) = claims.claim(db, "one", most=1, what=job.c.kind == "eval")
         assert shards.split(db, evaluation, [(0, 500), (500, 1000)])
         assert not shards.split(db, evaluation, [(0, 500), (500, 1000)])  # the claim is used up
@@ -120,10 +124,10 @@ def test_shards_run_with_their_evaluations_weights_and_in_its_sweeps(split_one):
 def test_cancelling_an_evaluation_cancels_its_shards_and_retrying_it_retries_them(split_one):
     store, evaluation = split_one
     with store.begin() as db:
-        assert control.cancel(db, [evaluation.id]) == 3
+        assert requests.cancel(db, [evaluation.id]) == 3
         states = select(job.c.state).where((job.c.kind == "shard") | (job.c.id == evaluation.id))
         assert db.execute(states).scalars().all() == ["cancelled"] * 3
-        assert control.retry(db, [evaluation.id]) == 4  # with the worst case that waits for it
+        assert requests.retry(db, [evaluation.id]) == 4  # with the worst case that waits for it
         assert sorted(db.execute(states).scalars()) == ["blocked", "queued", "queued"]
 
 
@@ -131,12 +135,12 @@ def test_a_shard_that_fails_takes_its_evaluation_along(split_one):
     store, evaluation = split_one
     with store.begin() as db:
         (shard, _) = claims.claim(db, "one", most=2, what=job.c.kind == "shard")
-        assert queue.start(db, shard, "one", "here", 1, "")
-        assert queue.fail(db, shard, "ValueError", "no", "trace")
+        assert transitions.start(db, shard, "one", "here", 1, "")
+        assert transitions.fail(db, shard, "ValueError", "no", "trace")
         log = job_log(db, evaluation.id)
         assert (log["state"], log["error_class"]) == ("failed", "UpstreamFailed")
         assert counts(db)["failed"] == 3
-        assert control.retry(db, jobs_of(None)) == 3
+        assert requests.retry(db, jobs_of(None)) == 3
 
 
 def test_lost_images_of_a_split_evaluation_are_made_again(tmp_path):
@@ -149,7 +153,7 @@ def test_lost_images_of_a_split_evaluation_are_made_again(tmp_path):
     path = Path(artifacts.blob_path(store.artifacts, sha256))
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert flow.retry(store, [id_], None) == 2  # it and the first shard, which holds all images that are kept
+    assert queue_actions.retry(store, [id_], None) == 2  # it and the first shard, which holds all images that are kept
     work_off(store)
     assert path.read_bytes() == content
     with store.begin() as db:

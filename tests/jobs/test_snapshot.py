@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from jobs.artifacts import put
-from jobs.engine import open_store
-from jobs.errors import RunError
-from jobs.snapshot import BEGIN, END, snapshot_text, unpack
+from robustq.jobs.errors import RunError
+from robustq.jobs.store.artifacts import put
+from robustq.jobs.store.connection import open_store
+from robustq.jobs.store.snapshot import BEGIN, END, snapshot_text, unpack
 
 BLOB = hashlib.sha256(b"weights").hexdigest()
 PLACE = f"artifacts/blobs/{BLOB[:2]}/{BLOB}"

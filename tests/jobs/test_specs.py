@@ -6,8 +6,9 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from jobs.specs import AttackSpec, CodeRef, DataRef, EvalSpec, FileRef, ModelSpec, TrainSpec, WorstSpec, number, parse
 from robustlib.settings import TrainSettings
+from robustq.jobs.specs import AttackSpec, CodeRef, DataRef, EvalSpec, FileRef, ModelSpec, TrainSpec, WorstSpec, parse
+from robustq.jobs.text.number_parsing import number
 
 DATA = DataRef(place="parquet:/a/b", sha256="d" * 64)
 MODEL = ModelSpec(

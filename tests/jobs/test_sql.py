@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.errors import SpecError, StoreError
-from jobs.sql import Answer, answer_text, ask
+from robustq.jobs.errors import SpecError, StoreError
+from robustq.jobs.store.read_only_sql import Answer, answer_text, ask
 
 
 @pytest.fixture

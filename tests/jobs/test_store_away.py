@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cli import main
-from jobs import copies, files, upgrade
-from jobs.console import following
-from jobs.engine import Store, connect_store, open_store
-from jobs.errors import StoreError
-from jobs.flow import status_text
-from jobs.schema import SCHEMA_VERSION
+from robustq.cli import main
+from robustq.jobs.commands import store_info
+from robustq.jobs.commands.base import following
+from robustq.jobs.commands.queue_actions import status_text
+from robustq.jobs.errors import StoreError
+from robustq.jobs.store import sqlite_files, upgrade, whole_files
+from robustq.jobs.store.connection import Store, connect_store, open_store
+from robustq.jobs.store.schema import SCHEMA_VERSION
 from tests.jobs.page_reading import served
 from tests.jobs.page_store import fill
 from tests.jobs.test_ui import Client
@@ -131,7 +132,7 @@ def read_as_nobody(path: Path) -> str:
     code = f"""
     import os
     from pathlib import Path
-    from jobs import files
+    from robustq.jobs.store import sqlite_files as files
     os.setuid({NOBODY})
     try:
         db = files.open_reading(Path({str(path)!r}), 1.0)
@@ -176,7 +177,7 @@ def test_a_log_that_cannot_be_read_is_not_passed_over(as_nobody: Path):
 def test_several_who_make_a_store_at_once_all_have_it(tmp_path: Path):
     code = """
     import sys, time
-    from jobs.engine import open_store, store_exists
+    from robustq.jobs.store.connection import open_store, store_exists
     path, at = sys.argv[1], float(sys.argv[2])
     time.sleep(max(0.0, at - time.time()))
     for n in range(10):  # as `submit` does
@@ -196,7 +197,7 @@ def test_a_making_that_is_killed_leaves_no_store(tmp_path: Path, monkeypatch: py
     def killed(part: Path, target: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jobs.engine.give_name", killed)
+    monkeypatch.setattr("robustq.jobs.store.connection.give_name", killed)
     with pytest.raises(KeyboardInterrupt):
         open_store(str(tmp_path / "r.db"), create=True, write=True)
     assert not (tmp_path / "r.db").exists()
@@ -214,7 +215,7 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [path.name for path in tmp_path.iterdir()] == ["r.db"]
     (tmp_path / "part").write_text("new")
     with pytest.raises(FileExistsError):
-        copies.give_name(tmp_path / "part", tmp_path / "r.db")
+        whole_files.give_name(tmp_path / "part", tmp_path / "r.db")
 
 
 def older(path: Path) -> None:
@@ -230,13 +231,13 @@ def test_an_upgrade_that_is_killed_leaves_no_half_copy(while_: str, tmp_path: Pa
     where = {"copying": "os.open", "naming": "os.link"}[while_]
     code = f"""
     import os, signal
-    from jobs import copies, upgrade
+    from robustq.jobs.store import whole_files as copies, upgrade
     {where} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     upgrade.upgrade({str(path)!r})
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True)
     assert done.returncode == -signal.SIGKILL
-    assert not (tmp_path / "r.v1.db").exists() and upgrade.info(str(path))["schema_version"] == 1
+    assert not (tmp_path / "r.v1.db").exists() and store_info.info(str(path))["schema_version"] == 1
     assert upgrade.upgrade(str(path)).endswith(f"1 -> {SCHEMA_VERSION}, the old one is in {tmp_path / 'r.v1.db'}")
     with contextlib.closing(sqlite3.connect(tmp_path / "r.v1.db")) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -326,7 +327,7 @@ def test_a_store_that_tells_no_version_is_one_line(statement: str, made_up: Stor
 @pytest.mark.parametrize("name", ["a b.db", "a%20b.db", "a#b.db", "ä.db", "a?b.db"])
 def test_names_of_files(name: str, tmp_path: Path):
     store = open_store(str(tmp_path / name), create=True, write=True)
-    assert store.opened == [files.identity(tmp_path / name)]
+    assert store.opened == [sqlite_files.identity(tmp_path / name)]
     store.engine.dispose()
     assert [path.name for path in tmp_path.iterdir()] == [name]
     with connect_store(store.url).begin(), connect_store(str(tmp_path / name)).begin():

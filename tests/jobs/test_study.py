@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import SpecError
-from jobs.plan import expand, resolve
-from jobs.specs import EvalSpec, TrainSpec, WorstSpec
-from jobs.study import load_study
+from robustq.jobs.errors import SpecError
+from robustq.jobs.specs import EvalSpec, TrainSpec, WorstSpec
+from robustq.jobs.study.study import load_study
+from robustq.jobs.submission.expand_study import expand, resolve
 
 GOOD = """\
 name: small

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.ask import resolve_file, submit_file
-from jobs.errors import SpecError
-from jobs.study import load_study
+from robustq.jobs.errors import SpecError
+from robustq.jobs.study.study import load_study
+from robustq.jobs.submission.study_sources import resolve_file, submit_file
 
 GOOD: dict[str, Any] = {
     "name": "good",

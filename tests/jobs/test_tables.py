@@ -6,8 +6,9 @@ import random
 
 import pytest
 
-from jobs import show, tables
-from jobs.tables import csv_text, latex, markdown, plain_table, wide
+from robustq.jobs.commands import terminal_rows
+from robustq.jobs.text import tables
+from robustq.jobs.text.tables import csv_text, latex, markdown, plain_table, table, wide
 
 ROWS = [
     {"model": "a", "attack": "pgd", "eps": 0.1, "n": 1000, "note": None},
@@ -57,10 +58,14 @@ def test_no_line_is_ever_wider_than_the_terminal(width):
 
 def test_only_a_terminal_has_a_width(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "30")
-    assert show.table(ROWS, least=show.LEAST) == plain_table(ROWS)
+    assert table(ROWS, least=terminal_rows.LEAST) == plain_table(ROWS)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     assert tables.terminal_width() == 30
-    assert show.table(ROWS, least=show.LEAST) == plain_table(ROWS, width=30, least=show.LEAST) != plain_table(ROWS)
+    assert (
+        table(ROWS, least=terminal_rows.LEAST)
+        == plain_table(ROWS, width=30, least=terminal_rows.LEAST)
+        != plain_table(ROWS)
+    )
 
 
 def test_markdown_keeps_bars_inside_their_cells():

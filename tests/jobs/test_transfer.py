@@ -14,22 +14,25 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from jobs import ask, estimate, examples, replay
-from jobs.engine import Store, open_store
-from jobs.errors import SpecError
-from jobs.filters import make_filters
-from jobs.material import load_data
-from jobs.plan import expand, resolve
-from jobs.planned import Planned
-from jobs.query import examples_of, result_rows, with_details
-from jobs.schema import job, job_dep
-from jobs.specs import AttackSpec, DataRef, EvalSpec, ModelSpec, SurrogateSpec, TrainSpec, parse
-from jobs.study import Study, load_study
-from jobs.surrogates import learn, pool
-from robustlib import data
-from robustlib.estimate import Rates
+from robustlib.datasets import load
+from robustlib.inference.throughput import Rates
 from robustlib.models.lenet5 import LeNet5
 from robustlib.settings import TrainSettings
+from robustq.jobs.errors import SpecError
+from robustq.jobs.results.filters import make_filters
+from robustq.jobs.results.rows import result_rows, with_details
+from robustq.jobs.running.inputs import load_data
+from robustq.jobs.running.surrogates import learn, pool
+from robustq.jobs.specs import AttackSpec, DataRef, EvalSpec, ModelSpec, SurrogateSpec, TrainSpec, parse
+from robustq.jobs.store import example_outcomes
+from robustq.jobs.store.connection import Store, open_store
+from robustq.jobs.store.example_outcomes import examples_of
+from robustq.jobs.store.schema import job, job_dep
+from robustq.jobs.study.study import Study, load_study
+from robustq.jobs.submission import cost, dry_run, study_sources
+from robustq.jobs.submission.expand_study import expand, resolve
+from robustq.jobs.submission.plan import Planned
+from robustq.jobs.verification import replay
 from tests.jobs.working import worked_off
 
 LEARNT = 400  # images that surrogates learn from here
@@ -69,7 +72,7 @@ examples: 20
 @pytest.fixture(scope="module", autouse=True)
 def few_to_learn_from() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jobs.surrogates.MOST", LEARNT)
+        patch.setattr("robustq.jobs.running.surrogates.MOST", LEARNT)
         yield
 
 
@@ -164,7 +167,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store]:
 def rows_of(store: Store) -> list[dict[str, Any]]:
     with store.begin() as db:
         rows = with_details(db, result_rows(db))
-        return [row | {"examples": examples.to_columns(examples_of(db, row["job_id"]))} for row in rows]
+        return [row | {"examples": example_outcomes.to_columns(examples_of(db, row["job_id"]))} for row in rows]
 
 
 def one(rows: list[dict[str, Any]], model: str, attack: str, eps: float, word: str = "") -> dict[str, Any]:
@@ -233,18 +236,16 @@ def test_the_estimate_counts_the_surrogates_passes(tmp_path: Path, monkeypatch: 
     path = tmp_path / "study.yaml"
     path.write_text(text)
     speeds = {"lenet5": Rates(forwards=1000.0, gradients=500.0), "convnet3": Rates(forwards=100.0, gradients=50.0)}
-    monkeypatch.setattr(estimate, "measure", lambda spec, *args: speeds[spec.arch])
-    found = json.loads(estimate.dry_run(f"sqlite:///{tmp_path / 'none.db'}", path, {}, as_json=True))
+    monkeypatch.setattr(dry_run, "measure", lambda spec, *args: speeds[spec.arch])
+    found = json.loads(dry_run.dry_run(f"sqlite:///{tmp_path / 'none.db'}", path, {}, as_json=True))
     named, learnt = (row for row in found["jobs"] if (row["job"], row["model"]) == ("eval", "a"))
     # Of 20 images three verdicts and a query on LeNet-5, ten gradients on the ConvNet.
     assert (named["forwards"], named["gradients"]) == (20 * 14, 20 * 10)
     assert named["seconds"] == round(80 / 1000 + 200 / 50, 1)
     # Twelve epochs of the images it learns from besides, each three passes and two gradients.
     assert (learnt["forwards"], learnt["gradients"]) == (20 * 14 + 12 * LEARNT * 3, 20 * 10 + 12 * LEARNT * 2)
-    weights = {
-        arch: estimate.pass_cost(ModelSpec(arch=arch), evals(plan(tmp_path, text))[0][1].data) for arch in speeds
-    }
-    costs = [planned.cost for planned, _ in evals(expand(ask.resolve_file(path, {}))) if planned.model == "a"]
+    weights = {arch: cost.pass_cost(ModelSpec(arch=arch), evals(plan(tmp_path, text))[0][1].data) for arch in speeds}
+    costs = [planned.cost for planned, _ in evals(expand(study_sources.resolve_file(path, {}))) if planned.model == "a"]
     learning = 12 * LEARNT * (3 + 2 * 2)
     assert costs[0] == pytest.approx(80 * weights["lenet5"] + 200 * 3 * weights["convnet3"])
     assert costs[1] == pytest.approx(costs[0] + learning * weights["convnet3"])
@@ -257,7 +258,7 @@ def test_without_a_training_split_it_learns_from_what_is_not_attacked(tmp_path, 
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((8, 8), i % 251, np.uint8)).save(folder / f"{i:04}.png")
     place = f"folder:{tmp_path / 'photos'}"
-    ref = DataRef(place=place, sha256=data.fingerprint(place))
+    ref = DataRef(place=place, sha256=load.fingerprint(place))
     with pytest.raises((ValueError, FileNotFoundError)):
         load_data(ref, "train")
     images, said = pool(ref, examples_)

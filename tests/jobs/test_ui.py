@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from jobs.engine import Store
-from jobs.errors import SpecError
-from jobs.schema import job
-from jobs.ui import Pages, host_allowed, listen
+from robustq.jobs.errors import SpecError
+from robustq.jobs.report.server import Pages, host_allowed, listen
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.schema import job
 from tests.jobs.made import add_result
 from tests.jobs.page_reading import TOKEN, served
 from tests.jobs.page_store import accuracy, distrust, fill
@@ -181,7 +181,7 @@ def test_a_port_in_use_is_one_line():
 
 
 def serving(store: Store, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "cli", "--store", store.url, "ui", "--port", "0", *options]
+    command = [sys.executable, "-m", "robustq", "--store", store.url, "ui", "--port", "0", *options]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
 
@@ -204,8 +204,9 @@ def test_an_interrupt_ends_it_with_0(made_up):
 
 def test_a_missing_package_is_one_line(made_up, tmp_path):
     (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError(\"No module named 'uvicorn'\", name='uvicorn')\n")
-    command = [sys.executable, "-m", "cli", "--store", made_up.url, "ui", "--port", "0"]
-    environment = dict(os.environ) | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "robustq", "--store", made_up.url, "ui", "--port", "0"]
+    places = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = dict(os.environ) | {"PYTHONPATH": os.pathsep.join(places)}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 2
     assert done.stderr == "robustq: robustq ui needs the package uvicorn: pip install starlette uvicorn\n"

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from jobs.engine import connect_store, open_store
-from jobs.errors import StoreError
-from jobs.schema import SCHEMA_VERSION, job, meta
-from jobs.states import counts
-from jobs.upgrade import info, upgrade
+from robustq.jobs.commands.store_info import info
+from robustq.jobs.errors import StoreError
+from robustq.jobs.queue.status import counts
+from robustq.jobs.store.connection import connect_store, open_store
+from robustq.jobs.store.schema import SCHEMA_VERSION, job, meta
+from robustq.jobs.store.upgrade import upgrade
 
 FIRST = Path(__file__).with_name("store-1.sql")  # made by the robustq whose schema was version 1: never change it
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs import shards
-from jobs.query import result_rows
-from jobs.states import counts
-from jobs.study import Origin, Study
-from jobs.submit import submit
 from robustlib import KERNEL_VERSION, VERSION
+from robustq.jobs.queue import shards
+from robustq.jobs.queue.status import counts
+from robustq.jobs.results.rows import result_rows
+from robustq.jobs.study.study import Origin, Study
+from robustq.jobs.submission.submit import submit
 from tests.jobs.working import work_off, worked_off
 
 STUDY = {
@@ -28,7 +28,7 @@ def test_the_release_is_that_of_the_package():
 
 def test_rows_say_their_release_and_a_later_one_computes_none_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = worked_off(tmp_path / "s", STUDY)
-    for name in ("robustlib", "jobs.material", "jobs.worst"):
+    for name in ("robustlib", "robustq.jobs.running.context", "robustq.jobs.queue.worst_case"):
         monkeypatch.setattr(f"{name}.VERSION", "99.0")
     with store.begin() as db:
         before = result_rows(db)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from jobs import examples
-from jobs.audits import checks_of
-from jobs.engine import Store
-from jobs.query import examples_of
-from jobs.schema import job, result
-from jobs.whole import check_whole
+from robustlib.checks.whole_evaluation import check_whole
+from robustq.jobs.results.audits import checks_of
+from robustq.jobs.store import example_outcomes
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.example_outcomes import examples_of
+from robustq.jobs.store.schema import job, result
 from tests.jobs.working import worked_off
 
 MODEL = """
@@ -64,7 +64,11 @@ def rows_of(store: Store) -> dict[tuple[str, float | None], tuple[str, list[dict
             .where(job.c.kind != "shard")
         ).all()
         rows = {
-            (row.attack, row.eps): (row.verdict, checks_of(db, row.id), examples.to_columns(examples_of(db, row.id)))
+            (row.attack, row.eps): (
+                row.verdict,
+                checks_of(db, row.id),
+                example_outcomes.to_columns(examples_of(db, row.id)),
+            )
             for row in found
         }
     store.engine.dispose()

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.show import json_text
-from jobs.tables import csv_text, markdown, plain_table
-from jobs.words import address, has_password, hide, one_line, plain
+from robustq.jobs.text.safe_text import address, has_password, hide, one_line, plain
+from robustq.jobs.text.tables import csv_text, json_text, markdown, plain_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,4 +110,4 @@ def test_everything_is_printed_in_one_place():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "click.echo", "click.secho"):
                 found.append(path.name)
-    assert sorted(found) == ["words.py"]
+    assert sorted(found) == ["safe_text.py"]

@@ -3,12 +3,13 @@
 import numpy as np
 import sqlalchemy as sa
 
-from jobs import examples, queue, settle
-from jobs.schema import job, job_dep, result
-from jobs.specs import WorstSpec
-from jobs.worst import worst_case
 from robustlib import VERSION
 from robustlib.metrics import summarise
+from robustq.jobs.queue import driver_jobs, transitions
+from robustq.jobs.queue.worst_case import worst_case
+from robustq.jobs.specs import WorstSpec
+from robustq.jobs.store import example_outcomes
+from robustq.jobs.store.schema import job, job_dep, result
 from tests.jobs.made import add_result, add_sweep, outcome
 
 NAN = np.nan
@@ -18,7 +19,7 @@ def table(success, distance, broken_by, label=(0, 0, 0, 0)):
     """Four examples, of which the last is misclassified as it is."""
     success = np.array(success)
     clean_correct = np.array([1, 1, 1, 0], np.float32)
-    return examples.to_table(
+    return example_outcomes.to_table(
         {
             "index": np.arange(4),
             "label": np.array(label),
@@ -65,9 +66,9 @@ def test_distances_are_those_of_images_that_needed_an_attack():
 
 
 def test_other_examples_are_refused():
-    shifted = examples.to_columns(PGD) | {"index": np.arange(1, 5)}
+    shifted = example_outcomes.to_columns(PGD) | {"index": np.arange(1, 5)}
     try:
-        worst_case([FGSM, examples.to_table(shifted)], 0.1)
+        worst_case([FGSM, example_outcomes.to_table(shifted)], 0.1)
     except ValueError as error:
         assert str(error) == "expected evaluations of the same examples"
     else:
@@ -75,13 +76,13 @@ def test_other_examples_are_refused():
 
 
 def test_blobs_come_back_as_they_went():
-    again = examples.decode(examples.encode(PGD))
+    again = example_outcomes.decode(example_outcomes.encode(PGD))
     assert again.equals(PGD)
-    columns = examples.to_columns(again)
+    columns = example_outcomes.to_columns(again)
     assert columns["broken_by"].tolist() == ["pgd", "pgd", "", "clean"]
     assert again.column("broken_by").to_pylist() == ["pgd", "pgd", None, "clean"]
     assert again.column("distance").null_count == 1
-    assert examples.to_table(columns).equals(PGD)
+    assert example_outcomes.to_table(columns).equals(PGD)
 
 
 def test_a_worst_case_names_all_that_its_parts_were_made_with(made_up):
@@ -100,8 +101,8 @@ def test_a_worst_case_names_all_that_its_parts_were_made_with(made_up):
         values |= {"attack": "worst-case", "norm": "Linf", "eps": 0.1, "seed": 0, "state": "queued", "created_at": 0.0}
         (id_,) = db.execute(sa.insert(job).values(**values).returning(job.c.id)).scalars()
         db.execute(sa.insert(job_dep), [{"job_id": id_, "needs_id": needs} for needs in evals])
-        queue.register(db, "one", "here", 1, 0.0, "0")
-        settle.settle_all(db, "one", None)
+        transitions.register(db, "one", "here", 1, 0.0, "0")
+        driver_jobs.settle_all(db, "one", None)
         row = db.execute(sa.select(result).where(result.c.job_id == id_)).one()
     assert set(row.device.split("; ")) == {"cpu: one", "cpu: two"}
     assert set(row.versions["torch"].split("; ")) == {"2.14", "2.15"}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib import data
-from robustlib.draws import seeded
+from robustlib.datasets import load
 from robustlib.models import build
+from robustlib.rng import seeded
 from robustlib.settings import TrainSettings
 from robustlib.training.loop import fit
 
@@ -28,26 +28,26 @@ def home(monkeypatch: pytest.MonkeyPatch, session_home: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def digits(session_home: Path) -> dict[str, data.Dataset]:
+def digits(session_home: Path) -> dict[str, load.Dataset]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROBUSTQ_HOME", str(session_home))
-        return {split: data.load("digits", split) for split in ("train", "test")}
+        return {split: load.load("digits", split) for split in ("train", "test")}
 
 
 @pytest.fixture(scope="session")
-def train(digits: dict[str, data.Dataset]) -> tuple[Tensor, Tensor]:
+def train(digits: dict[str, load.Dataset]) -> tuple[Tensor, Tensor]:
     """The 1,348 training images as uint8, and their classes."""
     return torch.from_numpy(digits["train"].x), torch.from_numpy(digits["train"].y)
 
 
 @pytest.fixture(scope="session")
-def test(digits: dict[str, data.Dataset]) -> tuple[Tensor, Tensor]:
+def test(digits: dict[str, load.Dataset]) -> tuple[Tensor, Tensor]:
     """The 449 test images as floats in [0, 1], and their classes."""
     return torch.from_numpy(digits["test"].x).float() / 255, torch.from_numpy(digits["test"].y)
 
 
 @pytest.fixture(scope="session")
-def net(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], digits: dict[str, data.Dataset]) -> nn.Module:
+def net(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], digits: dict[str, load.Dataset]) -> nn.Module:
     """A convnet3 of about 98 % accuracy on the digits, in eval mode. Shared: leave it as it is."""
     facts = digits["train"]
     with seeded(0, "weights", CPU):

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from robustlib import data
+from robustlib.datasets import load as data
 
 Y = [i % 3 for i in range(12)]
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import grad as known_from_the_start
 
-from robustlib.audit.causes import name_cause
+from robustlib.audit.diagnosis import name_cause
 from robustlib.checks.adaptation import TAKES_GRADIENTS, WATCHERS, Watched, put_back, state_of
-from robustlib.checks.limits import Finding
-from robustlib.evaluate import make_ready
+from robustlib.checks.thresholds import Finding
+from robustlib.evaluation.evaluate import make_ready
 
 CPU = torch.device("cpu")
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
 from robustlib.audit.audit import Audit, audit
-from robustlib.engine import Count
-from robustlib.evaluate import evaluate
+from robustlib.evaluation.evaluate import evaluate
+from robustlib.inference.batched_model import Count
+from robustlib.inference.fast_copy import exact_engine, warm_up
 from robustlib.models import build
-from robustlib.models.answers import Answers, are_probabilities, endpoint
-from robustlib.search import exact_engine, warm_up
+from robustlib.models.black_box import Answers, are_probabilities, endpoint
 from tests.serving import Reply, Server, answering, serving
 
 
@@ -192,7 +192,7 @@ def test_labels_of_a_server_become_rows(server: Server):
 
 def test_a_server_in_trouble_is_asked_again_with_pauses(server: Server, monkeypatch: pytest.MonkeyPatch):
     pauses: list[float] = []
-    monkeypatch.setattr("robustlib.models.post.time.sleep", pauses.append)
+    monkeypatch.setattr("robustlib.models.http_request.time.sleep", pauses.append)
     good = answering(scores)
     server.reply = lambda images: (503, b"busy") if len(server.requests) < 4 else good(images)
     torch.testing.assert_close(endpoint(server.url, backoff=0.25)(X), LOGITS)
@@ -203,7 +203,7 @@ def test_a_server_in_trouble_is_asked_again_with_pauses(server: Server, monkeypa
 
 
 def test_a_server_that_is_not_there(server: Server, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("robustlib.models.post.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("robustlib.models.http_request.time.sleep", lambda seconds: None)
     with pytest.raises(ValueError, match=r"^http://127.0.0.1:1/m:predict gave no answer in 2 tries: .*refused"):
         endpoint("http://127.0.0.1:1/m:predict", retries=1)(X)
     gone = threading.Event()

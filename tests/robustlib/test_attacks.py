@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS
-from robustlib.attacks.cascade import cascade, correct
 from robustlib.attacks.pgd import fgsm, pgd
-from robustlib.draws import Draws
-from robustlib.losses import cross_entropy, gradient
+from robustlib.evaluation.attack_sequence import cascade
+from robustlib.inference.gradients import gradient
+from robustlib.inference.predict import correct
+from robustlib.losses import cross_entropy
 from robustlib.norms import ascent
-from robustlib.settings import Norm
+from robustlib.rng import Draws
 
 NORMS: list[Norm] = ["Linf", "L2"]
 ADVERSARIAL = {

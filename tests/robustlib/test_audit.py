@@ -4,16 +4,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.audit import arsenal
+from robustlib.audit import attack_plan
 from robustlib.audit.audit import Audit, audit
-from robustlib.audit.bout import Bout
-from robustlib.audit.words import CAUSES, REMEDIES
-from robustlib.checks.limits import LIMITS
-from robustlib.data import Dataset
+from robustlib.audit.explanations import CAUSES, REMEDIES
+from robustlib.audit.session import Bout
+from robustlib.checks.thresholds import LIMITS
+from robustlib.datasets.load import Dataset
 from robustlib.defences import DEFENCES
-from robustlib.draws import Draws, seeded
 from robustlib.models import build
 from robustlib.norms import inside
+from robustlib.rng import Draws, seeded
 from robustlib.settings import TrainSettings
 from robustlib.training.loop import fit
 from tests.robustlib import zoo
@@ -155,11 +155,11 @@ def test_attacks_that_do_nothing_lower_no_randomised_model():
 
 def test_what_its_queries_do_not_bring_to_a_step_is_left_out():
     """Half of a randomised model's queries go to each of two draws: too few for NES, and for HopSkipJump."""
-    target = arsenal.Target(nn.Identity(), nn.Identity(), nn.Identity(), True, True, 10, eot=2)
+    target = attack_plan.Target(nn.Identity(), nn.Identity(), nn.Identity(), True, True, 10, eot=2)
     x = torch.rand(4, 1, 8, 8)
     for queries, tried in ((60, []), (80, ["HopSkipJump"]), (120, ["NES", "HopSkipJump"])):
-        moves = arsenal.last_resorts(target, x, "Linf", 0.1, queries)
+        moves = attack_plan.last_resorts(target, x, "Linf", 0.1, queries)
         assert [words for words, *_ in moves if not words.startswith("Auto-PGD")] == tried
-        said = dict(arsenal.left_out(target, "Linf", x, queries))
+        said = dict(attack_plan.left_out(target, "Linf", x, queries))
         assert set(said) == {"NES", "HopSkipJump"} - set(tried)
         assert all(why == f"{queries // 2} queries do not bring it to a step" for why in said.values())

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from scipy.stats import chisquare
 from torch import Tensor
 
-from robustlib.draws import Draws
+from robustlib.rng import Draws
 from robustlib.training.augment import augment
 
 

@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustlib.arguments import Norm
 from robustlib.attacks import ENSEMBLES
-from robustlib.draws import seeded
-from robustlib.evaluate import evaluate
-from robustlib.losses import wrong
+from robustlib.evaluation.evaluate import evaluate
+from robustlib.inference.confirm import wrong
 from robustlib.metrics import NOTHING
 from robustlib.norms import inside
-from robustlib.settings import Norm, TrainSettings
+from robustlib.rng import seeded
+from robustlib.settings import TrainSettings
 from robustlib.training.loop import fit
 
 CPU = torch.device("cpu")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-import cluster.resources
-import jobs.errors
 import robustlib.models
-from robustlib.code import code_hash, local_modules
-from robustlib.models.files import load_factory
+import robustq.cluster.slots
+import robustq.jobs.errors
+from robustlib.hashing import code_hash, local_modules
+from robustlib.models.loading import load_factory
 
 # Names of robustq's own modules, and one that anybody may use.
 MODEL = """
@@ -66,10 +66,10 @@ def told(me: str) -> tuple[str, ...]:
 
 
 def ours_work() -> None:
-    for ours in (cluster, jobs, robustlib):
+    for ours in (robustq, robustq.jobs, robustlib):
         assert sys.modules[ours.__name__] is ours
-    assert importlib.import_module("jobs.errors") is jobs.errors
-    assert cluster.resources.Slots(1, 0, 1).device == "cpu"
+    assert importlib.import_module("robustq.jobs.errors") is robustq.jobs.errors
+    assert robustq.cluster.slots.Slots(1, 0, 1).device == "cpu"
 
 
 @pytest.fixture(autouse=True)
@@ -189,11 +189,11 @@ def test_a_module_that_fails_is_tried_again_and_one_that_imports_in_a_circle_wor
 
 
 def test_a_folder_of_no_python_is_no_package(tmp_path: Path):
-    files = {"jobs/notes.txt": "", "cluster/__init__.py": "VALUE = 1"}
+    files = {"robustq/notes.txt": "", "cluster/__init__.py": "VALUE = 1"}
     files |= {
-        "m.py": "from jobs.errors import SpecError\nimport cluster\ndef make():\n    return SpecError, cluster.VALUE"
+        "m.py": "from robustq.jobs.errors import SpecError\nimport cluster\ndef make():\n    return SpecError, cluster.VALUE"
     }
-    assert load_factory(f"{written(tmp_path, files)}/m.py:make")() == (jobs.errors.SpecError, 1)
+    assert load_factory(f"{written(tmp_path, files)}/m.py:make")() == (robustq.jobs.errors.SpecError, 1)
 
 
 def test_robustq_itself_is_not_beside():

@@ -7,14 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS
-from robustlib.engine import Engine
-from robustlib.evaluate import Ready, evaluate
-from robustlib.losses import climb, cross_entropy, wrong
+from robustlib.evaluation.evaluate import Ready, evaluate
+from robustlib.inference.batched_model import Engine
+from robustlib.inference.confirm import wrong
+from robustlib.inference.fast_copy import leave_unsteady, make_engines
+from robustlib.inference.gradients import climb
+from robustlib.losses import cross_entropy
 from robustlib.norms import inside
 from robustlib.outcome import Outcome, join
-from robustlib.search import leave_unsteady, make_engines
-from robustlib.settings import Norm
 
 BUDGETS: list[tuple[Norm, float]] = [("Linf", 0.06), ("L2", 0.4), ("L1", 2.0)]
 FIELDS = ("index", "adversarial_prediction", "success", "distance", "broken_by", "clean_correct", "adversarial_correct")

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS
 from robustlib.attacks.hopskipjump import hopskipjump
 from robustlib.attacks.spsa import AT_ONCE, Directions, estimate, normals, signs
-from robustlib.draws import Draws
 from robustlib.losses import margin
 from robustlib.norms import dual_size, inside, size
-from robustlib.settings import Norm
+from robustlib.rng import Draws
 
 NORMS: list[Norm] = ["Linf", "L2"]
 SHAPE = (1, 6, 6)

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jobs.errors import RunError
-from jobs.snapshot import Bounded, read_members
-from robustlib.datasets import shards
-from robustlib.datasets.members import members
-from robustlib.datasets.shards import beyond, encode, look, read_labels
-from robustlib.models.bounds import SMALL_BYTES, TIMES, check_bytes
+from robustlib.datasets import parquet_files
+from robustlib.datasets.parquet_files import beyond, encode, look, read_labels
+from robustlib.datasets.tar_members import members
 from robustlib.models.checkpoints import read_weights
+from robustlib.models.weights_bounds import SMALL_BYTES, TIMES, check_bytes
+from robustq.jobs.errors import RunError
+from robustq.jobs.store.snapshot import Bounded, read_members
 from tests.bounded import bounded
 from tests.wrong_files import PICKLES, tensor, word
 
@@ -155,8 +155,8 @@ def test_a_text_of_megabytes_is_no_label(tmp_path: Path):
 def test_rows_are_as_many_as_a_file_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pq.write_table(pa.table({"label": [0] * 12}), tmp_path / "l.parquet")
     assert not look(tmp_path / "l.parquet").broken
-    monkeypatch.setattr(shards, "TIMES", 0)
-    monkeypatch.setattr(shards, "SMALL_ROWS", 11)
+    monkeypatch.setattr(parquet_files, "TIMES", 0)
+    monkeypatch.setattr(parquet_files, "SMALL_ROWS", 11)
     size = (tmp_path / "l.parquet").stat().st_size
     assert look(tmp_path / "l.parquet").broken.endswith(f"it declares 12 rows in {size} bytes")
 

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from robustlib import data, readers
-from robustlib.datasets import cache, stamps
-from robustlib.datasets.pixels import Pixels
+from robustlib.datasets import file_stamps, load, readers, split_cache
+from robustlib.datasets.decoded_images import Pixels
 from robustlib.datasets.source import DataChanged, Images, Source
 from robustlib.datasets.statistics import statistics
 
@@ -34,7 +33,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that a test writes were written a while ago."""
-    monkeypatch.setattr(stamps, "clock", lambda: time.time() + 10)
+    monkeypatch.setattr(file_stamps, "clock", lambda: time.time() + 10)
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_second_time_nothing_is_decoded(folder: Path, monkeypatch: pytest.MonkeyPatch, home: Path, later: None):
-    first = data.load(f"idx:{folder}", "train")
+    first = load.load(f"idx:{folder}", "train")
     assert len(list(home.glob("datasets/*"))) == 1
 
     def never(*_):
@@ -56,47 +55,47 @@ def test_the_second_time_nothing_is_decoded(folder: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(readers, "read_idx", never)
     monkeypatch.setattr(hashlib, "file_digest", never)
-    second = data.load(f"idx:{folder}", "train")
+    second = load.load(f"idx:{folder}", "train")
     for loaded in (first, second):
         assert isinstance(loaded.x, np.memmap)
         assert np.array_equal(loaded.x[:, 0], IMAGES) and np.array_equal(loaded.y, LABELS)
     assert (first.names, first.mean, first.std) == (second.names, second.mean, second.std)
     with pytest.raises(AssertionError, match="read again"):
-        data.load(f"idx:{folder}", "test")  # the other split has a folder of its own
+        load.load(f"idx:{folder}", "test")  # the other split has a folder of its own
 
 
 def test_writing_into_a_loaded_data_set_does_not_reach_the_cache(folder: Path):
-    loaded = data.load(f"idx:{folder}", "train")
+    loaded = load.load(f"idx:{folder}", "train")
     torch.from_numpy(loaded.x).zero_()
-    assert np.array_equal(data.load(f"idx:{folder}", "train").x[:, 0], IMAGES)
+    assert np.array_equal(load.load(f"idx:{folder}", "train").x[:, 0], IMAGES)
 
 
 def test_a_copy_elsewhere_has_the_same_fingerprint_and_shares_the_cache(folder: Path, tmp_path: Path, home: Path):
     shutil.copytree(folder, tmp_path / "copy")
-    assert data.fingerprint(f"idx:{folder}") == data.fingerprint(f"idx:{tmp_path / 'copy'}")
+    assert load.fingerprint(f"idx:{folder}") == load.fingerprint(f"idx:{tmp_path / 'copy'}")
     for place in (folder, tmp_path / "copy"):
-        data.load(f"idx:{place}", "test")
+        load.load(f"idx:{place}", "test")
     assert len(list(home.glob("datasets/*"))) == 1
 
 
 def test_one_changed_byte_changes_the_fingerprint_and_the_images(folder: Path):
-    before, path = data.fingerprint(f"idx:{folder}"), folder / "t10k-images-idx3-ubyte"
-    data.load(f"idx:{folder}", "test")
+    before, path = load.fingerprint(f"idx:{folder}"), folder / "t10k-images-idx3-ubyte"
+    load.load(f"idx:{folder}", "test")
     content, time = path.read_bytes(), path.stat().st_mtime_ns
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     os.utime(path, ns=(time + 10**9, time + 10**9))  # as a later edit has it, however coarse the clock of the disk
-    assert data.fingerprint(f"idx:{folder}") != before
-    assert data.load(f"idx:{folder}", "test").x[-1, 0, -1, -1] == IMAGES[-1, -1, -1] ^ 1
+    assert load.fingerprint(f"idx:{folder}") != before
+    assert load.load(f"idx:{folder}", "test").x[-1, 0, -1, -1] == IMAGES[-1, -1, -1] ^ 1
     path.write_bytes(content)
     os.utime(path, ns=(time + 2 * 10**9, time + 2 * 10**9))
-    assert data.fingerprint(f"idx:{folder}") == before
+    assert load.fingerprint(f"idx:{folder}") == before
 
 
 def test_names_of_files_and_readers_are_part_of_the_fingerprint(tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.bin").write_bytes(b"same")
     prints = {
-        data.digest(Source(reader, {"": [(name, tmp_path / f"{name}.bin")]}, ("test",), lambda _: None))  # pyright: ignore
+        load.digest(Source(reader, {"": [(name, tmp_path / f"{name}.bin")]}, ("test",), lambda _: None))  # pyright: ignore
         for reader in ("parquet", "idx")
         for name in ("a", "b")
     }
@@ -105,29 +104,29 @@ def test_names_of_files_and_readers_are_part_of_the_fingerprint(tmp_path: Path):
 
 @pytest.mark.parametrize("notes", [b"", b"{", b"null-ish", b"[]", b"{}", b"\xa5\xff", None])
 def test_broken_notes_are_written_anew(notes: bytes | None, folder: Path, home: Path, later: None):
-    expected = data.fingerprint(f"idx:{folder}")
+    expected = load.fingerprint(f"idx:{folder}")
     (place,) = home.glob("fingerprints/*.json")
     if notes is None:  # a folder in its place
         place.unlink()
         place.mkdir()
     else:
         place.write_bytes(notes)
-    assert data.fingerprint(f"idx:{folder}") == expected
+    assert load.fingerprint(f"idx:{folder}") == expected
     assert len(json.loads(place.read_text())["facts"]) == 4
 
 
 def test_no_flipped_bit_of_the_notes_gives_another_fingerprint(folder: Path, home: Path, later: None):
-    expected = data.fingerprint(f"idx:{folder}")
+    expected = load.fingerprint(f"idx:{folder}")
     (place,) = home.glob("fingerprints/*.json")
     whole = place.read_bytes()
     for i in range(0, len(whole), 7):
         place.write_bytes(whole[:i] + bytes([whole[i] ^ 2]) + whole[i + 1 :])
-        assert data.fingerprint(f"idx:{folder}") == expected
+        assert load.fingerprint(f"idx:{folder}") == expected
 
 
 @pytest.mark.parametrize("name", ["facts.json", "y.npy", "x.bin", "x.sums", "moments.json", ""])
 def test_a_folder_or_a_file_in_the_way_is_put_aside(name: str, folder: Path, home: Path):
-    before = data.load(f"idx:{folder}", "test").mean
+    before = load.load(f"idx:{folder}", "test").mean
     (cached,) = home.glob("datasets/*")
     place = cached / name
     if name:
@@ -136,27 +135,27 @@ def test_a_folder_or_a_file_in_the_way_is_put_aside(name: str, folder: Path, hom
     else:
         shutil.rmtree(place)
         place.write_text("a file")
-    found = data.load(f"idx:{folder}", "test")
+    found = load.load(f"idx:{folder}", "test")
     assert found.mean == before and np.array_equal(found.x[:, 0], IMAGES) and found.y.tolist() == LABELS.tolist()
 
 
 def test_a_cache_can_be_read_by_others(folder: Path, home: Path):
-    data.load(f"idx:{folder}", "test").moments  # noqa: B018
+    load.load(f"idx:{folder}", "test").moments  # noqa: B018
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in home.rglob("*"))
 
 
 def test_home(monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path):
-    assert data.home() == home
+    assert load.home() == home
     monkeypatch.delenv("ROBUSTQ_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert data.home() == tmp_path / "xdg" / "robustq"
+    assert load.home() == tmp_path / "xdg" / "robustq"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert data.home() == Path.home() / ".cache" / "robustq"
+    assert load.home() == Path.home() / ".cache" / "robustq"
 
 
 def test_a_channel_that_never_changes_is_left_unscaled(home: Path):
     x = np.stack([np.full((3, 2, 2), 51, np.uint8), np.arange(12, dtype=np.uint8).reshape(3, 2, 2)], 1)
-    cache.store(home / "x", Images(x, np.zeros(3, np.uint8), ["a"]))
+    split_cache.store(home / "x", Images(x, np.zeros(3, np.uint8), ["a"]))
     mean, std = statistics(Pixels(home / "x", x.shape, lambda _: iter(()), lambda _: None))
     assert mean == pytest.approx([0.2, 5.5 / 255]) and std == pytest.approx([1.0, np.arange(12).std() / 255])
 
@@ -170,7 +169,7 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(datasets, "MNIST", fail)
     monkeypatch.setenv("ROBUSTQ_DATA", str(tmp_path / "mine"))
     with pytest.raises(FileNotFoundError) as error:
-        data.load("mnist", "test")
+        load.load("mnist", "test")
     assert str(error.value) == (
         "dataset MNIST could not be downloaded (<urlopen error no network>): put torchvision's files of MNIST into "
         f"{tmp_path / 'mine' / 'mnist'}, or use one that works offline: digits, parquet:PATH, idx:PATH, folder:PATH, tar:PATH"
@@ -226,7 +225,7 @@ def test_torchvision_sets_are_downloaded_once(name, attribute, fake, expected, n
     monkeypatch.setattr(datasets, attribute, fake)
     monkeypatch.setattr(Fake, "downloads", 0)
     for split, n in (("train", 12), ("test", 8), ("test", 8)):
-        found = data.load(name, split)
+        found = load.load(name, split)
         twin = fake(root=str(tmp_path), download=False, train=split == "train")
         assert len(found.x) == n and np.array_equal(found.x, expected(twin)) and found.names == names
         assert found.y.tolist() == [i % (10 if name == "svhn" else 2) for i in range(n)]
@@ -259,7 +258,7 @@ def mnist(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
 @pytest.mark.parametrize("how", ["flipped", "cut off", "gone"])
 @pytest.mark.parametrize("file", ["raw-True", "raw-False"])
 def test_a_download_that_was_damaged_since_is_no_other_data_set(how: str, file: str, mnist: Path):
-    before = data.fingerprint("mnist")
+    before = load.fingerprint("mnist")
     path = mnist / "MNIST" / file
     content = path.read_bytes()
     path.write_bytes(content[:4] if how == "cut off" else bytes([content[0] ^ 1]) + content[1:])
@@ -268,22 +267,22 @@ def test_a_download_that_was_damaged_since_is_no_other_data_set(how: str, file: 
     state = "is missing" if how == "gone" else "is damaged, its content has another hash than once"
     for _ in range(2):
         with pytest.raises(DataChanged) as error:
-            data.fingerprint("mnist")
+            load.fingerprint("mnist")
         assert str(error.value) == (
             f"dataset MNIST: {path} {state}: remove {mnist} and it is downloaded again, or only {mnist / '.complete'} if "
             "you have changed the data yourself"
         )
     shutil.rmtree(mnist)
-    assert data.fingerprint("mnist") == before
+    assert load.fingerprint("mnist") == before
 
 
 @pytest.mark.parametrize("noted", [b"", b"{", None])
 def test_downloads_of_older_releases_are_known_from_their_first_look_on(noted: bytes | None, mnist: Path):
-    before = data.fingerprint("mnist")
+    before = load.fingerprint("mnist")
     (mnist / ".complete").unlink()
     if noted is not None:
         (mnist / ".complete").write_bytes(noted)
-    assert data.fingerprint("mnist") == before
+    assert load.fingerprint("mnist") == before
     assert sorted(json.loads((mnist / ".complete").read_text())["facts"]) == ["MNIST/raw-False", "MNIST/raw-True"]
 
 
@@ -296,16 +295,16 @@ def test_a_download_that_was_killed_does_not_pass_for_the_whole(mnist: Path, mon
 
     monkeypatch.setattr(Raw, "fill", killed)
     with pytest.raises(KeyboardInterrupt):
-        data.load("mnist", "test")
+        load.load("mnist", "test")
     monkeypatch.setattr(Raw, "fill", before)
-    assert len(data.load("mnist", "test")) == 4 and not list(mnist.parent.glob(".partial-*"))
+    assert len(load.load("mnist", "test")) == 4 and not list(mnist.parent.glob(".partial-*"))
 
 
 def test_a_home_that_cannot_be_written_costs_time_alone(folder: Path, home: Path, later: None):
-    expected = data.fingerprint(f"idx:{folder}")
+    expected = load.fingerprint(f"idx:{folder}")
     shutil.rmtree(home / "fingerprints")
     (home / "fingerprints").write_text("in the way")
-    assert data.fingerprint(f"idx:{folder}") == expected
+    assert load.fingerprint(f"idx:{folder}") == expected
 
 
 def test_a_damaged_package_file_is_named(monkeypatch: pytest.MonkeyPatch):
@@ -314,4 +313,4 @@ def test_a_damaged_package_file_is_named(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr("sklearn.datasets.load_digits", damaged)
     with pytest.raises(ValueError, match=r"^dataset digits: the file of the package scikit-learn is damaged \(CRC"):
-        data.load("digits", "test")
+        load.load("digits", "test")

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.cascade import cascade, correct
-from robustlib.draws import Draws
+from robustlib.evaluation.attack_sequence import cascade
+from robustlib.inference.predict import correct
+from robustlib.rng import Draws
 
 
 class Threshold(nn.Module):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from robustlib.code import code_hash, local_modules
-from robustlib.models.files import load_factory
+from robustlib.hashing import code_hash, local_modules
+from robustlib.models.loading import load_factory
 
 MODEL = """
 import json

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
-from robustlib.corruptions import KINDS, OWN_SEED, SEVERITIES, corruption
-from robustlib.draws import Draws
-from robustlib.evaluate import evaluate
+from robustlib.attacks.corruptions import KINDS, OWN_SEED, SEVERITIES, corruption
+from robustlib.evaluation.evaluate import evaluate
 from robustlib.metrics import summarise
 from robustlib.outcome import join
+from robustlib.rng import Draws
 
 imagecorruptions = pytest.importorskip("imagecorruptions", reason="needs the extra `corruptions`")
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
-from robustlib.crew import make_crew
-from robustlib.evaluate import evaluate, evaluate_curve, make_ready
+from robustlib.evaluation.evaluate import evaluate, evaluate_curve, make_ready
+from robustlib.inference.threads import make_crew
 from robustlib.outcome import join
 
 CPU = torch.device("cpu")

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustlib.arguments import NORMS, Norm
 from robustlib.attacks import ATTACKS, ENSEMBLES
-from robustlib.attacks.cascade import Attack
-from robustlib.attacks.curve import curve, shrink_to, side_by_side
-from robustlib.draws import Draws
-from robustlib.evaluate import Ready, evaluate, evaluate_curve, make_ready
-from robustlib.losses import wrong
+from robustlib.attacks.types import Attack
+from robustlib.evaluation.evaluate import Ready, evaluate, evaluate_curve, make_ready
+from robustlib.evaluation.multi_radius import curve, shrink_to, side_by_side
+from robustlib.inference.confirm import wrong
+from robustlib.inference.fast_copy import make_engines
 from robustlib.norms import inside, size
-from robustlib.search import make_engines
-from robustlib.settings import NORMS, Norm
+from robustlib.rng import Draws
 
 CURVES: list[tuple[Norm, list[float]]] = [
     ("Linf", [0.02 * k for k in range(1, 9)]),

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from robustlib import data
+from robustlib.datasets import load
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 1, 5, 7), dtype=np.uint8)
@@ -74,7 +74,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_digits():
-    train, test, images, targets = data.load("digits", "train"), data.load("digits", "test"), *digits()
+    train, test, images, targets = load.load("digits", "train"), load.load("digits", "test"), *digits()
     assert train.x.shape == (1348, 1, 8, 8) and test.x.shape == (449, 1, 8, 8)
     assert train.x.dtype == np.uint8 and train.y.dtype == np.int64 and train.x.max() == 255
     assert train.names == tuple("0123456789") and train.num_classes == 10
@@ -90,7 +90,7 @@ def test_digits():
 @pytest.mark.parametrize("x", [GREY, COLOUR], ids=["grey", "colour"])
 def test_png_in_parquet_comes_back_exactly(x: np.ndarray, tmp_path: Path):
     path = write_parquet(tmp_path / "a.parquet", [encode(image) for image in x], LABELS)
-    found = data.load(f"parquet:{path}", "test")
+    found = load.load(f"parquet:{path}", "test")
     assert np.array_equal(found.x, x) and np.array_equal(found.y, LABELS) and found.names == ("0", "1", "2")
     assert found.mean == pytest.approx((x / 255).mean((0, 2, 3))) and found.std == pytest.approx(
         (x / 255).std((0, 2, 3))
@@ -101,7 +101,7 @@ def test_jpeg_in_parquet_is_what_pillow_decodes(tmp_path: Path):
     encoded = [encode(image, "JPEG") for image in COLOUR]
     path = write_parquet(tmp_path / "a.parquet", encoded, LABELS)
     expected = [np.asarray(Image.open(io.BytesIO(b))).transpose(2, 0, 1) for b in encoded]
-    assert np.array_equal(data.load(f"parquet:{path}", "test").x, expected)
+    assert np.array_equal(load.load(f"parquet:{path}", "test").x, expected)
 
 
 @pytest.mark.parametrize("inner", ["", "data"])
@@ -110,7 +110,7 @@ def test_a_folder_of_parquet_files_with_class_names(inner: str, tmp_path: Path):
     write_parquet(folder / inner / "train-00001-of-2.parquet", encoded[4:], LABELS[4:], names)
     write_parquet(folder / inner / "train-00000-of-2.parquet", encoded[:4], LABELS[:4], names)
     write_parquet(folder / inner / "test.parquet", encoded[:2], [1, 0], names)
-    train, test = data.load(f"parquet:{folder}", "train"), data.load(f"parquet:{folder}", "test")
+    train, test = load.load(f"parquet:{folder}", "train"), load.load(f"parquet:{folder}", "test")
     assert np.array_equal(train.x, COLOUR) and train.y.tolist() == LABELS.tolist()
     assert np.array_equal(test.x, COLOUR[:2]) and test.y.tolist() == [1, 0]
     assert train.names == test.names == ("ant", "bee", "cat")
@@ -120,7 +120,7 @@ def test_a_folder_of_parquet_files_with_class_names(inner: str, tmp_path: Path):
 def test_idx_comes_back_exactly(suffix: str, tmp_path: Path):
     folder = write_idx(tmp_path / "set", GREY, LABELS, suffix)
     for split in ("train", "test"):
-        found = data.load(f"idx:{folder}", split)
+        found = load.load(f"idx:{folder}", split)
         assert np.array_equal(found.x, GREY) and np.array_equal(found.y, LABELS) and found.names == ("0", "1", "2")
 
 
@@ -131,7 +131,7 @@ def test_class_folders(tmp_path: Path):
     write_folders(tmp_path / "one", GREY, names)
     order = np.argsort(LABELS, kind="stable")  # by class, then by file name
     for place, split, x in (("both", "train", COLOUR), ("both", "test", COLOUR), ("one", "test", GREY)):
-        found = data.load(f"folder:{tmp_path / place}", split)
+        found = load.load(f"folder:{tmp_path / place}", split)
         assert np.array_equal(found.x, x[order]) and np.array_equal(found.y, LABELS[order])
         assert found.names == ("ant", "bee", "cat")
 
@@ -139,13 +139,13 @@ def test_class_folders(tmp_path: Path):
 def test_class_folders_hold_other_files_too(tmp_path: Path):
     """Notes and thumbnails beside the images, and a folder that an editor left behind."""
     write_folders(tmp_path / "set", GREY, ["ant", "bee", "cat"])
-    clean, x = data.fingerprint(f"folder:{tmp_path / 'set'}"), data.load(f"folder:{tmp_path / 'set'}", "test").x
+    clean, x = load.fingerprint(f"folder:{tmp_path / 'set'}"), load.load(f"folder:{tmp_path / 'set'}", "test").x
     for name in ("ant/Thumbs.db", "bee/notes.txt", ".ipynb_checkpoints/0.png"):
         path = tmp_path / "set" / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"no image")
-    assert data.fingerprint(f"folder:{tmp_path / 'set'}") == clean
-    assert np.array_equal(data.load(f"folder:{tmp_path / 'set'}", "test").x, x)
+    assert load.fingerprint(f"folder:{tmp_path / 'set'}") == clean
+    assert np.array_equal(load.load(f"folder:{tmp_path / 'set'}", "test").x, x)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "idx"])
@@ -159,7 +159,7 @@ def test_splits_agree_on_the_classes(kind: str, tmp_path: Path):
         write_idx(folder, GREY, LABELS)
         labels = folder / "t10k-labels-idx1-ubyte"
         labels.write_bytes(labels.read_bytes()[:8] + bytes((LABELS % 2).tolist()))
-    assert data.load(f"{kind}:{folder}", "test").names == data.load(f"{kind}:{folder}", "train").names
+    assert load.load(f"{kind}:{folder}", "test").names == load.load(f"{kind}:{folder}", "train").names
 
 
 GREY16 = Image.fromarray(np.arange(35, dtype=np.uint16).reshape(5, 7) * 1000)
@@ -209,28 +209,28 @@ def png16() -> bytes:
 def test_parquet_that_does_not_fit(encoded, labels, names, message: str, tmp_path: Path, home: Path):
     path = write_parquet(tmp_path / "a.parquet", encoded, labels, names)
     with pytest.raises(ValueError, match=message):
-        data.load(f"parquet:{path}", "test")
+        load.load(f"parquet:{path}", "test")
     assert not list(home.glob("datasets/*"))  # nothing half-finished is left in the cache
 
 
 def test_a_picture_that_is_cut_off_is_named_when_it_is_needed(tmp_path: Path):
     encoded = [encode(image) for image in COLOUR]
     path = write_parquet(tmp_path / "a.parquet", [*encoded[:4], encoded[4][:-40], encoded[5]], LABELS)
-    found = data.load(f"parquet:{path}", "test")
+    found = load.load(f"parquet:{path}", "test")
     assert np.array_equal(found.images[[0, 3, 5]], COLOUR[[0, 3, 5]])
     with pytest.raises(ValueError, match=r"a\.parquet, row 4: the PNG is cut off or damaged: "):
         found.images[3:5]
     with pytest.raises(ValueError, match=r"a\.parquet, row 4: the PNG is cut off or damaged: "):
-        _ = data.load(f"parquet:{path}", "test").x
+        _ = load.load(f"parquet:{path}", "test").x
 
 
 def test_parquet_without_images_or_that_is_none(tmp_path: Path):
     pq.write_table(pa.table({"pixels": [1, 2], "label": [0, 1]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"expected a column of images as bytes .* among pixels \(int64\), label "):
-        data.load(f"parquet:{tmp_path / 'a.parquet'}", "test")
+        load.load(f"parquet:{tmp_path / 'a.parquet'}", "test")
     (tmp_path / "b.parquet").write_text("not Parquet")
     with pytest.raises(ValueError, match=r"b\.parquet is no Parquet file: "):
-        data.load(f"parquet:{tmp_path / 'b.parquet'}", "test")
+        load.load(f"parquet:{tmp_path / 'b.parquet'}", "test")
 
 
 def whole(values: np.ndarray) -> bytes:
@@ -257,7 +257,7 @@ def test_idx_that_does_not_fit(suffix: str, content: bytes, message: str, tmp_pa
     folder = write_idx(tmp_path / "set", GREY, LABELS, suffix)
     (folder / f"train-images-idx3-ubyte{suffix}").write_bytes(gzip.compress(content) if suffix else content)
     with pytest.raises(ValueError, match=message):
-        data.load(f"idx:{folder}", "train")
+        load.load(f"idx:{folder}", "train")
 
 
 def test_a_gzipped_idx_that_is_cut_off(tmp_path: Path):
@@ -266,17 +266,17 @@ def test_a_gzipped_idx_that_is_cut_off(tmp_path: Path):
     path = folder / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz is cut off"):
-        data.load(f"idx:{folder}", "train")
+        load.load(f"idx:{folder}", "train")
 
 
 def test_names_and_places_that_do_not_exist(tmp_path: Path):
     known = "digits, mnist, fashion-mnist, cifar10, cifar100, svhn, parquet:PATH, idx:PATH, folder:PATH, tar:PATH"
     for name in ("cifar11", "csv:somewhere"):
         with pytest.raises(ValueError, match=rf"^unknown dataset '{name}', expected one of: {known}$"):
-            data.load(name, "test")
+            load.load(name, "test")
     for kind in ("parquet", "idx", "folder"):
         with pytest.raises(FileNotFoundError, match=rf"^dataset {kind}:.*: there is no .*nowhere$"):
-            data.load(f"{kind}:{tmp_path / 'nowhere'}", "test")
+            load.load(f"{kind}:{tmp_path / 'nowhere'}", "test")
     (tmp_path / "empty").mkdir()
     for kind, expected in (
         ("parquet", r"expected train\*\.parquet and test\*\.parquet there, found neither"),
@@ -284,12 +284,12 @@ def test_names_and_places_that_do_not_exist(tmp_path: Path):
         ("folder", r"expected a folder for each class there, found none"),
     ):
         with pytest.raises(FileNotFoundError, match=rf"^dataset {kind}:.*empty: {expected}$"):
-            data.load(f"{kind}:{tmp_path / 'empty'}", "test")
+            load.load(f"{kind}:{tmp_path / 'empty'}", "test")
     (tmp_path / "empty" / "ant").mkdir()
     with pytest.raises(FileNotFoundError, match=r"expected images \(\.png, .*\) there, found none$"):
-        data.load(f"folder:{tmp_path / 'empty'}", "test")
+        load.load(f"folder:{tmp_path / 'empty'}", "test")
     with pytest.raises(ValueError, match=r"^cannot read .*x{300}: File name too long$"):
-        data.load(f"folder:{tmp_path / ('x' * 300)}", "test")
+        load.load(f"folder:{tmp_path / ('x' * 300)}", "test")
     path = write_parquet(tmp_path / "a.parquet", [encode(GREY[0])], [0])
     with pytest.raises(ValueError, match=r"a\.parquet has no 'train' split, it has: test$"):
-        data.load(f"parquet:{path}", "train")
+        load.load(f"parquet:{path}", "train")

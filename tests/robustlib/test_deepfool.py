@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.cascade import correct
+from robustlib.arguments import Norm
 from robustlib.attacks.deepfool import class_slopes, deepfool, gaps
+from robustlib.inference.fast_copy import make_engines
+from robustlib.inference.predict import correct
 from robustlib.norms import size
-from robustlib.search import make_engines
-from robustlib.settings import Norm
 
 NORMS: list[Norm] = ["Linf", "L2"]
 CLASSES = 5

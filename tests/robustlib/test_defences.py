@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from robustlib.attacks import ATTACKS
 from robustlib.defences import DEFENCES, RANDOMISED
 from robustlib.defences.preprocess import ResizePad, place
-from robustlib.draws import seeded
-from robustlib.evaluate import evaluate
+from robustlib.evaluation.evaluate import evaluate
+from robustlib.inference.expectation import is_randomised
 from robustlib.metrics import summarise
-from robustlib.models.layers import is_randomised
 from robustlib.outcome import join
+from robustlib.rng import seeded
 
 CPU = torch.device("cpu")
 SHAPES = [(1, 8, 8), (3, 32, 32), (3, 20, 28), (1, 9, 33)]

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from robustlib.draws import GOLDEN, Draws, default_draws, generator, logical_shift, mix, seeded
+from robustlib.rng import GOLDEN, Draws, default_draws, generator, logical_shift, mix, seeded
 
 MASK = 2**64 - 1
 CPU = torch.device("cpu")

@@ -10,12 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
-from robustlib.attacks.cascade import cascade, correct
-from robustlib.draws import Draws
-from robustlib.engine import CPU_SIZES, Engine, batch_sizes, differentiate
-from robustlib.evaluate import evaluate
-from robustlib.losses import climb, confirmed, cross_entropy, wrong
-from robustlib.search import make_engines, warm_up
+from robustlib.evaluation.attack_sequence import cascade
+from robustlib.evaluation.evaluate import evaluate
+from robustlib.inference.batched_model import CPU_SIZES, Engine, batch_sizes, differentiate
+from robustlib.inference.confirm import confirmed, wrong
+from robustlib.inference.fast_copy import make_engines, warm_up
+from robustlib.inference.gradients import climb
+from robustlib.inference.predict import correct
+from robustlib.losses import cross_entropy
+from robustlib.rng import Draws
 
 
 @pytest.mark.parametrize("n", range(1, 150, 7))
@@ -171,7 +174,7 @@ def test_a_copy_that_computes_something_else_is_not_used(net: nn.Module, test, m
     def broken(model: nn.Module) -> tuple[nn.Module, str]:
         return nn.Sequential(copy.deepcopy(net), nn.Softmax(1)), "broken"
 
-    monkeypatch.setattr("robustlib.search.folded", broken)
+    monkeypatch.setattr("robustlib.inference.fast_copy.folded", broken)
     mode = make_engines(net, test[0][:64], half=False).search.mode
     assert mode == "float32, as given, channels-last (given up: float32, broken, channels-last: other logits)"
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS
-from robustlib.draws import Draws
-from robustlib.evaluate import evaluate
+from robustlib.evaluation.evaluate import evaluate
 from robustlib.metrics import summarise, wilson
 from robustlib.outcome import Batch, Outcome, join
-from robustlib.settings import Norm
+from robustlib.rng import Draws
 
 NORMS: list[Norm] = ["Linf", "L2"]
 N = 192

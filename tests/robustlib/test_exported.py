@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
 from robustlib.audit.audit import Audit, audit
-from robustlib.calls import ask
 from robustlib.defences import DEFENCES
-from robustlib.evaluate import evaluate, make_ready
-from robustlib.modes import evaluating, into_mode
+from robustlib.evaluation.evaluate import evaluate, make_ready
+from robustlib.inference.model_modes import evaluating, into_mode
+from robustlib.model_calls import ask
 from robustlib.outcome import check_classes
 from robustlib.settings import TrainSettings
 from robustlib.training.loop import fit
@@ -170,7 +170,7 @@ class Odd(nn.Module):
         (lambda z: z[:-1], r"\(19, 10\)"),
         (
             lambda z: z.argmax(1),
-            r"\(20,\): of labels robustlib.models.answers.Answers\(model, num_classes\) makes a model",
+            r"\(20,\): of labels robustlib.models.black_box.Answers\(model, num_classes\) makes a model",
         ),
         (lambda z: torch.complex(z, z), r"\(20, 10\) of torch.complex64: let forward return real numbers"),
     ],
@@ -251,7 +251,7 @@ def test_eval_and_to_that_give_nothing_or_fail():
 
 @pytest.mark.parametrize(
     "model, came",
-    [(partial(lambda x: x), "partial: robustlib.models.answers.Answers"), (Pure, "the class Pure: make one")],
+    [(partial(lambda x: x), "partial: robustlib.models.black_box.Answers"), (Pure, "the class Pure: make one")],
 )
 def test_what_is_no_module_is_one_line(model: Any, came: str):
     for call in (evaluate, partial(audit, eps=0.1)):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from robustlib import data
+from robustlib.datasets import load
 
 
 @pytest.fixture(autouse=True)
@@ -53,22 +53,22 @@ def plant(place: Path, *names: str, content: bytes | None = None) -> Path:
 
 def taken(place: Path, split: str) -> tuple[tuple[str, ...], list[int]]:
     """The classes, and the labels of a split."""
-    found = data.load(f"folder:{place}", split)
+    found = load.load(f"folder:{place}", split)
     assert found.x.shape[1:] == (3, 2, 3)
     return found.names, found.y.tolist()
 
 
 def splits(place: Path) -> tuple[str, ...]:
-    return data.source_of(f"folder:{place}").splits
+    return load.source_of(f"folder:{place}").splits
 
 
 def notes(place: Path) -> tuple[str, ...]:
-    return data.source_of(f"folder:{place}").notes
+    return load.source_of(f"folder:{place}").notes
 
 
 def refusal(place: Path, split: str = "test") -> str:
     with pytest.raises((ValueError, FileNotFoundError)) as error:
-        data.load(f"folder:{place}", split)
+        load.load(f"folder:{place}", split)
     return str(error.value).removeprefix(f"dataset folder:{place}")
 
 
@@ -128,14 +128,14 @@ def test_a_class_that_one_split_has_alone_is_no_wrapper(place: Path):
 
 def test_what_is_nothing(place: Path):
     plant(place, "flowers/rose/0.png", "flowers/tulip/0.JPG", "flowers/tulip/deep/1.Png")
-    clean = data.fingerprint(f"folder:{place}")
+    clean = load.fingerprint(f"folder:{place}")
     plant(
         place, "__MACOSX/flowers/rose/._0.png", "._flowers", ".DS_Store", "flowers/.git/x.png", "flowers/rose/._0.png",
         "flowers/rose/Thumbs.db", "flowers/rose/desktop.ini", "flowers/__pycache__/a.pyc", "flowers/tulip/.hidden.png",
         "flowers/tulip/__MACOSX/._1.png", "flowers/notes.txt", content=b"no picture",
     )  # fmt: skip
     assert taken(place, "test") == (("rose", "tulip"), [0, 1, 1])
-    assert notes(place) == ("the classes are taken from flowers/",) and data.fingerprint(f"folder:{place}") == clean
+    assert notes(place) == ("the classes are taken from flowers/",) and load.fingerprint(f"folder:{place}") == clean
 
 
 @pytest.mark.parametrize(
@@ -245,10 +245,10 @@ def test_a_single_class_is_said(place: Path):
 def test_an_empty_folder_is_a_class_that_the_fingerprint_knows(place: Path):
     """Labels count it: the same files without it are another data set."""
     plant(place, "cat/0.png", "owl/0.png")
-    without, labels = data.fingerprint(f"folder:{place}"), taken(place, "test")
+    without, labels = load.fingerprint(f"folder:{place}"), taken(place, "test")
     plant(place, "dog/")
     assert labels == (("cat", "owl"), [0, 1]) and taken(place, "test") == (("cat", "dog", "owl"), [0, 2])
-    assert data.fingerprint(f"folder:{place}") != without
+    assert load.fingerprint(f"folder:{place}") != without
 
 
 def test_validation_has_no_classes_that_the_others_lack(place: Path):
@@ -274,7 +274,7 @@ def test_names_that_are_no_utf8(place: Path):
         os.makedirs(os.path.dirname(file), exist_ok=True)
         Path(os.fsdecode(file)).write_bytes(png())
     assert taken(place, "test") == (("caf\\xe9", "dog"), [0, 1])
-    assert len(data.fingerprint(f"folder:{place}")) == 64
+    assert len(load.fingerprint(f"folder:{place}")) == 64
     Path(os.fsdecode(os.path.join(os.fsencode(place), b"caf\xe9/\xff.png"))).write_bytes(b"")
     assert refusal(place).endswith("caf\\xe9/\\xff.png: expected PNG or JPEG bytes, got nothing")
 
@@ -296,10 +296,10 @@ def test_order_and_labels_are_torchvisions(place: Path):
         place, *(f"{label}/{name}" for label in labels for name in ("1.png", "10.png", "2.JPG", "a-b/0.png", "a/0.png"))
     )
     peer = ImageFolder(str(place))
-    found = data.load(f"folder:{place}", "test")
+    found = load.load(f"folder:{place}", "test")
     assert list(found.names) == peer.classes and found.y.tolist() == peer.targets
     # Within a class ours sorts files and folders together, torchvision the folders first: the same files in both.
-    paths = [path for _, path in data.source_of(f"folder:{place}").files["test"]]
+    paths = [path for _, path in load.source_of(f"folder:{place}").files["test"]]
     assert {(str(path), y) for path, y in zip(paths, found.y, strict=True)} == set(peer.samples)
     assert paths == sorted(paths)
 
@@ -307,7 +307,7 @@ def test_order_and_labels_are_torchvisions(place: Path):
 def test_one_grey_picture_among_rgb(place: Path):
     plant(place, "test/cat/0.png", "test/cat/1.png", "test/dog/2.png")
     Image.new("L", (3, 2), 77).save(place / "test/dog/2.png")
-    found = data.load(f"folder:{place}", "test")
+    found = load.load(f"folder:{place}", "test")
     assert found.x[:, :, 0, 0].tolist() == [[0, 0, 0], [1, 0, 0], [77, 77, 77]]
     assert found.notes == ("1 grey of 3 images become RGB as in torchvision",)
 
@@ -328,13 +328,13 @@ def test_a_file_that_is_no_picture_is_named(content: bytes, message: str, place:
     plant(place, "cat/0.png", "dog/1.png", content=NOISE)
     plant(place, "dog/0.png", content=content)
     with pytest.raises(ValueError) as error:
-        _ = data.load(f"folder:{place}", "test").x
+        _ = load.load(f"folder:{place}", "test").x
     assert str(error.value).startswith(f"{place}/dog/0.png: {message}")
 
 
 def test_pictures_with_wrong_endings_are_read_by_what_they_are(place: Path):
     plant(place, "cat/0.png", "dog/0.jpg", "owl/0.bmp")
-    assert data.load(f"folder:{place}", "test").x[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert load.load(f"folder:{place}", "test").x[:, 0, 0, 0].tolist() == [0, 1, 2]
 
 
 USUAL = {
@@ -360,7 +360,7 @@ RECORDED = {
 def test_what_is_read_as_before_keeps_its_fingerprint(name: str, place: Path):
     for file in USUAL[name]:
         plant(place, file, content=file.encode())
-    assert data.fingerprint(f"folder:{place}") == RECORDED[name]
+    assert load.fingerprint(f"folder:{place}") == RECORDED[name]
 
 
 OTHERWISE = {
@@ -390,11 +390,11 @@ def test_what_is_read_otherwise_has_another_fingerprint(name: str, place: Path):
     for file in OTHERWISE[name]:
         plant(place, file, content=file.encode())
     split = "validation" if name == "validation" else "test"
-    assert data.fingerprint(f"folder:{place}", split) != RECORDED_OTHERWISE[name]
+    assert load.fingerprint(f"folder:{place}", split) != RECORDED_OTHERWISE[name]
 
 
 def test_many_files_are_listed_quickly(place: Path):
-    from robustlib.datasets import tree
+    from robustlib.datasets import folder_tree
 
     plant(place, "cat/0.png")
     for k in range(20_000):
@@ -402,6 +402,6 @@ def test_many_files_are_listed_quickly(place: Path):
         folder.mkdir(exist_ok=True)
         os.link(place / "cat/0.png", folder / f"{k}.png")
     start = time.perf_counter()
-    found = tree.look(place).files()
+    found = folder_tree.look(place).files()
     assert len(found) == 20_001 and time.perf_counter() - start < 2  # a tenth of it on an idle machine
     shutil.rmtree(place)

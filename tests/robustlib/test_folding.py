@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlib.folding import Folded, Normalized, fold, refresh
-from robustlib.following import follow
+from robustlib.inference.fast_copy import make_engines
+from robustlib.inference.fast_layers import HalvingPool, ReluPool, SteadyLinear, WideLinear
+from robustlib.inference.graph_rewriting import Folded, Normalized, fold, refresh
 from robustlib.models import build
-from robustlib.quick import HalvingPool, ReluPool, SteadyLinear, WideLinear
-from robustlib.search import make_engines
+from robustlib.training.copy_updates import follow
 
 
 def trained_a_little(model: nn.Module, shape: tuple[int, ...], classes: int) -> nn.Module:

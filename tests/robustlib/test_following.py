@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib import following
 from robustlib.attacks.pgd import pgd
-from robustlib.draws import Draws, seeded
-from robustlib.following import follow
-from robustlib.modes import evaluating
+from robustlib.inference.model_modes import evaluating
+from robustlib.rng import Draws, seeded
 from robustlib.settings import TrainSettings
+from robustlib.training import copy_updates
+from robustlib.training.copy_updates import follow
 from robustlib.training.loop import fit, validate
 
 CPU = torch.device("cpu")
@@ -18,8 +18,8 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def float16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attacks search in float16, as on a GPU."""
-    monkeypatch.setattr(following, "suits_half", lambda model, device: True)
-    monkeypatch.setattr(following, "halves", lambda device: [torch.float16])
+    monkeypatch.setattr(copy_updates, "suits_half", lambda model, device: True)
+    monkeypatch.setattr(copy_updates, "halves", lambda device: [torch.float16])
 
 
 class Hidden(nn.Module):
@@ -80,7 +80,7 @@ def test_a_copy_that_is_right_again_is_used_again(float16: None, model: Hidden, 
 def test_where_no_copy_is_right_the_model_itself_is_attacked(model: Hidden, test, monkeypatch: pytest.MonkeyPatch):
     copy = follow(model, test[0][:64])
     assert copy is not None
-    monkeypatch.setattr(following, "compare", lambda *_, **__: (1.0, "other logits"))
+    monkeypatch.setattr(copy_updates, "compare", lambda *_, **__: (1.0, "other logits"))
     assert copy.choose().startswith("float32, as given (given up: ")
     assert copy() is model and copy.overflows == 0
 

@@ -13,10 +13,10 @@ import torch
 from click.testing import CliRunner, Result
 from torch import nn
 
-from robustlib.engine import Engine
-from robustlib.evaluate import Ready
-from robustlib.graphs import Graphs
-from robustlib.search import make_engines
+from robustlib.evaluation.evaluate import Ready
+from robustlib.inference.batched_model import Engine
+from robustlib.inference.cuda_graphs import Graphs
+from robustlib.inference.fast_copy import make_engines
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 N = 24

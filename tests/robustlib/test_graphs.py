@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib import search
 from robustlib.attacks import ATTACKS
-from robustlib.engine import Engine, differentiate
-from robustlib.graphs import Graphs
-from robustlib.search import attempt, make_engines, search_engine
+from robustlib.inference import fast_copy
+from robustlib.inference.batched_model import Engine, differentiate
+from robustlib.inference.cuda_graphs import Graphs
+from robustlib.inference.fast_copy import attempt, make_engines, search_engine
 from tests.robustlib.fake_cuda import FakeCuda, install
 
 SIZES = (8, 32)
@@ -86,9 +86,9 @@ def recorded(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     """Search copies are recorded, as on a GPU."""
 
     def ways(model: nn.Module, sample: Tensor, dtypes: list[torch.dtype]) -> list[partial[Engine]]:
-        return [partial(search_engine, search.folded, model, dtype, SIZES, True) for dtype in dtypes]
+        return [partial(search_engine, fast_copy.folded, model, dtype, SIZES, True) for dtype in dtypes]
 
-    monkeypatch.setattr(search, "forms", ways)
+    monkeypatch.setattr(fast_copy, "forms", ways)
     return cuda
 
 
@@ -106,7 +106,7 @@ def test_distances_are_those_of_the_model(name: str, options: dict, recorded: Fa
 def test_a_recording_that_plays_nothing_is_not_used(recorded: FakeCuda, monkeypatch, net: nn.Module, x: Tensor):
     """As of a device that was not the current one: it answers for ever what it was recorded with."""
     monkeypatch.setattr("tests.robustlib.fake_cuda.Graph.replay", lambda self: None)
-    way = partial(search_engine, search.folded, net, torch.float32, SIZES, True)
+    way = partial(search_engine, fast_copy.folded, net, torch.float32, SIZES, True)
     assert attempt(way, x[:30], net(x[:30])) is None
 
 

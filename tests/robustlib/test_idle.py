@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
-from robustlib.checks.idle import noise_nearer, unmoved
-from robustlib.checks.limits import Finding
-from robustlib.evaluate import evaluate, make_ready
+from robustlib.checks.idle_attacks import noise_nearer, unmoved
+from robustlib.checks.thresholds import Finding
+from robustlib.evaluation.evaluate import evaluate, make_ready
 from robustlib.outcome import Outcome, join
 from tests.robustlib.test_quick_checks import Threshold, images, outcome
 

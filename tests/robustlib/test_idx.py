@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustlib import data
+from robustlib.datasets import load
+from robustlib.datasets.readers import read_idx
 from robustlib.datasets.source import AS_IT_IS, Reading
-from robustlib.readers import read_idx
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 5, 7), dtype=np.uint8)
 REMAP = Reading(classes="remap")
@@ -46,20 +46,20 @@ def write(folder: Path, train: list[int], test: list[int]) -> Path:
 def test_labels_with_holes_are_refused_or_numbered_anew(train: list[int], test: list[int], told: str, tmp_path: Path):
     place = write(tmp_path / "set", train, test)
     with pytest.raises(ValueError) as error:
-        data.load(f"idx:{place}", "test")
+        load.load(f"idx:{place}", "test")
     assert str(error.value) == f"dataset idx:{place}: {told}; `classes: remap` numbers those that there are, rising"
     kept = sorted({*train, *test})
     for split, labels in (("train", train), ("test", test)):
-        found = data.load(f"idx:{place}", split, REMAP)
+        found = load.load(f"idx:{place}", split, REMAP)
         assert found.names == tuple(str(label) for label in kept)
         assert [kept[y] for y in found.y] == labels and np.array_equal(found.x[:, 0], IMAGES)
-    assert data.fingerprint(f"idx:{place}", reading=REMAP) != data.fingerprint(f"idx:{place}")
+    assert load.fingerprint(f"idx:{place}", reading=REMAP) != load.fingerprint(f"idx:{place}")
 
 
 def test_labels_without_holes_over_both_splits_are_as_they_are(tmp_path: Path):
     place = write(tmp_path / "set", [0, 1, 3, 0], [2, 2, 0, 0])
     for reading in (AS_IT_IS, REMAP):
-        found = data.load(f"idx:{place}", "test", reading)
+        found = load.load(f"idx:{place}", "test", reading)
         assert found.names == ("0", "1", "2", "3") and found.y.tolist() == [2, 2, 0, 0]
 
 
@@ -95,4 +95,4 @@ def test_labels_that_are_no_list(tmp_path: Path):
     place = write(tmp_path / "set", [0, 1, 1, 0], [0, 1, 1, 0])
     (place / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(whole(np.zeros((4, 8), np.uint8))))
     with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte\.gz: expected N labels, got 4x8$"):
-        data.load(f"idx:{place}", "test")
+        load.load(f"idx:{place}", "test")

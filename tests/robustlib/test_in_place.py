@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
-from robustlib.attacks.cascade import cascade
 from robustlib.audit.audit import Audit, audit
-from robustlib.audit.forms import lines_across
-from robustlib.calls import ask
-from robustlib.crew import make_crew
+from robustlib.audit.gradient_bypass import lines_across
 from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify
-from robustlib.engine import Engine, pull
-from robustlib.evaluate import evaluate, make_ready
-from robustlib.models.answers import Answers
-from robustlib.models.layers import Expectation, is_randomised
+from robustlib.evaluation.attack_sequence import cascade
+from robustlib.evaluation.evaluate import evaluate, make_ready
+from robustlib.inference.batched_model import Engine, pull
+from robustlib.inference.expectation import Expectation, is_randomised
+from robustlib.inference.fast_copy import exact_engine
+from robustlib.inference.threads import make_crew
+from robustlib.model_calls import ask
+from robustlib.models.black_box import Answers
 from robustlib.outcome import Outcome
-from robustlib.search import exact_engine
 from robustlib.settings import TrainSettings
 from robustlib.training.loop import fit
 

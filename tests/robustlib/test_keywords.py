@@ -2,7 +2,7 @@
 
 import pytest
 
-from robustlib.datasets.keywords import is_keyword, split_named
+from robustlib.datasets.split_keywords import is_keyword, split_named
 
 KEYWORDS = {
     "train": ["train", "training", "trainset"],

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.cascade import correct
-from robustlib.attacks.noise import noise
 from robustlib.attacks.pgd import fgsm, pgd
-from robustlib.checks.slopes import rises
+from robustlib.attacks.random_search import noise
+from robustlib.checks.gradient_checks import rises
+from robustlib.inference.predict import correct
 from robustlib.norms import ascent_step, inside, size
 
 N, SHAPE = 30, (3, 6, 6)

@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.arguments import NORMS_OF
+from robustlib.arguments import NORMS, NORMS_OF, Norm
 from robustlib.attacks import ATTACKS
-from robustlib.attacks.curve import shrink_to
 from robustlib.attacks.fmn import project_each
-from robustlib.draws import Draws
+from robustlib.evaluation.multi_radius import shrink_to
+from robustlib.hyperplane import to_plane
 from robustlib.norms import draw_in_ball, dual_size, inside, project, project_in_box, shrink, size
-from robustlib.planes import to_plane
-from robustlib.settings import NORMS, Norm
+from robustlib.rng import Draws
 
 EPS: dict[Norm, float] = {
     "Linf": 8 / 255,

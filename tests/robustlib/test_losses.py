@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from scipy.stats import binomtest
 from torch import nn
 
-from robustlib.losses import cross_entropy, find_loss, gradient, margin
+from robustlib.inference.gradients import gradient
+from robustlib.losses import cross_entropy, find_loss, margin
 from robustlib.metrics import confusion_matrix, wilson
 
 

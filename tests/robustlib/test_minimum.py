@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS as EVERY
-from robustlib.attacks.cascade import correct
 from robustlib.attacks.cw import cw
 from robustlib.attacks.fmn import fmn, project_each
-from robustlib.engine import Engine
+from robustlib.inference.batched_model import Engine
+from robustlib.inference.fast_copy import make_engines
+from robustlib.inference.predict import correct
 from robustlib.losses import margin
 from robustlib.norms import project, size
-from robustlib.search import make_engines
-from robustlib.settings import Norm
 
 NORMS: list[Norm] = ["Linf", "L2", "L1"]
 # Fewer and larger steps of Adam than the default's, to end soon.

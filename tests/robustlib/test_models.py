@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib import data
+from robustlib.datasets import load
+from robustlib.inference.expectation import Expectation, is_randomised
 from robustlib.models import MODELS, build, network
-from robustlib.models.files import check_options
-from robustlib.models.layers import Expectation, InferenceDropout, Normalize, dropout_at_inference, is_randomised
+from robustlib.models.layers import Normalize
+from robustlib.models.loading import check_options
+from robustlib.models.randomised import InferenceDropout, dropout_at_inference
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 SIZES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 32, 48)]
@@ -164,7 +166,7 @@ def test_the_published_resnet18_has_its_recorded_accuracy(examples: int, accurac
     weights, images = SHARED / "models" / "resnet18-pgd2at-linf8.safetensors", SHARED / "data" / "cifar10"
     if not weights.exists() or not images.exists():
         pytest.skip("needs the network and the images in ../shared")
-    test = data.load(f"parquet:{images}", "test")
+    test = load.load(f"parquet:{images}", "test")
     assert test.x.shape == (10000, 3, 32, 32) and len(test.names) == 10
     model = build(arch="resnet18", weights=weights, **facts(3, 32, 32, 10))
     model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustlib.modes import as_images, autocast, evaluating, layout, strict_float32
+from robustlib.inference.model_modes import as_images, autocast, evaluating, layout, strict_float32
 
 CPU = torch.device("cpu")
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.checks.limits import Finding, overall
+from robustlib.checks.evaluation_checks import look_at_outcome
 from robustlib.checks.normalisation import normalisation
-from robustlib.checks.quick import look_at_outcome
-from robustlib.evaluate import evaluate, make_ready
+from robustlib.checks.thresholds import Finding, overall
+from robustlib.evaluation.evaluate import evaluate, make_ready
 from robustlib.models import build
-from robustlib.models.answers import Answers
+from robustlib.models.black_box import Answers
 from robustlib.models.layers import Normalize
 from robustlib.normalisations import NORMALISATIONS, by_channel, check_statistics
 from robustlib.outcome import Outcome

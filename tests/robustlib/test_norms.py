@@ -7,9 +7,9 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from robustlib.draws import Draws
+from robustlib.arguments import Norm
 from robustlib.norms import ascent, draw_in_ball, dual_size, inside, per_example, project, size
-from robustlib.settings import Norm
+from robustlib.rng import Draws
 
 NORMS: list[Norm] = ["Linf", "L2"]
 SHAPE = (50, 3, 4, 5)

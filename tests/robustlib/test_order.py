@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from robustlib.checks.order import across_attacks, across_stages
+from robustlib.checks.consistency import across_attacks, across_stages
 
 N = 100
 

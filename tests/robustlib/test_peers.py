@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.cascade import correct
+from robustlib.arguments import Norm
 from robustlib.attacks.deepfool import deepfool
 from robustlib.attacks.pgd import fgsm, pgd
-from robustlib.draws import Draws
+from robustlib.inference.predict import correct
 from robustlib.losses import margin
 from robustlib.norms import size
-from robustlib.settings import Norm
+from robustlib.rng import Draws
 
 foolbox = pytest.importorskip("foolbox", reason="needs the extra `peers`")
 torchattacks = pytest.importorskip("torchattacks", reason="needs torchattacks, see the Makefile")

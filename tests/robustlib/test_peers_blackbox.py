@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.cascade import correct
+from robustlib.arguments import Norm
 from robustlib.attacks.hopskipjump import hopskipjump
 from robustlib.attacks.spsa import spsa
+from robustlib.inference.predict import correct
 from robustlib.norms import size
-from robustlib.settings import Norm
 from tests.robustlib.counted import Counted
 
 foolbox = pytest.importorskip("foolbox", reason="needs the extra `peers`")

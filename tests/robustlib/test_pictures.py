@@ -13,7 +13,7 @@ from torchvision import transforms
 from torchvision.datasets.folder import pil_loader
 
 from robustlib.datasets import pictures
-from robustlib.datasets.beginnings import what
+from robustlib.datasets.file_types import what
 from robustlib.datasets.source import AS_IT_IS, Pictures, Reading
 
 RNG = np.random.default_rng(0)

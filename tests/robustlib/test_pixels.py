@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from robustlib import data
+from robustlib.datasets import load
 from robustlib.datasets.choose import choose
-from robustlib.datasets.lazy import LazyImages
+from robustlib.datasets.lazy_images import LazyImages
 from robustlib.datasets.source import DataChanged
 from tests.robustlib.test_data import COLOUR, LABELS, encode, write_parquet
 
@@ -31,13 +31,13 @@ def name(tmp_path: Path) -> str:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Which rows were decoded, as they are."""
     rows: list[int] = []
-    before = data.Undecoded.decode
+    before = load.Undecoded.decode
 
     def counted(self, chosen):
         rows.extend(chosen.tolist())
         return before(self, chosen)
 
-    monkeypatch.setattr(data.Undecoded, "decode", counted)
+    monkeypatch.setattr(load.Undecoded, "decode", counted)
     return rows
 
 
@@ -47,17 +47,17 @@ def folder_of(home: Path) -> Path:
 
 
 def test_only_what_is_asked_for_is_decoded_and_only_once(name: str, decoded: list[int]):
-    found = data.load(name, "test")
+    found = load.load(name, "test")
     assert decoded == []
     assert np.array_equal(found.images[[4, 1, 4]], COLOUR[[4, 1, 4]]) and decoded == [1, 4]
     assert np.array_equal(found.images[1:3], COLOUR[1:3]) and decoded == [1, 4, 2]
-    again = data.load(name, "test")
+    again = load.load(name, "test")
     assert np.array_equal(again.images[np.array([2, 4])], COLOUR[[2, 4]]) and decoded == [1, 4, 2]
     assert np.array_equal(again.x, COLOUR) and sorted(decoded) == list(range(6))
 
 
 def test_lazy_images_are_indexed_as_a_tensor_is(name: str):
-    lazy, twin = LazyImages(data.load(name, "test").images), torch.from_numpy(COLOUR)
+    lazy, twin = LazyImages(load.load(name, "test").images), torch.from_numpy(COLOUR)
     assert lazy.shape == twin.shape and len(lazy) == 6 and lazy.dtype == twin.dtype and lazy.ndim == 4
     for rows in (slice(2), slice(1, 5, 2), torch.tensor([3, 0, 3]), torch.tensor([True, False] * 3), slice(0, 0)):
         assert torch.equal(lazy[rows], twin[rows])
@@ -68,20 +68,20 @@ def test_lazy_images_are_indexed_as_a_tensor_is(name: str):
 
 @pytest.mark.parametrize("where", ["image", "sum"])
 def test_a_flipped_bit_is_found_and_the_image_decoded_again(where: str, name: str, home: Path, decoded: list[int]):
-    assert np.array_equal(data.load(name, "test").x, COLOUR)
+    assert np.array_equal(load.load(name, "test").x, COLOUR)
     decoded.clear()
     path = folder_of(home) / ("x.bin" if where == "image" else "x.sums")
     content = bytearray(path.read_bytes())
     row_bytes = COLOUR[0].nbytes if where == "image" else 16
     content[len(content) - 2 * row_bytes] ^= 1  # in the last row but one
     path.write_bytes(content)
-    assert np.array_equal(data.load(name, "test").x, COLOUR) and decoded == [4]
+    assert np.array_equal(load.load(name, "test").x, COLOUR) and decoded == [4]
 
 
 @pytest.mark.parametrize("file", ["y.npy", "facts.json", "x.bin", "x.sums"])
 @pytest.mark.parametrize("how", ["flipped", "flipped at once", "gone", "cut off"])
 def test_a_damaged_cache_is_made_again(file: str, how: str, name: str, home: Path):
-    before = data.load(name, "test")
+    before = load.load(name, "test")
     assert np.array_equal(before.x, COLOUR)
     path = folder_of(home) / file
     content = bytearray(path.read_bytes())
@@ -92,22 +92,22 @@ def test_a_damaged_cache_is_made_again(file: str, how: str, name: str, home: Pat
     else:
         content[len(content) // 2 if how == "flipped" else 8] ^= 1
         path.write_bytes(content)
-    found = data.load(name, "test")
+    found = load.load(name, "test")
     assert np.array_equal(found.x, COLOUR) and np.array_equal(found.y, LABELS)
     assert found.names == before.names and found.notes == before.notes
 
 
 def test_flipped_moments_are_counted_again(name: str, home: Path):
-    mean = data.load(name, "test").mean
+    mean = load.load(name, "test").mean
     path = folder_of(home) / "moments.json"
     told = json.loads(path.read_text())
     told["facts"][0][0] += 0.25
     path.write_text(json.dumps(told))
-    assert data.load(name, "test").mean == mean == pytest.approx((COLOUR / 255).mean((0, 2, 3)))
+    assert load.load(name, "test").mean == mean == pytest.approx((COLOUR / 255).mean((0, 2, 3)))
 
 
 def test_images_that_change_while_a_set_is_open_are_refused(name: str, tmp_path: Path):
-    found = data.load(name, "test")
+    found = load.load(name, "test")
     assert np.array_equal(found.images[:2], COLOUR[:2])
     path = write_parquet(tmp_path / "a.parquet", [encode(255 - image) for image in COLOUR], LABELS)
     os.utime(path, ns=(1, 1))
@@ -118,8 +118,8 @@ def test_images_that_change_while_a_set_is_open_are_refused(name: str, tmp_path:
 
 def test_a_decoder_that_stops_half_way_leaves_what_it_gave(name: str, monkeypatch: pytest.MonkeyPatch):
     """As a process does that is killed: whole rows with their hashes, and the others to be decoded."""
-    monkeypatch.setattr("robustlib.datasets.pixels.ROWS_AT_ONCE", 2)
-    before = data.Undecoded.decode
+    monkeypatch.setattr("robustlib.datasets.decoded_images.ROWS_AT_ONCE", 2)
+    before = load.Undecoded.decode
 
     def stops(self, rows):
         for n, image in enumerate(before(self, rows)):
@@ -127,11 +127,11 @@ def test_a_decoder_that_stops_half_way_leaves_what_it_gave(name: str, monkeypatc
                 raise KeyboardInterrupt
             yield image
 
-    monkeypatch.setattr(data.Undecoded, "decode", stops)
+    monkeypatch.setattr(load.Undecoded, "decode", stops)
     with pytest.raises(KeyboardInterrupt):
-        _ = data.load(name, "test").x
-    monkeypatch.setattr(data.Undecoded, "decode", before)
-    assert np.array_equal(data.load(name, "test").x, COLOUR)
+        _ = load.load(name, "test").x
+    monkeypatch.setattr(load.Undecoded, "decode", before)
+    assert np.array_equal(load.load(name, "test").x, COLOUR)
 
 
 def test_first_and_stratified_examples():
@@ -157,7 +157,7 @@ def test_a_picture_that_changes_while_its_folder_is_open_never_reaches_the_cache
         path = tmp_path / "set" / "test" / f"c{i % 2}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode(image))
-    found, name = data.load(f"folder:{tmp_path / 'set'}", "test"), f"folder:{tmp_path / 'set'}"
+    found, name = load.load(f"folder:{tmp_path / 'set'}", "test"), f"folder:{tmp_path / 'set'}"
     assert np.array_equal(found.images[:1], COLOUR[:1])
     path, other = tmp_path / "set" / "test" / "c0" / f"{n}.png", encode(255 - COLOUR[n])
     if how == "edit":
@@ -171,7 +171,7 @@ def test_a_picture_that_changes_while_its_folder_is_open_never_reaches_the_cache
     else:
         with pytest.raises(ValueError, match=r"4\.png has changed since it was opened: submit the study again$"):
             found.images[[row]]
-    assert np.array_equal(data.load(name, "test").images[[row]][0], 255 - COLOUR[n])
+    assert np.array_equal(load.load(name, "test").images[[row]][0], 255 - COLOUR[n])
 
 
 def test_files_that_change_while_labels_are_read_are_refused(name: str, tmp_path: Path, monkeypatch, home: Path):
@@ -185,12 +185,12 @@ def test_files_that_change_while_labels_are_read_are_refused(name: str, tmp_path
 
     monkeypatch.setattr(pictures, "survey", slow)
     with pytest.raises(ValueError, match=r"has changed since it was opened"):
-        data.load(name, "test")
+        load.load(name, "test")
     assert not list(home.glob("datasets/*"))
 
 
 def test_a_bit_that_flips_while_a_set_is_open_is_found(name: str, home: Path, decoded: list[int]):
-    found = data.load(name, "test")
+    found = load.load(name, "test")
     assert np.array_equal(found.images[:], COLOUR)
     decoded.clear()
     path = folder_of(home) / "x.bin"
@@ -205,12 +205,12 @@ def test_a_bit_that_flips_while_a_set_is_open_is_found(name: str, home: Path, de
 @pytest.mark.parametrize("seen", [0, 3, 6])  # images that were asked for before
 def test_a_cache_that_others_change_while_it_is_open_gives_what_it_should(how: str, seen: int, name: str, home: Path):
     """What is mapped is the file that was, which nothing is written to any more."""
-    found = data.load(name, "test")
+    found = load.load(name, "test")
     assert np.array_equal(found.images[:seen], COLOUR[:seen])
     folder = folder_of(home)
     if how == "made again":
         (folder / "y.npy").write_bytes(b"damaged")
-        assert np.array_equal(data.load(name, "test").images[1:2], COLOUR[1:2])
+        assert np.array_equal(load.load(name, "test").images[1:2], COLOUR[1:2])
     elif how == "removed":
         shutil.rmtree(folder)
     elif how == "cut off":
@@ -222,17 +222,17 @@ def test_a_cache_that_others_change_while_it_is_open_gives_what_it_should(how: s
         (folder / "x.bin").write_bytes(b"")
     assert np.array_equal(found.images[:], COLOUR)
     assert np.array_equal(found.x, COLOUR)
-    assert np.array_equal(data.load(name, "test").images[:], COLOUR)
+    assert np.array_equal(load.load(name, "test").images[:], COLOUR)
 
 
 def test_a_disk_that_keeps_nothing_is_said(name: str, home: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("robustlib.datasets.pixels.write", lambda *_: None)
+    monkeypatch.setattr("robustlib.datasets.decoded_images.write", lambda *_: None)
     with pytest.raises(ValueError, match=r"does not keep what is written there: look to the disk"):
-        data.load(name, "test").images[:1]
+        load.load(name, "test").images[:1]
 
 
 def test_a_damaged_picture_of_a_file_that_has_changed_is_said_to_have_changed(name: str, tmp_path: Path):
-    found = data.load(name, "test")
+    found = load.load(name, "test")
     path = write_parquet(tmp_path / "a.parquet", [b"\x89PNG\r\n\x1a\n cut off" for _ in COLOUR], LABELS)
     os.utime(path, ns=(1, 1))
     with pytest.raises(DataChanged, match=r"a\.parquet has changed since it was opened"):

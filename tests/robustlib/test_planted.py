@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS, ENSEMBLES
-from robustlib.attacks.cascade import cascade
-from robustlib.draws import Draws
-from robustlib.norms import Norm, dual_size, inside
+from robustlib.evaluation.attack_sequence import cascade
+from robustlib.norms import dual_size, inside
+from robustlib.rng import Draws
 
 N, EPS = 60, 0.06
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from robustlib.models.answers import endpoint
-from robustlib.models.post import opener
+from robustlib.models.black_box import endpoint
+from robustlib.models.http_request import opener
 from tests.serving import serving
 
 X = torch.rand(9, 1, 4, 4, generator=torch.Generator().manual_seed(0))

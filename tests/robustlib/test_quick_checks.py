@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.audit.arsenal import slope_of
-from robustlib.checks.quick import batch_independence, eight_bit, gradients, look_at_model, noise
-from robustlib.checks.slopes import backward_pass, slope
+from robustlib.audit.attack_plan import slope_of
+from robustlib.checks.evaluation_checks import batch_independence, eight_bit, gradients, look_at_model, noise
+from robustlib.checks.gradient_checks import backward_pass, slope
 from robustlib.memory import out_of_memory
 from robustlib.outcome import Outcome, check_classes
 

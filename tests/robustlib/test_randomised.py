@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
 from robustlib.attacks.pgd import pgd
-from robustlib.draws import Draws
-from robustlib.evaluate import evaluate
+from robustlib.evaluation.evaluate import evaluate
+from robustlib.inference.expectation import Expectation, is_randomised
 from robustlib.metrics import summarise
 from robustlib.models import build
-from robustlib.models.layers import Expectation, is_randomised
 from robustlib.outcome import join, score
+from robustlib.rng import Draws
 
 SIGMA = 0.5
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from robustlib.arguments import Norm
 from robustlib.attacks import ENSEMBLES
-from robustlib.evaluate import evaluate
+from robustlib.evaluation.evaluate import evaluate
 from robustlib.norms import inside
-from robustlib.settings import Norm
 
 
 @pytest.mark.parametrize("version", ["standard", "plus", "rand"])

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.hard_nets import Faint, Steep
-from robustlib import search
 from robustlib.attacks import ATTACKS
-from robustlib.draws import Draws
-from robustlib.engine import Engine
-from robustlib.evaluate import Ready, evaluate
-from robustlib.graphs import Graphs
-from robustlib.losses import wrong
-from robustlib.search import attempt, make_engines
+from robustlib.evaluation.evaluate import Ready, evaluate
+from robustlib.inference import fast_copy
+from robustlib.inference.batched_model import Engine
+from robustlib.inference.confirm import wrong
+from robustlib.inference.cuda_graphs import Graphs
+from robustlib.inference.fast_copy import attempt, make_engines
+from robustlib.rng import Draws
 
 
 @pytest.fixture
 def float16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attacks search in float16, as on a GPU."""
-    monkeypatch.setattr(search, "suits_half", lambda model, device: True)
-    monkeypatch.setattr(search, "halves", lambda device: [torch.float16])
+    monkeypatch.setattr(fast_copy, "suits_half", lambda model, device: True)
+    monkeypatch.setattr(fast_copy, "halves", lambda device: [torch.float16])
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -109,8 +109,8 @@ def test_a_copy_with_another_gradient_is_not_used(bend: str, net: nn.Module, tes
     def make() -> Engine:
         return Engine(lambda images: net(Bent.apply(images, BENDS[bend])), mode="bent")
 
-    exact = search.exact_engine(net, x)
-    found = attempt(make, x, exact(x), search.known_slopes(exact, x), told)
+    exact = fast_copy.exact_engine(net, x)
+    found = attempt(make, x, exact(x), fast_copy.known_slopes(exact, x), told)
     if bend == "none":
         assert found is not None and told == []
     else:
@@ -127,9 +127,9 @@ def test_a_copy_is_compared_at_each_batch_size(fault: str, size: int, net: nn.Mo
             return self.net(x.detach() + 0.1 if fault == "logits" else Bent.apply(x, BENDS["reversed"]))
 
     x, told = test[0][:64], list[str]()
-    exact = search.exact_engine(net, x)
+    exact = fast_copy.exact_engine(net, x)
     make = partial(Engine, Wrong(net), sizes=(16, 64), mode="recorded")
-    assert attempt(make, x, exact(x), search.known_slopes(exact, x), told) is None
+    assert attempt(make, x, exact(x), fast_copy.known_slopes(exact, x), told) is None
     assert told == [f"recorded: other {fault}"] or fault == "logits"
 
 
@@ -137,7 +137,7 @@ def test_memory_that_ran_out_is_said_and_no_error(net: nn.Module, test, monkeypa
     def full(model: nn.Module) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(search, "folded", full)
+    monkeypatch.setattr(fast_copy, "folded", full)
     engines = make_engines(net, test[0][:64], half=False)
     assert engines.search.mode == "float32, as given, channels-last (given up: no memory for it)"
 
@@ -201,8 +201,8 @@ def test_a_gradient_that_half_precision_loses_is_computed_in_float32(dtype: torc
     net.a.weight.data[:, 0] = 8.0
     net.a.bias.data.zero_()
     x[:, 0, 0, 0] = torch.where(torch.arange(64) % 4 == 0, 0.9, 0.05)  # at 0.9 saturated, at 0.05 not
-    fine = search.exact_engine(net, x)
-    engine = search.search_engine(search.plain, net, dtype, (64,), False)
+    fine = fast_copy.exact_engine(net, x)
+    engine = fast_copy.search_engine(fast_copy.plain, net, dtype, (64,), False)
     values = partial(torch.narrow, dim=1, start=0, length=1)
     lost = (engine.differentiate(x, values)[2] == 0).flatten(1).all(1)
     assert 0 < lost.sum() < 64

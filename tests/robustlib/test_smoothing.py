@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from scipy.stats import beta, binomtest, norm
 from torch import Tensor, nn
 
-from robustlib.defences.certified import evaluate_certified
 from robustlib.defences.smoothing import Smoothing, certify, lower_bound, predict, smoothing, two_sided
-from robustlib.draws import Draws, seeded
-from robustlib.evaluate import make_ready
+from robustlib.evaluation.certified import evaluate_certified
+from robustlib.evaluation.evaluate import make_ready
 from robustlib.norms import size
 from robustlib.outcome import join
+from robustlib.rng import Draws, seeded
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from robustlib import data
+from robustlib.datasets import load as data
 from robustlib.datasets.source import Pictures
 from tests.robustlib.tables import STRUCT, Y, classes, images, load, png, write
 
@@ -307,7 +307,7 @@ PEAK = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from robustlib import data
+from robustlib.datasets import load as data
 from robustlib.datasets import pictures
 found = data.source_of("parquet:" + sys.argv[1]).read("test")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from robustlib import data
-from robustlib.datasets import stamps
+from robustlib.datasets import file_stamps, load
 from tests.robustlib.test_data import COLOUR, LABELS, encode, write_parquet
 
 
@@ -29,14 +28,14 @@ def file(tmp_path: Path) -> Path:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were hashed by their content."""
     read: list[Path] = []
-    before = stamps.file_hash
-    monkeypatch.setattr(stamps, "file_hash", lambda path: read.append(path) or before(path))
+    before = file_stamps.file_hash
+    monkeypatch.setattr(file_stamps, "file_hash", lambda path: read.append(path) or before(path))
     return read
 
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """How far the machine's clock is ahead of the disk's."""
-    monkeypatch.setattr(stamps, "clock", lambda: time.time() + seconds)
+    monkeypatch.setattr(file_stamps, "clock", lambda: time.time() + seconds)
 
 
 def set_disk(monkeypatch: pytest.MonkeyPatch, tick: int = 1, **shift: int) -> None:
@@ -66,17 +65,17 @@ def edit(file: Path) -> None:
 
 def test_a_file_that_lies_there_for_long_is_read_once(file: Path, read: list[Path], monkeypatch: pytest.MonkeyPatch):
     set_clock(monkeypatch, 10)
-    prints = {data.fingerprint(f"parquet:{file}") for _ in range(3)}
+    prints = {load.fingerprint(f"parquet:{file}") for _ in range(3)}
     assert len(prints) == 1 and read == [file]
 
 
 def test_a_file_that_has_just_come_is_read_again_until_an_edit_would_show(
     file: Path, read: list[Path], monkeypatch: pytest.MonkeyPatch, home: Path
 ):
-    prints = {data.fingerprint(f"parquet:{file}") for _ in range(2)}
+    prints = {load.fingerprint(f"parquet:{file}") for _ in range(2)}
     assert len(read) == 2 and not home.exists()
     set_clock(monkeypatch, 10)
-    prints |= {data.fingerprint(f"parquet:{file}") for _ in range(2)}
+    prints |= {load.fingerprint(f"parquet:{file}") for _ in range(2)}
     assert len(read) == 3 and len(prints) == 1
 
 
@@ -85,15 +84,15 @@ def test_an_edit_that_puts_back_the_time_is_noticed(tick: int, file: Path, monke
     set_disk(monkeypatch, tick)
     if tick > 1:  # so are files that came in the tick that is not over
         set_clock(monkeypatch, -(time.time() % (tick / 1e9)))
-    before = data.fingerprint(f"parquet:{file}")
+    before = load.fingerprint(f"parquet:{file}")
     edit(file)
-    assert data.fingerprint(f"parquet:{file}") != before
+    assert load.fingerprint(f"parquet:{file}") != before
 
 
 def test_an_edit_in_the_tick_in_which_a_set_was_opened_is_noticed(file: Path, monkeypatch: pytest.MonkeyPatch):
     set_disk(monkeypatch, 10**15)
     set_clock(monkeypatch, -(time.time() % 10**6))
-    found = data.load(f"parquet:{file}", "test")
+    found = load.load(f"parquet:{file}", "test")
     assert np.array_equal(found.images[:2], COLOUR[:2])
     edit(file)
     with pytest.raises(ValueError, match=r"a\.parquet has changed since it was opened: submit the study again$"):
@@ -108,7 +107,7 @@ def test_times_that_lie_ahead_are_not_relied_upon(
     set_clock(monkeypatch, 10 if what == "the edit" else -10)
     if what == "the edit":
         os.utime(file, (ahead, ahead))
-    prints = {data.fingerprint(f"parquet:{file}") for _ in range(3)}
+    prints = {load.fingerprint(f"parquet:{file}") for _ in range(3)}
     assert len(prints) == 1 and len(read) == 3 and not home.exists()
 
 
@@ -118,10 +117,10 @@ def test_numbers_that_do_not_last_cost_a_look_and_nothing_else(
 ):
     """As on NFS, whose files may have other numbers after each mount."""
     set_clock(monkeypatch, 10)
-    before = data.fingerprint(f"parquet:{file}")
+    before = load.fingerprint(f"parquet:{file}")
     set_disk(monkeypatch, **{number: 7})
-    assert data.fingerprint(f"parquet:{file}") == before and len(read) == 2
-    assert data.fingerprint(f"parquet:{file}") == before and len(read) == 2
+    assert load.fingerprint(f"parquet:{file}") == before and len(read) == 2
+    assert load.fingerprint(f"parquet:{file}") == before and len(read) == 2
 
 
 def test_one_file_under_two_paths_is_one_data_set(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -130,10 +129,10 @@ def test_one_file_under_two_paths_is_one_data_set(file: Path, tmp_path: Path, mo
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "a.parquet").hardlink_to(file)
     places = [f"parquet:{file}", f"parquet:{tmp_path / 'there' / 'a.parquet'}"]
-    before = data.fingerprint(places[0])
-    assert data.fingerprint(places[1]) == before
+    before = load.fingerprint(places[0])
+    assert load.fingerprint(places[1]) == before
     edit(file)
-    assert data.fingerprint(places[1]) == data.fingerprint(places[0]) != before
+    assert load.fingerprint(places[1]) == load.fingerprint(places[0]) != before
 
 
 def test_a_link_that_leads_elsewhere_is_another_file(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -144,19 +143,19 @@ def test_a_link_that_leads_elsewhere_is_another_file(file: Path, tmp_path: Path,
     for target in (file, other):
         link.unlink(missing_ok=True)
         link.symlink_to(target)
-        prints.add(data.fingerprint(f"parquet:{link}"))
+        prints.add(load.fingerprint(f"parquet:{link}"))
     assert len(prints) == 2
 
 
 def test_notes_do_not_grow_for_ever(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch):
     set_clock(monkeypatch, 10)
-    monkeypatch.setattr(stamps, "MOST_NOTES", 3)
+    monkeypatch.setattr(file_stamps, "MOST_NOTES", 3)
     home.mkdir()
     (home / "fingerprints.json").write_text("{}")  # of an older release: one for all
     for i in range(5):
         (tmp_path / str(i)).mkdir()
         write_parquet(tmp_path / str(i) / "a.parquet", [encode(image) for image in COLOUR], LABELS)
-        data.fingerprint(f"parquet:{tmp_path / str(i) / 'a.parquet'}")
+        load.fingerprint(f"parquet:{tmp_path / str(i) / 'a.parquet'}")
     assert len(list(home.glob("fingerprints/*"))) == 3 and not (home / "fingerprints.json").exists()
 
 
@@ -166,9 +165,9 @@ def test_files_that_are_gone_leave_the_notes(tmp_path: Path, home: Path, monkeyp
     place.mkdir(parents=True)
     for i, image in enumerate(COLOUR):
         (place / f"{i}.png").write_bytes(encode(image))
-    data.fingerprint(f"folder:{tmp_path / 'set'}")
+    load.fingerprint(f"folder:{tmp_path / 'set'}")
     (place / "0.png").rename(place / "6.png")
-    data.fingerprint(f"folder:{tmp_path / 'set'}")
+    load.fingerprint(f"folder:{tmp_path / 'set'}")
     (notes,) = home.glob("fingerprints/*.json")
     assert sorted(Path(name).name for name in json.loads(notes.read_text())["facts"]) == [
         f"{i}.png" for i in range(1, 7)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
 from robustlib.audit.audit import audit
-from robustlib.checks.quick import look_at_outcome
-from robustlib.evaluate import evaluate, make_ready
-from robustlib.modes import PRECISIONS, read_switches, strict_float32, switch, write_switches
-from robustlib.search import make_engines
+from robustlib.checks.evaluation_checks import look_at_outcome
+from robustlib.evaluation.evaluate import evaluate, make_ready
+from robustlib.inference.fast_copy import make_engines
+from robustlib.inference.model_modes import PRECISIONS, read_switches, strict_float32, switch, write_switches
 
 
 class Spy(nn.Module):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustlib import data
+from robustlib.datasets import load as data
 from tests.robustlib.tables import load, png
 
 Y = [0, 1, 2, 0, 1, 2]

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlib.attacks.pgd import pgd
-from robustlib.draws import Draws, seeded
 from robustlib.models import build
+from robustlib.rng import Draws, seeded
 from robustlib.settings import TrainSettings
 from robustlib.training import OBJECTIVES
 from robustlib.training.loop import Training, TrainingDiverged, fit, learning_rates, split, validate

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS
-from robustlib.attacks.cascade import cascade
 from robustlib.attacks.pgd import pgd
-from robustlib.attacks.surrogate import train_surrogate
+from robustlib.attacks.surrogate_training import train_surrogate
 from robustlib.attacks.transfer import parts, transfer
-from robustlib.draws import Draws
-from robustlib.evaluate import Ready, evaluate, make_ready
-from robustlib.models.layers import InferenceDropout
+from robustlib.evaluation.attack_sequence import cascade
+from robustlib.evaluation.evaluate import Ready, evaluate, make_ready
+from robustlib.models.randomised import InferenceDropout
 from robustlib.norms import inside
 from robustlib.outcome import Outcome, join
-from robustlib.settings import Norm
+from robustlib.rng import Draws
 from tests.robustlib.counted import Counted
 
 CPU = torch.device("cpu")

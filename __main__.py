@@ -1,0 +1,5 @@
+"""`python -m robustq`."""
+
+from robustq.cli import main
+
+main(prog_name="robustq")

@@ -1,0 +1,1 @@
+"""The driver: it claims jobs, starts them on Ray and records what comes back."""

@@ -1,0 +1,154 @@
+"""Driving: a driver registered, Ray started or reached, the queue run to its end, with a person watching or not."""
+
+import os
+import platform
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
+
+import psutil
+from sqlalchemy import Connection, update
+
+from robustlib import VERSION
+from robustq.cluster.driver.leases import dead_drivers
+from robustq.cluster.driver.loop import loop
+from robustq.cluster.driver.progress import Progress
+from robustq.cluster.driver.state import Driver, Watch
+from robustq.cluster.process_identity import identity
+from robustq.cluster.ray_connection import check_artifacts, local_ray, local_slots, reached, slots_of
+from robustq.cluster.ray_failures import Pulse, RayLost, run_again
+from robustq.cluster.slots import Slots
+from robustq.jobs.errors import RobustqError, RunError
+from robustq.jobs.queue import transitions
+from robustq.jobs.queue.status import counts, widest
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.presence import REPLACED, rescue, watched
+from robustq.jobs.store.schema import attempt
+from robustq.jobs.text.safe_text import say
+
+
+def drive_and_watch(store: Store, sweep_id: int | None, **where: Any) -> dict[str, int]:
+    """Run the queue to its end, showing progress on stderr; returns the jobs by state. where: see `drive`."""
+    progress = Progress()
+    try:
+        return drive(store, sweep_id=sweep_id, watch=progress, tell=progress.tell, **where)
+    finally:
+        progress.close()
+
+
+def drive(
+    store: Store,
+    *,
+    sweep_id: int | None = None,
+    cpus_per_job: int | None = None,
+    slots: Slots | None = None,
+    address: str | None = None,
+    insecure: bool = False,
+    watch: Watch = lambda counts, costs: None,
+    tell: Callable[[str], None] = lambda text: say(text, err=True),
+) -> dict[str, int]:
+    """Run the store's queue until it is empty; returns the jobs by state.
+
+    sweep_id: only this sweep's jobs.  slots: instead of those found.  address: of a Ray cluster to run on, "auto" for
+    the one that this machine belongs to; this machine alone where it is None.  insecure: also without a token.
+    watch: called several times a second with the jobs by state, and with the estimated cost of what is done and left.
+    tell: called with a line where Ray or the server of the store dies, and is waited for or started again.
+    An interrupt, SIGTERM or SIGHUP gives every job back to the queue and goes on as KeyboardInterrupt.
+    """
+    with store.begin() as db:
+        transitions.reclaim(db, dead_drivers(db), heard=transitions.holders(db))  # nobody has been watched yet
+        found, width = counts(db, sweep_id), widest(db, sweep_id)
+    if not any(found[state] for state in transitions.UNFINISHED):
+        return found
+
+    here = (slots or local_slots(width, cpus_per_job)) if address is None else None
+
+    def on_ray(ray: Any) -> dict[str, int]:
+        nonlocal cpus_per_job
+        there = here
+        if there is None:
+            check_artifacts(ray, store.artifacts)
+            there = slots or slots_of(ray, width, cpus_per_job)
+            cpus_per_job = there.num_cpus  # also on what is there after a restart
+        held = Driver(store, ray, there, sweep_id, elsewhere=here is None, pulse=Pulse(ray), tell=tell)
+        return work(held, watch)
+
+    def ended() -> int:
+        found = store.insist(lambda db, _: counts(db, sweep_id), tell)
+        return sum(n for state, n in found.items() if state not in transitions.UNFINISHED)
+
+    def reach(again: bool) -> AbstractContextManager[Any]:
+        return local_ray(here) if here else reached(str(address), tell, insecure=insecure, again=again)
+
+    return run_again(reach, on_ray, ended, tell)
+
+
+def work(driver: Driver, watch: Watch) -> dict[str, int]:
+    """Register, run the queue to its end, and give back what is held, however that ends."""
+    with driver.store.begin() as db:
+        pid, started = os.getpid(), psutil.Process().create_time()
+        driver.beat_at = transitions.register(db, driver.id, platform.node(), pid, started, VERSION, identity(pid))
+    with watched(driver.store) as driver.file:
+        try:
+            with interruptible(driver):
+                return loop(driver, watch)
+        except RobustqError:
+            raise
+        except Exception as error:
+            if (found := driver.ray_is_lost()) is not None:  # whatever its calls raise then
+                raise RayLost(f"Ray's {found} has died") from error
+            raise
+        finally:
+            give_back(driver)
+
+
+def give_back(driver: Driver) -> None:
+    """End what runs and return its jobs to the queue.
+
+    Raises RunError, with what was recorded kept beside, where the store is not at its place any more.
+    """
+    for bundle in driver.bundles:
+        with suppress(Exception):  # a Ray that is gone has stopped them; what counts is to give the jobs back
+            driver.ray.cancel(bundle.frames, force=True)
+    lost = driver.look()
+    if lost is None or lost[0] == REPLACED:  # then it is still open, though under no name
+        write = driver.write if driver.lost_ray else driver.store.write  # whoever else ends waits for no server
+        write(lambda db: leave(db, driver))
+    if lost is not None:
+        raise RunError(rescue(driver.store, driver.file, *lost))
+
+
+def leave(db: Connection, driver: Driver) -> None:
+    """A driver ends, and with it, where Ray was its own, the logs of its workers but those that were kept."""
+    transitions.stop(db, driver.id)
+    if not driver.elsewhere:
+        kept = attempt.c.log.startswith(driver.store.artifacts, autoescape=True)
+        db.execute(update(attempt).where((attempt.c.driver_id == driver.id) & ~kept).values(log=None))
+
+
+@contextmanager
+def interruptible(driver: Driver) -> Iterator[None]:
+    """What asks a process to end as an interrupt: Ctrl-C, SIGTERM, and SIGHUP, which a terminal sends that closes,
+    unless it is ignored, as under nohup. To be entered after Ray has started, which sets handlers of its own.
+
+    The driver also remembers that it was told: an exception that comes while Python tidies up an object is ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: object) -> None:
+        driver.told_to_stop = True
+        raise KeyboardInterrupt
+
+    asking = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        asking.append(signal.SIGHUP)
+    before = {which: signal.signal(which, interrupt) for which in asking}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)

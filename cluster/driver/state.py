@@ -1,0 +1,157 @@
+"""What a driver holds: its store and slots, its running bundles, and what it last knew of the whole queue."""
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection
+
+from robustq.cluster.messages import Place, Setting
+from robustq.cluster.ray_failures import Pulse
+from robustq.cluster.slots import Slots
+from robustq.jobs.errors import RunError
+from robustq.jobs.queue import transitions
+from robustq.jobs.queue.shards import seconds_a_unit
+from robustq.jobs.queue.status import costs, counts, smallest_share
+from robustq.jobs.queue.transitions import Claimed
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.presence import OVERWRITTEN, StoreFile
+
+TOTALS_SHARE = 20  # times as long as it took, the count of all jobs is kept: at most a twentieth of the time goes there
+
+Watch = Callable[[dict[str, int], tuple[float, float]], None]
+
+
+@dataclass
+class Bundle:
+    """A running bundle: its stream of frames, and its jobs that have not ended, in order.
+
+    share: of a slot.  place: where it runs, once it has said so.  Times are of the monotonic clock: when it was sent
+    off, last heard of, when its running job began and last got on.
+    """
+
+    frames: Any
+    open: dict[int, Claimed]
+    setting: Setting
+    share: float
+    running: Claimed | None = None
+    place: Place | None = None
+    heard_at: float = field(default_factory=time.monotonic)
+    began_at: float = 0.0
+    moved_at: float = 0.0
+
+
+@dataclass
+class Totals:
+    """The jobs by state, the estimated cost of what is done and what is left, what a unit of it takes here, and the
+    smallest share of a slot that a queued job needs.
+    """
+
+    counts: dict[str, int]
+    costs: tuple[float, float]
+    unit_seconds: float
+    smallest_share: float
+    taken_at: float
+    took: float
+
+
+@dataclass
+class Driver:
+    """One driver at work on a store. sweep_id: the sweep whose jobs it runs; None for all.
+
+    began: whether a job of its has begun, so that workers are known to start.
+    file: of an SQLite store.  beat_at: its last sign of life, by which it knows the store for its own.
+    lost: what has happened to the store, once that is known.
+    watched: other drivers that hold jobs, with their last sign of life and how often it was found to be still the last.
+    pulse: of the Ray that it runs on; lost_ray: whether that has died.  tell: hears what a person should know of.
+    """
+
+    store: Store
+    ray: Any
+    slots: Slots
+    sweep_id: int | None
+    elsewhere: bool = False
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    bundles: list[Bundle] = field(default_factory=list)
+    renewed_at: float = 0.0
+    looked_at: float = field(default_factory=time.monotonic)
+    known: Totals | None = None
+    began: bool = False
+    told_to_stop: bool = False
+    file: StoreFile | None = None
+    beat_at: float | None = None
+    lost: tuple[str, str] | None = None
+    watched: dict[str, tuple[float, int]] = field(default_factory=dict)
+    pulse: Pulse | None = None
+    lost_ray: bool = False
+    tell: Callable[[str], None] = lambda text: None
+
+    @property
+    def room(self) -> float:
+        """Slots, or parts of one, that are free."""
+        return self.slots.count - sum(bundle.share for bundle in self.bundles)
+
+    def write(self, change: Callable[[Connection], Any], *, sign: bool = False) -> Any:
+        """A change in a transaction that a server which restarts does not stop; returns what it returns.
+
+        sign: give a sign of life with it, on a server always. It tells whether the change was made where the server
+        went before it could say so. What a change does beside the store may come twice.
+        """
+        known, tried = self.beat_at, []
+        is_file = self.store.engine.dialect.name == "sqlite"
+
+        def signed(db: Connection, again: bool) -> Any:
+            self.beat_at = known
+            if again:
+                at = transitions.heartbeat(db, self.id)
+                for made in tried:
+                    if made[1] == at:
+                        return made
+                transitions.renew(db, self.id)  # nobody could take its jobs meanwhile, and nobody shall now
+            found = change(db)
+            tried.append((found, transitions.beat(db, self.id)))
+            return tried[-1]
+
+        if is_file and not sign:
+            return self.store.write(change)
+        found, self.beat_at = (
+            self.store.write(lambda db: signed(db, False)) if is_file else self.store.insist(signed, self.tell)
+        )
+        return found
+
+    def look(self) -> tuple[str, str] | None:
+        """What has happened to the store under this driver, as `StoreFile.changed` says it."""
+        if self.lost is None and self.file is not None:
+            self.lost = self.file.changed()
+        return self.lost
+
+    def check(self) -> None:
+        """Raise RunError where the store is not the one that this driver began with."""
+        if (found := self.look()) is not None:
+            raise RunError(f"store {self.store.url} {found[1]}")
+
+    def ray_is_lost(self) -> str | None:
+        """What of Ray has died, where it has."""
+        found = None if self.pulse is None else self.pulse.lost()
+        self.lost_ray |= found is not None
+        return found
+
+    def verify(self, db: Connection) -> None:
+        """As `check`, and that the store has this driver's last sign of life: one that was restored has an earlier."""
+        self.check()
+        if self.beat_at is not None and transitions.heartbeat(db, self.id) != self.beat_at:
+            self.lost = OVERWRITTEN, "was overwritten by an earlier or another one"
+            self.check()
+
+    def totals(self, db: Connection, *, now: bool = False) -> Totals:
+        """What is known of the queue as a whole, counted anew when that is old for what counting costs."""
+        start = time.monotonic()
+        if now or self.known is None or start - self.known.taken_at > TOTALS_SHARE * self.known.took:
+            unit = seconds_a_unit(db, self.slots.device)
+            share = self.slots.share(smallest_share(db))
+            found = counts(db, self.sweep_id), costs(db, self.sweep_id), unit, share
+            end = time.monotonic()
+            self.known = Totals(*found, taken_at=end, took=end - start)
+        return self.known

@@ -1,0 +1,80 @@
+"""What a worker says to its driver, and what it is told. Only text and plain data cross the wire."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from robustq.jobs.queue.transitions import Claimed
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a bundle's process is told: device, CPU threads, the artifact folder, the folder users' modules lie in, the
+    share of a GPU that is its own.
+    """
+
+    device: str
+    threads: int
+    artifacts: str
+    folder: str
+    gpu_share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a bundle runs. process: its identity (cluster/process_identity.py), since a pid may be used again.
+
+    log: what the process prints, of which the first `log_begins` bytes are of earlier bundles.
+    """
+
+    node: str
+    node_id: str
+    pid: int
+    process: str
+    gpu_ids: str
+    log: str | None
+    log_begins: int = 0
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The worker lives."""
+
+
+@dataclass(frozen=True)
+class Started:
+    job: Claimed
+    place: Place
+
+
+@dataclass(frozen=True)
+class Moved:
+    job: Claimed
+    done: int
+    total: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """gpu_share: of a GPU that the process has needed; None on a CPU."""
+
+    job: Claimed
+    row: dict[str, Any]
+    examples: bytes | None
+    artifacts: tuple[Any, ...]
+    gpu_share: float | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job raised. Only text crosses the wire: another process need not have the error's class."""
+
+    job: Claimed
+    error_class: str
+    message: str
+    traceback: str
+    disk_full: bool = False
+    out_of_memory: bool = False
+
+
+Frame = Beat | Started | Moved | Finished | Failed

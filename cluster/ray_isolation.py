@@ -1,0 +1,58 @@
+"""Ray kept apart from the folder where one works: workers import robustq's code and what is installed, no strays."""
+
+import atexit
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from robustq.cluster.ray_sessions import make_folder, remove
+
+SECRET = ("ROBUSTQ_STORE", "PGPASSWORD")  # the driver's own: no worker opens the store
+RELATIVE = ("PYTHONPATH", "RAY_AUTH_TOKEN_PATH")  # what Ray's processes read from the environment when they start
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """In an empty folder for the length of a block: to start Ray in, or to reach a cluster.
+
+    Ray puts the folder that it is started from first on its workers' path, and there a `cluster.py` or `random.py` of
+    the user's would stand in for ours and for Python's own. The folder stays until the process that made it is done
+    with Ray, whose processes work there; this process is back in its own folder when the block ends.
+    """
+    before, environment = Path.cwd(), {name: os.environ[name] for name in RELATIVE if name in os.environ}
+    kept = {name: os.environ.pop(name) for name in SECRET if name in os.environ}
+    for name, value in environment.items():
+        places = value.split(os.pathsep) if name == "PYTHONPATH" else [value]
+        os.environ[name] = os.pathsep.join(os.path.abspath(os.path.expanduser(place)) for place in places)
+    os.chdir(empty_folder())
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        os.environ.update(environment | kept)
+
+
+def empty_folder() -> str:
+    """A folder of this process's own with nothing in it, removed when the process ends."""
+    if not KEPT:
+        KEPT.append(make_folder())
+        folder = KEPT[0][0]
+        (folder / "empty").mkdir()
+        atexit.register(remove, folder)
+    return str(KEPT[0][0] / "empty")
+
+
+KEPT: list[tuple[Path, int]] = []  # and the descriptor that holds it
+
+
+def job_config(ray: Any) -> Any:
+    """What keeps the driver's folders off the workers' path: robustq is installed wherever they run, or sent along."""
+    return ray.job_config.JobConfig(_py_driver_sys_path=[])
+
+
+def go_to(folder: str) -> None:
+    """Work in the user's folder, so that a model finds the files it opens; its modules are not imported from there."""
+    if os.path.isdir(folder):  # another machine need not have it
+        os.chdir(folder)

@@ -1,0 +1,132 @@
+"""The remote task: a generator that runs a bundle of jobs in one process on one slot. Ray only carries it."""
+
+import errno
+import os
+import platform
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from robustq.cluster.messages import Beat, Failed, Finished, Frame, Moved, Place, Setting, Started
+from robustq.cluster.process_identity import identity
+from robustq.cluster.slots import share_for
+from robustq.jobs.queue.transitions import Claimed
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+BEAT_SECONDS = 5.0  # a worker that has nothing else to say says as often that it lives
+
+
+def run_bundle(claimed: list[Claimed], setting: Setting, node_id: str = "", log: str | None = None) -> Iterator[Frame]:
+    """Run the jobs one after the other. Whatever a job raises is that job's result, never the worker's end.
+
+    The jobs have a thread of their own, so that the worker can say that it lives while one of them computes.
+    """
+    frames: queue.Queue[Frame | None] = queue.Queue()
+    place = Place(
+        platform.node(),
+        node_id,
+        os.getpid(),
+        identity(os.getpid()),
+        os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+        log,
+        os.path.getsize(log) if log and os.path.exists(log) else 0,
+    )
+    told = threading.Semaphore(0)
+    threading.Thread(target=work, args=(claimed, setting, place, frames.put, told), daemon=True).start()
+    while True:
+        try:
+            frame = frames.get(timeout=BEAT_SECONDS)
+        except queue.Empty:
+            yield Beat()
+            continue
+        if frame is None:
+            return
+        yield frame
+        if isinstance(frame, Started):
+            told.release()
+
+
+def work(
+    claimed: list[Claimed],
+    setting: Setting,
+    place: Place,
+    say: Callable[[Frame | None], None],
+    told: threading.Semaphore,
+) -> None:
+    """told: released once a start has been told. No job runs before: it may be the end of this process."""
+    ready = False
+    for job in claimed:
+        say(Started(job, place))
+        told.acquire()
+        try:
+            if job.kind == "probe":
+                time.sleep(job.spec["seconds"])
+                say(Finished(job, probed(setting), None, ()))
+                continue
+            ready = ready or prepare(setting)
+            for frame in run_one(job, setting):
+                say(frame)
+        except BaseException as error:  # a user's model may even call sys.exit
+            say(failure(job, error))
+    say(None)
+
+
+def probed(setting: Setting) -> dict[str, Any]:
+    return {"n": 0, "seconds": 0.0, "device": setting.device, "versions": {"python": platform.python_version()}}
+
+
+def failure(job: Claimed, error: BaseException) -> Failed:
+    from robustlib.memory import out_of_memory  # torch: in the worker only
+
+    trace = "".join(traceback.format_exception(error))
+    return Failed(
+        job,
+        type(error).__name__,
+        str(error),
+        trace,
+        disk_full=isinstance(error, OSError) and error.errno in FULL,
+        out_of_memory=out_of_memory(error),
+    )
+
+
+def run_one(job: Claimed, setting: Setting) -> Iterator[Frame]:
+    from robustq.jobs.running import run  # torch: in the worker only
+    from robustq.jobs.specs import EvalSpec, TrainSpec, parse
+
+    spec = parse(job.spec)
+    assert isinstance(spec, TrainSpec | EvalSpec)  # worst cases are settled by the driver
+    context = run.Context(
+        device=setting.device, artifacts=setting.artifacts, folder=setting.folder, weights=job.weights
+    )
+    for frame in run.run(spec, context):
+        match frame:
+            case run.Progress():
+                yield Moved(job, frame.done, frame.total, frame.note)
+            case run.Result():
+                yield Finished(job, frame.row, frame.examples, frame.artifacts, needed_share(setting))
+
+
+def prepare(setting: Setting) -> bool:
+    """Once a process: threads, the share of the GPU, and where users' modules lie."""
+    import torch
+
+    # Set here, since a reused worker keeps the number it had when torch was first loaded.
+    torch.set_num_threads(setting.threads)
+    if setting.device == "cuda" and setting.gpu_share < 1:
+        # Shares are Ray's bookkeeping: this keeps one bundle from taking its neighbours' memory.
+        torch.cuda.set_per_process_memory_fraction(setting.gpu_share)
+    if setting.folder not in sys.path:
+        sys.path.append(setting.folder)  # last: a user's folder `jobs` must not stand in for ours
+    return True
+
+
+def needed_share(setting: Setting) -> float | None:
+    if setting.device != "cuda":
+        return None
+    import torch
+
+    return share_for(torch.cuda.max_memory_reserved(), torch.cuda.get_device_properties(0).total_memory)

@@ -1,0 +1,81 @@
+"""Why a bundle's worker ended, in the words that say most: the cause's last line, not Ray's first."""
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, update
+
+from robustq.cluster.messages import Place
+from robustq.jobs.queue.transitions import Claimed
+from robustq.jobs.store.schema import attempt
+
+RAYS_OWN = re.compile(
+    r":(job_id|task_name|actor_name):|\*\*\* |PC: @|\s+@ +0x|\[\d{4}-\d\d-\d\d [^]]*\]|Extension modules: "
+)
+FATAL = "Fatal Python error: "
+FRAME = re.compile(r'\s+File ".*", line \d+ in ')
+MOST = 300  # characters of a line that are shown
+LOOK_BYTES, KEEP_BYTES = 2**16, 2**20  # at the end of a log
+
+
+def why(ray: Any, error: Exception, place: Place | None) -> str:
+    """One line on a Ray error. place: where the bundle ran, if it came to that."""
+    kind = type(error).__name__
+    if is_setup(ray, error):
+        return shorten(last_line(str(error)) or kind)
+    if isinstance(error, ray.exceptions.WorkerCrashedError) and (words := last_words(place)):
+        return f"{kind}, and the last that it printed is: {words}"
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return shorten(f"{kind}: {first}")
+
+
+def is_setup(ray: Any, error: Exception) -> bool:
+    """Whether a worker could not make out its task: what a job raises comes as a frame, so nothing of it has run."""
+    return isinstance(error, ray.exceptions.RayTaskError | ray.exceptions.RuntimeEnvSetupError)
+
+
+def last_words(place: Place | None) -> str | None:
+    """The last line of a bundle's log that is not Ray's; of a crash of Python itself, what it was and where."""
+    if place is None or place.log is None:
+        return None
+    try:
+        with open(place.log, "rb") as file:
+            file.seek(max(place.log_begins, file.seek(0, os.SEEK_END) - LOOK_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:  # on another machine, or gone
+        return None
+    begin = text.rfind(FATAL)
+    if begin < 0:
+        return shorten(last_line(text)) or None
+    fatal, *rest = text[begin:].splitlines()
+    where = next((line.strip() for line in rest if FRAME.match(line)), "")
+    return shorten(", ".join(filter(None, [fatal.strip(), where])))
+
+
+def keep_log(db: Connection, place: Place | None, claimed: Claimed, folder: str) -> None:
+    """Keep what a job's worker printed: where Ray put it, it goes with the run. Nothing, where it lies elsewhere.
+
+    folder: of the artifacts; the log is then in `logs` there, and the attempt names it.
+    """
+    if place is None or place.log is None or "://" in folder:
+        return
+    kept = Path(folder) / "logs" / f"job-{claimed.id}-{claimed.fence}.err"
+    with suppress(OSError), open(place.log, "rb") as file:  # on another machine, gone, or no room: told without it
+        file.seek(max(place.log_begins, file.seek(0, os.SEEK_END) - KEEP_BYTES))
+        text = file.read()
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(text)
+        here = (attempt.c.job_id == claimed.id) & (attempt.c.fence == claimed.fence)
+        db.execute(update(attempt).where(here).values(log=str(kept)))
+
+
+def last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not RAYS_OWN.match(line)]
+    return lines[-1] if lines else ""
+
+
+def shorten(line: str) -> str:
+    return line if len(line) <= MOST else f"{line[:MOST]}..."

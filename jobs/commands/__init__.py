@@ -1,0 +1,1 @@
+"""Commands that need only a store, and the text they print."""

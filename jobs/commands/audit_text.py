@@ -1,0 +1,68 @@
+"""An audit's result as a page of text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from robustlib.audit.explanations import CAUSES, REMEDIES
+from robustlib.checks.thresholds import LIMITS
+from robustlib.metrics import wilson
+from robustq.jobs.text.numbers import eps_text
+
+
+def page(found: dict[str, Any]) -> str:
+    """One page: what was claimed, what was tried, what breaks it, what to mend in the evaluation."""
+    n, norm, eps = found["n"], found["norm"], eps_text(found["eps"])
+    head = f"Audit of {found['model']}: {norm}, eps {eps}, {n} images"
+    parts = [head, "=" * len(head), "", headline(found), "", "What was claimed"]
+    parts.append(f"  Clean accuracy {share(found['clean_accuracy'], n)}.")
+    naive = f"finds robust accuracy {share(found['naive_robust_accuracy'], n)}"
+    if not any(trial["remedy"] == "naive" for trial in found["tried"]):
+        naive = "finds no gradient, and nothing that it breaks"
+    parts.append(f"  A naive evaluation (PGD, cross-entropy) {naive}.")
+    parts += ["", "What was tried, each on what the ones before left standing"]
+    parts += [f"  {line}" for line in tried(found["tried"])]
+    if found["left_out"]:
+        parts += ["", "What was left out", *[f"  {left['attack']}: {left['why']}." for left in found["left_out"]]]
+    parts += ["", "What breaks it"]
+    parts.append(f"  The lowest of all: robust accuracy {share(found['adaptive_robust_accuracy'], n)}.")
+    if found["cause"] is not None:
+        why, mend = CAUSES[found["cause"]]
+        parts += [f"  Cause: {found['cause']}. {why}", "", "What to mend", f"  {mend}"]
+    bad = [check for check in found["checks"] if check["verdict"] != "pass"]
+    parts += ["", f"Checks: {len(found['checks'])}, of which {len(bad)} did not pass"]
+    for check in bad:
+        parts.append(
+            f"  {check['verdict']:4}  {check['name']} {check['value']:.3g} (at most {check['threshold']:.3g}): "
+            f"{check['note']}"
+        )
+        if check["examples"]:
+            parts.append(f"        images {', '.join(map(str, check['examples'][:10]))}")
+    return "\n".join(parts)
+
+
+def headline(found: dict[str, Any]) -> str:
+    naive, adaptive = 100 * found["naive_robust_accuracy"], 100 * found["adaptive_robust_accuracy"]
+    match found["verdict"]:
+        case "fail":
+            failed = [c["name"] for c in found["checks"] if c["verdict"] == "fail" and LIMITS[c["name"]].withholds]
+            return (
+                f"FAIL: {naive:.1f} % is no robust accuracy; at most {adaptive:.1f} % is. Failed: {', '.join(failed)}."
+            )
+        case "warn":
+            return f"WARN: quote {adaptive:.1f} %, not {naive:.1f} %, and look at what warned below."
+    return f"PASS: {adaptive:.1f} % stood against everything that was tried."
+
+
+def share(accuracy: float, n: int) -> str:
+    low, high = wilson(accuracy * n, n)
+    return f"{100 * accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def tried(trials: Sequence[dict[str, Any]]) -> list[str]:
+    width = max((len(trial["attack"]) for trial in trials), default=0)
+    return [
+        f"{trial['attack']:{width}}  broke {trial['broke']} of {trial['attacked']}, leaving "
+        f"{100 * trial['robust_accuracy']:.1f} %"
+        + (f"  ({REMEDIES[trial['remedy']]})" if trial["broke"] and trial["remedy"] in REMEDIES else "")
+        for trial in trials
+    ]

@@ -1,0 +1,97 @@
+"""Commands that read the store into files, look after it, or list names."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from robustq.jobs.commands.base import open_store, refuse_typed, spreadsheet_option
+from robustq.jobs.commands.options import filter_options
+from robustq.jobs.errors import SpecError
+from robustq.jobs.text.output_paths import Output
+from robustq.jobs.text.safe_text import put, say
+
+
+@click.command()
+@click.argument("path", type=Output(folder=None, replaced=True))
+@filter_options
+@click.option("--per-example", is_flag=True, help="One row an example instead of one a result.")
+@click.option("--partition", metavar="COLUMNS", help="Write a folder of Parquet files, such as by model,attack.")
+@spreadsheet_option
+@click.pass_context
+def export(
+    ctx: click.Context, path: Path, filters: Any, per_example: bool, partition: str | None, spreadsheet: bool
+) -> None:
+    """Write the results to PATH: .arrow (IPC), .parquet or .csv, or a folder of Parquet files by columns, hive style.
+
+    docs/schema.md describes the columns.
+
+    \b
+    robustq export results.arrow
+    robustq export --per-example --model 'b-*' --attack pgd images.parquet
+    robustq export --per-example --partition model,attack outcomes
+    """
+    from robustq.jobs.results import export
+
+    if path.suffix != ".csv" or per_example or partition:
+        refuse_typed(ctx, "but on results in a .csv file", "spreadsheet")
+    columns = partition.split(",") if partition else ()
+    how = {"per_example": per_example, "partition": columns, "spreadsheet": spreadsheet}
+    with open_store(ctx).begin() as db:
+        tell = partial(say, err=True)
+        rows = export.export(db, path, filters=filters, tell=tell, **how)
+    say(f"{rows} rows in {path}", err=True)
+
+
+@click.command()
+@click.option("--sweep", required=True, help="The sweep to report on; the latest of this name.")
+@click.option("--out", type=Output(), default=Path("report/report.html"), show_default=True)
+@click.option("--figures", type=Output(folder=True), help="Folder for the pictures as PNG files too.")
+@click.pass_context
+def report(ctx: click.Context, sweep: str, out: Path, figures: Path | None) -> None:
+    """Write one self-contained HTML file: who stands best, curves, what broke what, pictures, how to repeat it.
+
+    \b
+    robustq report --sweep mine --out mine.html --figures pictures
+    """
+    from robustq.jobs.report.write import write_report
+
+    for path in write_report(open_store(ctx), sweep, out, figures, partial(say, err=True)):
+        say(f"wrote {path}", err=True)
+
+
+@click.command()
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8501, show_default=True, help="0 takes any that is free."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--insecure", is_flag=True, help="Listen where others on the network can read the results too.")
+@click.pass_context
+def ui(ctx: click.Context, port: int, host: str, insecure: bool) -> None:
+    """Serve the report as a page that follows the store while sweeps run. It only reads; Ctrl-C ends it.
+
+    The address that it prints has a token, without which the page does not open. ROBUSTQ_UI_TOKEN sets it, for an
+    address that stays the same: 16 letters and digits or more.
+
+    \b
+    robustq ui --port 8080
+    """
+    store = open_store(ctx)
+    try:
+        from robustq.jobs.report import access_token, server
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn", "h11"):
+            raise
+        raise SpecError(f"robustq ui needs the package {error.name}: pip install starlette uvicorn") from error
+
+    token, shown = access_token.make_token()
+    listening = server.listen(host, port, insecure=insecure)
+    where = f"[{host}]" if ":" in host else host
+    place = f"http://{where}:{listening.getsockname()[1]}/?token={shown}"
+    put(place, err=True, nl=False)  # what is said elsewhere has no tokens
+    say(f" shows {store.url}; Ctrl-C ends it", err=True)
+    server.serve(store, listening, token, insecure=insecure)
+
+
+COMMANDS = (export, report, ui)

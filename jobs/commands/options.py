@@ -1,0 +1,95 @@
+"""Options that several commands share: how data are read, which results are meant, and what is asked of them."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from robustq.jobs.commands.base import Whole
+
+READING = (
+    click.option("--split", type=click.Choice(["train", "test", "validation"]), help="Evaluated; default: test."),
+    click.option("--label", metavar="COLUMN", help="Column of the data set that is the label."),
+    click.option("--image", metavar="COLUMN", help="Column of the data set that is the image."),
+    click.option("--classes", type=click.Choice(["remap"]), help="Number labels that have holes from 0 on."),
+    click.option("--size", metavar="PIXELS", help="Resize images: the shorter side, or HEIGHTxWIDTH."),
+    click.option("--crop", type=Whole(1), metavar="PIXELS", help="Then cut this square from their middle."),
+    click.option("--exif-transpose", is_flag=True, default=None, help="Turn images as their EXIF data say."),
+)  # fmt: skip
+CHOOSE = click.option(
+    "--choose", type=click.Choice(["first", "stratified"]), help="Which examples; stratified: as many of each class."
+)
+
+FILTERS = (
+    click.option("--sweep", help="Only the latest sweep of this name, or of every name that fits a pattern."),
+    click.option("--model", multiple=True, help="Models by name, or by a pattern such as 'b-*'."),
+    click.option("--attack", multiple=True, help="Attacks, such as autoattack or 'apgd-*'."),
+    click.option("--eps", multiple=True, help="Radii, such as 8/255; null for none."),
+    click.option("--norm", multiple=True, help="Linf, L2 or L1."),
+    click.option("--arch", multiple=True, help="Architectures."),
+    click.option("--defence", multiple=True, help="Training objectives; null for given weights."),
+    click.option("--dataset", multiple=True, help="Data sets as their study names them."),
+    click.option("--seed", multiple=True, help="Seeds."),
+    click.option(
+        "--where", multiple=True, metavar="COLUMN=VALUE",
+        help="A condition on any column, also with !=, <, <=, > or >=, such as 'robust_accuracy<0.5' or "
+        "'versions.kernel=3'.",
+    ),
+)  # fmt: skip
+TRUSTED = click.option("--only-trusted", is_flag=True, help="Leave out what failed a check or an audit.")
+NAMES = ("model", "attack", "eps", "norm", "arch", "defence", "dataset", "seed")
+FILTER_NAMES = ("sweep", *NAMES, "where", "only_trusted")
+
+QUESTIONS = (
+    click.option("--group", metavar="COLUMNS", help="Means over rows that agree in these, such as model,attack,eps."),
+    click.option("--over-seeds", is_flag=True, help="Means over rows that differ only by their seed."),
+    click.option("--pivot", is_flag=True, help="A line a model, a column an attack: robust accuracy."),
+    click.option("--sort", metavar="COLUMNS", help="Order of the rows; -COLUMN from the highest."),
+    click.option(
+        "--best", metavar="COLUMN",
+        help="Only the best row of each data set, attack, norm and radius: the highest, of seconds the lowest.",
+    ),
+    click.option(
+        "--compare", nargs=2, metavar="A B",
+        help="Two models, or two numbers of jobs, over the same examples: difference and McNemar's test.",
+    ),
+)  # fmt: skip
+
+
+def dataset_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How the data set is read, and which of its examples are evaluated."""
+    return with_options(command, (*READING, CHOOSE))
+
+
+def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options by which results are chosen, as one argument `filters`. Given several times, one of them must fit."""
+
+    @wraps(command)
+    def with_filters(*args: Any, sweep: str | None, where: tuple[str, ...], only_trusted: bool, **given: Any) -> Any:
+        from robustq.jobs.results.filters import make_filters
+
+        where = (*where, "verdict!=fail") if only_trusted else where
+        named = {name: given.pop(name) for name in NAMES}
+        return command(*args, filters=make_filters(sweep, named, where), **given)
+
+    return with_options(with_filters, (*FILTERS, TRUSTED))
+
+
+def question_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Filters and what is asked of the rows that they leave, as one argument `question`."""
+
+    @wraps(command)
+    def with_question(*args: Any, filters: Any, **given: Any) -> Any:
+        from robustq.jobs.results.questions import make_question
+
+        asked = {name: given.pop(name) for name in ("group", "over_seeds", "pivot", "sort", "best", "compare")}
+        return command(*args, question=make_question(filters, **asked), **given)
+
+    return filter_options(with_options(with_question, QUESTIONS))
+
+
+def with_options(command: Callable[..., Any], options: Any) -> Callable[..., Any]:
+    for option in reversed(options):
+        command = option(command)
+    return command

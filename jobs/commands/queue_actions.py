@@ -1,0 +1,151 @@
+"""What the commands do that read the store or change its queue, one function each."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from robustq.jobs.commands import terminal_rows
+from robustq.jobs.commands.results_text import counts_text
+from robustq.jobs.errors import JobsFailed, SpecError
+from robustq.jobs.queue.status import any_unfinished, counts, failures, job_log, running, sweeps
+from robustq.jobs.store.bulk_insert import chunks
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.sweeps import find_sweep, jobs_of, sweep_name
+from robustq.jobs.text import tables
+
+
+def sweep_id(store: Store, name: str | None) -> int | None:
+    """The latest sweep of this name, None for no name."""
+    with store.begin() as db:
+        return find_sweep(db, name)
+
+
+def status_text(store: Store, name: str | None, *, as_json: bool) -> str:
+    """Jobs by state, what runs, what failed."""
+    with store.begin() as db:
+        chosen = find_sweep(db, name)
+        data = {
+            "jobs": counts(db, chosen),
+            "sweeps": sweeps(db),
+            "running": running(db),
+            "failed": failures(db, chosen),
+        }
+    if as_json:
+        return tables.json_text(data)
+    parts = [counts_text(data["jobs"])]
+    if name is None and data["sweeps"]:
+        shown = ("sweep", *data["jobs"])
+        parts.append(tables.table(data["sweeps"], shown))
+    if data["running"]:
+        shown = ("id", "kind", "arch", "attack", "progress_done", "progress_total", "progress_note", "seconds")
+        parts.append("running:\n" + tables.table(data["running"], shown))
+    if data["failed"]:
+        parts.append("failed:\n" + tables.table(data["failed"]))
+    return "\n\n".join(parts)
+
+
+def raise_failures(store: Store, chosen: int | None) -> None:
+    """JobsFailed, with the first reason, where a job of the sweep failed; also where one was cancelled."""
+    with store.begin() as db:
+        ended = counts(db, chosen)
+        first = failures(db, chosen, most=1)
+        named = "" if chosen is None else f" --sweep {shlex.quote(sweep_name(db, chosen))}"
+    if failed := ended["failed"]:
+        reason = f"{first[0]['error_class']}: {first[0]['error_message']}"
+        raise JobsFailed(
+            f"{failed} jobs failed, job {first[0]['id']} with {reason} "
+            f"(robustq logs {first[0]['id']} shows all of it, robustq retry{named} queues them again)"
+        )
+    if ended["cancelled"]:
+        raise JobsFailed(f"{ended['cancelled']} jobs were cancelled (robustq retry{named} queues them again)")
+
+
+def chosen_jobs(db: Any, job_ids: Sequence[int], name: str | None) -> Any:
+    if not job_ids and name is None:
+        raise SpecError("expected numbers of jobs or --sweep NAME, got neither")
+    if job_ids and name is not None:
+        raise SpecError("expected numbers of jobs or --sweep NAME, got both")
+    for job_id in job_ids:
+        job_log(db, job_id)  # raises for a number that does not exist
+    return list(job_ids) if job_ids else jobs_of(find_sweep(db, name))
+
+
+def cancel(store: Store, job_ids: Sequence[int], name: str | None) -> str:
+    """Cancel jobs, of a sweep those that no other wants; says how many were not finished, and what stays."""
+    from robustq.jobs.queue import requests
+
+    with store.begin() as db:
+        chosen = chosen_jobs(db, job_ids, name)
+        if job_ids or (sweep_id := find_sweep(db, name)) is None:
+            return f"{requests.cancel(db, chosen)} jobs cancelled"
+        free, names = requests.only_of(db, sweep_id)
+        wanted = requests.unfinished(db, chosen)
+        n = requests.cancel(db, free)
+        requests.give_up(db, str(name), cancelled=True)
+    if not names:
+        return f"{n} jobs cancelled"
+    return (
+        f"{n} jobs cancelled; {wanted - n} stay in the queue, which other sweeps want too: {', '.join(names)} "
+        "(robustq cancel with their numbers ends them for all)"
+    )
+
+
+def retry(store: Store, job_ids: Sequence[int], name: str | None) -> int:
+    """Queue failed and cancelled jobs again, with those that failed only for their sake, and jobs that lost what they
+    left; returns how many.
+    """
+    from robustq.jobs.queue import lost_files, requests
+
+    with store.begin() as db:
+        chosen = chosen_jobs(db, job_ids, name)
+        if not job_ids:
+            requests.give_up(db, str(name), cancelled=False)
+        lost = lost_files.lost(db, chosen, store.artifacts, named=bool(job_ids))
+        requests.forget(db, lost)
+        return sum(requests.retry(db, some) for some in chunks(lost)) + requests.retry(db, chosen)
+
+
+def pause(store: Store, name: str, *, paused: bool) -> int:
+    """Pause a sweep or go on with it; returns how many of its jobs are not finished."""
+    from robustq.jobs.queue import requests
+
+    with store.begin() as db:
+        chosen = find_sweep(db, name)
+        assert chosen is not None
+        return requests.pause(db, chosen, paused=paused)
+
+
+def prioritise(store: Store, job_ids: Sequence[int], name: str | None, priority: int) -> int:
+    """Set the priority of jobs; returns how many were not finished."""
+    from robustq.jobs.queue import requests
+
+    with store.begin() as db:
+        return requests.prioritise(db, chosen_jobs(db, job_ids, name), priority)
+
+
+def all_ended(store: Store, name: str | None) -> bool:
+    with store.begin() as db:
+        return not any_unfinished(db, find_sweep(db, name))
+
+
+def has_ended(store: Store, job_id: int) -> bool:
+    with store.begin() as db:
+        return job_log(db, job_id)["state"] in ("done", "failed", "cancelled")
+
+
+def log_text(store: Store, job_id: int, *, as_json: bool) -> str:
+    with store.begin() as db:
+        log = job_log(db, job_id)
+    return tables.json_text(log) if as_json else terminal_rows.log_text(log)
+
+
+def write_weights(store: Store, chosen: int, out: Path) -> None:
+    """Copy the weights that the sweep's only training left to a file."""
+    from robustq.jobs.results.rows import weights_of_sweep
+    from robustq.jobs.store import artifacts
+
+    with store.begin() as db:
+        sha256 = weights_of_sweep(db, chosen)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(artifacts.get(store.artifacts, sha256))

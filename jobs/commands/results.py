@@ -1,0 +1,59 @@
+"""Commands that print results."""
+
+from functools import partial
+from typing import Any
+
+import click
+
+from robustq.jobs.commands.base import CSV, Seconds, form_of, json_option, open_store, spreadsheet_option
+from robustq.jobs.commands.options import question_options
+from robustq.jobs.text.safe_text import say
+from robustq.jobs.text.tables import FORMATS
+
+
+@click.command()
+@question_options
+@click.option("--summary", is_flag=True, help="One line a model instead of one a result.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print.")
+@spreadsheet_option
+@json_option
+@click.pass_context
+def results(ctx: click.Context, question: Any, summary: bool, form: str, spreadsheet: bool, as_json: bool) -> None:
+    """Print the results: accuracies with their 95 % intervals, in percent; as fractions with --json and in CSV.
+
+    \b
+    robustq results --sweep mine --attack autoattack --eps 8/255
+    robustq results --over-seeds --sort -robust_accuracy
+    robustq results --group model,attack,eps --format latex
+    robustq results --pivot --model 'b-*'
+    robustq results --best robust_accuracy --where n>=1000
+    robustq results --compare plain robust --attack pgd
+    """
+    from robustq.jobs.commands import results_text
+
+    form, tell = form_of(ctx, form, as_json, spreadsheet), partial(say, err=True)
+    text = results_text.answer_text(open_store(ctx), question, form, summary=summary, tell=tell)
+    say(text, data=form in CSV)
+
+
+@click.command()
+@click.argument("statement")
+@click.option("--limit", type=click.IntRange(1), default=10_000, show_default=True, help="Most rows to print.")
+@click.option("--seconds", type=Seconds(), default=10.0, show_default=True, help="Most time to take.")
+@json_option
+@click.pass_context
+def sql(ctx: click.Context, statement: str, limit: int, seconds: float, as_json: bool) -> None:
+    """Ask the store with one SELECT of your own, which can change nothing.
+
+    \b
+    robustq sql "SELECT model, attack, eps, robust_accuracy FROM v_results ORDER BY robust_accuracy"
+    """
+    from robustq.jobs.store.read_only_sql import answer_text, ask
+
+    answer = ask(ctx.obj, statement, limit=limit, seconds=seconds)
+    say(answer_text(answer, as_json=as_json))
+    if not answer.whole:
+        say(f"the first {limit} rows; --limit prints more", err=True)
+
+
+COMMANDS = (results, sql)

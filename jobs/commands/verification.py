@@ -1,0 +1,115 @@
+"""Commands that check results: against another store, and by running them again."""
+
+from functools import partial
+from typing import Any
+
+import click
+
+from robustq.jobs.commands.base import (
+    CSV,
+    NUMBER,
+    SEED,
+    Unfinished,
+    form_of,
+    json_option,
+    open_store,
+    refuse_typed,
+    spreadsheet_option,
+)
+from robustq.jobs.commands.options import FILTER_NAMES, filter_options
+from robustq.jobs.text.safe_text import say
+from robustq.jobs.text.tables import FORMATS
+
+format_option = click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print."
+)
+
+
+@click.command()
+@click.argument("old")
+@click.argument("new")
+@click.option(
+    "--versions",
+    type=click.Choice(["kernel", "robustq", "torch", "numpy", "python"]),
+    help="OLD and NEW are versions of this, of rows in --store.",
+)
+@filter_options
+@format_option
+@spreadsheet_option
+@json_option
+@click.pass_context
+def diff(
+    ctx: click.Context,
+    old: str,
+    new: str,
+    versions: str | None,
+    form: str,
+    spreadsheet: bool,
+    as_json: bool,
+    filters: Any,
+) -> None:
+    """Say which results of the store OLD came out otherwise in the store NEW, beyond their intervals.
+
+    Results belong together that agree in data set, model, attack, recipe, norm, eps, seed and n. Exit code 1 where one
+    changed beyond its interval.
+
+    \b
+    robustq diff before.db after.db
+    robustq diff --model resnet18 before.db after.db --format markdown
+    robustq --store results.db diff --versions kernel 3 4
+    """
+    from robustq.jobs.commands import verification_text
+    from robustq.jobs.verification.diff import CHANGED, counts_text
+
+    form = form_of(ctx, form, as_json, spreadsheet)
+    rows = verification_text.diff_rows(ctx.obj, old, new, versions, filters)
+    say(verification_text.diff_text(rows, form), data=form in CSV)
+    say(counts_text(rows), err=True)
+    if changed := sum(row["change"] == CHANGED for row in rows):
+        raise Unfinished(f"{changed} results changed beyond their intervals")
+
+
+@click.command()
+@click.argument("number", type=click.IntRange(1), default=1)
+@click.option("--job", "job_ids", type=NUMBER, multiple=True, help="Run this one, instead of any; may be given often.")
+@click.option("--draw", type=SEED, default=0, show_default=True, help="Seed by which results are drawn.")
+@click.option("--threads", type=click.IntRange(1, 4096), default=1, show_default=True, help="CPU threads.")
+@filter_options
+@format_option
+@spreadsheet_option
+@json_option
+@click.pass_context
+def replay(
+    ctx: click.Context,
+    number: int,
+    job_ids: tuple[int, ...],
+    draw: int,
+    threads: int,
+    form: str,
+    spreadsheet: bool,
+    as_json: bool,
+    filters: Any,
+) -> None:
+    """Run NUMBER stored evaluations again, drawn at random, and compare: the store is not written to.
+
+    On the same kind of machine with the same versions all must be equal to the bit; elsewhere a result may move within
+    its interval. Exit code 1 where one does not come out so.
+
+    \b
+    robustq replay 3
+    robustq replay 5 --attack 'apgd-*' --draw 7
+    robustq replay --job 17 --job 21
+    """  # fmt: skip
+    from robustq.jobs.commands import verification_text
+    from robustq.jobs.verification.replay import failed, replay
+
+    if job_ids:
+        refuse_typed(ctx, "with --job, which says what to run", "number", "draw", *FILTER_NAMES)
+    form, tell = form_of(ctx, form, as_json, spreadsheet), partial(say, err=True)
+    rows = replay(open_store(ctx), number, filters=filters, job_ids=job_ids, seed=draw, threads=threads, tell=tell)
+    say(verification_text.replay_text(rows, form), data=form in CSV)
+    if wrong := failed(rows):
+        raise Unfinished(f"{wrong} of {len(rows)} results did not come out as they were stored")
+
+
+COMMANDS = (diff, replay)

@@ -1,0 +1,160 @@
+"""What people ask of the queue: cancel, retry, pause and resume a sweep, put it before others."""
+
+import time
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, select, update
+
+from robustq.jobs.errors import SpecError
+from robustq.jobs.queue.dependencies import ancestors, dependents, unblock
+from robustq.jobs.queue.transitions import LIVE, STEPS, UNFINISHED, note
+from robustq.jobs.store.bulk_insert import chunks
+from robustq.jobs.store.schema import (
+    audit,
+    check_result,
+    event,
+    example_blob,
+    job,
+    job_artifact,
+    job_dep,
+    result,
+    sweep,
+    sweep_job,
+)
+from robustq.jobs.store.sweeps import sweep_name
+
+WAITING = ("blocked", "queued")
+ENDED = job.c.state.in_(("failed", "cancelled"))
+
+
+def with_shards(ids: Any) -> Any:
+    """The jobs, and the shards of those that were split."""
+    shards = (
+        select(job_dep.c.needs_id)
+        .join(job, job.c.id == job_dep.c.job_id)
+        .where((job.c.parts > 0) & job_dep.c.job_id.in_(ids))
+    )
+    shard = job.alias("shard")
+    return select(shard.c.id).where(shard.c.id.in_(ids) | (shard.c.id.in_(shards) & (shard.c.kind == "shard")))
+
+
+def only_of(db: Connection, sweep_id: int) -> tuple[Any, list[str]]:
+    """A selection of a sweep's jobs that no other sweep wants, and the names of those that want the rest.
+
+    Versions of a study, which share its name, are one; a sweep that was cancelled wants none.
+    """
+    named = select(sweep.c.id, sweep.c.name).where(sweep.c.name.not_in([sweep_name(db, sweep_id), *given_up(db)]))
+    others = {id_: other for id_, other in db.execute(named)}
+    mine = select(sweep_job.c.job_id).where(sweep_job.c.sweep_id == sweep_id)
+    theirs = select(sweep_job.c.job_id).where(sweep_job.c.sweep_id.in_(others))
+    rows = select(sweep_job.c.sweep_id).join(job, job.c.id == sweep_job.c.job_id)
+    wanting = rows.where(sweep_job.c.sweep_id.in_(others) & job.c.state.in_(UNFINISHED) & job.c.id.in_(mine)).distinct()
+    names = sorted({others[id_] for id_ in db.execute(wanting).scalars()})
+    return mine.where(sweep_job.c.job_id.not_in(theirs)), names
+
+
+def given_up(db: Connection) -> set[str]:
+    """Names of sweeps that were cancelled, and not asked for since."""
+    kinds = {"sweep-cancelled": True, "sweep-wanted": False}
+    rows = select(event.c.kind, event.c.data).where(event.c.kind.in_(kinds)).order_by(event.c.id)
+    last = {data["sweep"]: kinds[kind] for kind, data in db.execute(rows)}
+    return {name for name, cancelled in last.items() if cancelled}
+
+
+def give_up(db: Connection, name: str, *, cancelled: bool) -> None:
+    """Note that the sweeps of this name are cancelled, or, where they were, that they are wanted again."""
+    if cancelled or name in given_up(db):
+        note(db, "sweep-cancelled" if cancelled else "sweep-wanted", sweep=name)
+
+
+def cancel(db: Connection, ids: Any) -> int:
+    """Cancel jobs: at once where they wait, by their driver where they run; what needs them is cancelled too.
+
+    Returns how many of them were not finished.
+    """
+    chosen = job.c.id.in_(with_shards(ids))
+    values: dict[str, Any] = {"state": "cancelled", "finished_at": time.time()}
+    text = {"error_class": "Cancelled", "error_message": "cancelled on request"}
+    sake = {"error_class": "UpstreamFailed", "error_message": "a job that it needs was cancelled"}
+    doomed = dependents(select(job.c.id).where(chosen & job.c.state.in_(WAITING)))
+    waits = job.c.state.in_(WAITING)
+    db.execute(update(job).where(job.c.id.in_(doomed) & waits & ~chosen).values(**values, **sake))
+    waiting = db.execute(update(job).where(chosen & waits).values(**values, **text)).rowcount
+    running = db.execute(update(job).where(chosen & job.c.state.in_(LIVE)).values(cancel_requested=True)).rowcount
+    return waiting + running
+
+
+def retry(db: Connection, ids: Any, *, whole: bool = True) -> int:
+    """Put failed and cancelled jobs back, and what they need and has ended so; with `whole` also what ended only for
+    the sake of these. Returns how many.
+    """
+    chosen = select(job.c.id).where(job.c.id.in_(with_shards(ids)) & ENDED)
+    found = set(db.execute(chosen).scalars())
+    # A job that waits for one that has ended would wait for ever.
+    found |= set(db.execute(select(job.c.id).where(job.c.id.in_(ancestors(chosen)) & ENDED)).scalars())
+    if whole:
+        found |= for_their_sake(db, found)
+    again = {"crashes": 0, "not_before": 0.0, "cancel_requested": False, "finished_at": None}
+    clear = {"state": "blocked", "error_class": None, "error_message": None}
+    for some in chunks(sorted(found)):
+        db.execute(update(job).where(job.c.id.in_(some)).values(**again, **clear))
+    for some in chunks(sorted(found)):
+        unblock(db, some)
+    return len(found)
+
+
+def forget(db: Connection, ids: list[int]) -> None:
+    """Take back what these jobs recorded, as if they had failed."""
+    for some in chunks(ids):
+        for table in (result, example_blob, check_result, job_artifact, audit):
+            db.execute(delete(table).where(table.c.job_id.in_(some)))
+        values = {"state": "failed", "error_class": "FilesLost", "error_message": "files that it left are lost"}
+        db.execute(update(job).where(job.c.id.in_(some)).values(**values))
+        waits = job.c.id.in_(dependents(some)) & (job.c.state == "queued")
+        db.execute(update(job).where(waits).values(state="blocked"))
+
+
+def for_their_sake(db: Connection, ids: set[int]) -> set[int]:
+    """What ended only because one of these jobs did, but for what needs another that has ended."""
+    found: set[int] = set()
+    needs: list[tuple[int, int]] = []
+    needed = job.alias("needed")
+    for some in chunks(sorted(ids)):
+        sake = job.c.id.in_(dependents(some)) & (job.c.error_class == "UpstreamFailed")
+        found |= set(db.execute(select(job.c.id).where(sake)).scalars())
+    for some in chunks(sorted(found)):
+        rows = (
+            select(job_dep.c.job_id, job_dep.c.needs_id)
+            .join(needed, needed.c.id == job_dep.c.needs_id)
+            .where(job_dep.c.job_id.in_(some) & needed.c.state.in_(("failed", "cancelled")))
+        )
+        needs += [(waits, need) for waits, need in db.execute(rows)]
+    while stuck := {waits for waits, need in needs if waits in found and need not in found | ids}:
+        found -= stuck
+    return found
+
+
+def pause(db: Connection, sweep_id: int, *, paused: bool) -> int:
+    """Start no more jobs of this sweep but those that another sweep wants too, or go on with it.
+
+    What runs goes on to its end. Returns how many of its jobs are not finished.
+    """
+    db.execute(update(sweep).where(sweep.c.id == sweep_id).values(paused=paused))
+    members = select(sweep_job.c.job_id).where(sweep_job.c.sweep_id == sweep_id)
+    return unfinished(db, members)
+
+
+def unfinished(db: Connection, ids: Any) -> int:
+    """How many of these jobs are not finished."""
+    left = job.c.id.in_(ids) & job.c.state.in_(UNFINISHED)
+    return db.execute(select(func.count()).select_from(job).where(left)).scalar_one()
+
+
+def prioritise(db: Connection, ids: Any, priority: int) -> int:
+    """Put the unfinished jobs before all of lower priority; new jobs have 0. Returns how many."""
+    if not -1000 <= priority <= 1000:
+        raise SpecError(f"expected a priority between -1000 and 1000, got {priority}")
+    chosen = job.c.id.in_(with_shards(ids)) & job.c.state.in_(UNFINISHED)
+    first = update(job).where(chosen & (job.c.kind == "train")).values(priority=STEPS * priority + 1)
+    rest = update(job).where(chosen & (job.c.kind != "train")).values(priority=STEPS * priority)
+    return db.execute(first).rowcount + db.execute(rest).rowcount

@@ -1,0 +1,1 @@
+"""The report on a sweep: a page, figures, a live server."""

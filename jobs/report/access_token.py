@@ -1,0 +1,83 @@
+"""Who may read the live page: whoever was given its address, which has a token in it. Others use this machine too."""
+
+import hmac
+import html
+import os
+import re
+import secrets
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from robustq.jobs.errors import SpecError
+
+FIXED = "ROBUSTQ_UI_TOKEN"
+TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,200}")  # as it may stand in an address and in a cookie
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+CLOSED = "This page opens by the address that robustq ui printed when it was started, which ends in a token.\n"
+AGAIN = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>robustq</title>'
+AGAIN += '<meta http-equiv="refresh" content="0; url={place}"></head></html>\n'
+
+
+def make_token() -> tuple[str, str]:
+    """The token of this server, and how it is shown: a fixed one by its name alone, since its user knows it.
+
+    Raises SpecError for a fixed one that others would guess, or that no address can hold.
+    """
+    fixed = os.environ.get(FIXED, "")
+    if not fixed:
+        made = secrets.token_urlsafe(24)
+        return made, made
+    if not TOKEN.fullmatch(fixed):
+        raise SpecError(
+            f"{FIXED}: expected 16 to 200 letters, digits, or of . _ ~ -, got {len(fixed)} characters: "
+            'python -c "import secrets; print(secrets.token_urlsafe())" makes one; without it each start has its own'
+        )
+    return fixed, f"${FIXED}"
+
+
+class Door:
+    """Lets in requests with the token: in a cookie, as a bearer's, or in the address, which then gives the cookie.
+
+    From that address it leads to the same one without the token, so that it stays in no history and on no screen.
+    """
+
+    def __init__(self, app: ASGIApp, token: str):
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        name = f"robustq-{request.url.port or 80}"  # cookies know no ports, and a user may have several pages open
+        bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if self.fits(request.query_params.get("token", "")):
+            await self.welcome(request, name)(scope, receive, send)
+        elif self.fits(request.cookies.get(name, "")) or self.fits(bearer):
+            await self.app(scope, receive, send)
+        else:
+            await PlainTextResponse(CLOSED, 403, HEADERS)(scope, receive, send)
+
+    def fits(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode(), self.token.encode())
+
+    def welcome(self, request: Request, name: str) -> Response:
+        """The way on, with the cookie."""
+        rest = [(key, value) for key, value in request.query_params.multi_items() if key != "token"]
+        place = "./" + (f"?{urlencode(rest)}" if rest else "")
+        if request.headers.get("sec-fetch-site") == "cross-site":
+            # Browsers send no strict cookie along a redirect that began on another site, such as a terminal in a page.
+            answer: Response = HTMLResponse(AGAIN.format(place=html.escape(place)), headers=HEADERS)
+        else:
+            answer = RedirectResponse(place, 303, HEADERS)
+        answer.set_cookie(name, self.token, httponly=True, samesite="strict", path="/")
+        return answer

@@ -1,0 +1,115 @@
+"""The tables of what results took, and of what it takes to repeat them."""
+
+from typing import Any
+
+from robustq.jobs.report.page import table
+from robustq.jobs.report.page.image_outcomes import Kept
+from robustq.jobs.report.page.ranking import grouped
+from robustq.jobs.report.page.sweep_data import Sweep
+from robustq.jobs.report.page.table import Cell, Column, Line, Table
+from robustq.jobs.report.page.tables import eps_cell
+
+Row = dict[str, Any]
+
+
+def costs(sweep: Sweep, queries: dict[int, int | None]) -> Table | None:
+    """What each model took: seconds of training and evaluation by device, images passed, queries.
+
+    queries: of robustq.jobs.report.page.image_outcomes.
+    """
+    lines, trained, evaluated = [], grouped(sweep.trainings, "model"), grouped(sweep.rows, "model")
+    for (model,) in dict.fromkeys([*trained, *evaluated]):
+        mine = evaluated.get((model,), [])
+        once = list({curve_of(row): row for row in mine}.values())
+        lines.append(
+            {
+                "model": model,
+                "training seconds": round(sum(t["seconds"] for t in trained.get((model,), [])), 1),
+                "attack seconds, CPU": round(sum(row["seconds"] for row in mine if row["device"].startswith("cpu")), 1),
+                "attack seconds, GPU": round(
+                    sum(row["seconds"] for row in mine if not row["device"].startswith("cpu")), 1
+                ),
+                "images forward": table.total(row["extra"].get("forwards") for row in once),
+                "images forward and back": table.total(row["extra"].get("gradients") for row in once),
+                "queries": table.total(queries.get(row["job_id"]) for row in mine),
+            }
+        )
+    if len(lines) > 1:
+        sums = {label: table.total(line[label] for line in lines) for label in lines[0] if label != "model"}
+        lines.append(
+            {"model": "all"} | {label: round(v, 1) if isinstance(v, float) else v for label, v in sums.items()}
+        )
+    known = [label for label in lines[0] if any(line[label] for line in lines)] if lines else []
+    return table.plain("costs", "What the study took", [{label: line[label] for label in known} for line in lines])
+
+
+def curve_of(row: Row) -> tuple[Any, ...]:
+    """What tells searches apart: the radii of a curve are one search, and each row tells the cost of all."""
+    seconds = row["extra"].get("curve_seconds")
+    place = (row["model"], row["seed"], row["attack"], row["norm"])
+    return (*place, seconds) if seconds is not None else (*place, row["eps"], row["job_id"])
+
+
+COLUMNS = (
+    Column("model", pick=True), Column("attack", pick=True), Column("norm", pick=True),
+    Column("eps", number=True, pick=True), Column("seed", number=True), Column("images", number=True),
+    Column("clean %", number=True), Column("robust %", number=True), Column("checks", pick=True),
+    Column("median distance", number=True), Column("seconds", number=True), Column("recipe"), Column("searched in"),
+    Column("weights (SHA-256)"), Column("key"), Column("versions"), Column("again"),
+)  # fmt: skip
+
+
+def every_row(sweep: Sweep, kept: Kept) -> Table:
+    """All results, with what each rests on and what it takes to repeat it.
+
+    A recorded result does not change, but for the verdict on it, which a later audit may; its line is made once.
+    """
+    rows = []
+    for row in sweep.rows:
+        hash_ = weights(row, sweep)
+        key = ("line", sweep.id, row["job_id"], row["verdict"], hash_)
+        if key not in kept:
+            kept[key] = line(row, hash_, sweep)
+        rows.append(kept[key])
+    return Table("rows", f"All {len(rows)} results", COLUMNS, rows)
+
+
+def line(row: Row, weights: str, sweep: Sweep) -> Line:
+    failed = row["verdict"] == "fail"
+    robust = [row[name] for name in ("robust_accuracy", "robust_accuracy_low", "robust_accuracy_high")]
+    distance = row["distance_median"]
+    substitutions = "; ".join(row["extra"].get("substitutions") or [])
+    return Line(
+        [
+            Cell(row["model"]), Cell(row["attack"]), Cell(row["norm"] or ""), eps_cell(row["eps"]),
+            table.cell(row["seed"]), table.cell(row["n"]),
+            table.percent(row["clean_accuracy"], row["clean_accuracy_low"], row["clean_accuracy_high"]),
+            Cell("not trusted", -1.0, "fail") if failed else table.percent(*robust),
+            table.verdict(row["verdict"]),
+            Cell("" if failed or distance is None else f"{distance:.4g}", -1.0 if distance is None else distance),
+            Cell(f"{row['seconds']:.1f}", row["seconds"]),
+            Cell(row["recipe"] + (f" ({substitutions})" if substitutions else "")),
+            Cell(row["extra"].get("mode") or ""),
+            Cell(weights[:16], kind="hash"), Cell(row["key"][:16], kind="hash"),
+            Cell(versions_text(row["versions"])), Cell(command(row, sweep), kind="hash"),
+        ]
+    )  # fmt: skip
+
+
+def command(row: Row, sweep: Sweep) -> str:
+    """What computes the number again and compares it; of a number computed from others, what shows these."""
+    evaluated = sweep.specs.get(row["job_id"], {}).get("kind") == "eval"
+    return f"robustq replay --job {row['job_id']}" if evaluated else f"robustq logs {row['job_id']}"
+
+
+def versions_text(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+
+
+def weights(row: Row, sweep: Sweep) -> str:
+    """Hash of the weights that a row is about: of the training's, or of the file that was given."""
+    trained = sweep.sizes.get((row["model"], row["seed"]))
+    if trained is not None:
+        return trained[1]
+    model = sweep.specs.get(row["job_id"], {}).get("model") or {}
+    return (model.get("weights") or {}).get("sha256", "")

@@ -1,0 +1,138 @@
+"""Lines: accuracy by radius under each attack, and by epoch of the trainings."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from robustlib.settings import CERTIFY
+from robustq.jobs.report.page import plotly, table
+from robustq.jobs.report.page.charts import Places
+from robustq.jobs.report.page.plotly import Chart, hundred, slug, span
+from robustq.jobs.report.page.ranking import Standing, grouped, mean
+from robustq.jobs.text.numbers import eps_text
+
+Row = dict[str, Any]
+
+
+class Point(NamedTuple):
+    """A model at a radius: accuracy with its interval, fractions, and whether it is to be trusted."""
+
+    model: str
+    eps: float
+    accuracy: float
+    low: float
+    high: float
+    trusted: bool
+
+
+def curves(rows: Sequence[Row], found: Sequence[Standing], order: Places) -> Iterator[Chart]:
+    """Accuracy by radius: under the worst case first, then every attack that was run at several radii."""
+    for norm in dict.fromkeys(s.norm for s in found):
+        kept = [s for s in found if s.norm == norm]
+        points = [Point(s.model, s.eps, s.accuracy, s.low, s.high, s.trusted) for s in kept]
+        smallest = min(s.eps for s in kept)
+        clean = [Point(s.model, 0.0, s.clean, s.clean_low, s.clean_high, s.trusted) for s in kept if s.eps == smallest]
+        if len({s.eps for s in kept}) > 1:
+            yield curve(f"Worst case, {norm}", slug("curve-worst", norm), norm, [*clean, *points], order)
+    within = grouped([row for row in rows if row["eps"] is not None and row["norm"]], "label", "norm")
+    for (attack, norm), mine in within.items():
+        if attack != "worst-case" and len({row["eps"] for row in mine}) > 1:
+            title = f"{attack}, {norm}" if attack != CERTIFY else f"Certified from below, {norm}"
+            yield curve(title, slug("curve", attack, norm), norm, by_place(mine), order)
+
+
+def by_place(rows: Sequence[Row]) -> list[Point]:
+    """Rows of one attack as points: means over seeds, intervals from the lowest to the highest end."""
+    points = []
+    for (model, eps), same in grouped(rows, "model", "eps").items():
+        low = min(row["robust_accuracy_low"] for row in same)
+        high = max(row["robust_accuracy_high"] for row in same)
+        trusted = all(row["verdict"] != "fail" for row in same)
+        points.append(Point(model, eps, mean(same, "robust_accuracy"), low, high, trusted))
+    return points
+
+
+def curve(title: str, name: str, norm: str, points: Sequence[Point], order: Places) -> Chart:
+    """A line a model. Points that are not trusted are left out, and named."""
+    traces, said, lines = [], [], []
+    by_model: dict[str, list[Point]] = {}
+    for point in points:
+        by_model.setdefault(point.model, []).append(point)
+    models = sorted(by_model, key=order.__getitem__)
+    for model in models:
+        mine = sorted((p for p in by_model[model] if p.trusted), key=lambda p: p.eps)
+        if mine:
+            traces.append(curve_trace(model, order[model], mine))
+            first, last = (f"{100 * p.accuracy:.1f} % at {eps_text(p.eps)}" for p in (mine[0], mine[-1]))
+            said.append(f"{model} goes from {first} to {last}")
+        lines += [
+            {
+                "model": model,
+                "eps": table.Cell(eps_text(p.eps), p.eps),
+                "accuracy %": table.percent(p.accuracy, p.low, p.high),
+            }
+            for p in mine
+        ]
+    out = sorted({point.model for point in points if not point.trusted})
+    left = f"Left out where it is not trusted: {', '.join(out)}." if out else ""
+    alt = f"Accuracy by radius, {title}: " + "; ".join(said[:12]) + ". The numbers stand below."
+    layout = {
+        "xaxis": plotly.axis(f"eps ({norm})", rangemode="tozero"),
+        "yaxis": plotly.axis("accuracy", **plotly.PERCENT),
+    }
+    note = " ".join(filter(None, [plotly.waiting(len(models)), left]))
+    return Chart(name, title, alt, traces, layout, table.plain(f"t-{name}", title, lines), note)
+
+
+def curve_trace(model: str, place: int, points: Sequence[Point]) -> plotly.Trace:
+    y = [p.accuracy for p in points]
+    return plotly.line(
+        model,
+        place,
+        [p.eps for p in points],
+        [hundred(value) for value in y],
+        error_y=plotly.interval(y, [p.low for p in points], [p.high for p in points]),
+        text=[f"eps {eps_text(p.eps)}: {span(p.accuracy, p.low, p.high)}" for p in points],
+        hovertemplate="%{fullData.name}<br>%{text}<extra></extra>",
+    )
+
+
+def histories(trainings: Sequence[Row], order: Places) -> list[Chart]:
+    """Validation accuracy by epoch, clean and under PGD: a fall of the second alone is catastrophic overfitting."""
+    charts = []
+    for column, word in (("clean_accuracy", "clean"), ("attacked_accuracy", "under PGD")):
+        traces, said, lines = [], [], []
+        for row in trainings:
+            epochs = row["extra"]["history"]
+            label = f"{row['model']}, seed {row['seed']}"
+            y = [hundred(epoch[column]) for epoch in epochs]
+            hover = "%{fullData.name}<br>epoch %{x}: %{y:.1f} %<extra></extra>"
+            traces.append(
+                plotly.line(
+                    label,
+                    order.get(row["model"], len(order)),
+                    [epoch["epoch"] + 1 for epoch in epochs],
+                    y,
+                    hovertemplate=hover,
+                )
+            )
+            said.append(f"{label} ends at {y[-1]:.1f} %")
+            best = max(epochs, key=lambda epoch: epoch[column])
+            lines.append(
+                {
+                    "training": label,
+                    "epochs": len(epochs),
+                    "last %": table.percent(epochs[-1][column]),
+                    "highest %": table.percent(best[column]),
+                    "in epoch": best["epoch"] + 1,
+                }
+            )
+        title = f"Validation accuracy, {word}"
+        alt = f"{title}, by epoch: " + "; ".join(said[:12]) + "."
+        layout = {"xaxis": plotly.axis("epoch"), "yaxis": plotly.axis("accuracy", **plotly.PERCENT)}
+        name = slug("training", column)
+        charts.append(
+            Chart(
+                name, title, alt, traces, layout, table.plain(f"t-{name}", title, lines), plotly.waiting(len(trainings))
+            )
+        )
+    return charts if trainings else []

@@ -1,0 +1,153 @@
+"""What the page tells, read from the store in one transaction: rows, trainings, progress, failures, checks."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, select
+
+from robustq.jobs.queue.status import costs, counts
+from robustq.jobs.report.page.image_outcomes import Kept
+from robustq.jobs.results.attack_labels import told_apart
+from robustq.jobs.results.columns import as_json
+from robustq.jobs.results.rows import result_rows, sweep_spec, trainings
+from robustq.jobs.store.bulk_insert import chunks
+from robustq.jobs.store.schema import artifact, attempt, check_result, job, job_artifact, result, sweep, sweep_job
+from robustq.jobs.store.sweeps import jobs_of
+
+Row = dict[str, Any]
+
+MOST_FAILURES = 20  # that are shown with their tracebacks
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All that is shown of a sweep but for outcomes of single images, which are read where they are needed.
+
+    rows: of v_results, each with `extra` and its attack's `label`, see robustq.jobs.results.attack_labels.
+    checks: dicts of job_id, name, value, threshold, verdict, note, examples.
+    sizes: bytes and hash of the trained weights by (model, seed).  specs: of the rows' jobs by job_id.
+    work: estimated cost of what is done and of what is left.
+    """
+
+    id: int
+    name: str
+    spec: Row
+    created_at: float
+    rows: list[Row]
+    checks: list[Row]
+    trainings: list[Row]
+    sizes: dict[tuple[str, int], tuple[int, str]]
+    specs: dict[int, Row]
+    states: dict[str, int]
+    work: tuple[float, float]
+    running: list[Row] = field(default_factory=list)
+    failed: list[Row] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        return sum(self.states.values())
+
+    @property
+    def complete(self) -> bool:
+        return self.states["done"] == self.total
+
+    @property
+    def data(self) -> Row | None:
+        """Place and hash of the data set; None where no evaluation is done yet."""
+        return next((spec["data"] for spec in self.specs.values() if "data" in spec), None)
+
+
+def gather(db: Connection, sweep_id: int, kept: Kept) -> Sweep:
+    """Read a sweep. kept: what was read before of jobs that are done, filled by this call."""
+    found = result_rows(db, sweep_id)
+    told = details(db, [row["job_id"] for row in found], kept)
+    labels = told_apart(found)
+    rows = [row | {"extra": told[row["job_id"]][1], "label": name} for row, name in zip(found, labels, strict=True)]
+    name, created_at = db.execute(select(sweep.c.name, sweep.c.created_at).where(sweep.c.id == sweep_id)).one()
+    return Sweep(
+        id=sweep_id,
+        name=name,
+        spec=sweep_spec(db, sweep_id),
+        created_at=created_at,
+        rows=rows,
+        checks=checks_of(db, sweep_id),
+        trainings=trainings(db, sweep_id),
+        sizes=weights_sizes(db, sweep_id),
+        specs={id_: spec for id_, (spec, _) in told.items()},
+        states=counts(db, sweep_id),
+        work=costs(db, sweep_id),
+        running=running(db, sweep_id),
+        failed=failed(db, sweep_id),
+    )
+
+
+def details(db: Connection, ids: Sequence[int], kept: Kept) -> dict[int, tuple[Row, Row]]:
+    """Spec and `extra` of evaluations that are done, neither of which changes any more."""
+    for some in chunks([id_ for id_ in ids if ("details", id_) not in kept]):
+        chosen = select(job.c.id, job.c.spec, result.c.extra).join(result, result.c.job_id == job.c.id)
+        found = db.execute(chosen.where(job.c.id.in_(some)))
+        kept |= {("details", id_): (spec, extra or {}) for id_, spec, extra in found}
+    return {id_: kept["details", id_] for id_ in ids}
+
+
+def checks_of(db: Connection, sweep_id: int) -> list[Row]:
+    """What was checked of a sweep's results and how it came out, the most severe first."""
+    c = check_result.c
+    columns = (c.job_id, c.name, c.value, c.threshold, c.verdict, c.note, c.examples)
+    rows = db.execute(select(*columns).where(c.job_id.in_(jobs_of(sweep_id))).order_by(c.verdict, c.job_id, c.name))
+    return [dict(row) | {"examples": as_json(row["examples"])} for row in rows.mappings()]
+
+
+def weights_sizes(db: Connection, sweep_id: int) -> dict[tuple[str, int], tuple[int, str]]:
+    """Bytes and hash of the weights that each training left, by model and seed."""
+    rows = db.execute(
+        select(sweep_job.c.model, job.c.seed, artifact.c.bytes, artifact.c.sha256)
+        .join(job, job.c.id == sweep_job.c.job_id)
+        .join(job_artifact, job_artifact.c.job_id == job.c.id)
+        .join(artifact, artifact.c.sha256 == job_artifact.c.sha256)
+        .where((sweep_job.c.sweep_id == sweep_id) & (job_artifact.c.role == "weights"))
+    )
+    return {(model, seed): (bytes_, sha256) for model, seed, bytes_, sha256 in rows}
+
+
+SHOWN = (job.c.id, job.c.kind, sweep_job.c.model, job.c.attack, job.c.norm, job.c.eps, job.c.seed)
+
+
+def running(db: Connection, sweep_id: int) -> list[Row]:
+    """Jobs that run now, with how far they are and for how many seconds."""
+    rows = db.execute(
+        select(*SHOWN, job.c.progress_done, job.c.progress_total, job.c.progress_note, job.c.started_at)
+        .join(sweep_job, sweep_job.c.job_id == job.c.id)
+        .where((sweep_job.c.sweep_id == sweep_id) & (job.c.state == "running"))
+        .order_by(job.c.id)
+    )
+    now = time.time()
+    return [dict(row) | {"seconds": now - (row["started_at"] or now)} for row in rows.mappings()]
+
+
+def failed(db: Connection, sweep_id: int) -> list[Row]:
+    """Failed jobs with the traceback of their last attempt; those that failed only because another did come last."""
+    earlier = attempt.alias()
+    last = select(sa.func.max(earlier.c.n)).where(earlier.c.job_id == job.c.id).correlate(job).scalar_subquery()
+    rows = db.execute(
+        select(*SHOWN, job.c.error_class, job.c.error_message, attempt.c.traceback)
+        .join(sweep_job, sweep_job.c.job_id == job.c.id)
+        .outerjoin(attempt, (attempt.c.job_id == job.c.id) & (attempt.c.n == last))
+        .where((sweep_job.c.sweep_id == sweep_id) & (job.c.state == "failed"))
+        .order_by(job.c.error_class == "UpstreamFailed", job.c.id)
+        .limit(MOST_FAILURES)
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+def state_of(db: Connection, sweep_id: int) -> str:
+    """A text that changes whenever anything on the page may: cheap enough to ask for every second."""
+    mine = job.c.id.in_(jobs_of(sweep_id))
+    states = counts(db, sweep_id)
+    progress = select(sa.func.count(), sa.func.sum(job.c.progress_done), sa.func.sum(job.c.attempt))
+    moving = db.execute(progress.where(mine & (job.c.state == "running"))).one()
+    latest = select(sa.func.count(), sa.func.max(result.c.recorded_at)).where(result.c.job_id.in_(jobs_of(sweep_id)))
+    return repr((sweep_id, *states.values(), *moving, *db.execute(latest).one()))

@@ -1,0 +1,214 @@
+"""The tables of the page: standings, attacks side by side, distances, classes, checks and audits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from robustlib.checks.thresholds import LIMITS
+from robustlib.settings import CERTIFY
+from robustq.jobs.report.page import table
+from robustq.jobs.report.page.image_outcomes import Outcome
+from robustq.jobs.report.page.ranking import Place, Standing, mean
+from robustq.jobs.report.page.sentences import listed
+from robustq.jobs.report.page.sweep_data import Sweep
+from robustq.jobs.report.page.table import Cell, Column, Table
+from robustq.jobs.text.numbers import eps_text
+
+Row = dict[str, Any]
+
+
+def eps_cell(eps: float | None) -> Cell:
+    return Cell(eps_text(eps), eps if eps is not None else -1.0)
+
+
+def at(place: Place) -> str:
+    """A radius as sentences name it."""
+    return f"{place.norm} {eps_text(place.eps)}"
+
+
+def robust_cell(standing: Standing) -> Cell:
+    """The accuracy, or that it is not trusted: then no number stands where one would be compared."""
+    if not standing.trusted:
+        return Cell("not trusted", -1.0, "fail")
+    return table.percent(standing.accuracy, standing.low, standing.high)
+
+
+def leaderboard(found: Sequence[Standing], headlines: Sequence[Place]) -> Table:
+    """A line a model and radius, the best first."""
+    columns = (
+        Column("model"), Column("architecture", pick=True), Column("defence", pick=True), Column("norm", pick=True),
+        Column("eps", number=True, pick=True), Column("clean %", number=True), Column("robust %", number=True),
+        Column("checks", pick=True), Column("rests on"), Column("images", number=True), Column("seeds", number=True),
+    )  # fmt: skip
+    rows = [
+        [
+            Cell(s.model),
+            Cell(s.rows[0]["arch"] or ""),
+            Cell(s.rows[0]["defence"] or "given weights"),
+            Cell(s.norm),
+            eps_cell(s.eps),
+            table.percent(s.clean, s.clean_low, s.clean_high),
+            robust_cell(s),
+            table.verdict(s.verdict),
+            Cell(s.rests_on),
+            table.cell(s.n),
+            table.cell(len(s.rows)),
+        ]
+        for s in found
+    ]
+    picked = {"norm": headlines[0].norm, "eps": eps_text(headlines[0].eps)} if headlines else {}
+    return Table("leaderboard", "Models by robust accuracy under the worst attack", columns, rows, picked=picked)
+
+
+def best_by_radius(found: Sequence[Place]) -> Table | None:
+    """At every radius the best model, and those that the numbers do not tell apart from it."""
+    return table.plain(
+        "best",
+        "The best model at every radius",
+        [
+            {
+                "norm": place.norm,
+                "eps": eps_cell(place.eps),
+                "stands best": place.best.model if place.best else Cell("none is trusted", None, "fail"),
+                "robust %": robust_cell(place.best) if place.best else Cell("", -1.0),
+                "not told apart from it": listed([rival.model for rival in place.rivals]),
+                "not trusted": listed([s.model for s in place.distrusted]),
+            }
+            for place in found
+        ],
+    )
+
+
+def by_attack(rows: Sequence[Row]) -> Table | None:
+    """Accuracy in percent, a line a model and radius, a column an attack: shows which attack a number rests on."""
+    rows = [row for row in rows if row["attack"] != CERTIFY]  # a bound from below, no attack
+    attacks = list(dict.fromkeys(row["label"] for row in rows if row["eps"]))
+    grouped: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if row["eps"]:
+            grouped.setdefault((row["model"], row["norm"], row["eps"], row["label"]), []).append(row)
+    lines: dict[tuple[Any, ...], Row] = {}
+    for (model, norm, eps, attack), same in grouped.items():
+        head = {"model": model, "norm": norm, "eps": eps_cell(eps)} | dict.fromkeys(attacks, Cell("", -2.0))
+        failed = any(row["verdict"] == "fail" for row in same)
+        cell = Cell("not trusted", -1.0, "fail") if failed else table.percent(mean(same, "robust_accuracy"))
+        lines.setdefault((model, norm, eps), head)[attack] = cell
+    return table.plain("attacks", "Accuracy in percent under each attack alone", list(lines.values()), live=True)
+
+
+def distances(rows: Sequence[Row]) -> Table | None:
+    """Median distances that minimum-norm attacks found."""
+    return table.plain(
+        "distances",
+        "Median distance to the nearest misclassified image that was found",
+        [
+            {
+                "model": row["model"],
+                "attack": row["label"],
+                "norm": row["norm"],
+                "seed": row["seed"],
+                "median distance": Cell("not trusted", -1.0, "fail")
+                if row["verdict"] == "fail"
+                else row["distance_median"],
+            }
+            for row in rows
+            if row["eps"] is None and row["norm"] is not None
+        ],
+    )
+
+
+MOST_CHECKS = 300  # warnings and failures that are listed one by one
+
+
+def check_summary(sweep: Sweep) -> Table | None:
+    """Each check with what it looks for, its limits, and how the results came through, the most severe first."""
+    grouped: dict[str, list[Row]] = {}
+    for check in sweep.checks:
+        grouped.setdefault(check["name"], []).append(check)
+    lines = []
+    for name, same in grouped.items():
+        limit = LIMITS.get(name)
+        values = [check["value"] for check in same if check["value"] is not None]
+        lines.append(
+            {
+                "check": name,
+                "looks for": limit.meaning if limit else "",
+                "not trusted": sum(check["verdict"] == "fail" for check in same),
+                "warnings": sum(check["verdict"] == "warn" for check in same),
+                "passed": sum(check["verdict"] == "pass" for check in same),
+                "largest value": max(values, default=None),
+                "warns above": limit.warn if limit else None,
+                "fails above": limit.fail if limit else None,
+            }
+        )
+    lines.sort(key=lambda line: (-line["not trusted"], -line["warnings"], line["check"]))
+    return table.plain("check-summary", "Checks and how the results came through them", lines)
+
+
+def checks(sweep: Sweep) -> Table | None:
+    """The warnings and failures with their evidence, the most severe first."""
+    rows = {row["job_id"]: row for row in sweep.rows}
+    found = [check for check in sweep.checks if check["verdict"] != "pass" and check["job_id"] in rows]
+    found.sort(key=lambda check: check["verdict"] != "fail")
+    lines = [check_line(check, rows[check["job_id"]]) for check in found[:MOST_CHECKS]]
+    shown = f"the first {MOST_CHECKS} of {len(found)}" if len(found) > MOST_CHECKS else f"{len(found)}"
+    return table.plain("checks", f"Warnings and failures, {shown}", lines, live=True)
+
+
+def check_line(check: Row, row: Row) -> Row:
+    return {
+        "verdict": table.verdict(check["verdict"]),
+        "check": check["name"],
+        "model": row["model"],
+        "attack": row["attack"],
+        "norm": row["norm"] or "",
+        "eps": eps_cell(row["eps"]),
+        "seed": row["seed"],
+        "value": check["value"],
+        "limit": check["threshold"],
+        "what was found": check["note"],
+        "images that show it": ", ".join(str(place) for place in check["examples"][:10]),
+    }
+
+
+def audits(sweep: Sweep) -> Table | None:
+    """What a naive evaluation said, what holds against the best attack that audits tried, and why the two differ."""
+    lines = [
+        {
+            "model": row["model"],
+            "norm": row["norm"],
+            "eps": eps_cell(row["eps"]),
+            "seed": row["seed"],
+            "verdict": table.verdict(told["verdict"]),
+            "naive %": table.percent(told["naive_robust_accuracy"]),
+            "under the best attack %": table.percent(told["adaptive_robust_accuracy"]),
+            "cause": told["cause"] or "",
+            "attacks tried": len(told["trials"]),
+        }
+        for row in sweep.rows
+        if (told := row["extra"].get("audit")) is not None
+    ]
+    return table.plain("audits", "Audits of the models", lines)
+
+
+def classes(place: Place, outcomes: dict[str, Outcome], names: Sequence[str]) -> Table | None:
+    """Robust accuracy by class; of many classes those that fall most and least."""
+    if not outcomes:
+        return None
+    some = next(iter(outcomes.values()))
+    there = [k for k in range(len(some.counts)) if some.counts[k]]
+    label = [names[k] if k < len(names) else str(k) for k in range(len(some.counts))]
+    if len(there) > 20:
+        middle = {k: sum(found.attacked_right[k] for found in outcomes.values()) for k in there}
+        ranked = sorted(there, key=middle.__getitem__)
+        there = [*ranked[:10], *ranked[-5:]]
+    lines = [
+        {"model": model} | {f"{label[k]} ({some.counts[k]})": shade(float(found.attacked_right[k])) for k in there}
+        for model, found in outcomes.items()
+    ]
+    caption = f"Robust accuracy by class at {at(place)}, in percent; images of the class in brackets"
+    return table.plain("classes", caption, lines, live=True)
+
+
+def shade(share: float) -> Cell:
+    """A share with a ground in one of eleven tones."""
+    return Cell(f"{100 * share:.0f}", share, f"tone{round(10 * share)}")

@@ -1,0 +1,212 @@
+"""The page of a sweep served on this machine, following the store while the sweep runs. Reads, never writes."""
+
+import hashlib
+import html
+import ipaddress
+import json
+import re
+import socket
+import threading
+from dataclasses import dataclass
+
+import uvicorn
+from sqlalchemy import Connection, select
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from robustq.jobs.errors import RobustqError, SpecError
+from robustq.jobs.report.access_token import HEADERS, Door
+from robustq.jobs.report.page.image_outcomes import Kept
+from robustq.jobs.report.page.render import page, sections
+from robustq.jobs.report.page.sections import parts
+from robustq.jobs.report.page.sweep_data import gather, state_of
+from robustq.jobs.report.server_limits import Patient, Slices, Together
+from robustq.jobs.store.connection import Store, parse_url
+from robustq.jobs.store.schema import meta
+from robustq.jobs.store.sqlite_files import identity
+from robustq.jobs.store.sweeps import find_sweep, latest_sweeps
+from robustq.jobs.text.safe_text import address, hide
+
+NAMES = ("localhost", "127.0.0.1", "[::1]")
+HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::\d+)?", re.IGNORECASE)
+
+
+class OnlyHere:
+    """Answers only requests that name this server: a page elsewhere can point a name of its own at 127.0.0.1.
+
+    Such a name is no loopback name and no address, so those are let through, and nothing else.
+    """
+
+    def __init__(self, app: ASGIApp, *, anywhere: bool):
+        self.app, self.anywhere = app, anywhere
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            given = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+            if not host_allowed(given, anywhere=self.anywhere):
+                text = "robustq ui answers to localhost, 127.0.0.1 and [::1] only\n"
+                await PlainTextResponse(text, 421, HEADERS)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def host_allowed(header: str, *, anywhere: bool) -> bool:
+    """Whether a Host header is a loopback name; for a server that listens anywhere, an address or this host's too."""
+    found = HOST.fullmatch(header.strip())
+    if found is None:
+        return False
+    name = found[1].lower()
+    if name in NAMES:
+        return True
+    return anywhere and (
+        is_address(name.strip("[]")) or name in (socket.gethostname().lower(), socket.getfqdn().lower())
+    )
+
+
+def is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Made:
+    """The page of a sweep in one state.  names: of the sweeps that it offers.  whole: as HTML.  live: see `Pages`."""
+
+    tag: str
+    names: list[str]
+    whole: bytes
+    live: bytes
+
+
+class Pages:
+    """The store's pages, each made again only when the store has changed. Pages are made one at a time."""
+
+    def __init__(self, store: Store):
+        self.store, self.lock = store, threading.Lock()
+        self.kept: Kept = {}
+        self.last: dict[int, Made] = {}  # by sweep
+        self.mark = ""
+
+    def forget(self, db: Connection) -> None:
+        """Drop what is kept of a store that another has taken the place of."""
+        if (mark := self.mark_of(db)) != self.mark:
+            self.kept, self.last, self.mark = {}, {}, mark
+
+    def mark_of(self, db: Connection) -> str:
+        """By what a store is told from another."""
+        path = parse_url(self.store.url)[1]
+        return repr((db.execute(select(meta.c.created_at)).scalar(), path and identity(path)))
+
+    def chosen(self, db: Connection, name: str | None) -> tuple[int | None, list[str]]:
+        """The sweep of this name or the latest, and the names that there are."""
+        names = list(latest_sweeps(db))
+        return (find_sweep(db, name or names[0]) if names else None), names
+
+    def tag(self, name: str | None) -> str:
+        """An ETag of what the page of a sweep would show."""
+        with self.store.begin() as db:
+            sweep_id, names = self.chosen(db, name)
+            state = self.mark_of(db) + (repr(names) if sweep_id is None else state_of(db, sweep_id))
+        return f'"{hashlib.sha256(state.encode()).hexdigest()[:32]}"'
+
+    def made(self, name: str | None) -> Made:
+        """The page of a sweep, made once a state of it, however many ask."""
+        tag = self.tag(name)  # before what it stands for, so that a change in between is shown at the next question
+        with self.lock, self.store.begin() as db:
+            self.forget(db)
+            sweep_id, names = self.chosen(db, name)
+            if sweep_id is None:
+                return Made(tag, [], empty(self.store), b'{"about": "", "sections": []}')
+            if (last := self.last.get(sweep_id)) is None or (last.tag, last.names) != (tag, names):
+                given = parts(db, self.store.artifacts, gather(db, sweep_id, self.kept), self.kept)
+                rendered = sections(given)
+                found = {"about": given["about"], "sections": [vars(section) for section in rendered]}
+                whole = page(given, rendered, live=names).encode()
+                self.last[sweep_id] = Made(tag, names, whole, json.dumps(found).encode())
+            return self.last[sweep_id]
+
+    def live(self, name: str | None) -> tuple[str, bytes]:
+        """An ETag, and as JSON the sections with their hashes, by which the page replaces those that changed."""
+        made = self.made(name)
+        return made.tag, made.live
+
+
+EMPTY = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>robustq</title>
+<meta http-equiv="refresh" content="2"></head><body><main><h1>No sweep yet</h1>
+<p>The store {store} holds no sweep: <code>robustq run STUDY</code> makes one. This page looks again by itself.</p>
+</main></body></html>"""
+
+
+def empty(store: Store) -> bytes:
+    return EMPTY.format(store=html.escape(address(store.url))).encode()
+
+
+def application(store: Store, token: str, *, anywhere: bool = False) -> ASGIApp:
+    """The server: the page, and what has changed of it, for those who have the token."""
+    pages, once = Pages(store), Together()
+
+    async def whole(request: Request) -> Response:
+        made = await once(pages.made, request.query_params.get("sweep"))
+        return Slices(made.whole, headers=HEADERS, media_type="text/html")
+
+    async def live(request: Request) -> Response:
+        name, known = request.query_params.get("sweep"), request.headers.get("if-none-match")
+        if known is not None and known == await once(pages.tag, name):
+            return Response(status_code=304, headers=HEADERS | {"ETag": known})
+        made = await once(pages.made, name)
+        return Slices(made.live, headers=HEADERS | {"ETag": made.tag}, media_type="application/json")
+
+    async def refuse(_: Request, error: Exception) -> Response:
+        return PlainTextResponse(f"{hide(str(error))}\n", 404 if isinstance(error, SpecError) else 503, HEADERS)
+
+    routes = [Route("/", whole), Route("/live", live)]
+    inner = Starlette(routes=routes, exception_handlers={RobustqError: refuse})
+    return OnlyHere(Door(inner, token), anywhere=anywhere)
+
+
+def listen(host: str, port: int, *, insecure: bool) -> socket.socket:
+    """A socket to serve on. Raises SpecError for a host that others can reach, unless told so, and a port in use."""
+    if host != "localhost" and not (is_address(host) and ipaddress.ip_address(host).is_loopback) and not insecure:
+        raise SpecError(
+            f"--host {host} lets others on the network read the store: expected 127.0.0.1, ::1 or localhost; "
+            "--insecure serves it nevertheless"
+        )
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise SpecError(f"--host {host}: no such address ({error.strerror})") from error
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind(address)
+        found.listen(2048)  # so that whoever was told the address waits, where the server is not up yet
+    except OSError as error:
+        found.close()
+        raise SpecError(f"--port {port} of {host} cannot be used ({error.strerror}): name another one") from error
+    return found
+
+
+def configuration(store: Store, token: str, *, insecure: bool) -> uvicorn.Config:
+    return uvicorn.Config(
+        application(store, token, anywhere=insecure),
+        http=Patient,
+        ws="none",
+        log_level="warning",
+        access_log=False,  # addresses have tokens in them
+        server_header=False,
+        lifespan="off",
+    )
+
+
+def serve(store: Store, found: socket.socket, token: str, *, insecure: bool) -> None:
+    """Serve until interrupted, which is the proper end."""
+    try:
+        uvicorn.Server(configuration(store, token, insecure=insecure)).run(sockets=[found])
+    except KeyboardInterrupt:
+        return

@@ -1,0 +1,117 @@
+"""The report on a sweep: one self-contained HTML file, and its pictures as PNG files where they are wanted."""
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from robustq.jobs.errors import SpecError
+from robustq.jobs.report.page import image_outcomes, images
+from robustq.jobs.report.page.images import condition
+from robustq.jobs.report.page.plotly import slug
+from robustq.jobs.report.page.render import page, sections
+from robustq.jobs.report.page.sections import parts
+from robustq.jobs.report.page.sweep_data import Sweep, gather
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.sweeps import find_sweep
+
+Row = dict[str, Any]
+
+
+def write_report(
+    store: Store, name: str, out: Path, figures_folder: Path | None, tell: Callable[[str], None] = lambda text: None
+) -> list[Path]:
+    """Write the report of the latest sweep of this name, and its pictures as files where a folder is given.
+
+    tell: is told of what cannot be shown, in one line each.
+    """
+    kept: image_outcomes.Kept = {}
+    with store.begin() as db:
+        sweep_id = find_sweep(db, name)
+        assert sweep_id is not None  # a name that does not exist has raised
+        sweep = gather(db, sweep_id, kept)
+        if not sweep.rows:
+            raise SpecError(f"sweep {name!r} has no results yet: {way_on(sweep)}")
+        given = parts(db, store.artifacts, sweep, kept)
+        html = page(given, sections(given))
+        drawn = [] if figures_folder is None else list(figure_files(db, store.artifacts, sweep, kept))
+    for grid in given["grids"]:
+        if isinstance(grid, images.Missing):
+            tell(grid.line)
+    written = [out]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(html, encoding="utf-8")
+    if figures_folder is not None:
+        figures_folder.mkdir(parents=True, exist_ok=True)
+        for name, png in zip(file_names([file for file, _ in drawn]), [png for _, png in drawn], strict=True):
+            (figures_folder / name).write_bytes(png)
+            written.append(figures_folder / name)
+    return written
+
+
+def way_on(sweep: Sweep) -> str:
+    """The command by which a sweep gets results."""
+    name = shlex.quote(sweep.name)
+    if ended := sweep.states["failed"] + sweep.states["cancelled"]:
+        return f"{ended} jobs failed or were cancelled: robustq retry --sweep {name} queues them again"
+    return f"robustq drive --sweep {name} runs it"
+
+
+def file_names(names: Sequence[str]) -> list[str]:
+    """Names of PNG files, each another, also where case does not tell, and none longer than file systems take."""
+    found: dict[str, str] = {}
+    for place, name in enumerate(names):
+        short = name.encode()[:120].decode(errors="ignore")
+        unique = short if short == name and short.lower() not in found else f"{short}-{place}"
+        found[unique.lower()] = f"{unique}.png"
+    return list(found.values())
+
+
+def figure_files(db: Connection, root: str, sweep: Sweep, kept: image_outcomes.Kept) -> Iterator[tuple[str, bytes]]:
+    """Pictures for papers and slides, each with its file's name: curves, trainings, confusions, attacked images."""
+    from robustq.jobs.report import png_figures  # matplotlib, which the page itself does without
+
+    shown = images.open_data(sweep.data, kept)
+    for attack, norm, rows in curves(sweep.rows):
+        yield slug("eps-curve", attack, norm), png_figures.eps_curve(f"{attack}, {norm}", rows)
+    if sweep.trainings:
+        yield "training", png_figures.histories(sweep.trainings)
+    for row in images.telling(sweep.rows, ["worst-case", *images.attack_names(sweep.rows)]):
+        found = image_outcomes.outcome(db, row["job_id"], len(shown.names), kept)
+        if found is None:
+            continue
+        named = {"clean": found.clean, condition(row): found.attacked}
+        matrices = {label: matrix for label, matrix in named.items() if matrix is not None}
+        names = [shown.name(k) for k in range(len(found.counts))]
+        if matrices:
+            yield (
+                slug("confusion", row["model"]),
+                png_figures.confusion(f"{row['model']}: confusion matrices", matrices, names),
+            )
+    yield from grid_files(db, root, sweep.rows, shown, kept)
+
+
+def grid_files(
+    db: Connection, root: str, rows: Sequence[Row], shown: images.Data, kept: image_outcomes.Kept
+) -> Iterator[tuple[str, bytes]]:
+    from robustq.jobs.report import png_figures
+
+    for row in images.telling(rows, images.attack_names(rows)):
+        pair = images.first_images(db, root, row, shown, kept)
+        if not isinstance(pair, images.Pair):
+            continue
+        first = pair.found.first[: len(pair.attacked)]
+        captions = [(shown.name(before), shown.name(after)) for _, before, after in first]
+        grid = png_figures.picture_grid(images.title(row), pair.clean, pair.attacked, captions)
+        yield slug("images", row["model"]), grid
+
+
+def curves(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[Row]]]:
+    """The attacks that were run at several radii, with their rows that are to be trusted."""
+    for attack, norm in dict.fromkeys((row["label"], row["norm"]) for row in rows if row["eps"] is not None):
+        mine = [row for row in rows if (row["label"], row["norm"]) == (attack, norm) and row["eps"] is not None]
+        mine = [row for row in mine if row["verdict"] != "fail"]
+        if len({row["eps"] for row in mine}) > 1:
+            yield attack, norm, mine

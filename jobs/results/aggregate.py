@@ -1,0 +1,119 @@
+"""Rows put together: means over seeds or groups, a pivot of models by attacks, the best row of each contest."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from robustlib.checks.thresholds import FAIL, VERDICTS
+from robustq.jobs.results.attack_labels import told_apart
+from robustq.jobs.results.filters import check_columns
+from robustq.jobs.text.numbers import eps_text
+from robustq.jobs.text.tables import Row
+
+# What rows that differ only by their seed agree in.
+OVER_SEEDS = ("sweep", "dataset", "model", "attack", "norm", "eps", "recipe", "n")
+# What a --pivot agrees in: the first are of its lines, the last of its columns.
+LINES, CELLS = ("sweep", "dataset", "model"), ("attack", "norm", "eps")
+# Only among rows that agree in these can one be better than another.
+CONTEST = ("dataset", "attack", "norm", "eps")
+MEANS = ("clean_accuracy", "robust_accuracy", "distance_median", "seconds")
+MEASURES = (
+    "clean_accuracy", "clean_accuracy_se", "robust_accuracy", "robust_accuracy_se", "robust_accuracy_low",
+    "robust_accuracy_high", "distance_median", "seconds", "seeds", "rows", "verdict",
+)  # fmt: skip
+LESS_IS_BETTER = ("seconds",)
+
+
+def grouped(rows: Iterable[Row], group: Sequence[str], tell: Callable[[str], None]) -> list[Row]:
+    """Means over seeds of rows that agree in `group`, in the order in which their first rows come.
+
+    Rows of one seed are averaged first, so that every seed counts once. *_se is the standard error over seeds, low and
+    high are the ends of Student's 95 % interval, within [0, 1]; None where there is one seed only. verdict: the worst.
+    """
+    from robustq.jobs.results.statistics import standard_error, t_interval
+
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(str(row[n]) if isinstance(row[n], dict) else row[n] for n in group), []).append(row)
+    lines = []
+    for place, mine in found.items():
+        seeds: dict[int, list[Row]] = {}
+        for row in mine:
+            seeds.setdefault(row["seed"], []).append(row)
+        means = {column: [mean(some, column) for some in seeds.values()] for column in MEANS}
+        kept = {column: [value for value in values if value is not None] for column, values in means.items()}
+        line: Row = dict(zip(group, place, strict=True)) | dict.fromkeys(MEASURES)
+        line |= {column: sum(values) / len(values) if values else None for column, values in kept.items()}
+        line |= {f"{column}_se": standard_error(kept[column]) for column in ("clean_accuracy", "robust_accuracy")}
+        if interval := t_interval(kept["robust_accuracy"]):  # no accuracy lies beyond 0 and 1, Student's interval may
+            line |= {"robust_accuracy_low": max(interval[0], 0.0), "robust_accuracy_high": min(interval[1], 1.0)}
+        line |= {"seeds": len(seeds), "rows": len(mine), "verdict": worst_verdict(mine)}
+        lines.append(line)
+    mixed = sum(line["rows"] > line["seeds"] for line in lines)
+    if mixed and "seed" not in group:
+        tell(f"{mixed} groups hold several rows of a seed, which were averaged: --over-seeds keeps apart what differs")
+    return lines
+
+
+def worst_verdict(rows: Sequence[Row]) -> str | None:
+    return max((row["verdict"] for row in rows if row["verdict"] is not None), key=VERDICTS.index, default=None)
+
+
+def mean(rows: Sequence[Row], column: str) -> float | None:
+    values = [row[column] for row in rows if row[column] is not None]
+    return sum(values) / len(values) if values else None
+
+
+def pivot(groups: Sequence[Row], tell: Callable[[str], None]) -> list[Row]:
+    """A line a model, a column an attack with its norm and radius; robust accuracy, None where none is to be trusted.
+
+    Sweep and data set stand in front where there are several.
+    """
+    heads = [name for name in LINES[:2] if len({row[name] for row in groups}) > 1]
+    columns: dict[tuple[Any, ...], str] = {}
+    for row in groups:
+        words = [row["attack"], row["norm"], eps_text(row["eps"])]
+        columns.setdefault(tuple(row[name] for name in CELLS), " ".join(str(word) for word in words if word))
+    lines: dict[tuple[Any, ...], Row] = {}
+    for row in groups:
+        place = tuple(row[name] for name in LINES)
+        head = {name: row[name] for name in (*heads, "model")}
+        line = lines.setdefault(place, head | dict.fromkeys(columns.values()))
+        line[columns[tuple(row[name] for name in CELLS)]] = None if row["verdict"] == FAIL else row["robust_accuracy"]
+    if failed := sum(row["verdict"] == FAIL for row in groups):
+        tell(f"{failed} cells are empty because a check failed there; without --pivot their numbers are shown")
+    return list(lines.values())
+
+
+def best(rows: Sequence[Row], column: str, tell: Callable[[str], None]) -> list[Row]:
+    """The best of the rows that agree in data set, attack and its settings, norm and radius, as far as they have them;
+    all of equals.
+
+    What failed a check is not the most robust of anything.
+    """
+    contests: dict[tuple[Any, ...], list[Row]] = {}
+    if column.startswith("robust_accuracy") and (failed := sum(row["verdict"] == FAIL for row in rows)):
+        tell(f"{failed} rows are left out because a check failed there")
+        rows = [row for row in rows if row["verdict"] != FAIL]
+    complete = all({"attack", "norm", "eps", "recipe"} <= row.keys() for row in rows[:1])
+    for row, attack in zip(rows, told_apart(rows) if complete else [None] * len(rows), strict=True):
+        if row[column] is not None:
+            contests.setdefault((attack, *(row.get(name) for name in CONTEST)), []).append(row)
+    choose = min if column in LESS_IS_BETTER else max
+    kept = []
+    for mine in contests.values():
+        top = choose(row[column] for row in mine)
+        kept += [row for row in mine if row[column] == top]
+    return kept
+
+
+def sort(rows: list[Row], columns: Sequence[str]) -> list[Row]:
+    """By these columns, -COLUMN from the highest; equals stay in order, nulls come last either way."""
+    for name in reversed(columns):
+        column, down = name.removeprefix("-"), name.startswith("-")
+        if rows:
+            check_columns([column], list(rows[0]))
+        there = [row for row in rows if row[column] is not None]
+        text = any(isinstance(row[column], str | dict) for row in there)
+        there.sort(key=lambda row: str(row[column]) if text else row[column], reverse=down)
+        rows = there + [row for row in rows if row[column] is None]
+    return rows

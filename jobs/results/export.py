@@ -1,0 +1,144 @@
+"""Tables out: Arrow IPC, Parquet and CSV, summary and per example, by the schema that docs/schema.md describes."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from sqlalchemy import Connection
+
+from robustlib import KERNEL_VERSION, VERSION
+from robustq.jobs.results.columns import RESULT_COLUMNS
+from robustq.jobs.results.export_examples import NAME, OutcomeReader, evaluations
+from robustq.jobs.results.export_files import check_ending, check_folder, write_file, write_folder, write_text
+from robustq.jobs.results.filters import Filters, check_columns
+from robustq.jobs.results.rows import chosen_rows
+from robustq.jobs.store import example_outcomes
+from robustq.jobs.text.tables import csv_text
+
+ALL = Filters()
+
+# type, unit or meaning; the documentation is tested against this table.
+COLUMNS: dict[str, tuple[pa.DataType, str]] = {
+    "sweep": (NAME, "name of the study"),
+    "model": (NAME, "the model's name in the study"),
+    "arch": (NAME, "architecture, or FILE.py:factory"),
+    "defence": (NAME, "training objective, then the defences around the network; null for given weights without"),
+    "dataset": (NAME, "data set as the study names it"),
+    "attack": (NAME, "attack; worst-case is the worst over the model's attacks within eps"),
+    "norm": (NAME, "Linf, L2 or L1; null for clean"),
+    "eps": (pa.float64(), "radius, images in [0, 1]; null for none"),
+    "seed": (pa.int64(), "of training and attack"),
+    "recipe": (NAME, "the attack with all its parameters"),
+    "n": (pa.int64(), "examples"),
+    "clean_accuracy": (pa.float64(), "fraction"),
+    "clean_accuracy_low": (pa.float64(), "fraction, Wilson 95 %"),
+    "clean_accuracy_high": (pa.float64(), "fraction, Wilson 95 %"),
+    "robust_accuracy": (pa.float64(), "fraction"),
+    "robust_accuracy_low": (pa.float64(), "fraction, Wilson 95 %"),
+    "robust_accuracy_high": (pa.float64(), "fraction, Wilson 95 %"),
+    "any_draw_accuracy": (pa.float64(), "fraction right in every draw; equals robust_accuracy for fixed models"),
+    "verdict": (NAME, "the worst of its checks: pass, warn, fail; null where nothing was checked"),
+    "distance_median": (pa.float64(), "in norm, over misclassified images that an attack found"),
+    "distance_mean": (pa.float64(), "in norm, over misclassified images that an attack found"),
+    "seconds": (pa.float64(), "seconds of wall clock"),
+    "device": (NAME, "what it ran on"),
+    "versions": (NAME, "JSON: python, torch, numpy, kernel, robustq"),
+    "recorded_at": (pa.timestamp("ms", tz="UTC"), "when the result was stored"),
+    "key": (pa.string(), "content key of the job, SHA-256"),
+    "job_id": (pa.int64(), "number of the job in its store"),
+}
+IDENTITY = ("job_id", "model", "attack", "norm", "eps", "seed")
+# What folders may be laid out by, and are where nothing else is asked for.
+PARTITIONS = ("sweep", "model", "arch", "defence", "dataset", "attack", "norm", "eps", "seed")
+FOLDER = ("model", "attack")
+COUNTS = ("seeds", "rows", "only_first", "only_second", "first_job_id", "second_job_id")
+
+
+def schema() -> pa.Schema:
+    """Schema of the summary table, with versions in its metadata."""
+    return pa.schema([pa.field(name, kind) for name, (kind, _) in COLUMNS.items()], metadata=metadata())
+
+
+def metadata() -> dict[str, str]:
+    return {"robustq": VERSION, "kernel": KERNEL_VERSION, "schema": "1"}
+
+
+def summary_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Result rows as an Arrow table."""
+    return pa.Table.from_arrays([convert([row[f.name] for row in rows], f.type) for f in schema()], schema=schema())
+
+
+def convert(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Values as they come from the store: objects become JSON, seconds since 1970 milliseconds."""
+    if pa.types.is_dictionary(kind):
+        texts = [json.dumps(v, sort_keys=True) if isinstance(v, dict) else v for v in values]
+        return pa.array(texts, pa.string()).dictionary_encode().cast(kind)
+    if pa.types.is_timestamp(kind):
+        return pa.array([None if v is None else round(v * 1000) for v in values], pa.int64()).cast(kind)
+    return pa.array(values, kind)
+
+
+def example_schema() -> pa.Schema:
+    """Schema of the per-example table: which evaluation, then what happened to the example."""
+    identity = [pa.field(name, COLUMNS[name][0]) for name in IDENTITY]
+    outcome = [field.with_type(NAME) if field.name == "broken_by" else field for field in example_outcomes.SCHEMA]
+    return pa.schema([*identity, *outcome], metadata=metadata())
+
+
+def rows_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> pa.Table:
+    """An answer's rows as an Arrow table: columns of results with their types, others as numbers or text."""
+    arrays, fields = [], []
+    for name in names:
+        values = [row[name] for row in rows]
+        if name in COLUMNS:
+            kind = COLUMNS[name][0]
+        elif any(isinstance(value, str) for value in values):
+            kind = pa.string()
+        else:
+            kind = pa.int64() if name in COUNTS else pa.float64()
+        arrays.append(convert(values, kind))
+        fields.append(pa.field(name, kind))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata()))
+
+
+def export(
+    db: Connection,
+    path: Path,
+    *,
+    filters: Filters = ALL,
+    per_example: bool = False,
+    partition: Sequence[str] = (),
+    spreadsheet: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
+) -> int:
+    """Write the results to .arrow, .parquet or .csv; returns the number of rows. The file is whole or not there.
+
+    partition: columns by whose values a folder of Parquet files is laid out, hive style; also where `path` has no
+    ending, then by model and attack. spreadsheet: see `csv_text`. tell: is given what a reader ought to know besides.
+    """
+    columns = tuple(partition) or (FOLDER if not path.suffix else ())
+    if columns:
+        check_columns(columns, PARTITIONS)
+        check_folder(path)
+    else:
+        check_ending(path)
+    kind = example_schema() if per_example else schema()
+    wanted = tuple(dict.fromkeys((*IDENTITY, *columns))) if per_example else RESULT_COLUMNS
+    rows = chosen_rows(db, filters, wanted)
+    if per_example:
+        with_outcomes = evaluations(db, rows)
+        if missing := len(rows) - len(with_outcomes):
+            tell(f"{missing} results have no outcomes of single examples and are left out")
+        rows, source = with_outcomes, OutcomeReader(db, with_outcomes, kind).tables
+    else:
+        source = summary_tables
+        if path.suffix == ".csv":  # the same bytes as `robustq results --format csv`
+            write_text(path, csv_text(rows, RESULT_COLUMNS, spreadsheet=spreadsheet) + "\n")
+            return len(rows)
+    return write_folder(path, rows, source, kind, columns) if columns else write_file(path, source(rows), kind)
+
+
+def summary_tables(rows: Sequence[dict[str, Any]]) -> Iterator[pa.Table]:
+    yield summary_table(rows)

@@ -1,0 +1,181 @@
+"""What an evaluation means: a model made ready once, its attacks run, a result for each radius."""
+
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from robustlib.attacks.autoattack import Recipe
+from robustlib.attacks.types import Attack
+from robustlib.checks.whole_evaluation import check_whole
+from robustlib.datasets.choose import choose
+from robustlib.datasets.lazy_images import LazyImages
+from robustlib.evaluation.certified import evaluate_certified
+from robustlib.evaluation.evaluate import Ready, evaluate_curve, given
+from robustlib.inference.batched_model import Engine
+from robustlib.metrics import summarise
+from robustlib.outcome import Batch, join
+from robustlib.settings import AUDIT, CERTIFY
+from robustq.jobs.running.attacks import recipe_of
+from robustq.jobs.running.audit import run_audit
+from robustq.jobs.running.checks import check_outcome, verdict_columns
+from robustq.jobs.running.context import Context, Progress, Result, surroundings
+from robustq.jobs.running.inputs import load_data
+from robustq.jobs.running.surrogates import surrogate_of
+from robustq.jobs.running.warm_models import ready_model
+from robustq.jobs.specs import EvalSpec, ShardSpec
+from robustq.jobs.store import artifacts, example_outcomes
+
+
+def run_evaluation(spec: EvalSpec, context: Context) -> Iterator[Progress | Result]:
+    """Attack the chosen examples of a split, in file order. The radii of a curve are one search, run once."""
+    if spec.attack.name == AUDIT:
+        yield from run_audit(spec, context, ready_model(spec, context)[0])
+        return
+    family = (
+        context.artifacts
+        + context.device
+        + spec.model_copy(update={"attack": spec.attack.model_copy(update={"eps": None})}).key()
+    )
+    if family not in last_curve or not are_kept(last_curve[family][spec.attack.eps], context):
+        results: dict[float | None, Result] = {}
+        for step in search_radii(spec, context):
+            if isinstance(step, Progress):
+                yield step
+            else:
+                results = step
+        last_curve.clear()
+        last_curve[family] = results
+    yield last_curve[family][spec.attack.eps]
+    if not spec.attack.curve:
+        last_curve.clear()
+
+
+def are_kept(found: Result, context: Context) -> bool:
+    """Whether the files that a result left are there still: they may be what it is asked for again."""
+    return not any(artifacts.reason_of(context.artifacts, stored.sha256) for stored in found.artifacts)
+
+
+# What the latest curve found at each radius: the jobs of a curve run one after the other in one process.
+last_curve: dict[str, dict[float | None, Result]] = {}
+
+
+def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[float | None, Result]]:
+    """Evaluate at the attack's radius, or at all radii of its curve: progress, then a result for each."""
+    start = time.perf_counter()
+    device = torch.device(context.device)
+    test = load_data(spec.data)
+    x, y = LazyImages(test.images), torch.from_numpy(test.y)
+    rows = torch.from_numpy(examples_of(spec, test.y))
+    ready, warm = ready_model(spec, context)
+    surrogate = surrogate_of(spec, context)
+    made_on = surrogate and surrogate.engine
+    radii = spec.attack.curve or (spec.attack.eps,)
+    recipes = [recipe_of(spec.attack, eps, ready.classes) for eps in radii]
+    budgets = [0.0 if spec.attack.name == "clean" else eps for eps in radii]
+    before, batches = cost(ready, made_on), []
+    common: Any = {"seed": spec.seed, "index": rows, "device": device}
+    if spec.attack.name == CERTIFY:
+        found = evaluate_certified(ready, x, y, radii, **common, **spec.attack.params)
+    else:
+        plan = [(eps, recipe.stages) for eps, recipe in zip(budgets, recipes, strict=True)]
+        search: Any = {"norm": spec.attack.norm or "Linf", "batch_size": spec.batch_size}
+        chance: Any = {"draws": spec.draws, "eot_draws": spec.eot_draws, "surrogate": made_on}
+        found = evaluate_curve(ready.model, x, y, plan, ready=ready, **common, **search, **chance)
+    for batch in found:
+        batches.append(batch)
+        yield Progress(sum(len(done[0].x_adv) for done in batches), len(rows), "examples")
+    seconds = time.perf_counter() - start
+    shared = surroundings(context) | {"seconds": seconds / len(recipes)}
+    extra: dict[str, Any] = {"mode": ready.mode(budgets[0]), "warmup_seconds": 0.0 if warm else ready.seconds}
+    if len(radii) > 1:
+        extra["curve_seconds"] = seconds
+    extra |= {name: after - before[name] for name, after in cost(ready, made_on).items()}
+    if extra.get("overflows"):
+        extra["mode"] += ", beyond half precision in float32"
+    extra |= {"peak_memory_bytes": peak_memory(device)}
+    if ready.engines is None and len(radii) > 1 and spec.attack.name != CERTIFY:
+        extra["radii"] = accuracies(radii, batches)  # each was searched by itself
+    if surrogate is not None:
+        extra["surrogate"] = surrogate.told(join([batch[0].outcome for batch in batches]), x, device)
+    results: dict[float | None, Result] = {}
+    for eps, recipe, found in zip(radii, recipes, zip(*batches, strict=True), strict=True):
+        own = extra | {"substitutions": list(recipe.substitutions)}
+        if ready.engines is not None:
+            own["stages"] = stages(recipe, found)
+        attacks = [attack for _, attack in given(recipe.stages, made_on)]
+        results[eps] = result(found, spec, context, shared | {"extra": own}, ready, eps, attacks)
+    yield results
+
+
+def examples_of(spec: EvalSpec, y: np.ndarray) -> np.ndarray:
+    """Places of the examples that are evaluated; of a shard those in its range."""
+    rows = choose(y, spec.examples, spec.choose)
+    if isinstance(spec, ShardSpec):
+        rows = rows[(rows >= spec.first) & (rows < spec.last)]
+    return rows
+
+
+def accuracies(radii: Sequence[float | None], batches: Sequence[tuple[Batch, ...]]) -> list[list[float | None]]:
+    """Each radius with the robust accuracy there."""
+    correct = [
+        np.concatenate([batch.outcome.adversarial_correct for batch in column]) for column in zip(*batches, strict=True)
+    ]
+    return [[eps, float(right.mean(dtype=np.float64))] for eps, right in zip(radii, correct, strict=True)]
+
+
+def stages(recipe: Recipe, batches: Sequence[Batch]) -> list[dict[str, Any]]:
+    """Robust accuracy after each attack, and the seconds it took."""
+    stage = np.concatenate([batch.stage for batch in batches])
+    return [
+        {
+            "attack": name,
+            "robust_accuracy": float((stage > position).mean()),
+            "seconds": sum(batch.seconds[position] for batch in batches),
+        }
+        for position, (name, _) in enumerate(recipe.stages)
+    ]
+
+
+def result(
+    batches: Sequence[Batch],
+    spec: EvalSpec,
+    context: Context,
+    shared: dict[str, Any],
+    ready: Ready,
+    eps: float | None,
+    attacks: Sequence[Attack],
+) -> Result:
+    """The row, the per-example outcomes and the kept images of one radius, with what checks say of them."""
+    outcome = join([batch.outcome for batch in batches])
+    x_adv = torch.cat([batch.x_adv for batch in batches])
+    findings = []
+    if spec.attack.name != CERTIFY:
+        findings = check_outcome(spec, context, ready, outcome, x_adv, eps, attacks)
+    if not isinstance(spec, ShardSpec):  # a shard's few images are not all that these are about
+        findings += check_whole(vars(outcome), shared["extra"], eps, spec.draws)
+    table = example_outcomes.to_table({f.name: getattr(outcome, f.name) for f in fields(outcome)})
+    stored = ()
+    if spec.images and not (isinstance(spec, ShardSpec) and spec.first):  # the first shard holds all that are kept
+        packed = safetensors.torch.save({"x_adv": x_adv[: spec.images].contiguous()})
+        stored = (artifacts.put(context.artifacts, "images", packed),)
+    return Result(summarise(vars(outcome)) | shared | verdict_columns(findings), example_outcomes.encode(table), stored)
+
+
+def cost(ready: Ready, surrogate: Engine | None) -> dict[str, int]:
+    """Examples passed forward and back so far."""
+    if ready.engines is None:
+        return {}
+    return asdict(replace(ready.engines, surrogate=surrogate).passes)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that the process has held at once: of the GPU's memory, or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,1 @@
+"""The store: the database, and the files beside it."""

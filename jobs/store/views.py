@@ -1,0 +1,35 @@
+"""The store's views over its tables (jobs/store/schema.py)."""
+
+# The surface that users query and exports follow (docs/schema.md): renaming a column here is a breaking change.
+# A failed audit takes the trust from the other results of the same model and data in its norm, but for those that are
+# no better than what the audit found, at its radius or a larger one.
+V_RESULTS = """
+CREATE VIEW v_results AS
+SELECT j.id AS job_id, s.id AS sweep_id, s.name AS sweep, sj.model AS model, j.arch AS arch, j.defence AS defence,
+       j.dataset AS dataset, j.attack AS attack, j.norm AS norm, j.eps AS eps, j.seed AS seed, j.recipe AS recipe,
+       r.n AS n,
+       r.clean_accuracy AS clean_accuracy, r.clean_accuracy_low AS clean_accuracy_low,
+       r.clean_accuracy_high AS clean_accuracy_high,
+       r.robust_accuracy AS robust_accuracy, r.robust_accuracy_low AS robust_accuracy_low,
+       r.robust_accuracy_high AS robust_accuracy_high, r.any_draw_accuracy AS any_draw_accuracy,
+       CASE WHEN EXISTS (
+           SELECT 1 FROM audit a WHERE a.subject = j.subject AND a.norm = j.norm AND a.verdict = 'fail'
+           AND NOT (j.eps >= a.eps AND r.robust_accuracy <= a.robust_accuracy + 0.02)
+       ) THEN 'fail' ELSE r.verdict END AS verdict,
+       r.distance_median AS distance_median, r.distance_mean AS distance_mean,
+       r.seconds AS seconds, r.device AS device, r.versions AS versions, r.recorded_at AS recorded_at, j.key AS key
+FROM result r
+JOIN job j ON j.id = r.job_id
+JOIN sweep_job sj ON sj.job_id = j.id
+JOIN sweep s ON s.id = sj.sweep_id
+WHERE j.kind IN ('eval', 'worst', 'audit')
+"""
+
+V_CHECKS = """
+CREATE VIEW v_checks AS
+SELECT v.sweep AS sweep, v.model AS model, v.attack AS attack, v.norm AS norm, v.eps AS eps, v.seed AS seed,
+       c.name AS name, c.value AS value, c.threshold AS threshold, c.verdict AS verdict, c.note AS note,
+       c.examples AS examples, c.job_id AS job_id, v.sweep_id AS sweep_id
+FROM check_result c
+JOIN v_results v ON v.job_id = c.job_id
+"""

@@ -1,0 +1,330 @@
+"""A study as its author wrote it: YAML in, checked data out, every error with its line."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from robustlib.arguments import Norm
+from robustlib.datasets.source import AS_IT_IS, TEST, Reading
+from robustlib.normalisations import NORMALISATIONS, check_statistics
+from robustq.jobs.errors import SpecError
+from robustq.jobs.specs import Choose, Split, Statistics
+from robustq.jobs.study.yaml_with_lines import Path_, read_yaml
+from robustq.jobs.text.number_parsing import MOST, NotNumber, Number, Whole, whole, written_whole
+from robustq.jobs.text.safe_text import brief
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def counted(value: Any) -> Any:
+    """A number of examples, or all."""
+    found = written_whole(value) if isinstance(value, str) and value != "all" else whole(value)
+    if isinstance(found, int) or found == "all":
+        return found
+    raise NotNumber("a whole number or all", value)
+
+
+def sides(value: Any) -> Any:
+    """The shorter side in pixels, or height and width."""
+    many = isinstance(value, list | tuple)
+    found = [whole(side) for side in (value if many else [value])]
+    if len(found) != (2 if many else 1) or not all(isinstance(side, int) and 1 <= side < MOST for side in found):
+        raise ValueError(f"expected pixels, as 256 or [224, 320], got {value!r}")
+    return found if many else found[0]
+
+
+Seed = Annotated[Whole, Field(ge=-MOST, lt=MOST)]
+Count = Annotated[Whole, Field(ge=1, lt=MOST)]
+Examples = Annotated[int | Literal["all"], BeforeValidator(counted)]
+Size = Annotated[int | tuple[int, int], BeforeValidator(sides)]
+
+
+class StudyDefence(Part):
+    """One defence of a model; what is no field here is a parameter of its function."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class StudyModel(Part):
+    """One entry of `models`."""
+
+    arch: str | None = None
+    file: str | None = None
+    weights: str | None = None
+    normalize: Literal["dataset", "cifar10", "cifar100", "imagenet"] | Statistics | None = None
+    dropout_at_inference: Number | None = Field(default=None, gt=0, lt=1)
+    options: dict[str, Any] = {}
+    train: dict[str, Any] | None = None
+    defence: tuple[StudyDefence, ...] = ()
+
+    @field_validator("defence", mode="before")
+    @classmethod
+    def one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+    @field_validator("normalize", mode="before")
+    @classmethod
+    def statistics(cls, value: Any) -> Any:
+        """One number stands for all channels. What cannot be a mean or a standard deviation is refused."""
+        if value is not None and not isinstance(value, dict | Statistics) and value not in ("dataset", *NORMALISATIONS):
+            known = ", ".join(["dataset", *NORMALISATIONS])
+            raise ValueError(f"expected {known} or {{mean: [...], std: [...]}}, got {value!r}")
+        if not isinstance(value, dict):
+            return value
+        if value.keys() != {"mean", "std"}:
+            raise ValueError(f"expected mean and std, got {', '.join(map(str, value)) or 'neither'}")
+        lists = {name: part if isinstance(part, list | tuple) else [part] for name, part in value.items()}
+        for name, part in lists.items():
+            for number in part:
+                if isinstance(number, bool) or not isinstance(number, int | float):
+                    raise ValueError(f"expected numbers of {name}, one a channel or one for all, got {number!r}")
+        most = max(map(len, lists.values()))
+        lists = {name: part * most if len(part) == 1 else part for name, part in lists.items()}
+        check_statistics(lists["mean"], lists["std"])
+        return lists
+
+    @model_serializer(mode="wrap")
+    def without_nothing(self, dump: Any) -> dict[str, Any]:
+        """Without an empty `defence`: a study from before there was one is still the same study."""
+        return {name: value for name, value in dump(self).items() if name != "defence" or value}
+
+    @model_validator(mode="after")
+    def one_source(self) -> "StudyModel":
+        if (self.arch is None) == (self.file is None):
+            raise ValueError("expected either arch (a name) or file (FILE.py:factory)")
+        if self.arch is not None and self.weights is None and self.train is None:
+            raise ValueError(f"{self.arch} has neither weights nor train: an untrained network says nothing")
+        return self
+
+
+class StudyAttack(Part):
+    """One entry of `attacks`; what is no field here is a parameter of the attack's function."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+    norm: Norm | None = None
+    eps: tuple[Number, ...] | None = None
+    restarts: Count = 1
+    surrogate: str | None = None  # one of the study's models
+
+    @field_validator("eps", mode="before")
+    @classmethod
+    def one_or_many(cls, value: Any) -> Any:
+        return value if value is None or isinstance(value, list | tuple) else [value]
+
+    @field_validator("eps")
+    @classmethod
+    def radii(cls, value: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
+        if value == ():
+            raise ValueError("expected a radius or a list of some, got an empty list")
+        for eps in value or ():
+            # In L2 and L1 the box is wider than 1: by the root of the number of pixels, and by that number.
+            if not 0 <= eps < math.inf or (eps > 1 and info.data.get("norm") not in ("L2", "L1")):
+                hint = f": did you mean {eps:g}/255?" if 1 < eps <= 255 else ""
+                raise ValueError(f"expected eps in [0, 1], got {eps:g}{hint}")
+        return value
+
+    @model_serializer(mode="wrap")
+    def without_nothing(self, dump: Any) -> dict[str, Any]:
+        """Without a `surrogate` that is none: a study from before there was one is still the same study."""
+        return {name: value for name, value in dump(self).items() if name != "surrogate" or value}
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Study(Part):
+    """A whole study."""
+
+    name: str = Field(min_length=1, max_length=200, pattern=r"^[\w.-]+$")
+    dataset: str = "digits"
+    split: Split = TEST
+    label: str | None = None
+    image: str | None = None
+    classes: Literal["remap"] | None = None
+    size: Size | None = None
+    crop: Count | None = None
+    exif_transpose: StrictBool = False
+    models: dict[str, StudyModel] = Field(min_length=1)
+    attacks: list[StudyAttack] = Field(min_length=1)
+    train: dict[str, Any] = {}
+    seeds: list[Seed] = Field(default=[0], min_length=1)
+    examples: Examples = 1000
+    choose: Choose = "first"
+    images: Whole = Field(default=0, ge=0, lt=MOST)
+    batch_size: Count | None = None
+    draws: Count = 100
+    eot_draws: Count = 20
+    shards: Count | None = None
+    audit: Literal["quick", "full"] = "quick"
+    timeout_seconds: Number | None = Field(default=None, gt=0)
+
+    @property
+    def reading(self) -> Reading:
+        """How the data set is read where its files leave that open."""
+        return Reading(**{option.name: getattr(self, option.name) for option in fields(Reading)})
+
+    @model_serializer(mode="wrap")
+    def without_nothing(self, dump: Any) -> dict[str, Any]:
+        """Without what is left as usual of the data set: a study from before it could be chosen is still the same."""
+        usual = {"split": TEST, "choose": "first"} | asdict(AS_IT_IS)
+        return {name: value for name, value in dump(self).items() if name not in usual or value != usual[name]}
+
+    @model_validator(mode="after")
+    def chosen_among_more(self) -> "Study":
+        if self.choose != "first" and self.examples == "all":
+            raise ValueError(f"choose: {self.choose} has no effect with examples: all")
+        return self
+
+    @field_validator("examples")
+    @classmethod
+    def some(cls, value: int | Literal["all"]) -> int | Literal["all"]:
+        if value != "all" and value < 1:
+            raise ValueError(f"expected at least 1 example or all, got {value}")
+        if value != "all" and value >= MOST:
+            raise ValueError(f"expected fewer than {MOST} examples or all, got {value}")
+        return value
+
+
+class Origin:
+    """Where each part of a study comes from, for error messages: a line of its file or an option.
+
+    written: what stands in the file for each part that is no text.
+    """
+
+    def __init__(
+        self, name: str, lines: dict[Path_, int], options: dict[str, str], written: dict[Path_, str] | None = None
+    ):
+        self.name = name
+        self.lines = lines
+        self.options = options
+        self.written = written or {}
+
+    def error(self, where: Path_, message: str) -> SpecError:
+        """The error at the innermost part of `where` that has an option or a line."""
+        for n in range(len(where), -1, -1):
+            if n and str(where[n - 1]) in self.options:
+                return SpecError(f"{self.options[str(where[n - 1])]}: {message}")
+            if where[:n] in self.lines:
+                return SpecError(f"{self.name}:{self.lines[where[:n]]}: {message}")
+        return SpecError(f"{self.name}: {message}")
+
+
+def load_study(path: Path, changes: dict[str, Any]) -> tuple[Study, Origin]:
+    """Read a study; `changes` are the command line's: they replace top-level entries, `epochs` every training's.
+
+    Raises SpecError that names file and line.
+    """
+    data, parts = read_yaml(path)
+    # What the command line says is in no line of the file.
+    lines = {where: line for where, line in parts.lines.items() if not where or where[0] not in changes}
+    written = {where: text for where, text in parts.written.items() if where[:1] and where[0] not in changes}
+    origin = Origin(str(path), lines, {name: f"--{name.replace('_', '-')}" for name in changes}, written)
+    if not isinstance(data, dict):
+        raise origin.error((), "expected a study: name, dataset, models, attacks")
+    data = {"name": path.stem} | data | {name: value for name, value in changes.items() if name != "epochs"}
+    if "epochs" in changes:
+        models = data.get("models")
+        parts = list(models.values()) if isinstance(models, dict) else []
+        trainings = [part["train"] for part in parts if isinstance(part, dict) and isinstance(part.get("train"), dict)]
+        if not trainings:
+            raise SpecError(f"--epochs has no effect: {path} trains no model")
+        for train in trainings:
+            train["epochs"] = changes["epochs"]
+    return check(data, origin), origin
+
+
+def check(data: dict[str, Any], origin: Origin) -> Study:
+    """The study as checked data, or SpecError for the first thing wrong with it."""
+    try:
+        study = Study.model_validate(data)
+    except ValidationError as error:
+        # A name may look like something else: no, 2024, 1e1. It is what is written.
+        names = [place_of(data, one["loc"]) for one in error.errors() if one["type"] == "string_type"]
+        if names := [where for where in names if where in origin.written]:
+            for where in names:
+                put(data, where, origin.written[where])
+            return check(data, origin)
+        first = error.errors()[0]
+        written = origin.written.get(place_of(data, first["loc"]))
+        raise origin.error(first["loc"], explain(first, written)) from error
+    for label, model in study.models.items():
+        for where, value in parts_of(model.options, ("models", label, "options")):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise origin.error(where, f"{'.'.join(map(str, where))}: expected a finite number, got {value}")
+    return study
+
+
+def place_of(data: Any, loc: tuple[Any, ...]) -> Path_:
+    """Where in the file a part of the study stands: what may be a list may also stand by itself."""
+    place: Path_ = ()
+    for part in loc:
+        if part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int):
+            data, place = data[part], (*place, part)
+    return place
+
+
+def put(data: Any, where: Path_, value: Any) -> None:
+    for part in where[:-1]:
+        data = data[part]
+    data[where[-1]] = value
+
+
+def parts_of(value: Any, where: Path_) -> Iterator[tuple[Path_, Any]]:
+    """Every part of plain data that is no list or dict, with its place."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else None
+    if items is None:
+        yield where, value
+        return
+    for key, part in items:
+        yield from parts_of(part, (*where, key))
+
+
+def entries_of(loc: tuple[Any, ...]) -> str:
+    """The entries that there are beside an unknown one."""
+    part: Any = {1: Study, 3: StudyModel if loc[0] == "models" else None}.get(len(loc))
+    return f", there are: {', '.join(part.model_fields)}" if part is not None else ""
+
+
+def explain(error: Any, written: str | None = None) -> str:
+    """A validation error in our words: what was expected, what came. written: as it stands in the file."""
+    name = ".".join(str(part) for part in error["loc"])
+    match error["type"]:
+        case "extra_forbidden":
+            return f"unknown entry {error['loc'][-1]!r} ({name}){entries_of(error['loc'])}"
+        case "missing":
+            return f"{name} is missing"
+        case "value_error" if isinstance(error["ctx"]["error"], NotNumber):
+            return f"{name}: {error['ctx']['error'].words(written)}"
+        case "value_error":
+            return f"{name}: {error['ctx']['error']}" if name else str(error["ctx"]["error"])
+        case "dict_type" | "model_type":
+            return f"{name}: expected entries as {{name: value}}, got {brief(error['input'])}"
+        case "list_type" | "tuple_type":
+            return f"{name}: expected a list, got {brief(error['input'])}"
+    return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, got {brief(error['input'])}"

@@ -1,0 +1,113 @@
+"""What a study will cost before any of it runs: passes of each job, and seconds by a calibration here."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from robustlib.attacks import ATTACKS
+from robustlib.attacks.surrogate_training import ARCH, EPOCHS
+from robustlib.defences import RANDOMISED
+from robustlib.inference.throughput import SURROGATE, VERDICTS, WORK, Work
+from robustlib.settings import AUDIT
+from robustlib.training import OBJECTIVES
+from robustq.jobs.running.attacks import recipe_of
+from robustq.jobs.running.inputs import build_model, load_data, unmeasured
+from robustq.jobs.running.surrogates import pool
+from robustq.jobs.specs import AnySpec, AttackSpec, DataRef, EvalSpec, ModelSpec, TrainSpec
+from robustq.jobs.submission.plan import Planned, Resolved
+
+CURVE = 2  # a curve costs about so many searches of its costliest radius: docs/architecture.md
+BACKWARD = 2  # a gradient beside its pass forward, in passes
+AUDIT_WORK = Work(1500, 1000)  # beside its queries, if all of the model's forms are tried: a rule of thumb
+STEP = Work(3, 2)  # a training step beside its attack, in passes of an evaluation: a rule of thumb, not measured
+
+
+def with_costs(plan: list[Planned], resolved: Resolved) -> list[Planned]:
+    """The jobs with what each is estimated to cost, in passes weighed by the model's multiplications."""
+    weights: dict[str, float] = {}
+
+    def weight(model: ModelSpec) -> float:
+        if model.key() not in weights:
+            weights[model.key()] = pass_cost(model, resolved.data)
+        return weights[model.key()]
+
+    return [replace(planned, cost=cost(planned, resolved, weight)) for planned in plan]
+
+
+def cost(planned: Planned, resolved: Resolved, weight: Callable[[ModelSpec], float]) -> float:
+    spec = planned.spec
+    if not isinstance(spec, TrainSpec | EvalSpec):
+        return 0.0
+    passes = weighed(job_work(planned, resolved))
+    random = spec.model.dropout_at_inference or any(part.name in RANDOMISED for part in spec.model.defence)
+    if isinstance(spec, EvalSpec) and random:
+        passes *= spec.eot_draws
+    besides = sum(weight(model) * weighed(work) for model, work in surrogate_work(spec, resolved.data))
+    return float(weight(resolved.models[planned.model]) * passes + besides)
+
+
+def weighed(work: Work) -> int:
+    return work.forwards + BACKWARD * work.gradients
+
+
+def pass_cost(spec: ModelSpec, ref: DataRef) -> float:
+    """Multiplications of one pass of the model forward, in millions; of its parameters, where it takes no pass."""
+    test = load_data(ref)
+    model = build_model(unmeasured(spec, test), test, 0)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        try:
+            model(torch.zeros(1, *test.images.shape[1:]))
+        except Exception:  # its jobs will say what is wrong with it, and must be there to do so
+            return sum(p.numel() for p in model.parameters()) / 1e6
+    return max(counter.get_total_flops() / 2e6, 1e-3)
+
+
+def job_work(planned: Planned, resolved: Resolved) -> Work:
+    match planned.spec:
+        case TrainSpec(settings=settings):
+            total = len(load_data(resolved.train_data, "train"))
+            n = total if settings.examples == "all" else min(settings.examples, total)
+            objective: Any = OBJECTIVES[settings.objective]
+            crafted_by = getattr(objective, "keywords", {}).get("attack")
+            attack = Work(0) if crafted_by is None else attack_work(settings.objective, crafted_by, settings.attack)
+            return (STEP + attack) * (n * settings.epochs)
+        case EvalSpec(attack=attack, examples=examples):
+            total = len(load_data(resolved.data))
+            n = total if examples == "all" else min(examples, total)
+            return (evaluation_work(attack, load_data(resolved.data).num_classes) + VERDICTS) * n
+    raise TypeError(f"expected a training or an evaluation, got {type(planned.spec).__name__}")
+
+
+def surrogate_work(spec: AnySpec, ref: DataRef) -> list[tuple[ModelSpec, Work]]:
+    """The passes of an evaluation's surrogate, with what it is; those of its training, where it has to learn first."""
+    if not isinstance(spec, EvalSpec) or spec.attack.name not in SURROGATE or spec.attack.eps == 0:
+        return []
+    attack, total = spec.attack, len(load_data(ref))
+    n = total if spec.examples == "all" else min(spec.examples, total)
+    work = SURROGATE[attack.name](attack.params) * (n * attack.restarts)
+    if attack.surrogate is not None:
+        return [(attack.surrogate.model, work)]
+    return [(ModelSpec(arch=ARCH), work + STEP * (EPOCHS * len(pool(ref, spec.examples, spec.choose)[0])))]
+
+
+def evaluation_work(attack: AttackSpec, classes: int) -> Work:
+    if attack.eps == 0:
+        return Work(0)
+    if attack.name == AUDIT:
+        return AUDIT_WORK + Work(2 * attack.params["queries"])
+    work = Work(0)
+    for name, function in recipe_of(attack, attack.eps, classes).stages:
+        work += attack_work(name, function, {})
+    share = CURVE / len(attack.curve) if attack.curve else 1
+    return Work(round(work.forwards * share), round(work.gradients * share))
+
+
+def attack_work(name: str, function: Callable[..., Any], options: dict[str, Any]) -> Work:
+    """Passes of an example that stands to the end, from the attack's parameters."""
+    defaults = {p.name: p.default for p in inspect.signature(function).parameters.values()}
+    own = {p.name: p.default for p in inspect.signature(ATTACKS[name]).parameters.values()} if name in ATTACKS else {}
+    return WORK[name](own | defaults | options)

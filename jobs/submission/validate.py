@@ -1,0 +1,294 @@
+"""What a study names is checked against the kernels, and what it leaves out filled in, before anything is queued."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import fields, replace
+from functools import reduce
+from operator import or_
+from typing import Any, Literal, get_args, get_origin
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+
+from robustlib.arguments import NORMS, NORMS_OF, check_arguments, check_norm
+from robustlib.attacks import ATTACKS, CURVES, ENSEMBLES, corruptions
+from robustlib.attacks.surrogate_training import ARCH
+from robustlib.audit.audit import audit
+from robustlib.datasets import load
+from robustlib.datasets.choose import choose
+from robustlib.defences import DEFENCES
+from robustlib.defences.smoothing import certify, match_sigma
+from robustlib.evaluation.evaluate import make_ready
+from robustlib.inference.model_modes import as_images
+from robustlib.models import Tell, first_layer, network
+from robustlib.models.layers import Normalize
+from robustlib.models.loading import users_model
+from robustlib.outcome import check_classes
+from robustlib.settings import AUDIT, CERTIFY, TRANSFER, TrainSettings
+from robustlib.training import OBJECTIVES
+from robustq.jobs.running.inputs import build_model, build_network, defend, load_data, statistics, unmeasured
+from robustq.jobs.specs import AttackSpec, DataRef, DefenceSpec, ModelSpec
+from robustq.jobs.submission.plan import Resolved
+from robustq.jobs.text.number_parsing import fitting
+
+LOOKED_AT_BYTES = 256 * 2**20  # of decoded images, when a study is submitted; workers see the rest
+ONCE = frozenset({"clean", "corruption"})  # what has no restarts
+
+# Parameters of attacks that the spec has places of its own for, or that those who call them fill in.
+NOT_FOR_USERS = frozenset({"norm", "eps", "draws", "classes", "start", "spent", "surrogate"})
+
+
+def parameters(function: Callable[..., Any], skip: frozenset[str]) -> dict[str, inspect.Parameter]:
+    known = inspect.signature(function).parameters
+    return {name: p for name, p in known.items() if p.kind is p.KEYWORD_ONLY and name not in skip}
+
+
+def check_params(
+    owner: str, known: dict[str, inspect.Parameter], given: dict[str, Any], norms: tuple[str, ...] = NORMS
+) -> dict[str, Any]:
+    """The given parameters over the defaults. Raises ValueError for an unknown name, a value of the wrong type, or one
+    that the kernels refuse.
+    """
+    given = dict(given)
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"{owner} has no parameter {name!r}, it has: {', '.join(sorted(known))}")
+        kind = written(known[name].annotation)
+        given[name] = value = fitting(owner, name, kind, spread(kind), value)
+        try:
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            TypeAdapter(kind).validate_python(value, strict=not whole or float not in spread(kind))
+        except ValueError as error:
+            choices = get_args(kind) if get_origin(kind) is Literal else ()
+            expected = f"of type {getattr(kind, '__name__', str(kind))}"
+            expected = f"to be one of {', '.join(map(str, choices))}" if choices else expected
+            raise ValueError(f"{owner}: expected {name} {expected}, got {value!r}") from error
+    check_arguments(owner, known, given, norms)
+    return {name: p.default for name, p in known.items()} | given
+
+
+def written(kind: Any) -> Any:
+    """The type of a parameter as far as a study can hold it: without the tensors that it may be besides."""
+    kinds = get_args(kind)
+    return reduce(or_, (one for one in kinds if one is not torch.Tensor)) if torch.Tensor in kinds else kind
+
+
+def spread(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) or (kind,)
+
+
+def complete_attack(name: str, norm: Any, eps: float | None, restarts: int, given: dict[str, Any]) -> AttackSpec:
+    """The attack as a spec with every parameter spelt out."""
+    if name == CERTIFY:
+        return complete_certificate(norm, eps, restarts, given)
+    if name == AUDIT:
+        return complete_audit(norm, eps, restarts, given)
+    if name not in ATTACKS and name not in ENSEMBLES:
+        known = ", ".join([*ATTACKS, *ENSEMBLES, CERTIFY, AUDIT])
+        raise ValueError(f"unknown attack {name!r}, expected one of: {known}")
+    if name in ONCE and restarts != 1:
+        raise ValueError(f"{name} has no restarts: it does the same again")
+    function = ATTACKS.get(name) or ENSEMBLES[name]
+    params = check_params(name, parameters(function, NOT_FOR_USERS), given)
+    signature = inspect.signature(function).parameters
+    if "norm" not in signature:
+        if norm is not None or eps is not None:
+            raise ValueError(f"{name} has no norm or eps")
+        return AttackSpec(name=name, restarts=restarts, params=params)
+    norm = norm or signature["norm"].default
+    check_norm(name, norm, NORMS_OF.get(name, NORMS))
+    eps = signature["eps"].default if eps is None else eps
+    return AttackSpec(name=name, norm=norm, eps=eps, restarts=restarts, params=params)
+
+
+def spread_params(name: str, given: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parameters of each evaluation that an entry means: corruptions have kinds and severities, lists or all."""
+    found = [given]
+    for param, known in (
+        (("kind", corruptions.KINDS), ("severity", corruptions.SEVERITIES)) if name == "corruption" else ()
+    ):
+        if param in given:
+            values = known if given[param] == "all" else given[param]
+            values = values if isinstance(values, list | tuple) else [values]
+            found = [params | {param: value} for params in found for value in values]
+    return found
+
+
+def complete_certificate(norm: Any, eps: float | None, restarts: int, given: dict[str, Any]) -> AttackSpec:
+    """Randomised smoothing's certificate as an evaluation: it holds in L2, at a radius."""
+    if norm not in (None, "L2") or eps is None or restarts != 1:
+        raise ValueError(f"{CERTIFY} expects norm L2, eps, and no restarts")
+    return AttackSpec(
+        name=CERTIFY, norm="L2", eps=eps, params=check_params(CERTIFY, parameters(certify, NOT_FOR_USERS), given)
+    )
+
+
+def complete_audit(norm: Any, eps: float | None, restarts: int, given: dict[str, Any]) -> AttackSpec:
+    """An audit as an evaluation: its number is the lowest of all that it tries within a radius."""
+    norm = norm or "Linf"
+    if norm not in NORMS or not eps or restarts != 1:
+        raise ValueError(f"{AUDIT} expects a norm ({', '.join(NORMS)}), an eps above 0, and no restarts")
+    known = {"queries": inspect.signature(audit).parameters["queries"]}
+    return AttackSpec(name=AUDIT, norm=norm, eps=eps, params=check_params(AUDIT, known, given))
+
+
+def complete_defence(defence: DefenceSpec) -> DefenceSpec:
+    """The defence with every parameter spelt out."""
+    if defence.name not in DEFENCES:
+        raise ValueError(f"unknown defence {defence.name!r}, expected one of: {', '.join(DEFENCES)}")
+    known = parameters(DEFENCES[defence.name], frozenset())
+    return DefenceSpec(name=defence.name, params=check_params(defence.name, known, defence.params))
+
+
+def has_curve(attack: AttackSpec) -> bool:
+    """Whether several radii of this attack are one search.
+
+    Not in L1, where a larger radius need not find what a smaller one does.
+    """
+    return attack.name == CERTIFY or (attack.name in CURVES and attack.norm != "L1")
+
+
+def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSettings:
+    """Training settings with the objective's attack parameters checked."""
+    kinds = {f.name: f.type for f in fields(TrainSettings)}
+    plain = {name: fitting("", name, kinds[name], spread(kinds[name]), value) for name, value in plain.items()}
+    for name, value in plain.items():
+        check_written(name, kinds[name], value)
+    settings = TypeAdapter(TrainSettings).validate_python(plain)
+    if settings.objective not in OBJECTIVES:
+        raise ValueError(f"unknown objective {settings.objective!r}, expected one of: {', '.join(OBJECTIVES)}")
+    known = attack_parameters(settings.objective)
+    if not known and attack:
+        known_names = sorted(f.name for f in fields(TrainSettings) if f.name != "attack")
+        raise ValueError(f"training has no setting {min(attack)!r}, it has: {', '.join(known_names)}")
+    norms = NORMS_OF.get(settings.objective, NORMS)
+    checked = check_params(f"training on {settings.objective}", known, attack, norms)
+    return replace(settings, attack={name: checked[name] for name in attack})
+
+
+def check_written(name: str, kind: Any, value: Any) -> None:
+    """Raises ValueError for a text where a number is meant, which would be read as one."""
+    words = [word for one in spread(kind) if get_origin(one) is Literal for word in get_args(one)]
+    if isinstance(value, str) and {int, float} & set(spread(kind)) and value not in words:
+        named, mend = getattr(kind, "__name__", str(kind)), ""
+        with suppress(ValueError, OverflowError):
+            mend = f": leave out its quotes, {name}: {float(value):g}"
+        raise ValueError(f"expected {name} of type {named}, got the text {value!r}{mend}")
+
+
+def attack_parameters(objective: str) -> dict[str, inspect.Parameter]:
+    """Parameters of the objective's attack; none of one that attacks nothing, or that there is not."""
+    crafted_by = getattr(OBJECTIVES.get(objective), "keywords", {}).get("attack")
+    return {} if crafted_by is None else parameters(crafted_by, frozenset({"draws", "stop_at_success", "start"}))
+
+
+def check_attack(spec: AttackSpec, ref: DataRef, models: Iterable[ModelSpec]) -> None:
+    """What can be said before anything runs of evaluations that do not take every image or model."""
+    if spec.name == "corruption":
+        corruptions.check(**spec.params, shape=load_data(ref).images.shape[1:])
+        corruptions.library()
+    if spec.name == CERTIFY:
+        for model in models:
+            outer = model.defence[-1] if model.defence else None
+            match_sigma(outer.params["sigma"] if outer and outer.name == "smoothing" else None, spec.params["sigma"])
+
+
+def check_data(resolved: Resolved, trained: bool, tell: Callable[[str], None]) -> None:
+    """Open the data set, and decode what is evaluated of it, and trained on, as far as that is no long work.
+
+    tell: is told how it was read, and where there are fewer examples than were asked for.
+    """
+    study, test = resolved.study, load_data(resolved.data)
+    for note in test.notes:
+        tell(f"dataset {study.dataset}: {note}")
+    if study.examples != "all" and study.examples > len(test):
+        tell(f"dataset {study.dataset}: examples {study.examples}, but {test.split} holds {len(test)}: all are taken")
+    look_at(test, choose(test.y, study.examples, study.choose))
+    if trained:
+        train = load_data(resolved.train_data, "train")
+        look_at(train, np.arange(len(train)))
+
+
+def look_at(dataset: load.Dataset, rows: np.ndarray) -> None:
+    """Decode these images, or the first of them: what cannot be is best known before anything is queued."""
+    most = max(1, LOOKED_AT_BYTES // math.prod(dataset.images.shape[1:]))
+    dataset.images.need(rows[:most])
+
+
+def check_training(settings: TrainSettings, ref: DataRef) -> None:
+    """What of a training's settings depends on its images."""
+    side = min(load_data(ref, "train").image_size)
+    if settings.crop >= side:
+        raise ValueError(f"expected crop below the images' side, {side} pixels, got {settings.crop}")
+
+
+def check_surrogate(attack: str, label: str | None, models: Mapping[str, ModelSpec], ref: DataRef) -> None:
+    """Whether the attack's images can be made on the model of this name, or on a network that is to learn."""
+    if attack != TRANSFER:
+        if label is not None:
+            raise ValueError(f"{attack} takes no surrogate, {TRANSFER} does")
+        return
+    dataset = load_data(ref)
+    if label is None:
+        network(ARCH, dataset.in_channels, dataset.num_classes, dataset.image_size)
+        return
+    if label not in models:
+        known = ", ".join(models)
+        raise ValueError(f"{attack}: there is no model {label!r} to be its surrogate, expected one of: {known}")
+    some = torch.from_numpy(dataset.images[:2])
+    code = models[label].code
+    with users_model(code and code.reference):
+        ready = make_ready(build_model(models[label], dataset, 0), some, dataset.num_classes, torch.device("cpu"))
+        ready.as_surrogate()
+
+
+def check_model(spec: ModelSpec, ref: DataRef, *, stated: bool, trained: bool, tell: Tell | None = None) -> None:
+    """Build the model once as a job would: what does not fit is found before anything is queued.
+
+    stated: whether the study says how images are normalised.  trained: whether it is to be trained.  tell: is told what
+    was taken from a file of weights.
+    """
+    with users_model(spec.code and spec.code.reference):
+        try_model(spec, load_data(ref), stated=stated, trained=trained, tell=tell)
+
+
+def try_model(spec: ModelSpec, dataset: load.Dataset, *, stated: bool, trained: bool, tell: Tell | None) -> None:
+    some = as_images(torch.from_numpy(dataset.images[:2]), torch.device("cpu"))
+    measured = stated and spec.weights is not None
+    model = build_network(spec if measured else unmeasured(spec, dataset), dataset, 0, tell=tell)
+    if trained and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("train has no effect: the model has no parameters that could be trained")
+    if measured:
+        check_first_layer(spec, model, dataset)
+    if trained:
+        check_reached(model, some)
+    model = defend(model, spec)
+    check_classes(model, some, dataset.num_classes)
+
+
+def check_reached(model: nn.Module, x: torch.Tensor) -> None:
+    """Whether training would move anything."""
+    with torch.enable_grad():
+        try:
+            logits = model(x)
+        except Exception:  # the look at its classes, which comes next, says what is wrong with it
+            return
+    if isinstance(logits, torch.Tensor) and not logits.requires_grad:
+        raise ValueError("train has no effect: the model's answer has no gradient that reaches its parameters")
+
+
+def check_first_layer(spec: ModelSpec, model: nn.Module, dataset: load.Dataset) -> None:
+    """Weights that carry the first layer decide it: what the study says of it would have no effect."""
+    said, given = statistics(spec, dataset), getattr(model, "normalize", None)
+    if said is None or not isinstance(given, Normalize):
+        return
+    wanted = first_layer(*said, dataset.in_channels)
+    if not all(torch.allclose(mine, theirs) for mine, theirs in ((wanted.mean, given.mean), (wanted.std, given.std))):
+        mean, std = (", ".join(f"{value:.4g}" for value in part.flatten().tolist()) for part in (given.mean, given.std))
+        raise ValueError(
+            f"normalize has no effect: the weights carry their own first layer (mean {mean}, std {std}); leave it out"
+        )

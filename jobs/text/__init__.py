@@ -1,0 +1,1 @@
+"""Numbers and rows as text. Knows no result."""

@@ -1,0 +1,42 @@
+"""Numbers as text: percent, radii, intervals."""
+
+from collections.abc import Sequence
+
+from robustlib.checks.thresholds import FAIL
+from robustq.jobs.text.tables import Row
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def eps_text(eps: float | None) -> str:
+    """A radius as people write it: n/255 where it is one, unless the plain number is shorter."""
+    if eps is None:
+        return ""
+    steps = eps * 255
+    whole = abs(steps - round(steps)) < 1e-9
+    return f"{round(steps)}/255" if whole and len(f"{eps:g}") > 5 else f"{eps:g}"
+
+
+def with_interval(row: Row, column: str) -> str:
+    """An accuracy in percent with its 95 % interval."""
+    return f"{percent(row[column])} {interval(row, column)}"
+
+
+def interval(row: Row, column: str) -> str:
+    return f"[{percent(row[f'{column}_low'])}, {percent(row[f'{column}_high'])}]"
+
+
+def trusted(row: Row) -> str:
+    """The robust accuracy, unless a check says that it is none."""
+    return unless_failed(with_interval(row, "robust_accuracy"), row["robust_accuracy"], row["verdict"])
+
+
+def unless_failed(text: str, accuracy: float | None, *verdicts: str | None) -> str:
+    """The text for an accuracy, or, where a check failed, that."""
+    return f"not trusted ({percent(accuracy)})" if FAIL in verdicts else text
+
+
+def mean(rows: Sequence[Row], column: str) -> float | None:
+    return sum(row[column] for row in rows) / len(rows) if rows else None

@@ -1,0 +1,1 @@
+"""Whether stored results still come out the same."""

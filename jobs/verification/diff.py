@@ -1,0 +1,147 @@
+"""What changed between two stores, or between the rows of two versions in one: row by row, beyond their intervals."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, select
+
+from robustq.jobs.errors import SpecError
+from robustq.jobs.results.filters import Filters, make_filters
+from robustq.jobs.results.rows import chosen_rows
+from robustq.jobs.results.statistics import paired, t_interval
+from robustq.jobs.store import example_outcomes
+from robustq.jobs.store.schema import example_blob
+
+Row = dict[str, Any]
+
+# What a row says of what was measured; two rows that agree in it are the same measurement.
+IDENTITY = ("dataset", "model", "attack", "recipe", "norm", "eps", "seed", "n")
+MEASURED = ("clean_accuracy", "robust_accuracy", "any_draw_accuracy", "distance_median", "distance_mean")
+INTERVALS = tuple(f"{name}_{end}" for name in ("clean_accuracy", "robust_accuracy") for end in ("low", "high"))
+COLUMNS = (*IDENTITY, *MEASURED, *INTERVALS, "job_id")
+# A shift of the mean distance that is smaller than this share of it is nobody's finding, however sure.
+DISTANCE_SHARE = 1e-3
+CHANGED, WITHIN, SAME, ONLY_OLD, ONLY_NEW = "changed", "within", "same", "only old", "only new"
+
+
+@dataclass(frozen=True)
+class Side:
+    """Where rows come from: an open store, and which of its rows."""
+
+    db: Connection
+    filters: Filters
+
+
+def of_version(filters: Filters, name: str, value: str) -> Filters:
+    """Only rows that were made with this version of python, torch, numpy, robustq or the kernel."""
+    one = make_filters(None, {}, [f"versions.{name}={value}"])
+    return Filters(filters.sweep, (*filters.groups, *one.groups))
+
+
+def diff(old: Side, new: Side) -> list[Row]:
+    """All rows of both sides with what became of each: changed, within, same, only old or only new.
+
+    changed: an accuracy differs beyond its interval. Where both stores hold the outcomes of the examples, that is the
+    interval of the paired difference; elsewhere both rows' own intervals, which must not meet. For attacks without a
+    radius the distances of images that both found count too. within: numbers or outcomes differ, but not beyond.
+    Raises SpecError where neither side has a row.
+    """
+    before, after = rows_by_identity(old), rows_by_identity(new)
+    if not before and not after:
+        raise SpecError("neither side has a result that the options leave")
+    found = [line(old, new, before.get(place), after.get(place)) for place in dict.fromkeys((*before, *after))]
+    order = (CHANGED, WITHIN, ONLY_OLD, ONLY_NEW, SAME)
+    return sorted(found, key=lambda row: order.index(row["change"]))
+
+
+def rows_by_identity(side: Side) -> dict[tuple[Any, ...], Row]:
+    """The latest row of each measurement."""
+    return {tuple(row[name] for name in IDENTITY): row for row in chosen_rows(side.db, side.filters, COLUMNS)}
+
+
+def line(old: Side, new: Side, before: Row | None, after: Row | None) -> Row:
+    """One measurement, before and after."""
+    known = before or after
+    assert known is not None
+    found: Row = {"change": None} | {name: known[name] for name in IDENTITY}
+    for end, row in (("old", before), ("new", after)):
+        found |= {f"{end}_{name}": row and row[name] for name in ("clean_accuracy", "robust_accuracy", "distance_mean")}
+    found |= dict.fromkeys(("difference", "difference_low", "difference_high", "p_exact"))
+    found |= {"old_job_id": before and before["job_id"], "new_job_id": after and after["job_id"]}
+    if before is None or after is None:
+        return found | {"change": ONLY_NEW if before is None else ONLY_OLD}
+    return found | judge(before, after, blob(old.db, before), blob(new.db, after))
+
+
+def blob(db: Connection, row: Row) -> tuple[str, bytes] | None:
+    """Hash and bytes of the outcomes, where the store has them."""
+    chosen = select(example_blob.c.sha256, example_blob.c.data).where(example_blob.c.job_id == row["job_id"])
+    found = db.execute(chosen).first()
+    return None if found is None else (found.sha256, found.data)
+
+
+def judge(before: Row, after: Row, old: tuple[str, bytes] | None, new: tuple[str, bytes] | None) -> Row:
+    same_numbers = all(before[name] == after[name] for name in MEASURED)
+    if old is None or new is None:
+        change = SAME if same_numbers else CHANGED if any(apart(before, after)) else WITHIN
+        return {"change": change, "difference": after["robust_accuracy"] - before["robust_accuracy"]}
+    if same_numbers and old[0] == new[0]:
+        return {"change": SAME, "difference": 0.0}
+    one, other = (example_outcomes.to_columns(example_outcomes.decode(data)) for _, data in (old, new))
+    if not all(np.array_equal(one[name], other[name]) for name in ("index", "label")):
+        # Other images under the same name: nothing is paired.
+        return judge(before, after, None, None)
+    if same_numbers and equal(one, other):
+        return {"change": SAME, "difference": 0.0}
+    return compare(one, other, distances=before["eps"] is None)
+
+
+def compare(one: dict[str, np.ndarray], other: dict[str, np.ndarray], *, distances: bool) -> Row:
+    """What became of two outcomes of the same examples, in the same order; distances: whether these count too."""
+    robust = paired(one["adversarial_correct"], other["adversarial_correct"])
+    clean = paired(one["clean_correct"], other["clean_correct"])
+    beyond = robust.beyond or clean.beyond or (distances and distances_differ(one, other))
+    return {
+        "change": CHANGED if beyond else WITHIN,
+        "difference": robust.difference,
+        "difference_low": robust.low,
+        "difference_high": robust.high,
+        "p_exact": robust.p_exact,
+    }
+
+
+def equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    """Whether two outcomes agree in every bit that they both tell; no distance is equal to no distance."""
+    for name, values in one.items():
+        told = name != "queries" or ((values >= 0).any() and (other[name] >= 0).any())  # once they were not counted
+        if told and not np.array_equal(values, other[name], equal_nan=values.dtype.kind == "f"):
+            return False
+    return True
+
+
+def apart(before: Row, after: Row) -> Iterator[bool]:
+    """Whether the two rows' own intervals of an accuracy do not meet."""
+    for name in ("clean_accuracy", "robust_accuracy"):
+        yield before[f"{name}_low"] > after[f"{name}_high"] or after[f"{name}_low"] > before[f"{name}_high"]
+
+
+def distances_differ(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    """Whether the mean distance, of images that both found and that needed an attack, moved beyond its interval."""
+    found = one["success"] & other["success"] & (one["distance"] > 0) & (other["distance"] > 0)
+    moved = (other["distance"] - one["distance"])[found].astype(np.float64)
+    interval = t_interval(moved)
+    if interval is None or abs(moved.mean()) < DISTANCE_SHARE * one["distance"][found].mean():
+        return False
+    return interval[0] > 0 or interval[1] < 0
+
+
+def counts_text(rows: Sequence[Row]) -> str:
+    """How many rows changed, in one line."""
+    words = {
+        CHANGED: "changed beyond their interval", WITHIN: "differ within it", SAME: "are the same",
+        ONLY_OLD: "are only in the old", ONLY_NEW: "are only in the new",
+    }  # fmt: skip
+    numbers = {change: sum(row["change"] == change for row in rows) for change in words}
+    return ", ".join(f"{n} {words[change]}" for change, n in numbers.items() if n)

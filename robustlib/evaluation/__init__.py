@@ -1,0 +1,1 @@
+"""Attacks run over a data set, and accuracies."""

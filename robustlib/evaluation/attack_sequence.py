@@ -1,0 +1,95 @@
+"""Attack only what still stands: restarts and ensembles are the same thing."""
+
+import inspect
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustlib.attacks.types import Attack
+from robustlib.inference.batched_model import Engine
+from robustlib.inference.predict import astray, predict, verdict
+from robustlib.input_checks import check_labels
+from robustlib.rng import Draws, default_draws
+
+
+class Found(NamedTuple):
+    """What a cascade found.
+
+    x_adv: the clean image where nothing was found.  prediction: the model's class for x_adv, shape (B,).
+    broken_by: position of the attack that broke each example, shape (B,): -1 where the clean image is misclassified
+    already, the number of attacks where the example stands.  seconds: spent on each attack.
+    queries: how many images of each example those attacks showed the model that count them, shape (B,), int64; -1 where
+    none of them ran.
+    """
+
+    x_adv: Tensor
+    prediction: Tensor
+    broken_by: Tensor
+    seconds: list[float]
+    queries: Tensor
+
+
+def cascade(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attacks: Sequence[Attack],
+    *,
+    draws: Draws | None = None,
+    search: nn.Module | None = None,
+    start: Tensor | None = None,
+    clean: Tensor | None = None,
+    eps: Tensor | None = None,
+) -> Found:
+    """Run the attacks in turn, each on the examples that all before it left standing.
+
+    Each attack is called as `attack(search, x, y, draws=...)`; repeats of one attack get fresh draws.
+    An attack that takes `spent` is given zeros to fill with the queries of each image.
+    search: a copy of the model for the attacks to search on.  start: images in the ball from which the first attack
+    begins, if it takes a start.  clean: the model's classes for the clean images, where they are known.
+    eps: each example's own radius, for attacks that take one, in place of theirs.
+    An example falls when `model` misclassifies its image.
+    """
+    check_labels("cascade", x, y)
+    draws = default_draws(x, draws)
+    search = model if search is None else search
+    prediction = (predict(model, x) if clean is None else clean).clone()
+    x_adv, broken_by = x.clone(), torch.where(prediction == y, len(attacks), -1)
+    seconds, queries = [], torch.full_like(y, -1, dtype=torch.int64)
+    for position, attack in enumerate(attacks):
+        began = time.perf_counter()
+        standing = (broken_by == len(attacks)).nonzero().squeeze(1)
+        if len(standing):
+            options: dict[str, Tensor] = {}
+            takes = inspect.signature(attack).parameters
+            if start is not None and position == 0 and "start" in takes:
+                options["start"] = start[standing]
+            if "spent" in takes:
+                options["spent"] = torch.zeros_like(queries[standing])
+            if eps is not None:
+                options["eps"] = eps[standing]
+            found = attack(search, x[standing], y[standing], draws=draws[standing].restart(position), **options)
+            strayed = astray(search, found).nonzero().squeeze(1)
+            if len(strayed):
+                assert isinstance(search, Engine)
+                rows, again = standing[strayed], {name: values[strayed] for name, values in options.items()}
+                own = draws[rows].restart(position)
+                found[strayed] = attack(search.finer[0], x[rows], y[rows], draws=own, **again)
+            if found.isnan().any():
+                raise RuntimeError(f"attack {position + 1} of {len(attacks)} gives images that hold NaN")
+            if "spent" in options:
+                queries[standing] = total(queries[standing], options["spent"])
+            predicted = verdict(model, search, found, y[standing])
+            fell = predicted != y[standing]
+            rows = standing[fell]
+            x_adv[rows], prediction[rows], broken_by[rows] = found[fell], predicted[fell], position
+        seconds.append(time.perf_counter() - began)
+    return Found(x_adv, prediction, broken_by, seconds, queries)
+
+
+def total(before: Tensor, more: Tensor) -> Tensor:
+    """Queries before and after together, where -1 is that none were counted."""
+    return torch.where(more < 0, before, before.clamp_min(0) + more)

@@ -1,0 +1,1 @@
+"""How a model is called: batched, fast, in mixed precision, on threads."""

@@ -1,0 +1,112 @@
+"""Whether a copy of a model computes what the model does, but for rounding: in logits and in gradients."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from robustlib.inference.batched_model import Engine
+from robustlib.inference.cuda_graphs import Graphs
+from robustlib.memory import out_of_memory
+
+# How far a copy's logits may lie from the original's, in units of the logits' standard deviation: ours. Rounding of
+# float32 stays far below the first, that of half precision below the second; a copy that does something else does not.
+FLOAT32_DRIFT = 1e-3
+HALF_DRIFT = 0.1
+# How far its gradients may lie from the original's, in units of the longer of the two, on average: ours. Measured: at
+# most 1e-4 in float32; in bfloat16 0.015 to 0.11 on trained networks and 0.29 on small ones with random weights.
+FLOAT32_TURN = 0.05
+HALF_TURN = 0.45
+# Of which images and values it may be another gradient altogether, in half precision. One that has vanished is no other
+# one: it is computed in float32.
+OTHER, OTHERS = 0.9, 1 / 16
+STEP = 0.1  # how far along the gradient float16's range is looked at, in each pixel
+DIFFERENTIATED = 16  # images whose gradients are compared
+
+
+def compare(
+    engine: Engine, sample: Tensor, reference: Tensor, slopes: Tensor | None, sizes: tuple[int, ...] | None = None
+) -> tuple[float, str]:
+    """How far the engine's logits lie from the reference, and what is wrong with it: nothing where that is empty.
+
+    reference: the model's logits for the sample.  slopes: what `slopes_of` gives for it; None where it has none.
+    sizes: how many images to compare on at once, in turn; where it is None, all at which the engine may differ.
+    """
+    exact = engine.precision == torch.float32
+    allowed = (FLOAT32_DRIFT if exact else HALF_DRIFT) * reference.std().item()
+    drifts, few = [0.0], slopes if slopes is None else slopes[:DIFFERENTIATED]
+    for size in compared_sizes(engine, sample) if sizes is None else sizes:
+        x, expected = repeated(sample, size), repeated(reference, size)
+        if isinstance(engine.net, Graphs):
+            # Recorded on other images than it is compared on: it may answer for ever what it was recorded with.
+            engine(1 - x)
+            engine.differentiate(1 - x, two_values)
+        drifts.append((engine(x) - expected).abs().max().item())
+        if not drifts[-1] <= allowed:  # NaN too
+            return drifts[-1], "other logits" if math.isfinite(drifts[-1]) else "numbers beyond its range"
+        found = slopes_of(engine, x)
+        if few is not None:
+            n = min(len(found), len(few))
+            turned = turns(found[:n], few[:n])
+            other = (turned > OTHER) & (found[:n] != 0).flatten(2).any(2)
+            if not turned.mean() <= (FLOAT32_TURN if exact else HALF_TURN) or other.float().mean() > OTHERS:
+                return drifts[-1], "other gradients"
+    return max(drifts), ""
+
+
+def beyond(engine: Engine, exact: Engine, sample: Tensor, slopes: Tensor | None) -> str:
+    """What is wrong with a copy in float16 a step along the gradient and against it, where attacks go: its range may
+    end there, with logits that are finite and another function's.
+    """
+    if engine.precision != torch.float16 or slopes is None:
+        return ""
+    few = sample[: len(slopes)]
+    x = torch.cat([(few + sign * STEP * slopes[:, 0].sign()).clamp(0, 1) for sign in (1, -1)])
+    expected = exact(x)
+    far = (engine(x) - expected).abs().max().item()
+    return "" if far <= HALF_DRIFT * expected.std().item() else "other logits where attacks go"
+
+
+def compared_sizes(engine: Engine, sample: Tensor) -> tuple[int, ...]:
+    """Numbers of images to compare an engine on. On a CPU all batch sizes agree to the bit: see `leave_unsteady`."""
+    if sample.is_cuda or isinstance(engine.net, Graphs):
+        return tuple(dict.fromkeys((*engine.sizes, len(sample))))
+    return (len(sample),)
+
+
+def repeated(rows: Tensor, n: int) -> Tensor:
+    return rows.repeat(-(-n // len(rows)), *[1] * (rows.ndim - 1))[:n]
+
+
+def two_values(logits: Tensor) -> Tensor:
+    """A value of all logits, and its negative, whose gradient is the other way: not to be taken for the first one's."""
+    weighted = (logits * torch.linspace(-1, 1, logits.shape[1], device=logits.device)).sum(1)
+    return torch.stack([weighted, -weighted], 1)
+
+
+def slopes_of(engine: Engine, x: Tensor) -> Tensor:
+    """Gradients to compare, shape (B, 2, ...). Of no more images than needed, where no batch size is to be tried."""
+    few = x if isinstance(engine.net, Graphs) else x[:DIFFERENTIATED]
+    return engine.differentiate(few, two_values)[2]
+
+
+def known_slopes(engine: Engine, x: Tensor) -> Tensor | None:
+    """The same of a model that may have none."""
+    try:
+        return slopes_of(engine, x)
+    except Exception as error:  # whatever a user's model raises when it is differentiated
+        if out_of_memory(error):
+            raise
+        return None
+
+
+def turn(found: Tensor, expected: Tensor) -> float:
+    """The mean distance of two gradients in units of the longer one; NaN where there is one."""
+    return turns(found, expected).mean().item()
+
+
+def turns(found: Tensor, expected: Tensor) -> Tensor:
+    """That distance for each image and value, shape (B, V)."""
+    found, expected = found.flatten(2).float(), expected.flatten(2).float()
+    longer = torch.maximum(found.norm(dim=2), expected.norm(dim=2))
+    return (found - expected).norm(dim=2) / longer.clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,0 +1,253 @@
+"""The copy of a model that attacks search on: the same function in the quickest safe form that the device has.
+
+What a search finds counts only once the original model agrees, so the copy may differ by rounding, and by nothing else:
+each form is compared with the original on real images, in logits and gradients, and given up for a plainer one where it
+differs or cannot be made.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from robustlib.inference.batched_model import Count, Engine, Net, batch_sizes
+from robustlib.inference.copy_agreement import compare, known_slopes, repeated
+from robustlib.inference.cuda_graphs import Graphs
+from robustlib.inference.graph_rewriting import Normalized, fold, steady_linear
+from robustlib.inference.model_modes import copied, layout
+from robustlib.memory import out_of_memory
+from robustlib.model_calls import ask
+
+ORDINARY = 64  # a batch size that all CPUs treat like the larger ones
+
+
+@dataclass(frozen=True)
+class Engines:
+    """A model as it judges (`exact`, the original in float32), and as attacks search on it.
+
+    search: the quickest copy.  fine: a copy in arithmetic fine enough to measure smallest distances with; often the
+    same.  surrogate: another network, on which `transfer` makes its images.
+    """
+
+    exact: Engine
+    search: Engine
+    fine: Engine
+    surrogate: Engine | None = None
+
+    @property
+    def every(self) -> tuple[Engine, ...]:
+        """All of them; some may be the same."""
+        return (self.exact, self.search, self.fine, *([] if self.surrogate is None else [self.surrogate]))
+
+    def suited(self, eps: float | None) -> Engine:
+        """The copy to search a ball of this radius with, or, with None, for the nearest misclassified image."""
+        return self.fine if eps is None else self.search
+
+    @property
+    def passes(self) -> Count:
+        """Examples passed forward and back so far, by all."""
+        counts = {id(engine): engine.count for engine in self.every}.values()
+        return Count(*(sum(each) for each in zip(*(astuple(count) for count in counts), strict=True)))
+
+    def hand_over(self, other: "Engines") -> None:
+        """Count the passes so far as the other's."""
+        # Those that are the same engine are empty at their second turn.
+        for mine, theirs in zip(self.every, other.every, strict=True):
+            theirs.count.forwards += mine.count.forwards
+            theirs.count.gradients += mine.count.gradients
+            theirs.count.overflows += mine.count.overflows
+            mine.count = Count()
+
+
+def make_engines(model: nn.Module, sample: Tensor, *, half: bool | None = None) -> Engines:
+    """Engines for a model in eval mode on its device; the search copy in the quickest form that agrees with the model.
+
+    sample: some images, on the device.  half: search in half precision; where it is None, as `suits_half` says.
+    """
+    exact = exact_engine(model, sample)
+    if not exact.sizes:
+        return Engines(exact, exact, exact)
+    half = suits_half(model, sample.device) if half is None else half
+    known, given_up = (exact(sample), known_slopes(exact, sample)), list[str]()
+    search = fine = None
+    if half:
+        search = fine = first_that_agrees(forms(model, sample, halves(sample.device)), sample, *known, given_up)
+    if search is None or search.precision != torch.float32:
+        fine = first_that_agrees(forms(model, sample, [torch.float32]), sample, *known, given_up)
+    fine = fine or exact
+    engines = Engines(exact, search or fine, fine)
+    if given_up:
+        engines.search.mode += f" (given up: {'; '.join(given_up)})"
+    for engine in (engines.search, engines.fine):
+        if engine is not exact:
+            engine.judge, engine.judge_drift = fine.forward, fine.drift
+        if engine.precision != torch.float32 and engine is not fine:
+            engine.finer, engine.spare, fine.rougher = (fine,), (fine,), (engine,)
+        if sample.is_cuda:
+            warm_up(engine, sample)
+        engine.count = Count()
+    exact.count = Count()
+    return engines
+
+
+def first_that_agrees(
+    ways: list[Callable[[], Engine]],
+    sample: Tensor,
+    reference: Tensor,
+    slopes: Tensor | None,
+    given_up: list[str],
+) -> Engine | None:
+    return next((found for make in ways if (found := attempt(make, sample, reference, slopes, given_up))), None)
+
+
+def warm_up(engine: Engine, sample: Tensor) -> None:
+    """Record the graphs of every batch size, so that no attack's seconds hold them; sizes that do not fit are left."""
+    for size in engine.sizes:
+        x = repeated(sample, size)
+        engine(x)
+        with suppress(ValueError):  # of a model that only answers: no attack will find a gradient there either
+            engine.differentiate(x, lambda z: z[:, :1])
+
+
+def exact_engine(model: nn.Module, sample: Tensor) -> Engine:
+    """The original model; without fixed sizes where its logits depend on who else is in the batch."""
+    few, memory_format = sample[:7], layout(model)
+    with torch.no_grad():
+        alone = ask(model, few.contiguous(memory_format=memory_format))
+    if not sample.is_cuda and takes_channels_last(model, few, alone):
+        memory_format = torch.channels_last  # the same arithmetic in half of a CPU's time
+    engine = Engine(model, sizes=batch_sizes(sample), memory_format=memory_format, mode="float32, as given")
+    if not torch.allclose(engine(few), alone.float(), rtol=1e-4, atol=1e-4):
+        return Engine(model, sizes=(), memory_format=layout(model), mode="float32, as given, batches as they come")
+    leave_unsteady(engine, sample)
+    return engine
+
+
+@torch.no_grad()
+def takes_channels_last(model: nn.Module, x: Tensor, logits: Tensor) -> bool:
+    """Whether the model gives these logits for the same images channels-last too."""
+    try:
+        found = ask(model, x.contiguous(memory_format=torch.channels_last))
+    except Exception as error:  # a user's model may raise anything at images that lie in another order: as before, then
+        if out_of_memory(error):
+            raise
+        return False
+    return found.shape == logits.shape and torch.allclose(found.float(), logits.float(), rtol=1e-4, atol=1e-4)
+
+
+def leave_unsteady(engine: Engine, sample: Tensor) -> None:
+    """Do without the smallest batch sizes where they give other bits than an ordinary one: some CPUs treat matrices of
+    few rows in another way (measured: eight rows in float32, on a CPU with AMX).
+    """
+    if sample.device.type != "cpu" or not engine.sizes:
+        return
+    sizes, some = list(engine.sizes), sample[:16]
+    engine.sizes = (next((size for size in sizes if size >= ORDINARY), sizes[-1]),)
+    expected = engine(some)
+    while len(sizes) > 1:
+        engine.sizes = (sizes[0],)
+        if torch.equal(engine(some), expected):
+            break
+        del sizes[0]
+    engine.sizes = tuple(sizes)
+
+
+def suits_half(model: nn.Module, device: torch.device) -> bool:
+    """Whether half precision is the quicker one: on CUDA devices; on CPUs with instructions for bfloat16, where a
+    convolution has the 16 channels that fill them.
+    """
+    if device.type == "cuda":
+        return True
+    capabilities = torch.cpu.get_capabilities()
+    if not any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16")):
+        return False
+    return any(isinstance(layer, nn.Conv2d) and layer.in_channels >= 16 * layer.groups for layer in model.modules())
+
+
+def halves(device: torch.device) -> list[torch.dtype]:
+    return [torch.float16, torch.bfloat16] if device.type == "cuda" else [torch.bfloat16]
+
+
+def forms(model: nn.Module, sample: Tensor, dtypes: list[torch.dtype]) -> list[Callable[[], Engine]]:
+    """Ways to make the search copy, the quickest first."""
+    ways: list[Callable[[], Engine]] = []
+    for dtype in dtypes:
+        sizes = batch_sizes(sample, dtype)
+        for make in (folded, plain):
+            for graphs in (True, False) if sample.is_cuda else (False,):
+                ways.append(partial(search_engine, make, model, dtype, sizes, graphs))
+    return ways
+
+
+def attempt(
+    make: Callable[[], Engine],
+    sample: Tensor,
+    reference: Tensor,
+    slopes: Tensor | None = None,
+    given_up: list[str] | None = None,
+) -> Engine | None:
+    """The engine, if it can be made and its logits and gradients are those of the original but for rounding.
+
+    reference, slopes: the original's logits for the sample, and what `slopes_of` gives for it, where that is known.
+    given_up: is told of an engine that could be made and is not to be used, and why.
+    """
+    engine = None
+    try:
+        engine = make()
+        drift, fault = compare(engine, sample, reference, slopes)
+    except (
+        Exception
+    ) as error:  # tracing, casting and graphing a user's model may raise anything: a plainer form is tried
+        if not out_of_memory(error):
+            return None
+        drift, fault = 0.0, "no memory for it"
+    if fault or engine is None:
+        if given_up is not None:
+            given_up.append(f"{engine.mode}: {fault}" if engine else fault)
+        return None
+    engine.drift = 4 * drift
+    leave_unsteady(engine, sample)
+    engine.count = Count()
+    return engine
+
+
+def search_engine(
+    make: Callable[[nn.Module], tuple[nn.Module, str]],
+    model: nn.Module,
+    dtype: torch.dtype,
+    sizes: tuple[int, ...],
+    graphs: bool,
+) -> Engine:
+    net, mode = make(model)
+    if all(weights.device.type == "cpu" for weights in model.parameters()):
+        steady_linear(net)
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
+    has_images = any(tensor.ndim == 4 for tensor in (*net.parameters(), *net.buffers()) if len(tensor) > 1)
+    memory_format = torch.channels_last if has_images else torch.contiguous_format
+    net = net.to(dtype=dtype, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+    takes = (dtype, memory_format)
+    if isinstance(net, Normalized):
+        net.dtype, net.memory_format = takes
+        takes = (torch.float32, torch.contiguous_format)
+    called: Net = Graphs(net) if graphs else net
+    words = [str(dtype).removeprefix("torch."), mode, "channels-last" if has_images else "", "graphs" if graphs else ""]
+    return Engine(
+        called,
+        sizes=sizes,
+        dtype=takes[0],
+        memory_format=takes[1],
+        mode=", ".join(word for word in words if word),
+        precision=dtype,
+    )
+
+
+def plain(model: nn.Module) -> tuple[nn.Module, str]:
+    return copied(model), "as given"
+
+
+def folded(model: nn.Module) -> tuple[nn.Module, str]:
+    return fold(copied(model)), "folded"

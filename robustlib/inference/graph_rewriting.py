@@ -1,0 +1,262 @@
+"""The folded form of a network: the same function with less work, for attacks to search on.
+
+Whoever uses it compares the result with the original network.
+"""
+
+import operator
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeGuard
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from robustlib.inference.fast_layers import HalvingPool, ReluPool, SteadyLinear, Wide, WideLinear
+
+
+class Normalized(Wide):
+    """Normalisation in float32, on images as they lie, and then the network in its own precision and layout.
+
+    Done in bfloat16 it would round images to half of 1/255; done channel by channel it would take as long as the first
+    convolution.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor, inner: nn.Module):
+        super().__init__()
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("std", std.clone())
+        self.inner = inner
+        self.dtype, self.memory_format = torch.float32, torch.contiguous_format
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Normalized":
+        self.inner._apply(fn, recurse)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - self.mean).div_(self.std)
+        if not x.is_cuda:
+            x = x.to(self.dtype)  # at once with the layout takes a CPU twice the time
+        return self.inner(x.to(self.dtype, memory_format=self.memory_format))
+
+
+class Folded(nn.Module):
+    """A convolution with the BatchNorm after it, or a convolution or linear layer alone, as one operation with weights
+    of its own, which `refresh` takes from the layers as they are then.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None = None):
+        super().__init__()
+        self.sources = (layer, norm)  # in a tuple, so that what is done to this module is not done to them
+        weight, bias = self.fused()
+        self.register_buffer("weight", weight.clone())
+        self.register_buffer("bias", bias.clone())
+
+    @torch.no_grad()
+    def fused(self) -> tuple[Tensor, Tensor]:
+        layer, norm = self.sources
+        bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+        if norm is None or norm.running_mean is None or norm.running_var is None:
+            return layer.weight.detach(), bias.detach()
+        mean, var = norm.running_mean, norm.running_var
+        scale = (var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight)
+        shift = 0 if norm.bias is None else norm.bias
+        return layer.weight * scale[:, None, None, None], (bias - mean) * scale + shift
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        weight, bias = self.fused()
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self.sources[0]
+        if isinstance(layer, nn.Linear):
+            return F.linear(x, self.weight, self.bias)
+        return layer._conv_forward(x, self.weight, self.bias)
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """The model with each BatchNorm folded into its convolution, ReLU after max-pooling instead of before it,
+    normalisation and logits kept in float32. Layers with weights that cannot be folded are the model's own.
+
+    Raises whatever tracing the model raises.
+    """
+    graph = fx.symbolic_trace(model)
+    fold_layers(graph)
+    pool_first(graph)
+    halve(graph)
+    join_pool_and_relu(graph)
+    widen_logits(graph)
+    normalisation = take_out_normalisation(graph)
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return graph if normalisation is None else Normalized(*normalisation, graph)
+
+
+def refresh(net: nn.Module) -> None:
+    """Take the weights of what is folded anew."""
+    for layer in net.modules():
+        if isinstance(layer, Folded):
+            layer.refresh()
+
+
+RELUS = (torch.relu, F.relu, torch.Tensor.relu, "relu")
+POOLS = (torch.max_pool2d, F.max_pool2d)
+MINUS = (operator.sub, torch.sub, "sub")
+OVER = (operator.truediv, torch.div, "div")
+
+
+def is_a(
+    node: object, graph: fx.GraphModule, kind: type[nn.Module] | None, functions: tuple[object, ...]
+) -> TypeGuard[fx.Node]:
+    if not isinstance(node, fx.Node):
+        return False
+    if node.op == "call_module":
+        return kind is not None and isinstance(graph.get_submodule(str(node.target)), kind)
+    return node.op in ("call_function", "call_method") and node.target in functions
+
+
+def fold_layers(graph: fx.GraphModule) -> None:
+    """Put Folded in the place of every convolution, with its BatchNorm where it has one, and of every linear layer."""
+    calls = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
+    kinds = (nn.Conv2d, nn.Linear)
+    for node in [node for node in graph.graph.nodes if any(is_a(node, graph, kind, ()) for kind in kinds)]:
+        layer = graph.get_submodule(str(node.target))
+        # A subclass may do something else, and a layer that is called twice has a BatchNorm for each.
+        if type(layer) not in kinds or calls[node.target] > 1:
+            continue
+        after, norm = only_user(node), None
+        if is_a(after, graph, nn.BatchNorm2d, ()) and type(layer) is nn.Conv2d and calls[after.target] == 1:
+            found = graph.get_submodule(str(after.target))
+            assert isinstance(found, nn.BatchNorm2d)
+            norm = None if found.training or found.running_mean is None else found
+        if norm is not None:
+            assert after is not None
+            after.replace_all_uses_with(node)
+            graph.graph.erase_node(after)
+            graph.delete_submodule(str(after.target))
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        graph.set_submodule(str(node.target), Folded(layer, norm))
+
+
+def pool_first(graph: fx.GraphModule) -> None:
+    """Swap every ReLU with the max-pooling after it: the same values and gradients, and a quarter of the ReLUs."""
+    for pool in graph.graph.nodes:
+        relu = pool.args[0] if pool.args else None
+        if not is_a(pool, graph, nn.MaxPool2d, POOLS) or not is_a(relu, graph, nn.ReLU, RELUS):
+            continue
+        if len(relu.users) > 1:
+            continue
+        if pool.op == "call_module" and graph.get_submodule(str(pool.target)).return_indices:
+            continue
+        before, after = relu.args[0], relu
+        swap = (pool.op, pool.target, pool.args[1:], pool.kwargs)
+        pool.op, pool.target, pool.kwargs = relu.op, relu.target, relu.kwargs
+        pool.args = (after, *relu.args[1:])
+        relu.op, relu.target, relu.kwargs = swap[0], swap[1], swap[3]
+        relu.args = (before, *swap[2])
+
+
+def halve(graph: fx.GraphModule) -> None:
+    """Put HalvingPool wherever a layer or a function does the same."""
+    for node in graph.graph.nodes:
+        if is_a(node, graph, nn.MaxPool2d, POOLS) and (source := halved(node, graph)) is not None:
+            replace(node, graph, HalvingPool(), source)
+
+
+def halved(pool: fx.Node, graph: fx.GraphModule) -> fx.Node | None:
+    """What a max-pooling makes half as high and wide, if it does that and nothing else."""
+    if pool.op == "call_module":
+        layer = graph.get_submodule(str(pool.target))
+        assert isinstance(layer, nn.MaxPool2d)
+        how: Any = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        odd = layer.return_indices or layer.ceil_mode
+    else:
+        names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+        given: dict[str, Any] = {"stride": None, "padding": 0, "dilation": 1}
+        given |= dict(zip(names, pool.args, strict=False)) | pool.kwargs
+        how = (given["kernel_size"], given["stride"] or given["kernel_size"], given["padding"], given["dilation"])
+        odd = bool(given.get("ceil_mode")) or bool(given.get("return_indices"))
+    source = pool.args[0] if pool.args else None
+    plain = not odd and [pair(value) for value in how] == [(2, 2), (2, 2), (0, 0), (1, 1)]
+    return source if plain and isinstance(source, fx.Node) else None
+
+
+def join_pool_and_relu(graph: fx.GraphModule) -> None:
+    """Put ReluPool where a ReLU follows HalvingPool."""
+    for pool in graph.graph.nodes:
+        relu = only_user(pool) if is_a(pool, graph, HalvingPool, ()) else None
+        if is_a(relu, graph, nn.ReLU, RELUS):
+            relu.replace_all_uses_with(pool)
+            graph.graph.erase_node(relu)
+            replace(pool, graph, ReluPool(), pool.args[0])
+
+
+def replace(node: fx.Node, graph: fx.GraphModule, layer: nn.Module, source: Any) -> None:
+    """The node now calls this layer with the source."""
+    name = f"quick_{node.name}"
+    graph.add_submodule(name, layer)
+    node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
+
+
+def pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def widen_logits(graph: fx.GraphModule) -> None:
+    """Keep the last layer in float32, where it is a linear one."""
+    (last,) = next(node for node in graph.graph.nodes if node.op == "output").args
+    if is_a(last, graph, Folded, ()) and len(last.users) == 1:
+        layer = graph.get_submodule(str(last.target))
+        if not isinstance(layer, Folded) or layer.weight.ndim != 2:
+            return
+        graph.set_submodule(str(last.target), WideLinear(layer))
+
+
+def steady_linear(net: nn.Module) -> None:
+    """Put SteadyLinear in the place of every linear layer: for CPUs."""
+    for name, child in net.named_children():
+        linear = child.sources[0] if isinstance(child, Folded) else child
+        if type(linear) is nn.Linear:
+            setattr(net, name, SteadyLinear(child))
+        else:
+            steady_linear(child)
+
+
+def take_out_normalisation(graph: fx.GraphModule) -> tuple[Tensor, Tensor] | None:
+    """Where the network begins with (x - mean) / std, its mean and std; the graph then is without it."""
+    images = next(node for node in graph.graph.nodes if node.op == "placeholder")
+    minus = only_user(images)
+    over = only_user(minus) if is_a(minus, graph, None, MINUS) else None
+    if not is_a(minus, graph, None, MINUS) or not is_a(over, graph, None, OVER):
+        return None
+    mean, std = constant(graph, minus, images), constant(graph, over, minus)
+    if mean is None or std is None:
+        return None
+    over.replace_all_uses_with(images)
+    graph.graph.erase_node(over)
+    graph.graph.erase_node(minus)
+    graph.graph.eliminate_dead_code()
+    return mean, std
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def constant(graph: fx.GraphModule, node: fx.Node, of: fx.Node) -> Tensor | None:
+    """The module's tensor, one number a channel, that the node combines `of` with, if that is all it does."""
+    if len(node.args) != 2 or node.kwargs or node.args[0] is not of:
+        return None
+    other = node.args[1]
+    if not isinstance(other, fx.Node) or other.op != "get_attr":
+        return None
+    value = operator.attrgetter(str(other.target))(graph)
+    return value if isinstance(value, Tensor) and value.ndim in (3, 4) else None

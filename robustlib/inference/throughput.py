@@ -1,0 +1,105 @@
+"""What an attack will cost: passes an example, and how many a second this device makes of this model."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustlib.inference.batched_model import Engine
+
+
+@dataclass(frozen=True)
+class Work:
+    """Passes of one example: forward, and gradients besides."""
+
+    forwards: int
+    gradients: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.forwards + other.forwards, self.gradients + other.gradients)
+
+    def __mul__(self, times: int) -> "Work":
+        return Work(self.forwards * times, self.gradients * times)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Images a second: passed forward alone, and forward and back; NaN for a model that has no gradient."""
+
+    forwards: float
+    gradients: float
+
+    def seconds(self, work: Work) -> float:
+        """NaN for gradients of a model that has none."""
+        if work.gradients == 0:
+            return work.forwards / self.forwards
+        # A gradient's own pass forward is part of its rate.
+        return (work.forwards - work.gradients) / self.forwards + work.gradients / self.gradients
+
+
+def stepped(steps: int) -> Work:
+    return Work(steps, steps)
+
+
+USUAL = 5  # steps after which DeepFool, which stops at its first success, is mostly done
+# For an example that stands to the end: by the names of robustlib.attacks.ATTACKS, from their parameters.
+WORK: dict[str, Callable[[dict[str, Any]], Work]] = {
+    "clean": lambda p: Work(0),
+    "fgsm": lambda p: stepped(1),
+    "pgd": lambda p: stepped(p["steps"]),
+    "apgd-ce": lambda p: stepped(p["steps"] + 1),
+    "apgd-dlr": lambda p: stepped(p["steps"] + 1),
+    "apgd-t": lambda p: Work(1 + p["targets"]) + stepped(p["steps"] + 1) * p["targets"],
+    "fab": lambda p: Work(1 + (p["classes"] + 1) * p["steps"], (p["classes"] - 1) * p["steps"]),
+    "fab-t": lambda p: Work(1 + 2 * p["steps"] * p["targets"], p["steps"] * p["targets"]),
+    "square": lambda p: Work(p["queries"]),
+    "deepfool": lambda p: Work(1, p["classes"]) + Work(p["classes"] + 1, p["classes"]) * min(p["steps"], USUAL),
+    "cw": lambda p: stepped(p["steps"] * p["search_steps"]),
+    "fmn": lambda p: stepped(p["steps"]),
+    "spsa": lambda p: Work(p["queries"]),
+    "nes": lambda p: Work(p["queries"]),
+    "hopskipjump": lambda p: Work(p["queries"]),
+    "noise": lambda p: Work(p["queries"]),
+    "transfer": lambda p: Work(p["queries"]),
+    "corruption": lambda p: Work(0),
+    "certify": lambda p: Work(p["n0"] + p["n"]),
+}
+SURROGATE: dict[str, Callable[[dict[str, Any]], Work]] = {"transfer": lambda p: stepped(p["steps"])}  # on that
+VERDICTS = Work(3)  # the clean pass, that of the cascade, and the one that counts
+
+
+def calibrate(engine: Engine, x: Tensor, *, seconds: float = 2.0) -> Rates:
+    """Images a second through the engine at its largest batch size, forward and with a gradient, half the time each.
+
+    x: some images on the engine's device; repeated to fill the batch.
+    """
+    size = engine.sizes[-1] if engine.sizes else len(x)
+    x = x.repeat(-(-size // len(x)), *[1] * (x.ndim - 1))[:size]
+    calls = (lambda: engine(x), lambda: engine.differentiate(x, lambda z: z[:, :1]))
+    forwards = rate(calls[0], size, seconds / 2)
+    try:
+        return Rates(forwards, rate(calls[1], size, seconds / 2))
+    except ValueError:  # the model has no gradient
+        return Rates(forwards, math.nan)
+
+
+def rate(call: Callable[[], object], size: int, seconds: float) -> float:
+    """Images a second of a call on `size` images; its first two runs are not counted."""
+    for _ in range(2):
+        call()
+    wait()
+    start, runs = time.perf_counter(), 0
+    while runs == 0 or time.perf_counter() - start < seconds:
+        call()
+        wait()
+        runs += 1
+    return size * runs / (time.perf_counter() - start)
+
+
+def wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,133 @@
+"""A user's own model: the function that builds it, found, checked and called."""
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from robustlib.memory import out_of_memory
+from robustlib.models.black_box import Answers, endpoint, is_address
+from robustlib.models.user_imports import Beside, Loader
+
+
+def load_factory(reference: str) -> Any:
+    """The function named by `FILE.py:factory` or `package.module:factory`. Runs the code that the user named."""
+    place, colon, name = reference.rpartition(":")
+    if not colon or not place or not name:
+        raise ValueError(f"expected a model as FILE.py:factory or package.module:factory, got {reference!r}")
+    module = import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        raise ValueError(f"{place} has no function {name!r} that builds a model")
+    return factory
+
+
+def import_file(path: Path) -> Any:
+    """Import a Python file by its path, anew each time; what it imports from beside it is its own, see `beside`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no model file {path}")
+    path = path.resolve()
+    beside = Beside(path.parent)
+    # A name of its own: a user's `models.py` must not stand in for somebody else's module of that name.
+    name = f"user_file_{path.stem}"
+    loader = Loader(name, str(path), beside)
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None  # there is a loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    with users_code(f"{path} cannot be imported", path):
+        loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def users_code(what: str, path: Path | None = None) -> Iterator[None]:
+    """What the user's own code raises becomes a ValueError of one line, with the place in their file it came from.
+
+    Prints go to stderr: stdout belongs to the results. An exit, too, is the end of the model, not of robustq.
+    """
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except (Exception, SystemExit) as error:
+        if out_of_memory(error):
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        mine = [f for f in frames if path is not None and Path(f.filename).resolve() == path.resolve()]
+        place = f" ({path.name}:{mine[-1].lineno})" if mine and path is not None else ""
+        raise ValueError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}{place}") from error
+
+
+@contextmanager
+def users_model(reference: str | None) -> Iterator[None]:
+    """What a user's model raises in a method that somebody else calls, as `parameters`, becomes a ValueError of one
+    line with the place in their file. reference: of its factory; None for a model that is no user's.
+    """
+    place = "" if reference is None else reference.rpartition(":")[0]
+    file = place if place.endswith(".py") else getattr(sys.modules.get(place), "__file__", None)
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        frames = [] if file is None else traceback.extract_tb(error.__traceback__)
+        mine = [f for f in frames if Path(f.filename).resolve() == Path(str(file)).resolve()]
+        if not mine or out_of_memory(error):
+            raise
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(
+            f"{reference} failed in {mine[-1].name}: {told} ({Path(str(file)).name}:{mine[-1].lineno})"
+        ) from error
+
+
+def check_options(owner: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:
+    """Raise ValueError for an option the factory has no parameter for, and for a boolean where that is a number."""
+    accepted = inspect.signature(factory).parameters
+    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+    for name, value in options.items():
+        if name not in accepted and not any_name:
+            raise ValueError(f"{owner} has no option {name!r}, it has: {', '.join(accepted) or 'none'}")
+        if isinstance(value, bool) and name in accepted and is_number(accepted[name]):
+            raise ValueError(f"{owner}: expected a number for the option {name!r}, got {str(value).lower()}")
+
+
+def is_number(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter is one by its annotation, which may be text, or else by its default."""
+    kind = parameter.annotation
+    if kind is parameter.empty:
+        return type(parameter.default) in (int, float)
+    words = set(re.findall(r"\w+", kind if isinstance(kind, str) else inspect.formatannotation(kind)))
+    return bool(words & {"int", "float"}) and words <= {"int", "float", "None", "Optional", "Union", "typing"}
+
+
+def call_factory(reference: str, facts: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    """Build the user's model: with all of the options, and those of the facts that it has parameters for.
+
+    A callable that is no module becomes one that only answers; an address is a model behind it.
+    """
+    if is_address(reference):
+        check_options(reference, endpoint, options)
+        if "url" in options:
+            raise ValueError(f"{reference} is the address: expected no option 'url'")
+        return endpoint(reference, **{"num_classes": facts["num_classes"]} | options)
+    factory = load_factory(reference)
+    check_options(reference, factory, options)
+    # Facts go to parameters of their name alone: a module's class takes **kwargs by its signature, and refuses them.
+    accepted = inspect.signature(factory).parameters
+    place = reference.rpartition(":")[0]
+    with users_code(f"{reference} failed", Path(place) if place.endswith(".py") else None):
+        model = factory(**{name: value for name, value in facts.items() if name in accepted} | options)
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(model, type):
+        raise ValueError(f"{reference} returned the class {model.__name__}, expected one of it")
+    if not callable(model):
+        raise ValueError(f"{reference} returned {type(model).__name__}, expected a torch.nn.Module or a callable")
+    return Answers(model, facts.get("num_classes"))

@@ -1,0 +1,91 @@
+"""The search copy of a model in training, brought up to date at every step and looked at every epoch."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from robustlib.inference.batched_model import Count, Engine, batch_sizes
+from robustlib.inference.copy_agreement import beyond, compare, known_slopes
+from robustlib.inference.fast_copy import attempt, halves, search_engine, suits_half
+from robustlib.inference.graph_rewriting import fold, refresh
+from robustlib.inference.model_modes import evaluating, layout, strict_float32
+from robustlib.model_calls import ask
+
+
+class Follower:
+    """A search copy of a model whose weights change. Called, it brings the copy up to date and gives it.
+
+    engines: the forms that there are, the quickest first.  engine: the one in use.
+    """
+
+    def __init__(self, model: nn.Module, sample: Tensor, engines: list[Engine]):
+        self.model, self.sample, self.engines = model, sample, engines
+        # The model itself computes what half precision cannot: as it is then, in eval mode, as attacks see it.
+        self.exact = Engine(model, sizes=batch_sizes(sample), memory_format=layout(model))
+        for engine in engines:
+            engine.spare = () if engine.precision == torch.float32 else (self.exact,)
+        self.engine: Engine | None = engines[0]
+
+    def choose(self) -> str:
+        """Compare the forms with the model at its weights of now, and use the first that agrees; its mode, in words.
+
+        To be asked every epoch: what was right for fresh weights need not be so for later ones.
+        """
+        given_up: list[str] = []
+        with evaluating(self.model), strict_float32():
+            reference, slopes = self.exact(self.sample), known_slopes(self.exact, self.sample)
+            for engine in self.engines:
+                refresh_engine(engine)
+                spare, engine.spare = engine.spare, ()
+                fault = compare(engine, self.sample, reference, slopes, sizes=(len(self.sample),))[1]
+                fault = fault or beyond(engine, self.exact, self.sample, slopes)
+                engine.spare, engine.count = spare, Count()
+                if not fault:
+                    self.engine = engine
+                    break
+                given_up.append(f"{engine.mode}: {fault}")
+            else:
+                self.engine = None
+        mode = "float32, as given" if self.engine is None else self.engine.mode
+        return f"{mode} (given up: {'; '.join(given_up)})" if given_up else mode
+
+    @property
+    def overflows(self) -> int:
+        """Examples since the last choice that were beyond the copy's range, and were computed in float32."""
+        return 0 if self.engine is None else self.engine.count.overflows
+
+    def __call__(self) -> nn.Module:
+        if self.engine is None:
+            return self.model
+        refresh_engine(self.engine)
+        return self.engine
+
+
+def refresh_engine(engine: Engine) -> None:
+    assert isinstance(engine.net, nn.Module)
+    refresh(engine.net)
+
+
+def follow(model: nn.Module, sample: Tensor) -> Follower | None:
+    """A search copy of a model whose weights change.
+
+    None where the model has parts that cannot be followed: then it must be attacked itself.
+    """
+    half = suits_half(model, sample.device)
+    ways = [
+        partial(search_engine, followed, model, dtype, batch_sizes(sample, dtype), False)
+        for dtype in (*(halves(sample.device) if half else ()), torch.float32)
+    ]
+    with evaluating(model), torch.no_grad():
+        reference = ask(model, sample)
+        engines = [engine for way in ways if (engine := attempt(way, sample, reference)) is not None]
+    return Follower(model, sample, engines) if engines else None
+
+
+def followed(model: nn.Module) -> tuple[nn.Module, str]:
+    net = fold(model)
+    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    if any(id(tensor) in own for tensor in (*net.parameters(), *net.buffers())):
+        raise ValueError("the model has weights outside of convolutions, linear layers and their BatchNorm")
+    return net, "folded"
