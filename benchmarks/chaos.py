@@ -41,7 +41,7 @@ from robustq.jobs.store.presence import keep  # noqa: E402
 from robustq.jobs.store.schema import attempt, job  # noqa: E402
 from robustq.jobs.study.study import Origin, Study  # noqa: E402
 from robustq.jobs.submission.submit import submit  # noqa: E402
-from tests.postgres import own_server  # noqa: E402
+from tests.helpers.postgres_server import own_server  # noqa: E402
 
 POISON = """
 import os, signal, sys

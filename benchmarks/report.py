@@ -16,8 +16,8 @@ from pathlib import Path
 
 from robustq.jobs.report.server import Pages
 from robustq.jobs.store.connection import open_store
-from tests.jobs.made import add_result
-from tests.jobs.page_store import columns, fill
+from tests.helpers.fake_results import add_result
+from tests.helpers.fake_sweep import columns, fill
 
 ROOT = Path(__file__).parents[1]
 RADII = (0.02, 0.05, 0.1, 0.15, 0.2)

@@ -40,7 +40,7 @@ def own_threads(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    from tests.postgres import server
+    from tests.helpers.postgres_server import server
 
     with server() as url:
         yield url
@@ -49,7 +49,7 @@ def postgres_server() -> Iterator[str]:
 @pytest.fixture
 def postgres(postgres_server: str) -> Iterator[str]:
     """The URL of an empty PostgreSQL database of the test's own."""
-    from tests.postgres import database
+    from tests.helpers.postgres_server import database
 
     with database(postgres_server) as url:
         yield url

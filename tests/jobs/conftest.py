@@ -1,62 +1,13 @@
 """A store with a small graph of jobs: two trainings, two evaluations of each, a worst case of each."""
 
-import os
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from robustlib.settings import TrainSettings
-from robustq.jobs.queue import transitions
-from robustq.jobs.specs import AttackSpec, DataRef, EvalSpec, ModelSpec, TrainSpec, WorstSpec
 from robustq.jobs.store.connection import Store, open_store
-from robustq.jobs.study.study import Origin, Study
-from robustq.jobs.submission.plan import Planned, Resolved
-from robustq.jobs.submission.submit import record
-from tests.jobs import made
-
-DATA = DataRef(place="digits", sha256="d" * 64)
-
-
-def small_plan() -> list[Planned]:
-    plan = []
-    for label, arch in (("a", "lenet5"), ("b", "convnet3")):
-        model = ModelSpec(arch=arch)
-
-        def planned(spec, *needs, label=label, arch=arch):
-            plan.append(Planned(spec, spec.key(), needs, label, arch, "standard", "digits", 0))
-            return spec.key()
-
-        train = planned(TrainSpec(model=model, data=DATA, settings=TrainSettings(epochs=1)))
-        evals = [
-            planned(
-                EvalSpec(model=model, train=train, data=DATA, attack=AttackSpec(name=name, norm="Linf", eps=0.1)), train
-            )
-            for name in ("fgsm", "pgd")
-        ]
-        planned(WorstSpec(evals=tuple(sorted(evals)), norm="Linf", eps=0.1), *evals)
-    return plan
-
-
-def resolved(name: str = "small") -> Resolved:
-    entry = {"arch": "lenet5", "train": {}}
-    study = Study.model_validate({"name": name, "models": {"a": entry}, "attacks": [{"name": "pgd"}]})
-    return Resolved(study, Origin(name, {}, {}), DATA, DATA, {}, f"{name:0<64}")
-
-
-@contextmanager
-def filled(url: str) -> Iterator[Store]:
-    store = open_store(url, create=True, write=True)
-    with store.begin() as db:
-        record(db, resolved(), small_plan())
-        for driver in ("one", "two"):
-            transitions.register(db, driver, "here", os.getpid(), time.time(), "0")
-    try:
-        yield store
-    finally:
-        store.engine.dispose()
+from tests.helpers import fake_results
+from tests.helpers.small_store import filled
 
 
 @pytest.fixture
@@ -67,7 +18,7 @@ def sqlite_store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def made_up(tmp_path: Path) -> Iterator[Store]:
-    """An empty store, for sweeps that are made up: see tests/jobs/page_store.py."""
+    """An empty store, for sweeps that are made up: see tests/helpers/fake_sweep.py."""
     store = open_store(str(tmp_path / "results.db"), create=True, write=True)
     yield store
     store.engine.dispose()
@@ -90,6 +41,6 @@ def asked_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stor
     """A store of results made up, on the database of the parameter."""
     url = str(tmp_path / "r.db") if request.param == "sqlite" else request.getfixturevalue("postgres")
     store = open_store(url, create=True, write=True)
-    made.fill(store)
+    fake_results.fill(store)
     yield store
     store.engine.dispose()

@@ -1,0 +1,58 @@
+"""What the documentation tells people to type exists, and its configurations are well formed."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from robustq.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
+COMMAND = re.compile(r"\brobustq (?:--store \S+ )?([a-z]+)((?: +\S+)*)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_and_option_exists(page: Path):
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", page.read_text(), re.S))
+    for name, rest in COMMAND.findall(re.sub(r"(?m)\s#.*$", "", blocks)):
+        assert name in main.commands, f"{page.name}: robustq {name}"
+        command = main.commands[name]
+        known = {option for parameter in command.params for option in parameter.opts}
+        for option in re.findall(r"(?<=\s)--?[a-z][\w-]*", rest):
+            assert option in known, f"{page.name}: robustq {name} {option}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file(page: Path):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_slurm_script_is_a_script():
+    subprocess.run(["bash", "-n", str(ROOT / "docs" / "clusters" / "slurm.sh")], check=True)
+
+
+def test_the_kubernetes_cluster_has_its_token_everywhere():
+    found = yaml.safe_load((ROOT / "docs" / "clusters" / "kuberay.yaml").read_text())
+    assert (found["apiVersion"], found["kind"]) == ("ray.io/v1", "RayCluster")
+    groups = [found["spec"]["headGroupSpec"], *found["spec"]["workerGroupSpecs"]]
+    for container in [container for group in groups for container in group["template"]["spec"]["containers"]]:
+        names = {entry["name"] for entry in container["env"]}
+        assert {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "ROBUSTQ_STORE", "ROBUSTQ_ARTIFACTS"} <= names
+
+
+def test_the_checks_page_is_the_table():
+    from robustlib.audit.explanations import CAUSES
+    from robustlib.checks.thresholds import LIMITS
+
+    text = (Path(__file__).parents[2] / "docs" / "checks.md").read_text()
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    assert set(rows) == set(LIMITS)
+    for name, limit in LIMITS.items():
+        cells = [cell.strip() for cell in rows[name].split("|")[2:6]]
+        fails = "" if limit.fail is None else f"{limit.fail:g}"
+        assert cells == [limit.meaning, f"{limit.warn:g}", fails, "yes" if limit.withholds else ""]
+    assert all(f"- `{cause}`: {why} {mend}" in text for cause, (why, mend) in CAUSES.items())
