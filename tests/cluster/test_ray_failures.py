@@ -187,7 +187,7 @@ class TestFolder:
 
 @pytest.mark.parametrize(("ends", "line"), [("os._exit(1)", ray_sessions.ENDED + "\n"), ("None", ""), ("1 / 0", "")])
 def test_a_process_that_ray_ends_is_told_of(ends, line):
-    code = f"import os\nfrom cluster import session\nwith session.told_if_ended():\n    {ends}\n"
+    code = f"import os\nfrom robustq.cluster import ray_sessions\nwith ray_sessions.told_if_ended():\n    {ends}\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stderr.startswith(line) and ("robustq: " in done.stderr) == bool(line)
     assert done.returncode == (0 if ends == "None" else 1)

@@ -23,11 +23,11 @@ SLOW = [
 ]
 ROOT = Path(__file__).parents[2]
 # As the installed command is: it lies in a folder of its own, and the folder where one works is not on the path.
-COMMAND = "import sys\nfrom cli import main\nsys.exit(main())\n"
+COMMAND = "import sys\nfrom robustq.cli import main\nsys.exit(main())\n"
 STRAYS = ("cli", "robustlib", "ray", "torch", "numpy", "queue", "random", "types", "yaml", "click", "sitecustomize")
 MODEL = """
 import torch
-from robustq.cluster import SIZE
+from cluster import SIZE
 from jobs.part import CLASSES
 
 class Net(torch.nn.Module):
@@ -37,7 +37,7 @@ class Net(torch.nn.Module):
             self.scale = float(file.read())
 
     def forward(self, x):
-        from robustq.jobs import late
+        from jobs import late
         return self.scale * late.flat(x)[:, :CLASSES] * SIZE
 
 def make():

@@ -47,12 +47,12 @@ if mounted:
 else:
     psutil._pslinux.boot_time = lambda: float(find(table))
 
-from cli import main
-from robustq.cluster.driver import watchdog as health, leases
-from robustq.jobs.queue import claims, transitions as queue
+from robustq.cli import main
+from robustq.cluster.driver import leases, watchdog
+from robustq.jobs.queue import claims, transitions
 
-queue.time = claims.time = clock
-queue.BACKOFF_SECONDS, health.SILENCE_SECONDS = 0.5, silence
+transitions.time = claims.time = clock
+transitions.BACKOFF_SECONDS, watchdog.SILENCE_SECONDS = 0.5, silence
 leases.RENEW_SECONDS = 2.0  # a driver that is slow for three times as long is not dead
 main()
 """

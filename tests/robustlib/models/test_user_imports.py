@@ -20,14 +20,14 @@ MODEL = """
 import torch
 import cluster
 import utils
-from robustq.cluster import VALUE
+from cluster import VALUE
 from jobs.inner import INNER, up
 
 class Net(torch.nn.Module):
     def forward(self, x):
         import cli
-        from robustq.cluster import VALUE as again
-        from robustq.jobs import lazy
+        from cluster import VALUE as again
+        from jobs import lazy
         import utils
         assert cluster.VALUE == VALUE == again
         return cluster.VALUE, up(), INNER, cli.VALUE, lazy.VALUE, utils.VALUE
@@ -41,7 +41,7 @@ FILES = {
     "jobs/__init__.py": "VALUE = 'jobs of {me}'",
     "jobs/inner.py": "from . import VALUE\nfrom .deep.leaf import LEAF as INNER\ndef up():\n    from . import other\n    return other.VALUE",
     "jobs/other.py": "from . import VALUE as OF\nVALUE = 'other, ' + OF",
-    "jobs/lazy.py": "from robustq.jobs import VALUE as OF\nimport cluster\nVALUE = 'lazy, ' + OF + ', ' + cluster.VALUE",
+    "jobs/lazy.py": "from jobs import VALUE as OF\nimport cluster\nVALUE = 'lazy, ' + OF + ', ' + cluster.VALUE",
     "jobs/deep/leaf.py": "from ..other import VALUE as LEAF",
     "cli.py": "VALUE = 'cli of {me}'",
     "robustlib.py": "VALUE = 'robustlib of {me}'",
@@ -173,7 +173,7 @@ def test_modules_that_are_imported_by_their_names_are_the_same_ones(tmp_path: Pa
 
 def test_a_module_that_fails_is_tried_again_and_one_that_imports_in_a_circle_works(tmp_path: Path):
     files = {
-        "fails.py": "from robustq.cluster import NOTHING",
+        "fails.py": "from cluster import NOTHING",
         "cluster.py": "import circle\nVALUE = 1",
         "circle.py": "import cluster\nfrom jobs import inner\ndef value():\n    return cluster.VALUE + inner.VALUE",
         "jobs/__init__.py": "",
@@ -267,7 +267,7 @@ def test_a_missing_module_is_told_by_the_name_that_was_asked_for(tmp_path: Path)
     files = {
         "jobs/__init__.py": "",
         "m.py": "from importlib import import_module\ndef make():\n    import jobs.nothing\ndef named():\n"
-        "    import_module('jobs.nothing')\ndef one():\n    from robustq.jobs import nothing",
+        "    import_module('jobs.nothing')\ndef one():\n    from jobs import nothing",
     }
     place = written(tmp_path, files) / "m.py"
     for name in ("make", "named"):
