@@ -12,6 +12,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import itertools
+import os
 import re
 import sys
 import threading
@@ -161,9 +162,9 @@ class Beside(importlib.abc.MetaPathFinder):
             return False
         if spec.origin is not None:  # what is not Python is imported by its plain name alone
             return isinstance(spec.loader, SourceFileLoader) and not is_ours(Path(spec.origin))
-        # A folder without an __init__.py is a package if nothing else is, and if there is Python in it.
+        # A folder without an __init__.py is a package if there is Python in it, and none of that name is installed.
         python = any(any(Path(place).rglob("*.py")) for place in spec.submodule_search_locations or ())
-        places = [place for place in sys.path if place != self.folder]
+        places = [place for place in sys.path if place not in ("", os.getcwd(), self.folder)]  # where one works
         there = None if top in OURS else PathFinder.find_spec(top, places)
         return python and (there is None or there.origin is None)
 

@@ -64,7 +64,7 @@ def folder(tmp_path: Path) -> Path:
         "other/jobs/part.py": "CLASSES = 10",
         "other/jobs/late.py": "def flat(x):\n    return x.flatten(1)[:, 20:]",
         "other/m.py": MODEL,
-        "bin/robustq.py": COMMAND,
+        "bin/robustq": COMMAND,
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def folder(tmp_path: Path) -> Path:
 
 def robustq(folder: Path, *words: str) -> str:
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(folder.parent / "bin" / "robustq.py"), *words]
+    command = [sys.executable, str(folder.parent / "bin" / "robustq"), *words]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -104,14 +104,14 @@ class TestRay:
     pytestmark = SLOW
 
     def test_workers_that_cannot_load_robustq_are_not_tried_again(self, tmp_path: Path, monkeypatch):
-        (tmp_path / "cluster.py").write_text("")
+        (tmp_path / "robustq.py").write_text("")
         monkeypatch.setattr(ray_isolation, "empty_folder", lambda: str(tmp_path))
         store, sweep_id = probes(tmp_path)
         with pytest.raises(RunError) as error:
             drive(store, sweep_id=sweep_id)
         assert str(error.value) == (
             "the workers cannot load robustq; nothing was run, all jobs are still queued: "
-            "ModuleNotFoundError: No module named 'cluster.bundle'; 'cluster' is not a package"
+            "ModuleNotFoundError: No module named 'robustq.jobs'; 'robustq' is not a package"
         )
         with store.begin() as db:
             assert counts(db)["queued"] == 2

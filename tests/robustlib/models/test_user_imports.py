@@ -196,6 +196,17 @@ def test_a_folder_of_no_python_is_no_package(tmp_path: Path):
     assert load_factory(f"{written(tmp_path, files)}/m.py:make")() == (robustq.jobs.errors.SpecError, 1)
 
 
+def test_a_folder_beside_is_not_the_one_where_one_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A package of the same name lies there, and there is on the path, as in a worker of Ray's."""
+    written(tmp_path / "here", {"parts/__init__.py": "", "parts/one.py": "VALUE = 'here'"})
+    files = {"parts/one.py": "VALUE = 'beside'", "m.py": "from parts.one import VALUE\ndef make():\n    return VALUE"}
+    written(tmp_path / "other", files)
+    monkeypatch.chdir(tmp_path / "here")
+    for place in ("", str(tmp_path / "here")):
+        monkeypatch.setattr("sys.path", [*sys.path, place])
+        assert load_factory(f"{tmp_path}/other/m.py:make")() == "beside"
+
+
 def test_robustq_itself_is_not_beside():
     """A model in the folder that robustq's code lies in imports robustq's."""
     assert not local_modules(Path(robustlib.models.__file__).parents[2] / "cli.py")
