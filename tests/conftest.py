@@ -35,7 +35,8 @@ def own_threads(request: pytest.FixtureRequest) -> None:
     """Whatever the test before asked for. The kernels' tests have large batches, for which two are quicker."""
     import torch
 
-    torch.set_num_threads(2 if "/robustlib/" in request.node.nodeid else 1)
+    alone = "PYTEST_XDIST_WORKER" not in os.environ  # else other tests have the other cores
+    torch.set_num_threads(2 if alone and "/robustlib/" in request.node.nodeid else 1)
 
 
 @pytest.fixture(scope="session")
