@@ -4,6 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
@@ -20,6 +21,10 @@ def test_every_command_and_option_exists(page: Path):
     for name, rest in COMMAND.findall(re.sub(r"(?m)\s#.*$", "", blocks)):
         assert name in main.commands, f"{page.name}: robustq {name}"
         command = main.commands[name]
+        if isinstance(command, click.Group):  # robustq db
+            below = rest.split()[0]
+            assert below in command.commands, f"{page.name}: robustq {name} {below}"
+            command = command.commands[below]
         known = {option for parameter in command.params for option in parameter.opts}
         for option in re.findall(r"(?<=\s)--?[a-z][\w-]*", rest):
             assert option in known, f"{page.name}: robustq {name} {option}"
