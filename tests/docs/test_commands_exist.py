@@ -32,8 +32,17 @@ def test_every_command_and_option_exists(page: Path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_to_a_file(page: Path):
-    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-        assert (page.parent / target).exists(), f"{page.name}: {target}"
+    prose = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(), flags=re.S)  # in code brackets mean something else
+    for target, heading in re.findall(r"\]\(([^)#:]*)(?:#([^):]+))?\)", prose):
+        file = page.parent / target if target else page
+        assert file.exists(), f"{page.name}: {target}"
+        assert not heading or heading in anchors(file), f"{page.name}: {target}#{heading}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Headings as GitHub names them."""
+    headings = re.findall(r"(?m)^#+ (.*)$", page.read_text())
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_slurm_script_is_a_script():
