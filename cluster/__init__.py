@@ -1,1 +1,1 @@
-"""Where jobs run: the only floor that knows Ray."""
+"""Where jobs run: the only package that knows Ray."""

@@ -239,9 +239,9 @@ def test_train_writes_weights_that_attack_takes(tmp_path):
     assert trained["n"] == attacked["n"] == 449
 
 
-def test_the_readmes_own_model_works_as_written(tmp_path):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    section = readme.partition("## Your own model")[2].partition("\n## ")[0]
+def test_the_pages_own_model_works_as_written(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "models.md").read_text()
+    section = page.partition("# Your own model")[2].partition("\n## ")[0]
     (code,) = re.findall(r"```python\n(# my_model\.py\n.*?)```", section, re.DOTALL)
     (line,) = re.findall(r"^robustq (attack my_model\.py:build .*)$", section, re.MULTILINE)
     (tmp_path / "my_model.py").write_text(code)
@@ -264,7 +264,7 @@ def test_the_readmes_path_from_an_empty_folder_to_the_page(tmp_path):
     folder, programs = tmp_path / "mine", tmp_path / "bin"
     folder.mkdir()
     programs.mkdir()
-    (programs / "robustq").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m cli "$@"\n')
+    (programs / "robustq").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m robustq "$@"\n')
     (programs / "robustq").chmod(0o755)
     path = {"PATH": f"{programs}:{os.environ['PATH']}"}
     done = subprocess.run(

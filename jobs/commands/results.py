@@ -23,10 +23,10 @@ def results(ctx: click.Context, question: Any, summary: bool, form: str, spreads
 
     \b
     robustq results --sweep mine --attack autoattack --eps 8/255
-    robustq results --over-seeds --sort -robust_accuracy
+    robustq results --over-seeds --sort=-robust_accuracy
     robustq results --group model,attack,eps --format latex
     robustq results --pivot --model 'b-*'
-    robustq results --best robust_accuracy --where n>=1000
+    robustq results --best robust_accuracy --where 'n>=1000'
     robustq results --compare plain robust --attack pgd
     """
     from robustq.jobs.commands import results_text

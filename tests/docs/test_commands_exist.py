@@ -4,6 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
@@ -20,6 +21,10 @@ def test_every_command_and_option_exists(page: Path):
     for name, rest in COMMAND.findall(re.sub(r"(?m)\s#.*$", "", blocks)):
         assert name in main.commands, f"{page.name}: robustq {name}"
         command = main.commands[name]
+        if isinstance(command, click.Group):  # robustq db
+            below = rest.split()[0]
+            assert below in command.commands, f"{page.name}: robustq {name} {below}"
+            command = command.commands[below]
         known = {option for parameter in command.params for option in parameter.opts}
         for option in re.findall(r"(?<=\s)--?[a-z][\w-]*", rest):
             assert option in known, f"{page.name}: robustq {name} {option}"
@@ -27,8 +32,17 @@ def test_every_command_and_option_exists(page: Path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_to_a_file(page: Path):
-    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-        assert (page.parent / target).exists(), f"{page.name}: {target}"
+    prose = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(), flags=re.S)  # in code brackets mean something else
+    for target, heading in re.findall(r"\]\(([^)#:]*)(?:#([^):]+))?\)", prose):
+        file = page.parent / target if target else page
+        assert file.exists(), f"{page.name}: {target}"
+        assert not heading or heading in anchors(file), f"{page.name}: {target}#{heading}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Headings as GitHub names them."""
+    headings = re.findall(r"(?m)^#+ (.*)$", page.read_text())
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_slurm_script_is_a_script():

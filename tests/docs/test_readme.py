@@ -1,0 +1,75 @@
+"""What README.md says from Python and of attacks is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustlib.arguments import NORMS, NORMS_OF
+from robustlib.attacks import ATTACKS, ENSEMBLES
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_lines_from_python_give_what_they_say():
+    """On a linear model, whose answer is known: a step of eps against each weight takes eps times their sum off the
+    margin between two classes.
+    """
+    (code,) = re.findall(r"```python\n(from functools.*?)```", README, re.S)
+    generator = torch.Generator().manual_seed(0)
+    x = 0.1 + 0.8 * torch.rand(200, 1, 4, 4, generator=generator)  # so far from the box that only the ball counts
+    weight = torch.tensor([1.0, -1.0, 0.5, -0.5] + 12 * [0.0])
+    linear = torch.nn.Linear(16, 10)
+    with torch.no_grad():
+        linear.weight.zero_()
+        linear.bias.fill_(-100)
+        linear.bias[:2] = 0
+        linear.weight[0], linear.weight[1] = weight / 2, -weight / 2
+        linear.bias[1] = (x.flatten(1) @ weight).median()
+    model = torch.nn.Sequential(torch.nn.Flatten(), linear)
+    y = model(x).argmax(1)
+    names: dict = {"model": model, "x": x, "y": y}
+    exec(code, names)
+
+    margin = (x.flatten(1) @ weight - linear.bias[1].item()).abs()
+    robust = margin > 0.1 * weight.abs().sum()
+    row, outcome = names["row"], names["batch"].outcome
+    assert 0.02 < robust.float().mean() < 0.98
+    assert (row["n"], row["clean_accuracy"]) == (200, 1)
+    assert row["robust_accuracy"] == pytest.approx(robust.float().mean().item())
+    assert row["robust_accuracy_low"] < row["robust_accuracy"] < row["robust_accuracy_high"]
+    assert outcome.success.tolist() == (~robust).tolist()
+    assert set(outcome.broken_by) == {"", "pgd"} and outcome.distance.shape == (200,)
+    assert names["batch"].x_adv.shape == x.shape
+    assert names["verdict"] in ("pass", "warn")
+
+
+def test_the_table_of_attacks_is_the_registry():
+    table = README.partition("## Attacks")[2].partition("\n## ")[0]
+    known: dict[str, set[str]] = {}
+    for row in re.findall(r"(?m)^\| (`.*)\|$", table):
+        names, norms, access, paper = (cell.strip() for cell in row.split(" | "))
+        assert set(access.split(", ")) <= {"gradients", "scores", "labels"} and paper
+        known |= {name: set(norms.split(", ")) for name in re.findall(r"`([\w-]+)`", names)}
+    assert known.keys() == (ATTACKS.keys() | ENSEMBLES.keys()) - {"clean", "corruption"}
+    assert known == {name: set(NORMS_OF.get(name, NORMS)) for name in known}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_names_what_a_reader_does_not_have(page: Path):
+    assert "../shared" not in page.read_text()
+
+
+def test_no_page_is_out_of_reach():
+    """Every page of docs/ can be come to from README.md."""
+    found, todo = set(), [ROOT / "README.md"]
+    while todo:
+        page = todo.pop().resolve()
+        if page in found or page.suffix != ".md":
+            continue
+        found.add(page)
+        todo += [page.parent / target for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())]
+    assert {page.resolve() for page in PAGES} <= found
