@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint check setup clean
+.PHONY: demo test quick lint check setup clean
 
 .venv/.run: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "robustq needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
@@ -28,8 +28,16 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+# Kernels take one thread a process; what starts Ray has the machine to itself.
+PARALLEL := $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadscope
+QUICK := not ray and not browser and not postgres and not peers and not data and not slow and not trained
+
+quick: lint
+	$(PARALLEL) -m "$(QUICK)"
+
 test: lint
-	$(BIN)/python -m pytest -q
+	$(PARALLEL) -m "not ray"
+	$(BIN)/python -m pytest -q -m ray
 
 clean:
 	rm -rf .venv .robustq report *.egg-info

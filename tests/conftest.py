@@ -13,6 +13,15 @@ SHARED = ROOT.parent / "shared"
 KEPT = os.environ.get("ROBUSTQ_TEST_HOME")
 
 
+TRAINED = {"net", "nets", "trained", "learnt"}  # fixtures that train a network
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if TRAINED & set(getattr(item, "fixturenames", ())):
+            item.add_marker("trained")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def robustq_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = Path(KEPT) if KEPT else tmp_path_factory.mktemp("robustq-home")
