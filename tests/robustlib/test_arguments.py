@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from robustlib.arguments import FIRST_STEP, NORMS, NORMS_OF, RANGES, check_value
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.attacks.pgd import fgsm, pgd
+from robustlib.attacks.random_search import noise
+from robustlib.attacks.types import as_stage
 from robustlib.audit.audit import audit
 from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify, predict
@@ -59,7 +61,7 @@ NO_NORM: Any = "l2"
 
 def numeric(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The parameters that are numbers, whatever else they may be."""
-    known = inspect.signature(function).parameters
+    known = as_stage(function).params
     return {name: p for name, p in known.items() if {int, float} & {p.annotation, *get_args(p.annotation)}}
 
 
@@ -250,7 +252,7 @@ def test_no_rows_are_none(name: str, model: Plane):
 def test_checking_costs_no_pass_and_leaves_no_trace(model: Plane):
     ATTACKS["noise"](model, X, model(X).argmax(1), eps=0.0, queries=2)
     assert model.passes == 1 + 2 and not model._forward_hooks
-    for attack in (pgd, ATTACKS["noise"], certify):
+    for attack in (pgd, noise, certify):
         assert pickle.loads(pickle.dumps(attack)) is attack
         assert attack.__module__ in (
             "robustlib.attacks.pgd",

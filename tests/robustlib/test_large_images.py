@@ -2,7 +2,6 @@
 against float64; and every attack on images that are float64 themselves.
 """
 
-from inspect import signature
 from typing import Any
 
 import pytest
@@ -51,7 +50,7 @@ def pictures(shape: tuple[int, ...], count: int = 2) -> Tensor:
 
 
 def attacked(name: str, norm: Norm, model: nn.Module, x: Tensor, eps: float) -> Tensor:
-    takes = signature(ATTACKS[name]).parameters
+    takes = ATTACKS[name].params
     options: dict[str, Any] = {key: value for key, value in FEW.items() if key in takes}
     options |= {"norm": norm} if "norm" in takes else {}
     options |= {"eps": eps} if "eps" in takes else {}
