@@ -14,7 +14,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from robustlib.arguments import NORMS, NORMS_OF, check_arguments, check_norm, keywords
+from robustlib.arguments import NORMS, Norm, check_arguments, check_norm, keywords
 from robustlib.attacks import ATTACKS, ENSEMBLES, corruptions
 from robustlib.attacks.surrogate_training import ARCH
 from robustlib.attacks.types import Stage
@@ -41,9 +41,7 @@ LOOKED_AT_BYTES = 256 * 2**20  # of decoded images, when a study is submitted; w
 IN_THE_SPEC = frozenset({"norm", "eps", "surrogate"})  # what it has places of its own for
 
 
-def check_params(
-    owner: str, known: dict[str, inspect.Parameter], given: dict[str, Any], norms: tuple[str, ...] = NORMS
-) -> dict[str, Any]:
+def check_params(owner: str, known: dict[str, inspect.Parameter], given: dict[str, Any]) -> dict[str, Any]:
     """The given parameters over the defaults. Raises ValueError for an unknown name, a value of the wrong type, or one
     that the kernels refuse.
     """
@@ -51,7 +49,8 @@ def check_params(
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{owner} has no parameter {name!r}, it has: {', '.join(sorted(known))}")
-        kind = written(known[name].annotation)
+        # Any norm that there is: which of them it takes is asked below, with the words for it.
+        kind: Any = Norm if name == "norm" else written(known[name].annotation)
         given[name] = value = fitting(owner, name, kind, spread(kind), value)
         try:
             whole = isinstance(value, int) and not isinstance(value, bool)
@@ -61,7 +60,7 @@ def check_params(
             expected = f"of type {getattr(kind, '__name__', str(kind))}"
             expected = f"to be one of {', '.join(map(str, choices))}" if choices else expected
             raise ValueError(f"{owner}: expected {name} {expected}, got {value!r}") from error
-    check_arguments(owner, known, given, norms)
+    check_arguments(owner, known, given)
     return {name: p.default for name, p in known.items()} | given
 
 
@@ -98,7 +97,7 @@ def complete_attack(name: str, norm: Any, eps: float | None, restarts: int, give
             raise ValueError(f"{name} has no norm or eps")
         return AttackSpec(name=name, restarts=restarts, params=params)
     norm = norm or attack.defaults["norm"]
-    check_norm(name, norm, NORMS_OF.get(name, NORMS))
+    check_norm(name, norm, attack.norms)
     eps = attack.defaults["eps"] if eps is None else eps
     return AttackSpec(name=name, norm=norm, eps=eps, restarts=restarts, params=params)
 
@@ -163,8 +162,7 @@ def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSet
     if not known and attack:
         known_names = sorted(f.name for f in fields(TrainSettings) if f.name != "attack")
         raise ValueError(f"training has no setting {min(attack)!r}, it has: {', '.join(known_names)}")
-    norms = NORMS_OF.get(settings.objective, NORMS)
-    checked = check_params(f"training on {settings.objective}", known, attack, norms)
+    checked = check_params(f"training on {settings.objective}", known, attack)
     return replace(settings, attack={name: checked[name] for name in attack})
 
 

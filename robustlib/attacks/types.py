@@ -8,6 +8,7 @@ from typing import Any, Self, get_args
 
 from torch import Tensor
 
+from robustlib.arguments import norms_of
 from robustlib.inference.throughput import Work
 
 AttackFunction = Callable[..., Tensor]  # (model, x, y, *, draws, ...) -> x_adv
@@ -51,6 +52,11 @@ class Stage:
     @property
     def defaults(self) -> dict[str, Any]:
         return {name: p.default for name, p in self.params.items() if p.default is not p.empty}
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """The norms that it takes; none if it has no radius."""
+        return norms_of(self.params["norm"]) if "norm" in self.params else ()
 
     @property
     def takes_eps(self) -> bool:

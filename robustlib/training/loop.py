@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustlib.arguments import NORMS, NORMS_OF, check_arguments, checked_options
+from robustlib.arguments import check_arguments, checked_options
 from robustlib.attacks.pgd import pgd
 from robustlib.datasets.lazy_images import ImageSet
 from robustlib.inference.model_modes import (
@@ -177,8 +177,7 @@ def check_attack(settings: TrainSettings) -> None:
     if settings.objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {settings.objective!r}, expected one of: {', '.join(OBJECTIVES)}")
     if (attack := attack_of(OBJECTIVES[settings.objective])) is not None:
-        norms = NORMS_OF.get(settings.objective, NORMS)
-        check_arguments(f"training on {settings.objective}", attack.options, settings.attack, norms)
+        check_arguments(f"training on {settings.objective}", attack.options, settings.attack)
 
 
 @torch.no_grad()

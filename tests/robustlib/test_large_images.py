@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.arguments import NORMS, NORMS_OF, Norm
+from robustlib.arguments import NORMS, Norm
 from robustlib.attacks import ATTACKS
 from robustlib.attacks.fmn import project_each
 from robustlib.evaluation.multi_radius import shrink_to
@@ -24,7 +24,7 @@ EPS: dict[Norm, float] = {
 LARGE = (3, 224, 224)
 FEW = {"steps": 3, "search_steps": 2, "queries": 40, "samples": 4, "targets": 2}
 WITHIN_EPS = [name for name in ATTACKS if name not in ("clean", "corruption")]
-PLACES = [(name, norm) for name in WITHIN_EPS for norm in NORMS_OF.get(name, NORMS)]
+PLACES = [(name, norm) for name in WITHIN_EPS for norm in ATTACKS[name].norms]
 
 
 class Linear(nn.Module):

@@ -1,6 +1,7 @@
 """FGSM, PGD and DeepFool against torchattacks and foolbox, on all 449 test digits."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -92,7 +93,7 @@ def test_pgd_from_a_random_point(library: str, norm: Norm, eps: float, net: nn.M
 
 
 @pytest.mark.parametrize("norm", ["L2", "Linf"])
-def test_deepfool_against_foolbox(norm: Norm, net: nn.Module, test):
+def test_deepfool_against_foolbox(norm: Literal["L2", "Linf"], net: nn.Module, test):
     """Foolbox starts from the class it predicts, so only images that are classified correctly compare."""
     right = correct(net, *test)
     x, y = test[0][right], test[1][right]
