@@ -96,13 +96,6 @@ RANGES: dict[str, Range] = {
     "validation_steps": COUNT,
 }
 
-# Queries without which an attack does not come to its first step, by its parameters.
-FIRST_STEP: dict[str, Callable[[Mapping[str, Any]], int]] = {
-    "spsa": lambda given: 2 + 2 * max(given["samples"] // 2, 1),  # the start, the samples, the image that they lead to
-    "nes": lambda given: 2 + 2 * max(given["samples"] // 2, 1),
-    "hopskipjump": lambda given: 38,  # the image, a start, 12 bisections, 10 samples, 14 to step and to bisect again
-}
-
 
 def say(owner: str, words: str) -> str:
     return f"{owner}: {words}" if owner else words
@@ -159,10 +152,12 @@ def check_arguments(owner: str, known: Mapping[str, inspect.Parameter], given: M
             check_value(owner, name, known[name].annotation, value)
     values = {name: parameter.default for name, parameter in known.items()} | dict(given)
     check_width(owner, "eps", values.get("norm"), values.get("eps"))
-    if owner in FIRST_STEP and values["queries"] < (least := FIRST_STEP[owner](values)):
-        raise ValueError(
-            f"{owner}: expected queries of at least {least}, got {values['queries']}: it would not come to a step"
-        )
+
+
+def check_queries(owner: str, queries: int, least: int) -> None:
+    """least: without which the attack does not come to its first step."""
+    if queries < least:
+        raise ValueError(f"{owner}: expected queries of at least {least}, got {queries}: it would not come to a step")
 
 
 def keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -14,7 +14,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from robustlib.arguments import NORMS, Norm, check_arguments, check_norm, keywords
+from robustlib.arguments import NORMS, Norm, check_arguments, check_norm, check_queries, keywords
 from robustlib.attacks import ATTACKS, ENSEMBLES, corruptions
 from robustlib.attacks.surrogate_training import ARCH
 from robustlib.attacks.types import Stage
@@ -92,6 +92,8 @@ def complete_attack(name: str, norm: Any, eps: float | None, restarts: int, give
     if not attack.restarts and restarts != 1:
         raise ValueError(f"{name} has no restarts: it does the same again")
     params = check_params(name, attack_parameters(attack), given)
+    if name in ATTACKS and (first_step := ATTACKS[name].first_step) is not None:
+        check_queries(name, params["queries"], first_step(params))
     if not attack.takes_eps:
         if norm is not None or eps is not None:
             raise ValueError(f"{name} has no norm or eps")

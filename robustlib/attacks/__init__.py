@@ -14,10 +14,10 @@ from robustlib.attacks.cw import cw
 from robustlib.attacks.deepfool import deepfool
 from robustlib.attacks.fab import fab, fab_targeted
 from robustlib.attacks.fmn import fmn
-from robustlib.attacks.hopskipjump import hopskipjump
+from robustlib.attacks.hopskipjump import FIRST_STEP, hopskipjump
 from robustlib.attacks.pgd import fgsm, pgd
 from robustlib.attacks.random_search import noise
-from robustlib.attacks.spsa import nes, spsa
+from robustlib.attacks.spsa import first_step, nes, spsa
 from robustlib.attacks.square import square
 from robustlib.attacks.transfer import transfer
 from robustlib.attacks.types import Attack, Ensemble, Params
@@ -65,9 +65,9 @@ ATTACKS: dict[str, Attack] = {
     "deepfool": Attack(deepfool, each_boundary, deterministic=True),
     "cw": Attack(cw, lambda p: stepped(p["steps"] * p["search_steps"]), deterministic=True),
     "fmn": Attack(fmn, each_step, deterministic=True),
-    "spsa": Attack(spsa, each_query),
-    "nes": Attack(nes, each_query),
-    "hopskipjump": Attack(hopskipjump, each_query),
+    "spsa": Attack(spsa, each_query, first_step=first_step),
+    "nes": Attack(nes, each_query, first_step=first_step),
+    "hopskipjump": Attack(hopskipjump, each_query, first_step=lambda p: FIRST_STEP),
     "noise": Attack(noise, each_query),
     "transfer": Attack(transfer, each_query, surrogate_cost=each_step),
     "corruption": Attack(corruption, lambda p: Work(0), restarts=False),

@@ -88,6 +88,7 @@ class Attack(Stage):
 
     cost: passes of an example that stands to the end, by the parameters.
     surrogate_cost: the same on its surrogate; None if it needs none.
+    first_step: queries without which it does not come to a step, by the parameters; None if any number will do.
     one_search: it gets no weaker as its radius grows, and several radii may be one search.
     restarts: a second run may find more.  deterministic: it never draws a number.
     """
@@ -95,6 +96,7 @@ class Attack(Stage):
     cost: Callable[[Params], Work]
     _: KW_ONLY
     surrogate_cost: Callable[[Params], Work] | None = None
+    first_step: Callable[[Params], int] | None = None
     one_search: bool = False
     restarts: bool = True
     deterministic: bool = False

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.arguments import FIRST_STEP, NORMS, RANGES, check_value
+from robustlib.arguments import NORMS, RANGES, check_value
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.attacks.pgd import fgsm, pgd
 from robustlib.attacks.random_search import noise
@@ -179,7 +179,8 @@ def test_with_the_fewest_queries_an_attack_comes_to_a_step(name: str, queries: i
     assert spent == queries if name != "hopskipjump" else 14 + 10 < spent <= queries
     with pytest.raises(ValueError, match=f"expected queries of at least {queries}"):
         ATTACKS[name](Corner(), x, y, eps=0.01, queries=queries - 1, **given)
-    assert name in FIRST_STEP
+    first_step = ATTACKS[name].first_step
+    assert first_step is not None and first_step(ATTACKS[name].defaults | given) == queries
 
 
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [

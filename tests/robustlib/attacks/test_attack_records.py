@@ -1,6 +1,9 @@
 """What is said of an attack once, and what its parameters say of it."""
 
+import ast
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,8 @@ from robustlib.attacks.types import Attack, Stage, as_stage
 from robustlib.checks.consistency import WITHOUT_GRADIENTS
 from robustlib.evaluation.attack_sequence import cascade
 from robustlib.inference.throughput import Work
+
+ROOT = Path(__file__).parents[3]
 
 
 class Right(nn.Module):
@@ -104,3 +109,38 @@ def test_functions_of_a_users_own_are_given_what_they_take():
     assert [name for name, _ in seen] == ["full", "bare", "bare"]
     assert torch.equal(seen[0][1]["start"], x / 2) and seen[0][1]["eps"] == 0.5 and not seen[0][1]["spent"].any()
     assert found.queries.tolist() == [7, 7, 7] and found.broken_by.tolist() == [3, 3, 3]
+
+
+# Who may read a signature: the record of an attack, the checks at a function's entry, and those who look at a model's
+# factory. Others ask `robustlib.arguments.keywords`, of what is no attack.
+SIGNATURES = {
+    "robustlib/arguments.py",
+    "robustlib/attacks/types.py",
+    "robustlib/input_checks.py",
+    "robustlib/models/loading.py",
+    "jobs/commands/names_text.py",
+}
+NO_ATTACKS = {
+    "jobs/commands/names_text.py": {"audit", "certify", "defence"},
+    "jobs/submission/validate.py": {"audit", "certify", "DEFENCES[defence.name]"},
+    "robustlib/arguments.py": {"function"},
+    "robustlib/input_checks.py": {"function"},
+}
+
+
+def calls(path: Path, name: str) -> Iterator[ast.Call]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            function = node.func
+            if (function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")) == name:
+                yield node
+
+
+def test_no_one_but_the_record_looks_at_an_attacks_signature():
+    for path in [path for top in ("robustlib", "jobs") for path in (ROOT / top).rglob("*.py")]:
+        where = path.relative_to(ROOT).as_posix()
+        read = {name: list(calls(path, name)) for name in ("signature", "getfullargspec", "keywords")}
+        assert not read["getfullargspec"] and (where in SIGNATURES or not read["signature"]), where
+        assert {ast.unparse(call.args[0]) for call in read["keywords"]} <= NO_ATTACKS.get(where, set()), where
+    (of_models,) = calls(ROOT / "jobs/commands/names_text.py", "signature")
+    assert ast.unparse(of_models.args[0]) == "make"
