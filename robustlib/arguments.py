@@ -65,6 +65,7 @@ RANGES: dict[str, Range] = {
     "radius_step": INNER,
     "share": SHARE,
     "confidence": NOT_NEGATIVE,
+    "decay": NOT_NEGATIVE,
     "overshoot": NOT_NEGATIVE,
     "severity": Range(least=1, most=5),
     # Evaluations and certificates.

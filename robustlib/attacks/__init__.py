@@ -15,6 +15,7 @@ from robustlib.attacks.deepfool import deepfool
 from robustlib.attacks.fab import fab, fab_targeted
 from robustlib.attacks.fmn import fmn
 from robustlib.attacks.hopskipjump import FIRST_STEP, hopskipjump
+from robustlib.attacks.mifgsm import mifgsm
 from robustlib.attacks.pgd import fgsm, pgd
 from robustlib.attacks.random_search import noise
 from robustlib.attacks.spsa import first_step, nes, spsa
@@ -56,6 +57,7 @@ ATTACKS: dict[str, Attack] = {
     "clean": Attack(clean, lambda p: Work(0), restarts=False),
     "fgsm": Attack(fgsm, lambda p: stepped(1)),
     "pgd": Attack(partial(pgd, stop_at_success=True), each_step, one_search=True),
+    "mifgsm": Attack(mifgsm, each_step, deterministic=True),
     "apgd-ce": Attack(partial(apgd, loss="ce"), lambda p: stepped(p["steps"] + 1), one_search=True),
     "apgd-dlr": Attack(partial(apgd, loss="dlr"), lambda p: stepped(p["steps"] + 1), one_search=True),
     "apgd-t": Attack(apgd_targeted, each_target, one_search=True),

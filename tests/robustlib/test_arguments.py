@@ -95,7 +95,7 @@ def test_settings_have_their_ranges_too():
 
 
 # What 0 does not switch off: a radius or a margin of none, a shift of none.
-MAY_BE_ZERO = {"eps", "confidence", "overshoot", "seed"}
+MAY_BE_ZERO = {"eps", "confidence", "overshoot", "decay", "seed"}
 MAY_BE_NEGATIVE = {"seed"}
 
 
@@ -396,7 +396,7 @@ def test_radii_in_l2_may_be_wider_than_1():
 def test_norms_are_those_that_there_are():
     assert NORMS == ("Linf", "L2", "L1")
     limited = {name: attack.norms for name, attack in ATTACKS.items() if attack.norms not in ((), NORMS)}
-    assert limited == {"cw": ("L2",), "deepfool": ("L2", "Linf")}
+    assert limited == {"cw": ("L2",), "deepfool": ("L2", "Linf"), "mifgsm": ("Linf",)}
 
 
 def test_a_model_in_torchscript_is_attacked_and_one_radius_may_be_a_tensor():

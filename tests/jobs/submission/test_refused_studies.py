@@ -17,7 +17,7 @@ from robustq.jobs.study.study import load_study
 from robustq.jobs.submission.expand_study import expand, resolve
 from robustq.jobs.submission.validate import attack_parameters, complete_attack, complete_defence, complete_training
 
-MAY_BE_ZERO = {"eps", "confidence", "overshoot"}  # written out: what 0 does not switch off
+MAY_BE_ZERO = {"eps", "confidence", "overshoot", "decay"}  # written out: what 0 does not switch off
 
 
 def bad_numbers() -> list[tuple[str, str, Any]]:

@@ -49,6 +49,7 @@ PASSES = {
     "clean": Work(0),
     "fgsm": Work(1, 1),
     "pgd": Work(10, 10),
+    "mifgsm": Work(10, 10),
     "apgd-ce": Work(101, 101),
     "apgd-dlr": Work(101, 101),
     "apgd-t": Work(10 + 9 * 101, 9 * 101),

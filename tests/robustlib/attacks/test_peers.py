@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robustlib.arguments import Norm
 from robustlib.attacks.deepfool import deepfool
+from robustlib.attacks.mifgsm import mifgsm
 from robustlib.attacks.pgd import fgsm, pgd
 from robustlib.inference.predict import correct
 from robustlib.losses import margin
@@ -68,6 +69,19 @@ def test_pgd_from_the_image_itself(library: str, norm: Norm, eps: float, net: nn
     assert robust(net, theirs, y) == pytest.approx(robust(net, ours, y), abs=0.005)
     # The same images, but for examples where rounding turned a sign.
     alike = size(ours - theirs, "Linf") < 1e-3 * eps
+    assert alike.double().mean() > 0.9
+
+
+@pytest.mark.parametrize("eps", [0.03, 0.08, 0.12])
+def test_mifgsm(eps: float, net: nn.Module, test):
+    """Theirs takes every step; of images that stand to the end ours does too, and those are the same."""
+    x, y = test
+    ours = mifgsm(net, x, y, eps=eps, steps=STEPS)
+    theirs = torchattacks.MIFGSM(net, eps=eps, alpha=eps / STEPS, steps=STEPS, decay=1.0)(x, y)
+    assert 0.05 < robust(net, ours, y) < 0.97
+    assert robust(net, theirs, y) == pytest.approx(robust(net, ours, y), abs=0.005)
+    stand = correct(net, ours, y)
+    alike = size(ours - theirs, "Linf")[stand] < 1e-3 * eps
     assert alike.double().mean() > 0.9
 
 
