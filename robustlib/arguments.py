@@ -18,7 +18,6 @@ T = TypeVar("T")
 
 Norm = Literal["Linf", "L2", "L1"]
 NORMS: tuple[str, ...] = get_args(Norm)
-NORMS_OF: dict[str, tuple[str, ...]] = {"cw": ("L2",), "deepfool": ("L2", "Linf")}  # of attacks that do not take all
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ RANGES: dict[str, Range] = {
     "radius_step": INNER,
     "share": SHARE,
     "confidence": NOT_NEGATIVE,
+    "decay": NOT_NEGATIVE,
     "overshoot": NOT_NEGATIVE,
     "severity": Range(least=1, most=5),
     # Evaluations and certificates.
@@ -97,13 +97,6 @@ RANGES: dict[str, Range] = {
     "validation_steps": COUNT,
 }
 
-# Queries without which an attack does not come to its first step, by its parameters.
-FIRST_STEP: dict[str, Callable[[Mapping[str, Any]], int]] = {
-    "spsa": lambda given: 2 + 2 * max(given["samples"] // 2, 1),  # the start, the samples, the image that they lead to
-    "nes": lambda given: 2 + 2 * max(given["samples"] // 2, 1),
-    "hopskipjump": lambda given: 38,  # the image, a start, 12 bisections, 10 samples, 14 to step and to bisect again
-}
-
 
 def say(owner: str, words: str) -> str:
     return f"{owner}: {words}" if owner else words
@@ -132,6 +125,11 @@ def check_value(owner: str, name: str, kind: Any, value: Any) -> None:
         raise ValueError(say(owner, f"expected {name} {known.words}{finite}, got {value}"))
 
 
+def norms_of(parameter: inspect.Parameter) -> tuple[str, ...]:
+    """The norms that a parameter takes: those of its annotation, so that no list beside it could differ."""
+    return get_args(parameter.annotation)
+
+
 def check_norm(owner: str, norm: Any, norms: tuple[str, ...]) -> None:
     if norm not in NORMS:
         raise ValueError(say(owner, f"unknown norm {norm!r}, expected one of: {', '.join(NORMS)}"))
@@ -146,21 +144,21 @@ def check_width(owner: str, name: str, norm: Any, eps: Any) -> None:
         raise ValueError(say(owner, f"expected {name} in [0, 1] for images in [0, 1], got {eps:g}{hint}"))
 
 
-def check_arguments(
-    owner: str, known: Mapping[str, inspect.Parameter], given: Mapping[str, Any], norms: tuple[str, ...] = NORMS
-) -> None:
+def check_arguments(owner: str, known: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> None:
     """Check the arguments given for known parameters, each and together; for the others their defaults stand."""
     for name, value in given.items():
         if name == "norm" and name in known:
-            check_norm(owner, value, norms)
+            check_norm(owner, value, norms_of(known[name]))
         elif name in known:
             check_value(owner, name, known[name].annotation, value)
     values = {name: parameter.default for name, parameter in known.items()} | dict(given)
     check_width(owner, "eps", values.get("norm"), values.get("eps"))
-    if owner in FIRST_STEP and values["queries"] < (least := FIRST_STEP[owner](values)):
-        raise ValueError(
-            f"{owner}: expected queries of at least {least}, got {values['queries']}: it would not come to a step"
-        )
+
+
+def check_queries(owner: str, queries: int, least: int) -> None:
+    """least: without which the attack does not come to its first step."""
+    if queries < least:
+        raise ValueError(f"{owner}: expected queries of at least {least}, got {queries}: it would not come to a step")
 
 
 def keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -175,7 +173,7 @@ def checked_options(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def call(*args: P.args, **given: P.kwargs) -> T:
-        check_arguments(owner, known, given, NORMS_OF.get(owner, NORMS))
+        check_arguments(owner, known, given)
         return function(*args, **given)
 
     return call

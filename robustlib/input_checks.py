@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from robustlib.arguments import NORMS, NORMS_OF, check_arguments, check_value, check_width, keywords
+from robustlib.arguments import check_arguments, check_value, check_width, keywords
 from robustlib.datasets.lazy_images import ImageSet, LazyImages
 from robustlib.inference.batched_model import Engine
 from robustlib.rng import Draws
@@ -27,7 +27,7 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
 
     For that the images are read once, and a CUDA device is waited for once.
     """
-    owner, known, norms = function.__name__, keywords(function), NORMS_OF.get(function.__name__, NORMS)
+    owner, known = function.__name__, keywords(function)
     first = [name for name in inspect.signature(function).parameters if name not in known]
     defaults = {name: parameter.default for name, parameter in known.items()}
 
@@ -38,7 +38,7 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **given)  # which says what is missing
         if isinstance(eps := given.get("eps"), Tensor) and eps.ndim == 0:
             everything["eps"] = given["eps"] = eps.item()
-        check_arguments(owner, known, given, norms)
+        check_arguments(owner, known, given)
         highest = check_batch(owner, everything)
         with ExitStack() as stack:
             for net in (everything["model"], everything.get("surrogate")):

@@ -1,14 +1,13 @@
 """The names that studies may use, with their parameters, read off the registries themselves."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from robustlib.arguments import keywords
 from robustlib.settings import AUDIT, CERTIFY
 from robustq.jobs.text.tables import json_text, table
-
-ONCE = frozenset({"clean", "corruption", CERTIFY})  # what has no restarts
 
 
 def names_text(kind: str, *, torchvision: bool, as_json: bool) -> str:
@@ -22,17 +21,23 @@ def names_text(kind: str, *, torchvision: bool, as_json: bool) -> str:
     return json_text(rows) if as_json else table(rows)
 
 
-def describe(name: str, function: Callable[..., Any], skip: set[str]) -> dict[str, Any]:
-    known = inspect.signature(function).parameters.values()
-    shown = [f"{p.name}={p.default}" for p in known if p.name not in skip and p.default is not p.empty]
+def describe(name: str, function: Callable[..., Any], known: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """A row: the parameters that have defaults, and the first line of the function's docstring."""
+    shown = [f"{p.name}={p.default}" for p in known.values() if p.default is not p.empty]
     doc = inspect.getdoc(getattr(function, "func", function)) or ""
     return {"name": name, "parameters": ", ".join(shown), "what": doc.partition("\n")[0]}
+
+
+def without(known: Mapping[str, inspect.Parameter], *names: str) -> dict[str, inspect.Parameter]:
+    return {name: parameter for name, parameter in known.items() if name not in names}
 
 
 def models() -> list[dict[str, Any]]:
     from robustlib.models import MODELS
 
-    return [describe(name, make, {"in_channels", "num_classes", "image_size"}) for name, make in MODELS.items()]
+    given = ("in_channels", "num_classes", "image_size")  # by the data set
+    known = {name: without(inspect.signature(make).parameters, *given) for name, make in MODELS.items()}
+    return [describe(name, make, known[name]) for name, make in MODELS.items()]
 
 
 def attacks() -> list[dict[str, Any]]:
@@ -40,12 +45,14 @@ def attacks() -> list[dict[str, Any]]:
     from robustlib.audit.audit import audit
     from robustlib.defences.smoothing import certify
 
-    known = ATTACKS | ENSEMBLES | {"certify": certify}
-    rows = [describe(name, attack, {"draws", "classes", "start", "spent"}) for name, attack in known.items()]
-    for row in rows:
-        if row["name"] not in ONCE:
+    rows = []
+    for name, attack in (ATTACKS | ENSEMBLES).items():
+        row = describe(name, attack.run, attack.settings)
+        if attack.restarts:
             row["parameters"] = ", ".join(filter(None, [row["parameters"], "restarts=1"]))
-    queries = f"queries={inspect.signature(audit).parameters['queries'].default}"
+        rows.append(row)
+    rows.append(describe(CERTIFY, certify, without(keywords(certify), "draws")))
+    queries = f"queries={keywords(audit)['queries'].default}"
     what = "all that might break the model, one after the other; see robustq audit"
     return [*rows, {"name": AUDIT, "parameters": f"norm=Linf, {queries}", "what": what}]
 
@@ -53,21 +60,22 @@ def attacks() -> list[dict[str, Any]]:
 def defences() -> list[dict[str, Any]]:
     from robustlib.defences import DEFENCES
 
-    return [describe(name, defence, set()) for name, defence in DEFENCES.items()]
+    return [describe(name, defence, keywords(defence)) for name, defence in DEFENCES.items()]
 
 
 def objectives() -> list[dict[str, Any]]:
     from robustlib.settings import TrainSettings
     from robustlib.training import OBJECTIVES
+    from robustlib.training.objectives import OF_TRAINING, attack_of
 
     plain = [f for f in fields(TrainSettings) if f.name not in ("objective", "attack")]
     settings = ", ".join(f"{f.name}={f.default}" for f in plain)
     rows = []
     for name, objective in OBJECTIVES.items():
-        attack = getattr(objective, "keywords", {}).get("attack")
+        attack = attack_of(objective)
         row = {"name": name, "parameters": "", "what": "cross-entropy of the clean images"}
         if attack is not None:
-            row = describe(name, attack, {"draws", "start", "stop_at_success"}) | {
+            row = describe(name, attack.run, without(attack.options, *OF_TRAINING)) | {
                 "what": f"cross-entropy of images attacked by {name}"
             }
         rows.append(row)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from robustlib.attacks import ATTACKS, ENSEMBLES, clean
+from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.attacks.autoattack import Recipe
 from robustlib.defences.smoothing import certify
 from robustlib.settings import AUDIT, CERTIFY
@@ -23,6 +23,6 @@ def recipe_of(attack: AttackSpec, eps: float | None, classes: int) -> Recipe:
     if attack.name in ENSEMBLES:
         recipe = ENSEMBLES[attack.name](**given, classes=classes)
     else:
-        recipe = Recipe(attack.recipe, [(attack.name, partial(ATTACKS[attack.name], **given))])
-    run = [(name, clean if eps == 0 else function) for name, function in recipe.stages] * attack.restarts
+        recipe = Recipe(attack.recipe, [(attack.name, ATTACKS[attack.name].given(**given))])
+    run = [(name, ATTACKS["clean"] if eps == 0 else function) for name, function in recipe.stages] * attack.restarts
     return replace(recipe, stages=run)

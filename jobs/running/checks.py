@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from robustlib.attacks.types import Attack
+from robustlib.attacks.types import AttackFunction
 from robustlib.checks.evaluation_checks import above_chance, look_at_outcome
 from robustlib.checks.idle_attacks import unmoved
 from robustlib.checks.normalisation import normalisation
@@ -34,7 +34,7 @@ def check_outcome(
     outcome: Outcome,
     x_adv: torch.Tensor,
     eps: float | None,
-    attacks: Sequence[Attack],
+    attacks: Sequence[AttackFunction],
 ) -> list[Finding]:
     """The checks of an evaluation at one radius, with those of its model. attacks: that ran, in turn."""
     device, test = torch.device(context.device), load_data(spec.data)

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from robustlib.attacks.autoattack import Recipe
-from robustlib.attacks.types import Attack
+from robustlib.attacks.types import AttackFunction
 from robustlib.checks.whole_evaluation import check_whole
 from robustlib.datasets.choose import choose
 from robustlib.datasets.lazy_images import LazyImages
@@ -149,7 +149,7 @@ def result(
     shared: dict[str, Any],
     ready: Ready,
     eps: float | None,
-    attacks: Sequence[Attack],
+    attacks: Sequence[AttackFunction],
 ) -> Result:
     """The row, the per-example outcomes and the kept images of one radius, with what checks say of them."""
     outcome = join([batch.outcome for batch in batches])

@@ -1,19 +1,19 @@
 """What a study will cost before any of it runs: passes of each job, and seconds by a calibration here."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from robustlib.attacks import ATTACKS
 from robustlib.attacks.surrogate_training import ARCH, EPOCHS
+from robustlib.attacks.types import as_stage
 from robustlib.defences import RANDOMISED
-from robustlib.inference.throughput import SURROGATE, VERDICTS, WORK, Work
-from robustlib.settings import AUDIT
+from robustlib.inference.throughput import VERDICTS, Work
+from robustlib.settings import AUDIT, CERTIFY
 from robustlib.training import OBJECTIVES
+from robustlib.training.objectives import attack_of
 from robustq.jobs.running.attacks import recipe_of
 from robustq.jobs.running.inputs import build_model, load_data, unmeasured
 from robustq.jobs.running.surrogates import pool
@@ -71,10 +71,9 @@ def job_work(planned: Planned, resolved: Resolved) -> Work:
         case TrainSpec(settings=settings):
             total = len(load_data(resolved.train_data, "train"))
             n = total if settings.examples == "all" else min(settings.examples, total)
-            objective: Any = OBJECTIVES[settings.objective]
-            crafted_by = getattr(objective, "keywords", {}).get("attack")
-            attack = Work(0) if crafted_by is None else attack_work(settings.objective, crafted_by, settings.attack)
-            return (STEP + attack) * (n * settings.epochs)
+            stage = attack_of(OBJECTIVES[settings.objective])
+            cost = None if stage is None else ATTACKS[settings.objective].cost(stage.defaults | settings.attack)
+            return (STEP + (cost or Work(0))) * (n * settings.epochs)
         case EvalSpec(attack=attack, examples=examples):
             total = len(load_data(resolved.data))
             n = total if examples == "all" else min(examples, total)
@@ -84,11 +83,14 @@ def job_work(planned: Planned, resolved: Resolved) -> Work:
 
 def surrogate_work(spec: AnySpec, ref: DataRef) -> list[tuple[ModelSpec, Work]]:
     """The passes of an evaluation's surrogate, with what it is; those of its training, where it has to learn first."""
-    if not isinstance(spec, EvalSpec) or spec.attack.name not in SURROGATE or spec.attack.eps == 0:
+    if not isinstance(spec, EvalSpec) or spec.attack.eps == 0:
+        return []
+    known = ATTACKS.get(spec.attack.name)
+    if known is None or known.surrogate_cost is None:
         return []
     attack, total = spec.attack, len(load_data(ref))
     n = total if spec.examples == "all" else min(spec.examples, total)
-    work = SURROGATE[attack.name](attack.params) * (n * attack.restarts)
+    work = known.surrogate_cost(attack.params) * (n * attack.restarts)
     if attack.surrogate is not None:
         return [(attack.surrogate.model, work)]
     return [(ModelSpec(arch=ARCH), work + STEP * (EPOCHS * len(pool(ref, spec.examples, spec.choose)[0])))]
@@ -99,15 +101,10 @@ def evaluation_work(attack: AttackSpec, classes: int) -> Work:
         return Work(0)
     if attack.name == AUDIT:
         return AUDIT_WORK + Work(2 * attack.params["queries"])
-    work = Work(0)
-    for name, function in recipe_of(attack, attack.eps, classes).stages:
-        work += attack_work(name, function, {})
+    if attack.name == CERTIFY:
+        work = Work(attack.params["n0"] + attack.params["n"])
+    else:
+        stages = recipe_of(attack, attack.eps, classes).stages
+        work = sum((ATTACKS[name].cost(as_stage(stage).defaults) for name, stage in stages), Work(0))
     share = CURVE / len(attack.curve) if attack.curve else 1
     return Work(round(work.forwards * share), round(work.gradients * share))
-
-
-def attack_work(name: str, function: Callable[..., Any], options: dict[str, Any]) -> Work:
-    """Passes of an example that stands to the end, from the attack's parameters."""
-    defaults = {p.name: p.default for p in inspect.signature(function).parameters.values()}
-    own = {p.name: p.default for p in inspect.signature(ATTACKS[name]).parameters.values()} if name in ATTACKS else {}
-    return WORK[name](own | defaults | options)

@@ -253,7 +253,7 @@ def train_settings(
     if model.train is None:
         return None
     block = study.train | model.train
-    taken = {other: validate.attack_parameters(other) for other in objectives(study)}
+    taken = {other: validate.training_parameters(other) for other in objectives(study)}
     mine = taken[objective_of(study, model)]
     for name in study.train.keys() - model.train.keys() - TRAIN_FIELDS - mine.keys():
         if any(name in known for known in taken.values()):

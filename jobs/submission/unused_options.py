@@ -6,12 +6,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from robustlib.attacks import ATTACKS
 from robustlib.defences import RANDOMISED
 from robustlib.settings import AUDIT, CERTIFY, TrainSettings
 from robustq.jobs.specs import AttackSpec, ModelSpec
 from robustq.jobs.study.study import Origin, Study, explain
-
-DETERMINISTIC = frozenset({"deepfool", "cw", "fmn"})
 
 
 def check_effects(
@@ -100,4 +99,5 @@ def names(model: ModelSpec) -> set[str]:
 
 
 def is_deterministic(spec: AttackSpec) -> bool:
-    return spec.name in DETERMINISTIC or spec.params.get("random_start") is False
+    attack = ATTACKS.get(spec.name)
+    return (attack is not None and attack.deterministic) or spec.params.get("random_start") is False

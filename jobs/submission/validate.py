@@ -14,9 +14,10 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from robustlib.arguments import NORMS, NORMS_OF, check_arguments, check_norm
-from robustlib.attacks import ATTACKS, CURVES, ENSEMBLES, corruptions
+from robustlib.arguments import NORMS, Norm, check_arguments, check_norm, check_queries, keywords
+from robustlib.attacks import ATTACKS, ENSEMBLES, corruptions
 from robustlib.attacks.surrogate_training import ARCH
+from robustlib.attacks.types import Stage
 from robustlib.audit.audit import audit
 from robustlib.datasets import load
 from robustlib.datasets.choose import choose
@@ -30,26 +31,17 @@ from robustlib.models.loading import users_model
 from robustlib.outcome import check_classes
 from robustlib.settings import AUDIT, CERTIFY, TRANSFER, TrainSettings
 from robustlib.training import OBJECTIVES
+from robustlib.training.objectives import OF_TRAINING, attack_of
 from robustq.jobs.running.inputs import build_model, build_network, defend, load_data, statistics, unmeasured
 from robustq.jobs.specs import AttackSpec, DataRef, DefenceSpec, ModelSpec
 from robustq.jobs.submission.plan import Resolved
 from robustq.jobs.text.number_parsing import fitting
 
 LOOKED_AT_BYTES = 256 * 2**20  # of decoded images, when a study is submitted; workers see the rest
-ONCE = frozenset({"clean", "corruption"})  # what has no restarts
-
-# Parameters of attacks that the spec has places of its own for, or that those who call them fill in.
-NOT_FOR_USERS = frozenset({"norm", "eps", "draws", "classes", "start", "spent", "surrogate"})
+IN_THE_SPEC = frozenset({"norm", "eps", "surrogate"})  # what it has places of its own for
 
 
-def parameters(function: Callable[..., Any], skip: frozenset[str]) -> dict[str, inspect.Parameter]:
-    known = inspect.signature(function).parameters
-    return {name: p for name, p in known.items() if p.kind is p.KEYWORD_ONLY and name not in skip}
-
-
-def check_params(
-    owner: str, known: dict[str, inspect.Parameter], given: dict[str, Any], norms: tuple[str, ...] = NORMS
-) -> dict[str, Any]:
+def check_params(owner: str, known: dict[str, inspect.Parameter], given: dict[str, Any]) -> dict[str, Any]:
     """The given parameters over the defaults. Raises ValueError for an unknown name, a value of the wrong type, or one
     that the kernels refuse.
     """
@@ -57,7 +49,8 @@ def check_params(
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{owner} has no parameter {name!r}, it has: {', '.join(sorted(known))}")
-        kind = written(known[name].annotation)
+        # Any norm that there is: which of them it takes is asked below, with the words for it.
+        kind: Any = Norm if name == "norm" else written(known[name].annotation)
         given[name] = value = fitting(owner, name, kind, spread(kind), value)
         try:
             whole = isinstance(value, int) and not isinstance(value, bool)
@@ -67,7 +60,7 @@ def check_params(
             expected = f"of type {getattr(kind, '__name__', str(kind))}"
             expected = f"to be one of {', '.join(map(str, choices))}" if choices else expected
             raise ValueError(f"{owner}: expected {name} {expected}, got {value!r}") from error
-    check_arguments(owner, known, given, norms)
+    check_arguments(owner, known, given)
     return {name: p.default for name, p in known.items()} | given
 
 
@@ -81,6 +74,11 @@ def spread(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) or (kind,)
 
 
+def attack_parameters(attack: Stage) -> dict[str, inspect.Parameter]:
+    """Parameters that a study may set."""
+    return {name: p for name, p in attack.settings.items() if name not in IN_THE_SPEC}
+
+
 def complete_attack(name: str, norm: Any, eps: float | None, restarts: int, given: dict[str, Any]) -> AttackSpec:
     """The attack as a spec with every parameter spelt out."""
     if name == CERTIFY:
@@ -90,18 +88,19 @@ def complete_attack(name: str, norm: Any, eps: float | None, restarts: int, give
     if name not in ATTACKS and name not in ENSEMBLES:
         known = ", ".join([*ATTACKS, *ENSEMBLES, CERTIFY, AUDIT])
         raise ValueError(f"unknown attack {name!r}, expected one of: {known}")
-    if name in ONCE and restarts != 1:
+    attack = ATTACKS.get(name) or ENSEMBLES[name]
+    if not attack.restarts and restarts != 1:
         raise ValueError(f"{name} has no restarts: it does the same again")
-    function = ATTACKS.get(name) or ENSEMBLES[name]
-    params = check_params(name, parameters(function, NOT_FOR_USERS), given)
-    signature = inspect.signature(function).parameters
-    if "norm" not in signature:
+    params = check_params(name, attack_parameters(attack), given)
+    if name in ATTACKS and (first_step := ATTACKS[name].first_step) is not None:
+        check_queries(name, params["queries"], first_step(params))
+    if not attack.takes_eps:
         if norm is not None or eps is not None:
             raise ValueError(f"{name} has no norm or eps")
         return AttackSpec(name=name, restarts=restarts, params=params)
-    norm = norm or signature["norm"].default
-    check_norm(name, norm, NORMS_OF.get(name, NORMS))
-    eps = signature["eps"].default if eps is None else eps
+    norm = norm or attack.defaults["norm"]
+    check_norm(name, norm, attack.norms)
+    eps = attack.defaults["eps"] if eps is None else eps
     return AttackSpec(name=name, norm=norm, eps=eps, restarts=restarts, params=params)
 
 
@@ -122,9 +121,8 @@ def complete_certificate(norm: Any, eps: float | None, restarts: int, given: dic
     """Randomised smoothing's certificate as an evaluation: it holds in L2, at a radius."""
     if norm not in (None, "L2") or eps is None or restarts != 1:
         raise ValueError(f"{CERTIFY} expects norm L2, eps, and no restarts")
-    return AttackSpec(
-        name=CERTIFY, norm="L2", eps=eps, params=check_params(CERTIFY, parameters(certify, NOT_FOR_USERS), given)
-    )
+    known = {name: p for name, p in keywords(certify).items() if name != "draws"}
+    return AttackSpec(name=CERTIFY, norm="L2", eps=eps, params=check_params(CERTIFY, known, given))
 
 
 def complete_audit(norm: Any, eps: float | None, restarts: int, given: dict[str, Any]) -> AttackSpec:
@@ -132,7 +130,7 @@ def complete_audit(norm: Any, eps: float | None, restarts: int, given: dict[str,
     norm = norm or "Linf"
     if norm not in NORMS or not eps or restarts != 1:
         raise ValueError(f"{AUDIT} expects a norm ({', '.join(NORMS)}), an eps above 0, and no restarts")
-    known = {"queries": inspect.signature(audit).parameters["queries"]}
+    known = {"queries": keywords(audit)["queries"]}
     return AttackSpec(name=AUDIT, norm=norm, eps=eps, params=check_params(AUDIT, known, given))
 
 
@@ -140,7 +138,7 @@ def complete_defence(defence: DefenceSpec) -> DefenceSpec:
     """The defence with every parameter spelt out."""
     if defence.name not in DEFENCES:
         raise ValueError(f"unknown defence {defence.name!r}, expected one of: {', '.join(DEFENCES)}")
-    known = parameters(DEFENCES[defence.name], frozenset())
+    known = keywords(DEFENCES[defence.name])
     return DefenceSpec(name=defence.name, params=check_params(defence.name, known, defence.params))
 
 
@@ -149,7 +147,8 @@ def has_curve(attack: AttackSpec) -> bool:
 
     Not in L1, where a larger radius need not find what a smaller one does.
     """
-    return attack.name == CERTIFY or (attack.name in CURVES and attack.norm != "L1")
+    known = ATTACKS.get(attack.name) or ENSEMBLES.get(attack.name)
+    return attack.name == CERTIFY or (known is not None and known.one_search and attack.norm != "L1")
 
 
 def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSettings:
@@ -161,12 +160,11 @@ def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSet
     settings = TypeAdapter(TrainSettings).validate_python(plain)
     if settings.objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {settings.objective!r}, expected one of: {', '.join(OBJECTIVES)}")
-    known = attack_parameters(settings.objective)
+    known = training_parameters(settings.objective)
     if not known and attack:
         known_names = sorted(f.name for f in fields(TrainSettings) if f.name != "attack")
         raise ValueError(f"training has no setting {min(attack)!r}, it has: {', '.join(known_names)}")
-    norms = NORMS_OF.get(settings.objective, NORMS)
-    checked = check_params(f"training on {settings.objective}", known, attack, norms)
+    checked = check_params(f"training on {settings.objective}", known, attack)
     return replace(settings, attack={name: checked[name] for name in attack})
 
 
@@ -180,10 +178,10 @@ def check_written(name: str, kind: Any, value: Any) -> None:
         raise ValueError(f"expected {name} of type {named}, got the text {value!r}{mend}")
 
 
-def attack_parameters(objective: str) -> dict[str, inspect.Parameter]:
+def training_parameters(objective: str) -> dict[str, inspect.Parameter]:
     """Parameters of the objective's attack; none of one that attacks nothing, or that there is not."""
-    crafted_by = getattr(OBJECTIVES.get(objective), "keywords", {}).get("attack")
-    return {} if crafted_by is None else parameters(crafted_by, frozenset({"draws", "stop_at_success", "start"}))
+    attack = attack_of(OBJECTIVES[objective]) if objective in OBJECTIVES else None
+    return {} if attack is None else {name: p for name, p in attack.options.items() if name not in OF_TRAINING}
 
 
 def check_attack(spec: AttackSpec, ref: DataRef, models: Iterable[ModelSpec]) -> None:

@@ -8,11 +8,11 @@ from robustlib.arguments import Norm, checked_options
 from robustlib.attacks.apgd import apgd, apgd_targeted
 from robustlib.attacks.fab import fab, fab_targeted
 from robustlib.attacks.square import square
-from robustlib.attacks.types import Attack
+from robustlib.attacks.types import AttackFunction
 from robustlib.settings import AUTOATTACK
 
 Version = Literal["standard", "plus", "rand"]
-Stage = tuple[str, Attack]
+Named = tuple[str, AttackFunction]
 DLR_CLASSES, TARGETED_DLR_CLASSES = 3, 4
 
 
@@ -21,7 +21,7 @@ class Recipe:
     """A list of attacks by name, and what of it the number of classes forbade."""
 
     id: str
-    stages: list[Stage]
+    stages: list[Named]
     substitutions: tuple[str, ...] = ()
 
 
@@ -47,7 +47,7 @@ def autoattack(
     few = 5 if norm == "L1" and version == "standard" else 9
     if classes - 1 < few and version != "rand":
         substitutions.append(f"targeted attacks: {classes - 1} targets, all that there are")
-    known: dict[str, Attack] = {
+    known: dict[str, AttackFunction] = {
         "apgd-ce": partial(apgd, **budget, loss="ce"),
         "apgd-dlr": partial(apgd, **budget, loss=dlr),
         "apgd-t": partial(apgd_targeted, **budget, loss=targeted_dlr, targets=few),
@@ -66,7 +66,7 @@ def autoattack(
             order = ["apgd-ce", "apgd-dlr"]
         case _:
             raise ValueError(f"unknown version {version!r} of autoattack, expected one of: standard, plus, rand")
-    stages: list[Stage] = []
+    stages: list[Named] = []
     for name in order:
         # The first run of fab starts from the image itself, its repeats from random points.
         repeat = name == "fab" and any(earlier == name for earlier, _ in stages)

@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from robustlib.arguments import Norm
 from robustlib.attacks.fab import within
 from robustlib.inference.confirm import confirmed, starts, wrong
 from robustlib.inference.gradients import climb
@@ -45,7 +45,7 @@ def cw(
     x: Tensor,
     y: Tensor,
     *,
-    norm: Norm = "L2",
+    norm: Literal["L2"] = "L2",
     eps: float | None = None,
     steps: int = 1000,
     search_steps: int = 9,

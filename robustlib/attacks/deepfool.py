@@ -1,5 +1,7 @@
 """DeepFool: the nearest boundary of a network taken for linear, again and again."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -42,7 +44,7 @@ def deepfool(
     x: Tensor,
     y: Tensor,
     *,
-    norm: Norm = "L2",
+    norm: Literal["L2", "Linf"] = "L2",
     eps: float | None = None,
     steps: int = 50,
     classes: int = 10,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlib.arguments import Norm
+from robustlib.arguments import Norm, check_queries
 from robustlib.attacks.fab import within
 from robustlib.attacks.fmn import project_each
 from robustlib.inference.batched_model import Engine
@@ -26,6 +26,8 @@ SEARCH = 12  # bisections to the boundary: down to a 4,096th of the distance
 RADIUS = 0.01  # of the distance from the original: how far around a point of the boundary is asked
 FIRST_RADIUS = 0.1  # in units of x: the first time, when the distance says nothing yet
 FEWEST = 10  # samples that a normal is worth estimating from
+# Queries of the image, a start, bisections, samples, a step and bisections again: the fewest that make an attack.
+FIRST_STEP = 1 + 1 + SEARCH + FEWEST + 2 + SEARCH
 # Of the normal's estimate, the next time: the boundary turns little from one point to the next. Ours; on convolutional
 # networks of the digits distances in Linf come out 6 to 13 % smaller, those in L2 the same.
 KEPT = 0.5
@@ -88,6 +90,7 @@ def hopskipjump(
     Returns the nearest misclassified images found, shaped like x, in the box: x itself where there is none, or none
     within eps. With an eps, an image is done with once one within it was found.
     """
+    check_queries("hopskipjump", queries, FIRST_STEP)
     decide = decision(model)
     draws = default_draws(x, draws)
     used = torch.ones_like(y)

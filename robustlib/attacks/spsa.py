@@ -1,11 +1,12 @@
 """SPSA and NES: gradient steps whose gradient is estimated from scores at random neighbours."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustlib.arguments import Norm
+from robustlib.arguments import Norm, check_queries
 from robustlib.inference.confirm import settled, wrong
 from robustlib.input_checks import checked
 from robustlib.losses import LossName, find_loss
@@ -79,6 +80,11 @@ def nes(
     return climb_estimates(model, x, y, norm, eps, "nes", normals, *given)
 
 
+def first_step(params: Mapping[str, Any]) -> int:
+    """Queries of the start, of the samples of one step, and of the image that they lead to."""
+    return 2 + 2 * max(params["samples"] // 2, 1)
+
+
 @torch.no_grad()
 def climb_estimates(
     model: nn.Module,
@@ -97,6 +103,7 @@ def climb_estimates(
     spent: Tensor | None,
 ) -> Tensor:
     """Steps along estimated gradients; each costs its samples, and a query that says whether it was the last."""
+    check_queries(stream, queries, first_step({"samples": samples}))
     draws = default_draws(x, draws)
     objective, pairs = find_loss(loss), max(samples // 2, 1)
     step = eps / 5 if step_size is None else step_size

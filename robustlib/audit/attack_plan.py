@@ -1,6 +1,6 @@
 """What an audit tries: the standard attacks, then what an expert would where a gradient leads nowhere."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustlib.arguments import FIRST_STEP, Norm, keywords
+from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS
 from robustlib.attacks.apgd import apgd, apgd_targeted
 from robustlib.attacks.hopskipjump import hopskipjump
@@ -87,10 +87,10 @@ def each_draws(target: Target, queries: int) -> int:
     return queries // target.eot if target.randomised else queries
 
 
-def takes_a_step(attack: Callable[..., Tensor], queries: int) -> bool:
+def takes_a_step(name: str, queries: int) -> bool:
     """Whether so many queries bring the attack to its first step."""
-    defaults = {name: parameter.default for name, parameter in keywords(attack).items()}
-    return queries >= FIRST_STEP[attack.__name__](defaults)
+    attack = ATTACKS[name]
+    return attack.first_step is None or queries >= attack.first_step(attack.defaults)
 
 
 def left_out(target: Target, norm: Norm, pool: Tensor | None, queries: int) -> list[tuple[str, str]]:
@@ -103,7 +103,7 @@ def left_out(target: Target, norm: Norm, pool: Tensor | None, queries: int) -> l
         found.append(("NES, HopSkipJump and PGD on a surrogate", "they are not for L1"))
         return found
     each = each_draws(target, queries)
-    for words, attack in (("NES", nes), ("HopSkipJump", hopskipjump)):
+    for words, attack in (("NES", "nes"), ("HopSkipJump", "hopskipjump")):
         if not takes_a_step(attack, each):
             found.append((words, f"{each} queries do not bring it to a step"))
     if pool is None:
@@ -267,7 +267,7 @@ def last_resorts(target: Target, x: Tensor, norm: Norm, eps: float, queries: int
     free = {"norm": norm, "eps": eps, "queries": each_draws(target, queries)}
     model = Expectation(target.model, target.eot) if target.randomised else target.exact
     if norm != "L1":
-        if takes_a_step(nes, free["queries"]):
+        if takes_a_step("nes", free["queries"]):
             yield "NES", "gradient-free", calling(partial(unchecked(nes), **free), model), True
-        if takes_a_step(hopskipjump, free["queries"]):
+        if takes_a_step("hopskipjump", free["queries"]):
             yield "HopSkipJump", "decision", calling(partial(unchecked(hopskipjump), **free), model), True

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm
-from robustlib.attacks.types import Attack
+from robustlib.attacks.types import AttackFunction
 from robustlib.checks.adaptation import Watched, state_of, test_time
 from robustlib.checks.idle_attacks import noise_nearer, unmoved
 from robustlib.checks.normalisation import normalisation
@@ -108,7 +108,7 @@ def look_at_outcome(
     eps: float | None,
     seed: int,
     search: nn.Module | None = None,
-    attacks: Sequence[Attack] = (),
+    attacks: Sequence[AttackFunction] = (),
 ) -> list[Finding]:
     """Checks of an evaluation's outcome. x: its images as floats, and x_adv the attacked ones, in the outcome's order.
 

@@ -1,6 +1,5 @@
 """Whether an attack did anything: that it moves images at all, and comes nearer than chance where it has no limit."""
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm
-from robustlib.attacks.types import Attack
+from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.checks.thresholds import Finding, find
 from robustlib.inference.predict import verdict
 from robustlib.metrics import CLEAN
@@ -30,7 +29,7 @@ def unmoved(
     x: Tensor,
     y: Tensor,
     outcome: Outcome,
-    attacks: Sequence[Attack],
+    attacks: Sequence[AttackFunction],
     *,
     norm: Norm,
     eps: float | None,
@@ -52,9 +51,9 @@ def unmoved(
     x, y, draws = x[rows], y[rows], Draws(seed, torch.from_numpy(outcome.index)[rows].to(x.device))
     still = torch.arange(len(x), device=x.device)
     with seeded(seed, "checks/unmoved", x.device):
-        for attack in attacks:
+        for attack in map(as_stage, attacks):
             options: dict[str, Any] = {}
-            if eps is not None and "eps" in inspect.signature(attack).parameters:
+            if eps is not None and attack.takes_eps:
                 options["eps"] = farthest(x, norm).max().item()
             found = attack(model, x[still], y[still], draws=draws[still], **options)
             still = still[size(found - x[still], "Linf") <= ROUNDING]

@@ -1,6 +1,5 @@
 """Attack only what still stands: restarts and ensembles are the same thing."""
 
-import inspect
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.types import Attack
+from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.inference.batched_model import Engine
 from robustlib.inference.predict import astray, predict, verdict
 from robustlib.input_checks import check_labels
@@ -36,7 +35,7 @@ def cascade(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    attacks: Sequence[Attack],
+    attacks: Sequence[AttackFunction],
     *,
     draws: Draws | None = None,
     search: nn.Module | None = None,
@@ -59,15 +58,14 @@ def cascade(
     prediction = (predict(model, x) if clean is None else clean).clone()
     x_adv, broken_by = x.clone(), torch.where(prediction == y, len(attacks), -1)
     seconds, queries = [], torch.full_like(y, -1, dtype=torch.int64)
-    for position, attack in enumerate(attacks):
+    for position, attack in enumerate(map(as_stage, attacks)):
         began = time.perf_counter()
         standing = (broken_by == len(attacks)).nonzero().squeeze(1)
         if len(standing):
             options: dict[str, Tensor] = {}
-            takes = inspect.signature(attack).parameters
-            if start is not None and position == 0 and "start" in takes:
+            if start is not None and position == 0 and attack.takes_start:
                 options["start"] = start[standing]
-            if "spent" in takes:
+            if attack.counts_queries:
                 options["spent"] = torch.zeros_like(queries[standing])
             if eps is not None:
                 options["eps"] = eps[standing]

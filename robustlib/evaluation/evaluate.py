@@ -1,6 +1,5 @@
 """How accurate a model is, clean and attacked: every verdict by a fresh pass of the given model in strict float32."""
 
-import inspect
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm, checked_options
-from robustlib.attacks.types import Attack
+from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.checks.evaluation_checks import look_at_model
 from robustlib.checks.thresholds import Finding
 from robustlib.datasets.lazy_images import ImageSet
@@ -77,7 +76,7 @@ def evaluate(
     model: nn.Module,
     x: ImageSet,
     y: Tensor,
-    attacks: Sequence[tuple[str, Attack]],
+    attacks: Sequence[tuple[str, AttackFunction]],
     *,
     norm: Norm = "Linf",
     eps: float | None = None,
@@ -97,7 +96,7 @@ def evaluate_curve(
     model: nn.Module,
     x: ImageSet,
     y: Tensor,
-    plan: Sequence[tuple[float | None, Sequence[tuple[str, Attack]]]],
+    plan: Sequence[tuple[float | None, Sequence[tuple[str, AttackFunction]]]],
     *,
     norm: Norm = "Linf",
     seed: int = 0,
@@ -199,19 +198,12 @@ def batches(chosen: Tensor, batch_size: int, *, grouped: bool) -> Iterator[Tenso
     yield from chosen.split(counts.tolist())
 
 
-def given(named: Sequence[tuple[str, Attack]], surrogate: Engine | None) -> list[tuple[str, Attack]]:
+def given(named: Sequence[tuple[str, AttackFunction]], surrogate: Engine | None) -> list[tuple[str, AttackFunction]]:
     """The attacks, those that make their images on a surrogate with it."""
     if surrogate is None:
         return list(named)
-    return [
-        (name, partial(attack, surrogate=surrogate) if wants_surrogate(attack) else attack) for name, attack in named
-    ]
-
-
-def wants_surrogate(attack: Attack) -> bool:
-    """Whether it has a place for a surrogate, and none in it."""
-    place = inspect.signature(attack).parameters.get("surrogate")
-    return place is not None and place.default is None
+    stages = [(name, as_stage(attack)) for name, attack in named]
+    return [(name, stage.given(surrogate=surrogate) if stage.lacks_surrogate else stage) for name, stage in stages]
 
 
 def judge_shared(
@@ -219,7 +211,7 @@ def judge_shared(
     x: Tensor,
     y: Tensor,
     draws: Draws,
-    plan: Sequence[tuple[float | None, Sequence[tuple[str, Attack]]]],
+    plan: Sequence[tuple[float | None, Sequence[tuple[str, AttackFunction]]]],
     norm: Norm,
 ) -> tuple[Batch, ...]:
     """`judge_fixed`, each member of the crew with its share of the examples."""
@@ -237,7 +229,7 @@ def judge_fixed(
     x: Tensor,
     y: Tensor,
     draws: Draws,
-    plan: Sequence[tuple[float | None, Sequence[tuple[str, Attack]]]],
+    plan: Sequence[tuple[float | None, Sequence[tuple[str, AttackFunction]]]],
     norm: Norm,
 ) -> tuple[Batch, ...]:
     """A batch's outcome at each radius, for a model that always gives the same answer."""

@@ -1,22 +1,21 @@
 """Several radii as one search: what falls at a radius is drawn back to the next, and attacked again from there."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm
-from robustlib.attacks.types import Attack
+from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.evaluation.attack_sequence import Found, cascade, total
 from robustlib.inference.predict import predict, verdict
 from robustlib.norms import added, per_example, size
 from robustlib.rng import Draws, default_draws
 
-Plan = Sequence[tuple[float, Sequence[Attack]]]
+Plan = Sequence[tuple[float, Sequence[AttackFunction]]]
 
 
 def curve(
@@ -154,12 +153,12 @@ def side_by_side(plan: Plan) -> list[list[int]]:
     return [levels for _, levels in groups]
 
 
-def but_for_eps(attack: Attack) -> tuple[Any, ...] | None:
+def but_for_eps(attack: AttackFunction) -> tuple[Any, ...] | None:
     """What tells an attack from others but its radius; None where its examples cannot each have their own."""
-    radius = inspect.signature(attack).parameters.get("eps")
-    if not isinstance(attack, partial) or radius is None or Tensor not in get_args(radius.annotation):
+    stage = as_stage(attack)
+    if not isinstance(stage.run, partial) or not stage.eps_per_example:
         return None
-    return attack.func, attack.args, {name: value for name, value in attack.keywords.items() if name != "eps"}
+    return stage.run.func, stage.run.args, {k: value for k, value in stage.run.keywords.items() if k != "eps"}
 
 
 def shrink_to(x_adv: Tensor, x: Tensor, eps: Tensor, norm: Norm) -> Tensor:

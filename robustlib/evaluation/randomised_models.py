@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm
-from robustlib.attacks.types import Attack
+from robustlib.attacks.types import AttackFunction
 from robustlib.inference.expectation import Expectation
 from robustlib.losses import margin
 from robustlib.metrics import NOTHING
@@ -28,7 +28,7 @@ def judge_randomised(
     own: Draws,
     norm: Norm,
     eps: float | None,
-    named: Sequence[tuple[str, Attack]],
+    named: Sequence[tuple[str, AttackFunction]],
     draws: int,
     eot_draws: int,
 ) -> Batch:
@@ -48,7 +48,7 @@ def strongest(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    attacks: Sequence[Attack],
+    attacks: Sequence[AttackFunction],
     *,
     draws: Draws,
     eot_draws: int,

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,30 +44,6 @@ def stepped(steps: int) -> Work:
     return Work(steps, steps)
 
 
-USUAL = 5  # steps after which DeepFool, which stops at its first success, is mostly done
-# For an example that stands to the end: by the names of robustlib.attacks.ATTACKS, from their parameters.
-WORK: dict[str, Callable[[dict[str, Any]], Work]] = {
-    "clean": lambda p: Work(0),
-    "fgsm": lambda p: stepped(1),
-    "pgd": lambda p: stepped(p["steps"]),
-    "apgd-ce": lambda p: stepped(p["steps"] + 1),
-    "apgd-dlr": lambda p: stepped(p["steps"] + 1),
-    "apgd-t": lambda p: Work(1 + p["targets"]) + stepped(p["steps"] + 1) * p["targets"],
-    "fab": lambda p: Work(1 + (p["classes"] + 1) * p["steps"], (p["classes"] - 1) * p["steps"]),
-    "fab-t": lambda p: Work(1 + 2 * p["steps"] * p["targets"], p["steps"] * p["targets"]),
-    "square": lambda p: Work(p["queries"]),
-    "deepfool": lambda p: Work(1, p["classes"]) + Work(p["classes"] + 1, p["classes"]) * min(p["steps"], USUAL),
-    "cw": lambda p: stepped(p["steps"] * p["search_steps"]),
-    "fmn": lambda p: stepped(p["steps"]),
-    "spsa": lambda p: Work(p["queries"]),
-    "nes": lambda p: Work(p["queries"]),
-    "hopskipjump": lambda p: Work(p["queries"]),
-    "noise": lambda p: Work(p["queries"]),
-    "transfer": lambda p: Work(p["queries"]),
-    "corruption": lambda p: Work(0),
-    "certify": lambda p: Work(p["n0"] + p["n"]),
-}
-SURROGATE: dict[str, Callable[[dict[str, Any]], Work]] = {"transfer": lambda p: stepped(p["steps"])}  # on that
 VERDICTS = Work(3)  # the clean pass, that of the cascade, and the one that counts
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustlib.arguments import NORMS, NORMS_OF, check_arguments, checked_options, keywords
+from robustlib.arguments import check_arguments, checked_options
 from robustlib.attacks.pgd import pgd
 from robustlib.datasets.lazy_images import ImageSet
 from robustlib.inference.model_modes import (
@@ -33,6 +33,7 @@ from robustlib.settings import TrainSettings
 from robustlib.training import OBJECTIVES
 from robustlib.training.augment import augment
 from robustlib.training.copy_updates import Follower, follow
+from robustlib.training.objectives import attack_of
 
 VALIDATION_BATCH = 250
 SAMPLE = 64  # images with which a search copy is compared with the model
@@ -175,10 +176,8 @@ def check_attack(settings: TrainSettings) -> None:
     """Raises ValueError for an objective that there is not, or options that its attack does not take."""
     if settings.objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {settings.objective!r}, expected one of: {', '.join(OBJECTIVES)}")
-    objective: Any = OBJECTIVES[settings.objective]
-    attack = getattr(objective, "keywords", {}).get("attack", objective)
-    owner, norms = f"training on {settings.objective}", NORMS_OF.get(attack.__name__, NORMS)
-    check_arguments(owner, keywords(attack), settings.attack, norms)
+    if (attack := attack_of(OBJECTIVES[settings.objective])) is not None:
+        check_arguments(f"training on {settings.objective}", attack.options, settings.attack)
 
 
 @torch.no_grad()

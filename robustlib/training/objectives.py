@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustlib.attacks.types import Stage, as_stage
 from robustlib.inference.model_modes import evaluating
 from robustlib.input_checks import unchecked
 from robustlib.model_calls import ask
 from robustlib.rng import Draws
 
+OF_TRAINING = frozenset({"draws", "stop_at_success", "start"})  # parameters of an attack that training decides
 Search = Callable[[], nn.Module]
 
 
@@ -44,3 +46,9 @@ def attacked(
             with torch.autocast(x.device.type, enabled=False):  # the copy has its own precision
                 x_adv = attack(search(), x, y, draws=draws, **options)
     return F.cross_entropy(ask(model, x_adv), y)
+
+
+def attack_of(objective: Callable[..., Tensor]) -> Stage | None:
+    """The attack that an objective trains on; None of one that attacks nothing."""
+    attack = getattr(objective, "keywords", {}).get("attack")
+    return None if attack is None else as_stage(attack)

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.arguments import FIRST_STEP, NORMS, NORMS_OF, RANGES, check_value
+from robustlib.arguments import NORMS, RANGES, check_value
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.attacks.pgd import fgsm, pgd
+from robustlib.attacks.random_search import noise
+from robustlib.attacks.types import as_stage
 from robustlib.audit.audit import audit
 from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify, predict
@@ -59,7 +61,7 @@ NO_NORM: Any = "l2"
 
 def numeric(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The parameters that are numbers, whatever else they may be."""
-    known = inspect.signature(function).parameters
+    known = as_stage(function).params
     return {name: p for name, p in known.items() if {int, float} & {p.annotation, *get_args(p.annotation)}}
 
 
@@ -93,7 +95,7 @@ def test_settings_have_their_ranges_too():
 
 
 # What 0 does not switch off: a radius or a margin of none, a shift of none.
-MAY_BE_ZERO = {"eps", "confidence", "overshoot", "seed"}
+MAY_BE_ZERO = {"eps", "confidence", "overshoot", "decay", "seed"}
 MAY_BE_NEGATIVE = {"seed"}
 
 
@@ -177,7 +179,8 @@ def test_with_the_fewest_queries_an_attack_comes_to_a_step(name: str, queries: i
     assert spent == queries if name != "hopskipjump" else 14 + 10 < spent <= queries
     with pytest.raises(ValueError, match=f"expected queries of at least {queries}"):
         ATTACKS[name](Corner(), x, y, eps=0.01, queries=queries - 1, **given)
-    assert name in FIRST_STEP
+    first_step = ATTACKS[name].first_step
+    assert first_step is not None and first_step(ATTACKS[name].defaults | given) == queries
 
 
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -250,7 +253,7 @@ def test_no_rows_are_none(name: str, model: Plane):
 def test_checking_costs_no_pass_and_leaves_no_trace(model: Plane):
     ATTACKS["noise"](model, X, model(X).argmax(1), eps=0.0, queries=2)
     assert model.passes == 1 + 2 and not model._forward_hooks
-    for attack in (pgd, ATTACKS["noise"], certify):
+    for attack in (pgd, noise, certify):
         assert pickle.loads(pickle.dumps(attack)) is attack
         assert attack.__module__ in (
             "robustlib.attacks.pgd",
@@ -391,7 +394,9 @@ def test_radii_in_l2_may_be_wider_than_1():
 
 
 def test_norms_are_those_that_there_are():
-    assert NORMS == ("Linf", "L2", "L1") and NORMS_OF.keys() <= ATTACKS.keys()
+    assert NORMS == ("Linf", "L2", "L1")
+    limited = {name: attack.norms for name, attack in ATTACKS.items() if attack.norms not in ((), NORMS)}
+    assert limited == {"cw": ("L2",), "deepfool": ("L2", "Linf"), "mifgsm": ("Linf",)}
 
 
 def test_a_model_in_torchscript_is_attacked_and_one_radius_may_be_a_tensor():

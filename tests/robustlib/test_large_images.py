@@ -2,14 +2,13 @@
 against float64; and every attack on images that are float64 themselves.
 """
 
-from inspect import signature
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.arguments import NORMS, NORMS_OF, Norm
+from robustlib.arguments import NORMS, Norm
 from robustlib.attacks import ATTACKS
 from robustlib.attacks.fmn import project_each
 from robustlib.evaluation.multi_radius import shrink_to
@@ -25,7 +24,7 @@ EPS: dict[Norm, float] = {
 LARGE = (3, 224, 224)
 FEW = {"steps": 3, "search_steps": 2, "queries": 40, "samples": 4, "targets": 2}
 WITHIN_EPS = [name for name in ATTACKS if name not in ("clean", "corruption")]
-PLACES = [(name, norm) for name in WITHIN_EPS for norm in NORMS_OF.get(name, NORMS)]
+PLACES = [(name, norm) for name in WITHIN_EPS for norm in ATTACKS[name].norms]
 
 
 class Linear(nn.Module):
@@ -51,7 +50,7 @@ def pictures(shape: tuple[int, ...], count: int = 2) -> Tensor:
 
 
 def attacked(name: str, norm: Norm, model: nn.Module, x: Tensor, eps: float) -> Tensor:
-    takes = signature(ATTACKS[name]).parameters
+    takes = ATTACKS[name].params
     options: dict[str, Any] = {key: value for key, value in FEW.items() if key in takes}
     options |= {"norm": norm} if "norm" in takes else {}
     options |= {"eps": eps} if "eps" in takes else {}

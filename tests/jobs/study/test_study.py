@@ -105,7 +105,7 @@ BAD = [
     ("steps: 3, ", "stepz: 3, ", "5: training on pgd has no parameter 'stepz', it has: eps, loss, norm, random_start, step_size, steps"),
     ("dropout_at_inference: 0.5", "dropout_at_inference: 1.5", "5: models.b.dropout_at_inference: input should be less than 1, got 1.5"),
     ("arch: convnet3, dropout", "arch: resnet18, dropout", "5: dropout_at_inference needs a model with dropout layers, this one has none"),
-    ("name: pgd,", "name: pgdd,", "8: unknown attack 'pgdd', expected one of: clean, fgsm, pgd, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, deepfool, cw, fmn, "),
+    ("name: pgd,", "name: pgdd,", "8: unknown attack 'pgdd', expected one of: clean, fgsm, pgd, mifgsm, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, deepfool, cw, fmn, "),
     ("steps: 5", "steps: five", "8: pgd: expected steps of type int, got 'five'"),
     ("[0, 4/255, 8/255]", "[0, -0.1]", "8: attacks.1.eps: expected eps in [0, 1], got -0.1"),
     ("[0, 4/255, 8/255]", "[0, 8]", "8: attacks.1.eps: expected eps in [0, 1], got 8: did you mean 8/255?"),

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
+from robustlib.arguments import keywords
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify
@@ -14,16 +15,18 @@ from robustq.jobs.errors import SpecError
 from robustq.jobs.specs import DefenceSpec
 from robustq.jobs.study.study import load_study
 from robustq.jobs.submission.expand_study import expand, resolve
-from robustq.jobs.submission.validate import complete_attack, complete_defence, complete_training, parameters
+from robustq.jobs.submission.validate import attack_parameters, complete_attack, complete_defence, complete_training
 
-MAY_BE_ZERO = {"eps", "confidence", "overshoot"}  # written out: what 0 does not switch off
-SKIP = frozenset({"norm", "eps", "draws", "classes", "start", "spent", "surrogate"})
+MAY_BE_ZERO = {"eps", "confidence", "overshoot", "decay"}  # written out: what 0 does not switch off
 
 
 def bad_numbers() -> list[tuple[str, str, Any]]:
     found = []
-    for name, function in (ATTACKS | ENSEMBLES | DEFENCES | {"certify": certify}).items():
-        for param, known in parameters(function, SKIP if name not in DEFENCES else frozenset()).items():
+    attacks = {name: attack_parameters(attack) for name, attack in (ATTACKS | ENSEMBLES).items()}
+    others = {name: keywords(function) for name, function in (DEFENCES | {"certify": certify}).items()}
+    del others["certify"]["draws"]
+    for name, params in (attacks | others).items():
+        for param, known in params.items():
             kinds = {known.annotation, *get_args(known.annotation)}
             if kinds & {int, float}:
                 values = [-1, math.nan, math.inf, True, "1"] + [0] * (param not in MAY_BE_ZERO)
@@ -34,7 +37,7 @@ def bad_numbers() -> list[tuple[str, str, Any]]:
 @pytest.mark.parametrize(("name", "param", "value"), bad_numbers())
 def test_a_number_out_of_its_range_is_refused(name: str, param: str, value: Any):
     with pytest.raises(ValueError, match=f"^{name}: expected {param} .*, got {value!r}"):
-        if name in DEFENCES and param in parameters(DEFENCES[name], frozenset()):
+        if name in DEFENCES and param in keywords(DEFENCES[name]):
             complete_defence(DefenceSpec(name=name, params={param: value}))
         else:
             complete_attack(name, None, 0.1 if name == "certify" else None, 1, {param: value})

@@ -1,15 +1,17 @@
 """DeepFool on a linear model of several classes, where one step reaches the nearest boundary exactly."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.arguments import Norm
 from robustlib.attacks.deepfool import class_slopes, deepfool, gaps
 from robustlib.inference.fast_copy import make_engines
 from robustlib.inference.predict import correct
 from robustlib.norms import size
 
+Norm = Literal["Linf", "L2"]
 NORMS: list[Norm] = ["Linf", "L2"]
 CLASSES = 5
 

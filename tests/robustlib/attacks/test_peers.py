@@ -1,6 +1,7 @@
 """FGSM, PGD and DeepFool against torchattacks and foolbox, on all 449 test digits."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from robustlib.arguments import Norm
 from robustlib.attacks.deepfool import deepfool
+from robustlib.attacks.mifgsm import mifgsm
 from robustlib.attacks.pgd import fgsm, pgd
 from robustlib.inference.predict import correct
 from robustlib.losses import margin
@@ -70,6 +72,19 @@ def test_pgd_from_the_image_itself(library: str, norm: Norm, eps: float, net: nn
     assert alike.double().mean() > 0.9
 
 
+@pytest.mark.parametrize("eps", [0.03, 0.08, 0.12])
+def test_mifgsm(eps: float, net: nn.Module, test):
+    """Theirs takes every step; of images that stand to the end ours does too, and those are the same."""
+    x, y = test
+    ours = mifgsm(net, x, y, eps=eps, steps=STEPS)
+    theirs = torchattacks.MIFGSM(net, eps=eps, alpha=eps / STEPS, steps=STEPS, decay=1.0)(x, y)
+    assert 0.05 < robust(net, ours, y) < 0.97
+    assert robust(net, theirs, y) == pytest.approx(robust(net, ours, y), abs=0.005)
+    stand = correct(net, ours, y)
+    alike = size(ours - theirs, "Linf")[stand] < 1e-3 * eps
+    assert alike.double().mean() > 0.9
+
+
 @pytest.mark.parametrize(
     "library, norm, eps", [("foolbox", "Linf", 0.05), ("torchattacks", "Linf", 0.05), ("foolbox", "L2", 0.3)]
 )
@@ -92,7 +107,7 @@ def test_pgd_from_a_random_point(library: str, norm: Norm, eps: float, net: nn.M
 
 
 @pytest.mark.parametrize("norm", ["L2", "Linf"])
-def test_deepfool_against_foolbox(norm: Norm, net: nn.Module, test):
+def test_deepfool_against_foolbox(norm: Literal["L2", "Linf"], net: nn.Module, test):
     """Foolbox starts from the class it predicts, so only images that are classified correctly compare."""
     right = correct(net, *test)
     x, y = test[0][right], test[1][right]

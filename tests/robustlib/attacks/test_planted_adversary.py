@@ -54,7 +54,11 @@ GRADIENTS = [
     "hopskipjump",
     "transfer",
 ]
-PLACES = [(name, norm) for norm in ("Linf", "L2") for name in GRADIENTS] + [("deepfool", "L2"), ("cw", "L2")]
+PLACES = [(name, norm) for norm in ("Linf", "L2") for name in GRADIENTS] + [
+    ("deepfool", "L2"),
+    ("cw", "L2"),
+    ("mifgsm", "Linf"),
+]
 CHANCE = [("noise", "Linf"), ("noise", "L2"), ("noise", "L1")]
 
 

@@ -1,7 +1,6 @@
 """No number depends on who shares a batch: batch sizes, shards, order and turns give the same bits, in half precision too."""
 
 from functools import partial
-from inspect import signature
 
 import pytest
 import torch
@@ -109,7 +108,7 @@ def test_half_precision_finds_as_much_and_calls_nothing_broken_that_stands(
     name: str, norm: Norm, eps: float, net: nn.Module, test
 ):
     x, y = test
-    options = {"steps": 10} if "steps" in signature(ATTACKS[name]).parameters else {"queries": 200}
+    options = {"steps": 10} if "steps" in ATTACKS[name].params else {"queries": 200}
     attack = (name, partial(ATTACKS[name], norm=norm, eps=eps, **options))
     found = {}
     for half in (False, True):

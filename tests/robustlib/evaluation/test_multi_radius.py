@@ -1,6 +1,5 @@
 """Several radii as one search: monotone, verified, hardly weaker than a search at each, and for less than two."""
 
-import inspect
 from functools import partial
 from itertools import pairwise
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from robustlib.arguments import NORMS, Norm
 from robustlib.attacks import ATTACKS, ENSEMBLES
-from robustlib.attacks.types import Attack
+from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.evaluation.evaluate import Ready, evaluate, evaluate_curve, make_ready
 from robustlib.evaluation.multi_radius import curve, shrink_to, side_by_side
 from robustlib.inference.confirm import wrong
@@ -85,7 +84,7 @@ def test_radii_side_by_side_are_radii_one_after_the_other(name: str, norm: Norm,
     x, y = test[0][:64], test[1][:64]
     engines = make_engines(net, x, half=False)
     short = {"apgd-ce": {"steps": 8}, "apgd-t": {"steps": 8}, "fab-t": {"steps": 4}, "square": {"queries": 60}}
-    plan: list[tuple[float, list[Attack]]] = []
+    plan: list[tuple[float, list[AttackFunction]]] = []
     for eps in radii[::2]:
         if name == "pgd":
             attacks = [partial(ATTACKS["pgd"], norm=norm, eps=eps)] * 2
@@ -106,12 +105,12 @@ def test_radii_side_by_side_are_radii_one_after_the_other(name: str, norm: Norm,
     assert sum(found[-1].seconds) > 0
 
 
-def unlike(attack: Attack) -> Attack:
+def unlike(attack: AttackFunction) -> AttackFunction:
     """The attack as a function that takes no eps."""
-    takes = inspect.signature(attack).parameters
-    if "start" in takes:
+    stage = as_stage(attack)
+    if stage.takes_start:
         return lambda model, x, y, *, draws, start=None: attack(model, x, y, draws=draws, start=start)
-    if "spent" in takes:
+    if stage.counts_queries:
         return lambda model, x, y, *, draws, spent: attack(model, x, y, draws=draws, spent=spent)
     return lambda model, x, y, *, draws: attack(model, x, y, draws=draws)
 
