@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustlib.arguments import NORMS, NORMS_OF
 from robustlib.attacks import ATTACKS, ENSEMBLES
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +54,7 @@ def test_the_table_of_attacks_is_the_registry():
         assert set(access.split(", ")) <= {"gradients", "scores", "labels"} and paper
         known |= {name: set(norms.split(", ")) for name in re.findall(r"`([\w-]+)`", names)}
     assert known.keys() == (ATTACKS.keys() | ENSEMBLES.keys()) - {"clean", "corruption"}
-    assert known == {name: set(NORMS_OF.get(name, NORMS)) for name in known}
+    assert known == {name: set({**ATTACKS, **ENSEMBLES}[name].norms) for name in known}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
