@@ -28,16 +28,13 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-# Kernels take one thread a process; what starts Ray has the machine to itself.
-PARALLEL := $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadscope
 QUICK := not ray and not browser and not postgres and not peers and not data and not slow and not trained
 
 quick: lint
-	$(PARALLEL) -m "$(QUICK)"
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadscope -m "$(QUICK)"
 
 test: lint
-	$(PARALLEL) -m "not ray"
-	$(BIN)/python -m pytest -q -m ray
+	$(BIN)/python -m pytest -q
 
 clean:
 	rm -rf .venv .robustq report *.egg-info

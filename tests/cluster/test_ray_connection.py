@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from robustq.cluster.ray_connection import check_token, import_ray, is_loopback, quiet_stdout
+from robustq.cluster.ray_connection import check_token, import_ray, is_loopback, quiet_stdout, quieten
 from robustq.cluster.remote.ray_jobs_api import Answer
 from robustq.cluster.remote.upload import parcel, staged
 from robustq.jobs.errors import RunError, SpecError
@@ -70,7 +70,10 @@ def test_what_ray_says_of_its_workers_is_kept_from_stdout(capsys):
 @pytest.mark.parametrize("own", [True, False])
 def test_what_ray_says_of_its_own_node_that_died_is_left_out(own, monkeypatch, capsys):
     """robustq tells that in a line; of a node of somebody's cluster Ray alone knows."""
-    worker = import_ray()._private.worker
+    ray = import_ray()
+    worker = ray._private.worker
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    quieten(ray)  # another test may have imported Ray by itself
     monkeypatch.setattr(worker, "_global_node", SimpleNamespace(head=own))
     text = "The node with node id: 954926b0 and address: 192.0.2.2 has been marked dead because the detector has missed"
     worker.print_to_stdstream({"lines": [text], "pid": "raylet", "is_err": False}, ignore_prefix=False)
