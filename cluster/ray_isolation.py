@@ -17,8 +17,8 @@ RELATIVE = ("PYTHONPATH", "RAY_AUTH_TOKEN_PATH")  # what Ray's processes read fr
 def apart() -> Iterator[None]:
     """In an empty folder for the length of a block: to start Ray in, or to reach a cluster.
 
-    Ray puts the folder that it is started from first on its workers' path, and there a `cluster.py` or `random.py` of
-    the user's would stand in for ours and for Python's own. The folder stays until the process that made it is done
+    Ray puts the folder that it is started from first on its workers' path, and there a `random.py` or `robustq.py` of
+    the user's would stand in for Python's own and for ours. The folder stays until the process that made it is done
     with Ray, whose processes work there; this process is back in its own folder when the block ends.
     """
     before, environment = Path.cwd(), {name: os.environ[name] for name in RELATIVE if name in os.environ}

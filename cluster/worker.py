@@ -120,7 +120,7 @@ def prepare(setting: Setting) -> bool:
         # Shares are Ray's bookkeeping: this keeps one bundle from taking its neighbours' memory.
         torch.cuda.set_per_process_memory_fraction(setting.gpu_share)
     if setting.folder not in sys.path:
-        sys.path.append(setting.folder)  # last: a user's folder `jobs` must not stand in for ours
+        sys.path.append(setting.folder)  # last: a user's file stands in for no installed package
     return True
 
 

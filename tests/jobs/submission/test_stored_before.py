@@ -10,7 +10,7 @@ from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.upgrade import upgrade
 from robustq.jobs.submission.study_sources import submit_file
 
-# Made by 585efe5, whose kernels were version 7, from this study and nothing else: never change it.
+# Made by 585efe5, whose kernels were version 7, from this study; without its events, logs and machine. Never change it.
 STORED = Path(__file__).parents[1] / "store" / "store-before-moves.sql"
 STUDY = """
 name: {name}
