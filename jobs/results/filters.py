@@ -17,7 +17,6 @@ JSONS = frozenset({"versions"})
 TIMES = frozenset({"recorded_at"})
 WHOLE = frozenset({"seed", "n", "job_id"})
 # Those with an option of their own; --where takes any.
-NAMED = ("model", "attack", "eps", "norm", "arch", "defence", "dataset", "seed")
 
 NULL = "null"
 SAME = 1e-6  # relative, of fractions: as people type them, 0.0313725 for 8/255

@@ -23,7 +23,6 @@ from robustq.jobs.store.views import V_CHECKS, V_RESULTS
 from robustq.jobs.store.whole_files import give_name, unfinished
 from robustq.jobs.text.safe_text import address, has_password, hide
 
-DEFAULT_STORE = "sqlite:///.robustq/results.db"
 BUSY_SECONDS = 30
 DEADLOCKS = 5  # that a driver's transaction may be broken off by
 BROKEN_OFF = ("40P01", "40001")  # PostgreSQL's codes for a deadlock and for what cannot be serialised

@@ -1,7 +1,5 @@
 """Whether the gradient says what the loss does: the checks by which a masked gradient is told from a small one."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +16,6 @@ from robustlib.rng import Draws
 TINY = 1e-6  # of an image's range: a difference in float64 over which a smooth loss is a straight line
 SHARE = 0.1  # of the rise that the gradient promises which must come
 NEAR = 0.1  # by which share slope and gradient may differ
-Value = Callable[[Tensor], Tensor]
 
 
 def margin_and_slope(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
