@@ -16,7 +16,6 @@ TEXTS = frozenset(
 JSONS = frozenset({"versions"})
 TIMES = frozenset({"recorded_at"})
 WHOLE = frozenset({"seed", "n", "job_id"})
-# Those with an option of their own; --where takes any.
 
 NULL = "null"
 SAME = 1e-6  # relative, of fractions: as people type them, 0.0313725 for 8/255
