@@ -8,6 +8,7 @@ import fcntl
 import os
 import resource
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -119,7 +120,10 @@ def clear_dead() -> None:
     """Remove the folders that runs left behind whose process was killed, with what of their Ray still runs."""
     for root in roots():
         for folder in root.glob(f"{PREFIX}*"):
-            with suppress(OSError):  # another user's, or gone by now
+            with suppress(OSError):  # gone by now
+                found = folder.lstat()  # anybody may make a link or a folder of such a name in /tmp
+                if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                    continue
                 mark = os.open(folder / MARK, os.O_RDWR)
                 try:
                     fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -169,6 +169,22 @@ class TestFolder:
         assert not psutil.pid_exists(left.pid)  # killed, not by this test
         assert list(place.iterdir()) == [foreign]
 
+    def test_that_somebody_else_made_is_left_alone(self, place, tmp_path, monkeypatch):
+        """Nor what a link of such a name leads to."""
+        folder = tmp_path / "elsewhere"
+        for made in (folder, place / f"{ray_sessions.PREFIX}theirs"):
+            made.mkdir()
+            (made / ray_sessions.MARK).touch()
+        (place / f"{ray_sessions.PREFIX}link").symlink_to(folder)
+        with monkeypatch.context() as patch:
+            patch.setattr("os.getuid", lambda: folder.stat().st_uid + 1)
+            ray_sessions.clear_dead()
+        assert len(list(place.iterdir())) == 2 and folder.is_dir()
+        ray_sessions.clear_dead()  # one's own, whose process is gone
+        assert [path.name for path in place.iterdir()] == [f"{ray_sessions.PREFIX}link"]
+        assert [path.name for path in folder.iterdir()] == [ray_sessions.MARK]
+        (place / f"{ray_sessions.PREFIX}link").unlink()
+
     def test_that_cannot_be_made_is_one_line(self, monkeypatch, tmp_path):
         monkeypatch.setattr(ray_sessions, "roots", lambda: [tmp_path / ("a" * 100), Path("/dev/null/in")])
         with pytest.raises(RunError) as error:
