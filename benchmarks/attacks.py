@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.datasets import load
 from robustlib.evaluation.evaluate import Ready, evaluate, evaluate_curve, make_ready
-from robustlib.inference.confirm import wrong
 from robustlib.inference.model_modes import as_images, strict_float32
 from robustlib.inference.throughput import Rates, Work, calibrate, wait
+from robustlib.losses import misclassified
 from robustlib.models import build
 
 OURS = "robustq"
@@ -107,8 +107,12 @@ def timed(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
 def judged(case: Case, x_adv: Tensor, task: str) -> tuple[float, float | None]:
     """Robust accuracy of the images by the original model in strict float32, and DeepFool's median distance."""
     with strict_float32():
-        fell = torch.cat([wrong(case.plain(a), b) for a, b in zip(x_adv.split(250), case.y.split(250), strict=True)])
-        clean = torch.cat([wrong(case.plain(a), b) for a, b in zip(case.x.split(250), case.y.split(250), strict=True)])
+        fell = torch.cat(
+            [misclassified(case.plain(a), b) for a, b in zip(x_adv.split(250), case.y.split(250), strict=True)]
+        )
+        clean = torch.cat(
+            [misclassified(case.plain(a), b) for a, b in zip(case.x.split(250), case.y.split(250), strict=True)]
+        )
     distance = None
     if task == "deepfool":
         distance = (x_adv - case.x)[fell & ~clean].flatten(1).norm(dim=1).median().item()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import click
 import numpy as np
@@ -21,12 +22,12 @@ from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
 from robustlib.evaluation.evaluate import Ready, evaluate
-from robustlib.inference.batched_model import Engine
-from robustlib.inference.confirm import wrong
 from robustlib.inference.copy_agreement import FLOAT32_TURN, HALF_TURN, repeated, turn
 from robustlib.inference.cuda_graphs import Graphs
 from robustlib.inference.fast_copy import make_engines
 from robustlib.inference.model_modes import evaluating, strict_float32
+from robustlib.inference.replica import Engine
+from robustlib.losses import misclassified
 from robustlib.outcome import join
 from robustlib.rng import Draws
 
@@ -76,7 +77,9 @@ def autoattack(case: Case, verdicts: Path | None) -> Iterator[Check]:
         return
     with strict_float32(), torch.no_grad():
         x_adv = ours("autoattack", case)
-        fell = torch.cat([wrong(case.plain(a), b) for a, b in zip(x_adv.split(250), case.y.split(250), strict=True)])
+        fell = torch.cat(
+            [misclassified(case.plain(a), b) for a, b in zip(x_adv.split(250), case.y.split(250), strict=True)]
+        )
     stands, expected = (~fell).cpu().numpy(), np.load(verdicts)[: len(case.x)].astype(bool)
     more, less = np.flatnonzero(stands & ~expected), np.flatnonzero(~stands & expected)
     note = f"{stands.sum()} stand, {expected.sum()} of the reference's; ours alone {more.tolist()}, its {less.tolist()}"
@@ -94,21 +97,21 @@ def gradients(case: Case) -> Iterator[Check]:
             x, alone = repeated(case.x, size), replace_net(engine, size)
             for count in (1, 10):
                 values = partial(first_logits, count=count)
-                found = alone.differentiate(x, values)[2]
-                if isinstance(engine.net, Graphs):
-                    eager = replace_net(engine, size, engine.net.net).differentiate(x, values)[2]
+                found = alone.values_and_grads(x, values)[2]
+                if engine.recorded:
+                    eager = replace_net(engine, size, cast(Graphs, engine.net).net).values_and_grads(x, values)[2]
                     far = turn(found, eager)
                     yield Check(f"{name}, {size} images, {count} values: recorded", far, f"<= {SAME}", far <= SAME)
                 few = slice(0, 64)
                 with strict_float32():
-                    exact = engines.exact.differentiate(x[few], values)[2]
+                    exact = engines.exact.values_and_grads(x[few], values)[2]
                 far, most = turn(found[few], exact), FLOAT32_TURN if engine.precision == torch.float32 else HALF_TURN
                 yield Check(f"{name}, {size} images, {count} values: the model's", far, f"<= {most}", far <= most)
 
 
 def sizes_of(engine: Engine, device: torch.device) -> tuple[int, ...]:
     """All batch sizes; on a CPU, where they agree to the bit, the smallest."""
-    return engine.sizes if device.type == "cuda" or isinstance(engine.net, Graphs) else engine.sizes[:1]
+    return engine.sizes if device.type == "cuda" or engine.recorded else engine.sizes[:1]
 
 
 def first_logits(logits: Tensor, count: int) -> Tensor:
@@ -159,7 +162,7 @@ def ranges(case: Case) -> Iterator[Check]:
     x = torch.full((64, 1, 4, 4), 0.2, device=device)
     with evaluating(faint), strict_float32():
         found = ATTACKS["apgd-ce"](engines.search, x, y, eps=0.1, steps=10, draws=draws)
-        stands = (~wrong(faint(found), y)).float().mean().item()
+        stands = (~misclassified(faint(found), y)).float().mean().item()
     yield Check("a last step below float16: robust accuracy", stands, "0", stands == 0, engines.search.mode)
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from robustlib.arguments import check_arguments, check_value, check_width, keywords
 from robustlib.datasets.lazy_images import ImageSet, LazyImages
-from robustlib.inference.batched_model import Engine
 from robustlib.rng import Draws
 
 P = ParamSpec("P")
@@ -172,10 +171,9 @@ def check_radii(owner: str, norm: str, radii: Sequence[float | None]) -> None:
 def counting_classes(owner: str, model: Any, highest: int) -> Iterator[None]:
     """Raises ValueError at the model's first answer if it has no logit for the highest label.
 
-    Only that answer knows: an extra pass would draw from a randomised model's generator and cost a query. An engine's
-    model was looked at when it was made.
+    Only that answer knows: an extra pass would draw from a randomised model's generator and cost a query.
     """
-    if not isinstance(model, nn.Module) or isinstance(model, Engine | torch.jit.ScriptModule):  # which takes no hook
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):  # which takes no hook
         yield
         return
 

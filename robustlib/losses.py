@@ -50,6 +50,11 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return targeted_margin(logits, y, target) / (first - (third + fourth) / 2 + TINY)
 
 
+def misclassified(logits: Tensor, y: Tensor) -> Tensor:
+    """Which logits name another class than y, shape (B,)."""
+    return logits.argmax(1) != y
+
+
 def pick(logits: Tensor, y: Tensor) -> Tensor:
     return logits.gather(1, y[:, None]).squeeze(1)
 
@@ -63,6 +68,12 @@ def ranked(logits: Tensor, count: int) -> tuple[Tensor, ...]:
     if logits.shape[1] < count:
         raise ValueError(f"this loss needs {count} classes or more, got {logits.shape[1]}: use ce or margin")
     return logits.topk(count, dim=1).values.unbind(1)
+
+
+def other_classes(logits: Tensor, y: Tensor) -> Tensor:
+    """The classes but the true one, by falling logit, shape (B, classes - 1)."""
+    order = logits.argsort(dim=1, descending=True, stable=True)
+    return order[order != y[:, None]].reshape(len(y), logits.shape[1] - 1)
 
 
 LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}

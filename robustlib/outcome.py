@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 
 from robustlib.arguments import Norm
 from robustlib.inference.batched_model import batch_sizes
-from robustlib.inference.confirm import classes_of
 from robustlib.inference.model_modes import check_there, in_a_line
+from robustlib.inference.predict import classes_of
 from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.metrics import CLEAN, NOTHING
 from robustlib.model_calls import ask

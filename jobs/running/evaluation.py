@@ -17,7 +17,7 @@ from robustlib.datasets.choose import choose
 from robustlib.datasets.lazy_images import LazyImages
 from robustlib.evaluation.certified import evaluate_certified
 from robustlib.evaluation.evaluate import Ready, evaluate_curve, given
-from robustlib.inference.batched_model import Engine
+from robustlib.inference.replica import Engine
 from robustlib.metrics import summarise
 from robustlib.outcome import Batch, join
 from robustlib.settings import AUDIT, CERTIFY

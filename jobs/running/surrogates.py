@@ -13,10 +13,10 @@ from robustlib.attacks.surrogate_training import MOST, train_surrogate
 from robustlib.datasets.choose import choose
 from robustlib.datasets.lazy_images import ImageSet, LazyImages
 from robustlib.evaluation.evaluate import Ready, make_ready
-from robustlib.inference.batched_model import Engine
 from robustlib.inference.expectation import Expectation
 from robustlib.inference.model_modes import as_images, evaluating, strict_float32
 from robustlib.inference.predict import predict
+from robustlib.inference.replica import Engine
 from robustlib.inference.threads import threads_of
 from robustlib.outcome import Outcome
 from robustlib.rng import seeded

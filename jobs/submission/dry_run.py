@@ -11,8 +11,8 @@ from sqlalchemy import select
 
 from robustlib.datasets.lazy_images import LazyImages
 from robustlib.evaluation.evaluate import SAMPLE, make_ready
-from robustlib.inference.batched_model import Engine
 from robustlib.inference.model_modes import as_images
+from robustlib.inference.replica import Engine
 from robustlib.inference.throughput import Rates, Work, calibrate
 from robustq.jobs.running.inputs import build_model, load_data, unmeasured
 from robustq.jobs.specs import DataRef, EvalSpec, ModelSpec, TrainSpec

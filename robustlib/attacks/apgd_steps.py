@@ -1,46 +1,79 @@
 """One run of Auto-PGD: steps along the gradient whose size follows how the loss rises."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustlib.arguments import Norm
-from robustlib.attacks.parallel_targets import still_needed
-from robustlib.inference.confirm import settled, wrong
+from robustlib.inference.oracle import Oracle
+from robustlib.inference.steps import Rows, search_ball
+from robustlib.losses import Loss, misclassified
 from robustlib.norms import Radius, ascent, per_example, project_in_box, size, steepest
 
 MOMENTUM = 0.75
 RHO = 0.75  # share of a window's steps in which the loss must rise, or else the step is halved
-Climb = Callable[[Tensor, "Run"], tuple[Tensor, Tensor, Tensor]]
 
 
-@dataclass
-class Run:
-    """Where each example's run is, a row each; rows of examples that fell are left out."""
+@dataclass(kw_only=True)
+class Start(Rows):
+    """Where a run begins. target: the class towards which it goes; None away from the true one."""
 
-    place: Tensor  # in the batch that came
-    x: Tensor
-    y: Tensor
-    target: Tensor  # -1 where there is none
+    eps: Radius
+    target: Tensor | None = None
+
+
+@dataclass(kw_only=True)
+class Run(Rows):
+    """Where each example's run is."""
+
     eps: Tensor
-    x_adv: Tensor
+    target: Tensor | None
     before: Tensor  # the step before, for the momentum
-    slope: Tensor
-    value: Tensor
-    best: Tensor
-    best_slope: Tensor
-    best_value: Tensor
     step_size: Tensor
+    value: Tensor  # of the loss
+    best: Tensor
+    best_value: Tensor
     rises: Tensor  # steps of this window in which the loss rose
     checked_value: Tensor  # the best loss at the last checkpoint
     halved: Tensor  # whether that checkpoint halved the step
     share: Tensor  # L1: share of coordinates that a step moves
     spread: Tensor  # L1: coordinates moved at the last checkpoint
+    gradient: Tensor = field(init=False)
+    best_gradient: Tensor = field(init=False)
 
-    def __getitem__(self, chosen: Tensor) -> "Run":
-        return Run(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+    @classmethod
+    def begin(cls, start: Start, norm: Norm, *, warm: bool) -> Self:
+        """warm: in L1 as many coordinates are moved as the image differs in from the original."""
+        x, x_adv, blank = start.x, start.x_adv, torch.zeros_like(start.x[:, 0, 0, 0])
+        pixels = x[0].numel() if len(x) else 0
+        spread = changed(x_adv - x) if warm else torch.full_like(blank, pixels)
+        eps = torch.as_tensor(start.eps, dtype=torch.float64, device=x.device).expand(len(x))
+        return cls(
+            x=x,
+            y=start.y,
+            x_adv=x_adv,
+            rival=start.rival,
+            eps=eps,
+            target=start.target,
+            before=x_adv,
+            step_size=(eps if norm == "L1" else 2 * eps).to(x),
+            value=blank,
+            best=x_adv,
+            best_value=blank,
+            rises=blank,
+            checked_value=blank,
+            halved=torch.ones_like(blank, dtype=torch.bool),
+            share=spread / max(pixels, 1) / 1.5 if warm else torch.full_like(blank, 0.2),
+            spread=spread,
+        )
+
+    @property
+    def result(self) -> Tensor:
+        return self.best
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -55,79 +88,58 @@ def checkpoints(steps: int) -> list[int]:
 
 
 def ascend(
-    model: nn.Module,
-    slope: Climb,
-    x: Tensor,
-    y: Tensor,
-    target: Tensor,
-    x_adv: Tensor,
-    norm: Norm,
-    eps: Radius,
-    steps: int,
-    *,
-    stop: bool,
-    warm: bool = False,
-    rivals: Tensor | None = None,
+    oracle: Oracle, start: Start, loss: Loss, norm: Norm, steps: int, *, stop: bool, warm: bool = False
 ) -> Tensor:
     """One run of Auto-PGD. stop: leave out what is misclassified, which a radius larger than the real one forbids."""
-    blank = torch.zeros_like(x[:, 0, 0, 0])
-    radii = eps if isinstance(eps, Tensor) else torch.full_like(blank, eps, dtype=torch.float64)
-    run = Run(
-        torch.arange(len(x), device=x.device), x, y, target, radii, x_adv, x_adv, x, blank, x_adv, x, blank,
-        (radii if norm == "L1" else 2 * radii).to(x), blank, blank, torch.ones_like(blank, dtype=torch.bool),
-        torch.full_like(blank, 0.2), torch.full_like(blank, x[0].numel() if len(x) else 0),
-    )  # fmt: skip
-    if warm:
-        run.spread = changed(x_adv - x)
-        run.share = run.spread / x[0].numel() / 1.5
-    found = x_adv.clone()
     period = max(int(0.04 * steps), 1)
-    checks = set(range(period, steps + 1, period)) if norm == "L1" else set(checkpoints(steps))
-    begun, length = 0, 0
-    for step in range(steps + 1):
-        logits, value, run.slope = slope(run.x_adv, run)
-        run.rises = run.rises + (value > run.value) * (step > 0)
+    checks = list(range(period, steps + 1, period)) if norm == "L1" else checkpoints(steps)
+    windows = dict(zip(checks, [at - before for before, at in pairwise([0, *checks])], strict=True))
+    adapt, move = (adapt_l1, move_l1) if norm == "L1" else (adapt_step_size, partial(move_with_momentum, norm=norm))
+
+    def ask(run: Run, number: int) -> Tensor:
+        rows = (run.y,) if run.target is None else (run.y, run.target)
+        logits, value, run.gradient = oracle.value_and_grad(run.x_adv, loss, *rows)
+        better = value > run.best_value
+        if number == 0:
+            better, run.checked_value, run.best_gradient = torch.ones_like(better), value, run.gradient
+        else:
+            run.rises = run.rises + (value > run.value)
         run.value = value
-        better = (value > run.best_value) | (step == 0)
         run.best_value = torch.where(better, value, run.best_value)
-        run.best = torch.where(per_example(better, x), run.x_adv, run.best)
-        run.best_slope = torch.where(per_example(better, x), run.slope, run.best_slope)
-        if step == 0:
-            run.checked_value = value
-        if stop and (fell := settled(model, run.x_adv, run.y, wrong(logits, run.y))).any():
-            found[run.place[fell]] = run.x_adv[fell]
-            run = run[~fell if rivals is None else still_needed(run.place, fell, rivals)]
-            if len(run.place) == 0:
-                return found
-        if step in checks:
-            length, begun = step - begun, step
-            adapt_l1(run) if norm == "L1" else adapt(run, length)
-        if step < steps:
-            move(run, norm, first=step == 0)
-    found[run.place] = run.best
-    return found
+        run.best = torch.where(per_example(better, run.x), run.x_adv, run.best)
+        run.best_gradient = torch.where(per_example(better, run.x), run.gradient, run.best_gradient)
+        return misclassified(logits, run.y)
+
+    def go_on(run: Run, number: int) -> None:
+        if number in windows:
+            adapt(run, windows[number])
+        if number < steps:
+            move(run, first=number == 0)
+
+    return search_ball(Run.begin(start, norm, warm=warm), ask, go_on, steps + 1, oracle.is_done if stop else None)
 
 
-def move(run: Run, norm: Norm, *, first: bool) -> None:
-    """One step, with momentum except in L1."""
+def move_with_momentum(run: Run, *, first: bool, norm: Norm) -> None:
     step = per_example(run.step_size, run.x)
-    if norm == "L1":
-        direction = steepest(run.slope, run.share).sign()
-        direction = direction / per_example(size(direction, "L1").clamp_min(1), direction)
-        run.x_adv = inside_ball(run.x, run.x_adv + step * direction, run.eps, norm)
-        return
     momentum = 1.0 if first else MOMENTUM
-    ahead = inside_ball(run.x, run.x_adv + step * ascent(run.slope, norm), run.eps, norm)
+    ahead = inside_ball(run.x, run.x_adv + step * ascent(run.gradient, norm), run.eps, norm)
     kept = run.x_adv
     drawn = kept + momentum * (ahead - kept) + (1 - momentum) * (kept - run.before)
     run.x_adv, run.before = inside_ball(run.x, drawn, run.eps, norm), kept
+
+
+def move_l1(run: Run, *, first: bool) -> None:
+    """A step of the steepest coordinates alone, without momentum."""
+    direction = steepest(run.gradient, run.share).sign()
+    direction = direction / per_example(size(direction, "L1").clamp_min(1), direction)
+    run.x_adv = inside_ball(run.x, run.x_adv + per_example(run.step_size, run.x) * direction, run.eps, "L1")
 
 
 def inside_ball(x: Tensor, x_adv: Tensor, eps: Tensor, norm: Norm) -> Tensor:
     return (x + project_in_box(x, x_adv - x, eps, norm)).clamp(0, 1)
 
 
-def adapt(run: Run, length: int) -> None:
+def adapt_step_size(run: Run, length: int) -> None:
     """At a checkpoint: halve the step of an example that climbs badly, and put it back on its best point."""
     stuck = (run.rises <= RHO * length) | (~run.halved & (run.checked_value >= run.best_value))
     run.step_size = torch.where(stuck, run.step_size / 2, run.step_size)
@@ -135,7 +147,7 @@ def adapt(run: Run, length: int) -> None:
     run.halved, run.checked_value, run.rises = stuck, run.best_value, torch.zeros_like(run.rises)
 
 
-def adapt_l1(run: Run) -> None:
+def adapt_l1(run: Run, length: int) -> None:
     """In L1: move fewer coordinates where the best point has got sparser, else take smaller steps."""
     spread = changed(run.best - run.x)
     sparser = spread / run.spread.clamp_min(1) < 0.95
@@ -149,7 +161,7 @@ def adapt_l1(run: Run) -> None:
 def go_back(run: Run, chosen: Tensor) -> None:
     mask = per_example(chosen, run.x)
     run.x_adv = torch.where(mask, run.best, run.x_adv)
-    run.slope = torch.where(mask, run.best_slope, run.slope)
+    run.gradient = torch.where(mask, run.best_gradient, run.gradient)
     # The loss that the next step is compared with stays that of the step before, as in the authors' code.
 
 

@@ -1,17 +1,17 @@
 """Carlini and Wagner's attack: Adam on distance plus a weighted margin, and a search for the weight."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.fab import within
-from robustlib.inference.confirm import confirmed, starts, wrong
-from robustlib.inference.gradients import climb
+from robustlib.attacks.minimum_norm import from_true_side, within
+from robustlib.inference.oracle import Oracle, as_oracle
+from robustlib.inference.steps import Nearest, search_nearest
 from robustlib.input_checks import checked
-from robustlib.losses import margin
+from robustlib.losses import margin, misclassified
 from robustlib.norms import per_example, size
 from robustlib.rng import Draws
 
@@ -21,22 +21,18 @@ PATIENCE = 2  # stalls in a row after which a run is given up: Adam's first larg
 BETA_1, BETA_2, ADAM_EPS = 0.9, 0.999, 1e-8
 
 
-@dataclass
-class Run:
-    """Where each example's descent is, a row each; rows of examples that are done with are left out."""
+@dataclass(kw_only=True)
+class Run(Nearest):
+    """Where each example's descent is. Its `x_adv` is the image of `w`."""
 
-    place: Tensor
-    x: Tensor
-    y: Tensor
     const: Tensor
-    w: Tensor  # the image in tanh space
+    w: Tensor  # in tanh space
     mean: Tensor  # Adam's running means of the gradient and of its square
     square: Tensor
     loss: Tensor  # at the last check
     stalls: Tensor  # checks in a row at which the loss had not fallen
-
-    def __getitem__(self, chosen: Tensor) -> "Run":
-        return Run(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+    shortfall: Tensor = field(init=False)
+    gradient: Tensor = field(init=False)
 
 
 @checked
@@ -62,15 +58,16 @@ def cw(
     eps: None returns the nearest misclassified image found; with a radius, images for which it lies outside the ball
     are returned as they came. Deterministic: `draws` is not used. Returns x_adv, shaped like x, in the box.
     """
-    x_adv = x.clone()
-    for net, live in starts(model, x, y):
-        found, distance = search_const(net, x[live], y[live], steps, search_steps, step_size, confidence, initial_const)
-        x_adv[live] = within(x[live], found, distance, eps)
-    return x_adv
+
+    def search(oracle: Oracle, x: Tensor, y: Tensor) -> Tensor:
+        found = search_const(oracle, x, y, steps, search_steps, step_size, confidence, initial_const)
+        return within(x, *found, eps)
+
+    return from_true_side(as_oracle(model), x, y, search)
 
 
 def search_const(
-    model: nn.Module,
+    oracle: Oracle,
     x: Tensor,
     y: Tensor,
     steps: int,
@@ -88,7 +85,7 @@ def search_const(
     const = torch.full_like(distance, initial_const)
     low, high = torch.zeros_like(const), torch.full_like(const, torch.inf)
     for _ in range(search_steps):
-        found, how_far = descend(model, x, y, const, steps, step_size, confidence)
+        found, how_far = descend(oracle, x, y, const, steps, step_size, confidence)
         nearer, hit = how_far < distance, how_far < torch.inf
         best, distance = torch.where(per_example(nearer, x), found, best), how_far.minimum(distance)
         low, high = torch.where(hit, low, const), torch.where(hit, const, high)
@@ -97,37 +94,34 @@ def search_const(
 
 
 def descend(
-    model: nn.Module, x: Tensor, y: Tensor, const: Tensor, steps: int, step_size: float, confidence: float
+    oracle: Oracle, x: Tensor, y: Tensor, const: Tensor, steps: int, step_size: float, confidence: float
 ) -> tuple[Tensor, Tensor]:
     """Adam from the image itself, each example with its own constant; results as for `search_const`."""
 
     def shortfall(logits: Tensor, y: Tensor) -> Tensor:
         return (confidence - margin(logits, y)).clamp_min(0)
 
-    best, distance = x.clone(), torch.full_like(const, torch.inf)
+    def ask(run: Run, number: int) -> Tensor:
+        run.x_adv = (run.w.tanh() + 1) / 2
+        logits, run.shortfall, run.gradient = oracle.value_and_grad(run.x_adv, shortfall, run.y)
+        found = misclassified(logits, run.y) & (run.shortfall == 0)
+        return torch.where(found, size(run.x_adv - run.x, "L2"), torch.inf)
+
+    def move(run: Run, number: int) -> Tensor | None:
+        delta = run.x_adv - run.x
+        slope = 2 * delta + per_example(run.const, x) * run.gradient
+        adam(run, slope * 2 * run.x_adv * (1 - run.x_adv), number + 1, step_size)
+        if number % math.ceil(steps / 10):
+            return None
+        loss = delta.flatten(1).square().sum(1) + run.const * run.shortfall
+        run.stalls, run.loss = torch.where(loss <= PROGRESS * run.loss, 0, run.stalls + 1), loss
+        return run.stalls >= PATIENCE
+
     # Rounded from float64: the last bit of atanh in float32 varies with where in the batch a pixel lies.
     w = ((2 * x.double() - 1) * INSIDE).atanh().to(x)
-    run = Run(
-        torch.arange(len(x), device=x.device), x, y, const, w, torch.zeros_like(x), torch.zeros_like(x), distance, y * 0
-    )
-    for step in range(steps):
-        x_adv = (run.w.tanh() + 1) / 2
-        logits, short, slope = climb(model, x_adv, shortfall, run.y)
-        delta = x_adv - run.x
-        how_far = torch.where(wrong(logits, run.y) & (short == 0), size(delta, "L2"), torch.inf)
-        nearer = confirmed(model, x_adv, run.y, how_far < distance[run.place])
-        best[run.place[nearer]], distance[run.place[nearer]] = x_adv[nearer], how_far[nearer]
-
-        slope = 2 * delta + per_example(run.const, x) * slope
-        adam(run, slope * 2 * x_adv * (1 - x_adv), step + 1, step_size)
-        if step % math.ceil(steps / 10) == 0:
-            loss = delta.flatten(1).square().sum(1) + run.const * short
-            run.stalls, run.loss = torch.where(loss <= PROGRESS * run.loss, 0, run.stalls + 1), loss
-            going = run.stalls < PATIENCE
-            run = run if going.all() else run[going]
-            if len(run.place) == 0:
-                break
-    return best, distance
+    zero, far = torch.zeros_like(x), torch.full_like(const, torch.inf)
+    run = Run(x=x, y=y, x_adv=x, const=const, w=w, mean=zero, square=zero, loss=far, stalls=y * 0)
+    return search_nearest(run, ask, move, steps, oracle.is_adversarial)
 
 
 def adam(run: Run, gradient: Tensor, step: int, step_size: float) -> None:

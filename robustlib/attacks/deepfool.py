@@ -1,32 +1,33 @@
 """DeepFool: the nearest boundary of a network taken for linear, again and again."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm
-from robustlib.attacks.apgd import other_classes
-from robustlib.inference.batched_model import Engine, differentiate
-from robustlib.inference.confirm import confirmed, wrong
+from robustlib.inference.oracle import as_oracle
+from robustlib.inference.steps import Rows, search_ball
 from robustlib.input_checks import checked
-from robustlib.model_calls import ask
+from robustlib.losses import misclassified, other_classes
 from robustlib.norms import ascent, dual_size, per_example, size
 from robustlib.rng import Draws
+
+
+@dataclass(kw_only=True)
+class Run(Rows):
+    """Where each example is. ranked: its classes, the true one first.  moved: the steps so far.  logits: of x_adv."""
+
+    ranked: Tensor
+    moved: Tensor
+    logits: Tensor
 
 
 def gaps(logits: Tensor, ranked: Tensor) -> Tensor:
     """Logits of the ranked classes but the first, less that of the first, (B, K-1)."""
     chosen = logits.gather(1, ranked)
     return chosen[:, 1:] - chosen[:, :1]
-
-
-def class_slopes(model: nn.Module, x: Tensor, ranked: Tensor) -> Tensor:
-    """Gradients of the gaps, (B, K-1, C, H, W): of a copy in half precision where there is one. Rounding turns them by
-    less than a hundredth; how far a boundary is, is asked of the finer logits.
-    """
-    quick = model.rougher[0] if isinstance(model, Engine) and model.rougher else model
-    return differentiate(quick, x, gaps, ranked)[2]
 
 
 def step_to_boundary(gap: Tensor, slope: Tensor, norm: Norm) -> Tensor:
@@ -58,24 +59,26 @@ def deepfool(
     eps: None returns the boundary point wherever it lies; with a radius, images whose boundary point lies outside the
     ball are returned as they came. Deterministic: `draws` is not used. Returns x_adv, shaped like x.
     """
-    with torch.no_grad():
-        clean = ask(model, x)
+    oracle = as_oracle(model)
+    clean = oracle.logits(x)
     # The true class first, also where only the copy of a model ranks another before it.
     ranked = torch.cat([y[:, None], other_classes(clean, y)], 1)[:, :classes]
-    moved = torch.zeros_like(x)
-    x_adv = x.clone()
-    active = (~confirmed(model, x, y, wrong(clean, y))).nonzero().squeeze(1)
-    logits = clean[active]
-    for _ in range(steps):
-        if len(active) == 0:
-            break
-        among, true = ranked[active], y[active]
-        moved[active] += step_to_boundary(gaps(logits, among), class_slopes(model, x_adv[active], among), norm)
-        there = x_adv[active] = (x[active] + (1 + overshoot) * moved[active]).clamp(0, 1)
-        with torch.no_grad():
-            logits = ask(model, there)
-        going = ~confirmed(model, there, true, wrong(logits, true))
-        active, logits = active[going], logits[going]
+
+    def ask(run: Run, number: int) -> Tensor:
+        if number:
+            run.logits = oracle.logits(run.x_adv)
+        return misclassified(run.logits, run.y)
+
+    def move(run: Run, number: int) -> None:
+        if number == steps:
+            return
+        # Rounding turns gradients little: how far a boundary is, is asked of the finer logits.
+        slopes = oracle.gradients(run.x_adv, gaps, run.ranked)
+        run.moved = run.moved + step_to_boundary(gaps(run.logits, run.ranked), slopes, norm)
+        run.x_adv = (run.x + (1 + overshoot) * run.moved).clamp(0, 1)
+
+    run = Run(x=x, y=y, x_adv=x, ranked=ranked, moved=torch.zeros_like(x), logits=clean)
+    x_adv = search_ball(run, ask, move, steps + 1, oracle.is_adversarial)
     if eps is None:
         return x_adv
     return torch.where(per_example(size(x_adv - x, norm) <= eps, x), x_adv, x)

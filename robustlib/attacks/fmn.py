@@ -1,18 +1,31 @@
 """Fast minimum-norm: PGD in a ball that shrinks while the image is misclassified and grows while it is not."""
 
 import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm
-from robustlib.attacks.fab import within
-from robustlib.inference.confirm import confirmed, starts, wrong
-from robustlib.inference.gradients import climb
+from robustlib.attacks.minimum_norm import from_true_side, within
+from robustlib.inference.oracle import Oracle, as_oracle
+from robustlib.inference.steps import Nearest, search_nearest
 from robustlib.input_checks import checked
-from robustlib.losses import margin
+from robustlib.losses import margin, misclassified
 from robustlib.norms import TINY, ascent, dual_size, per_example, project, size
 from robustlib.rng import Draws
+
+
+@dataclass(kw_only=True)
+class Run(Nearest):
+    """Where each example's search is. radius: of its ball.  widest: that of a ball that holds the box."""
+
+    radius: Tensor
+    widest: Tensor
+    how_far: Tensor = field(init=False)
+    wrong: Tensor = field(init=False)
+    gap: Tensor = field(init=False)
+    gradient: Tensor = field(init=False)
 
 
 @checked
@@ -36,39 +49,40 @@ def fmn(
     eps: None returns the nearest misclassified image found; with a radius, images for which it lies outside the ball
     are returned as they came. Deterministic: `draws` is not used. Returns x_adv, shaped like x, in the box.
     """
-    x_adv = x.clone()
-    for net, live in starts(model, x, y):
-        found, distance = approach(net, x[live], y[live], norm, steps, step_size, radius_step)
-        x_adv[live] = within(x[live], found, distance, eps)
-    return x_adv
+
+    def search(oracle: Oracle, x: Tensor, y: Tensor) -> Tensor:
+        return within(x, *approach(oracle, x, y, norm, steps, step_size, radius_step), eps)
+
+    return from_true_side(as_oracle(model), x, y, search)
 
 
 def approach(
-    model: nn.Module, x: Tensor, y: Tensor, norm: Norm, steps: int, step_size: float, radius_step: float
+    oracle: Oracle, x: Tensor, y: Tensor, norm: Norm, steps: int, step_size: float, radius_step: float
 ) -> tuple[Tensor, Tensor]:
     """The nearest misclassified image found and its distance, infinite where none was."""
-    x_adv = best = x
-    distance = torch.full_like(x[:, 0, 0, 0], torch.inf)
-    radius, widest = distance, size(x.maximum(1 - x), norm)
-    for step in range(steps):
-        moves, share = anneal(step_size, step_size / 100, step / steps), anneal(radius_step, 1e-3, step / steps)
-        logits, gap, slope = climb(model, x_adv, margin, y)
-        hit, how_far = wrong(logits, y), size(x_adv - x, norm)
-        closer = how_far < distance
-        nearer = confirmed(model, x_adv, y, hit & closer)
-        hit = nearer | (hit & ~closer)
-        best = torch.where(per_example(nearer, x), x_adv, best)
-        distance = torch.where(nearer, how_far, distance)
+
+    def ask(run: Run, number: int) -> Tensor:
+        logits, run.gap, run.gradient = oracle.value_and_grad(run.x_adv, margin, run.y)
+        run.wrong, run.how_far = misclassified(logits, run.y), size(run.x_adv - run.x, norm)
+        return torch.where(run.wrong, run.how_far, torch.inf)
+
+    def move(run: Run, number: int) -> None:
+        progress = number / steps
+        moves, share = anneal(step_size, step_size / 100, progress), anneal(radius_step, 1e-3, progress)
+        hit = run.nearer | (run.wrong & (run.how_far >= run.distance))  # but not one nearer that was not confirmed
         # Wider or narrower by a share; before an image is found, wider than to the linearised model's boundary. The
         # share and the 1e-4 are not the paper's there: they carry a point over a boundary on which it lies.
-        linear = how_far + gap.abs() / dual_size(slope, norm).clamp_min(TINY) + 1e-4
-        wider = torch.where(distance < torch.inf, radius, linear) * (1 + share)
-        radius = torch.where(hit, distance.minimum(radius * (1 - share)), wider).minimum(widest)
+        linear = run.how_far + run.gap.abs() / dual_size(run.gradient, norm).clamp_min(TINY) + 1e-4
+        wider = torch.where(run.distance < torch.inf, run.radius, linear) * (1 + share)
+        run.radius = torch.where(hit, run.distance.minimum(run.radius * (1 - share)), wider).minimum(run.widest)
         # Into the box first, then into the ball, which keeps it in the box. The paper's other order loses the part of
         # the radius that lies outside the box: in L2, half of the digits, with their black pixels, were never found.
-        stepped = (x_adv + moves * ascent(slope, "L2")).clamp(0, 1)
-        x_adv = (x + project_each(stepped - x, radius, norm)).clamp(0, 1)
-    return best, distance
+        stepped = (run.x_adv + moves * ascent(run.gradient, "L2")).clamp(0, 1)
+        run.x_adv = (run.x + project_each(stepped - run.x, run.radius, norm)).clamp(0, 1)
+
+    far = torch.full_like(x[:, 0, 0, 0], torch.inf)
+    run = Run(x=x, y=y, x_adv=x, radius=far, widest=size(x.maximum(1 - x), norm))
+    return search_nearest(run, ask, move, steps, oracle.is_adversarial)
 
 
 def anneal(first: float, last: float, progress: float) -> float:

@@ -9,13 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm, check_queries
-from robustlib.attacks.fab import within
 from robustlib.attacks.fmn import project_each
-from robustlib.inference.batched_model import Engine
-from robustlib.inference.confirm import wrong
+from robustlib.attacks.minimum_norm import within
+from robustlib.inference.oracle import as_oracle
 from robustlib.input_checks import checked
-from robustlib.losses import margin
-from robustlib.model_calls import ask
 from robustlib.norms import TINY, ascent, per_example, size
 from robustlib.rng import Draws, default_draws
 
@@ -51,19 +48,6 @@ class Run:
         return Run(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
 
-def decision(model: nn.Module) -> Decide:
-    """Which images are misclassified: by the model that judges, where there is a quicker copy of it."""
-    if isinstance(model, Engine) and model.judge is not None:
-        judge, drift = model.judge, model.judge_drift
-
-        def surely(x: Tensor, y: Tensor) -> Tensor:
-            logits = judge(x)
-            return wrong(logits, y) & (margin(logits, y) >= drift)
-
-        return surely
-    return lambda x, y: wrong(ask(model, x), y)
-
-
 @checked
 @torch.no_grad()
 def hopskipjump(
@@ -91,7 +75,7 @@ def hopskipjump(
     within eps. With an eps, an image is done with once one within it was found.
     """
     check_queries("hopskipjump", queries, FIRST_STEP)
-    decide = decision(model)
+    decide = as_oracle(model).is_adversarial
     draws = default_draws(x, draws)
     used = torch.ones_like(y)
     fell = decide(x, y)

@@ -1,16 +1,25 @@
 """Momentum iterative FGSM: steps by the sign of the gradients so far, which carry over better to other networks."""
 
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from robustlib.inference.confirm import settled, wrong
-from robustlib.inference.gradients import climb
+from robustlib.inference.oracle import as_oracle
+from robustlib.inference.steps import Rows, search_ball
 from robustlib.input_checks import checked
-from robustlib.losses import LossName, find_loss
+from robustlib.losses import LossName, find_loss, misclassified
 from robustlib.norms import ascent, per_example, project, size
 from robustlib.rng import Draws
+
+
+@dataclass(kw_only=True)
+class Run(Rows):
+    """Where each example's run is."""
+
+    momentum: Tensor
+    gradient: Tensor = field(init=False)
 
 
 @checked
@@ -35,21 +44,18 @@ def mifgsm(
     An image is done with as soon as it is misclassified. Deterministic: `draws` is not used.
     Returns x_adv, shaped like x, in the box and the eps-ball.
     """
-    objective = find_loss(loss)
+    oracle, objective = as_oracle(model), find_loss(loss)
     step = eps / steps if step_size is None else step_size
-    x_adv, momentum = x, torch.zeros_like(x)
-    found, live = x.clone(), torch.arange(len(x), device=x.device)
-    for _ in range(steps):
-        logits, _, slope = climb(model, x_adv, objective, y)
-        if (fell := settled(model, x_adv, y, wrong(logits, y))).any():
-            found[live[fell]] = x_adv[fell]
-            live, x, y, x_adv, slope, momentum = (rows[~fell] for rows in (live, x, y, x_adv, slope, momentum))
-            if len(live) == 0:
-                break
+
+    def ask(run: Run, number: int) -> Tensor:
+        logits, _, run.gradient = oracle.value_and_grad(run.x_adv, objective, run.y)
+        return misclassified(logits, run.y)
+
+    def move(run: Run, number: int) -> None:
         # Gradients weigh alike, also those of confident images, of which few digits are left.
-        steepness = size(slope, "L1").clamp_min(torch.finfo(slope.dtype).tiny)
-        momentum = decay * momentum + slope / per_example(steepness, slope)
-        x_adv = x_adv + step * ascent(momentum, norm)
-        x_adv = (x + project(x_adv - x, eps, norm)).clamp(0, 1)
-    found[live] = x_adv
-    return found
+        steepness = size(run.gradient, "L1").clamp_min(torch.finfo(run.gradient.dtype).tiny)
+        run.momentum = decay * run.momentum + run.gradient / per_example(steepness, run.gradient)
+        x_adv = run.x_adv + step * ascent(run.momentum, norm)
+        run.x_adv = (run.x + project(x_adv - run.x, eps, norm)).clamp(0, 1)
+
+    return search_ball(Run(x=x, y=y, x_adv=x, momentum=torch.zeros_like(x)), ask, move, steps, oracle.is_done)

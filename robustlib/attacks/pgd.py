@@ -1,19 +1,29 @@
 """Projected gradient descent, and the fast gradient sign method, which is its single step."""
 
-import torch
+from dataclasses import dataclass, field
+
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm
-from robustlib.inference.confirm import settled, wrong
-from robustlib.inference.gradients import climb
+from robustlib.inference.oracle import as_oracle
+from robustlib.inference.steps import Rows, search_ball
 from robustlib.input_checks import checked, unchecked
-from robustlib.losses import LossName, find_loss
-from robustlib.norms import Radius, added, ascent_step, chosen, draw_in_ball, project_in_box
+from robustlib.losses import LossName, find_loss, misclassified
+from robustlib.norms import Radius, added, ascent_step, draw_in_ball, project_in_box
 from robustlib.rng import Draws, default_draws
 
 # In L1 a pixel may go so far in one step, and cross the box in all together: steps to its corners alone reach less on a
 # curved loss, and those spread thinner carry over less to other networks (measured).
 FINEST = 0.05
+
+
+@dataclass(kw_only=True)
+class Run(Rows):
+    """Where each example's run is."""
+
+    eps: Radius
+    step_size: Radius
+    gradient: Tensor = field(init=False)
 
 
 @checked
@@ -41,24 +51,21 @@ def pgd(
     start: where to begin, in the ball, instead of at random.
     Returns x_adv, shaped like x, in the box and the eps-ball.
     """
-    objective = find_loss(loss)
-    step = 2.5 * eps / steps if step_size is None else step_size
+    oracle, objective = as_oracle(model), find_loss(loss)
     x_adv = x if start is None else start
     if random_start and start is None:
         x_adv = added(x, draw_in_ball(x, eps, norm, default_draws(x, draws), "pgd/start"), norm).clamp(0, 1)
-    found, live = x_adv.clone(), torch.arange(len(x), device=x.device)
-    for _ in range(steps):
-        logits, _, slope = climb(model, x_adv, objective, y)
-        if stop_at_success and (fell := settled(model, x_adv, y, wrong(logits, y))).any():
-            found[live[fell]] = x_adv[fell]
-            live, x, y, x_adv, slope = (rows[~fell] for rows in (live, x, y, x_adv, slope))
-            eps, step = chosen(eps, ~fell), chosen(step, ~fell)
-            if len(live) == 0:
-                break
-        x_adv = x_adv + ascent_step(x_adv, slope, step, norm, most=max(1 / steps, FINEST))
-        x_adv = (x + project_in_box(x, x_adv - x, eps, norm)).clamp(0, 1)
-    found[live] = x_adv
-    return found
+
+    def ask(run: Run, number: int) -> Tensor:
+        logits, _, run.gradient = oracle.value_and_grad(run.x_adv, objective, run.y)
+        return misclassified(logits, run.y)
+
+    def move(run: Run, number: int) -> None:
+        x_adv = run.x_adv + ascent_step(run.x_adv, run.gradient, run.step_size, norm, most=max(1 / steps, FINEST))
+        run.x_adv = (run.x + project_in_box(run.x, x_adv - run.x, run.eps, norm)).clamp(0, 1)
+
+    run = Run(x=x, y=y, x_adv=x_adv, eps=eps, step_size=2.5 * eps / steps if step_size is None else step_size)
+    return search_ball(run, ask, move, steps, oracle.is_done if stop_at_success else None)
 
 
 @checked

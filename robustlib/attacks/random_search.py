@@ -4,11 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm
-from robustlib.inference.confirm import settled, wrong
-from robustlib.inference.expectation import Expectation
+from robustlib.inference.oracle import as_oracle
 from robustlib.input_checks import checked
-from robustlib.losses import margin
-from robustlib.model_calls import ask
+from robustlib.losses import margin, misclassified
 from robustlib.norms import added, ascent_step, draw_in_ball
 from robustlib.rng import Draws, default_draws
 
@@ -30,12 +28,11 @@ def noise(
 
     x: images in [0, 1], shape (B, C, H, W).  y: true classes, shape (B,).  eps: in units of x.
     queries: points for each image, at most.  spent: filled in with those of each image, int64, shape (B,).
-    An image is done with as soon as it is misclassified, and comes as it is where none was found; of a randomised
-    model's, for which none is done with, the point of the largest margin is kept.
-    Returns x_adv, shaped like x, in the box and the eps-ball. Source: Carlini et al. 2019,
-    https://arxiv.org/abs/1902.06705, section 4.
+    An image is done with as soon as it is misclassified.
+    Returns x_adv, shaped like x, in the box and the eps-ball: misclassified, or the point of the largest margin.
+    Source: Carlini et al. 2019, https://arxiv.org/abs/1902.06705, section 4.
     """
-    draws = default_draws(x, draws)
+    oracle, draws = as_oracle(model), default_draws(x, draws)
     found, live = x.clone(), torch.arange(len(x), device=x.device)
     used, highest = torch.zeros_like(y), torch.full_like(x[:, 0, 0, 0], -torch.inf)
     for query in range(queries):
@@ -44,14 +41,12 @@ def noise(
         if query % 2:  # corners in Linf, the sphere in L2, few pixels in L1
             delta = ascent_step(images, delta, eps, norm)
         point = added(images, delta, norm).clamp(0, 1)
-        logits = ask(model, point)
-        fell = settled(model, point, classes, wrong(logits, classes))
+        logits = oracle.logits(point)
+        fell = oracle.is_done(point, classes, misclassified(logits, classes))
         used[live] += 1
-        taken = fell
-        if isinstance(model, Expectation):
-            gap = margin(logits, classes)
-            taken = gap > highest[live]
-            highest[live] = highest[live].maximum(gap)
+        gap = margin(logits, classes)
+        taken = fell | (gap > highest[live])
+        highest[live] = highest[live].maximum(gap)
         found[live[taken]] = point[taken]
         live = live[~fell]
         if len(live) == 0:

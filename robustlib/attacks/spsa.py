@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm, check_queries
-from robustlib.inference.confirm import settled, wrong
+from robustlib.inference.oracle import Oracle, as_oracle
 from robustlib.input_checks import checked
-from robustlib.losses import LossName, find_loss
-from robustlib.model_calls import ask
+from robustlib.losses import LossName, find_loss, misclassified
 from robustlib.norms import added, ascent_step, draw_in_ball, per_example, project_in_box
 from robustlib.rng import Draws, default_draws
 
@@ -104,7 +103,7 @@ def climb_estimates(
 ) -> Tensor:
     """Steps along estimated gradients; each costs its samples, and a query that says whether it was the last."""
     check_queries(stream, queries, first_step({"samples": samples}))
-    draws = default_draws(x, draws)
+    oracle, draws = as_oracle(model), default_draws(x, draws)
     objective, pairs = find_loss(loss), max(samples // 2, 1)
     step = eps / 5 if step_size is None else step_size
     used = torch.ones_like(y)
@@ -112,13 +111,13 @@ def climb_estimates(
     found, live = x_adv.clone(), torch.arange(len(x), device=x.device)
     turn = 0
     while len(live):
-        fell = settled(model, x_adv, y, wrong(ask(model, x_adv), y))
+        fell = oracle.is_done(x_adv, y, misclassified(oracle.logits(x_adv), y))
         done = fell | (used[live] + 2 * pairs + 1 > queries)
         found[live[done]] = x_adv[done]
         live, x, y, x_adv, draws = live[~done], x[~done], y[~done], x_adv[~done], draws[~done]
         if len(live) == 0:
             break
-        slope = estimate(model, x_adv, y, objective, draws, f"{stream}/{turn}", directions, pairs, radius)
+        slope = estimate(oracle, x_adv, y, objective, draws, f"{stream}/{turn}", directions, pairs, radius)
         x_adv = x_adv + ascent_step(x_adv, slope, step, norm)
         x_adv = (x + project_in_box(x, x_adv - x, eps, norm)).clamp(0, 1)
         used[live] += 2 * pairs + 1
@@ -129,7 +128,7 @@ def climb_estimates(
 
 
 def estimate(
-    model: nn.Module,
+    oracle: Oracle,
     x: Tensor,
     y: Tensor,
     objective: Callable[..., Tensor],
@@ -146,7 +145,8 @@ def estimate(
         u = directions(draws[rows], (pairs, *x.shape[1:]), stream).to(x)  # (b, pairs, C, H, W)
         centre = x[rows, None]
         asked = torch.cat([centre + radius * u, centre - radius * u], 1).clamp(0, 1)
-        values = objective(ask(model, asked.flatten(0, 1)), y[rows].repeat_interleave(2 * pairs)).reshape(len(rows), -1)
+        logits = oracle.logits(asked.flatten(0, 1))
+        values = objective(logits, y[rows].repeat_interleave(2 * pairs)).reshape(len(rows), -1)
         gained = (values[:, :pairs] - values[:, pairs:]).reshape(-1, 1)
         slopes.append((per_example(gained.flatten(), u.flatten(0, 1)) * u.flatten(0, 1)).reshape(u.shape).mean(1))
     return torch.cat(slopes)

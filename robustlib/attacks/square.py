@@ -9,18 +9,14 @@ from torch import Tensor, nn
 
 from robustlib.arguments import Norm
 from robustlib.attacks.square_patterns import corners, propose_bump, signs, tiles
-from robustlib.inference.batched_model import Engine, Net
-from robustlib.inference.confirm import settled
+from robustlib.inference.oracle import Margins, Oracle, as_oracle
 from robustlib.input_checks import checked
-from robustlib.losses import margin
-from robustlib.model_calls import ask
 from robustlib.norms import Radius, beside
 from robustlib.rng import Draws, default_draws
 
 # After how many queries the share of the image that a square covers is halved (again).
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 AHEAD = 8  # queries of an example that are tried at once where few examples are left to fill a batch
-DOUBT = 1 / 32  # of its drift: nearer than that, half precision is not asked which of two images has the larger margin
 
 
 @dataclass
@@ -31,7 +27,7 @@ class Run:
     eps: Tensor
     x_adv: Tensor
     value: Tensor  # the margin: above 0 where misclassified
-    rough: Tensor  # the same in half precision, where the search copy has no better
+    rough: Tensor  # see `Margins`
     query: Tensor  # the number of the next query
     draws: Draws
 
@@ -61,14 +57,12 @@ def square(
     An image is done with as soon as it is misclassified.  spent: shape (B,), filled with each image's candidates.
     Returns x_adv, shaped like x, in the box and the eps-ball.
     """
-    draws = default_draws(x, draws)
+    oracle, draws = as_oracle(model), default_draws(x, draws)
     eps = eps if isinstance(eps, Tensor) else torch.full_like(y, eps, dtype=torch.float64)
     x_adv = stripes(x, eps, draws) if norm == "Linf" else tiles(x, eps, norm, draws)
-    fine = finer(model)
-    rough = margin(ask(model, x_adv), y)
-    value = margin(fine(x_adv), y) if fine is not None else rough
+    value, rough = oracle.margins(x_adv, y)
     run = Run(torch.arange(len(x), device=x.device), x, y, eps, x_adv, value, rough, torch.ones_like(y), draws)
-    fell = settled(model, x_adv, y, value > 0)
+    fell = oracle.is_done(x_adv, y, value > 0)
     found = x_adv.clone()
     for first, last in spans(queries):
         side = side_length(x, share, first, norm)
@@ -81,7 +75,7 @@ def square(
             fell = torch.zeros_like(run.y, dtype=torch.bool)
             if len(going) == 0:
                 break
-            fell = advance(model, fine, run, going, side, norm, last)
+            fell = advance(oracle, run, going, side, norm, last)
     found[run.place] = run.x_adv
     if spent is not None:
         spent[run.place] = run.query
@@ -94,12 +88,13 @@ def spans(queries: int) -> list[tuple[int, int]]:
     return [span for span in zip([1, *(end + 1 for end in ends)], ends, strict=False) if span[0] <= span[1]]
 
 
-def advance(model: nn.Module, fine: Net | None, run: Run, going: Tensor, side: int, norm: Norm, last: int) -> Tensor:
+def advance(oracle: Oracle, run: Run, going: Tensor, side: int, norm: Norm, last: int) -> Tensor:
     """The next queries of the examples that are going, up to the first of them that climbs; returns which fell, (B,).
 
     All are proposed from where the example is, so those after one that climbs are in vain, and come again.
     """
-    ahead = lookahead(model, len(going))
+    # As many queries of each example at once as a batch takes.
+    ahead = max(1, min(AHEAD, oracle.batch // len(going)))
     rows = going.repeat(ahead)
     query = run.query[rows] + torch.arange(ahead, device=rows.device).repeat_interleave(len(going))
     rows, query = rows[query <= last], query[query <= last]
@@ -109,7 +104,9 @@ def advance(model: nn.Module, fine: Net | None, run: Run, going: Tensor, side: i
     candidate = propose(x, before, side, run.eps[rows], norm, run.draws[rows].uniform_at(places, "square"))
     # Some squares change nothing, as where the image lies on that side of the ball already: they need no pass.
     new = (candidate != before).flatten(1).any(1).nonzero().squeeze(1)
-    up, value, rough = climbs(model, fine, run, candidate, rows, new)
+    than = Margins(run.value[rows[new]], run.rough[rows[new]])
+    larger, (value, rough) = oracle.larger_margins(candidate[new], run.y[rows[new]], than)
+    up = new[larger]
     # Rows are query by query: the first that climbs is the one at the lowest place.
     none = len(rows)
     first = torch.full_like(run.query, none).scatter_reduce_(0, rows[up], up, "amin")
@@ -121,33 +118,7 @@ def advance(model: nn.Module, fine: Net | None, run: Run, going: Tensor, side: i
     run.value[moved], run.rough[moved] = value[at], rough[at]
     claimed = torch.zeros_like(run.y, dtype=torch.bool)
     claimed[moved] = run.value[moved] > 0
-    return settled(model, run.x_adv, run.y, claimed)
-
-
-def lookahead(model: nn.Module, n: int) -> int:
-    """How many queries of each of n examples to try at once: as many as the model's largest batch takes."""
-    largest = model.sizes[-1] if isinstance(model, Engine) and model.sizes else 0
-    return max(1, min(AHEAD, largest // n))
-
-
-def finer(model: nn.Module) -> Net | None:
-    """What tells small steps apart where the model, in bfloat16, is too rough to."""
-    return None if not isinstance(model, Engine) or model.judge == model.forward else model.judge
-
-
-def climbs(
-    model: nn.Module, fine: Net | None, run: Run, candidate: Tensor, rows: Tensor, new: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The places, rising, of new candidates with a larger margin than their example; their margins, fine and rough."""
-    rough = margin(ask(model, candidate[new]), run.y[rows[new]])
-    value = rough
-    if fine is not None:
-        assert isinstance(model, Engine)
-        near = rough > run.rough[rows[new]] - DOUBT * model.drift
-        new, rough = new[near], rough[near]
-        value = margin(fine(candidate[new]), run.y[rows[new]])
-    up = value > run.value[rows[new]]
-    return new[up], value[up], rough[up]
+    return oracle.is_done(run.x_adv, run.y, claimed)
 
 
 def side_length(x: Tensor, share: float, query: int, norm: Norm) -> int:

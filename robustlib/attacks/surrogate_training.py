@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlib.inference.confirm import classes_of
+from robustlib.inference.predict import classes_of
 from robustlib.model_calls import ask
 from robustlib.models import network
 from robustlib.rng import generator, seeded

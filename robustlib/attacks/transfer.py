@@ -5,10 +5,9 @@ from torch import Tensor, nn
 
 from robustlib.arguments import Norm
 from robustlib.attacks.pgd import pgd
-from robustlib.inference.confirm import settled, wrong
+from robustlib.inference.oracle import as_oracle
 from robustlib.input_checks import checked, unchecked
-from robustlib.losses import LossName
-from robustlib.model_calls import ask
+from robustlib.losses import LossName, misclassified
 from robustlib.rng import Draws, default_draws
 
 
@@ -40,7 +39,7 @@ def transfer(
     """
     if surrogate is None:
         raise ValueError("transfer expects a surrogate to make its images on, got none")
-    draws = default_draws(x, draws)
+    oracle, draws = as_oracle(model), default_draws(x, draws)
     step_size = 2.5 * eps / max(steps, 1) if step_size is None else step_size
     used, found, live = torch.zeros_like(y), x.clone(), torch.arange(len(x), device=x.device)
     x_adv = None
@@ -49,8 +48,8 @@ def transfer(
         x_adv = unchecked(pgd)(surrogate, x, y, **options, start=x_adv, draws=draws)
         found[live] = x_adv
         used[live] += 1
-        stands = ~settled(model, x_adv, y, wrong(ask(model, x_adv), y))
-        live, x, y, x_adv, draws = live[stands], x[stands], y[stands], x_adv[stands], draws[stands]
+        going = ~oracle.is_done(x_adv, y, misclassified(oracle.logits(x_adv), y))
+        live, x, y, x_adv, draws = live[going], x[going], y[going], x_adv[going], draws[going]
         if len(live) == 0:
             break
     if spent is not None:

@@ -19,9 +19,10 @@ from robustlib.attacks.square import square
 from robustlib.audit.gradient_bypass import Form, Lines, hidden_scores, lines_across, lines_before
 from robustlib.audit.session import Strike
 from robustlib.checks.gradient_checks import margin_and_slope
-from robustlib.inference.batched_model import Engine, batch_sizes
+from robustlib.inference.batched_model import batch_sizes
 from robustlib.inference.expectation import Expectation
 from robustlib.inference.model_modes import layout
+from robustlib.inference.replica import Engine
 from robustlib.input_checks import unchecked
 from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.model_calls import ask
@@ -40,7 +41,7 @@ class Target:
     """The model as it is attacked here. exact: as it judges.  search: the quickest copy.
 
     randomised: answers change from pass to pass.  gradient: its answer has one.  classes: how many.
-    eot: draws a step, where it is randomised.
+    judge: what forms of the model are believed by; None where it is randomised.  eot: draws a step, where it is so.
     """
 
     model: nn.Module
@@ -49,15 +50,15 @@ class Target:
     randomised: bool
     gradient: bool
     classes: int
+    judge: Engine | None = None
     eot: int = EOT
 
     def through(self, form: nn.Module, x: Tensor) -> nn.Module:
         """A form of the model as attacks call it: in batches that fit, believed only where the model is fooled too."""
-        if self.randomised:
+        if self.judge is None:
             return Expectation(form, self.eot)
-        assert isinstance(self.exact, Engine)
-        sizes = batch_sizes(x) if self.exact.sizes else ()
-        return Engine(form, sizes=sizes, memory_format=layout(self.model), judge=self.exact.forward)
+        sizes = batch_sizes(x) if self.judge.sizes else ()
+        return Engine(form, sizes=sizes, memory_format=layout(self.model), judge=self.judge)
 
 
 class Neighbourhood(nn.Module):

@@ -20,9 +20,9 @@ from robustlib.checks.evaluation_checks import above_chance, answers, eight_bit,
 from robustlib.checks.normalisation import normalisation
 from robustlib.checks.thresholds import Finding, find, overall
 from robustlib.evaluation.evaluate import Ready, make_ready
-from robustlib.inference.confirm import classes_of
 from robustlib.inference.expectation import Expectation
 from robustlib.inference.model_modes import as_module, device_of, each_within, evaluating, strict_float32
+from robustlib.inference.predict import classes_of
 from robustlib.input_checks import check_data, check_highest, check_images
 from robustlib.memory import as_many_as_fit
 from robustlib.norms import size
@@ -106,7 +106,8 @@ class Examination:
         exact = model if engines is None else engines.exact
         search = model if engines is None else engines.search
         eot = attack_plan.draws_needed(model, x[:16]) if engines is None and not missing else attack_plan.EOT
-        self.target = Target(model, exact, search, engines is None, not missing, ready.classes, eot)
+        judge = None if engines is None else engines.exact
+        self.target = Target(model, exact, search, engines is None, not missing, ready.classes, judge, eot)
         draws = Draws(seed, torch.arange(len(x), device=x.device))
         self.bout = Bout(exact, x, y, draws, norm=norm, eps=eps, randomised=engines is None)
         self.clean = self.scored(x)

@@ -13,7 +13,7 @@ from robustlib.checks.adaptation import Watched, state_of, test_time
 from robustlib.checks.idle_attacks import noise_nearer, unmoved
 from robustlib.checks.normalisation import normalisation
 from robustlib.checks.thresholds import WARN, Finding, find
-from robustlib.inference.batched_model import Net, pull
+from robustlib.inference.gradients import Net, pull
 from robustlib.inference.predict import predict, verdict
 from robustlib.losses import cross_entropy
 from robustlib.memory import as_many_as_fit, out_of_memory

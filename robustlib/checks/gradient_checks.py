@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from robustlib.arguments import Norm
 from robustlib.checks.thresholds import Finding, find
-from robustlib.inference.batched_model import pull
+from robustlib.inference.gradients import pull
 from robustlib.inference.model_modes import copied
 from robustlib.losses import margin
 from robustlib.memory import as_many_as_fit, out_of_memory

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustlib.arguments import checked_options
 from robustlib.defences.preprocess import Noise
-from robustlib.inference.confirm import classes_of
+from robustlib.inference.predict import classes_of
 from robustlib.input_checks import checked
 from robustlib.model_calls import ask
 from robustlib.rng import Draws, default_draws

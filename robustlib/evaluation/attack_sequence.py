@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks.types import AttackFunction, as_stage
-from robustlib.inference.batched_model import Engine
-from robustlib.inference.predict import astray, predict, verdict
+from robustlib.inference.oracle import as_oracle
+from robustlib.inference.predict import predict, verdict
 from robustlib.input_checks import check_labels
 from robustlib.rng import Draws, default_draws
 
@@ -70,12 +70,10 @@ def cascade(
             if eps is not None:
                 options["eps"] = eps[standing]
             found = attack(search, x[standing], y[standing], draws=draws[standing].restart(position), **options)
-            strayed = astray(search, found).nonzero().squeeze(1)
-            if len(strayed):
-                assert isinstance(search, Engine)
+            for finer, strayed in as_oracle(search).astray(found):
                 rows, again = standing[strayed], {name: values[strayed] for name, values in options.items()}
                 own = draws[rows].restart(position)
-                found[strayed] = attack(search.finer[0], x[rows], y[rows], draws=own, **again)
+                found[strayed] = attack(finer, x[rows], y[rows], draws=own, **again)
             if found.isnan().any():
                 raise RuntimeError(f"attack {position + 1} of {len(attacks)} gives images that hold NaN")
             if "spent" in options:

@@ -18,7 +18,6 @@ from robustlib.datasets.lazy_images import ImageSet
 from robustlib.evaluation.attack_sequence import cascade
 from robustlib.evaluation.multi_radius import curve
 from robustlib.evaluation.randomised_models import GROUP, judge_randomised
-from robustlib.inference.batched_model import Engine
 from robustlib.inference.expectation import is_randomised
 from robustlib.inference.fast_copy import Engines, make_engines
 from robustlib.inference.model_modes import (
@@ -32,6 +31,7 @@ from robustlib.inference.model_modes import (
     strict_float32,
 )
 from robustlib.inference.predict import predict
+from robustlib.inference.replica import Engine
 from robustlib.inference.threads import Crew, make_crew, members, threads_of
 from robustlib.input_checks import check_data, check_highest, check_radii
 from robustlib.memory import as_many_as_fit

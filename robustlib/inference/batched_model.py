@@ -10,24 +10,22 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustlib.inference.cuda_graphs import NO_GRADIENT
+from robustlib.inference.gradients import Net, Values, pull
 from robustlib.inference.model_modes import no_autocast, strict_float32
+from robustlib.inference.oracle import Oracle
 from robustlib.memory import free, out_of_memory
-from robustlib.model_calls import Careful, hand, rows_of
+from robustlib.model_calls import rows_of
 
 # Measured: sizes that are multiples of 8 agree to the bit, with one thread and with two, where convolutions are in
-# bfloat16 or float32 and matrices in float32; on some CPUs not the smallest one: see leave_unsteady in fast_copy.py.
+# bfloat16 or float32 and matrices in float32; on some CPUs not the smallest one: see steady_sizes in fast_copy.py.
 CPU_SIZES = (*range(8, 136, 8), 256, 512)
 CPU_BYTES = 4 * 64 * 3 * 32 * 32  # of the images of a pass, of whose activations a CPU's caches still hold enough
 CUDA_SIZES = (128, 512, 2048)
 FULL = 0.75  # a batch at least so full is filled up; a smaller one is split
 
-FEW = 64  # pixels
 NONE = torch.empty(0, dtype=torch.int64)
-Net = Callable[[Tensor], Tensor]
-Values = Callable[..., Tensor]
 
 
 def batch_sizes(x: Tensor, dtype: torch.dtype = torch.float32) -> tuple[int, ...]:
@@ -49,25 +47,26 @@ class Count:
     gradients: int = 0
     overflows: int = 0
 
+    def clear(self) -> None:
+        self.forwards = self.gradients = self.overflows = 0
 
-class Engine(Careful, nn.Module):
+    def move_to(self, other: "Count") -> None:
+        """Counted by the other from now on."""
+        other.forwards += self.forwards
+        other.gradients += self.gradients
+        other.overflows += self.overflows
+        self.clear()
+
+
+class BatchedModel(Oracle):
     """A model in eval mode, called at fixed batch sizes.
 
     net: what is called, with images of `memory_format` and `dtype`.  precision: what it computes in.
-    sizes: batch sizes, rising; empty for a model that does not take filled batches.  mode: what `net` is, in words.
-    drift: how far `net`'s logits may lie from those of the model that it stands for; 0 where it is that model.
-    judge: what an attack asks before it takes an image for broken, None where `net` needs no other; judge_drift: the
-    drift of that.  finer: the copy in float32 of one in half precision, which takes the last steps where rounding
-    hides them; in a tuple, so that it is no part of this module.  rougher: of one in float32 that in half precision,
-    for gradients that go with its own logits.  spare: of one in half precision, the copy in float32 that computes the
-    examples whose numbers are beyond its range.
-    most: examples at once, for a model without fixed sizes, where memory has shown that it holds no more.
+    sizes: batch sizes, rising; empty for a model that does not take filled batches. They are fewer where memory has
+    shown that it holds no more.
+    spare: of one in half precision the copy in float32 that computes the examples whose numbers are beyond its range.
+    count: what has been passed; several may count together.
     """
-
-    finer: "tuple[Engine, ...]" = ()
-    rougher: "tuple[Engine, ...]" = ()
-    spare: "tuple[Engine, ...]" = ()
-    most: int | None = None
 
     def __init__(
         self,
@@ -76,23 +75,27 @@ class Engine(Careful, nn.Module):
         sizes: tuple[int, ...] = CPU_SIZES,
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.contiguous_format,
-        mode: str = "float32",
         precision: torch.dtype = torch.float32,
-        drift: float = 0.0,
-        judge: Net | None = None,
-        judge_drift: float = 0.0,
+        spare: "BatchedModel | None" = None,
+        count: Count | None = None,
     ):
         super().__init__()
         self.net = net
         self.sizes = sizes
         self.dtype = dtype
         self.memory_format = memory_format
-        self.mode = mode
         self.precision = precision
-        self.drift = drift
-        self.judge = judge
-        self.judge_drift = judge_drift
-        self.count = Count()
+        self.spare_one = (spare,)  # in a tuple, so that it is no part of this module
+        self.count = Count() if count is None else count
+        self.most: int | None = None  # examples at once, without fixed sizes
+
+    @property
+    def spare(self) -> "BatchedModel | None":
+        return self.spare_one[0]
+
+    @property
+    def batch(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.sizes[-1] if self.sizes else 0
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
@@ -107,11 +110,11 @@ class Engine(Careful, nn.Module):
         with self.arithmetic():
             (logits,) = self.each(len(x), call)
         if len(rows := self.beyond_range(logits)):
-            logits[rows] = self.spare[0](x[rows])
+            assert self.spare is not None
+            logits[rows] = self.spare(x[rows])
         return logits
 
-    def differentiate(self, x: Tensor, values: Values, *rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See the function `differentiate`."""
+    def values_and_grads(self, x: Tensor, values: Values, *rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
         def call(chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
             return pull(
@@ -121,7 +124,7 @@ class Engine(Careful, nn.Module):
                 *(row[chunk] for row in rows),
                 half=self.precision != torch.float32,
                 n=chunk.stop - chunk.start,
-                doubt=bool(self.spare),
+                doubt=self.spare is not None,
             )
 
         with self.arithmetic():
@@ -131,7 +134,8 @@ class Engine(Careful, nn.Module):
         # Only float16's range ends before float32's; a gradient that has vanished is NaN from its first pixel on.
         pixels = gradients if self.precision == torch.float16 else gradients.flatten(2)[:, :, :1]
         if len(bad := self.beyond_range(logits, found, pixels)):
-            again = self.spare[0].differentiate(x[bad], values, *(row[bad] for row in rows))
+            assert self.spare is not None
+            again = self.spare.values_and_grads(x[bad], values, *(row[bad] for row in rows))
             logits[bad], found[bad], gradients[bad] = again
         return logits, found, gradients
 
@@ -144,7 +148,7 @@ class Engine(Careful, nn.Module):
 
         An attack would stand still on them, the sign of NaN being zero, and the model would be called robust.
         """
-        if not self.spare or math.isfinite(sum(column.sum() for column in found)):
+        if self.spare is None or math.isfinite(sum(column.sum() for column in found)):
             return NONE
         sums = torch.stack([column.flatten(1).sum(1) for column in found])
         rows = (~sums.isfinite().all(0)).nonzero().squeeze(1)
@@ -200,60 +204,3 @@ class Engine(Careful, nn.Module):
             x = torch.cat([x, x[-1:].expand(size - len(x), *x.shape[1:])])
         # Always a copy: attacks go on with their own images, and a graph is kept until its gradient is taken.
         return x.detach().to(self.dtype, memory_format=self.memory_format, copy=True)
-
-
-@torch.enable_grad()
-def pull(
-    net: Net, x: Tensor, values: Values, *rows: Tensor, half: bool = False, n: int | None = None, doubt: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One pass forward and one back for each value; `x` may be filled up beyond its first n examples.
-
-    The gradient enters the network scaled to a largest entry of 1 an example, and is scaled back after: half precision
-    would otherwise lose the tiny gradients of confident examples.
-    doubt: a gradient that vanishes on its way back is given as NaN, for somebody else to compute.
-    """
-    n = len(x) if n is None else n
-    x = x.detach().requires_grad_()
-    raw = rows_of(net(hand(net, x)), len(x))
-    if not raw.requires_grad:
-        raise ValueError(NO_GRADIENT)
-    half = half or raw.dtype in (torch.float16, torch.bfloat16)
-    kept = torch.promote_types(x.dtype, torch.float32)  # as the images are, whatever the model answers in
-    # A tensor of its own: its gradient is taken apart from the network's, in float64 where the model answers so.
-    logits = raw.detach()[:n].to(torch.promote_types(raw.dtype, torch.float32), copy=True).requires_grad_()
-    found = values(logits, *rows)
-    gradients = []
-    for k in range(found.shape[1]):
-        (slope,) = torch.autograd.grad(found[:, k].sum(), logits, retain_graph=True)
-        scale = slope.abs().amax(1, keepdim=True) if half else None
-        if scale is not None:
-            scale = torch.where(scale > 0, scale, 1.0)
-        into = torch.zeros_like(raw)
-        into[:n] = slope if scale is None else slope / scale
-        (back,) = torch.autograd.grad(raw, x, into, retain_graph=k + 1 < found.shape[1], allow_unused=True)
-        if back is None:  # the logits depend on weights, but on no image
-            raise ValueError(NO_GRADIENT)
-        back = back[:n].to(kept).contiguous()
-        back = without_vanished(back, slope) if doubt else back
-        gradients.append(back if scale is None else back * scale.to(kept).reshape(-1, *[1] * (x.ndim - 1)))
-    return logits.detach().to(kept), found.detach().to(kept), torch.stack(gradients, 1)
-
-
-def without_vanished(back: Tensor, slope: Tensor) -> Tensor:
-    """The images' gradients, NaN for those that are zero everywhere, though that of the logits, `slope`, is not."""
-    flat = back.flatten(1)
-    zero = (flat[:, :FEW] == 0).all(1)  # most gradients are told from zero by a few pixels
-    if not zero.any():
-        return back
-    vanished = zero & (flat == 0).all(1) & (slope != 0).any(1)
-    return torch.where(vanished.reshape(-1, *[1] * (back.ndim - 1)), torch.nan, back)
-
-
-def differentiate(model: nn.Module, x: Tensor, values: Values, *rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (B, classes), the values (B, V) that `values(logits, *rows)` gives, their gradients (B, V, C, H, W).
-
-    rows: tensors of B rows that go with the images: classes, targets. No value may depend on another example's logits.
-    """
-    if isinstance(model, Engine):
-        return model.differentiate(x, values, *rows)
-    return pull(model, x, values, *rows)

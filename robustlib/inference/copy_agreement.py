@@ -5,8 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from robustlib.inference.batched_model import Engine
-from robustlib.inference.cuda_graphs import Graphs
+from robustlib.inference.replica import Engine
 from robustlib.memory import out_of_memory
 
 # How far a copy's logits may lie from the original's, in units of the logits' standard deviation: ours. Rounding of
@@ -37,10 +36,10 @@ def compare(
     drifts, few = [0.0], slopes if slopes is None else slopes[:DIFFERENTIATED]
     for size in compared_sizes(engine, sample) if sizes is None else sizes:
         x, expected = repeated(sample, size), repeated(reference, size)
-        if isinstance(engine.net, Graphs):
+        if engine.recorded:
             # Recorded on other images than it is compared on: it may answer for ever what it was recorded with.
             engine(1 - x)
-            engine.differentiate(1 - x, two_values)
+            engine.values_and_grads(1 - x, two_values)
         drifts.append((engine(x) - expected).abs().max().item())
         if not drifts[-1] <= allowed:  # NaN too
             return drifts[-1], "other logits" if math.isfinite(drifts[-1]) else "numbers beyond its range"
@@ -68,8 +67,8 @@ def beyond(engine: Engine, exact: Engine, sample: Tensor, slopes: Tensor | None)
 
 
 def compared_sizes(engine: Engine, sample: Tensor) -> tuple[int, ...]:
-    """Numbers of images to compare an engine on. On a CPU all batch sizes agree to the bit: see `leave_unsteady`."""
-    if sample.is_cuda or isinstance(engine.net, Graphs):
+    """Numbers of images to compare an engine on. On a CPU all batch sizes agree to the bit: see `steady_sizes`."""
+    if sample.is_cuda or engine.recorded:
         return tuple(dict.fromkeys((*engine.sizes, len(sample))))
     return (len(sample),)
 
@@ -86,8 +85,8 @@ def two_values(logits: Tensor) -> Tensor:
 
 def slopes_of(engine: Engine, x: Tensor) -> Tensor:
     """Gradients to compare, shape (B, 2, ...). Of no more images than needed, where no batch size is to be tried."""
-    few = x if isinstance(engine.net, Graphs) else x[:DIFFERENTIATED]
-    return engine.differentiate(few, two_values)[2]
+    few = x if engine.recorded else x[:DIFFERENTIATED]
+    return engine.values_and_grads(few, two_values)[2]
 
 
 def known_slopes(engine: Engine, x: Tensor) -> Tensor | None:

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from robustlib.model_calls import Careful, ask
+from robustlib.inference.oracle import Oracle
+from robustlib.model_calls import ask
 
 
-class Expectation(Careful, nn.Module):
+class Expectation(Oracle):
     """Logits averaged over draws of a randomised model.
 
     An attack on it climbs the expectation over the randomness: Athalye et al. 2018, https://arxiv.org/abs/1802.00420.
@@ -19,6 +20,15 @@ class Expectation(Careful, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack([ask(self.model, x) for _ in range(self.draws)]).mean(0)
+
+    def is_done(self, x: Tensor, y: Tensor, claimed: Tensor) -> Tensor:
+        """None: where the mean of the draws is only just wrong, half of the draws may be right, and every further step
+        leaves fewer of them so.
+        """
+        return torch.zeros_like(claimed)
+
+    def once_more(self, x: Tensor, logits: Tensor) -> Tensor:
+        return self.logits(x)
 
 
 @torch.no_grad()

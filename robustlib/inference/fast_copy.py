@@ -13,11 +13,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from robustlib.inference.batched_model import Count, Engine, Net, batch_sizes
+from robustlib.inference.batched_model import Count, batch_sizes
 from robustlib.inference.copy_agreement import compare, known_slopes, repeated
 from robustlib.inference.cuda_graphs import Graphs
+from robustlib.inference.gradients import Net
 from robustlib.inference.graph_rewriting import Normalized, fold, steady_linear
 from robustlib.inference.model_modes import copied, layout
+from robustlib.inference.replica import Engine
 from robustlib.memory import out_of_memory
 from robustlib.model_calls import ask
 
@@ -49,17 +51,14 @@ class Engines:
     @property
     def passes(self) -> Count:
         """Examples passed forward and back so far, by all."""
-        counts = {id(engine): engine.count for engine in self.every}.values()
+        counts = {id(engine.count): engine.count for engine in self.every}.values()
         return Count(*(sum(each) for each in zip(*(astuple(count) for count in counts), strict=True)))
 
     def hand_over(self, other: "Engines") -> None:
         """Count the passes so far as the other's."""
-        # Those that are the same engine are empty at their second turn.
+        # Those that count together are empty at their second turn.
         for mine, theirs in zip(self.every, other.every, strict=True):
-            theirs.count.forwards += mine.count.forwards
-            theirs.count.gradients += mine.count.gradients
-            theirs.count.overflows += mine.count.overflows
-            mine.count = Count()
+            mine.count.move_to(theirs.count)
 
 
 def make_engines(model: nn.Module, sample: Tensor, *, half: bool | None = None) -> Engines:
@@ -72,25 +71,28 @@ def make_engines(model: nn.Module, sample: Tensor, *, half: bool | None = None) 
         return Engines(exact, exact, exact)
     half = suits_half(model, sample.device) if half is None else half
     known, given_up = (exact(sample), known_slopes(exact, sample)), list[str]()
-    search = fine = None
+    rough = None
     if half:
-        search = fine = first_that_agrees(forms(model, sample, halves(sample.device)), sample, *known, given_up)
-    if search is None or search.precision != torch.float32:
-        fine = first_that_agrees(forms(model, sample, [torch.float32]), sample, *known, given_up)
-    fine = fine or exact
-    engines = Engines(exact, search or fine, fine)
-    if given_up:
-        engines.search.mode += f" (given up: {'; '.join(given_up)})"
-    for engine in (engines.search, engines.fine):
-        if engine is not exact:
-            engine.judge, engine.judge_drift = fine.forward, fine.drift
-        if engine.precision != torch.float32 and engine is not fine:
-            engine.finer, engine.spare, fine.rougher = (fine,), (fine,), (engine,)
-        if sample.is_cuda:
-            warm_up(engine, sample)
-        engine.count = Count()
-    exact.count = Count()
+        rough = first_that_agrees(forms(model, sample, halves(sample.device)), sample, *known, given_up)
+    judge = first_that_agrees(forms(model, sample, [torch.float32]), sample, *known, given_up) or exact
+    engines = put_together(exact, judge, rough, f" (given up: {'; '.join(given_up)})" if given_up else "")
+    for engine in (engines.search, engines.fine) if sample.is_cuda else ():
+        warm_up(engine, sample)
+    for engine in engines.every:
+        engine.count.clear()
     return engines
+
+
+def put_together(exact: Engine, judge: Engine, rough: Engine | None, given_up: str) -> Engines:
+    """The model, its copy in float32, which may be itself, and that in half precision. given_up: for the mode."""
+    fine = judge if judge is exact else judge.but(judge=judge)
+    if rough is None:
+        fine = fine.but(mode=fine.mode + given_up)
+        search = fine
+    else:
+        search = rough.but(mode=rough.mode + given_up, judge=judge, in_float32=fine, spare=judge)
+        fine = fine.but(in_half=search)
+    return Engines(fine if judge is exact else exact, search, fine)
 
 
 def first_that_agrees(
@@ -109,7 +111,7 @@ def warm_up(engine: Engine, sample: Tensor) -> None:
         x = repeated(sample, size)
         engine(x)
         with suppress(ValueError):  # of a model that only answers: no attack will find a gradient there either
-            engine.differentiate(x, lambda z: z[:, :1])
+            engine.values_and_grads(x, lambda z: z[:, :1])
 
 
 def exact_engine(model: nn.Module, sample: Tensor) -> Engine:
@@ -122,8 +124,7 @@ def exact_engine(model: nn.Module, sample: Tensor) -> Engine:
     engine = Engine(model, sizes=batch_sizes(sample), memory_format=memory_format, mode="float32, as given")
     if not torch.allclose(engine(few), alone.float(), rtol=1e-4, atol=1e-4):
         return Engine(model, sizes=(), memory_format=layout(model), mode="float32, as given, batches as they come")
-    leave_unsteady(engine, sample)
-    return engine
+    return engine.but(sizes=steady_sizes(engine, sample))
 
 
 @torch.no_grad()
@@ -138,21 +139,17 @@ def takes_channels_last(model: nn.Module, x: Tensor, logits: Tensor) -> bool:
     return found.shape == logits.shape and torch.allclose(found.float(), logits.float(), rtol=1e-4, atol=1e-4)
 
 
-def leave_unsteady(engine: Engine, sample: Tensor) -> None:
-    """Do without the smallest batch sizes where they give other bits than an ordinary one: some CPUs treat matrices of
-    few rows in another way (measured: eight rows in float32, on a CPU with AMX).
+def steady_sizes(engine: Engine, sample: Tensor) -> tuple[int, ...]:
+    """Its batch sizes without the smallest where these give other bits than an ordinary one: some CPUs treat matrices
+    of few rows in another way (measured: eight rows in float32, on a CPU with AMX).
     """
     if sample.device.type != "cpu" or not engine.sizes:
-        return
-    sizes, some = list(engine.sizes), sample[:16]
-    engine.sizes = (next((size for size in sizes if size >= ORDINARY), sizes[-1]),)
-    expected = engine(some)
-    while len(sizes) > 1:
-        engine.sizes = (sizes[0],)
-        if torch.equal(engine(some), expected):
-            break
-        del sizes[0]
-    engine.sizes = tuple(sizes)
+        return engine.sizes
+    sizes, some = engine.sizes, sample[:16]
+    expected = engine.but(sizes=(next((size for size in sizes if size >= ORDINARY), sizes[-1]),))(some)
+    while len(sizes) > 1 and not torch.equal(engine.but(sizes=sizes[:1])(some), expected):
+        sizes = sizes[1:]
+    return sizes
 
 
 def suits_half(model: nn.Module, device: torch.device) -> bool:
@@ -208,10 +205,7 @@ def attempt(
         if given_up is not None:
             given_up.append(f"{engine.mode}: {fault}" if engine else fault)
         return None
-    engine.drift = 4 * drift
-    leave_unsteady(engine, sample)
-    engine.count = Count()
-    return engine
+    return engine.but(drift=4 * drift, sizes=steady_sizes(engine, sample), count=Count())
 
 
 def search_engine(
@@ -242,6 +236,7 @@ def search_engine(
         memory_format=takes[1],
         mode=", ".join(word for word in words if word),
         precision=dtype,
+        recorded=graphs,
     )
 
 

@@ -3,9 +3,17 @@
 import torch
 from torch import Tensor, nn
 
-from robustlib.inference.batched_model import Engine
-from robustlib.inference.confirm import classes_of, surely_right
+from robustlib.inference.oracle import as_oracle
 from robustlib.model_calls import ask
+
+
+def classes_of(logits: Tensor) -> Tensor:
+    """The class that each row of logits names, shape (B,). Raises ValueError for NaN: what a model says so is unknown,
+    and must count neither as right nor as broken.
+    """
+    if (unknown := logits.isnan().any(1)).any():
+        raise ValueError(f"the model gives NaN logits for {int(unknown.sum())} of {len(logits)} images")
+    return logits.argmax(1)
 
 
 @torch.no_grad()
@@ -21,28 +29,11 @@ def correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def verdict(model: nn.Module, search: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The model's class for each image, or the true one where it need not be asked: where its copy is surely right.
-
-    A copy in float16 is not asked: beyond its range it may give finite logits of something else.
-    """
-    if search is model or not isinstance(search, Engine):
+    """The model's class for each image, or the true one where it need not be asked: where its copy is surely right."""
+    if search is model:
         return predict(model, x)
-    if search.precision == torch.float16 and search.finer:
-        (search,) = search.finer
     prediction = y.clone()
-    doubtful = (~surely_right(search, x, y)).nonzero().squeeze(1)
+    doubtful = (~as_oracle(search).surely_right(x, y)).nonzero().squeeze(1)
     if len(doubtful):
         prediction[doubtful] = predict(model, x[doubtful])
     return prediction
-
-
-@torch.no_grad()
-def astray(search: nn.Module, x: Tensor) -> Tensor:
-    """Attacked images for which a copy in float16 computes something else than its copy in float32, shape (B,).
-
-    Beyond its range a norm is infinite, and what is divided by it zero: a gradient and logits that are finite, and not
-    the model's. The attack on them was one on another function.
-    """
-    if not isinstance(search, Engine) or search.precision != torch.float16 or not search.finer:
-        return torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    return ~((search(x) - search.finer[0](x)).abs().amax(1) <= search.drift + search.finer[0].drift)

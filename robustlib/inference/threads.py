@@ -14,7 +14,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from robustlib.inference.batched_model import Count
 from robustlib.inference.fast_copy import Engines
 from robustlib.inference.model_modes import without_graphs
 
@@ -73,7 +72,7 @@ def make_crew(engines: Engines, device: torch.device) -> Crew | None:
     try:
         copies = [copy.deepcopy(engines, without_graphs(*engines.every)) for _ in range(number - 1)]
         for engine in (engine for made in copies for engine in made.every):
-            engine.count = Count()
+            engine.count.clear()
     except Exception:  # a user's model may hold on to anything
         return None
     return Crew([engines, *copies], torch.get_num_threads() // number)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustlib.inference.batched_model import Engine
+from robustlib.inference.batched_model import BatchedModel
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ def stepped(steps: int) -> Work:
 VERDICTS = Work(3)  # the clean pass, that of the cascade, and the one that counts
 
 
-def calibrate(engine: Engine, x: Tensor, *, seconds: float = 2.0) -> Rates:
+def calibrate(engine: BatchedModel, x: Tensor, *, seconds: float = 2.0) -> Rates:
     """Images a second through the engine at its largest batch size, forward and with a gradient, half the time each.
 
     x: some images on the engine's device; repeated to fill the batch.
     """
     size = engine.sizes[-1] if engine.sizes else len(x)
     x = x.repeat(-(-size // len(x)), *[1] * (x.ndim - 1))[:size]
-    calls = (lambda: engine(x), lambda: engine.differentiate(x, lambda z: z[:, :1]))
+    calls = (lambda: engine(x), lambda: engine.values_and_grads(x, lambda z: z[:, :1]))
     forwards = rate(calls[0], size, seconds / 2)
     try:
         return Rates(forwards, rate(calls[1], size, seconds / 2))

@@ -1,15 +1,17 @@
 """The search copy of a model in training, brought up to date at every step and looked at every epoch."""
 
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from robustlib.inference.batched_model import Count, Engine, batch_sizes
+from robustlib.inference.batched_model import batch_sizes
 from robustlib.inference.copy_agreement import beyond, compare, known_slopes
 from robustlib.inference.fast_copy import attempt, halves, search_engine, suits_half
 from robustlib.inference.graph_rewriting import fold, refresh
 from robustlib.inference.model_modes import evaluating, layout, strict_float32
+from robustlib.inference.replica import Engine
 from robustlib.model_calls import ask
 
 
@@ -20,12 +22,11 @@ class Follower:
     """
 
     def __init__(self, model: nn.Module, sample: Tensor, engines: list[Engine]):
-        self.model, self.sample, self.engines = model, sample, engines
+        self.model, self.sample = model, sample
         # The model itself computes what half precision cannot: as it is then, in eval mode, as attacks see it.
         self.exact = Engine(model, sizes=batch_sizes(sample), memory_format=layout(model))
-        for engine in engines:
-            engine.spare = () if engine.precision == torch.float32 else (self.exact,)
-        self.engine: Engine | None = engines[0]
+        self.engines = [e if e.precision == torch.float32 else e.but(spare=self.exact) for e in engines]
+        self.engine: Engine | None = self.engines[0]
 
     def choose(self) -> str:
         """Compare the forms with the model at its weights of now, and use the first that agrees; its mode, in words.
@@ -37,10 +38,10 @@ class Follower:
             reference, slopes = self.exact(self.sample), known_slopes(self.exact, self.sample)
             for engine in self.engines:
                 refresh_engine(engine)
-                spare, engine.spare = engine.spare, ()
-                fault = compare(engine, self.sample, reference, slopes, sizes=(len(self.sample),))[1]
-                fault = fault or beyond(engine, self.exact, self.sample, slopes)
-                engine.spare, engine.count = spare, Count()
+                alone = engine.but(spare=None)
+                fault = compare(alone, self.sample, reference, slopes, sizes=(len(self.sample),))[1]
+                fault = fault or beyond(alone, self.exact, self.sample, slopes)
+                engine.count.clear()
                 if not fault:
                     self.engine = engine
                     break
@@ -63,8 +64,7 @@ class Follower:
 
 
 def refresh_engine(engine: Engine) -> None:
-    assert isinstance(engine.net, nn.Module)
-    refresh(engine.net)
+    refresh(cast(nn.Module, engine.net))  # what `fold` made
 
 
 def follow(model: nn.Module, sample: Tensor) -> Follower | None:

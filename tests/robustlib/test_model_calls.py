@@ -20,9 +20,10 @@ from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify
 from robustlib.evaluation.attack_sequence import cascade
 from robustlib.evaluation.evaluate import evaluate, make_ready
-from robustlib.inference.batched_model import Engine, pull
 from robustlib.inference.expectation import Expectation, is_randomised
 from robustlib.inference.fast_copy import exact_engine
+from robustlib.inference.gradients import pull
+from robustlib.inference.replica import Engine
 from robustlib.inference.threads import make_crew
 from robustlib.model_calls import ask
 from robustlib.models.black_box import Answers
@@ -185,7 +186,7 @@ def test_gradients_certificates_defences_and_cascades(odd: Callable[[], Net]):
 
     for net, other in ((odd(), Net(minus)), (Engine(odd(), sizes=(8,)), Engine(Net(minus), sizes=(8,)))):
         pulled = [
-            model.differentiate(X, values) if isinstance(model, Engine) else pull(model, X, values)
+            model.values_and_grads(X, values) if isinstance(model, Engine) else pull(model, X, values)
             for model in (net, other)
         ]
         for mine, pure in zip(*pulled, strict=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustlib.inference.batched_model import Engine
+from robustlib.inference.replica import Engine
 from robustlib.inference.throughput import Rates, Work, calibrate
 from robustq.jobs.submission import dry_run
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from robustlib.arguments import Norm
 from robustlib.attacks import ENSEMBLES
 from robustlib.evaluation.evaluate import evaluate
-from robustlib.inference.confirm import wrong
+from robustlib.losses import misclassified
 from robustlib.metrics import NOTHING
 from robustlib.norms import inside
 from robustlib.rng import seeded
@@ -68,7 +68,7 @@ def our_stages(model: nn.Module, x: Tensor, y: Tensor, norm: Norm, eps: float, s
     (batch,) = evaluate(model, x, y, stages, norm=norm, eps=eps, seed=seed, batch_size=len(x))
     assert inside(batch.x_adv, x, eps, norm).all()
     success = torch.from_numpy(batch.outcome.success)
-    assert torch.equal(success, wrong(model(batch.x_adv), y))
+    assert torch.equal(success, misclassified(model(batch.x_adv), y))
     assert ((batch.outcome.broken_by == NOTHING) == ~batch.outcome.success).all()
     last = {name: place for place, (name, _) in enumerate(stages)}
     return [float((batch.stage > last[name]).mean()) for name in STAGES]
@@ -86,7 +86,7 @@ def reference_stages(model: nn.Module, x: Tensor, y: Tensor, norm: Norm, eps: fl
                 attack.attacks_to_run = [name]
                 x_adv = attack.run_standard_evaluation(x[standing], y[standing], batch_size=len(standing))
                 x_adv = x_adv[0] if isinstance(x_adv, tuple) else x_adv
-                standing = standing[~wrong(model(x_adv), y[standing])]
+                standing = standing[~misclassified(model(x_adv), y[standing])]
             found.append(len(standing) / len(x))
     return found
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks.deepfool import class_slopes, deepfool, gaps
+from robustlib.attacks.deepfool import deepfool, gaps
 from robustlib.inference.fast_copy import make_engines
+from robustlib.inference.oracle import as_oracle
 from robustlib.inference.predict import correct
 from robustlib.norms import size
 
@@ -101,7 +102,7 @@ def test_only_the_classes_ranked_first_are_tried(linear: Linear, x: Tensor):
 def test_gradients_of_the_gaps_are_differences_of_rows_of_the_jacobian(net: nn.Module, test):
     x, ranked = test[0][:5], torch.tensor([[3, 0, 9]]).repeat(5, 1)
     torch.testing.assert_close(gaps(net(x), ranked), net(x)[:, [0, 9]] - net(x)[:, [3]])
-    gradients = class_slopes(net, x, ranked)
+    gradients = as_oracle(net).gradients(x, gaps, ranked)
     for i in range(5):
         jacobian = torch.autograd.functional.jacobian(lambda image: net(image)[0], x[i : i + 1])  # (10, 1, 1, 8, 8)
         assert isinstance(jacobian, Tensor)
@@ -113,7 +114,7 @@ def test_gradients_in_half_precision_find_the_same_boundaries(norm: Norm, net: n
     """As near, and beyond the network's own boundary. Rounding may turn a path to another piece of it, for few images."""
     x, y = test
     engines = make_engines(net, x[:64], half=True)
-    assert engines.search.precision == torch.bfloat16 and engines.fine.rougher == (engines.search,)
+    assert engines.search.precision == torch.bfloat16 and engines.fine.in_half is engines.search
     expected = size(deepfool(net, x, y, norm=norm) - x, norm)
     x_adv = deepfool(engines.suited(None), x, y, norm=norm)
     assert not correct(net, x_adv, y).any()

@@ -11,9 +11,9 @@ from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS as EVERY
 from robustlib.attacks.cw import cw
 from robustlib.attacks.fmn import fmn, project_each
-from robustlib.inference.batched_model import Engine
 from robustlib.inference.fast_copy import make_engines
 from robustlib.inference.predict import correct
+from robustlib.inference.replica import Engine
 from robustlib.losses import margin
 from robustlib.norms import project, size
 
@@ -232,8 +232,7 @@ def test_images_that_only_the_copy_takes_for_broken_are_attacked(name: str, line
     assert chosen.sum() > 5
     x, y = near[chosen][:6], y[chosen][:6]
     fine = Engine(linear, sizes=())
-    copy = Engine(Shifted(linear), sizes=(), drift=0.1, judge=fine.forward)
-    copy.finer = (fine,)
+    copy = Engine(Shifted(linear), sizes=(), drift=0.1, judge=fine, in_float32=fine)
     norm: Norm = "L2"
     x_adv = EVERY[name](copy, x, y, norm=norm, eps=0.5)
     assert not correct(linear, x_adv, y).any()

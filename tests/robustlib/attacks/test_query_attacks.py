@@ -15,6 +15,7 @@ from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS
 from robustlib.attacks.hopskipjump import hopskipjump
 from robustlib.attacks.spsa import AT_ONCE, Directions, estimate, normals, signs
+from robustlib.inference.oracle import as_oracle
 from robustlib.losses import margin
 from robustlib.norms import dual_size, inside, size
 from robustlib.rng import Draws
@@ -69,7 +70,7 @@ def estimated(plane: Plane, x: Tensor, y: Tensor, directions: Directions, pairs:
     """Of the margin, per unit of the image."""
     radius = 0.01
     draws = Draws(0, torch.arange(len(x)))
-    return estimate(plane, x, y, margin, draws, stream, directions, pairs, radius) / (2 * radius)
+    return estimate(as_oracle(plane), x, y, margin, draws, stream, directions, pairs, radius) / (2 * radius)
 
 
 @pytest.mark.parametrize("directions", [signs, normals], ids=["spsa", "nes"])

@@ -9,11 +9,9 @@ from torch import Tensor, nn
 from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS
 from robustlib.evaluation.evaluate import Ready, evaluate
-from robustlib.inference.batched_model import Engine
-from robustlib.inference.confirm import wrong
-from robustlib.inference.fast_copy import leave_unsteady, make_engines
-from robustlib.inference.gradients import climb
-from robustlib.losses import cross_entropy
+from robustlib.inference.fast_copy import make_engines, steady_sizes
+from robustlib.inference.replica import Engine
+from robustlib.losses import cross_entropy, misclassified
 from robustlib.norms import inside
 from robustlib.outcome import Outcome, join
 
@@ -26,12 +24,11 @@ def test_every_batch_size_gives_the_same_bits(half: bool, net: nn.Module, test):
     x, y = test
     engines = make_engines(net, x[:64], half=half)
     for engine in (engines.exact, engines.search):
-        logits, _, slopes = climb(engine, x, cross_entropy, y)
+        logits, _, slopes = engine.value_and_grad(x, cross_entropy, y)
         every = engine.sizes
         assert len(every) > 10
         for size in (*every[:4], every[-2]):
-            engine.sizes = (size,)
-            found, _, gradients = climb(engine, x, cross_entropy, y)
+            found, _, gradients = engine.but(sizes=(size,)).value_and_grad(x, cross_entropy, y)
             assert torch.equal(found, logits) and torch.equal(gradients, slopes), size
 
 
@@ -40,8 +37,7 @@ def test_sizes_whose_bits_differ_are_left_out():
         return x.flatten(1) + (1e-7 if len(x) < 24 else 0)
 
     engine = Engine(net, sizes=(8, 16, 24, 32))
-    leave_unsteady(engine, torch.rand(20, 1, 2, 2))
-    assert engine.sizes == (24, 32)
+    assert steady_sizes(engine, torch.rand(20, 1, 2, 2)) == (24, 32)
 
 
 def every_attack(norm: Norm, eps: float):
@@ -96,7 +92,7 @@ def test_targets_side_by_side_are_targets_in_turn(name: str, norm: Norm, eps: fl
     one_by_one, together = Engine(net, sizes=(16, 24)), Engine(net, sizes=tuple(range(16, 89, 8)))
     in_turn, at_once = attack(one_by_one), attack(together)
     assert torch.equal(in_turn, at_once)
-    fell = wrong(net(in_turn), y)
+    fell = misclassified(net(in_turn), y)
     assert fell.any() and not fell.all()
     # The targets after one that succeeds are run for a while beside it, and no step longer than it needs.
     assert one_by_one.count.gradients <= together.count.gradients < 2 * one_by_one.count.gradients
@@ -116,7 +112,7 @@ def test_half_precision_finds_as_much_and_calls_nothing_broken_that_stands(
         assert ready.mode(eps).startswith("bfloat16, folded" if half else "float32, folded")
         assert ready.mode(None).startswith("float32, folded")
         (batch,) = evaluate(net, x, y, [attack], norm=norm, eps=eps, num_classes=10, ready=ready, batch_size=len(x))
-        assert torch.equal(torch.from_numpy(batch.outcome.success), wrong(net(batch.x_adv), y))
+        assert torch.equal(torch.from_numpy(batch.outcome.success), misclassified(net(batch.x_adv), y))
         assert inside(batch.x_adv, x, eps, norm).all()
         found[half] = batch.outcome.success.mean()
     assert found[True] == pytest.approx(found[False], abs=0.015)

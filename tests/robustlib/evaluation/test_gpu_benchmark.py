@@ -14,9 +14,9 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 from robustlib.evaluation.evaluate import Ready
-from robustlib.inference.batched_model import Engine
 from robustlib.inference.cuda_graphs import Graphs
 from robustlib.inference.fast_copy import make_engines
+from robustlib.inference.replica import Engine
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 N = 24
@@ -82,7 +82,7 @@ def test_recorded_gradients_that_are_wrong_are_told(gpu: Any, net: nn.Module, te
     x, y = test[0][:32], test[1][:32]
     engines = make_engines(net, x, half=False)
     assert isinstance(engines.search.net, nn.Module)
-    recorded = Engine(Once(engines.search.net), sizes=(16,), memory_format=torch.channels_last)
+    recorded = Engine(Once(engines.search.net), sizes=(16,), memory_format=torch.channels_last, recorded=True)
     engines = replace(engines, search=recorded, fine=recorded)
     case = gpu.Case(
         "convnet3", net, Ready(net, engines, 10, 0.0), x, y, torch.device("cpu"), gpu.Budget(0.1, 1, 0.1, 8)

@@ -13,8 +13,8 @@ from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.evaluation.evaluate import Ready, evaluate, evaluate_curve, make_ready
 from robustlib.evaluation.multi_radius import curve, shrink_to, side_by_side
-from robustlib.inference.confirm import wrong
 from robustlib.inference.fast_copy import make_engines
+from robustlib.losses import misclassified
 from robustlib.norms import inside, size
 from robustlib.rng import Draws
 
@@ -54,7 +54,7 @@ def test_as_strong_as_a_search_at_each_radius_and_cheaper_than_two(norm: Norm, r
     assert cost < 2 * max(costs)
     for eps, batch in zip(radii, found, strict=True):
         assert inside(batch.x_adv, x, eps, norm).all()
-        assert np.array_equal(wrong(net(batch.x_adv), y).numpy(), batch.outcome.success)
+        assert np.array_equal(misclassified(net(batch.x_adv), y).numpy(), batch.outcome.success)
     for smaller, larger in pairwise(found):
         assert not (smaller.outcome.success & ~larger.outcome.success).any()
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from robustlib.attacks import ATTACKS
 from robustlib.evaluation.attack_sequence import cascade
 from robustlib.evaluation.evaluate import evaluate
-from robustlib.inference.batched_model import CPU_SIZES, Engine, batch_sizes, differentiate
-from robustlib.inference.confirm import confirmed, wrong
+from robustlib.inference.batched_model import CPU_SIZES, batch_sizes
 from robustlib.inference.fast_copy import make_engines, warm_up
-from robustlib.inference.gradients import climb
+from robustlib.inference.oracle import Oracle, as_oracle
 from robustlib.inference.predict import correct
-from robustlib.losses import cross_entropy
+from robustlib.inference.replica import Engine
+from robustlib.losses import cross_entropy, misclassified
 from robustlib.rng import Draws
 
 
@@ -42,10 +42,13 @@ def test_an_engine_gives_the_models_own_numbers(net: nn.Module, test):
     x, y = test[0][:77], test[1][:77]
     engines = make_engines(net, x[:64], half=False)
     assert engines.search.mode == "float32, folded, channels-last" and 0 < engines.search.drift < 1e-3
-    assert engines.fine is engines.search and engines.search.judge == engines.fine.forward
+    assert engines.fine is engines.search
+    assert engines.search.judge is not None and engines.search.judge.net is engines.fine.net
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in engines.search.modules())
     for engine in (engines.exact, engines.search):
-        for found, expected in zip(climb(engine, x, cross_entropy, y), climb(net, x, cross_entropy, y), strict=True):
+        for found, expected in zip(
+            engine.value_and_grad(x, cross_entropy, y), as_oracle(net).value_and_grad(x, cross_entropy, y), strict=True
+        ):
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
         assert engine.count.forwards == 77 and engine.count.gradients == 77
         torch.testing.assert_close(engine(x), net(x), rtol=1e-4, atol=1e-4)
@@ -54,9 +57,11 @@ def test_an_engine_gives_the_models_own_numbers(net: nn.Module, test):
 def test_gradients_of_several_values_match_one_at_a_time(net: nn.Module, test):
     x, chosen = test[0][:20], torch.tensor([[1, 4, 7]] * 20)
     engine = make_engines(net, x).exact
-    _, values, gradients = engine.differentiate(x, lambda z, k: z.gather(1, k), chosen)
+    _, values, gradients = engine.values_and_grads(x, lambda z, k: z.gather(1, k), chosen)
     for k in range(3):
-        _, value, gradient = climb(net, x, lambda z, k: z.gather(1, k).squeeze(1), chosen[:, k : k + 1])
+        _, value, gradient = as_oracle(net).value_and_grad(
+            x, lambda z, k: z.gather(1, k).squeeze(1), chosen[:, k : k + 1]
+        )
         torch.testing.assert_close(values[:, k], value, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(gradients[:, k], gradient, rtol=1e-3, atol=1e-5)
 
@@ -68,9 +73,9 @@ def test_half_precision_keeps_gradients_that_it_could_not_hold():
         linear[1].bias.copy_(torch.tensor([30.0, 0.0, -5.0]))  # pyright: ignore[reportCallIssue]
     x, y = torch.rand(20, 1, 4, 4), torch.zeros(20, dtype=torch.long)
     engine = Engine(copy.deepcopy(linear).half(), dtype=torch.float16)
-    expected = climb(linear, x, cross_entropy, y)[2]
+    expected = as_oracle(linear).value_and_grad(x, cross_entropy, y)[2]
     assert expected.abs().max() < 1e-10
-    found = climb(engine, x, cross_entropy, y)[2]
+    found = engine.value_and_grad(x, cross_entropy, y)[2]
     torch.testing.assert_close(found / expected.abs().max(), expected / expected.abs().max(), rtol=0.05, atol=0.02)
 
 
@@ -195,8 +200,8 @@ def test_pooling_first_changes_nothing(functional: bool):
     torch.manual_seed(0)
     net, x, y = Net().eval(), torch.rand(32, 3, 8, 8), torch.arange(32) % 5
     for found, expected in zip(
-        climb(make_engines(net, x, half=False).search, x, cross_entropy, y),
-        climb(net, x, cross_entropy, y),
+        make_engines(net, x, half=False).search.value_and_grad(x, cross_entropy, y),
+        as_oracle(net).value_and_grad(x, cross_entropy, y),
         strict=True,
     ):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
@@ -214,7 +219,9 @@ def test_a_batch_that_does_not_fit_is_split_and_gives_the_same(net: nn.Module, t
 
     sizes = CPU_SIZES[1:]  # on some CPUs the smallest gives bits of its own
     small, whole = Engine(tight, sizes=sizes), Engine(net, sizes=sizes)
-    for found, expected in zip(climb(small, x, cross_entropy, y), climb(whole, x, cross_entropy, y), strict=True):
+    for found, expected in zip(
+        small.value_and_grad(x, cross_entropy, y), whole.value_and_grad(x, cross_entropy, y), strict=True
+    ):
         assert torch.equal(found, expected)
     assert torch.equal(small(x), whole(x))
     assert tried[:4] == [256, 128, 64, 32] and small.sizes == (16, 24, 32)
@@ -262,7 +269,7 @@ def test_a_model_without_gradients_says_so():
 
     x, y = torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.long)
     with pytest.raises(ValueError, match="no gradient with respect to its images"):
-        differentiate(Detached(), x, lambda z: z[:, :1])
+        as_oracle(Detached()).values_and_grads(x, lambda z: z[:, :1])
     (batch,) = evaluate(Detached(), x, y, [("square", partial(ATTACKS["square"], eps=0.5, queries=20))], eps=0.5)
     assert batch.outcome.success.any()
 
@@ -279,24 +286,23 @@ def test_what_only_the_copy_misclassifies_is_attacked_on_the_model():
             value = x.flatten(1).mean(1) - self.at
             return torch.stack([torch.zeros_like(value), value], 1)
 
-    def creep(model: nn.Module, x: Tensor, y: Tensor, *, draws: Draws) -> Tensor:
+    def creep(model: Oracle, x: Tensor, y: Tensor, *, draws: Draws) -> Tensor:
         x_adv = x.clone()
         for _ in range(100):
-            fell = confirmed(model, x_adv, y, wrong(model(x_adv), y))
+            fell = model.is_adversarial(x_adv, y, misclassified(model(x_adv), y))
             x_adv = torch.where(fell[:, None, None, None], x_adv, x_adv + 0.01)
         return x_adv
 
     x, y = torch.full((3, 1, 2, 2), 0.2), torch.zeros(3, dtype=torch.long)
     model = Engine(Line(0.6))
-    copy = Engine(Line(0.55), judge=model.forward, drift=0.1)
+    copy = Engine(Line(0.55), judge=model, drift=0.1)
     found = cascade(model, x, y, [creep], search=copy)
     assert (found.broken_by == 0).all() and not correct(model, found.x_adv, y).any()
     assert (found.prediction == 1).all() and (found.x_adv > 0.6).all()
     # A copy whose word were taken would stop short of the model's boundary, and the model would be called robust.
-    copy.judge = None
-    assert (cascade(model, x, y, [creep], search=copy).broken_by == 1).all()
+    assert (cascade(model, x, y, [creep], search=copy.but(judge=None)).broken_by == 1).all()
     # Where the copy stands on the other side, the model is asked as far as the two may differ.
-    sure, copy = creep(model, x, y, draws=Draws(0, torch.arange(3))), Engine(Line(0.65), judge=model.forward, drift=0.1)
+    sure, copy = creep(model, x, y, draws=Draws(0, torch.arange(3))), Engine(Line(0.65), judge=model, drift=0.1)
     assert (cascade(model, x, y, [lambda *_, **__: sure], search=copy).broken_by == 0).all()
 
 
@@ -314,10 +320,8 @@ def test_last_steps_are_taken_where_the_copys_rounding_does_not_hide_them():
 
     x, y = torch.full((3, 1, 4, 4), 0.2), torch.zeros(3, dtype=torch.long)
     model = Engine(Line(0.01))
-    copy = Engine(Line(0.0), judge=model.forward, drift=0.01, precision=torch.bfloat16)
+    copy = Engine(Line(0.0), judge=model, drift=0.01, precision=torch.bfloat16)
     for name in ("apgd-ce", "apgd-t"):
         attack = partial(ATTACKS[name], eps=0.1, steps=10, draws=Draws(1, torch.arange(3)))
-        copy.finer = ()
         assert correct(model, attack(copy, x, y), y).all()
-        copy.finer = (model,)
-        assert not correct(model, attack(copy, x, y), y).any()
+        assert not correct(model, attack(copy.but(in_float32=model), x, y), y).any()

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
 from robustlib.inference import fast_copy
-from robustlib.inference.batched_model import Engine, differentiate
 from robustlib.inference.cuda_graphs import Graphs
 from robustlib.inference.fast_copy import attempt, make_engines, search_engine
+from robustlib.inference.replica import Engine
 from tests.helpers.fake_cuda import FakeCuda, install
 
 SIZES = (8, 32)
@@ -40,8 +40,8 @@ def ten(logits: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("n", [5, 8, 40])
 def test_every_gradient_of_one_pass_is_right(n: int, cuda: FakeCuda, net: nn.Module, x: Tensor):
-    found = Engine(Graphs(net), sizes=SIZES).differentiate(x[:n], ten)
-    expected = Engine(net, sizes=SIZES).differentiate(x[:n], ten)
+    found = Engine(Graphs(net), sizes=SIZES).values_and_grads(x[:n], ten)
+    expected = Engine(net, sizes=SIZES).values_and_grads(x[:n], ten)
     for came, right in zip(found, expected, strict=True):
         torch.testing.assert_close(came, right)
 
@@ -49,10 +49,10 @@ def test_every_gradient_of_one_pass_is_right(n: int, cuda: FakeCuda, net: nn.Mod
 def test_what_is_given_out_is_not_written_over(cuda: FakeCuda, net: nn.Module, x: Tensor):
     engine, x = Engine(Graphs(net), sizes=SIZES), x[:8]
     logits = engine(x)
-    _, _, gradients = differentiate(engine, x, lambda z: z[:, :1])
+    _, _, gradients = engine.values_and_grads(x, lambda z: z[:, :1])
     kept = logits.clone(), gradients.clone()
     engine(1 - x)
-    differentiate(engine, 1 - x, lambda z: z[:, :1])
+    engine.values_and_grads(1 - x, lambda z: z[:, :1])
     assert torch.equal(logits, kept[0]) and torch.equal(gradients, kept[1])
 
 
@@ -114,6 +114,6 @@ def test_what_is_recorded_lies_on_the_images_device_and_a_stream_of_it(cuda: Fak
     """Whichever device is the current one: on another's stream nothing would be recorded."""
     engine = Engine(Graphs(net), sizes=(8,))
     engine(x[:8])
-    engine.differentiate(x[:8], ten)
+    engine.values_and_grads(x[:8], ten)
     assert set(cuda.devices) == {x.device} and {stream.device for stream in cuda.streams} == {x.device}
     assert len(cuda.streams) == 3  # a pass alone, and one with its gradient

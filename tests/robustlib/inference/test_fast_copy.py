@@ -12,10 +12,10 @@ from benchmarks.hard_nets import Faint, Steep
 from robustlib.attacks import ATTACKS
 from robustlib.evaluation.evaluate import Ready, evaluate
 from robustlib.inference import fast_copy
-from robustlib.inference.batched_model import Engine
-from robustlib.inference.confirm import wrong
 from robustlib.inference.cuda_graphs import Graphs
 from robustlib.inference.fast_copy import attempt, make_engines
+from robustlib.inference.replica import Engine
+from robustlib.losses import misclassified
 from robustlib.rng import Draws
 
 
@@ -72,11 +72,13 @@ def test_a_search_in_float16_ends_in_float32(float16: None):
     assert net(corner.float()).argmax(1) == 1
     engines = make_engines(net, sample)
     assert (engines.search.precision, engines.fine.precision) == (torch.float16, torch.float32)
-    assert engines.search.judge == engines.fine.forward and engines.search.finer == (engines.fine,)
+    assert engines.search.judge is not None and engines.search.judge.net is engines.fine.net
+    assert engines.search.in_float32 is not None and engines.search.in_float32.net is engines.fine.net
     attack = partial(ATTACKS["apgd-ce"], eps=0.1, steps=10, draws=Draws(1, torch.arange(3)))
-    assert wrong(net(attack(engines.search, x, y)), y).all()
-    engines.search.finer = ()  # then only those fall whose random start lies beyond the boundary already
-    assert wrong(net(attack(engines.search, x, y)), y).sum() < 3
+    assert misclassified(net(attack(engines.search, x, y)), y).all()
+    alone = engines.search.but(in_float32=None)
+    # Only those fall whose random start lies beyond the boundary already.
+    assert misclassified(net(attack(alone, x, y)), y).sum() < 3
 
 
 class Bent(torch.autograd.Function):
@@ -128,7 +130,7 @@ def test_a_copy_is_compared_at_each_batch_size(fault: str, size: int, net: nn.Mo
 
     x, told = test[0][:64], list[str]()
     exact = fast_copy.exact_engine(net, x)
-    make = partial(Engine, Wrong(net), sizes=(16, 64), mode="recorded")
+    make = partial(Engine, Wrong(net), sizes=(16, 64), mode="recorded", recorded=True)
     assert attempt(make, x, exact(x), fast_copy.known_slopes(exact, x), told) is None
     assert told == [f"recorded: other {fault}"] or fault == "logits"
 
@@ -204,9 +206,9 @@ def test_a_gradient_that_half_precision_loses_is_computed_in_float32(dtype: torc
     fine = fast_copy.exact_engine(net, x)
     engine = fast_copy.search_engine(fast_copy.plain, net, dtype, (64,), False)
     values = partial(torch.narrow, dim=1, start=0, length=1)
-    lost = (engine.differentiate(x, values)[2] == 0).flatten(1).all(1)
+    lost = (engine.values_and_grads(x, values)[2] == 0).flatten(1).all(1)
     assert 0 < lost.sum() < 64
-    engine.spare = (fine,)
-    found, expected = engine.differentiate(x, values)[2], fine.differentiate(x, values)[2]
+    engine = engine.but(spare=fine)
+    found, expected = engine.values_and_grads(x, values)[2], fine.values_and_grads(x, values)[2]
     assert (found != 0).flatten(1).any(1).all() and engine.count.overflows == lost.sum()
     torch.testing.assert_close(found[lost], expected[lost])

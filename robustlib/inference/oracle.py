@@ -1,0 +1,121 @@
+"""What an attack may ask of a model, and the answers of a plain module."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustlib.inference.gradients import Values, pull
+from robustlib.losses import Loss, margin, misclassified
+from robustlib.model_calls import Careful, ask
+
+
+class Margins(NamedTuple):
+    """Margins of images, shape (B,). rough: the same in half precision, where that is asked first."""
+
+    value: Tensor
+    rough: Tensor
+
+
+class Oracle(Careful, nn.Module):
+    """What an attack may ask of a model. Called, it gives logits, shape (B, classes).
+
+    The answers given here are those of a model that is attacked itself. A quicker copy of one (`Engine`) and the mean
+    of a randomised one's draws (`Expectation`) have some of their own.
+    batch: examples that go well into one pass; 0 where their number makes no difference.
+    """
+
+    batch: int = 0
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits of images of shape (B, C, H, W), shape (B, classes)."""
+        return self(x)
+
+    def value_and_grad(self, x: Tensor, loss: Loss, *rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, K), each example's own loss (B,) and its gradient by x, for `loss(logits, *rows)`."""
+        logits, values, gradients = self.values_and_grads(x, lambda z, *own: loss(z, *own)[:, None], *rows)
+        return logits, values[:, 0], gradients[:, 0]
+
+    def values_and_grads(self, x: Tensor, values: Values, *rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, K), the values (B, V) that `values(logits, *rows)` gives, their gradients (B, V, C, H, W).
+
+        rows: tensors of B rows that go with the images: classes, targets. No value depends on another example's logits.
+        """
+        return pull(self, x, values, *rows)
+
+    def gradients(self, x: Tensor, values: Values, *rows: Tensor) -> Tensor:
+        """The gradients alone, from the quickest copy: its rounding turns them by less than a hundredth."""
+        return self.values_and_grads(x, values, *rows)[2]
+
+    def is_adversarial(self, x: Tensor, y: Tensor, claimed: Tensor | None = None) -> Tensor:
+        """Which images are misclassified for sure, shape (B,).
+
+        claimed: those that its logits misclassify: of the others nothing is asked. None: ask about all.
+        """
+        return misclassified(self.logits(x), y) if claimed is None else claimed
+
+    def is_done(self, x: Tensor, y: Tensor, claimed: Tensor) -> Tensor:
+        """Which of the images that its logits misclassify an attack within a radius is done with, shape (B,)."""
+        return self.is_adversarial(x, y, claimed)
+
+    def once_more(self, x: Tensor, logits: Tensor) -> Tensor:
+        """Logits of images whose logits are known: of a randomised model those of fresh draws."""
+        return logits
+
+    def in_doubt(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Which of these logits of its own may be those of a misclassified image, shape (B,)."""
+        return misclassified(logits, y)
+
+    def margins(self, x: Tensor, y: Tensor) -> Margins:
+        """Margins by which small differences can be told."""
+        value = margin(self.logits(x), y)
+        return Margins(value, value)
+
+    def larger_margins(self, x: Tensor, y: Tensor, than: Margins) -> tuple[Tensor, Margins]:
+        """The images with a larger margin than theirs, by their rising places, and their margins."""
+        found = margin(self.logits(x), y)
+        places = (found > than.value).nonzero().squeeze(1)
+        return places, Margins(found[places], found[places])
+
+    def surely_right(self, x: Tensor, y: Tensor) -> Tensor:
+        """Which images the model that this is a copy of surely classifies as y, (B,): none, where it is no copy."""
+        return torch.zeros_like(y, dtype=torch.bool)
+
+    def on_edge(self, x_adv: Tensor, y: Tensor) -> "list[tuple[Oracle, Tensor]]":
+        """Attacked images so near a boundary that rounding hides it, by their places, with the oracle in float32 to go
+        on with; none where this is it.
+        """
+        return []
+
+    def misjudged(self, x: Tensor, y: Tensor, claimed: Tensor) -> "list[tuple[Oracle, Tensor]]":
+        """Images that rounding alone misclassifies, by their places, with the oracle in float32 to attack them on: an
+        attack that looks for the boundary from its true side would take them for done.  claimed: see `is_adversarial`.
+        """
+        return []
+
+    def astray(self, x_adv: Tensor) -> "list[tuple[Oracle, Tensor]]":
+        """Attacked images of which half precision computes another function, by their places, with the oracle in
+        float32 to attack them on.
+        """
+        return []
+
+
+class PlainModel(Oracle):
+    """A model that is attacked as it is: any module, or callable, from images to logits."""
+
+    def __init__(self, model: Callable[[Tensor], Any]):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ask(self.model, x)
+
+    def values_and_grads(self, x: Tensor, values: Values, *rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return pull(self.model, x, values, *rows)
+
+
+def as_oracle(model: Callable[[Tensor], Any]) -> Oracle:
+    """The model as attacks ask it. This is the one place that looks at what it is."""
+    return model if isinstance(model, Oracle) else PlainModel(model)

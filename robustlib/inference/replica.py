@@ -1,0 +1,139 @@
+"""A copy of a model that attacks search on: what it says itself, and what it leaves to the model that judges."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustlib.inference.batched_model import BatchedModel
+from robustlib.inference.gradients import Net, Values
+from robustlib.inference.oracle import Margins, Oracle
+from robustlib.losses import margin, misclassified
+
+DOUBT = 1 / 32  # of its drift: nearer than that, half precision is not asked which of two images has the larger margin
+
+
+class Engine(BatchedModel):
+    """A copy of a model, or the model itself, at fixed batch sizes. It is made once: see `but`.
+
+    mode: what `net` is, in words.  drift: how far `net`'s logits may lie from those of the model that it stands for; 0
+    where it is that model.
+    judge: what has the last word on whether an image is misclassified, None where `net` needs no other.
+    in_float32: of one in half precision the copy in float32, which takes the last steps where rounding hides them.
+    in_half: of one in float32 the copy in half precision, for gradients that go with its own logits.
+    recorded: `net` replays CUDA graphs.  The others: see `BatchedModel`.
+    """
+
+    def __init__(
+        self,
+        net: Net,
+        *,
+        mode: str = "float32",
+        drift: float = 0.0,
+        judge: "Engine | None" = None,
+        in_float32: "Engine | None" = None,
+        in_half: "Engine | None" = None,
+        recorded: bool = False,
+        **batched: Any,
+    ):
+        super().__init__(net, **batched)
+        self.mode = mode
+        self.drift = drift
+        self.copies = (judge, in_float32, in_half)  # in a tuple, so that they are no parts of this module
+        self.recorded = recorded
+
+    def but(self, **changed: Any) -> "Engine":
+        """The same but for what is given. Both call one net, and count together unless a count is given."""
+        how = ("sizes", "dtype", "memory_format", "precision", "spare", "count")
+        names = ("net", "mode", "drift", "judge", "in_float32", "in_half", "recorded", *how)
+        return Engine(**{name: getattr(self, name) for name in names} | changed)
+
+    @property
+    def judge(self) -> "Engine | None":
+        return self.copies[0]
+
+    @property
+    def in_float32(self) -> "Engine | None":
+        return self.copies[1]
+
+    @property
+    def in_half(self) -> "Engine | None":
+        return self.copies[2]
+
+    def gradients(self, x: Tensor, values: Values, *rows: Tensor) -> Tensor:
+        quick = self if self.in_half is None else self.in_half
+        return quick.values_and_grads(x, values, *rows)[2]
+
+    @torch.no_grad()
+    def is_adversarial(self, x: Tensor, y: Tensor, claimed: Tensor | None = None) -> Tensor:
+        """Its own word needs that of its judge, by more than the judge may differ from the model that all this is
+        about: so that an attack goes on where only the copy is fooled.
+        """
+        if self.judge is None:
+            return super().is_adversarial(x, y, claimed)
+        if claimed is None:
+            return self.judge.misclassifies(x, y)
+        if not claimed.any():
+            return claimed
+        rows, agreed = claimed.nonzero().squeeze(1), claimed.clone()
+        agreed[rows] = self.judge.misclassifies(x[rows], y[rows])
+        return agreed
+
+    def misclassifies(self, x: Tensor, y: Tensor) -> Tensor:
+        """Which images it misclassifies by more than its drift, shape (B,)."""
+        logits = self(x)
+        return misclassified(logits, y) & (margin(logits, y) >= self.drift)
+
+    def in_doubt(self, logits: Tensor, y: Tensor) -> Tensor:
+        if self.drift == 0:
+            return misclassified(logits, y)
+        return ~(margin(logits, y) < -self.drift)  # NaN too
+
+    @torch.no_grad()
+    def margins(self, x: Tensor, y: Tensor) -> Margins:
+        rough = margin(self(x), y)
+        return Margins(rough if self.finer is None else margin(self.finer(x), y), rough)
+
+    @torch.no_grad()
+    def larger_margins(self, x: Tensor, y: Tensor, than: Margins) -> tuple[Tensor, Margins]:
+        """In half precision those alone are asked of the judge whose margin is not surely smaller."""
+        if self.finer is None:
+            return super().larger_margins(x, y, than)
+        rough = margin(self(x), y)
+        near = (rough > than.rough - DOUBT * self.drift).nonzero().squeeze(1)
+        value = margin(self.finer(x[near]), y[near])
+        larger = value > than.value[near]
+        return near[larger], Margins(value[larger], rough[near[larger]])
+
+    @property
+    def finer(self) -> "Engine | None":
+        """The judge, where it tells small differences apart that `net` is too rough for."""
+        return None if self.judge is None or self.judge.net is self.net else self.judge
+
+    def surely_right(self, x: Tensor, y: Tensor) -> Tensor:
+        """One in float16 is not asked: beyond its range it may give finite logits of something else."""
+        asked = self.in_float32 if self.precision == torch.float16 and self.in_float32 is not None else self
+        return ~asked.in_doubt(asked(x), y)
+
+    def on_edge(self, x_adv: Tensor, y: Tensor) -> list[tuple[Oracle, Tensor]]:
+        return [] if self.in_float32 is None else where(self.in_float32, self.in_doubt(self(x_adv), y))
+
+    def misjudged(self, x: Tensor, y: Tensor, claimed: Tensor) -> list[tuple[Oracle, Tensor]]:
+        if self.in_float32 is None:
+            return []
+        return where(self.in_float32, claimed & ~self.is_adversarial(x, y, claimed))
+
+    @torch.no_grad()
+    def astray(self, x_adv: Tensor) -> list[tuple[Oracle, Tensor]]:
+        """Beyond float16's range a norm is infinite, and what is divided by it zero: a gradient and logits that are
+        finite, and not the model's. The attack was one on another function.
+        """
+        if self.in_float32 is None or self.precision != torch.float16:
+            return []
+        apart = (self(x_adv) - self.in_float32(x_adv)).abs().amax(1)
+        return where(self.in_float32, ~(apart <= self.drift + self.in_float32.drift))
+
+
+def where(oracle: Oracle, rows: Tensor) -> list[tuple[Oracle, Tensor]]:
+    """The places of the rows that are true, with the oracle, if there are any."""
+    return [(oracle, rows.nonzero().squeeze(1))] if rows.any() else []
