@@ -17,13 +17,14 @@ from robustlib.datasets.choose import choose
 from robustlib.datasets.lazy_images import LazyImages
 from robustlib.evaluation.certified import evaluate_certified
 from robustlib.evaluation.evaluate import Ready, evaluate_curve, given
+from robustlib.evaluation.outcome_checks import check_outcome
 from robustlib.inference.replica import Engine
 from robustlib.metrics import summarise
 from robustlib.outcome import Batch, join
 from robustlib.settings import AUDIT, CERTIFY
 from robustq.jobs.running.attacks import recipe_of
 from robustq.jobs.running.audit import run_audit
-from robustq.jobs.running.checks import check_outcome, verdict_columns
+from robustq.jobs.running.checks import verdict_columns
 from robustq.jobs.running.context import Context, Progress, Result, surroundings
 from robustq.jobs.running.inputs import load_data
 from robustq.jobs.running.surrogates import surrogate_of
@@ -156,7 +157,11 @@ def result(
     x_adv = torch.cat([batch.x_adv for batch in batches])
     findings = []
     if spec.attack.name != CERTIFY:
-        findings = check_outcome(spec, context, ready, outcome, x_adv, eps, attacks)
+        norm: Any = spec.attack.norm
+        findings = check_outcome(
+            ready, LazyImages(load_data(spec.data).images), outcome, x_adv, norm=norm, eps=eps, seed=spec.seed,
+            attacks=attacks, eot_draws=spec.eot_draws, device=torch.device(context.device),
+        )  # fmt: skip
     if not isinstance(spec, ShardSpec):  # a shard's few images are not all that these are about
         findings += check_whole(vars(outcome), shared["extra"], eps, spec.draws)
     table = example_outcomes.to_table({f.name: getattr(outcome, f.name) for f in fields(outcome)})

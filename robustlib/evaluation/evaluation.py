@@ -1,0 +1,125 @@
+"""The evaluation of a model by one call: accuracies with their intervals, a verdict, outcomes and attacked images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustlib.arguments import Norm
+from robustlib.attacks import ATTACKS, ENSEMBLES
+from robustlib.attacks.autoattack import Named
+from robustlib.attacks.types import AttackFunction, as_stage
+from robustlib.checks.consistency import across_stages
+from robustlib.checks.thresholds import Finding, overall
+from robustlib.datasets.lazy_images import ImageSet
+from robustlib.evaluation.evaluate import evaluate_curve, make_ready
+from robustlib.evaluation.outcome_checks import check_outcome
+from robustlib.inference.model_modes import as_module, device_of
+from robustlib.input_checks import check_data
+from robustlib.metrics import summarise
+from robustlib.outcome import Outcome, join
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    outcome: what happened to each example, arrays of length N.  x_adv: the attacked images, float32, shape
+    (N, C, H, W), on the CPU; where nothing was found, the clean image.
+    checks: whether the number deserves trust.  mode: in which arithmetic attacks searched.
+    """
+
+    outcome: Outcome = field(repr=False)
+    x_adv: Tensor = field(repr=False)
+    checks: list[Finding] = field(repr=False)
+    mode: str
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """All numbers by the names that result rows have."""
+        return summarise(vars(self.outcome))
+
+    @property
+    def clean_accuracy(self) -> float:
+        return self.summary["clean_accuracy"]
+
+    @property
+    def robust_accuracy(self) -> float:
+        """The share of images that are classified correctly after the attack; of a randomised model, of draws too."""
+        return self.summary["robust_accuracy"]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the robust accuracy."""
+        return self.summary["robust_accuracy_low"], self.summary["robust_accuracy_high"]
+
+    @property
+    def verdict(self) -> str:
+        """The worst of the checks: "pass", "warn" or "fail". A number that fails is not to be trusted."""
+        return overall(self.checks)
+
+
+def evaluate(
+    model: nn.Module,
+    x: ImageSet,
+    y: Tensor,
+    attack: str | AttackFunction | Sequence[str | AttackFunction] = "autoattack",
+    *,
+    norm: Norm = "Linf",
+    eps: float | None = 8 / 255,
+    seed: int = 0,
+    draws: int = 100,
+    eot_draws: int = 20,
+    batch_size: int | None = None,
+    device: torch.device | None = None,
+) -> Evaluation:
+    """Attack a model and say what it withstood.
+
+    model: from images to logits; normalisation is its first layer.  x: images, floats in [0, 1] or uint8, shape
+    (N, C, H, W).  y: classes, int64, shape (N,).
+    attack: names of ATTACKS and ENSEMBLES, or functions `attack(model, x, y, *, norm, eps, draws) -> x_adv`, such as
+    `functools.partial(pgd, steps=100)`; several run in turn, each on the images that are robust so far.
+    norm, eps: the budget, eps in units of x; None for attacks that look for the nearest misclassified image.
+    draws, eot_draws: of a model that changes its answers from pass to pass, how many score it, and how many an attack
+    climbs the mean of.  seed: of the attacks' random numbers, which are the examples' own.
+    batch_size: how many images are worked on together; no number depends on it.  device: where; None for the model's.
+    Raises ValueError for images outside [0, 1], labels that the model has no class for, a norm that an attack does not
+    take. Each success is a fresh pass of the model in strict float32 on an image within the budget.
+    """
+    highest = check_data("evaluate", x, y)
+    device = device or device_of(as_module("evaluate", model), x)
+    ready = make_ready(model, x, highest + 1, device)
+    attacks = [attack] if isinstance(attack, str) or callable(attack) else attack
+    named = [one for given in attacks for one in stages_of(given, norm, eps, ready.classes)]
+    chance: Any = {"seed": seed, "draws": draws, "eot_draws": eot_draws}
+    found = evaluate_curve(
+        ready.model, x, y, [(eps, named)], norm=norm, batch_size=batch_size, device=device, ready=ready, **chance
+    )
+    batches = [batch for (batch,) in found]
+    outcome, x_adv = join([batch.outcome for batch in batches]), torch.cat([batch.x_adv for batch in batches])
+    checks = check_outcome(
+        ready, x, outcome, x_adv, norm=norm, eps=eps, seed=seed, attacks=[one for _, one in named],
+        eot_draws=eot_draws, device=device,
+    )  # fmt: skip
+    if ready.engines is not None:
+        checks += across_stages([name for name, _ in named], vars(outcome))
+    return Evaluation(outcome, x_adv, checks, ready.mode(eps))
+
+
+def stages_of(attack: str | AttackFunction, norm: Norm, eps: float | None, classes: int) -> list[Named]:
+    """The attacks to run in turn, with the budget given to those that take one."""
+    if isinstance(attack, str) and attack in ENSEMBLES:
+        return ENSEMBLES[attack](norm=norm, eps=eps, classes=classes).stages
+    if isinstance(attack, str) and attack not in ATTACKS:
+        raise ValueError(f"unknown attack {attack!r}, expected one of: {', '.join([*ATTACKS, *ENSEMBLES])}")
+    stage = ATTACKS[attack] if isinstance(attack, str) else as_stage(attack)
+    budget = {name: value for name, value in (("norm", norm), ("eps", eps)) if name in stage.params}
+    return [(attack if isinstance(attack, str) else name_of(stage.run), stage.given(**budget))]
+
+
+def name_of(attack: AttackFunction) -> str:
+    """The function's, of one with some of its arguments given too."""
+    return name_of(attack.func) if isinstance(attack, partial) else getattr(attack, "__name__", type(attack).__name__)
