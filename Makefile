@@ -1,18 +1,20 @@
 # Two commands for a fresh machine: `make demo` and `make test`. Both build .venv first; PYTHON=python3.12 picks another Python.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test quick lint check setup clean
+.PHONY: demo test quick lint wheel setup clean
 
 .venv/.run: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "robustq needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(PIP) -e .
 	touch $@
 
 .venv/.dev: .venv/.run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,peers,postgres,cluster,corruptions]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1 adv-lib==0.2.8
+	$(PIP) 'pip>=25.1'  # older Pythons bring one that knows no --group
+	$(PIP) -e '.[postgres,cluster,corruptions]' --group dev --group peers
+	$(PIP) --no-deps torchattacks==3.5.1 adv-lib==0.2.8
 	mkdir -p .venv/names && ln -sfn ../.. .venv/names/robustq  # pyright knows no editable installs but by paths
 	touch $@
 
@@ -36,5 +38,13 @@ quick: lint
 test: lint
 	$(BIN)/python -m pytest -q
 
+# What a user gets: the wheel in an environment of its own, run from a folder that has nothing else.
+wheel:
+	rm -rf build && mkdir -p build/elsewhere
+	$(PYTHON) -m venv build/clean
+	build/clean/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/dist .
+	build/clean/bin/python -m pip install --quiet --disable-pip-version-check build/dist/*.whl
+	cd build/elsewhere && ../clean/bin/robustq --help && ../clean/bin/robustq run ../../studies/quickstart.yaml
+
 clean:
-	rm -rf .venv .robustq report *.egg-info
+	rm -rf .venv .robustq report build *.egg-info

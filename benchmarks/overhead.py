@@ -1,6 +1,6 @@
 """What a job costs beside its own work: robustq's queue, Ray Tune, plain Ray tasks and Optuna, one after the other.
 
-    pip install 'robustq[bench]'
+    pip install --group bench
     python benchmarks/overhead.py --jobs 10000
 
 Every job does nothing. Each of the others gets fewer jobs where it takes longer; the time is per job, with the start of

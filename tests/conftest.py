@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared"
-
 # Decoded once for the whole run, not once a test; the worker processes of Ray read it from the environment.
 KEPT = os.environ.get("ROBUSTQ_TEST_HOME")
 
@@ -46,6 +43,14 @@ def own_threads(request: pytest.FixtureRequest) -> None:
 
     alone = "PYTEST_XDIST_WORKER" not in os.environ  # else other tests have the other cores
     torch.set_num_threads(2 if alone and "/robustlib/" in request.node.nodeid else 1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with CIFAR-10 and a published network (docs/environment.md); without one the test is skipped."""
+    if not (folder := os.environ.get("ROBUSTQ_TEST_DATA")):
+        pytest.skip("needs CIFAR-10 and a published network: set ROBUSTQ_TEST_DATA to their folder")
+    return Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,7 @@ MOST = 64  # settled between two looks at the workers
 def settle_all(db: Connection, driver_id: str, sweep_id: int | None) -> None:
     """Record the worst cases and merged evaluations that are ready: they need only what the store holds."""
     for claimed in claim(db, driver_id, most=MOST, what=SETTLES, sweep_id=sweep_id):
-        if not transitions.start(db, claimed, driver_id, platform.node(), os.getpid(), ""):
-            continue
+        transitions.start(db, claimed, driver_id, platform.node(), os.getpid(), "")  # claimed just now: it cannot fail
         try:
             with db.begin_nested():
                 worst_case.settle(db, claimed) if claimed.kind == "worst" else shards.merge(db, claimed)

@@ -1,5 +1,6 @@
-"""CITATION.cff, pyproject.toml and LICENSE say the same of the project."""
+"""CITATION.cff, pyproject.toml, CHANGELOG.md and LICENSE say the same of the project."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -19,6 +20,13 @@ def test_the_citation_is_of_this_release():
         VERSION,
         PROJECT["license"],
     )
+
+
+def test_the_changelog_has_this_release_on_the_day_of_the_citation():
+    """What comes after it stands above, under Unreleased, until robustlib.VERSION rises with both."""
+    headings = re.findall(r"(?m)^## (.*)$", (ROOT / "CHANGELOG.md").read_text())
+    assert headings[:2] == ["Unreleased", f"{VERSION}, {CITATION['date-released']}"]
+    assert len(set(headings)) == len(headings)
 
 
 def test_all_three_name_the_same_authors():

@@ -11,7 +11,7 @@ import yaml
 from robustq.cli import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
+PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
 COMMAND = re.compile(r"\brobustq (?:--store \S+ )?([a-z]+)((?: +\S+)*)")
 
 

@@ -10,6 +10,7 @@ from robustlib.attacks import ATTACKS, ENSEMBLES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+BESIDE = "../" + "shared"  # what lies beside the checkout of the project's own machine
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -59,7 +60,15 @@ def test_the_table_of_attacks_is_the_registry():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_page_names_what_a_reader_does_not_have(page: Path):
-    assert "../shared" not in page.read_text()
+    assert BESIDE not in page.read_text()
+
+
+def test_no_code_names_a_folder_beside_the_repository():
+    """Real data comes from ROBUSTQ_TEST_DATA, which .ci/run sets."""
+    folders = ("benchmarks", "cluster", "jobs", "robustlib", "studies", "tests")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.*") if path.suffix in (".py", ".yaml")]
+    files += [*ROOT.glob("*.py"), *ROOT.glob("*.toml"), ROOT / "Makefile"]
+    assert [str(path) for path in files if BESIDE in path.read_text()] == []
 
 
 def test_no_page_is_out_of_reach():

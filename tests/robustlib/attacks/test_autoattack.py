@@ -97,7 +97,7 @@ def reference_stages(model: nn.Module, x: Tensor, y: Tensor, norm: Norm, eps: fl
 @pytest.mark.parametrize("name, norm, eps", BUDGETS)
 def test_no_stage_is_weaker_than_the_reference(name: str, norm: Norm, eps: float, nets, images):
     """By no more than 0.3 point, averaged over three seeds; and the images are what they should be."""
-    pytest.importorskip("pyautoattack", reason="needs the extra `peers`")
+    pytest.importorskip("pyautoattack", reason="needs the dependency group `peers`")
     found = []
     for seeds in REPEATS:
         x, y = images[0].repeat(seeds, 1, 1, 1), images[1].repeat(seeds)

@@ -191,7 +191,7 @@ def median_distance(net: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, norm: N
 @pytest.mark.parametrize("norm", NORMS)
 def test_fmn_is_as_near_as_foolbox(norm: Norm, net: nn.Module, test):
     """Foolbox's L2 projection ignores its radius (it divides the norms by themselves): there ours is far nearer."""
-    foolbox = pytest.importorskip("foolbox", reason="needs the extra `peers`")
+    foolbox = pytest.importorskip("foolbox", reason="needs the dependency group `peers`")
     x, y = digits_that_are_right(net, test)
     kind = {"Linf": foolbox.attacks.LInfFMNAttack, "L2": foolbox.attacks.L2FMNAttack, "L1": foolbox.attacks.L1FMNAttack}
     theirs = kind[norm](steps=50)(foolbox.PyTorchModel(net, bounds=(0, 1)), x, y, epsilons=None)[1]
@@ -202,7 +202,7 @@ def test_fmn_is_as_near_as_foolbox(norm: Norm, net: nn.Module, test):
 
 @pytest.mark.peers
 def test_cw_is_as_near_as_foolbox(net: nn.Module, test):
-    foolbox = pytest.importorskip("foolbox", reason="needs the extra `peers`")
+    foolbox = pytest.importorskip("foolbox", reason="needs the dependency group `peers`")
     x, y = digits_that_are_right(net, test)
     kind = foolbox.attacks.L2CarliniWagnerAttack(steps=60, binary_search_steps=5, stepsize=0.1, initial_const=0.01)
     theirs = kind(foolbox.PyTorchModel(net, bounds=(0, 1)), x, y, epsilons=None)[1]

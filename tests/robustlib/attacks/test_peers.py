@@ -16,7 +16,7 @@ from robustlib.losses import margin
 from robustlib.norms import size
 from robustlib.rng import Draws
 
-foolbox = pytest.importorskip("foolbox", reason="needs the extra `peers`")
+foolbox = pytest.importorskip("foolbox", reason="needs the dependency group `peers`")
 torchattacks = pytest.importorskip("torchattacks", reason="needs torchattacks, see the Makefile")
 
 pytestmark = pytest.mark.peers

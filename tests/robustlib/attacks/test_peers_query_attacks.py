@@ -11,7 +11,7 @@ from robustlib.inference.predict import correct
 from robustlib.norms import size
 from tests.helpers.counting_model import Counted
 
-foolbox = pytest.importorskip("foolbox", reason="needs the extra `peers`")
+foolbox = pytest.importorskip("foolbox", reason="needs the dependency group `peers`")
 torchattacks = pytest.importorskip("torchattacks", reason="needs torchattacks, see the Makefile")
 pytestmark = pytest.mark.peers
 

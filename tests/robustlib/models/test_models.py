@@ -14,7 +14,6 @@ from robustlib.models.layers import Normalize
 from robustlib.models.loading import check_options
 from robustlib.models.randomised import InferenceDropout, dropout_at_inference
 
-SHARED = Path(__file__).parents[3].parent / "shared"
 SIZES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 32, 48)]
 
 
@@ -157,15 +156,13 @@ ALL_IMAGES = pytest.mark.skipif("ROBUSTQ_LONG" not in os.environ, reason="long: 
 @pytest.mark.parametrize(
     "examples, accuracy",
     [
-        # Recorded in ../shared/README.md: 73.4 % of all test images, 73.1 % of the first thousand.
+        # Recorded with the weights: 73.4 % of all test images, 73.1 % of the first thousand.
         pytest.param(1000, 0.731, id="1000"),
         pytest.param(10000, 0.734, id="10000", marks=[pytest.mark.slow, pytest.mark.timeout(900), ALL_IMAGES]),
     ],
 )
-def test_the_published_resnet18_has_its_recorded_accuracy(examples: int, accuracy: float, request):
-    weights, images = SHARED / "models" / "resnet18-pgd2at-linf8.safetensors", SHARED / "data" / "cifar10"
-    if not weights.exists() or not images.exists():
-        pytest.skip("needs the network and the images in ../shared")
+def test_the_published_resnet18_has_its_recorded_accuracy(examples: int, accuracy: float, real_data: Path, request):
+    weights, images = real_data / "models" / "resnet18-pgd2at-linf8.safetensors", real_data / "data" / "cifar10"
     test = load.load(f"parquet:{images}", "test")
     assert test.x.shape == (10000, 3, 32, 32) and len(test.names) == 10
     model = build(arch="resnet18", weights=weights, **facts(3, 32, 32, 10))
