@@ -1,7 +1,6 @@
 """Jobs as plain frozen data, the same in the study, the store and the worker; a job's key is a hash of its content."""
 
 import hashlib
-import json
 from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 
@@ -11,24 +10,13 @@ from robustlib import KERNEL_VERSION
 from robustlib.arguments import Norm
 from robustlib.datasets.source import AS_IT_IS, TEST, Reading
 from robustlib.settings import AUTOATTACK, ONE_SEARCH, TRANSFER, TrainSettings
+from robustq.jobs.text.attack_words import surrogate_words
+from robustq.jobs.text.canonical_json import canonical, without_places
 from robustq.jobs.text.number_parsing import Number
-from robustq.jobs.text.number_parsing import number as number
 
 Count = int | Literal["all"]
 Split = Literal["train", "test", "validation"]
 Choose = Literal["first", "stratified"]
-
-
-def canonical(data: Any) -> str:
-    """One spelling for equal data."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def without_places(data: Any) -> Any:
-    """The data without every `place`: where a file lies is not part of what a job does, its content is."""
-    if isinstance(data, dict):
-        return {name: without_places(value) for name, value in data.items() if name != "place"}
-    return [without_places(value) for value in data] if isinstance(data, list) else data
 
 
 class Spec(BaseModel):
@@ -146,14 +134,7 @@ class SurrogateSpec(Spec):
 
     @property
     def words(self) -> str:
-        """What it is, with the beginning of a hash that tells it from others of its kind, whatever the seed."""
-        content = without_places(self.model_dump(mode="json", exclude={"train"}))
-        named = [self.model.arch or (self.model.code and self.model.code.factory)]
-        named += [
-            self.settings and self.settings.objective,
-            hashlib.sha256(canonical(content).encode()).hexdigest()[:8],
-        ]
-        return " ".join(filter(None, named))
+        return surrogate_words(self.model_dump(mode="json"))
 
 
 class AttackSpec(Spec):
@@ -191,7 +172,9 @@ class AttackSpec(Spec):
         text = AUTOATTACK.format(**self.params) if self.name == "autoattack" else f"{self.name}({params})"
         text += f" x{self.restarts}" if self.restarts > 1 else ""
         if self.name == TRANSFER:
-            text += f" from {self.surrogate.words if self.surrogate else 'a network that learnt its answers'}"
+            text += (
+                f" from {surrogate_words(None if self.surrogate is None else self.surrogate.model_dump(mode='json'))}"
+            )
         return text + (f", {len(self.curve)} {ONE_SEARCH}" if self.curve else "")
 
 

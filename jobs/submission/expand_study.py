@@ -29,11 +29,11 @@ from robustq.jobs.specs import (
     FileRef,
     ModelSpec,
     Statistics,
-    canonical,
 )
 from robustq.jobs.study.study import Origin, Study, StudyAttack, StudyModel, explain
 from robustq.jobs.study.yaml_with_lines import Path_
 from robustq.jobs.submission.plan import Planned, Resolved, model_jobs
+from robustq.jobs.text.canonical_json import canonical
 from robustq.jobs.text.safe_text import say
 
 TRAIN_FIELDS = frozenset(field.name for field in fields(TrainSettings)) - {"attack"}

@@ -19,9 +19,9 @@ from robustq.jobs.specs import (
     SurrogateSpec,
     TrainSpec,
     WorstSpec,
-    canonical,
 )
 from robustq.jobs.study.study import Origin, Study
+from robustq.jobs.text.canonical_json import canonical
 
 
 @dataclass(frozen=True)

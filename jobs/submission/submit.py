@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select
 from robustq.jobs.queue.requests import mark_wanted, retry
 from robustq.jobs.queue.status import latest_moment
 from robustq.jobs.queue.transitions import STEPS
-from robustq.jobs.specs import EvalSpec, ProbeSpec, TrainSpec, WorstSpec, canonical
+from robustq.jobs.specs import EvalSpec, ProbeSpec, TrainSpec, WorstSpec
 from robustq.jobs.store.bulk_insert import add_dependencies, add_jobs, chunks, insert_new, known_jobs
 from robustq.jobs.store.connection import Store, open_store, parse_url, store_exists
 from robustq.jobs.store.schema import job, job_dep, sweep, sweep_job
@@ -22,6 +22,7 @@ from robustq.jobs.study.study import Origin, Study
 from robustq.jobs.submission.expand_study import expand, resolve
 from robustq.jobs.submission.plan import Planned, Resolved
 from robustq.jobs.submission.resubmit import has_moved, refresh
+from robustq.jobs.text.canonical_json import canonical
 
 
 @dataclass(frozen=True)

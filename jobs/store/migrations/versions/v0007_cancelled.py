@@ -1,4 +1,4 @@
-"""Whether a sweep is cancelled, as a column beside whether it is paused. Before, its events said so, by its name."""
+"""A sweep's cancelled state as a column, beside whether it is paused. Before, events said so, by the sweep's name."""
 
 import sqlalchemy as sa
 from alembic import op
