@@ -2,17 +2,17 @@
 
 import hashlib
 from dataclasses import asdict
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
 from robustlib import KERNEL_VERSION
-from robustlib.arguments import Norm
+from robustlib.arguments import COUNT, NOT_NEGATIVE, Norm
 from robustlib.datasets.source import AS_IT_IS, TEST, Reading
 from robustlib.settings import AUTOATTACK, ONE_SEARCH, TRANSFER, TrainSettings
 from robustq.jobs.text.attack_words import surrogate_words
 from robustq.jobs.text.canonical_json import canonical, without_places
-from robustq.jobs.text.number_parsing import Number
+from robustq.jobs.text.number_fields import Number, in_range
 
 Count = int | Literal["all"]
 Split = Literal["train", "test", "validation"]
@@ -111,7 +111,7 @@ class ModelSpec(Spec):
     weights: FileRef | None = None
     normalize: Literal["dataset"] | Statistics | None = None
     first_layer: bool = False
-    dropout_at_inference: float | None = Field(default=None, gt=0, lt=1)
+    dropout_at_inference: Annotated[float, in_range()] | None = None
     options: dict[str, Any] = {}
     defence: tuple[DefenceSpec, ...] = ()  # put around the trained network, the first next to it
 
@@ -146,8 +146,8 @@ class AttackSpec(Spec):
 
     name: str
     norm: Norm | None = None
-    eps: float | None = Field(default=None, ge=0)
-    restarts: int = Field(default=1, ge=1)
+    eps: float | None = None
+    restarts: Annotated[int, in_range()] = 1
     curve: tuple[float, ...] = ()
     params: dict[str, Any] = {}
     surrogate: SurrogateSpec | None = None
@@ -156,14 +156,6 @@ class AttackSpec(Spec):
     def without_nothing(self, dump: Any) -> dict[str, Any]:
         """As attacks were stored before there were surrogates, where there is none: keys stay what they were."""
         return {name: value for name, value in dump(self).items() if name != "surrogate" or value}
-
-    @model_validator(mode="after")
-    def within_the_box(self) -> "AttackSpec":
-        if self.norm == "Linf" and self.eps is not None and self.eps > 1:
-            raise ValueError(
-                f"expected eps in [0, 1] for images in [0, 1], got {self.eps:g}: did you mean {self.eps:g}/255?"
-            )
-        return self
 
     @property
     def recipe(self) -> str:
@@ -208,11 +200,11 @@ class EvalSpec(Spec):
     examples: Count = 1000
     choose: Choose = "first"
     seed: int = 0
-    batch_size: int | None = Field(default=None, ge=1)
-    draws: int = Field(default=100, ge=1)
-    eot_draws: int = Field(default=20, ge=1)
-    images: int = Field(default=0, ge=0)
-    shards: int | None = Field(default=None, ge=1)
+    batch_size: Annotated[int, in_range()] | None = None
+    draws: Annotated[int, in_range()] = 100
+    eot_draws: Annotated[int, in_range()] = 20
+    images: Annotated[int, in_range(NOT_NEGATIVE)] = 0
+    shards: Annotated[int, in_range(COUNT)] | None = None
 
     @model_serializer(mode="wrap")
     def without_nothing(self, dump: Any) -> dict[str, Any]:

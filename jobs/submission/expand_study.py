@@ -215,6 +215,7 @@ def attack_specs(attack: StudyAttack, origin: Origin, where: Path_, validate: An
         spec: AttackSpec = guard(
             origin, where, validate.complete_attack, attack.name, attack.norm, eps, attack.restarts, params
         )
+        guard(origin, (*where, "eps"), validate.check_radius, spec)
         yield spec.model_copy(update={"curve": curve}) if eps and len(curve) > 1 and validate.has_curve(spec) else spec
 
 
