@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
@@ -121,6 +122,28 @@ class ModelSpec(Spec):
         what they were.
         """
         return {name: value for name, value in dump(self).items() if name not in ("defence", "first_layer") or value}
+
+    @property
+    def reference(self) -> str | None:
+        """The user's code as FILE.py:factory or package.module:factory; None for a network by name."""
+        return None if self.code is None else self.code.reference
+
+    @property
+    def entry(self) -> str | None:
+        """Which set in the file of weights; None where none was chosen, or there is no file."""
+        return None if self.weights is None else self.weights.entry
+
+    @property
+    def file_hashes(self) -> list[str | None]:
+        """Of the file of weights and of the user's code; None for one that there is not."""
+        return [None if file is None else file.sha256 for file in (self.weights, self.code)]
+
+    @property
+    def shown_arch(self) -> str:
+        """What rows call the network: its name, or FILE.py:factory of the user's code."""
+        if self.code is None:
+            return self.arch or ""
+        return f"{Path(self.code.place).name}:{self.code.factory}"
 
 
 class SurrogateSpec(Spec):

@@ -50,7 +50,7 @@ def resolve(study: Study, origin: Origin, folder: Path, data_folder: Path) -> Re
     train = ref if study.split == TEST else data_ref(study, origin, name, TEST)
     models = {label: resolve_model(model, origin, ("models", label), folder) for label, model in study.models.items()}
     content = [KERNEL_VERSION, study.model_dump(mode="json"), ref.sha256]
-    content += [[model.weights and model.weights.sha256, model.code and model.code.sha256] for model in models.values()]
+    content += [model.file_hashes for model in models.values()]
     # Without these a study is what it was when `normalize` of code was not used: its results would stand for those now.
     layered = [label for label, model in models.items() if model.first_layer]
     content += [{"first_layer": layered}] if layered else []

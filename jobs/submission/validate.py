@@ -258,8 +258,7 @@ def check_surrogate(attack: str, label: str | None, models: Mapping[str, ModelSp
         known = ", ".join(models)
         raise ValueError(f"{attack}: there is no model {label!r} to be its surrogate, expected one of: {known}")
     some = torch.from_numpy(dataset.images[:2])
-    code = models[label].code
-    with users_model(code and code.reference):
+    with users_model(models[label].reference):
         ready = make_ready(build_model(models[label], dataset, 0), some, dataset.num_classes, torch.device("cpu"))
         ready.as_surrogate()
 
@@ -270,7 +269,7 @@ def check_model(spec: ModelSpec, ref: DataRef, *, stated: bool, trained: bool, t
     stated: whether the study says how images are normalised.  trained: whether it is to be trained.  tell: is told what
     was taken from a file of weights.
     """
-    with users_model(spec.code and spec.code.reference):
+    with users_model(spec.reference):
         try_model(spec, load_data(ref), stated=stated, trained=trained, tell=tell)
 
 
