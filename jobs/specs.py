@@ -1,34 +1,23 @@
 """Jobs as plain frozen data, the same in the study, the store and the worker; a job's key is a hash of its content."""
 
 import hashlib
-import json
 from dataclasses import asdict
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
 from robustlib import KERNEL_VERSION
-from robustlib.arguments import Norm
+from robustlib.arguments import COUNT, NOT_NEGATIVE, Norm
 from robustlib.datasets.source import AS_IT_IS, TEST, Reading
 from robustlib.settings import AUTOATTACK, ONE_SEARCH, TRANSFER, TrainSettings
-from robustq.jobs.text.number_parsing import Number
-from robustq.jobs.text.number_parsing import number as number
+from robustq.jobs.text.attack_words import surrogate_words
+from robustq.jobs.text.canonical_json import canonical, without_places
+from robustq.jobs.text.number_fields import Number, in_range
 
 Count = int | Literal["all"]
 Split = Literal["train", "test", "validation"]
 Choose = Literal["first", "stratified"]
-
-
-def canonical(data: Any) -> str:
-    """One spelling for equal data."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def without_places(data: Any) -> Any:
-    """The data without every `place`: where a file lies is not part of what a job does, its content is."""
-    if isinstance(data, dict):
-        return {name: without_places(value) for name, value in data.items() if name != "place"}
-    return [without_places(value) for value in data] if isinstance(data, list) else data
 
 
 class Spec(BaseModel):
@@ -123,7 +112,7 @@ class ModelSpec(Spec):
     weights: FileRef | None = None
     normalize: Literal["dataset"] | Statistics | None = None
     first_layer: bool = False
-    dropout_at_inference: float | None = Field(default=None, gt=0, lt=1)
+    dropout_at_inference: Annotated[float, in_range()] | None = None
     options: dict[str, Any] = {}
     defence: tuple[DefenceSpec, ...] = ()  # put around the trained network, the first next to it
 
@@ -133,6 +122,28 @@ class ModelSpec(Spec):
         what they were.
         """
         return {name: value for name, value in dump(self).items() if name not in ("defence", "first_layer") or value}
+
+    @property
+    def reference(self) -> str | None:
+        """The user's code as FILE.py:factory or package.module:factory; None for a network by name."""
+        return None if self.code is None else self.code.reference
+
+    @property
+    def entry(self) -> str | None:
+        """Which set in the file of weights; None where none was chosen, or there is no file."""
+        return None if self.weights is None else self.weights.entry
+
+    @property
+    def file_hashes(self) -> list[str | None]:
+        """Of the file of weights and of the user's code; None for one that there is not."""
+        return [None if file is None else file.sha256 for file in (self.weights, self.code)]
+
+    @property
+    def shown_arch(self) -> str:
+        """What rows call the network: its name, or FILE.py:factory of the user's code."""
+        if self.code is None:
+            return self.arch or ""
+        return f"{Path(self.code.place).name}:{self.code.factory}"
 
 
 class SurrogateSpec(Spec):
@@ -146,14 +157,7 @@ class SurrogateSpec(Spec):
 
     @property
     def words(self) -> str:
-        """What it is, with the beginning of a hash that tells it from others of its kind, whatever the seed."""
-        content = without_places(self.model_dump(mode="json", exclude={"train"}))
-        named = [self.model.arch or (self.model.code and self.model.code.factory)]
-        named += [
-            self.settings and self.settings.objective,
-            hashlib.sha256(canonical(content).encode()).hexdigest()[:8],
-        ]
-        return " ".join(filter(None, named))
+        return surrogate_words(self.model_dump(mode="json"))
 
 
 class AttackSpec(Spec):
@@ -165,8 +169,8 @@ class AttackSpec(Spec):
 
     name: str
     norm: Norm | None = None
-    eps: float | None = Field(default=None, ge=0)
-    restarts: int = Field(default=1, ge=1)
+    eps: float | None = None
+    restarts: Annotated[int, in_range()] = 1
     curve: tuple[float, ...] = ()
     params: dict[str, Any] = {}
     surrogate: SurrogateSpec | None = None
@@ -176,14 +180,6 @@ class AttackSpec(Spec):
         """As attacks were stored before there were surrogates, where there is none: keys stay what they were."""
         return {name: value for name, value in dump(self).items() if name != "surrogate" or value}
 
-    @model_validator(mode="after")
-    def within_the_box(self) -> "AttackSpec":
-        if self.norm == "Linf" and self.eps is not None and self.eps > 1:
-            raise ValueError(
-                f"expected eps in [0, 1] for images in [0, 1], got {self.eps:g}: did you mean {self.eps:g}/255?"
-            )
-        return self
-
     @property
     def recipe(self) -> str:
         """The attack in one line: what the row's number rests on."""
@@ -191,7 +187,9 @@ class AttackSpec(Spec):
         text = AUTOATTACK.format(**self.params) if self.name == "autoattack" else f"{self.name}({params})"
         text += f" x{self.restarts}" if self.restarts > 1 else ""
         if self.name == TRANSFER:
-            text += f" from {self.surrogate.words if self.surrogate else 'a network that learnt its answers'}"
+            text += (
+                f" from {surrogate_words(None if self.surrogate is None else self.surrogate.model_dump(mode='json'))}"
+            )
         return text + (f", {len(self.curve)} {ONE_SEARCH}" if self.curve else "")
 
 
@@ -225,11 +223,11 @@ class EvalSpec(Spec):
     examples: Count = 1000
     choose: Choose = "first"
     seed: int = 0
-    batch_size: int | None = Field(default=None, ge=1)
-    draws: int = Field(default=100, ge=1)
-    eot_draws: int = Field(default=20, ge=1)
-    images: int = Field(default=0, ge=0)
-    shards: int | None = Field(default=None, ge=1)
+    batch_size: Annotated[int, in_range()] | None = None
+    draws: Annotated[int, in_range()] = 100
+    eot_draws: Annotated[int, in_range()] = 20
+    images: Annotated[int, in_range(NOT_NEGATIVE)] = 0
+    shards: Annotated[int, in_range(COUNT)] | None = None
 
     @model_serializer(mode="wrap")
     def without_nothing(self, dump: Any) -> dict[str, Any]:

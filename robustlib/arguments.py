@@ -69,6 +69,8 @@ RANGES: dict[str, Range] = {
     "overshoot": NOT_NEGATIVE,
     "severity": Range(least=1, most=5),
     # Evaluations and certificates.
+    "restarts": COUNT,
+    "dropout_at_inference": INNER,
     "seed": Range(),
     "num_classes": COUNT,
     "batch_size": COUNT,
@@ -95,6 +97,9 @@ RANGES: dict[str, Range] = {
     "validation_examples": COUNT,
     "validation_eps": NOT_NEGATIVE,
     "validation_steps": COUNT,
+    # Models behind an address.
+    "retries": NOT_NEGATIVE,
+    "timeout": POSITIVE,
 }
 
 
@@ -120,7 +125,12 @@ def check_value(owner: str, name: str, kind: Any, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, wanted):
         came = repr(value) if isinstance(value, bool | int | float | str) else type(value).__name__
         raise TypeError(say(owner, f"expected {name} of type {getattr(kind, '__name__', str(kind))}, got {came}"))
-    if value not in (known := RANGES.get(name, Range())):
+    check_range(owner, name, value, RANGES.get(name, Range()))
+
+
+def check_range(owner: str, name: str, value: Any, known: Range) -> None:
+    """Raises ValueError for a number out of the range; this is the one sentence that says so."""
+    if value not in known:
         finite = " and finite" if value == min(known.most, known.below) == math.inf and known != Range() else ""
         raise ValueError(say(owner, f"expected {name} {known.words}{finite}, got {value}"))
 

@@ -10,7 +10,8 @@ CERTIFY = "certify"  # an evaluation that bounds from below: no attack, and in n
 # Evaluations of images as they then are, whatever becomes of the originals: accuracy on them, as its literature has it.
 ON_ALL = frozenset({"corruption"})
 
-# The recipe of AutoAttack as its rows name it: raise the number when its list of attacks or their settings change.
+# The recipe of AutoAttack as its rows name it: raise the number when its list of attacks or their settings change, and
+# then put it into the spec too, left out of keys where it is 1: what rows are told apart by is read from there.
 AUTOATTACK = "autoattack-{version}/1"
 ONE_SEARCH = "radii as one search"  # ends the recipe of an attack that ran so
 TRANSFER = "transfer"  # an attack whose images are made on another network: see robustlib.attacks.transfer

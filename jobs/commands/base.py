@@ -12,8 +12,10 @@ from typing import Any
 
 import click
 
+from robustlib.arguments import Range, check_range
 from robustq.jobs.commands.standard_streams import hold_streams, is_lost, leave_stdout
 from robustq.jobs.errors import JobsFailed, RobustqError, SpecError, Unprinted
+from robustq.jobs.text.number_parsing import written_whole
 from robustq.jobs.text.safe_text import address, hide, one_line, plain, say
 
 DISK_ERRORS = {
@@ -196,10 +198,24 @@ class Whole(click.IntRange):
         return super().convert(self.read(value), param, ctx)
 
     def read(self, value: Any) -> Any:
-        from robustq.jobs.text.number_parsing import written_whole  # pydantic: not for a command that only reads
-
         found = written_whole(value) if isinstance(value, str) else None
         return value if found is None else found
+
+
+class Counted(Whole):
+    """Whole numbers in a range of the kernels' table, which says so in its own words."""
+
+    def __init__(self, known: Range) -> None:
+        super().__init__(min=int(known.least))
+        self.known = known
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        found = click.INT.convert(self.read(value), param, ctx)
+        try:
+            check_range("", param.name, found, self.known)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return found
 
 
 class Seconds(click.FloatRange):

@@ -82,7 +82,7 @@ def cancel(store: Store, job_ids: Sequence[int], name: str | None) -> str:
         free, names = requests.only_of(db, sweep_id)
         wanted = requests.unfinished(db, chosen)
         n = requests.cancel(db, free)
-        requests.give_up(db, str(name), cancelled=True)
+        requests.mark_cancelled(db, str(name))
     if not names:
         return f"{n} jobs cancelled"
     return (
@@ -100,7 +100,7 @@ def retry(store: Store, job_ids: Sequence[int], name: str | None) -> int:
     with store.begin() as db:
         chosen = chosen_jobs(db, job_ids, name)
         if not job_ids:
-            requests.give_up(db, str(name), cancelled=False)
+            requests.mark_wanted(db, str(name))
         lost = lost_files.lost(db, chosen, store.artifacts, named=bool(job_ids))
         requests.forget(db, lost)
         return sum(requests.retry(db, some) for some in chunks(lost)) + requests.retry(db, chosen)

@@ -7,12 +7,11 @@ from sqlalchemy import Connection, delete, func, select, update
 
 from robustq.jobs.errors import SpecError
 from robustq.jobs.queue.dependencies import ancestors, dependents, unblock
-from robustq.jobs.queue.transitions import LIVE, STEPS, UNFINISHED, note
+from robustq.jobs.queue.transitions import LIVE, STEPS, UNFINISHED
 from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.schema import (
     audit,
     check_result,
-    event,
     example_blob,
     job,
     job_artifact,
@@ -43,8 +42,8 @@ def only_of(db: Connection, sweep_id: int) -> tuple[Any, list[str]]:
 
     Versions of a study, which share its name, are one; a sweep that was cancelled wants none.
     """
-    named = select(sweep.c.id, sweep.c.name).where(sweep.c.name.not_in([sweep_name(db, sweep_id), *given_up(db)]))
-    others = {id_: other for id_, other in db.execute(named)}
+    wants = (sweep.c.name != sweep_name(db, sweep_id)) & ~sweep.c.cancelled
+    others = {id_: other for id_, other in db.execute(select(sweep.c.id, sweep.c.name).where(wants))}
     mine = select(sweep_job.c.job_id).where(sweep_job.c.sweep_id == sweep_id)
     theirs = select(sweep_job.c.job_id).where(sweep_job.c.sweep_id.in_(others))
     rows = select(sweep_job.c.sweep_id).join(job, job.c.id == sweep_job.c.job_id)
@@ -53,18 +52,14 @@ def only_of(db: Connection, sweep_id: int) -> tuple[Any, list[str]]:
     return mine.where(sweep_job.c.job_id.not_in(theirs)), names
 
 
-def given_up(db: Connection) -> set[str]:
-    """Names of sweeps that were cancelled, and not asked for since."""
-    kinds = {"sweep-cancelled": True, "sweep-wanted": False}
-    rows = select(event.c.kind, event.c.data).where(event.c.kind.in_(kinds)).order_by(event.c.id)
-    last = {data["sweep"]: kinds[kind] for kind, data in db.execute(rows)}
-    return {name for name, cancelled in last.items() if cancelled}
+def mark_cancelled(db: Connection, name: str) -> None:
+    """Note that every version of the sweep of this name is cancelled: it keeps no job in the queue from now on."""
+    db.execute(update(sweep).where(sweep.c.name == name).values(cancelled=True))
 
 
-def give_up(db: Connection, name: str, *, cancelled: bool) -> None:
-    """Note that the sweeps of this name are cancelled, or, where they were, that they are wanted again."""
-    if cancelled or name in given_up(db):
-        note(db, "sweep-cancelled" if cancelled else "sweep-wanted", sweep=name)
+def mark_wanted(db: Connection, name: str) -> None:
+    """Note that a sweep is asked for again. One that was not cancelled is not written, so that nobody waits for it."""
+    db.execute(update(sweep).where((sweep.c.name == name) & sweep.c.cancelled).values(cancelled=False))
 
 
 def cancel(db: Connection, ids: Any) -> int:

@@ -78,6 +78,7 @@ def settle(db: Connection, claimed: Claimed) -> bool:
             job.c.norm,
             job.c.eps,
             job.c.recipe,
+            job.c.spec,
         )
         .join(job_dep, job_dep.c.needs_id == example_blob.c.job_id)
         .join(job, job.c.id == example_blob.c.job_id)
@@ -98,6 +99,7 @@ def settle(db: Connection, claimed: Claimed) -> bool:
         [row.eps for row in rows],
         [example_outcomes.to_columns(table) for table in tables],
         [row.recipe for row in rows],
+        [bool(row.spec["attack"]["curve"]) for row in rows],
     )
     row |= verdict_of(findings, [one.verdict for one in rows if one.verdict is not None])
     row |= {"seconds": time.perf_counter() - start}

@@ -1,10 +1,10 @@
 """Rows put together: means over seeds or groups, a pivot of models by attacks, the best row of each contest."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from robustlib.checks.thresholds import FAIL, VERDICTS
-from robustq.jobs.results.attack_labels import told_apart
+from robustq.jobs.results.attack_labels import Identity, identity
 from robustq.jobs.results.filters import check_columns
 from robustq.jobs.text.numbers import eps_text
 from robustq.jobs.text.tables import Row
@@ -84,20 +84,20 @@ def pivot(groups: Sequence[Row], tell: Callable[[str], None]) -> list[Row]:
     return list(lines.values())
 
 
-def best(rows: Sequence[Row], column: str, tell: Callable[[str], None]) -> list[Row]:
+def best(rows: Sequence[Row], column: str, tell: Callable[[str], None], labels: Mapping[Identity, str]) -> list[Row]:
     """The best of the rows that agree in data set, attack and its settings, norm and radius, as far as they have them;
     all of equals.
 
-    What failed a check is not the most robust of anything.
+    labels: of attacks, with the settings that tell them apart.  What failed a check is not the most robust of anything.
     """
     contests: dict[tuple[Any, ...], list[Row]] = {}
     if column.startswith("robust_accuracy") and (failed := sum(row["verdict"] == FAIL for row in rows)):
         tell(f"{failed} rows are left out because a check failed there")
         rows = [row for row in rows if row["verdict"] != FAIL]
-    complete = all({"attack", "norm", "eps", "recipe"} <= row.keys() for row in rows[:1])
-    for row, attack in zip(rows, told_apart(rows) if complete else [None] * len(rows), strict=True):
+    for row in rows:
         if row[column] is not None:
-            contests.setdefault((attack, *(row.get(name) for name in CONTEST)), []).append(row)
+            place = (labels.get(identity(row)), *(row.get(name) for name in CONTEST))
+            contests.setdefault(place, []).append(row)
     choose = min if column in LESS_IS_BETTER else max
     kept = []
     for mine in contests.values():

@@ -1,52 +1,70 @@
 """Attacks told apart: one name may stand for several recipes, whose numbers must not be averaged."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import Connection, select
+
 from robustlib.settings import AUDIT, CERTIFY, ON_ALL
+from robustq.jobs.store.bulk_insert import chunks
+from robustq.jobs.store.schema import job
+from robustq.jobs.text.attack_words import attack_settings
 
 # Their recipes differ by model, or are meant to be averaged, and do not make them others.
 ALIKE = frozenset({"worst-case", AUDIT, CERTIFY, *ON_ALL})
-PATTERN = re.compile(
-    r"[\w-]+\((?P<params>.*?)\)( x(?P<restarts>\d+))?( from (?P<source>.*?))?(, \d+ radii as one search)?"
-)
+
+Settings = Mapping[str, str]  # of an attack, in words by name
+Read = Callable[[Iterable[int]], Mapping[int, Settings]]  # gives the settings of the attacks of these jobs
+IDENTITY = ("attack", "norm", "eps", "recipe")
+Identity = tuple[Any, ...]
 
 
-@lru_cache(maxsize=4096)
-def settings_of(recipe: str) -> Mapping[str, str]:
-    """What a recipe (see `AttackSpec.recipe`) says by name, as words. How radii were searched is no setting."""
-    found = PATTERN.fullmatch(recipe)
-    if found is None:
-        return {"version": recipe.partition(",")[0].partition("-")[2]}  # AutoAttack's: all that it is set by
-    params = re.findall(r"(\w+)=(.*?)(?=, \w+=|$)", found["params"])
-    words = {name: f"{name}={value}" for name, value in params}
-    words |= {"restarts": f"restarts={found['restarts']}"} if found["restarts"] else {}
-    return words | ({"source": f"from {found['source']}"} if found["source"] else {})
+def identity(row: Mapping[str, Any]) -> Identity:
+    """What rows of the same attack at the same radius agree in; None for what the row does not have."""
+    return tuple(row.get(name) for name in IDENTITY)
 
 
-def told_apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Each row's attack, with those settings in which attacks of that name differ at some norm and radius.
+def stored_settings(db: Connection, ids: Iterable[int]) -> dict[int, Settings]:
+    """The settings of these evaluations' attacks, from their specs."""
+    found: dict[int, Settings] = {}
+    for some in chunks(list(ids)):
+        rows = db.execute(select(job.c.id, job.c.spec).where(job.c.id.in_(some)))
+        found |= {id_: attack_settings(spec["attack"]) for id_, spec in rows}
+    return found
 
-    rows: each with its attack, norm, eps and recipe.
+
+def attack_labels(rows: Iterable[Mapping[str, Any]], read: Read) -> dict[Identity, str]:
+    """Each attack's name, with those settings in which attacks of that name differ at some norm and radius.
+
+    rows: each with its attack, norm, eps, recipe and job_id.  read: is called once, for a job of each recipe of those
+    attacks that have several.
     """
-    recipes: dict[tuple[Any, ...], dict[str, None]] = {}
-    for row in rows:
-        if row["attack"] not in ALIKE:
-            recipes.setdefault((row["attack"], row["norm"], row["eps"]), {})[row["recipe"] or ""] = None
-    telling: dict[tuple[str, Any], dict[str, None]] = {}
-    for (attack, norm, _), mine in recipes.items():
-        telling.setdefault((attack, norm), {}).update(dict.fromkeys(differing([settings_of(r) for r in mine])))
-    return [label(row, telling.get((row["attack"], row["norm"]), ())) for row in rows]
+    jobs = {identity(row): row["job_id"] for row in rows}
+    recipes: dict[tuple[Any, ...], list[Identity]] = {}
+    for mine in jobs:
+        if mine[0] not in ALIKE:
+            recipes.setdefault(mine[:3], []).append(mine)
+    several = {place[:2] for place, mine in recipes.items() if len(mine) > 1}
+    settings = read([id_ for mine, id_ in jobs.items() if mine[:2] in several])
+    telling: dict[tuple[Any, ...], dict[str, None]] = {}
+    for place, mine in recipes.items():
+        if len(mine) > 1:
+            names = differing([settings[jobs[one]] for one in mine])
+            telling.setdefault(place[:2], {}).update(dict.fromkeys(names))
+    return {mine: label(mine, telling.get(mine[:2], ()), settings.get(id_, {})) for mine, id_ in jobs.items()}
 
 
-def differing(settings: Sequence[Mapping[str, str]]) -> list[str]:
+def told_apart(rows: Sequence[Mapping[str, Any]], read: Read) -> list[str]:
+    """The label of each row's attack: see `attack_labels`."""
+    labels = attack_labels(rows, read)
+    return [labels[identity(row)] for row in rows]
+
+
+def differing(settings: Sequence[Settings]) -> list[str]:
     """Names of what these do not agree in."""
     names = dict.fromkeys(name for some in settings for name in some)
     return [name for name in names if len({some.get(name) for some in settings}) > 1]
 
 
-def label(row: Mapping[str, Any], telling: Iterable[str]) -> str:
-    settings = settings_of(row["recipe"] or "") if telling else {}
-    return " ".join([row["attack"], *(settings[name] for name in telling if name in settings)])
+def label(attack: Identity, telling: Iterable[str], settings: Settings) -> str:
+    return " ".join([str(attack[0]), *(settings[name] for name in telling if name in settings)])

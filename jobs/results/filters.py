@@ -9,6 +9,7 @@ from typing import Any
 
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.columns import RESULT_COLUMNS
+from robustq.jobs.text.number_parsing import read_number
 
 TEXTS = frozenset(
     {"sweep", "model", "arch", "defence", "dataset", "attack", "norm", "recipe", "device", "key", "verdict"}
@@ -20,7 +21,6 @@ WHOLE = frozenset({"seed", "n", "job_id"})
 NULL = "null"
 SAME = 1e-6  # relative, of fractions: as people type them, 0.0313725 for 8/255
 CONDITION = re.compile(r"\s*([a-z_]+(?:\.\w+)?)\s*(!=|<=|>=|=|<|>)(.*)", re.S)
-FRACTION = re.compile(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*")
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,9 @@ def number(column: str, text: str) -> float | None:
     """A number as people write it: 8/255, 0.03, null; a time also as 2026-11-24 or 2026-11-24T12:30, in UTC."""
     if text == NULL:
         return None
-    value = None
-    try:
-        match = FRACTION.fullmatch(text)
-        value = float(match[1]) / float(match[2]) if match else float(text)
-    except (ValueError, ZeroDivisionError):
-        if column in TIMES:
-            value = moment(text)
+    value = read_number(text)
+    if value is None and column in TIMES:
+        value = moment(text)
     if value is None or not math.isfinite(value):
         expected = "a time such as 2026-11-24T12:30" if column in TIMES else "a number such as 8/255 or null"
         raise SpecError(f"{column}: expected {expected}, got {text!r}")

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from sqlalchemy import Connection
 
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.aggregate import CELLS, LINES, MEANS, MEASURES, OVER_SEEDS, best, grouped, pivot, sort
-from robustq.jobs.results.attack_labels import told_apart
+from robustq.jobs.results.attack_labels import IDENTITY, attack_labels, stored_settings, told_apart
 from robustq.jobs.results.columns import RESULT_COLUMNS
 from robustq.jobs.results.filters import Filters, check_columns, is_number
 from robustq.jobs.results.hints import of_earlier_versions, unfitting
@@ -73,23 +74,27 @@ def answer(db: Connection, question: Question, tell: Callable[[str], None] = lam
 
     Raises SpecError for columns that there are not, and where there is nothing to compare.
     """
+    read: list[Row] = []  # of the store, each with the number of its job
+    settings = partial(stored_settings, db)
     if question.compare is not None:
         from robustq.jobs.results.compare import compare
 
         rows = compare(db, question.filters, question.compare)
     elif question.pivot:
-        rows = whole_rows(db, question.filters, (*LINES, *CELLS), tell)
-        named = [row | {"attack": name} for row, name in zip(rows, told_apart(rows), strict=True)]
+        read = whole_rows(db, question.filters, (*LINES, *CELLS), tell)
+        named = [row | {"attack": name} for row, name in zip(read, told_apart(read, settings), strict=True)]
         rows = pivot(grouped(named, (*LINES, *CELLS), tell), tell)
     elif question.group:
-        rows = grouped(whole_rows(db, question.filters, question.group, tell), question.group, tell)
+        read = whole_rows(db, question.filters, question.group, tell)
+        rows = grouped(read, question.group, tell)
     else:
-        rows = chosen_rows(db, question.filters)
+        rows = read = chosen_rows(db, question.filters)
     if not rows:
         for line in unfitting(db, question.filters):
             tell(line)
     if question.best is not None:
-        rows = best(rows, question.best, tell)
+        known = set(IDENTITY) <= set(question.group or RESULT_COLUMNS)
+        rows = best(rows, question.best, tell, attack_labels(read, settings) if known else {})
     return sort(rows, question.sort)
 
 

@@ -75,7 +75,7 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
     rows = torch.from_numpy(examples_of(spec, test.y))
     ready, warm = ready_model(spec, context)
     surrogate = surrogate_of(spec, context)
-    made_on = surrogate and surrogate.engine
+    made_on = None if surrogate is None else surrogate.engine
     radii = spec.attack.curve or (spec.attack.eps,)
     recipes = [recipe_of(spec.attack, eps, ready.classes) for eps in radii]
     budgets = [0.0 if spec.attack.name == "clean" else eps for eps in radii]

@@ -122,7 +122,7 @@ def build_network(
             arch=spec.arch,
             file=None if code is None else code.reference,
             weights=weights,
-            entry=spec.weights and spec.weights.entry,
+            entry=spec.entry,
             in_channels=dataset.in_channels,
             num_classes=dataset.num_classes,
             image_size=dataset.image_size,

@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import JSON, Boolean
 
-SCHEMA_VERSION = 6  # raise it together with a step in jobs/store/migrations
+SCHEMA_VERSION = 7  # raise it together with a step in jobs/store/migrations
 
 STATES = ("blocked", "queued", "leased", "running", "done", "failed", "cancelled")
 
@@ -61,6 +61,7 @@ sweep = Table(
     Column("identity", String(64), nullable=False, unique=True),
     Column("created_at", Float, nullable=False),
     Column("paused", Boolean, nullable=False, server_default=text("false")),
+    Column("cancelled", Boolean, nullable=False, server_default=text("false")),  # it wants none of its jobs
 )
 
 job = Table(

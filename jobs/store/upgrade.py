@@ -1,7 +1,8 @@
 """Bringing a store to this schema, and saying what it is."""
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -21,7 +22,7 @@ def upgrade(url: str) -> str:
     done.
     """
     path = parse_url(url)[1]
-    with connect_store(url).begin() as db:
+    with one_transaction(url) as db:
         before = schema_version(db, address(url))
     if before == SCHEMA_VERSION:
         return f"store {address(url)} has schema version {before} already"
@@ -30,12 +31,23 @@ def upgrade(url: str) -> str:
             f"store {address(url)} has schema version {before}, this robustq knows {SCHEMA_VERSION}: update robustq"
         )
     kept = None if path is None else keep_copy(path, before)
-    with connect_store(url, write=True).begin() as db:
+    with one_transaction(url, write=True) as db:
         run_steps(db)
         db.execute(sa.update(meta).values(schema_version=SCHEMA_VERSION))
     return f"store {address(url)}: schema version {before} -> {SCHEMA_VERSION}" + (
         f", the old one is in {kept}" if kept else ""
     )
+
+
+@contextmanager
+def one_transaction(url: str, *, write: bool = False) -> Iterator[sa.Connection]:
+    """A transaction on the store, whose connections are closed with it."""
+    store = connect_store(url, write=write)
+    try:
+        with store.begin() as db:
+            yield db
+    finally:
+        store.engine.dispose()
 
 
 def keep_copy(path: Path, version: int) -> Path:

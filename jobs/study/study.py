@@ -13,19 +13,19 @@ from pydantic import (
     Field,
     StrictBool,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
 )
 
-from robustlib.arguments import Norm
+from robustlib.arguments import COUNT, NOT_NEGATIVE, POSITIVE, Norm, check_range
 from robustlib.datasets.source import AS_IT_IS, TEST, Reading
 from robustlib.normalisations import NORMALISATIONS, check_statistics
 from robustq.jobs.errors import SpecError
 from robustq.jobs.specs import Choose, Split, Statistics
 from robustq.jobs.study.yaml_with_lines import Path_, read_yaml
-from robustq.jobs.text.number_parsing import MOST, NotNumber, Number, Whole, whole, written_whole
+from robustq.jobs.text.number_fields import Number, Radius, Whole, in_range
+from robustq.jobs.text.number_parsing import MOST, NotNumber, whole, written_whole
 from robustq.jobs.text.safe_text import brief
 
 
@@ -51,8 +51,8 @@ def sides(value: Any) -> Any:
 
 
 Seed = Annotated[Whole, Field(ge=-MOST, lt=MOST)]
-Count = Annotated[Whole, Field(ge=1, lt=MOST)]
-Examples = Annotated[int | Literal["all"], BeforeValidator(counted)]
+Count = Annotated[Whole, in_range(COUNT), Field(lt=MOST)]
+Examples = Annotated[int | Literal["all"], BeforeValidator(counted)]  # of an evaluation: a training wants two
 Size = Annotated[int | tuple[int, int], BeforeValidator(sides)]
 
 
@@ -75,7 +75,7 @@ class StudyModel(Part):
     file: str | None = None
     weights: str | None = None
     normalize: Literal["dataset", "cifar10", "cifar100", "imagenet"] | Statistics | None = None
-    dropout_at_inference: Number | None = Field(default=None, gt=0, lt=1)
+    dropout_at_inference: Annotated[Number, in_range()] | None = None
     options: dict[str, Any] = {}
     train: dict[str, Any] | None = None
     defence: tuple[StudyDefence, ...] = ()
@@ -127,7 +127,9 @@ class StudyAttack(Part):
 
     name: str
     norm: Norm | None = None
-    eps: tuple[Number, ...] | None = None
+    eps: tuple[Radius, ...] | None = (
+        None  # which of them the attack takes is asked with its norm, by the kernels' table
+    )
     restarts: Count = 1
     surrogate: str | None = None  # one of the study's models
 
@@ -138,14 +140,9 @@ class StudyAttack(Part):
 
     @field_validator("eps")
     @classmethod
-    def radii(cls, value: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
+    def some(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
         if value == ():
             raise ValueError("expected a radius or a list of some, got an empty list")
-        for eps in value or ():
-            # In L2 and L1 the box is wider than 1: by the root of the number of pixels, and by that number.
-            if not 0 <= eps < math.inf or (eps > 1 and info.data.get("norm") not in ("L2", "L1")):
-                hint = f": did you mean {eps:g}/255?" if 1 < eps <= 255 else ""
-                raise ValueError(f"expected eps in [0, 1], got {eps:g}{hint}")
         return value
 
     @model_serializer(mode="wrap")
@@ -176,13 +173,13 @@ class Study(Part):
     seeds: list[Seed] = Field(default=[0], min_length=1)
     examples: Examples = 1000
     choose: Choose = "first"
-    images: Whole = Field(default=0, ge=0, lt=MOST)
+    images: Annotated[Whole, in_range(NOT_NEGATIVE), Field(lt=MOST)] = 0
     batch_size: Count | None = None
     draws: Count = 100
     eot_draws: Count = 20
     shards: Count | None = None
     audit: Literal["quick", "full"] = "quick"
-    timeout_seconds: Number | None = Field(default=None, gt=0)
+    timeout_seconds: Annotated[Number, in_range(POSITIVE)] | None = None
 
     @property
     def reading(self) -> Reading:
@@ -204,8 +201,8 @@ class Study(Part):
     @field_validator("examples")
     @classmethod
     def some(cls, value: int | Literal["all"]) -> int | Literal["all"]:
-        if value != "all" and value < 1:
-            raise ValueError(f"expected at least 1 example or all, got {value}")
+        if value != "all":
+            check_range("", "examples", value, COUNT)
         if value != "all" and value >= MOST:
             raise ValueError(f"expected fewer than {MOST} examples or all, got {value}")
         return value

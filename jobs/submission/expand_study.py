@@ -29,11 +29,11 @@ from robustq.jobs.specs import (
     FileRef,
     ModelSpec,
     Statistics,
-    canonical,
 )
 from robustq.jobs.study.study import Origin, Study, StudyAttack, StudyModel, explain
 from robustq.jobs.study.yaml_with_lines import Path_
 from robustq.jobs.submission.plan import Planned, Resolved, model_jobs
+from robustq.jobs.text.canonical_json import canonical
 from robustq.jobs.text.safe_text import say
 
 TRAIN_FIELDS = frozenset(field.name for field in fields(TrainSettings)) - {"attack"}
@@ -50,7 +50,7 @@ def resolve(study: Study, origin: Origin, folder: Path, data_folder: Path) -> Re
     train = ref if study.split == TEST else data_ref(study, origin, name, TEST)
     models = {label: resolve_model(model, origin, ("models", label), folder) for label, model in study.models.items()}
     content = [KERNEL_VERSION, study.model_dump(mode="json"), ref.sha256]
-    content += [[model.weights and model.weights.sha256, model.code and model.code.sha256] for model in models.values()]
+    content += [model.file_hashes for model in models.values()]
     # Without these a study is what it was when `normalize` of code was not used: its results would stand for those now.
     layered = [label for label, model in models.items() if model.first_layer]
     content += [{"first_layer": layered}] if layered else []
@@ -215,6 +215,7 @@ def attack_specs(attack: StudyAttack, origin: Origin, where: Path_, validate: An
         spec: AttackSpec = guard(
             origin, where, validate.complete_attack, attack.name, attack.norm, eps, attack.restarts, params
         )
+        guard(origin, (*where, "eps"), validate.check_radius, spec)
         yield spec.model_copy(update={"curve": curve}) if eps and len(curve) > 1 and validate.has_curve(spec) else spec
 
 

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import get_args
 
 from robustlib.arguments import Norm
@@ -19,9 +18,9 @@ from robustq.jobs.specs import (
     SurrogateSpec,
     TrainSpec,
     WorstSpec,
-    canonical,
 )
 from robustq.jobs.study.study import Origin, Study
+from robustq.jobs.text.canonical_json import canonical
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,8 @@ def model_jobs(
     train = training(resolved, label, settings[label], seed)
     if train is not None:
         yield train
-    about = [resolved.data.sha256, model.key(), train and train.key]
+    train_key = key_of(train)
+    about = [resolved.data.sha256, model.key(), train_key]
     subject = hashlib.sha256(canonical(about).encode()).hexdigest()
     evals: list[tuple[AttackSpec, Planned]] = []
     for attack, surrogate in attacks:
@@ -84,12 +84,12 @@ def model_jobs(
             source = {
                 "model": resolved.models[surrogate],
                 "settings": settings[surrogate],
-                "train": learnt and learnt.key,
+                "train": key_of(learnt),
             }
             attack = attack.model_copy(update={"surrogate": SurrogateSpec(**source)})
         spec = EvalSpec(
             model=model,
-            train=train and train.key,
+            train=train_key,
             data=resolved.data,
             attack=attack,
             examples=study.examples,
@@ -118,6 +118,11 @@ def training(resolved: Resolved, label: str, settings: TrainSettings | None, see
     return planned(resolved, label, spec, (), settings.objective, seed)
 
 
+def key_of(training: Planned | None) -> str | None:
+    """Its key; None where there is no training, since the weights are given."""
+    return None if training is None else training.key
+
+
 def evaluated_words(model: ModelSpec, settings: TrainSettings | None) -> str | None:
     """What was done against attacks: the training's objective, then the defences."""
     trained = None if settings is None else settings.objective
@@ -134,9 +139,8 @@ def planned(
     subject: str | None = None,
 ) -> Planned:
     model = resolved.models[label]
-    arch = model.arch or (f"{Path(model.code.place).name}:{model.code.factory}" if model.code else "")
     limit = resolved.study.timeout_seconds
-    named = (label, arch, defence, data_words(resolved, trained=isinstance(spec, TrainSpec)), seed)
+    named = (label, model.shown_arch, defence, data_words(resolved, trained=isinstance(spec, TrainSpec)), seed)
     return Planned(spec, spec.key(), needs, *named, timeout_seconds=limit, subject=subject)
 
 

@@ -1,6 +1,5 @@
 """What the commands do that submit something: a study's file, or a study made from options."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from robustq.jobs.study.yaml_with_lines import read_value
 from robustq.jobs.submission.expand_study import resolve
 from robustq.jobs.submission.plan import Resolved
 from robustq.jobs.submission.submit import Submitted, submit
-from robustq.jobs.text.number_parsing import number, written_whole
+from robustq.jobs.text import number_parsing
+from robustq.jobs.text.number_parsing import read_number, written_whole
 
 READING_NAMES = ("split", "label", "image", "classes", "size", "crop", "exif_transpose")
 
@@ -133,20 +133,18 @@ def normalize_entry(options: dict[str, Any]) -> dict[str, Any]:
 
 def by_channel(option: str, text: str) -> list[float]:
     """Numbers with commas between, one a channel, or one for all."""
-    try:
-        return [float(number(part)) for part in text.split(",")]
-    except ValueError as error:
-        raise SpecError(f"{option}: expected numbers such as 0.49,0.48,0.45, one a channel, got {text!r}") from error
+    read = [read_number(part) for part in text.split(",")]
+    known = [part for part in read if part is not None]
+    if len(known) < len(read):
+        raise SpecError(f"{option}: expected numbers such as 0.49,0.48,0.45, one a channel, got {text!r}")
+    return known
 
 
 def radius(text: str) -> float:
     try:
-        value = float(number(text))
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise SpecError(f"--eps: expected a number such as 8/255, got {text!r}")
-    return value
+        return number_parsing.radius(text)
+    except number_parsing.NotNumber as error:
+        raise SpecError(f"--eps: {error}") from error
 
 
 def parameters(texts: Sequence[str], taken: Mapping[str, str]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
-from robustq.jobs.queue.requests import give_up, retry
+from robustq.jobs.queue.requests import mark_wanted, retry
 from robustq.jobs.queue.status import latest_moment
 from robustq.jobs.queue.transitions import STEPS
-from robustq.jobs.specs import EvalSpec, ProbeSpec, TrainSpec, WorstSpec, canonical
+from robustq.jobs.specs import EvalSpec, ProbeSpec, TrainSpec, WorstSpec
 from robustq.jobs.store.bulk_insert import add_dependencies, add_jobs, chunks, insert_new, known_jobs
 from robustq.jobs.store.connection import Store, open_store, parse_url, store_exists
 from robustq.jobs.store.schema import job, job_dep, sweep, sweep_job
@@ -22,6 +22,7 @@ from robustq.jobs.study.study import Origin, Study
 from robustq.jobs.submission.expand_study import expand, resolve
 from robustq.jobs.submission.plan import Planned, Resolved
 from robustq.jobs.submission.resubmit import has_moved, refresh
+from robustq.jobs.text.canonical_json import canonical
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def again(db: Connection, sweep_id: int, name: str) -> Submitted:
     """A sweep that is there already, which now is the latest of its name."""
     if latest_sweeps(db)[name] != sweep_id:
         db.execute(sa.update(sweep).where(sweep.c.id == sweep_id).values(created_at=latest_moment(db)))
-    give_up(db, name, cancelled=False)
+    mark_wanted(db, name)
     return Submitted(sweep_id, name, count_jobs(db, sweep_id), 0)
 
 
@@ -84,7 +85,7 @@ def record(db: Connection, resolved: Resolved, plan: list[Planned], priority: in
     spec = resolved.study.model_dump(mode="json")
     named = {"name": resolved.study.name, "identity": resolved.identity}
     values = named | {"spec": spec, "created_at": latest_moment(db)}
-    give_up(db, resolved.study.name, cancelled=False)
+    mark_wanted(db, resolved.study.name)
     sweep_id = db.execute(sa.insert(sweep).values(**values).returning(sweep.c.id)).scalar_one()
     before = known_jobs(db, [planned.key for planned in plan])
     refresh(db, plan, before)

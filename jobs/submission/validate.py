@@ -14,7 +14,18 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from robustlib.arguments import NORMS, Norm, check_arguments, check_norm, check_queries, keywords
+from robustlib.arguments import (
+    NORMS,
+    POSITIVE,
+    Norm,
+    check_arguments,
+    check_norm,
+    check_queries,
+    check_range,
+    check_value,
+    check_width,
+    keywords,
+)
 from robustlib.attacks import ATTACKS, ENSEMBLES, corruptions
 from robustlib.attacks.surrogate_training import ARCH
 from robustlib.attacks.types import Stage
@@ -104,6 +115,15 @@ def complete_attack(name: str, norm: Any, eps: float | None, restarts: int, give
     return AttackSpec(name=name, norm=norm, eps=eps, restarts=restarts, params=params)
 
 
+def check_radius(attack: AttackSpec) -> None:
+    """Raises ValueError for a radius that the attack does not take, as it would itself."""
+    if attack.eps is not None:
+        check_value(attack.name, "eps", float, attack.eps)
+        check_width(attack.name, "eps", attack.norm, attack.eps)
+    if attack.name == AUDIT:
+        check_range(AUDIT, "eps", attack.eps, POSITIVE)
+
+
 def spread_params(name: str, given: dict[str, Any]) -> list[dict[str, Any]]:
     """The parameters of each evaluation that an entry means: corruptions have kinds and severities, lists or all."""
     found = [given]
@@ -128,7 +148,7 @@ def complete_certificate(norm: Any, eps: float | None, restarts: int, given: dic
 def complete_audit(norm: Any, eps: float | None, restarts: int, given: dict[str, Any]) -> AttackSpec:
     """An audit as an evaluation: its number is the lowest of all that it tries within a radius."""
     norm = norm or "Linf"
-    if norm not in NORMS or not eps or restarts != 1:
+    if norm not in NORMS or eps is None or restarts != 1:
         raise ValueError(f"{AUDIT} expects a norm ({', '.join(NORMS)}), an eps above 0, and no restarts")
     known = {"queries": keywords(audit)["queries"]}
     return AttackSpec(name=AUDIT, norm=norm, eps=eps, params=check_params(AUDIT, known, given))
@@ -238,8 +258,7 @@ def check_surrogate(attack: str, label: str | None, models: Mapping[str, ModelSp
         known = ", ".join(models)
         raise ValueError(f"{attack}: there is no model {label!r} to be its surrogate, expected one of: {known}")
     some = torch.from_numpy(dataset.images[:2])
-    code = models[label].code
-    with users_model(code and code.reference):
+    with users_model(models[label].reference):
         ready = make_ready(build_model(models[label], dataset, 0), some, dataset.num_classes, torch.device("cpu"))
         ready.as_surrogate()
 
@@ -250,7 +269,7 @@ def check_model(spec: ModelSpec, ref: DataRef, *, stated: bool, trained: bool, t
     stated: whether the study says how images are normalised.  trained: whether it is to be trained.  tell: is told what
     was taken from a file of weights.
     """
-    with users_model(spec.code and spec.code.reference):
+    with users_model(spec.reference):
         try_model(spec, load_data(ref), stated=stated, trained=trained, tell=tell)
 
 

@@ -1,10 +1,8 @@
-"""Numbers as people write them: in a study, in an option, as a fraction; a boolean is none."""
+"""Numbers as people write them: in a study, in an option, as a fraction; a boolean is none. Free of pydantic."""
 
 import math
 import re
-from typing import Annotated, Any
-
-from pydantic import AllowInfNan, BeforeValidator
+from typing import Any
 
 FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?)\s*/\s*(\d+(?:\.\d*)?)\s*")
 EXACT = 2**53  # up to which a float is sure to be the whole number that was written
@@ -31,6 +29,27 @@ def number(value: Any) -> Any:
     if isinstance(value, str) and (match := FRACTION.fullmatch(value)) and float(match[2]) != 0:
         return float(match[1]) / float(match[2])
     return value
+
+
+def read_number(text: str) -> float | None:
+    """The number that a text is, such as 8/255, 0.03 or inf; None where it is none."""
+    try:
+        return float(number(text))
+    except ValueError:
+        return None
+
+
+def radius(value: Any) -> float:
+    """A radius from a study or an option, such as 8/255. Raises NotNumber; what it may be, the kernels' table says."""
+    if isinstance(value, bool):
+        raise NotNumber("a number", value)
+    found = read_number(value) if isinstance(value, str) else value
+    if not isinstance(found, int | float):
+        raise NotNumber("a number such as 8/255", repr(value))
+    try:
+        return float(found)
+    except OverflowError:
+        return math.inf
 
 
 def real(value: Any) -> Any:
@@ -84,7 +103,3 @@ def fitting(owner: str, name: str, kind: Any, kinds: tuple[Any, ...], value: Any
     if isinstance(found, int) and float not in kinds and abs(found) >= MOST:
         raise ValueError(f"{begin}expected {name} below {MOST}, got {found}")
     return found
-
-
-Number = Annotated[float, AllowInfNan(False), BeforeValidator(real)]
-Whole = Annotated[int, BeforeValidator(whole)]

@@ -67,12 +67,17 @@ def line(old: Side, new: Side, before: Row | None, after: Row | None) -> Row:
     assert known is not None
     found: Row = {"change": None} | {name: known[name] for name in IDENTITY}
     for end, row in (("old", before), ("new", after)):
-        found |= {f"{end}_{name}": row and row[name] for name in ("clean_accuracy", "robust_accuracy", "distance_mean")}
+        found |= {f"{end}_{name}": value(row, name) for name in ("clean_accuracy", "robust_accuracy", "distance_mean")}
     found |= dict.fromkeys(("difference", "difference_low", "difference_high", "p_exact"))
-    found |= {"old_job_id": before and before["job_id"], "new_job_id": after and after["job_id"]}
+    found |= {"old_job_id": value(before, "job_id"), "new_job_id": value(after, "job_id")}
     if before is None or after is None:
         return found | {"change": ONLY_NEW if before is None else ONLY_OLD}
     return found | judge(before, after, blob(old.db, before), blob(new.db, after))
+
+
+def value(row: Row | None, name: str) -> Any:
+    """None where one of the stores lacks the measurement."""
+    return None if row is None else row[name]
 
 
 def blob(db: Connection, row: Row) -> tuple[str, bytes] | None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustlib.arguments import check_value
 from robustlib.input_checks import checked
 from robustlib.rng import Draws, default_draws
 
@@ -72,8 +73,7 @@ def corrupt_one(corrupt: Callable[..., Any], image: np.ndarray, kind: str, sever
 def check(kind: str, severity: int, shape: tuple[int, ...]) -> None:
     if kind not in KINDS:
         raise ValueError(f"corruption: unknown kind {kind!r}, expected one of: {', '.join(KINDS)}")
-    if severity not in SEVERITIES:
-        raise ValueError(f"corruption: expected severity from 1 to 5, got {severity}")
+    check_value("corruption", "severity", int, severity)
     channels, height, width = shape
     if channels not in (1, 3) or min(height, width) < SMALLEST:
         raise ValueError(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlib.arguments import Norm, checked_options
+from robustlib.arguments import POSITIVE, Norm, check_range, checked_options
 from robustlib.attacks.pgd import fgsm, pgd
 from robustlib.attacks.surrogate_training import train_surrogate
 from robustlib.audit import attack_checks, attack_plan
@@ -76,8 +76,7 @@ def audit(
     Sources: Carlini et al. 2019, https://arxiv.org/abs/1902.06705; Tramer et al. 2020, https://arxiv.org/abs/2002.08347.
     """
     highest = check_data("audit", x, y, boxed=True)
-    if not eps > 0:
-        raise ValueError(f"audit: expected eps above 0, got {eps}")
+    check_range("audit", "eps", eps, POSITIVE)
     if pool is not None:
         check_images("audit's pool", pool)
     device = device or device_of(as_module("audit", model) if ready is None else ready.model, x)

@@ -7,7 +7,6 @@ from itertools import pairwise
 import numpy as np
 
 from robustlib.checks.thresholds import Finding, find
-from robustlib.settings import ONE_SEARCH
 
 # What uses no gradient of the model; by what broke an example too.
 WITHOUT_GRADIENTS = frozenset({"clean", "corruption", "noise", "square", "spsa", "nes", "hopskipjump", "transfer"})
@@ -21,11 +20,13 @@ def across_attacks(
     eps: Sequence[float | None],
     outcomes: Sequence[dict[str, np.ndarray]],
     recipes: Sequence[str] | None = None,
+    one_search: Sequence[bool] | None = None,
 ) -> list[Finding]:
     """Checks of several attacks on one model over the same examples, in one norm, from their outcomes alone.
 
     names: of the attacks, by their place.  eps: radii; None for a minimum-norm attack.  recipes: the attacks with all
-    their parameters; only what agrees in them is compared by radius.
+    their parameters; only what agrees in them is compared by radius.  one_search: whether an attack's radii were one
+    search, by the attack's place; none was where it is None.
     """
     broken = [columns["success"] for columns in outcomes]
     index = outcomes[0]["index"]
@@ -38,7 +39,11 @@ def across_attacks(
     if "fgsm" in at and "pgd" in at:
         missed = at["fgsm"] & ~at["pgd"]
         found.append(find("fgsm-beats-pgd", missed.mean(), examples=index[missed]))
-    return [*found, *beaten_gradients(names, eps, outcomes, largest), *monotone(recipes or names, eps, broken)]
+    return [
+        *found,
+        *beaten_gradients(names, eps, outcomes, largest),
+        *monotone(recipes or names, eps, broken, one_search),
+    ]
 
 
 def beaten_gradients(
@@ -99,10 +104,15 @@ def risen(eps: float, accuracies: Mapping[float, float], n: int, draws: int) -> 
     return find("accuracy-rises-with-eps", max(rises), words)
 
 
-def monotone(names: Sequence[str], eps: Sequence[float | None], broken: Sequence[np.ndarray]) -> list[Finding]:
+def monotone(
+    names: Sequence[str],
+    eps: Sequence[float | None],
+    broken: Sequence[np.ndarray],
+    one_search: Sequence[bool] | None = None,
+) -> list[Finding]:
     """Robust accuracy must not rise with the radius. Where radii were one search it cannot, which tells nothing."""
     rises = []
-    searched = [name for name in names if name.endswith(ONE_SEARCH)]
+    searched = [name for name, searched in zip(names, one_search or [False] * len(names), strict=True) if searched]
     for name in dict.fromkeys(name for name in names if name not in searched):
         rows = sorted(
             (radius, 1 - success.mean())

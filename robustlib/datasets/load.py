@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from robustlib.arguments import COUNT, check_range
 from robustlib.datasets import pictures, readers, split_cache
 from robustlib.datasets.decoded_images import Pixels
 from robustlib.datasets.file_stamps import Seen, is_as_seen, see_all
@@ -139,8 +140,8 @@ def check_reading(name: str, kind: str, reading: Reading) -> None:
             takers = ", ".join(f"{other}:PATH" for other, taken in TAKES.items() if option in taken)
             raise ValueError(f"{option} has no effect on dataset {name}: expected one of {takers}")
         sides = value if isinstance(value, tuple) else (value,)
-        if option in ("size", "crop") and any(side < 1 for side in sides):
-            raise ValueError(f"expected {option} of at least 1 pixel, got {value}")
+        for side in sides if option in ("size", "crop") else ():
+            check_range("", option, side, COUNT)
 
 
 def asked(reading: Reading) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustlib.arguments import check_value
 from robustlib.model_calls import Careful
 from robustlib.models.http_request import post
 
@@ -132,8 +133,8 @@ def endpoint(
         raise ValueError(f"expected a model's address as http://HOST/...:predict, got {url!r}")
     if layout not in ("CHW", "HWC"):
         raise ValueError(f"expected layout CHW or HWC, got {layout!r}")
-    if batch_size < 1 or retries < 0 or not timeout > 0:
-        raise ValueError(f"expected batch_size >= 1, retries >= 0, timeout > 0, got {batch_size}, {retries}, {timeout}")
+    for name, kind, value in (("batch_size", int, batch_size), ("retries", int, retries), ("timeout", float, timeout)):
+        check_value("", name, kind, value)
 
     def ask(x: Tensor) -> list[Any]:
         images = x if layout == "CHW" else x.permute(0, 2, 3, 1)

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustlib.arguments import check_value
+
 
 class InferenceDropout(nn.Module):
     """Dropout that stays on when the model is evaluated: a randomised network."""
@@ -17,8 +19,7 @@ class InferenceDropout(nn.Module):
 
 def dropout_at_inference(model: nn.Module, *, p: float = 0.5) -> nn.Module:
     """The same model with every dropout layer active at inference too, at rate p. Changes the model in place."""
-    if not 0 < p < 1:
-        raise ValueError(f"expected dropout_at_inference between 0 and 1, got {p}")
+    check_value("", "dropout_at_inference", float, p)
     layers = [name for name, layer in model.named_modules(remove_duplicate=False) if isinstance(layer, nn.Dropout)]
     if not layers:
         raise ValueError("dropout_at_inference needs a model with dropout layers, this one has none")

@@ -39,8 +39,8 @@ def weights(path: Path, num_classes: int = 10) -> None:
 
 MISUSES = [
     (["--attack", "pgdd"], "--attack: unknown attack 'pgdd', expected one of: clean, fgsm, pgd, mifgsm, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, deepfool, cw, fmn, spsa, nes, hopskipjump, noise, transfer, corruption, autoattack, certify, audit"),
-    (["--eps", "8"], "--eps: attacks.0.eps: expected eps in [0, 1], got 8: did you mean 8/255?"),
-    (["--eps=-0.1"], "--eps: attacks.0.eps: expected eps in [0, 1], got -0.1"),
+    (["--eps", "8"], "--eps: pgd: expected eps in [0, 1] for images in [0, 1], got 8: did you mean 8/255?"),
+    (["--eps=-0.1"], "--eps: pgd: expected eps of at least 0, got -0.1"),
     (["--eps", "wide"], "--eps: expected a number such as 8/255, got 'wide'"),
     (["--norm", "L7"], "--norm: attacks.0.norm: input should be 'Linf', 'L2' or 'L1', got 'L7'"),
     (["--param", "steps"], "--param: expected NAME=VALUE, got 'steps'"),

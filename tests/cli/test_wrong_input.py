@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
 from robustq import cli
-from robustq.jobs.specs import without_places
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import job, sweep, sweep_job
+from robustq.jobs.text.canonical_json import without_places
 from tests.helpers.bounded import bounded
 from tests.helpers.wrong_input import KINDS, Case, make
 

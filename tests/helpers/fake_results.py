@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from robustlib.metrics import summarise
+from robustq.jobs.specs import AttackSpec
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.schema import example_blob, job, result, sweep, sweep_job
@@ -56,15 +57,21 @@ def add_result(
     outcomes: bool = True,
     **values: Any,
 ) -> int:
-    """Number of a new finished evaluation. columns: its outcomes; values: of its rows, over the usual ones."""
+    """Number of a new finished evaluation. columns: its outcomes; values: of its rows, over the usual ones; of an
+    evaluation's spec over the usual one.
+    """
     id_ = (db.execute(sa.select(sa.func.max(job.c.id))).scalar() or 0) + 1
     columns = outcome(id_) if columns is None else columns
     key = hashlib.sha256(str(id_).encode()).hexdigest()
     of_job = {
-        "id": id_, "key": key, "kind": "eval", "spec": {"kind": "eval"}, "arch": "lenet5", "defence": "pgd",
-        "dataset": "digits", "attack": attack, "norm": "Linf", "eps": eps, "seed": seed, "recipe": f"{attack}(steps=10)",
+        "id": id_, "key": key, "kind": "eval", "arch": "lenet5", "defence": "pgd",
+        "dataset": "digits", "attack": attack, "norm": "Linf", "eps": eps, "seed": seed,
         "bundle_key": key, "state": "done", "created_at": 0.0,
     }  # fmt: skip
+    usual = AttackSpec(name=attack, norm=values.get("norm", "Linf"), eps=eps, params={"steps": 10})
+    values = {"recipe": f"{attack}(steps=10)", "spec": {"kind": "eval"}} | values
+    if values["spec"]["kind"] == "eval":
+        values["spec"] = {"attack": usual.model_dump(mode="json")} | values["spec"]
     of_result = summarise(columns) | {
         "job_id": id_, "fence": 1, "seconds": 0.5 + id_, "device": "cpu: made up", "recorded_at": 1.8e9 + id_,
         "versions": {"python": "3.12", "torch": "2.14", "numpy": "2.4", "kernel": "3", "robustq": "0.0.9"},
@@ -77,6 +84,11 @@ def add_result(
         blob = {"job_id": id_, "n": len(columns["index"]), "sha256": hashlib.sha256(data).hexdigest(), "data": data}
         db.execute(sa.insert(example_blob).values(**blob))
     return id_
+
+
+def of_attack(spec: AttackSpec) -> dict[str, Any]:
+    """What the rows of an evaluation under this attack say of it, for add_result."""
+    return {"recipe": spec.recipe, "spec": {"kind": "eval", "attack": spec.model_dump(mode="json")}}
 
 
 MODELS = ("plain", "b-fgsm", "b-pgd", "B-pgd", "odd%_[x]|'\"")

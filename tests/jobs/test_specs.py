@@ -68,6 +68,13 @@ def test_recipes_name_what_ran():
     assert AttackSpec(name="autoattack", norm="L2", eps=0.5, params={"version": "plus"}).recipe == "autoattack-plus/1"
 
 
+def test_a_model_says_what_of_it_is_absent():
+    named, given = ModelSpec(arch="lenet5"), MODEL
+    assert (named.reference, named.entry, named.file_hashes, named.shown_arch) == (None, None, [None, None], "lenet5")
+    assert (given.reference, given.shown_arch) == ("/home/me/model.py:build", "model.py:build")
+    assert (given.entry, given.file_hashes) == (None, ["f" * 64, "c" * 64])
+
+
 def test_specs_are_frozen_and_strict():
     with pytest.raises(ValidationError):
         EVAL.seed = 3  # pyright: ignore[reportAttributeAccessIssue]

@@ -16,6 +16,7 @@ from robustq.jobs.results.rows import result_rows, sweep_spec, trainings
 from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.schema import artifact, attempt, check_result, job, job_artifact, result, sweep, sweep_job
 from robustq.jobs.store.sweeps import jobs_of
+from robustq.jobs.text.attack_words import attack_settings
 
 Row = dict[str, Any]
 
@@ -64,7 +65,7 @@ def gather(db: Connection, sweep_id: int, kept: Kept) -> Sweep:
     """Read a sweep. kept: what was read before of jobs that are done, filled by this call."""
     found = result_rows(db, sweep_id)
     told = details(db, [row["job_id"] for row in found], kept)
-    labels = told_apart(found)
+    labels = told_apart(found, lambda ids: {id_: attack_settings(told[id_][0]["attack"]) for id_ in ids})
     rows = [row | {"extra": told[row["job_id"]][1], "label": name} for row, name in zip(found, labels, strict=True)]
     name, created_at = db.execute(select(sweep.c.name, sweep.c.created_at).where(sweep.c.id == sweep_id)).one()
     return Sweep(

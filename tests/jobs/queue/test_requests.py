@@ -19,7 +19,7 @@ from robustq.jobs.specs import AttackSpec, EvalSpec, ModelSpec, WorstSpec, parse
 from robustq.jobs.store import artifacts
 from robustq.jobs.store.bulk_insert import known_jobs
 from robustq.jobs.store.connection import Store
-from robustq.jobs.store.schema import job
+from robustq.jobs.store.schema import job, sweep
 from robustq.jobs.store.sweeps import find_sweep, jobs_of, latest_sweeps
 from robustq.jobs.submission import submit
 from robustq.jobs.submission.plan import Planned
@@ -179,6 +179,24 @@ def test_of_two_sweeps_that_want_the_same_the_second_to_be_cancelled_takes_the_j
         "0 jobs cancelled; 8 stay in the queue, which other sweeps want too: small "
         "(robustq cancel with their numbers ends them for all)"
     )
+
+
+@pytest.mark.parametrize("version", ["the same", "another"])
+def test_a_cancelled_sweep_that_is_submitted_again_is_wanted(store, version: str):
+    """In all its versions, as it was cancelled in all."""
+
+    def cancelled() -> list[tuple[str, bool]]:
+        with store.begin() as db:
+            return [tuple(row) for row in db.execute(select(sweep.c.name, sweep.c.cancelled).order_by(sweep.c.id))]
+
+    with store.begin() as db:
+        record(db, resolved("other"), small_plan())
+    queue_actions.cancel(store, [], "small")
+    assert cancelled() == [("small", True), ("other", False)]
+    with store.begin() as db:
+        record(db, resolved() if version == "the same" else replace(resolved(), identity="0" * 64), small_plan())
+    assert not any(is_cancelled for _, is_cancelled in cancelled())
+    assert queue_actions.cancel(store, [], "other").startswith("0 jobs cancelled; 8 stay")
 
 
 def test_a_new_study_wants_what_another_gave_up(store):

@@ -6,8 +6,9 @@ from sqlalchemy import func, select
 
 from robustq.jobs.report.page.table import Cell, Column, Line, Table
 from robustq.jobs.report.page.table_html import lines
+from robustq.jobs.specs import AttackSpec
 from robustq.jobs.store.schema import job, job_artifact
-from tests.helpers.fake_results import add_result
+from tests.helpers.fake_results import add_result, of_attack
 from tests.helpers.fake_sweep import ATTACKS, RADII, accuracy, columns, distrust, fill
 from tests.helpers.html_reading import Elements, given, report
 
@@ -104,12 +105,8 @@ def test_two_recipes_of_an_attack_share_no_number(made_up):
     sweep_id = fill(made_up, {"one": 1.0})
     with made_up.begin() as db:
         for eps in RADII[:2]:
-            more = {
-                "robust_accuracy": 0.25,
-                "recipe": "pgd(steps=100)",
-                "verdict": "pass",
-                "extra": {"mode": "float32"},
-            }
+            more = {"robust_accuracy": 0.25, "verdict": "pass", "extra": {"mode": "float32"}}
+            more |= of_attack(AttackSpec(name="pgd", norm="Linf", eps=eps, params={"steps": 100}))
             add_result(db, sweep_id, "one", "pgd", eps, columns=columns(1.0, eps, "pgd", 50), **more)
     found = given(made_up, sweep_id)
     table = found["by_attack"]

@@ -2,6 +2,7 @@
 
 import statistics as python_statistics
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from scipy import stats
 
+from robustlib.settings import TrainSettings
 from robustq.jobs.errors import SpecError, StoreError
 from robustq.jobs.results.aggregate import CONTEST, OVER_SEEDS
 from robustq.jobs.results.api import results
@@ -17,10 +19,11 @@ from robustq.jobs.results.export import schema
 from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.results.questions import answer, make_question
 from robustq.jobs.results.rows import chosen_rows, result_rows
+from robustq.jobs.specs import AttackSpec, ModelSpec, SurrogateSpec
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import sweep, sweep_job
 from robustq.jobs.store.sweeps import find_sweep
-from tests.helpers.fake_results import MODELS, add_result, add_sweep, fill, outcome
+from tests.helpers.fake_results import MODELS, add_result, add_sweep, fill, of_attack, outcome
 
 sqlite = pytest.mark.parametrize("asked_store", ["sqlite"], indirect=True)
 
@@ -128,6 +131,16 @@ def test_a_pivot_has_the_mean_of_each_model_under_each_attack(asked_store):
         assert line["pgd Linf 0.5"] == pytest.approx(np.mean(mine))
 
 
+SOURCES = [
+    SurrogateSpec(model=ModelSpec(arch=arch), settings=TrainSettings(objective=objective))
+    for arch, objective in (("convnet3", "pgd"), ("lenet5", "standard"))
+]
+
+
+def attack(name: str, params: dict[str, Any], **given: Any) -> AttackSpec:
+    return AttackSpec(name=name, norm="Linf", eps=8 / 255, params=params, **given)
+
+
 @sqlite
 def test_no_cell_averages_two_recipes(asked_store):
     """Of one seed, radius and model: PGD of 10 steps and of 100, and images from two networks."""
@@ -135,27 +148,29 @@ def test_no_cell_averages_two_recipes(asked_store):
         sweep_id = find_sweep(db, "demo")
         assert sweep_id is not None
         asked = make_filters("demo", {"model": "lone"})
-        for attack, recipe, accuracy in (
-            ("pgd", "pgd(loss=ce, steps=10)", 0.5),
-            ("pgd", "pgd(loss=ce, steps=100), 2 radii as one search", 0.3),
-            ("transfer", "transfer(steps=10) from convnet3 pgd 0a", 0.6),
-            ("transfer", "transfer(steps=10) from lenet5 standard 0b", 0.8),
-            ("fgsm", "fgsm(loss=ce)", 0.9),
+        for spec, accuracy in (
+            (attack("pgd", {"loss": "ce", "steps": 10}), 0.5),
+            (attack("pgd", {"loss": "ce", "steps": 100}, curve=(0.01, 8 / 255)), 0.3),
+            (attack("transfer", {"steps": 10}, surrogate=SOURCES[0]), 0.6),
+            (attack("transfer", {"steps": 10}, surrogate=SOURCES[1]), 0.8),
+            (attack("fgsm", {"loss": "ce"}), 0.9),
         ):
-            add_result(db, sweep_id, "lone", attack, recipe=recipe, robust_accuracy=accuracy)
+            add_result(db, sweep_id, "lone", spec.name, robust_accuracy=accuracy, **of_attack(spec))
         told = []
         (line,) = answer(db, make_question(asked, pivot=True), told.append)
         best = answer(db, make_question(asked, best="robust_accuracy"))
+        groups = answer(db, make_question(asked, best="robust_accuracy", over_seeds=True))
     assert line == {
         "model": "lone",
         "pgd steps=10 Linf 8/255": 0.5,
         "pgd steps=100 Linf 8/255": 0.3,
-        "transfer from convnet3 pgd 0a Linf 8/255": 0.6,
-        "transfer from lenet5 standard 0b Linf 8/255": 0.8,
+        f"transfer from {SOURCES[0].words} Linf 8/255": 0.6,
+        f"transfer from {SOURCES[1].words} Linf 8/255": 0.8,
         "fgsm Linf 8/255": 0.9,
     }
     assert told == []
-    assert sorted(row["robust_accuracy"] for row in best) == [0.3, 0.5, 0.6, 0.8, 0.9]  # weak PGD wins no contest
+    for rows in (best, groups):
+        assert sorted(row["robust_accuracy"] for row in rows) == [0.3, 0.5, 0.6, 0.8, 0.9]  # weak PGD wins no contest
 
 
 @sqlite

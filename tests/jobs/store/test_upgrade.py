@@ -1,19 +1,24 @@
 """Stores of every schema that landed come up to this one, with all that is in them."""
 
+import json
 import sqlite3
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from robustq.jobs.commands import queue_actions
 from robustq.jobs.commands.store_info import info
 from robustq.jobs.errors import StoreError
 from robustq.jobs.queue.status import counts
 from robustq.jobs.store.connection import connect_store, open_store
-from robustq.jobs.store.schema import SCHEMA_VERSION, job, meta
+from robustq.jobs.store.schema import SCHEMA_VERSION, event, job, meta, sweep
 from robustq.jobs.store.upgrade import upgrade
+from robustq.jobs.submission.submit import record
+from tests.helpers.small_store import filled, resolved, small_plan
 
 FIRST = Path(__file__).with_name("store-1.sql")  # made by the robustq whose schema was version 1: never change it
+SIXTH = Path(__file__).with_name("store-before-moves.sql")  # of version 6, the same
 
 
 @pytest.fixture
@@ -89,3 +94,47 @@ def test_what_is_no_store_is_not_upgraded(tmp_path: Path):
     with pytest.raises(StoreError, match="is no robustq store"):
         upgrade(str(path))
     assert path.read_bytes() == before
+
+
+# What a store whose schema was version 6 noted as people cancelled sweeps, submitted them and tried them again.
+NOTED = (("sweep-cancelled", "small"), ("sweep-cancelled", "other"), ("sweep-wanted", "small"), ("split", None))
+
+
+def test_what_was_cancelled_stays_so_in_a_store_of_version_6(tmp_path: Path):
+    """The last event of a name counts; a sweep that none names is not cancelled."""
+    path = tmp_path / "results.db"
+    with sqlite3.connect(path) as db:
+        db.executescript(SIXTH.read_text())
+        db.executemany(
+            "INSERT INTO sweep (name, spec, identity, created_at) VALUES (?, '{}', ?, 0)",
+            [("small", "a"), ("other", "b"), ("other", "c")],  # two versions of a study share its name
+        )
+        rows = [(kind, json.dumps({"sweep": name} if name else {"shards": 2})) for kind, name in NOTED]
+        db.executemany("INSERT INTO event (at, kind, data) VALUES (0, ?, ?)", rows)
+    db.close()
+    assert upgrade(str(path)).startswith(f"store {path}: schema version 6 -> {SCHEMA_VERSION}")
+    with open_store(str(path)).begin() as db:
+        found = db.execute(sa.select(sweep.c.name, sweep.c.cancelled).order_by(sweep.c.id)).all()
+    assert found == [("before-the-moves", False), ("small", False), ("other", True), ("other", True)]
+
+
+@pytest.mark.parametrize("where", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def test_a_sweep_that_was_cancelled_before_keeps_no_jobs_of_another(
+    where: str, tmp_path: Path, request: pytest.FixtureRequest
+):
+    url = str(tmp_path / "r.db") if where == "sqlite" else request.getfixturevalue("postgres")
+    with filled(url) as store, store.begin() as db:
+        record(db, resolved("other"), small_plan())
+        back_to_6(db)
+        noted = [{"at": 0.0, "kind": kind, "data": {"sweep": "other"}} for kind in ("sweep-wanted", "sweep-cancelled")]
+        db.execute(sa.insert(event), noted)
+    assert f"schema version 6 -> {SCHEMA_VERSION}" in upgrade(url)
+    store = open_store(url, write=True)
+    assert queue_actions.cancel(store, [], "small") == "8 jobs cancelled"
+    store.engine.dispose()
+
+
+def back_to_6(db: sa.Connection) -> None:
+    """Make a new store one of version 6: a file of SQL like those above would not do for a server."""
+    db.execute(sa.text("ALTER TABLE sweep DROP COLUMN cancelled"))
+    db.execute(sa.update(meta).values(schema_version=6))

@@ -12,9 +12,10 @@ from robustlib.models import build
 from robustlib.settings import TrainSettings
 from robustq import cli
 from robustq.jobs.errors import SpecError
-from robustq.jobs.specs import EvalSpec, FileRef, ModelSpec, TrainSpec, canonical
+from robustq.jobs.specs import EvalSpec, FileRef, ModelSpec, TrainSpec
 from robustq.jobs.study.study import load_study
 from robustq.jobs.submission.expand_study import expand, resolve
+from robustq.jobs.text.canonical_json import canonical
 
 STUDY = """\
 name: s

@@ -14,9 +14,13 @@ def outcome(broken: int, by: str, first: int = 0) -> dict[str, np.ndarray]:
     return {"index": np.arange(N), "success": fell, "broken_by": np.where(fell, by, "")}
 
 
-def values(*attacks: tuple[str, float, dict[str, np.ndarray]], recipes: list[str] | None = None) -> dict[str, float]:
+def values(
+    *attacks: tuple[str, float, dict[str, np.ndarray]],
+    recipes: list[str] | None = None,
+    one_search: list[bool] | None = None,
+) -> dict[str, float]:
     names, eps, outcomes = zip(*attacks, strict=True)
-    found = across_attacks(names, eps, outcomes, recipes)
+    found = across_attacks(names, eps, outcomes, recipes, one_search)
     return {one.name: one.value for one in found if one.value is not None}
 
 
@@ -49,11 +53,12 @@ def test_radii_of_one_search_tell_nothing():
     """What stands at one counts as standing below: the accuracy cannot rise, whatever the attack."""
     attacks = [("pgd", 0.1, outcome(50, "pgd")), ("pgd", 0.2, outcome(60, "pgd"))]
     names, eps, outcomes = zip(*attacks, strict=True)
-    found = across_attacks(names, eps, outcomes, ["pgd(steps=10), 2 radii as one search"] * 2)
+    found = across_attacks(names, eps, outcomes, ["pgd(steps=10), 2 radii as one search"] * 2, [True, True])
     assert [(one.value, one.verdict) for one in found if one.name == "accuracy-rises-with-eps"] == [(None, "pass")]
     both = [*attacks, ("apgd-ce", 0.1, outcome(50, "apgd-ce")), ("apgd-ce", 0.2, outcome(20, "apgd-ce"))]
     recipes = ["pgd(steps=10), 2 radii as one search"] * 2 + ["apgd-ce(steps=10)"] * 2
-    assert values(*both, recipes=recipes)["accuracy-rises-with-eps"] == pytest.approx(0.3)
+    searched = [True, True, False, False]
+    assert values(*both, recipes=recipes, one_search=searched)["accuracy-rises-with-eps"] == pytest.approx(0.3)
 
 
 def test_only_equal_attacks_are_compared_by_radius():

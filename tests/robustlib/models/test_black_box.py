@@ -239,7 +239,7 @@ def test_a_server_that_answers_otherwise(server: Server, reply: Reply, message: 
         ("ftp://host/m", {}, "address as http://HOST/...:predict, got 'ftp://host/m'"),
         ("http://", {}, "got 'http://'"),
         ("http://host/m", {"layout": "WHC"}, "layout CHW or HWC, got 'WHC'"),
-        ("http://host/m", {"batch_size": 0}, "expected batch_size >= 1"),
+        ("http://host/m", {"batch_size": 0}, "expected batch_size of at least 1, got 0"),
     ],
 )
 def test_what_is_no_address_is_refused(url: str, options: dict, message: str):

@@ -1,0 +1,34 @@
+"""Attacks and their surrogates in words, from their specs as JSON: reading commands do without jobs/specs.py."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from robustlib.settings import AUTOATTACK, TRANSFER
+from robustq.jobs.text.canonical_json import canonical, without_places
+
+
+def attack_settings(attack: Mapping[str, Any]) -> dict[str, str]:
+    """An attack's settings in words by name, from its spec as JSON. How radii were searched is no setting.
+
+    A spec that is stored is read as it is: a later version may refuse what it holds.
+    """
+    if attack["name"] == "autoattack":
+        return {"version": AUTOATTACK.format(**attack["params"]).partition("-")[2]}
+    words = {name: f"{name}={value}" for name, value in sorted(attack["params"].items()) if value is not None}
+    words |= {"restarts": f"restarts={attack['restarts']}"} if attack["restarts"] > 1 else {}
+    return words | (
+        {"source": f"from {surrogate_words(attack.get('surrogate'))}"} if attack["name"] == TRANSFER else {}
+    )
+
+
+def surrogate_words(surrogate: Mapping[str, Any] | None) -> str:
+    """What a surrogate is, from its spec as JSON, with the beginning of a hash that tells it from others of its kind,
+    whatever the seed.
+    """
+    if surrogate is None:
+        return "a network that learnt its answers"
+    content = without_places({name: value for name, value in surrogate.items() if name != "train"})
+    model, settings = surrogate["model"], surrogate["settings"]
+    named = [model["arch"] or model["code"]["factory"], settings["objective"] if settings else None]
+    return " ".join([*filter(None, named), hashlib.sha256(canonical(content).encode()).hexdigest()[:8]])
