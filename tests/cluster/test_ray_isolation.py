@@ -119,7 +119,7 @@ class TestRay:
         store.engine.dispose()
 
 
-def test_this_process_is_back_in_its_folder_and_relative_places_stay_where_they_are(tmp_path: Path, monkeypatch):
+def test_this_process_is_back_in_its_folder_and_relative_paths_hold(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["lib", "/abs"]))
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "token")

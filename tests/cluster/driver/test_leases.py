@@ -277,7 +277,7 @@ def test_no_driver_takes_itself_for_dead(store: Store, monkeypatch):
 
 
 @pytest.mark.parametrize("process", [None, "", "another-boot pid:[4026531836] time:[4026531834] 100"])
-def test_drivers_of_other_places_and_of_older_versions_are_left_to_their_leases(process, store: Store, clock: Clock):
+def test_drivers_of_other_places_and_older_versions_keep_their_leases(process, store: Store, clock: Clock):
     begun(joined(store, process))
     watcher = joined(store)
     for _ in range(1 + 6):

@@ -181,7 +181,7 @@ def test_what_cannot_be_kept_is_told(store, path, monkeypatch):
         run(store, monkeypatch, lambda: delete(path), lambda: None)
 
 
-def test_a_store_that_goes_with_the_last_job_or_an_interrupt_is_not_taken_for_whole(store, path, monkeypatch):
+def test_a_store_lost_with_the_last_job_or_an_interrupt_counts_as_lost(store, path, monkeypatch):
     def mishap() -> None:
         delete(path)
         raise KeyboardInterrupt
