@@ -1,4 +1,4 @@
-"""What a worker says to its driver, and what it is told. Only text and plain data cross the wire."""
+"""Messages between a driver and its workers. Only text and plain data cross the wire."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,5 +1,4 @@
-"""Telling one process from every other by what no clock changes: a pid may be used again, and each container counts its
-own.
+"""The identity of a process, which no clock changes: a pid may be used again, and each container counts its own.
 
 Linux knows when a process began in ticks since the boot. The same as a time of day moves whenever the clock is set,
 since the time of the boot is reckoned back from it.

@@ -1,4 +1,4 @@
-"""Reaching Ray: started on this machine for this process alone, or a cluster that is there already."""
+"""The connection to Ray: a Ray started on this machine for this process alone, or a running cluster."""
 
 import ipaddress
 import logging

@@ -1,4 +1,4 @@
-"""Ray that dies under a run: noticed before Ray ends this process for it, and started or reached again."""
+"""Failures of Ray under a run: noticed before Ray ends this process, and mended by a new start or connection."""
 
 import socket
 import time

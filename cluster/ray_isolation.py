@@ -1,4 +1,4 @@
-"""Ray kept apart from the folder where one works: workers import robustq's code and what is installed, no strays."""
+"""Isolation of workers from the user's folder: they import robustq's code and installed packages, no stray files."""
 
 import atexit
 import os

@@ -1,4 +1,4 @@
-"""The folder of a Ray of this process's own: its sockets and logs, removed at the end, also those of runs that died.
+"""The session folder of this process's own Ray: its sockets and logs, removed at the end, also after a crash.
 
 A run that is alive holds a lock on a file in its folder, which the system takes away with the process: so no folder of
 a living run is ever taken for one of a dead run, whatever became of clocks and process numbers.

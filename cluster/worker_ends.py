@@ -1,4 +1,4 @@
-"""Why a bundle's worker ended, in the words that say most: the cause's last line, not Ray's first."""
+"""Reasons why a worker ended, in the words that say most: the cause's last line, not Ray's first."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Driving: a driver registered, Ray started or reached, the queue run to its end, with a person watching or not."""
+"""The drive from start to end: a driver is registered, Ray started or reached, the queue run until it is empty."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""What a driver on a cluster tells Prometheus, through Ray's own metrics: jobs by state, slots, work done and left."""
+"""Metrics of a driver for Prometheus, through Ray's own metrics: jobs by state, slots, work done and left."""
 
 from typing import Any
 

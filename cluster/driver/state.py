@@ -1,4 +1,4 @@
-"""What a driver holds: its store and slots, its running bundles, and what it last knew of the whole queue."""
+"""The state of a driver: its store and slots, its running bundles, and the last known state of the whole queue."""
 
 import time
 import uuid

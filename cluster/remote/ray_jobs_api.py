@@ -1,4 +1,4 @@
-"""A Ray cluster from afar, by its Jobs API: what is sent runs there to its end, whether anybody watches or not."""
+"""A client of Ray's Jobs API: a submitted command runs on the cluster to its end, whether anybody watches or not."""
 
 import hashlib
 import logging

@@ -1,4 +1,4 @@
-"""Commands of the store, run here or, with --cluster, on a cluster's head."""
+"""Commands of the store that run here or, with --cluster, on a cluster's head."""
 
 import copy
 from functools import partial

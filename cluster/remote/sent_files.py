@@ -1,4 +1,4 @@
-"""Which files of a folder are sent to a cluster: those that git knows, none by a link out of it, and no secrets."""
+"""The files of a folder that are sent to a cluster: those that git knows, none by a link out of it, and no secrets."""
 
 import os
 import stat

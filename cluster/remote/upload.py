@@ -1,4 +1,4 @@
-"""What is sent to a cluster: robustq's own code, and the folder of a study with the files that it names."""
+"""The upload to a cluster: robustq's own code, and the folder of a study with the files that it names."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""A long evaluation split by examples, and put together again exactly: an example's numbers know no shard."""
+"""Shards of a long evaluation, by examples, put together again exactly: an example's numbers know no shard."""
 
 import hashlib
 import time

@@ -1,4 +1,4 @@
-"""What an audit means as a job, and what the checks of evaluations leave in their rows."""
+"""The audit of a model as a job, and the columns that the checks of evaluations leave in their rows."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What an evaluation means: a model made ready once, its attacks run, a result for each radius."""
+"""An evaluation job: a model made ready once, its attacks run, a result for each radius."""
 
 import resource
 import time

@@ -1,4 +1,4 @@
-"""What an audit tries: the standard attacks, then what an expert would where a gradient leads nowhere."""
+"""The attack plan of an audit: the standard attacks, then those of an expert where a gradient leads nowhere."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The second look: what a naive evaluation says, what holds against an expert, and why the two differ."""
+"""The adaptive audit: what a naive evaluation says, what holds against an expert, and why the two differ."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Why a number looked better than it is: from what the checks found and what broke the model, to plain words."""
+"""The diagnosis of an inflated number: its causes, from what the checks found and which attacks succeeded."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Forms of a model that an expert would attack in its place: what hides the gradient is stood in for, going backwards.
+"""Differentiable forms of a model, as an expert attacks them: what hides the gradient is replaced going backwards.
 
 Nothing here knows a defence by name. A form rests on what a model does to its images and with its scores; whatever is
 found on a form counts only where the model itself, as given, is fooled.

@@ -1,4 +1,4 @@
-"""One attack after the other on the same images, each judged by the model as given, the lowest number kept."""
+"""An attack session: one attack after the other on the same images, each scored on the model as given."""
 
 import math
 import time

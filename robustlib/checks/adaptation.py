@@ -1,4 +1,4 @@
-"""Whether a model adapts to what it is asked: standard attacks take it for one function, which it is not."""
+"""The check for models that adapt to what they are asked: standard attacks take a model for one fixed function."""
 
 import sys
 import threading

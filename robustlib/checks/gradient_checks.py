@@ -1,4 +1,4 @@
-"""Whether the gradient says what the loss does: the checks by which a masked gradient is told from a small one."""
+"""Checks of the gradient against the loss: they tell a masked gradient from a small one."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Whether an attack did anything: that it moves images at all, and comes nearer than chance where it has no limit."""
+"""Checks for idle attacks: that one moves images at all, and comes nearer than chance where it has no limit."""
 
 from collections.abc import Sequence
 from typing import Any

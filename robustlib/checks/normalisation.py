@@ -1,4 +1,4 @@
-"""Whether a model that is hardly better than chance was given images normalised otherwise than it was trained with."""
+"""The check of the normalisation: was a model hardly better than chance given images as it was trained on?"""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Checks of an evaluation that need all of its examples: of one in shards, made once it is put together."""
+"""Checks of an evaluation that need all of its examples: with shards, made once these are put together."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How accurate a model is, clean and attacked: every verdict by a fresh pass of the given model in strict float32."""
+"""The evaluation of a model, clean and attacked: every verdict by a fresh pass of the given model in strict float32."""
 
 import time
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Whether an image is misclassified for sure, when it was asked of a copy of the model."""
+"""Confirmation that an image is misclassified, if only a copy of the model was asked."""
 
 import torch
 from torch import Tensor, nn
