@@ -10,7 +10,7 @@ from robustlib.attacks.types import AttackFunction
 from robustlib.checks.evaluation_checks import above_chance, look_at_outcome
 from robustlib.checks.idle_attacks import unmoved
 from robustlib.checks.normalisation import normalisation
-from robustlib.checks.thresholds import Finding, overall
+from robustlib.checks.thresholds import CheckResult, overall
 from robustlib.evaluation.evaluate import Ready
 from robustlib.inference.expectation import Expectation
 from robustlib.inference.model_modes import as_images, evaluating, strict_float32
@@ -20,11 +20,11 @@ from robustq.jobs.running.inputs import load_data
 from robustq.jobs.specs import EvalSpec
 
 
-def verdict_columns(findings: Sequence[Finding]) -> dict[str, Any]:
+def verdict_columns(results: Sequence[CheckResult]) -> dict[str, Any]:
     """The columns of a result row that checks give: the verdict, and the checks to be stored beside it."""
-    if not findings:
+    if not results:
         return {}
-    return {"verdict": overall(findings), "checks": [asdict(finding) for finding in findings]}
+    return {"verdict": overall(results), "checks": [asdict(result) for result in results]}
 
 
 def check_outcome(
@@ -35,7 +35,7 @@ def check_outcome(
     x_adv: torch.Tensor,
     eps: float | None,
     attacks: Sequence[AttackFunction],
-) -> list[Finding]:
+) -> list[CheckResult]:
     """The checks of an evaluation at one radius, with those of its model. attacks: that ran, in turn."""
     device, test = torch.device(context.device), load_data(spec.data)
     x = as_images(torch.from_numpy(test.images[outcome.index]), device)
