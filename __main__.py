@@ -1,4 +1,4 @@
-"""`python -m robustq`."""
+"""The entry point of `python -m robustq`."""
 
 from robustq.cli import main
 

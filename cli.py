@@ -185,10 +185,10 @@ def submit(
         say(study_sources.submit_file(ctx.obj, study, changes, priority)[1].line)
         return
     if dry_run:
-        from robustq.cluster.remote.upload import contents, listing
+        from robustq.cluster.remote.upload import upload_contents, upload_listing
 
         refuse_typed(ctx, "with --dry-run, which sends nothing", "priority", "insecure")
-        say(listing(contents(study, send)))
+        say(upload_listing(upload_contents(study, send)))
         return
     from robustq.cluster.remote import ray_jobs_api
     from robustq.jobs.submission.study_sources import READING_NAMES

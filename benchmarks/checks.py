@@ -1,4 +1,4 @@
-"""What the checks of every evaluation cost beside PGD-20, in turn in one process: medians of several runs."""
+"""The cost of every evaluation's checks beside PGD-20, in turn in one process: medians of several runs."""
 
 import time
 from functools import partial

@@ -1,4 +1,4 @@
-"""What only a GPU shows, in one command: whether the kernels' numbers are right on it.
+"""Checks and timings for which a GPU is needed, in one command: whether the kernels' numbers are right on it.
 
 `python benchmarks/gpu.py correctness` prints a table, writes JSON lines, and ends with 1 where something is not right.
 """

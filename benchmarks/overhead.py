@@ -1,4 +1,4 @@
-"""What a job costs beside its own work: robustq's queue, Ray Tune, plain Ray tasks and Optuna, one after the other.
+"""The cost of a job beside its own work: robustq's queue, Ray Tune, plain Ray tasks and Optuna, one after the other.
 
     pip install --group bench
     python benchmarks/overhead.py --jobs 10000

@@ -1,4 +1,4 @@
-"""What a report costs, and how soon the live page shows a new result, on a made-up sweep.
+"""The cost of a report, and the delay until the live page shows a new result, on a made-up sweep.
 
     python benchmarks/report.py                                    # 500 results of 400 examples each
     python benchmarks/report.py --models 250 --examples 200        # 5,000 results

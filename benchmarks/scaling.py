@@ -1,4 +1,4 @@
-"""How much faster more slots are, where a job's work is to sleep: what is left of it is the queue's own cost.
+"""The speedup by more slots for jobs that sleep: whatever is missing from it is the queue's own cost.
 
     python benchmarks/scaling.py --slots 1,8,64 --seconds 5 --jobs-a-slot 40
     python benchmarks/scaling.py --simulate 256

@@ -1,4 +1,4 @@
-"""What questions to a large store cost: a filtered `results`, and the export of every example's outcome.
+"""The cost of questions to a large store: a filtered `results`, and the export of every example's outcome.
 
     python benchmarks/store.py                                     # 100,000 results of 1,000 examples each
     python benchmarks/store.py --results 1000 --examples 10000

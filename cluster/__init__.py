@@ -1,1 +1,1 @@
-"""Where jobs run: the only package that knows Ray."""
+"""Running jobs on Ray: the only package that knows Ray."""

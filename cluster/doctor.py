@@ -1,4 +1,4 @@
-"""What is installed here and what works: the first thing to run when something does not."""
+"""A report on what is installed here and what works: the first thing to run when something does not."""
 
 import platform
 import tempfile

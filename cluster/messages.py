@@ -1,4 +1,4 @@
-"""What a worker says to its driver, and what it is told. Only text and plain data cross the wire."""
+"""Messages between a driver and its workers. Only text and plain data cross the wire."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,8 +7,8 @@ from robustq.jobs.queue.transitions import Claimed
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a bundle's process is told: device, CPU threads, the artifact folder, the folder users' modules lie in, the
+class WorkerSettings:
+    """What a bundle's process has to know: device, CPU threads, the artifact folder, the folder of users' modules, the
     share of a GPU that is its own.
     """
 
@@ -36,7 +36,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Beat:
+class Heartbeat:
     """The worker lives."""
 
 
@@ -47,7 +47,7 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Moved:
+class Progressed:
     job: Claimed
     done: int
     total: int
@@ -77,4 +77,4 @@ class Failed:
     out_of_memory: bool = False
 
 
-Frame = Beat | Started | Moved | Finished | Failed
+Frame = Heartbeat | Started | Progressed | Finished | Failed

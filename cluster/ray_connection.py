@@ -1,4 +1,4 @@
-"""Reaching Ray: started on this machine for this process alone, or a cluster that is there already."""
+"""The connection to Ray: a Ray started on this machine for this process alone, or a running cluster."""
 
 import ipaddress
 import logging
@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 from robustlib.regular_files import irregular
 from robustq.cluster import worker_ends
-from robustq.cluster.messages import Frame, Setting
+from robustq.cluster.messages import Frame, WorkerSettings
 from robustq.cluster.process_identity import end
-from robustq.cluster.ray_failures import answers
-from robustq.cluster.ray_isolation import apart, go_to, job_config
-from robustq.cluster.ray_sessions import cause_in, session_folder, told_if_ended
+from robustq.cluster.ray_failures import accepts_connection
+from robustq.cluster.ray_isolation import enter_folder, isolated, job_config
+from robustq.cluster.ray_sessions import announce_if_killed, session_folder, start_failure_cause
 from robustq.cluster.slots import Slots, cluster_slots, plan_slots, usable_cpus
 from robustq.cluster.worker import run_bundle
 from robustq.jobs.errors import RunError
@@ -154,11 +154,11 @@ def started(ray: Any, slots: Slots) -> Iterator[None]:
         with ExitStack() as stack:
             folder = stack.enter_context(session_folder())
             try:
-                with apart(), told_if_ended():
+                with isolated(), announce_if_killed():
                     start(ray, slots, folder)
             except Exception as error:  # Ray raises what it likes, also a bare Exception
                 ray.shutdown()
-                cause = cause_in(folder)
+                cause = start_failure_cause(folder)
                 if last or cause is not None:
                     found = one_line(str(error)) or type(error).__name__
                     raise RunError(
@@ -192,10 +192,12 @@ def cluster_ray(address: str, *, insecure: bool = False) -> Iterator[Any]:
     """A cluster that is there already, "auto" for the one that this machine belongs to, for the length of a block."""
     check_token(address, insecure=insecure)
     ray = import_ray(own_token=False)
-    if HOST_PORT.fullmatch(address) and not answers(address):  # Ray would ask for many minutes, then end this process
+    if HOST_PORT.fullmatch(address) and not accepts_connection(
+        address
+    ):  # Ray would ask for many minutes, then end this process
         raise RunError(f"the Ray cluster {shown(address)} cannot be reached: nothing answers there")
     try:
-        with apart():
+        with isolated():
             ray.init(address=address, job_config=job_config(ray), **QUIET)
     except (ConnectionError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -256,14 +258,14 @@ def check_artifacts(ray: Any, root: str) -> None:
         marker.unlink()
 
 
-def bundle_task(claimed: list[Claimed], setting: Setting) -> Iterator[Frame]:
+def bundle_task(claimed: list[Claimed], settings: WorkerSettings) -> Iterator[Frame]:
     """run_bundle in the user's folder, told where it is."""
     import ray
     from ray._private.worker import global_worker
 
-    go_to(setting.folder)
+    enter_folder(settings.folder)
     log = getattr(global_worker, "get_err_file_path", str)()  # not of Ray's public interface
-    yield from run_bundle(claimed, setting, ray.get_runtime_context().get_node_id(), log or None)
+    yield from run_bundle(claimed, settings, ray.get_runtime_context().get_node_id(), log or None)
 
 
 @lru_cache

@@ -1,4 +1,4 @@
-"""Ray that dies under a run: noticed before Ray ends this process for it, and started or reached again."""
+"""Failures of Ray under a run: noticed before Ray ends this process, and mended by a new start or connection."""
 
 import socket
 import time
@@ -20,7 +20,7 @@ class RayLost(RunError):
     """The Ray that a run was on has died: what ran there goes back to the queue."""
 
 
-class Pulse:
+class RayHealth:
     """Whether the Ray that this process is on lives: the raylet of this machine, and the GCS, its cluster's head."""
 
     def __init__(self, ray: Any):
@@ -38,7 +38,7 @@ class Pulse:
     def lost(self) -> str | None:
         """What has died, None where all is well. Quick enough to ask before each call of Ray."""
         for name, process in self.processes.items():
-            if is_over(process):
+            if has_ended(process):
                 return {"raylet": "raylet", "gcs_server": "GCS server"}[name]
         if self.address is None:
             return None
@@ -48,7 +48,7 @@ class Pulse:
 
     def probe(self) -> bool:
         """Whether the head answers right now: Ray asks one that does not until it ends this process."""
-        found = self.address is None or answers(self.address)
+        found = self.address is None or accepts_connection(self.address)
         self.probed_at = time.monotonic()
         if found:
             self.answered_at = self.probed_at
@@ -63,14 +63,14 @@ def raylet_at(socket_name: str) -> psutil.Process | None:
     return None
 
 
-def is_over(process: psutil.Process) -> bool:
+def has_ended(process: psutil.Process) -> bool:
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 
 
-def answers(address: str) -> bool:
+def accepts_connection(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), PROBE_SECONDS).close()
@@ -79,7 +79,7 @@ def answers(address: str) -> bool:
     return True
 
 
-def run_again(
+def run_with_restarts(
     reach: Callable[[bool], AbstractContextManager[Any]],
     work: Callable[[Any], dict[str, int]],
     done: Callable[[], int],

@@ -1,4 +1,4 @@
-"""Ray kept apart from the folder where one works: workers import robustq's code and what is installed, no strays."""
+"""Isolation of workers from the user's folder: they import robustq's code and installed packages, no stray files."""
 
 import atexit
 import os
@@ -14,7 +14,7 @@ RELATIVE = ("PYTHONPATH", "RAY_AUTH_TOKEN_PATH")  # what Ray's processes read fr
 
 
 @contextmanager
-def apart() -> Iterator[None]:
+def isolated() -> Iterator[None]:
     """In an empty folder for the length of a block: to start Ray in, or to reach a cluster.
 
     Ray puts the folder that it is started from first on its workers' path, and there a `random.py` or `robustq.py` of
@@ -36,15 +36,15 @@ def apart() -> Iterator[None]:
 
 def empty_folder() -> str:
     """A folder of this process's own with nothing in it, removed when the process ends."""
-    if not KEPT:
-        KEPT.append(make_folder())
-        folder = KEPT[0][0]
+    if not EMPTY_FOLDERS:
+        EMPTY_FOLDERS.append(make_folder())
+        folder = EMPTY_FOLDERS[0][0]
         (folder / "empty").mkdir()
         atexit.register(remove, folder)
-    return str(KEPT[0][0] / "empty")
+    return str(EMPTY_FOLDERS[0][0] / "empty")
 
 
-KEPT: list[tuple[Path, int]] = []  # and the descriptor that holds it
+EMPTY_FOLDERS: list[tuple[Path, int]] = []  # and the descriptor that holds it
 
 
 def job_config(ray: Any) -> Any:
@@ -52,7 +52,7 @@ def job_config(ray: Any) -> Any:
     return ray.job_config.JobConfig(_py_driver_sys_path=[])
 
 
-def go_to(folder: str) -> None:
+def enter_folder(folder: str) -> None:
     """Work in the user's folder, so that a model finds the files it opens; its modules are not imported from there."""
     if os.path.isdir(folder):  # another machine need not have it
         os.chdir(folder)

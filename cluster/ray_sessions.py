@@ -1,4 +1,4 @@
-"""The folder of a Ray of this process's own: its sockets and logs, removed at the end, also those of runs that died.
+"""The session folder of this process's own Ray: its sockets and logs, removed at the end, also after a crash.
 
 A run that is alive holds a lock on a file in its folder, which the system takes away with the process: so no folder of
 a living run is ever taken for one of a dead run, whatever became of clocks and process numbers.
@@ -20,12 +20,12 @@ from pathlib import Path
 
 import psutil
 
-from robustq.cluster.ray_failures import is_over
+from robustq.cluster.ray_failures import has_ended
 from robustq.jobs.errors import RunError
 from robustq.jobs.text.safe_text import say
 
 PREFIX = "robustq-ray-"
-MARK = "held-by-a-run"
+LOCK_FILE = "held-by-a-run"
 SOCKET = "/r/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 LONGEST = 107  # bytes of a socket's name
 FULL_BYTES = 2**24
@@ -43,7 +43,7 @@ def roots() -> list[Path]:
 @contextmanager
 def session_folder() -> Iterator[str]:
     """A folder for Ray's own files for the length of a block; what still runs there at its end is ended with it."""
-    clear_dead()
+    remove_stale()
     folder, mark = make_folder()
     over = threading.Event()
     threading.Thread(target=end_if_stuck, args=(folder, over), daemon=True).start()
@@ -69,7 +69,7 @@ def make_folder() -> tuple[Path, int]:
             folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
             mark = os.open(folder / ".mark", os.O_CREAT | os.O_RDWR, 0o600)
             fcntl.flock(mark, fcntl.LOCK_EX)
-            os.rename(folder / ".mark", folder / MARK)  # there once it is held
+            os.rename(folder / ".mark", folder / LOCK_FILE)  # there once it is held
             return folder, mark
         except OSError as error:
             found.append(f"{root}: {error.strerror}")
@@ -79,19 +79,19 @@ def make_folder() -> tuple[Path, int]:
     )
 
 
-SAYS = "import sys; sys.stdin.read(1) or print(sys.argv[1], file=sys.stderr)"
+ANNOUNCER = "import sys; sys.stdin.read(1) or print(sys.argv[1], file=sys.stderr)"
 ENDED = "robustq: Ray ended this process while it started: all jobs are still queued, run the same command again"
 
 
 @contextmanager
-def told_if_ended() -> Iterator[None]:
+def announce_if_killed() -> Iterator[None]:
     """A line for the person where Ray ends this process: it does where its raylet dies just when it is reached.
 
     Somebody else has to say it, since nothing of ours runs then.
     """
     other = None
     with suppress(OSError):
-        command = [sys.executable, "-S", "-E", "-c", SAYS, ENDED]
+        command = [sys.executable, "-S", "-E", "-c", ANNOUNCER, ENDED]
         other = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield
@@ -108,7 +108,7 @@ def end_if_stuck(folder: Path, over: threading.Event) -> None:
     while not over.wait(LOOK_SECONDS):
         if gcs is None:
             gcs = next((one for one in processes_of(folder) if one.info["name"] == "gcs_server"), None)
-        if gcs is None or not is_over(gcs):
+        if gcs is None or not has_ended(gcs):
             alive_at = time.monotonic()
         if time.monotonic() - alive_at > STUCK_SECONDS:
             say("robustq: Ray's GCS server has died and Ray does not end: run the same command again", err=True)
@@ -116,7 +116,7 @@ def end_if_stuck(folder: Path, over: threading.Event) -> None:
             os._exit(2)
 
 
-def clear_dead() -> None:
+def remove_stale() -> None:
     """Remove the folders that runs left behind whose process was killed, with what of their Ray still runs."""
     for root in roots():
         for folder in root.glob(f"{PREFIX}*"):
@@ -124,7 +124,7 @@ def clear_dead() -> None:
                 found = folder.lstat()  # anybody may make a link or a folder of such a name in /tmp
                 if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
                     continue
-                mark = os.open(folder / MARK, os.O_RDWR)
+                mark = os.open(folder / LOCK_FILE, os.O_RDWR)
                 try:
                     fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     remove(folder)
@@ -141,9 +141,9 @@ def remove(folder: Path) -> None:
                 process.kill()
         psutil.wait_procs(left, timeout=1.0)
     for path in folder.iterdir():
-        if path.name != MARK:
+        if path.name != LOCK_FILE:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    if [path.name for path in folder.iterdir()] == [MARK]:
+    if [path.name for path in folder.iterdir()] == [LOCK_FILE]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -161,7 +161,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def cause_in(folder: str) -> str | None:
+def start_failure_cause(folder: str) -> str | None:
     """Why a Ray did not start there, where that is sure to be so again: with what to do about it."""
     memory, _ = resource.getrlimit(resource.RLIMIT_AS)
     if memory != resource.RLIM_INFINITY:

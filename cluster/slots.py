@@ -1,4 +1,4 @@
-"""What a bundle needs and what there is: plain arithmetic, so that it can be tested without Ray or a GPU."""
+"""Arithmetic of slots: what a bundle needs and what the machines have, without Ray or a GPU."""
 
 import math
 import os

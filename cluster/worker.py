@@ -11,16 +11,18 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from robustq.cluster.messages import Beat, Failed, Finished, Frame, Moved, Place, Setting, Started
+from robustq.cluster.messages import Failed, Finished, Frame, Heartbeat, Place, Progressed, Started, WorkerSettings
 from robustq.cluster.process_identity import identity
 from robustq.cluster.slots import share_for
 from robustq.jobs.queue.transitions import Claimed
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-BEAT_SECONDS = 5.0  # a worker that has nothing else to say says as often that it lives
+BEAT_SECONDS = 5.0  # between two signs of life of a worker that has nothing else to say
 
 
-def run_bundle(claimed: list[Claimed], setting: Setting, node_id: str = "", log: str | None = None) -> Iterator[Frame]:
+def run_bundle(
+    claimed: list[Claimed], settings: WorkerSettings, node_id: str = "", log: str | None = None
+) -> Iterator[Frame]:
     """Run the jobs one after the other. Whatever a job raises is that job's result, never the worker's end.
 
     The jobs have a thread of their own, so that the worker can say that it lives while one of them computes.
@@ -35,48 +37,48 @@ def run_bundle(claimed: list[Claimed], setting: Setting, node_id: str = "", log:
         log,
         os.path.getsize(log) if log and os.path.exists(log) else 0,
     )
-    told = threading.Semaphore(0)
-    threading.Thread(target=work, args=(claimed, setting, place, frames.put, told), daemon=True).start()
+    start_received = threading.Semaphore(0)
+    threading.Thread(target=work, args=(claimed, settings, place, frames.put, start_received), daemon=True).start()
     while True:
         try:
             frame = frames.get(timeout=BEAT_SECONDS)
         except queue.Empty:
-            yield Beat()
+            yield Heartbeat()
             continue
         if frame is None:
             return
         yield frame
         if isinstance(frame, Started):
-            told.release()
+            start_received.release()
 
 
 def work(
     claimed: list[Claimed],
-    setting: Setting,
+    settings: WorkerSettings,
     place: Place,
-    say: Callable[[Frame | None], None],
-    told: threading.Semaphore,
+    send: Callable[[Frame | None], None],
+    start_received: threading.Semaphore,
 ) -> None:
-    """told: released once a start has been told. No job runs before: it may be the end of this process."""
+    """start_received: released once a start was delivered. No job runs before: it may be the end of this process."""
     ready = False
     for job in claimed:
-        say(Started(job, place))
-        told.acquire()
+        send(Started(job, place))
+        start_received.acquire()
         try:
             if job.kind == "probe":
                 time.sleep(job.spec["seconds"])
-                say(Finished(job, probed(setting), None, ()))
+                send(Finished(job, probed(settings), None, ()))
                 continue
-            ready = ready or prepare(setting)
-            for frame in run_one(job, setting):
-                say(frame)
+            ready = ready or prepare(settings)
+            for frame in run_one(job, settings):
+                send(frame)
         except BaseException as error:  # a user's model may even call sys.exit
-            say(failure(job, error))
-    say(None)
+            send(failure(job, error))
+    send(None)
 
 
-def probed(setting: Setting) -> dict[str, Any]:
-    return {"n": 0, "seconds": 0.0, "device": setting.device, "versions": {"python": platform.python_version()}}
+def probed(settings: WorkerSettings) -> dict[str, Any]:
+    return {"n": 0, "seconds": 0.0, "device": settings.device, "versions": {"python": platform.python_version()}}
 
 
 def failure(job: Claimed, error: BaseException) -> Failed:
@@ -93,39 +95,39 @@ def failure(job: Claimed, error: BaseException) -> Failed:
     )
 
 
-def run_one(job: Claimed, setting: Setting) -> Iterator[Frame]:
+def run_one(job: Claimed, settings: WorkerSettings) -> Iterator[Frame]:
     from robustq.jobs.running import run  # torch: in the worker only
     from robustq.jobs.specs import EvalSpec, TrainSpec, parse
 
     spec = parse(job.spec)
     assert isinstance(spec, TrainSpec | EvalSpec)  # worst cases are settled by the driver
     context = run.Context(
-        device=setting.device, artifacts=setting.artifacts, folder=setting.folder, weights=job.weights
+        device=settings.device, artifacts=settings.artifacts, folder=settings.folder, weights=job.weights
     )
     for frame in run.run(spec, context):
         match frame:
             case run.Progress():
-                yield Moved(job, frame.done, frame.total, frame.note)
+                yield Progressed(job, frame.done, frame.total, frame.note)
             case run.Result():
-                yield Finished(job, frame.row, frame.examples, frame.artifacts, needed_share(setting))
+                yield Finished(job, frame.row, frame.examples, frame.artifacts, needed_share(settings))
 
 
-def prepare(setting: Setting) -> bool:
+def prepare(settings: WorkerSettings) -> bool:
     """Once a process: threads, the share of the GPU, and where users' modules lie."""
     import torch
 
     # Set here, since a reused worker keeps the number it had when torch was first loaded.
-    torch.set_num_threads(setting.threads)
-    if setting.device == "cuda" and setting.gpu_share < 1:
+    torch.set_num_threads(settings.threads)
+    if settings.device == "cuda" and settings.gpu_share < 1:
         # Shares are Ray's bookkeeping: this keeps one bundle from taking its neighbours' memory.
-        torch.cuda.set_per_process_memory_fraction(setting.gpu_share)
-    if setting.folder not in sys.path:
-        sys.path.append(setting.folder)  # last: a user's file stands in for no installed package
+        torch.cuda.set_per_process_memory_fraction(settings.gpu_share)
+    if settings.folder not in sys.path:
+        sys.path.append(settings.folder)  # last: a user's file stands in for no installed package
     return True
 
 
-def needed_share(setting: Setting) -> float | None:
-    if setting.device != "cuda":
+def needed_share(settings: WorkerSettings) -> float | None:
+    if settings.device != "cuda":
         return None
     import torch
 

@@ -1,4 +1,4 @@
-"""Why a bundle's worker ended, in the words that say most: the cause's last line, not Ray's first."""
+"""Reasons why a worker ended, in the words that say most: the cause's last line, not Ray's first."""
 
 import os
 import re
@@ -21,12 +21,12 @@ MOST = 300  # characters of a line that are shown
 LOOK_BYTES, KEEP_BYTES = 2**16, 2**20  # at the end of a log
 
 
-def why(ray: Any, error: Exception, place: Place | None) -> str:
+def describe_end(ray: Any, error: Exception, place: Place | None) -> str:
     """One line on a Ray error. place: where the bundle ran, if it came to that."""
     kind = type(error).__name__
     if is_setup(ray, error):
         return shorten(last_line(str(error)) or kind)
-    if isinstance(error, ray.exceptions.WorkerCrashedError) and (words := last_words(place)):
+    if isinstance(error, ray.exceptions.WorkerCrashedError) and (words := last_log_line(place)):
         return f"{kind}, and the last that it printed is: {words}"
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return shorten(f"{kind}: {first}")
@@ -37,7 +37,7 @@ def is_setup(ray: Any, error: Exception) -> bool:
     return isinstance(error, ray.exceptions.RayTaskError | ray.exceptions.RuntimeEnvSetupError)
 
 
-def last_words(place: Place | None) -> str | None:
+def last_log_line(place: Place | None) -> str | None:
     """The last line of a bundle's log that is not Ray's; of a crash of Python itself, what it was and where."""
     if place is None or place.log is None:
         return None

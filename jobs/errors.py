@@ -1,4 +1,4 @@
-"""What the user can mend: cli.py turns it into one line and exit code 2. Anything else is a bug and keeps its trace."""
+"""Errors that the user can mend: cli.py turns them into one line and exit code 2. Any other error is a bug."""
 
 
 class RobustqError(Exception):

@@ -1,4 +1,4 @@
-"""What the kernels' arguments may be: one table of numbers by name, for calls from Python and for studies alike.
+"""The ranges of the kernels' arguments: one table of numbers by name, for calls from Python and for studies alike.
 
 A name means the same wherever it stands, so a new attack whose parameters have known names is checked without a word.
 Free of torch, as the settings are. Images and labels: robustlib.input_checks.

@@ -1,4 +1,4 @@
-"""What a user's Python file is made of: itself and what it imports from beside it. Free of torch."""
+"""The hash of a user's Python file: of itself and what it imports from beside it. Free of torch."""
 
 import ast
 import hashlib

@@ -1,4 +1,4 @@
-"""What the kernels are given besides numbers: images, labels, radii and draws, checked once, before anything is run."""
+"""Checks of the kernels' inputs besides numbers: images, labels, radii and draws, once, before anything is run."""
 
 import functools
 import inspect

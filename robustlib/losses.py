@@ -1,4 +1,4 @@
-"""What an attack climbs: one number an example, from logits, true classes and, for some, target classes."""
+"""Losses that attacks maximise: one number an example, from logits, true classes and, for some, target classes."""
 
 from collections.abc import Callable
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Memory that ran out, in all the forms in which it says so: of that no model is to blame."""
+"""Errors of exhausted memory, in all their forms: no model is to blame for these."""
 
 import errno
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What differs by norm: the size of a perturbation, its projection, its steepest direction, a random draw.
+"""Norms and all that differs by them: the size of a perturbation, its projection, steepest direction, a random draw.
 
 Every function takes perturbations of shape (B, ...) and treats each example by itself.
 """

@@ -1,4 +1,4 @@
-"""What an evaluation says of each example: every verdict by a fresh pass of the given model in strict float32."""
+"""The outcome of an evaluation for each example: every verdict by a fresh pass of the given model in strict float32."""
 
 import math
 from collections.abc import Sequence

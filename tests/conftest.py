@@ -1,4 +1,4 @@
-"""What all tests share: a home of their own, so that no test reads or writes the user's caches."""
+"""Settings shared by all tests: a home of their own, so that no test reads or writes the user's caches."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Driving: a driver registered, Ray started or reached, the queue run to its end, with a person watching or not."""
+"""The drive from start to end: a driver is registered, Ray started or reached, the queue run until it is empty."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ from robustq.cluster.driver.progress import Progress
 from robustq.cluster.driver.state import Driver, Watch
 from robustq.cluster.process_identity import identity
 from robustq.cluster.ray_connection import check_artifacts, local_ray, local_slots, reached, slots_of
-from robustq.cluster.ray_failures import Pulse, RayLost, run_again
+from robustq.cluster.ray_failures import RayHealth, RayLost, run_with_restarts
 from robustq.cluster.slots import Slots
 from robustq.jobs.errors import RobustqError, RunError
 from robustq.jobs.queue import transitions
@@ -72,7 +72,7 @@ def drive(
             check_artifacts(ray, store.artifacts)
             there = slots or slots_of(ray, width, cpus_per_job)
             cpus_per_job = there.num_cpus  # also on what is there after a restart
-        held = Driver(store, ray, there, sweep_id, elsewhere=here is None, pulse=Pulse(ray), tell=tell)
+        held = Driver(store, ray, there, sweep_id, on_cluster=here is None, ray_health=RayHealth(ray), tell=tell)
         return work(held, watch)
 
     def ended() -> int:
@@ -82,7 +82,7 @@ def drive(
     def reach(again: bool) -> AbstractContextManager[Any]:
         return local_ray(here) if here else reached(str(address), tell, insecure=insecure, again=again)
 
-    return run_again(reach, on_ray, ended, tell)
+    return run_with_restarts(reach, on_ray, ended, tell)
 
 
 def work(driver: Driver, watch: Watch) -> dict[str, int]:
@@ -112,9 +112,9 @@ def give_back(driver: Driver) -> None:
     for bundle in driver.bundles:
         with suppress(Exception):  # a Ray that is gone has stopped them; what counts is to give the jobs back
             driver.ray.cancel(bundle.frames, force=True)
-    lost = driver.look()
+    lost = driver.store_change()
     if lost is None or lost[0] == REPLACED:  # then it is still open, though under no name
-        write = driver.write if driver.lost_ray else driver.store.write  # whoever else ends waits for no server
+        write = driver.write if driver.ray_died else driver.store.write  # whoever else ends waits for no server
         write(lambda db: leave(db, driver))
     if lost is not None:
         raise RunError(rescue(driver.store, driver.file, *lost))
@@ -123,7 +123,7 @@ def give_back(driver: Driver) -> None:
 def leave(db: Connection, driver: Driver) -> None:
     """A driver ends, and with it, where Ray was its own, the logs of its workers but those that were kept."""
     transitions.stop(db, driver.id)
-    if not driver.elsewhere:
+    if not driver.on_cluster:
         kept = attempt.c.log.startswith(driver.store.artifacts, autoescape=True)
         db.execute(update(attempt).where((attempt.c.driver_id == driver.id) & ~kept).values(log=None))
 
@@ -140,7 +140,7 @@ def interruptible(driver: Driver) -> Iterator[None]:
         return
 
     def interrupt(signum: int, frame: object) -> None:
-        driver.told_to_stop = True
+        driver.stop_requested = True
         raise KeyboardInterrupt
 
     asking = [signal.SIGINT, signal.SIGTERM]

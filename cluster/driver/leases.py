@@ -1,4 +1,4 @@
-"""Who holds which jobs: leases prolonged, those of dead drivers taken back.
+"""The leases by which drivers hold jobs: prolonged while a driver lives, taken back from dead ones.
 
 Clocks are set, and those of two machines differ, so none takes a job from a driver by itself. A driver is dead if its
 process is known to have ended, or if this one has watched it give no sign of life.

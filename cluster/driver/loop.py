@@ -10,7 +10,7 @@ from robustq.cluster.driver import watchdog
 from robustq.cluster.driver.leases import keep_leases
 from robustq.cluster.driver.prometheus import Metrics
 from robustq.cluster.driver.state import Bundle, Driver, Totals, Watch
-from robustq.cluster.messages import Beat, Failed, Finished, Frame, Moved, Setting, Started
+from robustq.cluster.messages import Failed, Finished, Frame, Heartbeat, Progressed, Started, WorkerSettings
 from robustq.cluster.ray_connection import remote_bundle, slots_of, worker_env
 from robustq.cluster.ray_failures import RayLost
 from robustq.cluster.slots import GPU_BUNDLE_SECONDS, bundle_budget, bundle_size, next_share
@@ -27,15 +27,15 @@ FRAME_SECONDS = 60.0  # to fetch a frame that is there
 
 def loop(driver: Driver, watch: Watch) -> dict[str, int]:
     """Claim, launch, collect and record until nothing of this driver's scope is unfinished."""
-    metrics = Metrics(driver) if driver.elsewhere else None  # on this machine alone nobody would ask for them
+    metrics = Metrics(driver) if driver.on_cluster else None  # on this machine alone nobody would ask for them
     while True:
-        if driver.told_to_stop:
+        if driver.stop_requested:
             raise KeyboardInterrupt
         driver.check()
         check_ray(driver)
         driver.write(lambda db: driver_jobs.settle_all(db, driver.id, driver.sweep_id))
-        lots, left, totals = driver.write(lambda db: plan(db, driver))
-        driver.bundles += [send_off(driver, claimed) for claimed in lots]  # what is sent off is leased for sure
+        bundles, left, totals = driver.write(lambda db: plan(db, driver))
+        driver.bundles += [launch(driver, claimed) for claimed in bundles]  # what is launched is leased for sure
         watch(totals.counts, totals.costs)
         if metrics is not None:
             metrics.show(totals)
@@ -52,46 +52,46 @@ def check_ray(driver: Driver) -> None:
     """Raise RayLost where the Ray that this driver is on has died, with all recorded that came from it."""
     if (found := driver.ray_is_lost()) is None:
         return
-    if not driver.elsewhere:  # here all frames lie in this process; elsewhere to ask for a large one may be its end
+    if not driver.on_cluster:  # here all frames lie in this process; elsewhere to ask for a large one may be its end
         record(driver, *collect(driver))
     raise RayLost(f"Ray's {found} has died")
 
 
 def plan(db: Connection, driver: Driver) -> tuple[list[list[transitions.Claimed]], bool, Totals]:
     """Claim what fills the free slots; also whether anything is unfinished, and the jobs by state."""
-    lots = take(db, driver)
+    bundles = claim_bundles(db, driver)
     left = any_unfinished(db, driver.sweep_id)
-    return lots, left, driver.totals(db, now=not left)
+    return bundles, left, driver.totals(db, now=not left)
 
 
-def take(db: Connection, driver: Driver) -> list[list[transitions.Claimed]]:
+def claim_bundles(db: Connection, driver: Driver) -> list[list[transitions.Claimed]]:
     """Claim bundles for the free slots."""
-    slots, room, lots = driver.slots, driver.room, []
-    while room > slots.smallest - 1e-9:
+    slots, free_slots, bundles = driver.slots, driver.free_slots, []
+    while free_slots > slots.smallest - 1e-9:
         totals = driver.totals(db)
         places = round(slots.count / totals.smallest_share)  # for bundles, as many as may run at once
         most = bundle_size(totals.counts["queued"], places)
         # On GPUs each bundle is a process anew; on CPUs workers are used again, and small bundles cost nothing.
         least = GPU_BUNDLE_SECONDS / totals.unit_seconds if slots.num_gpus else 0.0
         budget = bundle_budget(totals.costs[1], places, least)
-        claimed = claim(db, driver.id, most=most, sweep_id=driver.sweep_id, budget=budget, gpu_share=room)
+        claimed = claim(db, driver.id, most=most, sweep_id=driver.sweep_id, budget=budget, gpu_share=free_slots)
         if not claimed:
             break
         if whole := driver_jobs.split_long(db, claimed, slots.count, totals.unit_seconds):
-            lots.append(whole)
-            room -= slots.share(whole[0].gpu_share)
-    return lots
+            bundles.append(whole)
+            free_slots -= slots.share(whole[0].gpu_share)
+    return bundles
 
 
-def send_off(driver: Driver, claimed: list[transitions.Claimed]) -> Bundle:
+def launch(driver: Driver, claimed: list[transitions.Claimed]) -> Bundle:
     slots = driver.slots
     share = slots.share(claimed[0].gpu_share)
     threads = max(1, int(slots.num_cpus * share))
-    setting = Setting(slots.device, threads, driver.store.artifacts, os.getcwd(), share)
+    settings = WorkerSettings(slots.device, threads, driver.store.artifacts, os.getcwd(), share)
     task = remote_bundle(slots.num_gpus * share, slots.num_cpus * share)
-    env = {} if driver.elsewhere else worker_env(slots)
+    env = {} if driver.on_cluster else worker_env(slots)
     named = task.options(name=claimed[0].name, runtime_env=env)
-    return Bundle(named.remote(claimed, setting), {c.id: c for c in claimed}, setting, share)
+    return Bundle(named.remote(claimed, settings), {c.id: c for c in claimed}, settings, share)
 
 
 def collect(driver: Driver) -> tuple[list[tuple[Bundle, Frame]], list[tuple[Bundle, str]]]:
@@ -109,7 +109,7 @@ def collect(driver: Driver) -> tuple[list[tuple[Bundle, Frame]], list[tuple[Bund
         ready, _ = ray.wait(waiting, num_returns=1, timeout=timeout, fetch_local=False)
         for stream in ready:
             bundle = streams[id(stream)]
-            if driver.elsewhere and driver.ray_is_lost() is not None:
+            if driver.on_cluster and driver.ray_is_lost() is not None:
                 return frames, ended
             try:
                 frames.append((bundle, ray.get(next(stream), timeout=FRAME_SECONDS)))
@@ -122,30 +122,30 @@ def collect(driver: Driver) -> tuple[list[tuple[Bundle, Frame]], list[tuple[Bund
                     return frames, ended
                 if isinstance(error, ray.exceptions.GetTimeoutError):
                     watchdog.end(driver, bundle)  # it may run on, and its jobs will be given to another
-                reason = worker_ends.why(ray, error, bundle.place)
+                reason = worker_ends.describe_end(ray, error, bundle.place)
                 if worker_ends.is_setup(ray, error) and not driver.began:  # as every other worker would
-                    raise RunError(unable(driver, reason)) from error
+                    raise RunError(cannot_load(driver, reason)) from error
                 ended.append((bundle, reason))
                 del streams[id(stream)]
         timeout = max(0.0, deadline - time.monotonic())
     return frames, ended
 
 
-def unable(driver: Driver, reason: str) -> str:
-    mend = ": every node needs the robustq of the driver's machine" if driver.elsewhere else ""
+def cannot_load(driver: Driver, reason: str) -> str:
+    mend = ": every node needs the robustq of the driver's machine" if driver.on_cluster else ""
     return f"the workers cannot load robustq{mend}; nothing was run, all jobs are still queued: {reason}"
 
 
 def record(driver: Driver, frames: list[tuple[Bundle, Frame]], ended: list[tuple[Bundle, str]]) -> None:
     """Write what came in one transaction, then forget what finished jobs kept for a restart."""
-    if not any(not isinstance(frame, Beat) for _, frame in frames) and not ended:
+    if not any(not isinstance(frame, Heartbeat) for _, frame in frames) and not ended:
         return
     # On a server each frame for itself: holding the locks of several, two drivers would wait for each other.
-    lots = [frames] if driver.store.engine.dialect.name == "sqlite" else [[one] for one in frames]
-    for lot in lots:
-        driver.write(lambda db, lot=lot: write(db, driver, lot), sign=True)
-        for bundle, frame in lot:
-            remember(bundle, frame)
+    batches = [frames] if driver.store.engine.dialect.name == "sqlite" else [[one] for one in frames]
+    for batch in batches:
+        driver.write(lambda db, batch=batch: record_batch(db, driver, batch), sign=True)
+        for bundle, frame in batch:
+            update_bundle(bundle, frame)
             driver.began |= isinstance(frame, Started)
     for bundle, reason in ended:
         driver.write(lambda db, bundle=bundle, reason=reason: watchdog.close(db, bundle, reason))
@@ -158,26 +158,26 @@ def record(driver: Driver, frames: list[tuple[Bundle, Frame]], ended: list[tuple
             raise RunError(f"no room left on the disk ({frame.message}): make room, then run the same command again")
 
 
-def write(db: Connection, driver: Driver, lot: list[tuple[Bundle, Frame]]) -> None:
+def record_batch(db: Connection, driver: Driver, batch: list[tuple[Bundle, Frame]]) -> None:
     """Record frames in the store that this driver began with."""
     driver.verify(db)
-    for bundle, frame in lot:
-        apply(db, driver, bundle, frame)
+    for bundle, frame in batch:
+        record_frame(db, driver, bundle, frame)
 
 
-def apply(db: Connection, driver: Driver, bundle: Bundle, frame: Frame) -> None:
+def record_frame(db: Connection, driver: Driver, bundle: Bundle, frame: Frame) -> None:
     """Record one frame of a bundle."""
     match frame:
         case Started(claimed, place):
             transitions.start(db, claimed, driver.id, place.node, place.pid, place.gpu_ids, place.log)
-        case Moved(claimed, done, total, note):
+        case Progressed(claimed, done, total, note):
             transitions.progress(db, claimed, done, total, note)
         case Finished(claimed, row, examples, artifacts, gpu_share):
             transitions.finish(db, claimed, row, None if examples is None else (examples, row["n"]), artifacts)
             if gpu_share is not None and claimed.gpu_share is None:
                 transitions.learn_share(db, claimed, gpu_share)
         case Failed(claimed, error_class, message, traceback, disk_full, out_of_memory):
-            larger = next_share(bundle.setting.gpu_share) if out_of_memory else None
+            larger = next_share(bundle.settings.gpu_share) if out_of_memory else None
             if disk_full:
                 transitions.release(db, claimed, "disk full")
             elif larger is not None:
@@ -186,14 +186,14 @@ def apply(db: Connection, driver: Driver, bundle: Bundle, frame: Frame) -> None:
                 transitions.fail(db, claimed, error_class, message, traceback)
 
 
-def remember(bundle: Bundle, frame: Frame) -> None:
+def update_bundle(bundle: Bundle, frame: Frame) -> None:
     """What a recorded frame says of its bundle: what runs, and what has ended."""
     match frame:
         case Started(claimed, place):
             bundle.running, bundle.place = claimed, place
-            bundle.began_at = bundle.moved_at = time.monotonic()
-        case Moved():
-            bundle.moved_at = time.monotonic()
+            bundle.began_at = bundle.progressed_at = time.monotonic()
+        case Progressed():
+            bundle.progressed_at = time.monotonic()
         case Finished(claimed) | Failed(claimed):
             bundle.open.pop(claimed.id)
             bundle.running = None
@@ -209,10 +209,10 @@ def housekeep(driver: Driver) -> None:
             bundle.open, bundle.running = dict(left), running
         driver.verify(db)
         end_cancelled(db, driver)
-        watchdog.look_after(db, driver)
+        watchdog.end_stuck(db, driver)
         return keep_leases(db, driver)
 
-    if driver.write(change) and driver.elsewhere:
+    if driver.write(change) and driver.on_cluster:
         count_slots(driver)
 
 
@@ -231,7 +231,7 @@ def end_cancelled(db: Connection, driver: Driver) -> None:
 
 def count_slots(driver: Driver) -> None:
     """Nodes come and go; what a slot is stays as it was."""
-    if driver.pulse is not None and not driver.pulse.probe():
+    if driver.ray_health is not None and not driver.ray_health.probe():
         return
     found = slots_of(driver.ray, 1, driver.slots.num_cpus)
     if found.num_gpus == driver.slots.num_gpus:

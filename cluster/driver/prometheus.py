@@ -1,4 +1,4 @@
-"""What a driver on a cluster tells Prometheus, through Ray's own metrics: jobs by state, slots, work done and left."""
+"""Metrics of a driver for Prometheus, through Ray's own metrics: jobs by state, slots, work done and left."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ class Metrics:
         for state, n in totals.counts.items():
             self.set(self.jobs, "state", state, n)
         self.set(self.slots, "kind", "all", self.driver.slots.count)
-        self.set(self.slots, "kind", "busy", self.driver.slots.count - self.driver.room)
+        self.set(self.slots, "kind", "busy", self.driver.slots.count - self.driver.free_slots)
         for kind, cost in zip(("done", "left"), totals.costs, strict=True):
             self.set(self.cost, "kind", kind, cost)
 

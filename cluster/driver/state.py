@@ -1,4 +1,4 @@
-"""What a driver holds: its store and slots, its running bundles, and what it last knew of the whole queue."""
+"""The state of a driver: its store and slots, its running bundles, and the last known state of the whole queue."""
 
 import time
 import uuid
@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from robustq.cluster.messages import Place, Setting
-from robustq.cluster.ray_failures import Pulse
+from robustq.cluster.messages import Place, WorkerSettings
+from robustq.cluster.ray_failures import RayHealth
 from robustq.cluster.slots import Slots
 from robustq.jobs.errors import RunError
 from robustq.jobs.queue import transitions
@@ -34,13 +34,13 @@ class Bundle:
 
     frames: Any
     open: dict[int, Claimed]
-    setting: Setting
+    settings: WorkerSettings
     share: float
     running: Claimed | None = None
     place: Place | None = None
     heard_at: float = field(default_factory=time.monotonic)
     began_at: float = 0.0
-    moved_at: float = 0.0
+    progressed_at: float = 0.0
 
 
 @dataclass
@@ -65,31 +65,32 @@ class Driver:
     file: of an SQLite store.  beat_at: its last sign of life, by which it knows the store for its own.
     lost: what has happened to the store, once that is known.
     watched: other drivers that hold jobs, with their last sign of life and how often it was found to be still the last.
-    pulse: of the Ray that it runs on; lost_ray: whether that has died.  tell: hears what a person should know of.
+    on_cluster: Ray was there already, on machines of its own; else it is this driver's.
+    ray_health: of the Ray that it runs on; ray_died: whether that has died.  tell: hears what a person should know of.
     """
 
     store: Store
     ray: Any
     slots: Slots
     sweep_id: int | None
-    elsewhere: bool = False
+    on_cluster: bool = False
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     bundles: list[Bundle] = field(default_factory=list)
     renewed_at: float = 0.0
-    looked_at: float = field(default_factory=time.monotonic)
+    checked_at: float = field(default_factory=time.monotonic)
     known: Totals | None = None
     began: bool = False
-    told_to_stop: bool = False
+    stop_requested: bool = False
     file: StoreFile | None = None
     beat_at: float | None = None
     lost: tuple[str, str] | None = None
     watched: dict[str, tuple[float, int]] = field(default_factory=dict)
-    pulse: Pulse | None = None
-    lost_ray: bool = False
+    ray_health: RayHealth | None = None
+    ray_died: bool = False
     tell: Callable[[str], None] = lambda text: None
 
     @property
-    def room(self) -> float:
+    def free_slots(self) -> float:
         """Slots, or parts of one, that are free."""
         return self.slots.count - sum(bundle.share for bundle in self.bundles)
 
@@ -121,7 +122,7 @@ class Driver:
         )
         return found
 
-    def look(self) -> tuple[str, str] | None:
+    def store_change(self) -> tuple[str, str] | None:
         """What has happened to the store under this driver, as `StoreFile.changed` says it."""
         if self.lost is None and self.file is not None:
             self.lost = self.file.changed()
@@ -129,13 +130,13 @@ class Driver:
 
     def check(self) -> None:
         """Raise RunError where the store is not the one that this driver began with."""
-        if (found := self.look()) is not None:
+        if (found := self.store_change()) is not None:
             raise RunError(f"store {self.store.url} {found[1]}")
 
     def ray_is_lost(self) -> str | None:
         """What of Ray has died, where it has."""
-        found = None if self.pulse is None else self.pulse.lost()
-        self.lost_ray |= found is not None
+        found = None if self.ray_health is None else self.ray_health.lost()
+        self.ray_died |= found is not None
         return found
 
     def verify(self, db: Connection) -> None:

@@ -14,16 +14,16 @@ START_SECONDS = 600.0  # that a bundle may wait for its process, on a cluster th
 STALL_SECONDS = 24 * 3600.0  # that a job may compute between two signs of progress
 
 
-def look_after(db: Connection, driver: Driver) -> None:
+def end_stuck(db: Connection, driver: Driver) -> None:
     """End every bundle that is stuck, and put its jobs where they belong."""
     now = time.monotonic()
-    slept = now - driver.looked_at
+    slept = now - driver.checked_at
     if slept > SILENCE_SECONDS / 2:  # it was this driver, and its workers may have slept with it
         for bundle in driver.bundles:
             bundle.heard_at = now
             bundle.began_at += slept
-            bundle.moved_at += slept
-    driver.looked_at = now
+            bundle.progressed_at += slept
+    driver.checked_at = now
     for bundle in list(driver.bundles):
         if (late := overdue(bundle, now)) is not None:
             claimed = bundle.running
@@ -49,7 +49,7 @@ def stuck(bundle: Bundle, now: float) -> str | None:
         return "" if now - bundle.heard_at > START_SECONDS else None
     if now - bundle.heard_at > SILENCE_SECONDS:
         return f"its worker on {bundle.place.node} was silent for {SILENCE_SECONDS:g} seconds"
-    if bundle.running is not None and now - bundle.moved_at > STALL_SECONDS:
+    if bundle.running is not None and now - bundle.progressed_at > STALL_SECONDS:
         return f"it made no progress for {STALL_SECONDS / 3600:g} hours"
     return None
 
@@ -76,7 +76,7 @@ def close(db: Connection, bundle: Bundle, reason: str) -> None:
     suspect = bundle.running or next(iter(bundle.open.values()), None)
     for claimed in bundle.open.values():
         if reason and claimed == suspect:  # not `is`: what a frame brings back is a copy
-            keep_log(db, bundle.place, claimed, bundle.setting.artifacts)
+            keep_log(db, bundle.place, claimed, bundle.settings.artifacts)
             transitions.crash(db, claimed, reason)
         else:
             transitions.release(db, claimed, "lost")

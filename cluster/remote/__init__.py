@@ -1,1 +1,1 @@
-"""A Ray cluster that is reached from elsewhere."""
+"""Clusters that are reached from elsewhere."""

@@ -23,8 +23,8 @@ def attach(ctx: click.Context, name: str | None, cluster: str | None, insecure: 
     """
     from robustq.cluster.remote import ray_jobs_api
 
-    there = open_cluster(ctx, required(cluster), insecure)
-    ray_jobs_api.attach(there, name, partial(say, nl=False))
+    head = open_cluster(ctx, required(cluster), insecure)
+    ray_jobs_api.attach(head, name, partial(say, nl=False))
 
 
 @click.command()
@@ -56,12 +56,12 @@ def fetch(ctx: click.Context, out: Path, artifacts: bool, most_mb: int, cluster:
     \b
     robustq fetch --out mine.db --cluster http://HEAD:8265
     """
-    from robustq.cluster.remote.ray_jobs_api import ask
+    from robustq.cluster.remote.ray_jobs_api import run_command
     from robustq.jobs.store.snapshot import unpack
 
-    words = ["db", "snapshot", *(["--artifacts"] if artifacts else [])]
-    there = open_cluster(ctx, required(cluster), insecure)
-    written = unpack(ask(there, words, most=2 * most_mb << 20), out, most_bytes=most_mb << 20)
+    command = ["db", "snapshot", *(["--artifacts"] if artifacts else [])]
+    head = open_cluster(ctx, required(cluster), insecure)
+    written = unpack(run_command(head, command, most=2 * most_mb << 20), out, most_bytes=most_mb << 20)
     say(f"{out}, with {len(written) - 1} artifacts", err=True)
 
 

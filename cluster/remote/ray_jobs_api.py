@@ -1,4 +1,4 @@
-"""A Ray cluster from afar, by its Jobs API: what is sent runs there to its end, whether anybody watches or not."""
+"""A client of Ray's Jobs API: a submitted command runs on the cluster to its end, whether anybody watches or not."""
 
 import hashlib
 import logging
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from robustq.cluster.ray_connection import check_token, import_ray
 from robustq.cluster.remote.http_exchange import bounded
-from robustq.cluster.remote.upload import contents, left_out, parcel, staged, summary
+from robustq.cluster.remote.upload import lines_left_out, prepared_upload, staging_folder, summary, upload_contents
 from robustq.jobs.errors import JobsFailed, RobustqError, RunError, SpecError
 from robustq.jobs.study.study import load_study
 from robustq.jobs.text.safe_text import address, brief, has_password, hide
@@ -55,7 +55,7 @@ class Cluster:
             for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
                 logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every upload
         except self.errors as error:
-            raise explained(url, error) from error
+            raise in_one_line(url, error) from error
         self.insecure = insecure
         self.store = STORE_THERE if store is None else shlex.quote(store)
 
@@ -63,7 +63,7 @@ class Cluster:
         try:
             return function(*args, **kwargs)
         except self.errors as error:
-            raise explained(self.url, error) from error
+            raise in_one_line(self.url, error) from error
 
     def send(self, command: str, folder: Path, name: str, about: dict[str, str]) -> str:
         """Start a command line of robustq on the head, with a folder as its working directory; returns its number."""
@@ -104,7 +104,7 @@ class Cluster:
         return sorted(jobs, key=lambda job: job.start_time or 0, reverse=True)
 
 
-def explained(url: str, error: Exception) -> Exception:
+def in_one_line(url: str, error: Exception) -> Exception:
     """What goes wrong with a cluster in one line; what goes wrong with a file here stays as it is."""
     if isinstance(error, RobustqError) or (isinstance(error, OSError) and error.errno and error.filename is not None):
         return error
@@ -125,26 +125,26 @@ def submit_study(
     cluster: Cluster,
     study: Path,
     options: Sequence[str],
-    asked: Sequence[str] = (),
+    requested: Sequence[str] = (),
     tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[str, str]:
     """Send a study with its folder; a driver on the head runs it. Returns its number and what happened, in words.
 
-    asked: what is sent although it looks like a secret or git ignores it.  tell: is given what goes along and what not.
+    requested: what is sent although it looks like a secret or git ignores it.  tell: hears what is sent and what not.
     """
     checked, _ = load_study(study, {})
-    found = contents(study, asked)
-    with parcel(study, found) as (folder, digest):
+    found = upload_contents(study, requested)
+    with prepared_upload(study, found) as (folder, digest):
         # Another store or other options ask for something else, though the study be the same.
-        asked = hashlib.sha256(repr((digest, cluster.store, *options)).encode()).hexdigest()
-        base = f"{PREFIX}{checked.name}-{asked[:8]}"
+        request = hashlib.sha256(repr((digest, cluster.store, *options)).encode()).hexdigest()
+        base = f"{PREFIX}{checked.name}-{request[:8]}"
         earlier = {str(job.submission_id): str(job.status.value) for job in cluster.runs()}
         names = [base, *(f"{base}-{n}" for n in range(2, len(earlier) + 3))]
         if going := next((name for name in names if earlier.get(name, ENDED[0]) not in ENDED), None):
             return going, "runs already"
         name = next(name for name in names if name not in earlier)
         insecure = ["--insecure"] if cluster.insecure else []
-        for line in (*left_out(found), f"{summary(found)}; --dry-run lists them"):
+        for line in (*lines_left_out(found), f"{summary(found)}; --dry-run lists them"):
             tell(line)
         words = ["run", f"study/{study.resolve().name}", "--address", "auto", *insecure, *options]
         return cluster.send(shlex.join(words), folder, name, {"robustq": "study", "name": checked.name}), "sent"
@@ -165,8 +165,8 @@ def find_run(cluster: Cluster, name: str | None) -> str:
     runs = cluster.runs()
     chosen = [run for run in runs if name in (None, run.submission_id, run.metadata.get("name"))]
     if not chosen:
-        there = ", ".join(str(run.submission_id) for run in runs) or "none"
-        raise SpecError(f"there is no study {name or ''} on {address(cluster.url)}, there are: {there}")
+        known = ", ".join(str(run.submission_id) for run in runs) or "none"
+        raise SpecError(f"there is no study {name or ''} on {address(cluster.url)}, there are: {known}")
     return str(chosen[0].submission_id)
 
 
@@ -177,7 +177,7 @@ def stop(cluster: Cluster, name: str | None) -> str:
     return found
 
 
-def ask(
+def run_command(
     cluster: Cluster,
     words: Sequence[str],
     out: Callable[[str], None] = lambda text: None,
@@ -187,11 +187,11 @@ def ask(
 
     most: letters of an answer that are taken.  Raises RunError with its own line where it did not end well.
     """
-    answer = Answer(out, most)
-    with staged() as folder:
+    answer = CommandOutput(out, most)
+    with staging_folder() as folder:
         name = f"{PREFIX}ask-{time.time_ns():x}"
         cluster.send(shlex.join(words), folder, name, {"robustq": "question"})
-        state = cluster.follow(name, answer.take)
+        state = cluster.follow(name, answer.feed)
     cluster.call(cluster.client.delete_job, name)
     if state != "SUCCEEDED":
         lines = [line.removeprefix(OUR_ERROR).strip() for line in answer.lines if line.startswith(OUR_ERROR)]
@@ -199,21 +199,22 @@ def ask(
     return "".join(answer.lines)
 
 
-class Answer:
+class CommandOutput:
     """What a command prints, whole line by whole line, without what Ray prints beside it."""
 
     def __init__(self, out: Callable[[str], None], most: int = MOST_LETTERS):
         self.out, self.left = out, most
         self.begun = False
-        self.rest = ""
+        self.unfinished = ""
         self.lines: list[str] = []
 
-    def take(self, text: str) -> None:
+    def feed(self, text: str) -> None:
         self.left -= len(text)
         if self.left < 0:
             raise RunError("the cluster's answer does not end: it was left off")
-        *whole, self.rest = (self.rest + text).splitlines(keepends=True) + ([""] if text.endswith("\n") else [])
-        for line in whole:
+        lines = (self.unfinished + text).splitlines(keepends=True)
+        self.unfinished = "" if text.endswith("\n") else lines.pop()
+        for line in lines:
             if self.begun and not line.startswith((RAYS_OWN, OUR_ERROR)):
                 self.out(line)
             if self.begun and not line.startswith(RAYS_OWN):

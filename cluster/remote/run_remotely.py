@@ -1,4 +1,4 @@
-"""Commands of the store, run here or, with --cluster, on a cluster's head."""
+"""Commands of the store that run here or, with --cluster, on a cluster's head."""
 
 import copy
 from functools import partial
@@ -20,21 +20,21 @@ def remotely(command: click.Command) -> click.Command:
     assert callback is not None  # a group has none
 
     @click.pass_context
-    def there_or_here(ctx: click.Context, cluster: str | None, insecure: bool, **given: Any) -> Any:
+    def on_cluster_or_here(ctx: click.Context, cluster: str | None, insecure: bool, **given: Any) -> Any:
         if cluster is None:
             refuse_typed(ctx, "without --cluster", "insecure")
         if cluster is None or is_here(ctx):
             return ctx.invoke(callback, **given)
-        from robustq.cluster.remote.ray_jobs_api import ask
+        from robustq.cluster.remote.ray_jobs_api import run_command
 
-        ask(
+        run_command(
             open_cluster(ctx, cluster, insecure),
             remote_words(ctx),
             partial(say, nl=False, data=ctx.params.get("form") == "csv"),
         )
 
     found = copy.copy(command)
-    options = click.command(cluster_option(insecure_option(there_or_here)))
+    options = click.command(cluster_option(insecure_option(on_cluster_or_here)))
     found.params, found.callback = [*command.params, *options.params], options.callback
     return found
 

@@ -1,4 +1,4 @@
-"""Which files of a folder are sent to a cluster: those that git knows, none by a link out of it, and no secrets."""
+"""The files of a folder that are sent to a cluster: those that git knows, none by a link out of it, and no secrets."""
 
 import os
 import stat
@@ -26,8 +26,8 @@ MOST_NAMED = 5
 
 
 @dataclass
-class Choice:
-    """What is sent: where it goes, below the folder, and which file it is; and what is left out, with the reason."""
+class SentFiles:
+    """The files that are sent, by their places below the folder; and what is left out, with the reason."""
 
     files: dict[str, Path] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -37,28 +37,29 @@ class Choice:
         return sum(path.stat().st_size for path in self.files.values())
 
 
-def choose(root: Path, named: Iterable[Path] = (), asked: Iterable[str] = ()) -> Choice:
+def choose_files(root: Path, named: Iterable[Path] = (), requested: Iterable[str] = ()) -> SentFiles:
     """The files to send of a folder.
 
-    named: files in it that the study needs, which are sent whatever they are called.  asked: files and folders that the
-    user names, relative to the folder, which are sent too.
-    Raises SpecError for names that look like secrets and were not asked for, and for what is asked for and not there.
+    named: files in it that the study needs, which are sent whatever they are called.  requested: files and folders
+    that the user names, relative to the folder, which are sent too.
+    Raises SpecError for names that look like secrets and were not requested, and for what is requested and not there.
     """
-    root, found = root.resolve(), Choice()
-    wanted = [os.path.relpath(path, root) for path in (*named, *(path for name in asked for path in below(root, name)))]
-    links = [name for name in dict.fromkeys([*wanted, *listed(root)]) if take(root, name, found)]
+    root, found = root.resolve(), SentFiles()
+    chosen = (path for name in requested for path in files_below(root, name))
+    wanted = [os.path.relpath(path, root) for path in (*named, *chosen)]
+    links = [name for name in dict.fromkeys([*wanted, *entries_of(root)]) if note_entry(root, name, found)]
     for name in links:
-        follow(root, name, found)
+        follow_link(root, name, found)
     real = {name: os.path.relpath(path, root) for name, path in found.files.items()}
     for entry in os.scandir(root):
         if hidden(entry.name) and looks_secret(entry.name) and entry.name not in found.files:
             found.left_out[entry.name] = "looks like a secret"
-    unasked = {name for name in real if not {name, real[name]} & set(wanted)}
-    refuse_secrets(name for name in unasked if looks_secret(name, real[name]))
+    unrequested = {name for name in real if not {name, real[name]} & set(wanted)}
+    refuse_secrets(name for name in unrequested if looks_secret(name, real[name]))
     return found
 
 
-def take(root: Path, name: str, found: Choice) -> bool:
+def note_entry(root: Path, name: str, found: SentFiles) -> bool:
     """Note one entry of the folder: a file to send, or why it is left out. True for a link, to be looked at later."""
     path = root / name
     try:
@@ -75,7 +76,7 @@ def take(root: Path, name: str, found: Choice) -> bool:
     return stat.S_ISLNK(mode)
 
 
-def follow(root: Path, name: str, found: Choice) -> None:
+def follow_link(root: Path, name: str, found: SentFiles) -> None:
     """Send what a link leads to under the link's name, where that is sent itself."""
     try:
         target = (root / name).resolve(strict=True)
@@ -96,7 +97,7 @@ def follow(root: Path, name: str, found: Choice) -> None:
         found.left_out[name] = f"is a link to {place}, {why}"
 
 
-def below(root: Path, name: str) -> list[Path]:
+def files_below(root: Path, name: str) -> list[Path]:
     """The files of what the user asks for: a file, or a folder with all that is in it."""
     path = Path(os.path.normpath(root / name))
     if not path.exists() or not path.resolve().is_relative_to(root):
@@ -108,20 +109,20 @@ def below(root: Path, name: str) -> list[Path]:
     return [Path(folder) / file for folder, _, files in os.walk(path) for file in sorted(files)]
 
 
-def listed(root: Path) -> Iterator[str]:
+def entries_of(root: Path) -> Iterator[str]:
     """Every entry that git knows, tracked or new and not ignored; without git all but what is known to be left out."""
-    tracked, new = git(root, "--cached"), git(root, "--others", "--exclude-standard")
+    tracked, new = git_files(root, "--cached"), git_files(root, "--others", "--exclude-standard")
     if tracked is None or new is None:
-        yield from walk(root, root)
+        yield from walk_files(root, root)
         return
     for name in (*tracked, *(name for name in new if not hidden(name))):
         if (root / name / ".git").exists() and not (root / name.rstrip("/")).is_symlink():  # a repository within
-            yield from (os.path.join(name, other) for other in listed(root / name))
+            yield from (os.path.join(name, other) for other in entries_of(root / name))
         else:
             yield name
 
 
-def git(root: Path, *how: str) -> list[str] | None:
+def git_files(root: Path, *how: str) -> list[str] | None:
     """Names that git lists below a folder; None where it lies in no work tree, or there is no git.
 
     Raises SpecError where git does not answer: what it ignores must not go along for that.
@@ -143,13 +144,13 @@ def git(root: Path, *how: str) -> list[str] | None:
     return [os.fsdecode(name) for name in ended.stdout.split(b"\0") if name]
 
 
-def walk(root: Path, folder: Path) -> Iterator[str]:
+def walk_files(root: Path, folder: Path) -> Iterator[str]:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         name = os.path.relpath(entry.path, root)
         if hidden(entry.name):
             continue
         if entry.is_dir(follow_symlinks=False):
-            yield from walk(root, Path(entry.path))
+            yield from walk_files(root, Path(entry.path))
         else:
             yield name
 

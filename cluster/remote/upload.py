@@ -1,4 +1,4 @@
-"""What is sent to a cluster: robustq's own code, and the folder of a study with the files that it names."""
+"""The upload to a cluster: robustq's own code, and the folder of a study with the files that it names."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import robustlib
 import robustq
 from robustlib.hashing import local_modules
-from robustq.cluster.remote.sent_files import LEFT_OUT, Choice, choose
+from robustq.cluster.remote.sent_files import LEFT_OUT, SentFiles, choose_files
 from robustq.jobs.errors import SpecError
 from robustq.jobs.study.study import Origin, load_study
 from robustq.jobs.study.yaml_with_lines import Path_, read_text
@@ -22,7 +22,7 @@ LIMIT_BYTES = 100 * 2**20
 
 
 @contextmanager
-def staged() -> Iterator[Path]:
+def staging_folder() -> Iterator[Path]:
     """A folder with the packages robustq and robustlib alone, as they are installed."""
     with tempfile.TemporaryDirectory(prefix="robustq-") as place:
         folder = Path(place)
@@ -41,15 +41,15 @@ def copy(source: Path, target: Path) -> None:
         shutil.copy(source, target)
 
 
-def contents(study: Path, asked: Sequence[str] = ()) -> Choice:
-    """The files of a study's folder that are sent with it. asked: see `choose`.
+def upload_contents(study: Path, requested: Sequence[str] = ()) -> SentFiles:
+    """The files of a study's folder that are sent with it. requested: see `choose_files`.
 
     Raises SpecError where they are too large to send, or a file that the study names lies outside of the folder.
     """
     read_text(study)  # which says it where that is no file
     root = study.resolve().parent
-    named = [*needed(study, root)]
-    found = choose(root, [root / study.resolve().name, *(path for path, _ in named)], asked)
+    named = [*named_files(study, root)]
+    found = choose_files(root, [root / study.resolve().name, *(path for path, _ in named)], requested)
     if (size := found.size) > LIMIT_BYTES:
         raise SpecError(
             f"the folder {root} holds {size / 2**20:.0f} MB, of which {LIMIT_BYTES >> 20} can be sent: put the study "
@@ -62,13 +62,13 @@ def contents(study: Path, asked: Sequence[str] = ()) -> Choice:
 
 
 @contextmanager
-def parcel(study: Path, found: Choice | None = None) -> Iterator[tuple[Path, str]]:
+def prepared_upload(study: Path, found: SentFiles | None = None) -> Iterator[tuple[Path, str]]:
     """The code and, as `study/`, what is sent of the study's folder; and a hash of the latter's content.
 
-    found: its `contents`. Raises SpecError as that does.
+    found: its `upload_contents`. Raises SpecError as that does.
     """
-    found = contents(study) if found is None else found
-    with staged() as folder:
+    found = upload_contents(study) if found is None else found
+    with staging_folder() as folder:
         for name, path in found.files.items():
             target = folder / "study" / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -76,21 +76,21 @@ def parcel(study: Path, found: Choice | None = None) -> Iterator[tuple[Path, str
         yield folder, digest(folder / "study", study.resolve().name)
 
 
-def listing(found: Choice) -> str:
+def upload_listing(found: SentFiles) -> str:
     """What is sent and what is not, a line each, for people."""
     sizes = [f"{path.stat().st_size:>12,}  {name}" for name, path in sorted(found.files.items())]
-    return "\n".join([*sizes, *left_out(found), summary(found)])
+    return "\n".join([*sizes, *lines_left_out(found), summary(found)])
 
 
-def left_out(found: Choice) -> list[str]:
+def lines_left_out(found: SentFiles) -> list[str]:
     return [f"left out: {name} {why}" for name, why in sorted(found.left_out.items())]
 
 
-def summary(found: Choice) -> str:
+def summary(found: SentFiles) -> str:
     return f"{len(found.files)} files, {found.size / 2**20:.1f} MB, beside robustq's own code"
 
 
-def needed(study: Path, root: Path) -> Iterator[tuple[Path, SpecError]]:
+def named_files(study: Path, root: Path) -> Iterator[tuple[Path, SpecError]]:
     """What the study names and what its models import from beside it, each with the error that it is missing."""
     checked, origin = load_study(study, {})
     for label, model in checked.models.items():
@@ -99,7 +99,7 @@ def needed(study: Path, root: Path) -> Iterator[tuple[Path, SpecError]]:
                 continue
             place = weights_place(text, root)[0] if entry == "weights" else root / Path(text).expanduser()
             path, where = Path(os.path.normpath(place)), ("models", label, entry)
-            yield from inside(path, root, text, origin, where)
+            yield from within_folder(path, root, text, origin, where)
             if entry == "file" and path.is_file():
                 modules = local_modules(path)
                 if modules and path.is_symlink():
@@ -107,7 +107,7 @@ def needed(study: Path, root: Path) -> Iterator[tuple[Path, SpecError]]:
                         where, f"{text} is a link, beside which its imports are not: name the file itself"
                     )
                 for name, module in modules.items():
-                    yield from inside(
+                    yield from within_folder(
                         root / path.parent / module.relative_to(path.parent.resolve()),
                         root,
                         f"{name}, which {text} imports,",
@@ -116,7 +116,7 @@ def needed(study: Path, root: Path) -> Iterator[tuple[Path, SpecError]]:
                     )
 
 
-def inside(path: Path, root: Path, text: str, origin: Origin, where: Path_) -> list[tuple[Path, SpecError]]:
+def within_folder(path: Path, root: Path, text: str, origin: Origin, where: Path_) -> list[tuple[Path, SpecError]]:
     """The file, and what it is a link to. Raises SpecError where that lies outside of the folder."""
     real, missing = Path(os.path.realpath(path)), origin.error(where, f"{text}: there is no file {path}")
     if not real.is_relative_to(root):

@@ -44,7 +44,7 @@ def headline(found: dict[str, Any]) -> str:
     naive, adaptive = 100 * found["naive_robust_accuracy"], 100 * found["adaptive_robust_accuracy"]
     match found["verdict"]:
         case "fail":
-            failed = [c["name"] for c in found["checks"] if c["verdict"] == "fail" and LIMITS[c["name"]].withholds]
+            failed = [c["name"] for c in found["checks"] if c["verdict"] == "fail" and LIMITS[c["name"]].blocking]
             return (
                 f"FAIL: {naive:.1f} % is no robust accuracy; at most {adaptive:.1f} % is. Failed: {', '.join(failed)}."
             )

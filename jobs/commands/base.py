@@ -1,4 +1,4 @@
-"""How commands end: the one place where errors become lines and exit codes."""
+"""The base of all commands: the one place where errors become lines and exit codes."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""`robustq list`."""
+"""The command `robustq list`."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""What the commands do that read the store or change its queue, one function each."""
+"""The actions behind the commands that read the store or change its queue, one function each."""
 
 import shlex
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What `robustq db info` says of a store."""
+"""The facts about a store that `robustq db info` prints."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What `diff` and `replay` print."""
+"""The text that `diff` and `replay` print."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Taking jobs from the queue under a lease, so that no two drivers ever hold the same one."""
+"""Claims: jobs taken from the queue under a lease, so that no two drivers ever hold the same one."""
 
 import math
 import time

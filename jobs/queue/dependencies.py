@@ -1,4 +1,4 @@
-"""Who waits for whom: what a job's end means for the jobs that need it."""
+"""Dependencies between jobs: what a job's end means for the jobs that need it."""
 
 import time
 from collections.abc import Sequence

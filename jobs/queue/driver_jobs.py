@@ -1,4 +1,4 @@
-"""What a driver does itself between claims: worst cases, shards put together, long evaluations split."""
+"""Work that a driver does itself between claims: worst cases, shards put together, long evaluations split."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""What finished jobs have left that is lost since: weights, kept images, the outcomes of single images."""
+"""Files of finished jobs that are lost since: weights, kept images, the outcomes of single images."""
 
 from typing import Any
 

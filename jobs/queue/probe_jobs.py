@@ -1,4 +1,4 @@
-"""Jobs that do nothing but hold a slot: what a queue is measured with, and a cluster tried before it is trusted."""
+"""Jobs that do nothing but hold a slot: to measure a queue, and to try a cluster before it is trusted."""
 
 import time
 import uuid

@@ -1,4 +1,4 @@
-"""What people ask of the queue: cancel, retry, pause and resume a sweep, put it before others."""
+"""Requests of people to the queue: cancel, retry, pause and resume a sweep, put it before others."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""A long evaluation split by examples, and put together again exactly: an example's numbers know no shard."""
+"""Shards of a long evaluation, by examples, put together again exactly: an example's numbers know no shard."""
 
 import hashlib
 import time
@@ -11,7 +11,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy import Connection, select, update
 
-from robustlib.checks.thresholds import Finding, merged, overall
+from robustlib.checks.thresholds import CheckResult, merge_results, overall
 from robustlib.checks.whole_evaluation import check_whole
 from robustlib.metrics import summarise
 from robustq.jobs.queue.transitions import Claimed, finish, mine, note
@@ -151,13 +151,13 @@ def holds_each_once(index: np.ndarray, shards: Sequence[Any], spec: dict[str, An
     return whole and bool((np.diff(index) > 0).all()) and len(index) == spec["examples"]
 
 
-def merged_checks(db: Connection, shards: Sequence[int], of_whole: Sequence[Finding]) -> dict[str, Any]:
+def merged_checks(db: Connection, shards: Sequence[int], of_whole: Sequence[CheckResult]) -> dict[str, Any]:
     """The verdict and the checks of the whole, from those of its parts and those that need all of its examples."""
-    names = [field.name for field in fields(Finding)]
+    names = [field.name for field in fields(CheckResult)]
     rows = db.execute(
         select(*[check_result.c[name] for name in names]).where(check_result.c.job_id.in_(shards)).order_by("job_id")
     ).mappings()
-    found = [*merged(Finding(**{**row, "examples": tuple(row["examples"])}) for row in rows), *of_whole]
+    found = [*merge_results(CheckResult(**{**row, "examples": tuple(row["examples"])}) for row in rows), *of_whole]
     return {"verdict": overall(found), "checks": [asdict(one) for one in found]} if found else {}
 
 

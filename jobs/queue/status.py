@@ -1,4 +1,4 @@
-"""How far the work is: jobs by state, what runs, what failed, all about one job. Never writes."""
+"""The progress of the work: jobs by state, what runs, what failed, all about one job. Never writes."""
 
 import time
 from typing import Any

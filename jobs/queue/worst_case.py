@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 
 from robustlib import VERSION
 from robustlib.checks.consistency import across_attacks
-from robustlib.checks.thresholds import VERDICTS, Finding, overall
+from robustlib.checks.thresholds import VERDICTS, CheckResult, overall
 from robustlib.metrics import summarise
 from robustq.jobs.queue.shards import joined
 from robustq.jobs.queue.transitions import Claimed, finish
@@ -52,16 +52,16 @@ def outcome_within(columns: dict[str, np.ndarray], eps: float) -> dict[str, np.n
     return {name: np.where(beyond, still[name], values) for name, values in columns.items()}
 
 
-def verdict_of(findings: Sequence[Finding], parts: Sequence[str]) -> dict[str, Any]:
+def verdict_of(results: Sequence[CheckResult], parts: Sequence[str]) -> dict[str, Any]:
     """The worst case is the lowest of its parts, so that one part that deserves trust is enough; and what their order
     tells.
 
     parts: verdicts of the evaluations.
     """
     best = min(parts, key=VERDICTS.index, default=None)
-    told = [overall(findings), best] if findings else [best]
+    told = [overall(results), best] if results else [best]
     verdict = max((one for one in told if one is not None), key=VERDICTS.index, default=None)
-    return {"verdict": verdict, "checks": [asdict(one) for one in findings]}
+    return {"verdict": verdict, "checks": [asdict(one) for one in results]}
 
 
 def settle(db: Connection, claimed: Claimed) -> bool:
@@ -94,13 +94,13 @@ def settle(db: Connection, claimed: Claimed) -> bool:
         "device": "; ".join(dict.fromkeys(one.device for one in rows)),
         "versions": joined([one.versions for one in rows]) | {"robustq": VERSION},
     }
-    findings = across_attacks(
+    results = across_attacks(
         [row.attack for row in rows],
         [row.eps for row in rows],
         [example_outcomes.to_columns(table) for table in tables],
         [row.recipe for row in rows],
         [bool(row.spec["attack"]["curve"]) for row in rows],
     )
-    row |= verdict_of(findings, [one.verdict for one in rows if one.verdict is not None])
+    row |= verdict_of(results, [one.verdict for one in rows if one.verdict is not None])
     row |= {"seconds": time.perf_counter() - start}
     return finish(db, claimed, row, (data, row["n"]))

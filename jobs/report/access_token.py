@@ -1,4 +1,4 @@
-"""Who may read the live page: whoever was given its address, which has a token in it. Others use this machine too."""
+"""The access token of the live page, part of its address: others who use this machine cannot read the page."""
 
 import hmac
 import html

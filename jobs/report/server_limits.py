@@ -1,4 +1,4 @@
-"""How long the live page's server waits for others: for what they ask, and for them to take what they asked for."""
+"""Time limits of the live page's server: for requests to arrive, and for clients to take the answers."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Results from Python: `results()`."""
+"""The Python call for results: `results()`."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

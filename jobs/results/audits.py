@@ -1,4 +1,4 @@
-"""What an audit found, as one object for programs and one page of plain words for people."""
+"""The result of an audit, as one object for programs and one page of plain words for people."""
 
 from typing import Any
 

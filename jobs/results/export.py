@@ -1,4 +1,4 @@
-"""Tables out: Arrow IPC, Parquet and CSV, summary and per example, by the schema that docs/schema.md describes."""
+"""Tables for export: Arrow IPC, Parquet and CSV, summary and per example, by the schema in docs/schema.md."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Which results are meant: conditions on the columns of v_results, as SQL, so that a large store is not read whole."""
+"""Filters on results: conditions on the columns of v_results, as SQL, so that a large store is not read whole."""
 
 import math
 import re

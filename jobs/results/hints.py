@@ -1,4 +1,4 @@
-"""What a reader ought to know beside an answer: what was left out, and names that no result has."""
+"""Hints beside an answer: what was left out, and names that no result has."""
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, select

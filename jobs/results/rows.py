@@ -1,4 +1,4 @@
-"""Reading results and what belongs to them. Never writes; loads no torch, and pyarrow only where it is asked for."""
+"""Rows of results and what belongs to them. Never writes; loads no torch, and pyarrow only where it is asked for."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What differs by chance and what does not: intervals over seeds, and two outcomes on the same examples.
+"""Statistics of differences: intervals over seeds, and tests of two outcomes on the same examples.
 
 Formulas over scipy.special rather than scipy.stats, which takes a second to load; tests compare with both it and
 statsmodels.

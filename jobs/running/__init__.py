@@ -1,1 +1,1 @@
-"""What a worker does with one job."""
+"""Running one job in a worker."""

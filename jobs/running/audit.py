@@ -1,4 +1,4 @@
-"""What an audit means as a job, and what the checks of evaluations leave in their rows."""
+"""The audit of a model as a job, and the columns that the checks of evaluations leave in their rows."""
 
 import time
 from collections.abc import Iterator
@@ -65,4 +65,4 @@ def audited(found: Audit, spec: EvalSpec, context: Context, seconds: float) -> R
         "left_out": [{"attack": attack, "why": why} for attack, why in found.left_out],
     }
     row = summarise(vars(found.outcome)) | surroundings(context) | {"seconds": seconds, "extra": {"audit": told}}
-    return Result(row | verdict_columns(found.findings), example_outcomes.encode(table), stored)
+    return Result(row | verdict_columns(found.checks), example_outcomes.encode(table), stored)

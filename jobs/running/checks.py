@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from robustlib.checks.thresholds import Finding, overall
+from robustlib.checks.thresholds import CheckResult, overall
 
 
-def verdict_columns(findings: Sequence[Finding]) -> dict[str, Any]:
+def verdict_columns(results: Sequence[CheckResult]) -> dict[str, Any]:
     """The columns of a result row that checks give: the verdict, and the checks to be stored beside it."""
-    if not findings:
+    if not results:
         return {}
-    return {"verdict": overall(findings), "checks": [asdict(finding) for finding in findings]}
+    return {"verdict": overall(results), "checks": [asdict(result) for result in results]}

@@ -1,4 +1,4 @@
-"""Where a job runs, and what it hands back."""
+"""The context of a job: where it runs, and what it hands back."""
 
 import platform
 from dataclasses import dataclass, field

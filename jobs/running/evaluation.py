@@ -1,4 +1,4 @@
-"""What an evaluation means: a model made ready once, its attacks run, a result for each radius."""
+"""An evaluation job: a model made ready once, its attacks run, a result for each radius."""
 
 import resource
 import time
@@ -155,21 +155,21 @@ def result(
     """The row, the per-example outcomes and the kept images of one radius, with what checks say of them."""
     outcome = join([batch.outcome for batch in batches])
     x_adv = torch.cat([batch.x_adv for batch in batches])
-    findings = []
+    checks = []
     if spec.attack.name != CERTIFY:
         norm: Any = spec.attack.norm
-        findings = check_outcome(
+        checks = check_outcome(
             ready, LazyImages(load_data(spec.data).images), outcome, x_adv, norm=norm, eps=eps, seed=spec.seed,
             attacks=attacks, eot_draws=spec.eot_draws, device=torch.device(context.device),
         )  # fmt: skip
     if not isinstance(spec, ShardSpec):  # a shard's few images are not all that these are about
-        findings += check_whole(vars(outcome), shared["extra"], eps, spec.draws)
+        checks += check_whole(vars(outcome), shared["extra"], eps, spec.draws)
     table = example_outcomes.to_table({f.name: getattr(outcome, f.name) for f in fields(outcome)})
     stored = ()
     if spec.images and not (isinstance(spec, ShardSpec) and spec.first):  # the first shard holds all that are kept
         packed = safetensors.torch.save({"x_adv": x_adv[: spec.images].contiguous()})
         stored = (artifacts.put(context.artifacts, "images", packed),)
-    return Result(summarise(vars(outcome)) | shared | verdict_columns(findings), example_outcomes.encode(table), stored)
+    return Result(summarise(vars(outcome)) | shared | verdict_columns(checks), example_outcomes.encode(table), stored)
 
 
 def cost(ready: Ready, surrogate: Engine | None) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What every job works with: data, models, where it runs, what it hands back."""
+"""The inputs of every job: data, models and the device."""
 
 import importlib.util
 from collections.abc import Callable, Iterator

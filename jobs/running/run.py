@@ -1,4 +1,4 @@
-"""What a job means: a spec in, kernels called, a result out."""
+"""The run of one job: a spec in, kernels called, a result out."""
 
 from collections.abc import Iterator
 

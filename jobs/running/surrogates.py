@@ -1,4 +1,4 @@
-"""What `transfer` makes its images on: another model of the study, or a network that learns the model's answers."""
+"""Surrogates for `transfer`: another model of the study, or a network that learns the model's answers."""
 
 import time
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Opening the store: a database URL, the folder of artifacts beside it, and who may write."""
+"""The connection to the store: a database URL, the folder of artifacts beside it, and who may write."""
 
 import errno
 import os

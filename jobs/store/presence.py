@@ -1,4 +1,4 @@
-"""Whether the file that a driver writes is still the store that its path names, and saving what it has where it is not.
+"""The presence of a store's file while a driver writes: noticed if it is replaced or deleted, and its rows saved.
 
 SQLite does not notice: a file that was deleted under an open connection is written on, and is gone with the process.
 """

@@ -1,4 +1,4 @@
-"""A store on its way home: a copy of an SQLite store, with its artifacts or without, as text that any log carries."""
+"""Snapshots: a copy of an SQLite store, with its artifacts or without, as text that any log carries."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""Bringing a store to this schema, and saying what it is."""
+"""The upgrade of a store to this schema, and the facts about its schema."""
 
 import sqlite3
 from collections.abc import Iterator

@@ -1,1 +1,1 @@
-"""From a study to queued jobs."""
+"""The way from a study to queued jobs."""

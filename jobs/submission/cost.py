@@ -1,4 +1,4 @@
-"""What a study will cost before any of it runs: passes of each job, and seconds by a calibration here."""
+"""The estimated cost of a study before any of it runs: passes of each job, and seconds by a calibration here."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`--dry-run`: what a study would queue and cost, with nothing queued."""
+"""The dry run, `--dry-run`: the jobs that a study would queue and their cost, with nothing queued."""
 
 import contextlib
 import math

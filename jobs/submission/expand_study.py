@@ -1,4 +1,4 @@
-"""From a study to jobs: what it names is found and checked, then spelt out as specs with their dependencies."""
+"""The expansion of a study into jobs: its names are found and checked, then spelt out as specs with dependencies."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""What a study that is submitted again may change of jobs that are not done: all that is no part of their keys."""
+"""Changes that a study submitted again may make to jobs that are not done: all that is no part of their keys."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the commands do that submit something: a study's file, or a study made from options."""
+"""Sources of a study for the commands that submit one: its file, or options that make one."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Putting a study into the store: each job once, whoever asks for it and however often."""
+"""The submission of a study to the store: each job once, whoever asks for it and however often."""
 
 import time
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a study says that nothing in it would use is refused, with its line: an option without effect misleads."""
+"""Options of a study that nothing in it would use: refused with their line, since an option without effect misleads."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""What a study names is checked against the kernels, and what it leaves out filled in, before anything is queued."""
+"""The validation of a study against the kernels, before anything is queued; left-out settings are filled in."""
 
 import inspect
 import math

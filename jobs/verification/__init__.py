@@ -1,1 +1,1 @@
-"""Whether stored results still come out the same."""
+"""Verification of stored results: whether they still come out the same."""

@@ -1,4 +1,4 @@
-"""What changed between two stores, or between the rows of two versions in one: row by row, beyond their intervals."""
+"""The changes between two stores, or between two versions in one: row by row, beyond their intervals."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What happens to images by itself: the corruptions of Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261.
+"""Natural changes of images: the corruptions of Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261.
 
 They are those of the package imagecorruptions-imaug, the extra `corruptions`: a maintained fork of imagecorruptions
 (Michaelis et al. 2019, https://arxiv.org/abs/1907.07484), with the same parameters.

@@ -1,4 +1,4 @@
-"""What Square tries in L2 and L1: budget moved from one window of the image into a bump in another."""
+"""The proposals of Square in L2 and L1: budget moved from one window of the image into a bump in another."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Transfer: attacked images are made on another network, a surrogate, and carried over to the model."""
+"""Transfer attacks: attacked images are made on another network, a surrogate, and tried on the model."""
 
 import torch
 from torch import Tensor, nn

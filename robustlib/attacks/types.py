@@ -1,4 +1,4 @@
-"""What is known of an attack: its function, what the function's parameters say of it, and what a person says of it."""
+"""Attack records: an attack's function, what its parameters say of it, and what a person says of it."""
 
 import inspect
 from collections.abc import Callable, Mapping

@@ -1,9 +1,9 @@
-"""What an audit tries: the standard attacks, then what an expert would where a gradient leads nowhere."""
+"""The attack plan of an audit: the standard attacks, then those of an expert where a gradient leads nowhere."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,15 @@ from robustlib.attacks.pgd import pgd
 from robustlib.attacks.random_search import noise
 from robustlib.attacks.spsa import nes
 from robustlib.attacks.square import square
-from robustlib.audit.gradient_bypass import Form, Lines, hidden_scores, lines_across, lines_before
-from robustlib.audit.session import Strike
-from robustlib.checks.gradient_checks import margin_and_slope
+from robustlib.audit.gradient_bypass import (
+    DifferentiableModel,
+    LinearSurrogates,
+    hidden_scores,
+    input_surrogates,
+    module_surrogates,
+)
+from robustlib.audit.session import RunAttack
+from robustlib.checks.gradient_checks import margin_and_gradient
 from robustlib.inference.batched_model import batch_sizes
 from robustlib.inference.expectation import Expectation
 from robustlib.inference.model_modes import layout
@@ -83,19 +89,19 @@ def only_answers(model: nn.Module) -> bool:
     return any(isinstance(layer, Answers) for layer in model.modules())
 
 
-def each_draws(target: Target, queries: int) -> int:
-    """Queries of an attack on the mean of draws, each of which is a query of the model."""
+def queries_per_draw(target: Target, queries: int) -> int:
+    """Queries that an attack has if each answer is the mean of draws, and each draw a query of the model."""
     return queries // target.eot if target.randomised else queries
 
 
-def takes_a_step(name: str, queries: int) -> bool:
+def reaches_first_step(name: str, queries: int) -> bool:
     """Whether so many queries bring the attack to its first step."""
     attack = ATTACKS[name]
     return attack.first_step is None or queries >= attack.first_step(attack.defaults)
 
 
 def left_out(target: Target, norm: Norm, pool: Tensor | None, queries: int) -> list[tuple[str, str]]:
-    """What an audit would try, and cannot, with the reason."""
+    """Attacks that an audit would try and cannot, with the reason."""
     found = []
     if not target.gradient:
         why = "it only answers" if only_answers(target.model) else "no gradient of its answer reaches the images"
@@ -103,23 +109,32 @@ def left_out(target: Target, norm: Norm, pool: Tensor | None, queries: int) -> l
     if norm == "L1":
         found.append(("NES, HopSkipJump and PGD on a surrogate", "they are not for L1"))
         return found
-    each = each_draws(target, queries)
+    each = queries_per_draw(target, queries)
     for words, attack in (("NES", "nes"), ("HopSkipJump", "hopskipjump")):
-        if not takes_a_step(attack, each):
+        if not reaches_first_step(attack, each):
             found.append((words, f"{each} queries do not bring it to a step"))
     if pool is None:
         found.append(("PGD on a surrogate", "there are no images to learn from but those attacked"))
     return found
 
 
-Move = tuple[str, str, Strike, bool]  # what is tried, which remedy it is, how, and whether on some images first
+class PlannedAttack(NamedTuple):
+    """An attack of the plan. name: in words.  remedy: which of robustlib.audit.explanations.REMEDIES it belongs to.
+
+    probe: whether it is tried on some images first, and on all only if it succeeds there.
+    """
+
+    name: str
+    remedy: str
+    run: RunAttack
+    probe: bool
 
 
-def naive(target: Target, norm: Norm, eps: float, steps: int = STEPS) -> Strike:
-    """What a library does out of the box: PGD on the cross-entropy of one pass, and no question asked."""
+def naive_attack(target: Target, norm: Norm, eps: float, steps: int = STEPS) -> RunAttack:
+    """PGD as a library runs it out of the box: on the cross-entropy of one pass, with no question asked."""
     step = eps / 4 if norm == "Linf" else 2.5 * eps / steps
 
-    def strike(x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+    def run_attack(x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         if not target.gradient:
             return x
         options = {"norm": norm, "eps": eps, "steps": steps, "step_size": step}
@@ -127,51 +142,50 @@ def naive(target: Target, norm: Norm, eps: float, steps: int = STEPS) -> Strike:
         # Unchecked: at twice the radius the ball may be wider than the box.
         return unchecked(pgd)(target.exact, x, y, **options, stop_at_success=not target.randomised, draws=draws)
 
-    return strike
+    return run_attack
 
 
-def calling(attack: partial[Tensor], model: nn.Module) -> Strike:
+def attacking(attack: partial[Tensor], model: nn.Module) -> RunAttack:
     return lambda x, y, draws: attack(model, x, y, draws=draws)
 
 
-def standard(target: Target, norm: Norm, eps: float) -> Iterator[Move]:
+def standard_attacks(target: Target, norm: Norm, eps: float) -> Iterator[PlannedAttack]:
     """Attacks with gradients on the model as it is given, through the expectation where it is randomised."""
     if not target.gradient:
         return
     budget = {"norm": norm, "eps": eps, "steps": STEPS}
     model = Expectation(target.model, target.eot) if target.randomised else target.search
     if target.randomised:
-        yield "PGD, expectation over draws", "expectation", calling(partial(ATTACKS["pgd"], **budget), model), False
+        run = attacking(partial(ATTACKS["pgd"], **budget), model)
+        yield PlannedAttack("PGD, expectation over draws", "expectation", run, False)
     loss = "dlr" if target.classes >= 4 else "margin"
-    yield "Auto-PGD", "standard", calling(partial(apgd, **budget, loss="ce"), model), False
-    yield "Auto-PGD, margin", "margin", calling(partial(apgd, **budget, loss="margin"), model), False
+    yield PlannedAttack("Auto-PGD", "standard", attacking(partial(apgd, **budget, loss="ce"), model), False)
+    yield PlannedAttack("Auto-PGD, margin", "margin", attacking(partial(apgd, **budget, loss="margin"), model), False)
     if target.randomised:
         return
-    yield "targeted Auto-PGD", "margin", calling(partial(apgd_targeted, **budget, loss=loss, targets=4), model), False
+    run = attacking(partial(apgd_targeted, **budget, loss=loss, targets=4), model)
+    yield PlannedAttack("targeted Auto-PGD", "margin", run, False)
 
 
-def by_scores(target: Target, norm: Norm, eps: float, queries: int) -> Iterator[Move]:
+def score_attacks(target: Target, norm: Norm, eps: float, queries: int) -> Iterator[PlannedAttack]:
     """Search by the scores alone."""
     budget = {"norm": norm, "eps": eps}
     model = Expectation(target.model, target.eot) if target.randomised else target.search
-    fewer = each_draws(target, queries)
-    yield "random noise", "noise", calling(partial(noise, **budget, queries=max(fewer // 10, 20)), model), False
-    yield (
-        "Square",
-        "gradient-free",
-        calling(partial(unchecked(square), **budget, queries=fewer), model),
-        target.randomised,
-    )
+    fewer = queries_per_draw(target, queries)
+    run = attacking(partial(noise, **budget, queries=max(fewer // 10, 20)), model)
+    yield PlannedAttack("random noise", "noise", run, False)
+    run = attacking(partial(unchecked(square), **budget, queries=fewer), model)
+    yield PlannedAttack("Square", "gradient-free", run, target.randomised)
 
 
-def forms(target: Target, x: Tensor) -> Iterator[tuple[str, str, Form]]:
-    """Forms of the model whose gradient is another than its own, as `x` (some images) shows."""
+def differentiable_forms(target: Target, x: Tensor) -> Iterator[tuple[str, str, DifferentiableModel]]:
+    """Forms of the model that have another gradient than the model itself, found on some images `x`."""
     model = target.model
 
-    def look(n: int) -> tuple[Tensor, int | None, int | None, Lines, Lines]:
+    def look(n: int) -> tuple[Tensor, int | None, int | None, LinearSurrogates, LinearSurrogates]:
         some = x[:n]
         scores = hidden_scores(model, some), hidden_scores(model, some, steps=True)
-        return some, *scores, lines_before(model, some), lines_across(model, some)
+        return some, *scores, input_surrogates(model, some), module_surrogates(model, some)
 
     x, place, behind, before, across = as_many_as_fit(look, len(x))
     candidates = [
@@ -188,45 +202,45 @@ def forms(target: Target, x: Tensor) -> Iterator[tuple[str, str, Form]]:
         ),
         ("float64", "float64", {"scores": place, "double": True}),
     ]
-    known = [slope_of(target.model, x)] if target.gradient else []
+    known = [margin_gradient(target.model, x)] if target.gradient else []
     for name, remedy, options in candidates:
         if not any(value is not None and value is not False for value in options.values()):
             continue
-        form = made(model, **options)
-        slope = None if form is None else slope_of(form, x)
-        if form is None or slope is None or not slope.any() or any(same(slope, other) for other in known):
+        form = make_form(model, **options)
+        slope = None if form is None else margin_gradient(form, x)
+        if form is None or slope is None or not slope.any() or any(same_gradient(slope, other) for other in known):
             continue
         known.append(slope)
         yield name, remedy, form
 
 
-def made(model: nn.Module, **options: Any) -> Form | None:
-    """A form of the model; None for one in float64 of a model that cannot be copied or cast."""
+def make_form(model: nn.Module, **options: Any) -> DifferentiableModel | None:
+    """A form of the model; None if it should be in float64 and the model cannot be copied or cast."""
     try:
-        return Form(model, **options)
+        return DifferentiableModel(model, **options)
     except Exception as error:  # a user's model may hold on to anything
         if out_of_memory(error):
             raise
         return None
 
 
-def draws_needed(model: nn.Module, x: Tensor) -> int:
+def eot_draws_needed(model: nn.Module, x: Tensor) -> int:
     """Draws a step of a randomised model: few where one draw's gradient is much like another's."""
-    first, second = slope_of(model, x), slope_of(model, x)
+    first, second = margin_gradient(model, x), margin_gradient(model, x)
     if first is None or second is None:
         return EOT
-    first, second = in_both(first, second)
+    first, second = common_rows(first, second)
     alike = torch.nn.functional.cosine_similarity(first.flatten(1), second.flatten(1), dim=1).mean()
     return 1 if alike > 0.95 else 3 if alike > 0.7 else EOT
 
 
-def slope_of(model: nn.Module, x: Tensor) -> Tensor | None:
+def margin_gradient(model: nn.Module, x: Tensor) -> Tensor | None:
     """The margin's gradient at some images, as many of them as memory holds; None where the model has none."""
 
     def look(n: int) -> Tensor:
         with torch.no_grad():
             y = ask(model, x[:n]).argmax(1)
-        return margin_and_slope(model, x[:n], y)[1]
+        return margin_and_gradient(model, x[:n], y)[1]
 
     try:
         return as_many_as_fit(look, len(x))
@@ -236,39 +250,40 @@ def slope_of(model: nn.Module, x: Tensor) -> Tensor | None:
         return None  # a form that this model does not take, such as float64: the next is tried
 
 
-def in_both(slope: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+def common_rows(slope: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients at the images that memory held both times."""
     n = min(len(slope), len(other))
     return slope[:n], other[:n]
 
 
-def same(slope: Tensor, other: Tensor | None) -> bool:
+def same_gradient(slope: Tensor, other: Tensor | None) -> bool:
     if other is None or not other.any():
         return False
-    slope, other = in_both(slope, other)
+    slope, other = common_rows(slope, other)
     cosine = torch.nn.functional.cosine_similarity(slope.flatten(1).double(), other.flatten(1).double(), dim=1)
     return bool(cosine.mean() > SAME)
 
 
-def behind(target: Target, x: Tensor, norm: Norm, eps: float) -> Iterator[Move]:
-    """Gradients of forms of the model: of what lies behind its answer, through what stops them. x: some images."""
+def bpda_attacks(target: Target, x: Tensor, norm: Norm, eps: float) -> Iterator[PlannedAttack]:
+    """Attacks on differentiable forms of the model (BPDA, and the scores behind its answer). x: some images."""
     attack = partial(apgd, norm=norm, eps=eps, steps=STEPS, loss="margin")
-    for name, remedy, form in forms(target, x[:16]):
-        yield f"Auto-PGD, {name}", remedy, calling(attack, target.through(form, x)), False
+    for name, remedy, form in differentiable_forms(target, x[:16]):
+        yield PlannedAttack(f"Auto-PGD, {name}", remedy, attacking(attack, target.through(form, x)), False)
 
 
-def last_resorts(target: Target, x: Tensor, norm: Norm, eps: float, queries: int) -> Iterator[Move]:
-    """What costs much and finds little where gradients are sound: on some images first."""
+def fallback_attacks(target: Target, x: Tensor, norm: Norm, eps: float, queries: int) -> Iterator[PlannedAttack]:
+    """Costly attacks that find little if gradients are sound: on some images first."""
     attack = partial(apgd, norm=norm, eps=eps, steps=STEPS, loss="margin")
     if target.gradient:
         near = Neighbourhood(target.model, eps, norm)
         # A randomised model's neighbours have each their own draw.
         model = near if target.randomised else target.through(near, x)
-        yield "Auto-PGD, averaged over neighbours", "smoothed", calling(attack, model), True
-    free = {"norm": norm, "eps": eps, "queries": each_draws(target, queries)}
+        yield PlannedAttack("Auto-PGD, averaged over neighbours", "smoothed", attacking(attack, model), True)
+    free = {"norm": norm, "eps": eps, "queries": queries_per_draw(target, queries)}
     model = Expectation(target.model, target.eot) if target.randomised else target.exact
     if norm != "L1":
-        if takes_a_step("nes", free["queries"]):
-            yield "NES", "gradient-free", calling(partial(unchecked(nes), **free), model), True
-        if takes_a_step("hopskipjump", free["queries"]):
-            yield "HopSkipJump", "decision", calling(partial(unchecked(hopskipjump), **free), model), True
+        if reaches_first_step("nes", free["queries"]):
+            yield PlannedAttack("NES", "gradient-free", attacking(partial(unchecked(nes), **free), model), True)
+        if reaches_first_step("hopskipjump", free["queries"]):
+            run = attacking(partial(unchecked(hopskipjump), **free), model)
+            yield PlannedAttack("HopSkipJump", "decision", run, True)

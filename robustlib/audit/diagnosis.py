@@ -1,25 +1,25 @@
-"""Why a number looked better than it is: from what the checks found and what broke the model, to plain words."""
+"""The diagnosis of an inflated number: its causes, from what the checks found and which attacks succeeded."""
 
 from collections.abc import Mapping, Sequence
 
 from robustlib.audit.session import Trial
-from robustlib.checks.thresholds import FAIL, PASS, Finding
+from robustlib.checks.thresholds import FAIL, PASS, CheckResult
 
 
-def name_cause(findings: Sequence[Finding], trials: Sequence[Trial], traits: Mapping[str, bool]) -> str | None:
+def name_cause(results: Sequence[CheckResult], trials: Sequence[Trial], traits: Mapping[str, bool]) -> str | None:
     """The cause, the most certain first; None where nothing failed.
 
     traits: labels_only (answers are one-hot), only_answers (a callable or a server gives them), margin_gradient (the
     margin of the answers has a gradient that is not zero), finer (in float64 there is one).
     """
-    by = {finding.name: finding for finding in findings}
+    by = {result.name: result for result in results}
 
     def bad(name: str, least: str = FAIL) -> bool:
-        finding = by.get(name)
-        return finding is not None and (finding.verdict == FAIL or (least != FAIL and finding.verdict != PASS))
+        result = by.get(name)
+        return result is not None and (result.verdict == FAIL or (least != FAIL and result.verdict != PASS))
 
-    withholding = [finding for finding in findings if finding.verdict == FAIL]
-    if not withholding:
+    failed = [result for result in results if result.verdict == FAIL]
+    if not failed:
         return None
     for check, cause in (
         ("chance", "untrained"),
@@ -42,7 +42,7 @@ def name_cause(findings: Sequence[Finding], trials: Sequence[Trial], traits: Map
     return "shattered-gradient" if shattered(by, trials) else "weak-attack"
 
 
-def shattered(by: Mapping[str, Finding], trials: Sequence[Trial]) -> bool:
+def shattered(by: Mapping[str, CheckResult], trials: Sequence[Trial]) -> bool:
     """Whether the gradients mislead: they do not promise what comes, or what worked did without them."""
     if any(name in by and by[name].verdict != PASS for name in ("slope", "loss-landscape")):
         return True

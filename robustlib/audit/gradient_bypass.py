@@ -1,4 +1,4 @@
-"""Forms of a model that an expert would attack in its place: what hides the gradient is stood in for, going backwards.
+"""Differentiable forms of a model, as an expert attacks them: what hides the gradient is replaced going backwards.
 
 Nothing here knows a defence by name. A form rests on what a model does to its images and with its scores; whatever is
 found on a form counts only where the model itself, as given, is fooled.
@@ -15,10 +15,10 @@ from torch.overrides import TorchFunctionMode
 from robustlib.inference.model_modes import copied
 from robustlib.model_calls import ask, hand, rows_of
 
-FITS = 0.8  # share of a tensor's variance that a straight line must explain to stand in for what made it
+FITS = 0.8  # share of a tensor's variance that a linear surrogate must explain to replace what made it
 AGREES = 0.98  # share of images on which hidden scores must name the class that the model answers
 
-# Functions that are flat, and what stands in for them going backwards: the identity, or a line where they saturate.
+# Flat functions, which a straight-through estimator replaces going backwards: by the identity, or by a clipped one.
 STEPS = {
     torch.round, torch.floor, torch.ceil, torch.trunc, torch.fix, torch.Tensor.round, torch.Tensor.floor,
     torch.Tensor.ceil, torch.Tensor.trunc, torch.Tensor.fix,
@@ -29,7 +29,9 @@ LEAVES = {torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.tolist, torch
 
 
 class StraightThrough(TorchFunctionMode):
-    """Going backwards, a step is the identity, a sign the identity cut to [-1, 1], a detached tensor attached."""
+    """A straight-through estimator: going backwards, a step is the identity, a sign the identity clipped to [-1, 1],
+    a detached tensor attached.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in LEAVES:  # what was to be detached, and is not, would not go
@@ -48,8 +50,8 @@ class StraightThrough(TorchFunctionMode):
         return source if func in CUTS else out
 
 
-class Scores(TorchFunctionMode):
-    """Remembers every tensor of one score a class for each image, as the model makes them."""
+class ScoreRecorder(TorchFunctionMode):
+    """A record of every tensor with one score a class for each image, as the model makes them."""
 
     def __init__(self, n: int):
         super().__init__()
@@ -65,12 +67,12 @@ class Scores(TorchFunctionMode):
         return out
 
 
-class Form(nn.Module):
-    """A model as it is attacked. Its answers are those of the given one as far as its form allows.
+class DifferentiableModel(nn.Module):
+    """A model as it is attacked: with the answers of the given one as far as its form allows, and another gradient.
 
     scores: place, among the tensors of one score a class that the model makes, of those to attack instead of its
-    answer.  lines: by module, the straight line from the images to what the module gets, or from what it gets to what
-    it gives.  double: whether images enter in float64.
+    answer.  steps: with a straight-through estimator.  before, across: by module, the linear surrogate from the images
+    to the module's input, or from its input to its output.  double: whether images enter in float64.
     """
 
     def __init__(
@@ -79,8 +81,8 @@ class Form(nn.Module):
         *,
         scores: int | None = None,
         steps: bool = False,
-        before: "Lines | None" = None,
-        across: "Lines | None" = None,
+        before: "LinearSurrogates | None" = None,
+        across: "LinearSurrogates | None" = None,
         double: bool = False,
     ):
         super().__init__()
@@ -92,23 +94,23 @@ class Form(nn.Module):
         if self.double_precision:
             x = x.double()
             if x.requires_grad:
-                x.register_hook(unit)  # pyright: ignore[reportUnknownMemberType]
+                x.register_hook(unit_gradient)  # pyright: ignore[reportUnknownMemberType]
         if self.scores is None:
             return self.run(x, []).float()
         with torch.enable_grad():  # scores are told from other tensors by their gradient
-            watch = Scores(len(x))
+            watch = ScoreRecorder(len(x))
             out = self.run(x if x.requires_grad else x.detach().requires_grad_(), [watch])
-            found = wide_enough(watch.seen, out.shape[1])[self.scores]
+            found = class_scores(watch.seen, out.shape[1])[self.scores]
         return found.float() if torch.is_grad_enabled() else found.detach().float()
 
     def run(self, x: Tensor, modes: list[TorchFunctionMode]) -> Tensor:
         given = hand(self.model, x)  # out of the modes, which would see the copy made
         with ExitStack() as stack:
             for name, line in self.before.items():
-                hook = self.model.get_submodule(name).register_forward_pre_hook(graft(x, *line))
+                hook = self.model.get_submodule(name).register_forward_pre_hook(input_surrogate_hook(x, *line))
                 stack.callback(hook.remove)
             for name, line in self.across.items():
-                hook = self.model.get_submodule(name).register_forward_hook(bypass(*line))
+                hook = self.model.get_submodule(name).register_forward_hook(surrogate_hook(*line))
                 stack.callback(hook.remove)
             for mode in [*modes, *([StraightThrough()] if self.steps else [])]:
                 stack.enter_context(mode)
@@ -116,21 +118,21 @@ class Form(nn.Module):
         return rows_of(out, len(x)).clone()
 
 
-def unit(slope: Tensor) -> Tensor:
-    """Each image's gradient with a largest entry of 1: what float64 can tell from 0, float32 often cannot."""
+def unit_gradient(slope: Tensor) -> Tensor:
+    """Each image's gradient scaled to a largest entry of 1: what float64 can tell from 0, float32 often cannot."""
     largest = slope.abs().flatten(1).amax(1).clamp_min(torch.finfo(slope.dtype).tiny)
     return slope / largest.reshape(-1, *[1] * (slope.ndim - 1))
 
 
-Lines = dict[str, tuple[Tensor, Tensor]]
+LinearSurrogates = dict[str, tuple[Tensor, Tensor]]
 
 
-def wide_enough(seen: list[Tensor], classes: int) -> list[Tensor]:
+def class_scores(seen: list[Tensor], classes: int) -> list[Tensor]:
     return [scores for scores in seen if scores.shape[1] == classes]
 
 
-def graft(x: Tensor, slope: Tensor, offset: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], Any]:
-    """A hook by which a module gets what it got, with the gradient of a straight line from the images."""
+def input_surrogate_hook(x: Tensor, slope: Tensor, offset: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], Any]:
+    """A hook by which a module gets the same input, with the gradient of a linear surrogate from the images."""
 
     def hook(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
         line = x * slope.to(x) + offset.to(x)
@@ -139,8 +141,8 @@ def graft(x: Tensor, slope: Tensor, offset: Tensor) -> Callable[[nn.Module, tupl
     return hook
 
 
-def bypass(slope: Tensor, offset: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-    """A hook by which a module gives what it gave, with the gradient of a straight line from what it got."""
+def surrogate_hook(slope: Tensor, offset: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    """A hook by which a module gives the same output, with the gradient of a linear surrogate from its input."""
 
     def hook(module: nn.Module, inputs: tuple[Any, ...], out: Tensor) -> Tensor:
         line = inputs[0] * slope.to(out) + offset.to(out)
@@ -150,8 +152,8 @@ def bypass(slope: Tensor, offset: Tensor) -> Callable[[nn.Module, tuple[Any, ...
 
 
 @contextmanager
-def watching(model: nn.Module, see: Callable[[str, nn.Module, Tensor, Tensor], None]) -> Iterator[None]:
-    """Every call of a submodule with one tensor in and one out is shown."""
+def watch_calls(model: nn.Module, see: Callable[[str, nn.Module, Tensor, Tensor], None]) -> Iterator[None]:
+    """Show every call of a submodule with one tensor in and one out."""
 
     def hook(name: str) -> Any:
         def shown(module: nn.Module, inputs: tuple[Any, ...], out: Any) -> None:
@@ -168,26 +170,26 @@ def watching(model: nn.Module, see: Callable[[str, nn.Module, Tensor, Tensor], N
 
 
 @torch.no_grad()
-def lines_before(model: nn.Module, x: Tensor) -> Lines:
-    """The modules that get images much like the ones the model got, each with the line by channel that fits best.
+def input_surrogates(model: nn.Module, x: Tensor) -> LinearSurrogates:
+    """The modules whose inputs are much like the images, each with the linear surrogate by channel that fits best.
 
-    Whatever was done to the images on the way, in a module of its own or in a function, is stood in for by the line:
+    Whatever was done to the images on the way, in a module of its own or in a function, is replaced by the surrogate:
     backward pass differentiable approximation, Athalye et al. 2018, https://arxiv.org/abs/1802.00420.
     """
-    found: Lines = {}
+    found: LinearSurrogates = {}
 
     def see(name: str, module: nn.Module, got: Tensor, out: Tensor) -> None:
         if name not in found and got.shape == x.shape and got.is_floating_point():
-            line = fit_line(x, got)
+            line = fit_linear(x, got)
             if line is not None:
                 found[name] = line
 
-    with watching(model, see):
+    with watch_calls(model, see):
         ask(model, x)
     return found
 
 
-def fit_line(x: Tensor, made: Tensor) -> tuple[Tensor, Tensor] | None:
+def fit_linear(x: Tensor, made: Tensor) -> tuple[Tensor, Tensor] | None:
     """Slope and offset by channel that make `made` of x best; None where they explain too little of it."""
     over = [0, *range(2, x.ndim)]
     shape = [1, -1, *[1] * (x.ndim - 2)]
@@ -202,22 +204,22 @@ def fit_line(x: Tensor, made: Tensor) -> tuple[Tensor, Tensor] | None:
     return slope.reshape(shape).float(), offset.reshape(shape).float()
 
 
-def lines_across(model: nn.Module, x: Tensor) -> Lines:
-    """The modules that give a tensor of the shape they got, and pass no gradient: each with the line that fits best."""
-    found: Lines = {}
+def module_surrogates(model: nn.Module, x: Tensor) -> LinearSurrogates:
+    """The modules that keep a tensor's shape and pass no gradient, each with the linear surrogate that fits best."""
+    found: LinearSurrogates = {}
     calls: list[tuple[str, nn.Module, Tensor]] = []
 
     def see(name: str, module: nn.Module, got: Tensor, out: Tensor) -> None:
         if got.shape == out.shape and got.is_floating_point() and got.ndim > 1 and not list(module.children()):
             calls.append((name, module, got.detach()))
 
-    with watching(model, see), torch.no_grad():
+    with watch_calls(model, see), torch.no_grad():
         ask(model, x)
     for name, module, got in calls:
         if name in found or passes_gradient(module, got):
             continue
         with torch.no_grad():
-            line = fit_line(got, module(got.clone()))
+            line = fit_linear(got, module(got.clone()))
         if line is not None:
             found[name] = line
     return found
@@ -239,14 +241,14 @@ def hidden_scores(model: nn.Module, x: Tensor, *, steps: bool = False) -> int | 
 
     The scores behind a softmax, a temperature or an argmax have the gradient that these take away.
     """
-    seen = Scores(len(x))
+    seen = ScoreRecorder(len(x))
     x = x.detach().requires_grad_().clone()
     with ExitStack() as stack:
         stack.enter_context(seen)
         if steps:
             stack.enter_context(StraightThrough())
         out = rows_of(model(x), len(x))
-    for place, scores in enumerate(wide_enough(seen.seen, out.shape[1])):
+    for place, scores in enumerate(class_scores(seen.seen, out.shape[1])):
         if (scores.argmax(1) == out.argmax(1)).float().mean() >= AGREES:
             return place
     return None

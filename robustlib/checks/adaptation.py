@@ -1,4 +1,4 @@
-"""Whether a model adapts to what it is asked: standard attacks take it for one function, which it is not."""
+"""The check for models that adapt to what they are asked: standard attacks take a model for one fixed function."""
 
 import sys
 import threading
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustlib.checks.thresholds import Finding, find
+from robustlib.checks.thresholds import CheckResult, check_result
 from robustlib.model_calls import ask
 from robustlib.rng import seeded
 
@@ -46,7 +46,7 @@ class Watchers:
                 places = [(owner, name) for owner, name in TAKES_GRADIENTS if hasattr(owner, name)]
                 self.before = [(owner, name, getattr(owner, name)) for owner, name in places]
                 for owner, name, function in self.before:
-                    setattr(owner, name, self.noting(function))
+                    setattr(owner, name, self.recording(function))
             self.watched.setdefault(threading.get_ident(), []).append(model)
         try:
             yield
@@ -58,16 +58,16 @@ class Watchers:
                     for owner, name, function in self.before:
                         setattr(owner, name, function)
 
-    def noting(self, function: Any) -> Any:
+    def recording(self, function: Any) -> Any:
         @wraps(function)
-        def noted(*args: Any, **kwargs: Any) -> Any:
+        def recorded(*args: Any, **kwargs: Any) -> Any:
             models = self.watched.get(threading.get_ident(), ())
             if models and not compiling():
                 for model in models:
                     model.takes_gradients = True
             return function(*args, **kwargs)
 
-        return noted
+        return recorded
 
 
 def compiling() -> bool:
@@ -102,7 +102,7 @@ def state_of(model: nn.Module) -> State:
 
 
 @torch.no_grad()
-def put_back(model: nn.Module, state: State) -> None:
+def restore_state(model: nn.Module, state: State) -> None:
     """Put back what has changed; the rest may not even be there to be written to."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if name in state and tensor.shape == state[name].shape and not same(state[name], tensor.cpu()):
@@ -120,7 +120,7 @@ def same(one: Tensor | None, other: Tensor | None) -> bool:
     return bool(((one == other) | ((one != one) & (other != other))).all())  # a NaN is itself
 
 
-def test_time(model: Watched, x: Tensor, before: State, *, randomised: bool) -> Finding:
+def test_time(model: Watched, x: Tensor, before: State, *, randomised: bool) -> CheckResult:
     """Whether the model adapts as it answers, after passes that were watched. x: some images; a few are asked again.
 
     before: the model's state before those passes, which it is left in.
@@ -133,7 +133,7 @@ def test_time(model: Watched, x: Tensor, before: State, *, randomised: bool) -> 
     following = [name for name in moved if name not in now or now[name].is_floating_point() or now[name].is_complex()]
     value, words = 0, []
     # A randomised model whose state stays has nothing to adapt with but its noise.
-    if (moved or not randomised) and follows(model, x[:FEW], TURNS if moved else 1, randomised=randomised):
+    if (moved or not randomised) and depends_on_earlier(model, x[:FEW], TURNS if moved else 1, randomised=randomised):
         value = ADAPTS
         words.append("answers to the same images change with what was asked before")
     if model.takes_gradients:
@@ -142,12 +142,12 @@ def test_time(model: Watched, x: Tensor, before: State, *, randomised: bool) -> 
     if moved:
         value = max(value, CHANGES if following else 0)
         words.append(f"changed as it answered: {', '.join(moved[:5])}")
-        put_back(model.model, before)
-    return find("test-time", value, "; ".join(words))
+        restore_state(model.model, before)
+    return check_result("test-time", value, "; ".join(words))
 
 
 @torch.no_grad()
-def follows(model: Watched, x: Tensor, turns: int, *, randomised: bool) -> bool:
+def depends_on_earlier(model: Watched, x: Tensor, turns: int, *, randomised: bool) -> bool:
     """Whether answers to these images differ once others were asked, with the same random numbers.
 
     Of a randomised model, which may count its passes or keep its random numbers itself, whether they differ from those
@@ -155,16 +155,16 @@ def follows(model: Watched, x: Tensor, turns: int, *, randomised: bool) -> bool:
     """
     others = 1 - x  # no image is its own negative
     if not randomised:
-        return not alike(answer_after(model, x, x, 0), answer_after(model, x, others, turns))
+        return not alike(answer_after_queries(model, x, x, 0), answer_after_queries(model, x, others, turns))
     kept, found = state_of(model.model), []
     for asked in (x, others, x):
-        found.append(answer_after(model, x, asked, turns))
-        put_back(model.model, kept)
+        found.append(answer_after_queries(model, x, asked, turns))
+        restore_state(model.model, kept)
     after_same, after_others, again = found
     return alike(after_same, again) and not alike(after_same, after_others)
 
 
-def answer_after(model: Watched, x: Tensor, asked: Tensor, turns: int) -> Tensor:
+def answer_after_queries(model: Watched, x: Tensor, asked: Tensor, turns: int) -> Tensor:
     """The answer to the images after some passes of those that are asked."""
     with seeded(0, "checks/test-time", x.device):
         for _ in range(turns):

@@ -6,13 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from robustlib.checks.thresholds import Finding, find
+from robustlib.checks.thresholds import CheckResult, check_result
 
 # What uses no gradient of the model; by what broke an example too.
 WITHOUT_GRADIENTS = frozenset({"clean", "corruption", "noise", "square", "spsa", "nes", "hopskipjump", "transfer"})
 
 # What breaks images without gradients that attacks with them ought to, by the check that says so.
-ALONE = {"square-beats-gradients": "square", "surrogate": "transfer"}
+GRADIENT_FREE_CHECKS = {"square-beats-gradients": "square", "surrogate": "transfer"}
 
 
 def across_attacks(
@@ -21,7 +21,7 @@ def across_attacks(
     outcomes: Sequence[dict[str, np.ndarray]],
     recipes: Sequence[str] | None = None,
     one_search: Sequence[bool] | None = None,
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Checks of several attacks on one model over the same examples, in one norm, from their outcomes alone.
 
     names: of the attacks, by their place.  eps: radii; None for a minimum-norm attack.  recipes: the attacks with all
@@ -38,17 +38,17 @@ def across_attacks(
             at[name] |= success
     if "fgsm" in at and "pgd" in at:
         missed = at["fgsm"] & ~at["pgd"]
-        found.append(find("fgsm-beats-pgd", missed.mean(), examples=index[missed]))
+        found.append(check_result("fgsm-beats-pgd", missed.mean(), examples=index[missed]))
     return [
         *found,
-        *beaten_gradients(names, eps, outcomes, largest),
+        *gradient_free_successes(names, eps, outcomes, largest),
         *monotone(recipes or names, eps, broken, one_search),
     ]
 
 
-def beaten_gradients(
+def gradient_free_successes(
     names: Sequence[str], eps: Sequence[float | None], outcomes: Sequence[dict[str, np.ndarray]], largest: float | None
-) -> list[Finding]:
+) -> list[CheckResult]:
     """What only Square broke, and what only transfer did, of the attacks at the largest radius, where attacks with the
     model's gradients were among them.
     """
@@ -59,18 +59,18 @@ def beaten_gradients(
     by = np.stack([outcomes[place]["broken_by"].astype(str) for place in here])
     with_gradients = ~np.isin(by, ["", *WITHOUT_GRADIENTS - {"clean"}]).all(0)
     found = []
-    for check, attack in ALONE.items():
+    for check, attack in GRADIENT_FREE_CHECKS.items():
         if attack in tried or (attack == "square" and "autoattack" in tried):
-            found.append(broke_alone(check, (by == attack).any(0) & ~with_gradients, outcomes[0]["index"]))
+            found.append(alone_result(check, (by == attack).any(0) & ~with_gradients, outcomes[0]["index"]))
     return found
 
 
-def broke_alone(check: str, alone: np.ndarray, index: np.ndarray) -> Finding:
+def alone_result(check: str, alone: np.ndarray, index: np.ndarray) -> CheckResult:
     """One image of few is more than the share allowed, and no more than chance."""
-    return find(check, alone.mean() if alone.sum() > 1 else 0.0, examples=index[alone])
+    return check_result(check, alone.mean() if alone.sum() > 1 else 0.0, examples=index[alone])
 
 
-def across_stages(names: Sequence[str], outcome: dict[str, np.ndarray]) -> list[Finding]:
+def across_stages(names: Sequence[str], outcome: dict[str, np.ndarray]) -> list[CheckResult]:
     """The same of the attacks of one ensemble, from its own outcome: each met what the ones before it left standing.
 
     names: of the attacks, in turn. What those without gradients broke, no attack with gradients before them did.
@@ -79,18 +79,20 @@ def across_stages(names: Sequence[str], outcome: dict[str, np.ndarray]) -> list[
     first = {name: names.index(name) for name in names}
     found = []
     if first.get("pgd", len(names)) < first.get("fgsm", -1):
-        found.append(find("fgsm-beats-pgd", (by == "fgsm").mean(), examples=index[by == "fgsm"]))
-    for check, attack in ALONE.items():
+        found.append(check_result("fgsm-beats-pgd", (by == "fgsm").mean(), examples=index[by == "fgsm"]))
+    for check, attack in GRADIENT_FREE_CHECKS.items():
         if not set(names[: first.get(attack, 0)]) - WITHOUT_GRADIENTS:
             continue
         if set(names[first[attack] :]) - WITHOUT_GRADIENTS:
-            found.append(find(check, None, f"attacks with gradients come after {attack}, and may have broken the same"))
+            found.append(
+                check_result(check, None, f"attacks with gradients come after {attack}, and may have broken the same")
+            )
         else:
-            found.append(broke_alone(check, by == attack, index))
+            found.append(alone_result(check, by == attack, index))
     return found
 
 
-def risen(eps: float, accuracies: Mapping[float, float], n: int, draws: int) -> Finding:
+def accuracy_rise(eps: float, accuracies: Mapping[float, float], n: int, draws: int) -> CheckResult:
     """How far robust accuracy at a radius lies above that at a smaller one, where each was searched by itself.
 
     accuracies: by radius, of a randomised model on n images, `draws` draws of each, by whose chance they may differ.
@@ -101,7 +103,7 @@ def risen(eps: float, accuracies: Mapping[float, float], n: int, draws: int) -> 
             chance = 3 * math.sqrt((own * (1 - own) + accuracy * (1 - accuracy)) / (n * draws))
             rises.append(own - accuracy - chance)
     words = ", ".join(f"{accuracy:.3f} at {radius:.4g}" for radius, accuracy in accuracies.items())
-    return find("accuracy-rises-with-eps", max(rises), words)
+    return check_result("accuracy-rises-with-eps", max(rises), words)
 
 
 def monotone(
@@ -109,7 +111,7 @@ def monotone(
     eps: Sequence[float | None],
     broken: Sequence[np.ndarray],
     one_search: Sequence[bool] | None = None,
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Robust accuracy must not rise with the radius. Where radii were one search it cannot, which tells nothing."""
     rises = []
     searched = [name for name, searched in zip(names, one_search or [False] * len(names), strict=True) if searched]
@@ -121,5 +123,7 @@ def monotone(
         )
         rises += [later - before for (_, before), (_, later) in pairwise(rows)]
     if rises:
-        return [find("accuracy-rises-with-eps", max(0.0, *rises))]
-    return [find("accuracy-rises-with-eps", None, "the radii were one search: it cannot rise")] if searched else []
+        return [check_result("accuracy-rises-with-eps", max(0.0, *rises))]
+    return (
+        [check_result("accuracy-rises-with-eps", None, "the radii were one search: it cannot rise")] if searched else []
+    )

@@ -12,7 +12,7 @@ from robustlib.attacks.types import AttackFunction
 from robustlib.checks.adaptation import Watched, state_of, test_time
 from robustlib.checks.idle_attacks import noise_nearer, unmoved
 from robustlib.checks.normalisation import normalisation
-from robustlib.checks.thresholds import WARN, Finding, find
+from robustlib.checks.thresholds import WARN, CheckResult, check_result
 from robustlib.inference.gradients import Net, pull
 from robustlib.inference.predict import predict, verdict
 from robustlib.losses import cross_entropy
@@ -30,7 +30,7 @@ ROUNDED = 64  # broken images that are rounded
 SETS_ITS_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.MultiheadAttention)
 
 
-def look_at_model(model: nn.Module, x: Tensor, *, randomised: bool) -> list[Finding]:
+def look_at_model(model: nn.Module, x: Tensor, *, randomised: bool) -> list[CheckResult]:
     """Checks of a model in eval mode. x: images as floats, on its device; the first 64, or as many as memory holds, are
     looked at.
 
@@ -51,31 +51,31 @@ def answers(model: Net, x: Tensor) -> Tensor:
     return ask(model, x).float()
 
 
-def eval_mode(model: nn.Module) -> Finding:
+def eval_mode(model: nn.Module) -> CheckResult:
     """Whether layers that behave otherwise in training are still in training mode after `model.eval()`."""
     names = [name for name, layer in model.named_modules() if isinstance(layer, SETS_ITS_MODE) and layer.training]
-    return find("eval-mode", len(names), f"in training mode: {', '.join(names[:5])}" if names else "")
+    return check_result("eval-mode", len(names), f"in training mode: {', '.join(names[:5])}" if names else "")
 
 
-def are_logits(logits: Tensor) -> Finding:
+def are_logits(logits: Tensor) -> CheckResult:
     """Rows that sum to 1 and hold nothing below 0 are probabilities: their cross-entropy is one of the wrong thing."""
     rows = (logits.sum(1) - 1).abs().le(1e-5) & logits.ge(0).all(1)
-    return find("logits", rows.float().mean().item(), examples=rows.nonzero().flatten().tolist())
+    return check_result("logits", rows.float().mean().item(), examples=rows.nonzero().flatten().tolist())
 
 
-def batch_independence(model: Net, x: Tensor, logits: Tensor) -> Finding:
+def batch_independence(model: Net, x: Tensor, logits: Tensor) -> CheckResult:
     try:
         parts = [as_many_as_fit(lambda n: answers(model, x[:n]) - logits[:n], most) for most in (1, min(7, len(x)))]
     except (ValueError, RuntimeError) as error:
         if out_of_memory(error):
             raise
         # Whatever a user's model raises: it needs the others of a batch, as BatchNorm in training mode does.
-        return find("batch-independence", 1.0, f"takes no small batch: {str(error).splitlines()[0][:200]}")
+        return check_result("batch-independence", 1.0, f"takes no small batch: {str(error).splitlines()[0][:200]}")
     spread = logits.std().clamp_min(1e-12)
-    return find("batch-independence", max((part.abs().max() / spread).item() for part in parts))
+    return check_result("batch-independence", max((part.abs().max() / spread).item() for part in parts))
 
 
-def gradients(model: Net, x: Tensor, y: Tensor) -> list[Finding]:
+def gradients(model: Net, x: Tensor, y: Tensor) -> list[CheckResult]:
     """Whether the cross-entropy of the model's own answer has a gradient, a finite one, and one that is not zero."""
 
     def slopes_of(n: int) -> Tensor:
@@ -87,13 +87,13 @@ def gradients(model: Net, x: Tensor, y: Tensor) -> list[Finding]:
         if out_of_memory(error):
             raise
         # Whatever a user's model raises when it is differentiated: it has no gradient, and that is what is to be said.
-        return [find("gradient", 1.0, f"no gradient: {str(error).splitlines()[0][:200]}")]
+        return [check_result("gradient", 1.0, f"no gradient: {str(error).splitlines()[0][:200]}")]
     flat = slopes.flatten(1)
     broken = ~flat.isfinite().all(1)
     zero = (flat == 0).all(1)
     return [
-        find("gradient", broken.float().mean().item(), examples=broken.nonzero().flatten().tolist()),
-        find("zero-gradient", zero.float().mean().item(), examples=zero.nonzero().flatten().tolist()),
+        check_result("gradient", broken.float().mean().item(), examples=broken.nonzero().flatten().tolist()),
+        check_result("zero-gradient", zero.float().mean().item(), examples=zero.nonzero().flatten().tolist()),
     ]
 
 
@@ -109,7 +109,7 @@ def look_at_outcome(
     seed: int,
     search: nn.Module | None = None,
     attacks: Sequence[AttackFunction] = (),
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Checks of an evaluation's outcome. x: its images as floats, and x_adv the attacked ones, in the outcome's order.
 
     model: the one that judges, one that always gives the same answer. norm: None where images are as they are, and
@@ -133,17 +133,19 @@ def look_at_outcome(
 TOO_FEW = "clean accuracy {accuracy:.3f} on {n} images: too few to tell the model from one that names one class for all"
 
 
-def above_chance(outcome: Outcome) -> Finding:
+def above_chance(outcome: Outcome) -> CheckResult:
     """An untrained or broken model names one class for all: where it is no better than that, it is none."""
     accuracy = float(outcome.clean_correct.mean())
     often = float(np.bincount(outcome.label).max() / len(outcome.label))
     if often > 0.7:
-        return find("chance", None, "nearly all images are of one class")
+        return check_result("chance", None, "nearly all images are of one class")
     if len(outcome.label) < 30:
         if wilson(accuracy * len(outcome.label), len(outcome.label))[0] > often:
-            return find("chance", None, "few images, but surely better than one class for all")
-        return replace(find("chance", None, TOO_FEW.format(accuracy=accuracy, n=len(outcome.label))), verdict=WARN)
-    return find(
+            return check_result("chance", None, "few images, but surely better than one class for all")
+        return replace(
+            check_result("chance", None, TOO_FEW.format(accuracy=accuracy, n=len(outcome.label))), verdict=WARN
+        )
+    return check_result(
         "chance", often / max(accuracy, 1e-9), f"clean accuracy {accuracy:.3f}, most frequent class {often:.3f}"
     )
 
@@ -157,24 +159,24 @@ def noise(
     eps: float,
     seed: int,
     search: nn.Module | None = None,
-) -> Finding:
+) -> CheckResult:
     """One random point of the ball for each image that stands: an attack that missed what chance finds is none."""
     rows = torch.from_numpy(np.flatnonzero(~outcome.success)[:MOST])
     if len(rows) == 0:
-        return find("noise", None, "no image stands")
+        return check_result("noise", None, "no image stands")
     index = torch.from_numpy(outcome.index)[rows].to(x.device)
     images = x[rows]
     point = (images + draw_in_ball(images, eps, norm, Draws(seed, index), "checks/noise")).clamp(0, 1)
     fell = verdict(model, search or model, point, y[rows]) != y[rows]
-    return find("noise", int(fell.sum()), examples=index[fell].tolist())
+    return check_result("noise", int(fell.sum()), examples=index[fell].tolist())
 
 
-def eight_bit(model: nn.Module, x_adv: Tensor, y: Tensor, outcome: Outcome) -> Finding:
+def eight_bit(model: nn.Module, x_adv: Tensor, y: Tensor, outcome: Outcome) -> CheckResult:
     """Whether attacked images survive being stored as pictures."""
     rows = torch.from_numpy(np.flatnonzero(outcome.success & (outcome.distance > 0))[:ROUNDED])
     if len(rows) == 0:
-        return find("eight-bit", None, "no image was broken")
+        return check_result("eight-bit", None, "no image was broken")
     rounded = (x_adv[rows] * 255).round() / 255
     stands = predict(model, rounded) == y[rows]
     places = torch.from_numpy(outcome.index)[rows[stands.cpu()]]
-    return find("eight-bit", stands.float().mean().item(), examples=places.tolist())
+    return check_result("eight-bit", stands.float().mean().item(), examples=places.tolist())

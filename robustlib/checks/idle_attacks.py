@@ -1,4 +1,4 @@
-"""Whether an attack did anything: that it moves images at all, and comes nearer than chance where it has no limit."""
+"""Checks for idle attacks: that one moves images at all, and comes nearer than chance where it has no limit."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustlib.arguments import Norm
 from robustlib.attacks.types import AttackFunction, as_stage
-from robustlib.checks.thresholds import Finding, find
+from robustlib.checks.thresholds import CheckResult, check_result
 from robustlib.inference.predict import verdict
 from robustlib.metrics import CLEAN
 from robustlib.norms import draw_in_ball, size
@@ -34,7 +34,7 @@ def unmoved(
     norm: Norm,
     eps: float | None,
     seed: int,
-) -> Finding:
+) -> CheckResult:
     """Whether attacks that broke nothing move images at all. model: as they search on it.
 
     Within a small radius a sound attack may find nothing, and give images back as they came. So a few of those that
@@ -42,10 +42,10 @@ def unmoved(
     """
     # Nearer than that an image may have fallen by chance, where the model is randomised.
     if (outcome.success & (outcome.distance > NEAR)).any():
-        return find("unmoved", None, "it broke images, and so it moves them")
+        return check_result("unmoved", None, "it broke images, and so it moves them")
     standing = np.flatnonzero(~outcome.success)
     if len(standing) < LEAST:
-        return find("unmoved", None, "too few images stand to tell")
+        return check_result("unmoved", None, "too few images stand to tell")
     # Evenly, not the first of them: data sets may lie sorted by class.
     rows = torch.from_numpy(standing[np.linspace(0, len(standing) - 1, min(len(standing), FEW)).astype(int)])
     x, y, draws = x[rows], y[rows], Draws(seed, torch.from_numpy(outcome.index)[rows].to(x.device))
@@ -59,7 +59,7 @@ def unmoved(
             still = still[size(found - x[still], "Linf") <= ROUNDING]
             if len(still) == 0:
                 break
-    return find("unmoved", len(still) / len(x), examples=draws.index[still].tolist())
+    return check_result("unmoved", len(still) / len(x), examples=draws.index[still].tolist())
 
 
 def farthest(x: Tensor, norm: Norm) -> Tensor:
@@ -69,14 +69,14 @@ def farthest(x: Tensor, norm: Norm) -> Tensor:
 
 def noise_nearer(
     model: nn.Module, x: Tensor, y: Tensor, outcome: Outcome, *, norm: Norm, seed: int, search: nn.Module | None = None
-) -> Finding:
+) -> CheckResult:
     """Random points at increasing radii, up to what an attack without a limit found, or any image where it found none.
 
     One that misclassifies is nearer than the attack came: an attack that chance beats is none.
     """
     rows = torch.from_numpy(np.flatnonzero(outcome.broken_by != CLEAN)[:MOST])
     if len(rows) == 0:
-        return find("noise-nearer", None, "no image was attacked")
+        return check_result("noise-nearer", None, "no image was attacked")
     images, classes = x[rows], y[rows]
     index = torch.from_numpy(outcome.index)[rows].to(x.device)
     distance = torch.from_numpy(outcome.distance)[rows].to(x)
@@ -87,4 +87,4 @@ def noise_nearer(
         point = (images + delta).clamp(0, 1)
         beaten |= verdict(model, search or model, point, classes) != classes
     count = int(beaten.sum())
-    return find("noise-nearer", count / len(rows) if count > CHANCE else 0.0, examples=index[beaten].tolist())
+    return check_result("noise-nearer", count / len(rows) if count > CHANCE else 0.0, examples=index[beaten].tolist())

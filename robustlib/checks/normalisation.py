@@ -1,4 +1,4 @@
-"""Whether a model that is hardly better than chance was given images normalised otherwise than it was trained with."""
+"""The check of the normalisation: was a model hardly better than chance given images as it was trained on?"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlib.checks.thresholds import PASS, Finding, find
+from robustlib.checks.thresholds import PASS, CheckResult, check_result
 from robustlib.inference.predict import predict
 from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.models.layers import Normalize
@@ -21,7 +21,7 @@ ALIKE = 0.02  # so many images cannot tell apart what differs by less: the usual
 Usual = tuple[str, Tensor, Tensor]  # the line that says so, mean, standard deviation
 
 
-def normalisation(model: nn.Module, x: Tensor, y: Tensor, outcome: Outcome) -> Finding:
+def normalisation(model: nn.Module, x: Tensor, y: Tensor, outcome: Outcome) -> CheckResult:
     """How much more accurate another usual normalisation makes it. x, y: as the outcome has them.
 
     It is looked at only where the clean accuracy is near chance; a few passes of at most 128 images.
@@ -29,9 +29,9 @@ def normalisation(model: nn.Module, x: Tensor, y: Tensor, outcome: Outcome) -> F
     clean = float(outcome.clean_correct.mean())
     often = float(np.bincount(outcome.label).max() / len(outcome.label))
     if len(outcome.label) < LEAST:
-        return find("normalisation", None, "too few images to tell")
+        return check_result("normalisation", None, "too few images to tell")
     if clean >= often + NEAR * (1 - often):
-        return find("normalisation", None, "its clean accuracy is not near chance")
+        return check_result("normalisation", None, "its clean accuracy is not near chance")
     # Evenly, not the first of them: data sets may lie sorted by class.
     rows = torch.from_numpy(np.linspace(0, len(x) - 1, min(len(x), MOST)).astype(int)).to(x.device)
     x, y = x[rows], y[rows]
@@ -40,7 +40,7 @@ def normalisation(model: nn.Module, x: Tensor, y: Tensor, outcome: Outcome) -> F
     best, words = max(tried, key=lambda one: one[0])
     alike = [other.partition(" (")[0] for gained, other in tried if gained > best - ALIKE and other != words]
     words += f", nearly so with {', '.join(alike)}" if alike else ""
-    found = find("normalisation", max(0.0, best - own))
+    found = check_result("normalisation", max(0.0, best - own))
     much = f"clean accuracy {own:.3f}, but {best:.3f} with {words}, on {len(x)} images"
     return replace(found, note="no usual one gives much more" if found.verdict == PASS else much)
 

@@ -10,13 +10,13 @@ PASS, WARN, FAIL = VERDICTS = ("pass", "warn", "fail")
 class Limit:
     """A check's value is the worse the larger it is: above `warn` it warns, above `fail` it fails.
 
-    withholds: whether failing it takes the word "robust" from the row; a failure of another check only warns.
+    blocking: whether failing it takes the word "robust" from the row; a failure of another check only warns.
     """
 
     meaning: str
     warn: float
     fail: float | None
-    withholds: bool
+    blocking: bool
     source: str
 
 
@@ -110,8 +110,8 @@ LIMITS: dict[str, Limit] = {
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What a check found. value: None where there was nothing to look at.  examples: places in the data."""
+class CheckResult:
+    """The result of a check. value: None if there was nothing to look at.  examples: indices in the data."""
 
     name: str
     value: float | None
@@ -121,33 +121,33 @@ class Finding:
     examples: tuple[int, ...] = ()
 
 
-def find(name: str, value: float | None, note: str = "", examples: Iterable[int] = ()) -> Finding:
-    """The finding for a check's value, by the table."""
+def check_result(name: str, value: float | None, note: str = "", examples: Iterable[int] = ()) -> CheckResult:
+    """The result of a check from its value, by the table."""
     limit = LIMITS[name]
     threshold = limit.warn if limit.fail is None else limit.fail
     if value is None:
-        return Finding(name, None, threshold, PASS, note or "nothing to look at")
+        return CheckResult(name, None, threshold, PASS, note or "nothing to look at")
     verdict = WARN if value > limit.warn else PASS
     if limit.fail is not None and value > limit.fail:
         verdict = FAIL
     shown = tuple(int(place) for place in examples)[:20] if verdict != PASS else ()
-    return Finding(name, float(value), threshold, verdict, note or limit.meaning, shown)
+    return CheckResult(name, float(value), threshold, verdict, note or limit.meaning, shown)
 
 
-def overall(findings: Iterable[Finding]) -> str:
-    """The worst verdict; a failed check that does not withhold the word "robust" counts as a warning."""
+def overall(results: Iterable[CheckResult]) -> str:
+    """The worst verdict; a failed check that is not blocking counts as a warning."""
     worst = PASS
-    for finding in findings:
-        verdict = finding.verdict
-        if verdict == FAIL and not LIMITS[finding.name].withholds:
+    for result in results:
+        verdict = result.verdict
+        if verdict == FAIL and not LIMITS[result.name].blocking:
             verdict = WARN
         worst = max(worst, verdict, key=VERDICTS.index)
     return worst
 
 
-def merged(parts: Iterable[Finding]) -> list[Finding]:
-    """The findings of several parts of an evaluation as one each: the worst, with the examples of all."""
-    found: dict[str, Finding] = {}
+def merge_results(parts: Iterable[CheckResult]) -> list[CheckResult]:
+    """The results of several parts of an evaluation as one each: the worst, with the examples of all."""
+    found: dict[str, CheckResult] = {}
     for part in parts:
         before = found.get(part.name)
         if before is None:
@@ -155,5 +155,5 @@ def merged(parts: Iterable[Finding]) -> list[Finding]:
             continue
         worse = max(before, part, key=lambda one: (VERDICTS.index(one.verdict), one.value or 0.0))
         examples = tuple(sorted({*before.examples, *part.examples}))[:20]
-        found[part.name] = Finding(worse.name, worse.value, worse.threshold, worse.verdict, worse.note, examples)
+        found[part.name] = CheckResult(worse.name, worse.value, worse.threshold, worse.verdict, worse.note, examples)
     return list(found.values())

@@ -1,1 +1,1 @@
-"""Data sets: what their files hold, decoded as it is needed into a cache."""
+"""Data sets: their files, decoded as images are needed, into a cache."""

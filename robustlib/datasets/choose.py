@@ -1,4 +1,4 @@
-"""Which examples of a split are evaluated."""
+"""The choice of the examples of a split that are evaluated."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""How Parquet files were read once: sets that still are keep their fingerprint, others get a new one."""
+"""The earlier reading of Parquet files: sets still read so keep their fingerprint, others get a new one."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What bytes that are no picture are, by how they begin."""
+"""Types of files that are no picture, told by their first bytes."""
 
 from pathlib import Path
 

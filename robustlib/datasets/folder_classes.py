@@ -1,4 +1,4 @@
-"""The classes in the folders of a data set's splits, and what is said of what was taken."""
+"""The classes in the folders of a data set's splits, and the message about what was taken."""
 
 import re
 from collections import Counter

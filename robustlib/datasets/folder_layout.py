@@ -1,4 +1,4 @@
-"""What the folders of a data set are: splits, wrappers around them, or classes."""
+"""The roles of a data set's folders: splits, wrappers around them, or classes."""
 
 from robustlib.datasets.folder_tree import IMAGES, Folder, counted, listed
 from robustlib.datasets.source import SPLITS, TEST

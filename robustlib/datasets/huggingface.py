@@ -1,4 +1,4 @@
-"""What Hugging Face's `datasets` writes of columns into a Parquet file: their kinds, and the classes' names."""
+"""Metadata that Hugging Face's `datasets` writes into Parquet files: the kinds of columns, the names of classes."""
 
 import json
 from collections.abc import Iterator

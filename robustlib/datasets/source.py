@@ -1,4 +1,4 @@
-"""What a reader says of a data set: its files, its splits, and a split's labels and images."""
+"""The source of a data set as its reader gives it: files, splits, and a split's labels and images."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

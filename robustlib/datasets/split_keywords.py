@@ -1,4 +1,4 @@
-"""The split that a name speaks of, in one word or among others."""
+"""Keywords by which a name speaks of a split, in one word or among others."""
 
 from robustlib.datasets.splits import MEANING, words_of
 

@@ -1,4 +1,4 @@
-"""Which files belong to which split, by the words in their names, as Hugging Face's `datasets` reads them."""
+"""The files of each split, by the words in their names, as Hugging Face's `datasets` reads them."""
 
 import os
 import re

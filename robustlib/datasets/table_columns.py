@@ -1,4 +1,4 @@
-"""Which column of a table holds the images and which the labels: said by the user or the file, never guessed."""
+"""The columns of a table with images and with labels: named by the user or the file, never guessed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

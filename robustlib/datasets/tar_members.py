@@ -1,4 +1,4 @@
-"""Where the members of tar files lie: found by their headers, read in place, never extracted."""
+"""Positions of the members of tar files: found by their headers, read in place, never extracted."""
 
 import tarfile
 from collections.abc import Iterator

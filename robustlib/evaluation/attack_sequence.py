@@ -1,4 +1,4 @@
-"""Attack only what still stands: restarts and ensembles are the same thing."""
+"""Attacks in sequence, each on the examples that are still robust: restarts and ensembles are the same thing."""
 
 import time
 from collections.abc import Sequence

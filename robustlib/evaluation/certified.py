@@ -1,4 +1,4 @@
-"""Evaluating what is certain: an example counts at a radius only where no image within it can change the answer."""
+"""Certified evaluation: an example counts at a radius only if provably no image within it changes the answer."""
 
 import time
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""How accurate a model is, clean and attacked: every verdict by a fresh pass of the given model in strict float32."""
+"""The evaluation of a model, clean and attacked: every verdict by a fresh pass of the given model in strict float32."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustlib.arguments import Norm, checked_options
 from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.checks.evaluation_checks import look_at_model
-from robustlib.checks.thresholds import Finding
+from robustlib.checks.thresholds import CheckResult
 from robustlib.datasets.lazy_images import ImageSet
 from robustlib.evaluation.attack_sequence import cascade
 from robustlib.evaluation.multi_radius import curve
@@ -55,7 +55,7 @@ class Ready:
     engines: Engines | None
     classes: int
     seconds: float
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[CheckResult, ...] = ()
 
     def mode(self, eps: float | None) -> str:
         """In which form the model is searched within this radius, in words."""

@@ -13,7 +13,7 @@ from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.attacks.autoattack import Named
 from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.checks.consistency import across_stages
-from robustlib.checks.thresholds import Finding, overall
+from robustlib.checks.thresholds import CheckResult, overall
 from robustlib.datasets.lazy_images import ImageSet
 from robustlib.evaluation.evaluate import evaluate_curve, make_ready
 from robustlib.evaluation.outcome_checks import check_outcome
@@ -34,7 +34,7 @@ class Evaluation:
 
     outcome: Outcome = field(repr=False)
     x_adv: Tensor = field(repr=False)
-    checks: list[Finding] = field(repr=False)
+    checks: list[CheckResult] = field(repr=False)
     mode: str
 
     @cached_property

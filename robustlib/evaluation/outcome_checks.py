@@ -10,7 +10,7 @@ from robustlib.attacks.types import AttackFunction
 from robustlib.checks.evaluation_checks import above_chance, look_at_outcome
 from robustlib.checks.idle_attacks import unmoved
 from robustlib.checks.normalisation import normalisation
-from robustlib.checks.thresholds import Finding
+from robustlib.checks.thresholds import CheckResult
 from robustlib.datasets.lazy_images import ImageSet
 from robustlib.evaluation.evaluate import Ready
 from robustlib.inference.expectation import Expectation
@@ -30,7 +30,7 @@ def check_outcome(
     attacks: Sequence[AttackFunction],
     eot_draws: int,
     device: torch.device,
-) -> list[Finding]:
+) -> list[CheckResult]:
     """The model's checks, and those of the outcome.
 
     images: the whole data set.  x_adv: the attacked images in the outcome's order.  norm, eps: the budget; no norm

@@ -1,1 +1,1 @@
-"""How a model is called: batched, fast, in mixed precision, on threads."""
+"""Inference: models called in batches, fast, in mixed precision, on threads."""

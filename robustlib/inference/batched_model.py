@@ -1,4 +1,4 @@
-"""How attacks call a model: at a few fixed batch sizes, so that an example's numbers do not depend on its neighbours.
+"""Models called at a few fixed batch sizes, so that an example's numbers do not depend on its neighbours.
 
 A batch of one goes through other code than a batch of 64, and its last bits differ. Batches filled up to fixed sizes
 give every example the same bits, whoever shares its batch; and fixed sizes are what CUDA graphs want.

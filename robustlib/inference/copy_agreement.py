@@ -1,4 +1,4 @@
-"""Whether a copy of a model computes what the model does, but for rounding: in logits and in gradients."""
+"""The agreement of a copy of a model with the model, but for rounding: in logits and in gradients."""
 
 import math
 

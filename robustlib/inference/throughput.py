@@ -1,4 +1,4 @@
-"""What an attack will cost: passes an example, and how many a second this device makes of this model."""
+"""The cost of an attack: passes an example, and how many a second this device makes of this model."""
 
 import math
 import time

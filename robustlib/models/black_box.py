@@ -1,4 +1,4 @@
-"""Models that only answer: any callable, or a server behind an address. They have no gradient."""
+"""Black-box models, which only answer: any callable, or a server behind an address. They have no gradient."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""What a file is that is no file of weights: told by its first bytes, or by what an archive holds. Free of torch."""
+"""Kinds of files that hold no weights: told by the first bytes, or by what an archive holds. Free of torch."""
 
 import zipfile
 from pathlib import Path

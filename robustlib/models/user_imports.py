@@ -1,4 +1,4 @@
-"""What a user's file imports from beside it: its own modules, whatever else goes by their names in this process.
+"""Imports of a user's file from beside it: its own modules, whatever else has their names in this process.
 
 A folder may have a `cluster.py`, `utils.py` or `random.py` of its own. Its code gets those, as a script would; nobody
 else does: not robustq, not an installed package, not the code of another folder. So the folder is not put in front of

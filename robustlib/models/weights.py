@@ -1,4 +1,4 @@
-"""Weights into a model: which of a file's tensors belong to which of the model's, or why they do not."""
+"""The loading of weights: which of a file's tensors belong to which of the model's, or why they do not."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How much a file of weights may take up in memory, by what it declares: known before it is unpacked. Free of torch.
+"""Bounds on the memory that a file of weights takes, by what it declares, before it is unpacked. Free of torch.
 
 torch.save and safetensors write every number as it is, so that a file takes up about its own size, and none of these
 limits is near. What is many times that is a few numbers that stand for very many.

@@ -1,4 +1,4 @@
-"""What is said of weights: in one line what was taken of a file, or why none of it fits."""
+"""Messages about weights: in one line what was taken of a file, or why none of it fits."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What training descends: functions (model, x, y, *, draws, ...) -> loss."""
+"""Training objectives: functions (model, x, y, *, draws, ...) -> loss."""
 
 from collections.abc import Callable
 from typing import Any

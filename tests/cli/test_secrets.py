@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from robustq import cli
-from robustq.cluster.ray_isolation import apart
+from robustq.cluster.ray_isolation import isolated
 from robustq.cluster.remote.ray_jobs_api import Cluster
 from robustq.jobs.errors import SpecError
 from robustq.jobs.queue.claims import claim
@@ -73,7 +73,7 @@ def test_a_store_with_a_password_is_not_sent_along():
 def test_processes_that_are_started_do_not_get_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ROBUSTQ_STORE", AWAY)
     monkeypatch.setenv("PGPASSWORD", MARK)
-    with apart():
+    with isolated():
         assert not [name for name, value in os.environ.items() if MARK in value]
     assert os.environ["ROBUSTQ_STORE"] == AWAY and os.environ["PGPASSWORD"] == MARK
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from robustq.cluster.ray_connection import check_token, import_ray, is_loopback, quiet_stdout, quieten
-from robustq.cluster.remote.ray_jobs_api import Answer
-from robustq.cluster.remote.upload import parcel, staged
+from robustq.cluster.remote.ray_jobs_api import CommandOutput
+from robustq.cluster.remote.upload import prepared_upload, staging_folder
 from robustq.jobs.errors import RunError, SpecError
 
 
@@ -90,7 +90,7 @@ def test_a_parcel_holds_the_code_and_the_studys_folder(tmp_path):
     (folder / "results.db").write_text("x")
     (folder / "m.py").write_text("def make(): ...\n")
     (folder / "s.yaml").write_text(STUDY.format(file="m.py"))
-    with parcel(folder / "s.yaml") as (place, first):
+    with prepared_upload(folder / "s.yaml") as (place, first):
         assert sorted(path.name for path in place.iterdir()) == ["robustlib", "robustq", "study"]
         assert sorted(path.name for path in (place / "study").iterdir()) == ["m.py", "s.yaml"]
         jobs = place / "robustq" / "jobs"
@@ -98,9 +98,9 @@ def test_a_parcel_holds_the_code_and_the_studys_folder(tmp_path):
         assert list((jobs / "report" / "page" / "templates").glob("*.html"))
         assert not list(place.rglob("__pycache__"))
     (folder / "m.py").write_text("def make(): return 1\n")
-    with parcel(folder / "s.yaml") as (_, second):
+    with prepared_upload(folder / "s.yaml") as (_, second):
         assert first != second
-    with staged() as place:
+    with staging_folder() as place:
         assert not (place / "study").exists()
 
 
@@ -110,28 +110,28 @@ def test_what_would_not_be_there_is_found_before_it_is_sent(tmp_path, monkeypatc
     study = tmp_path / "mine" / "s.yaml"
     study.write_text(STUDY.format(file="../m.py"))
     with pytest.raises(SpecError, match=r"s.yaml:1: ../m.py lies outside of the study's folder, which is what is sent"):
-        parcel(study).__enter__()
+        prepared_upload(study).__enter__()
     (tmp_path / "w.pt").write_bytes(b"")
     (tmp_path / "mine" / "w.pt").write_bytes(b"")
     for weights, ok in (("w.pt:ema", True), ("../w.pt:ema", False)):
         study.write_text(f"models: {{a: {{arch: lenet5, weights: '{weights}'}}}}\nattacks: [{{name: fgsm}}]\n")
         if ok:
-            with parcel(study):
+            with prepared_upload(study):
                 pass
         else:
             with pytest.raises(SpecError, match=rf"{weights} lies outside of the study's folder"):
-                parcel(study).__enter__()
+                prepared_upload(study).__enter__()
     monkeypatch.setattr("robustq.cluster.remote.upload.LIMIT_BYTES", 10)
     study.write_text(STUDY.format(file="m.py"))
     with pytest.raises(
         SpecError, match=r"holds 0 MB, of which 0 can be sent: put the study and the files that it names"
     ):
-        parcel(study).__enter__()
+        prepared_upload(study).__enter__()
 
 
 def test_an_answer_is_what_the_command_printed_and_nothing_else():
     told: list[str] = []
-    answer = Answer(told.append)
+    answer = CommandOutput(told.append)
     for text in (
         "Ray says\nrobustq-be",
         "gins\n6 do",
@@ -139,6 +139,6 @@ def test_an_answer_is_what_the_command_printed_and_nothing_else():
         "\nlast",
         "\nrobustq: no\n",
     ):
-        answer.take(text)
+        answer.feed(text)
     assert "".join(told) == "6 done\n\nlast\n"
     assert "".join(answer.lines) == "6 done\n\nlast\nrobustq: no\n"

@@ -19,7 +19,7 @@ from robustq.cluster import ray_connection, ray_sessions
 from robustq.cluster import worker_ends as ends
 from robustq.cluster.driver.drive import drive
 from robustq.cluster.messages import Place
-from robustq.cluster.ray_failures import RayLost, answers, run_again
+from robustq.cluster.ray_failures import RayLost, accepts_connection, run_with_restarts
 from robustq.cluster.slots import Slots
 from robustq.jobs.errors import RunError
 from robustq.jobs.queue import transitions
@@ -61,10 +61,10 @@ def test_a_run_goes_on_as_long_as_that_leads_anywhere(dies, done, starts, line):
         return {"done": 7}
 
     if line is None:
-        assert run_again(nothing, work, lambda: next(found), told.append) == {"done": 7}
+        assert run_with_restarts(nothing, work, lambda: next(found), told.append) == {"done": 7}
     else:
         with pytest.raises(RunError) as error:
-            run_again(nothing, work, lambda: next(found), told.append)
+            run_with_restarts(nothing, work, lambda: next(found), told.append)
         assert str(error.value).startswith(line)
     assert len(began) == starts
     assert told == ["it is gone: what ran is queued again, and goes on with a new one"] * (starts - 1)
@@ -72,7 +72,7 @@ def test_a_run_goes_on_as_long_as_that_leads_anywhere(dies, done, starts, line):
 
 def test_a_cluster_that_does_not_answer_is_told_at_once():
     port = free_port()
-    assert not answers(f"127.0.0.1:{port}")
+    assert not accepts_connection(f"127.0.0.1:{port}")
     began = time.monotonic()
     with pytest.raises(RunError, match=rf"^the Ray cluster 127.0.0.1:{port} cannot be reached: nothing answers there$"):
         ray_connection.cluster_ray(f"127.0.0.1:{port}").__enter__()
@@ -141,7 +141,7 @@ class TestFolder:
             outer = Path(inner).parent
             assert outer.parent == place and outer.stat().st_mode & 0o77 == 0
             (Path(inner) / "logs").mkdir()
-            ray_sessions.clear_dead()
+            ray_sessions.remove_stale()
             assert Path(inner, "logs").is_dir()
         assert list(place.iterdir()) == []
 
@@ -158,13 +158,13 @@ class TestFolder:
         (folder / "log").write_text("x")
         foreign = place / f"{ray_sessions.PREFIX}other"  # of somebody who marks nothing
         foreign.mkdir()
-        ray_sessions.clear_dead()
+        ray_sessions.remove_stale()
         assert folder.is_dir()
         # What its Ray would be: a process that has the folder in its command line, and a path of Ray's.
         left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "/ray/", f"{folder}/r/x"])
         killed.kill()
         killed.wait()
-        ray_sessions.clear_dead()
+        ray_sessions.remove_stale()
         left.wait(20)
         assert not psutil.pid_exists(left.pid)  # killed, not by this test
         assert list(place.iterdir()) == [foreign]
@@ -174,15 +174,15 @@ class TestFolder:
         folder = tmp_path / "elsewhere"
         for made in (folder, place / f"{ray_sessions.PREFIX}theirs"):
             made.mkdir()
-            (made / ray_sessions.MARK).touch()
+            (made / ray_sessions.LOCK_FILE).touch()
         (place / f"{ray_sessions.PREFIX}link").symlink_to(folder)
         with monkeypatch.context() as patch:
             patch.setattr("os.getuid", lambda: folder.stat().st_uid + 1)
-            ray_sessions.clear_dead()
+            ray_sessions.remove_stale()
         assert len(list(place.iterdir())) == 2 and folder.is_dir()
-        ray_sessions.clear_dead()  # one's own, whose process is gone
+        ray_sessions.remove_stale()  # one's own, whose process is gone
         assert [path.name for path in place.iterdir()] == [f"{ray_sessions.PREFIX}link"]
-        assert [path.name for path in folder.iterdir()] == [ray_sessions.MARK]
+        assert [path.name for path in folder.iterdir()] == [ray_sessions.LOCK_FILE]
         (place / f"{ray_sessions.PREFIX}link").unlink()
 
     def test_that_cannot_be_made_is_one_line(self, monkeypatch, tmp_path):
@@ -203,7 +203,7 @@ class TestFolder:
 
 @pytest.mark.parametrize(("ends", "line"), [("os._exit(1)", ray_sessions.ENDED + "\n"), ("None", ""), ("1 / 0", "")])
 def test_a_process_that_ray_ends_is_told_of(ends, line):
-    code = f"import os\nfrom robustq.cluster import ray_sessions\nwith ray_sessions.told_if_ended():\n    {ends}\n"
+    code = f"import os\nfrom robustq.cluster import ray_sessions\nwith ray_sessions.announce_if_killed():\n    {ends}\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stderr.startswith(line) and ("robustq: " in done.stderr) == bool(line)
     assert done.returncode == (0 if ends == "None" else 1)

@@ -119,16 +119,16 @@ class TestRay:
         store.engine.dispose()
 
 
-def test_this_process_is_back_in_its_folder_and_relative_places_stay_where_they_are(tmp_path: Path, monkeypatch):
+def test_this_process_is_back_in_its_folder_and_relative_paths_hold(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["lib", "/abs"]))
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "token")
-    with pytest.raises(KeyError), ray_isolation.apart():
+    with pytest.raises(KeyError), ray_isolation.isolated():
         assert Path.cwd() != tmp_path and list(Path.cwd().iterdir()) == []
         assert os.environ["PYTHONPATH"] == os.pathsep.join([str(tmp_path / "lib"), "/abs"])
         assert os.environ["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "token")
         raise KeyError
-    assert Path.cwd() == tmp_path and ray_isolation.KEPT
+    assert Path.cwd() == tmp_path and ray_isolation.EMPTY_FOLDERS
     assert (os.environ["PYTHONPATH"], os.environ["RAY_AUTH_TOKEN_PATH"]) == (f"lib{os.pathsep}/abs", "token")
-    ray_isolation.go_to(str(tmp_path / "not here"))
+    ray_isolation.enter_folder(str(tmp_path / "not here"))
     assert Path.cwd() == tmp_path

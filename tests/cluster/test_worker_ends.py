@@ -6,7 +6,7 @@ import pytest
 
 from robustq.cluster.messages import Place
 from robustq.cluster.ray_connection import import_ray
-from robustq.cluster.worker_ends import last_words, why
+from robustq.cluster.worker_ends import describe_end, last_log_line
 
 MARKS = ":job_id:01000000\n:task_name:rq:eval:1\n"
 # As Ray 2.60 and Python 3.11 wrote it.
@@ -45,14 +45,14 @@ def place(folder: Path, text: str, begins: int = 0) -> Place:
     ids=["nothing", "segfault", "aborted", "thread", "c++", "long", "much"],
 )  # fmt: skip
 def test_the_last_words_are_the_workers_own(text: str, words: str | None, tmp_path: Path):
-    assert last_words(place(tmp_path, text)) == words
+    assert last_log_line(place(tmp_path, text)) == words
 
 
 def test_what_an_earlier_bundle_printed_does_not_count(tmp_path: Path):
-    assert last_words(place(tmp_path, "a warning\n", begins=10)) is None
-    assert last_words(place(tmp_path, "a warning\nthe end\n", begins=10)) == "the end"
-    assert last_words(Place("node", "id", 1, "", "", "/nowhere/worker.err")) is None  # on another machine
-    assert last_words(None) is None
+    assert last_log_line(place(tmp_path, "a warning\n", begins=10)) is None
+    assert last_log_line(place(tmp_path, "a warning\nthe end\n", begins=10)) == "the end"
+    assert last_log_line(Place("node", "id", 1, "", "", "/nowhere/worker.err")) is None  # on another machine
+    assert last_log_line(None) is None
 
 
 def test_rays_errors_by_their_cause(tmp_path: Path):
@@ -60,12 +60,14 @@ def test_rays_errors_by_their_cause(tmp_path: Path):
     trace = "Traceback:\n  File 'x'\nModuleNotFoundError: No module named 'robustq.cluster.worker'; 'cluster' is not a package\n"
     told = ray.exceptions.RayTaskError("f", trace, ValueError("x"))
     assert (
-        why(ray, told, None)
+        describe_end(ray, told, None)
         == "ModuleNotFoundError: No module named 'robustq.cluster.worker'; 'cluster' is not a package"
     )
     died = ray.exceptions.WorkerCrashedError()
-    assert why(ray, died, None).startswith("WorkerCrashedError: The worker died unexpectedly")
+    assert describe_end(ray, died, None).startswith("WorkerCrashedError: The worker died unexpectedly")
     said = "WorkerCrashedError, and the last that it printed is: ZeroDivisionError: division by zero"
-    assert why(ray, died, place(tmp_path, THREAD)) == said
+    assert describe_end(ray, died, place(tmp_path, THREAD)) == said
     full = ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.\nMore\nand more\n")
-    assert why(ray, full, place(tmp_path, THREAD)).startswith("OutOfMemoryError: Task was killed due to the node")
+    assert describe_end(ray, full, place(tmp_path, THREAD)).startswith(
+        "OutOfMemoryError: Task was killed due to the node"
+    )

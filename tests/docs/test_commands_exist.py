@@ -68,5 +68,5 @@ def test_the_checks_page_is_the_table():
     for name, limit in LIMITS.items():
         cells = [cell.strip() for cell in rows[name].split("|")[2:6]]
         fails = "" if limit.fail is None else f"{limit.fail:g}"
-        assert cells == [limit.meaning, f"{limit.warn:g}", fails, "yes" if limit.withholds else ""]
+        assert cells == [limit.meaning, f"{limit.warn:g}", fails, "yes" if limit.blocking else ""]
     assert all(f"- `{cause}`: {why} {mend}" in text for cause, (why, mend) in CAUSES.items())

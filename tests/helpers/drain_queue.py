@@ -1,4 +1,4 @@
-"""What a driver does to a store, done in the process of a test."""
+"""A driver's work on a store, done in the process of a test."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Reading a page as browsers do, and what it was made from."""
+"""A page as browsers read it, and the store that it was made from."""
 
 import threading
 from collections.abc import Iterator

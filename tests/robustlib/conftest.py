@@ -1,4 +1,4 @@
-"""What several tests lean on: the digits, a network trained on them, and a cache folder that is not the user's."""
+"""Fixtures of several tests: the digits, a network trained on them, and a cache folder that is not the user's."""
 
 from pathlib import Path
 

@@ -28,7 +28,7 @@ def x() -> torch.Tensor:
 Y = torch.arange(30) % 4
 
 
-def test_gradient_of_cross_entropy_is_softmax_minus_one_hot_through_the_weights(linear, x):
+def test_cross_entropy_gradient_is_softmax_minus_one_hot_times_weights(linear, x):
     error = linear(x).softmax(1) - F.one_hot(Y, 4)
     expected = (error @ linear[1].weight).reshape(x.shape)
     torch.testing.assert_close(as_oracle(linear).value_and_grad(x, cross_entropy, Y)[2], expected)

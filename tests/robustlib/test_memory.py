@@ -60,7 +60,7 @@ def test_fewer_are_tried_down_to_one(holds: int, tried: list[int]):
     assert (as_many_as_fit(look, 64), seen) == (tried[-1], tried)
 
 
-def test_what_does_not_hold_one_is_raised_and_so_is_any_other_error_at_once():
+def test_what_cannot_hold_one_is_raised_and_so_is_any_other_error():
     def never(n: int) -> int:
         raise MemoryError
 

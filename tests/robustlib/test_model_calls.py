@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
 from robustlib.audit.audit import Audit, audit
-from robustlib.audit.gradient_bypass import lines_across
+from robustlib.audit.gradient_bypass import module_surrogates
 from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify
 from robustlib.evaluation.attack_sequence import cascade
@@ -176,7 +176,7 @@ def test_checks_and_an_audit_find_nothing_else(odd: Callable[[], Net]):
 
     mine, pure = found(odd()), found(Net(minus))
     assert same(mine.outcome, pure.outcome) and torch.equal(mine.x_adv, pure.x_adv)
-    assert [(f.name, f.verdict) for f in mine.findings] == [(f.name, f.verdict) for f in pure.findings]
+    assert [(f.name, f.verdict) for f in mine.checks] == [(f.name, f.verdict) for f in pure.checks]
 
 
 @odd_ones
@@ -234,7 +234,7 @@ def test_a_module_is_looked_at_through_what_it_got():
             x.data.mul_(0.5).add_(0.25)
             return x.detach()
 
-    (slope, offset) = lines_across(nn.Sequential(nn.Flatten(), Halves(), nn.Linear(16, 10)), X)["1"]
+    (slope, offset) = module_surrogates(nn.Sequential(nn.Flatten(), Halves(), nn.Linear(16, 10)), X)["1"]
     torch.testing.assert_close((slope.mean(), offset.mean()), (torch.tensor(0.5), torch.tensor(0.25)))
 
 

@@ -133,7 +133,7 @@ def test_default_draws_number_the_batch():
     assert default_draws(torch.zeros(1, 1), given) is given
 
 
-def test_generator_and_seeded_depend_on_seed_and_stream_and_leave_torch_alone():
+def test_generator_and_seeded_depend_on_seed_and_stream_not_on_torch():
     before = torch.get_rng_state()
 
     def inside(seed: int, stream: str) -> list[float]:

@@ -1,1 +1,1 @@
-"""The page on a sweep: what the store knows, ranked, drawn and written as HTML."""
+"""The page of a sweep: data from the store, ranked, drawn and written as HTML."""

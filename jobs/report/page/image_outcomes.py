@@ -1,4 +1,4 @@
-"""What single images came to, read from the stored outcomes once: confusions, classes, what broke what."""
+"""Outcomes of single images, read from the store once: confusions, classes, which attack broke which image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

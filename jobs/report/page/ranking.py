@@ -1,4 +1,4 @@
-"""Who stands best, where, and what is not to be trusted: rows of v_results weighed against their checks."""
+"""Rankings of models and attacks, and the numbers not to be trusted: rows of v_results weighed against their checks."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

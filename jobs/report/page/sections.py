@@ -1,4 +1,4 @@
-"""What the sections of the page are given, from a gathered sweep."""
+"""The data of each section of the page, from a gathered sweep."""
 
 import shlex
 import time

@@ -1,4 +1,4 @@
-"""What the page tells, read from the store in one transaction: rows, trainings, progress, failures, checks."""
+"""The data of a sweep, read from the store in one transaction: rows, trainings, progress, failures, checks."""
 
 import time
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A table of the page: columns, cells with what they are sorted by, and which columns may be picked from."""
+"""A table of the page: columns, cells with their sort keys, and the columns that have a menu to pick from."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

@@ -1,1 +1,1 @@
-"""How a store of an older schema becomes one of this: Alembic scripts, from the first schema on."""
+"""Migrations of a store from older schemas to this one: Alembic scripts, from the first schema on."""

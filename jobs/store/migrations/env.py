@@ -1,4 +1,4 @@
-"""What Alembic runs: the steps, on the connection and within the transaction of whoever asks for them."""
+"""The entry that Alembic runs: the steps, on the caller's connection and within its transaction."""
 
 from alembic import context
 

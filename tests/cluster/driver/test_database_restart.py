@@ -131,7 +131,7 @@ def test_housekeeping_that_is_broken_off_forgets_nothing(server, store, driver, 
     with store.begin() as db:
         db.execute(sa.update(job).where(job.c.id == claimed[0].id).values(cancel_requested=True))
     restart = once(lambda: server[1]("restart", "-m", "fast"))
-    monkeypatch.setattr(loop.watchdog, "look_after", lambda db, driver: restart())
+    monkeypatch.setattr(loop.watchdog, "end_stuck", lambda db, driver: restart())
     loop.housekeep(driver)
     with store.begin() as db:
         found = counts(db)

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from robustlib import VERSION
 from robustq.cluster.driver import drive, leases, loop, watchdog
 from robustq.cluster.driver.state import Bundle, Driver
-from robustq.cluster.messages import Finished, Place, Setting, Started
+from robustq.cluster.messages import Finished, Place, Started, WorkerSettings
 from robustq.cluster.process_identity import identity
 from robustq.cluster.slots import Slots
 from robustq.cluster.worker import probed
@@ -30,7 +30,7 @@ from tests.cluster.driver.test_store_displaced import NoRay
 
 HOUR = 3600.0
 JOBS = 4
-SETTING = Setting("cpu", 1, "", "")
+SETTING = WorkerSettings("cpu", 1, "", "")
 
 
 class Clock:
@@ -130,7 +130,7 @@ def test_a_time_of_boot_that_moves_takes_no_job_from_its_driver(steps, store, tm
     folder, turns = table(tmp_path / "proc"), iter(range(6 * JOBS))
     monkeypatch.setattr(psutil, "PROCFS_PATH", str(folder))
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "send_off", lambda driver, jobs: Bundle(None, {c.id: c for c in jobs}, SETTING, 1.0))
+    monkeypatch.setattr(loop, "launch", lambda driver, jobs: Bundle(None, {c.id: c for c in jobs}, SETTING, 1.0))
     set_boot(folder, 0.0)
     place = Place("here", "", 1, "", "", None)
 
@@ -277,7 +277,7 @@ def test_no_driver_takes_itself_for_dead(store: Store, monkeypatch):
 
 
 @pytest.mark.parametrize("process", [None, "", "another-boot pid:[4026531836] time:[4026531834] 100"])
-def test_drivers_of_other_places_and_of_older_versions_are_left_to_their_leases(process, store: Store, clock: Clock):
+def test_drivers_of_other_places_and_older_versions_keep_their_leases(process, store: Store, clock: Clock):
     begun(joined(store, process))
     watcher = joined(store)
     for _ in range(1 + 6):
@@ -321,15 +321,15 @@ def test_a_driver_that_slept_counts_no_time_against_its_jobs(store: Store, clock
     driver = joined(store)
     claimed = transitions.Claimed(1, "k", 1, "eval", {}, {}, timeout_seconds=600.0)
     bundle = Bundle(None, {1: claimed}, SETTING, 1.0, running=claimed, place=Place("n", "", 1, "", "", None))
-    driver.looked_at = bundle.heard_at = bundle.began_at = bundle.moved_at = clock.monotonic()
+    driver.checked_at = bundle.heard_at = bundle.began_at = bundle.progressed_at = clock.monotonic()
     driver.bundles.append(bundle)
     clock.sleep(10 * 24 * HOUR)
     with store.begin() as db:
-        watchdog.look_after(db, driver)
+        watchdog.end_stuck(db, driver)
     assert driver.bundles == [bundle]
     for _ in range(601):
         clock.sleep(1)
         bundle.heard_at = clock.monotonic()
         with store.begin() as db:
-            watchdog.look_after(db, driver)
+            watchdog.end_stuck(db, driver)
     assert driver.bundles == []

@@ -19,7 +19,7 @@ import pytest
 from robustq.cluster.driver import drive
 from robustq.cluster.driver import loop as dispatch
 from robustq.cluster.driver.state import Bundle, Driver
-from robustq.cluster.messages import Finished, Place, Setting, Started
+from robustq.cluster.messages import Finished, Place, Started, WorkerSettings
 from robustq.cluster.slots import Slots
 from robustq.cluster.worker import probed
 from robustq.jobs.errors import RobustqError, RunError, StoreError
@@ -29,7 +29,7 @@ from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.presence import watched
 
 ROOT = Path(__file__).parents[3]
-SETTING = Setting("cpu", 1, "", "")
+SETTING = WorkerSettings("cpu", 1, "", "")
 JOBS, BEFORE = 6, 3  # of a sweep, and those that are recorded when the store goes
 
 
@@ -57,7 +57,7 @@ def run(store: Store, monkeypatch: pytest.MonkeyPatch, mishap: Callable[[], None
     """Drive the queue, a job a turn. mishap: comes when BEFORE jobs are recorded.  early: when one is."""
     turns = iter(range(JOBS))
 
-    def send_off(driver: Driver, claimed: list[Any]) -> Bundle:
+    def launch(driver: Driver, claimed: list[Any]) -> Bundle:
         return Bundle(None, {c.id: c for c in claimed}, SETTING, 1.0)
 
     def collect(driver: Driver) -> Any:
@@ -69,7 +69,7 @@ def run(store: Store, monkeypatch: pytest.MonkeyPatch, mishap: Callable[[], None
         frames = [Started(job, Place("here", "", 1, "", "", None)), Finished(job, probed(SETTING), None, ())]
         return [(bundle, frame) for frame in frames], [(bundle, "")] if len(bundle.open) == 1 else []
 
-    monkeypatch.setattr(dispatch, "send_off", send_off)
+    monkeypatch.setattr(dispatch, "launch", launch)
     monkeypatch.setattr(dispatch, "collect", collect)
     return drive.work(Driver(store, NoRay(), Slots(1, 0, 1), None), lambda counts, costs: None)
 
@@ -181,7 +181,7 @@ def test_what_cannot_be_kept_is_told(store, path, monkeypatch):
         run(store, monkeypatch, lambda: delete(path), lambda: None)
 
 
-def test_a_store_that_goes_with_the_last_job_or_an_interrupt_is_not_taken_for_whole(store, path, monkeypatch):
+def test_a_store_lost_with_the_last_job_or_an_interrupt_counts_as_lost(store, path, monkeypatch):
     def mishap() -> None:
         delete(path)
         raise KeyboardInterrupt
@@ -290,7 +290,7 @@ def test_whoever_asks_to_end_interrupts(which, store, hangup):
     with pytest.raises(KeyboardInterrupt), drive.interruptible(driver):
         os.kill(os.getpid(), which)
         time.sleep(1)
-    assert driver.told_to_stop and signal.getsignal(which) is before
+    assert driver.stop_requested and signal.getsignal(which) is before
 
 
 def test_a_closed_terminal_is_ignored_where_nohup_said_so(store, hangup):
@@ -299,7 +299,7 @@ def test_a_closed_terminal_is_ignored_where_nohup_said_so(store, hangup):
     with drive.interruptible(driver):
         os.kill(os.getpid(), signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    assert not driver.told_to_stop
+    assert not driver.stop_requested
 
 
 @pytest.mark.ray

@@ -4,7 +4,7 @@ import time
 
 from robustq.cluster.driver import watchdog
 from robustq.cluster.driver.state import Bundle
-from robustq.cluster.messages import Place, Setting
+from robustq.cluster.messages import Place, WorkerSettings
 from robustq.jobs.queue.transitions import Claimed
 
 PLACE = Place("node", "id", 1, "", "", None)
@@ -12,7 +12,7 @@ PLACE = Place("node", "id", 1, "", "", None)
 
 def bundle(**values) -> Bundle:
     job = Claimed(1, "k", 1, "eval", {}, {}, timeout_seconds=values.pop("timeout_seconds", None))
-    return Bundle(None, {1: job}, Setting("cpu", 1, "", ""), 1.0, running=job, heard_at=0.0, **values)
+    return Bundle(None, {1: job}, WorkerSettings("cpu", 1, "", ""), 1.0, running=job, heard_at=0.0, **values)
 
 
 def test_a_worker_that_says_nothing():

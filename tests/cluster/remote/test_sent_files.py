@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from robustq import cli
-from robustq.cluster.remote.sent_files import choose, looks_secret
-from robustq.cluster.remote.upload import contents, parcel
+from robustq.cluster.remote.sent_files import choose_files, looks_secret
+from robustq.cluster.remote.upload import prepared_upload, upload_contents
 from robustq.jobs.errors import SpecError
 
 STUDY = "name: far\nmodels: {a: {file: 'mine.py:make', weights: weights/w.key}}\nattacks: [{name: pgd, eps: 0.1}]\n"
@@ -41,9 +41,9 @@ SENT = {"far.yaml", "mine.py", "helper.py", "weights/w.key", "tokenizer.json", "
 
 def test_without_git_all_goes_but_what_is_known_to_be_left_out(folder: Path):
     plant(folder, ".cache/x", "__pycache__/y", ".env")
-    found = contents(folder / "far.yaml")
+    found = upload_contents(folder / "far.yaml")
     assert set(found.files) == SENT and found.left_out == {".env": "looks like a secret"}
-    with parcel(folder / "far.yaml") as (sent, _):
+    with prepared_upload(folder / "far.yaml") as (sent, _):
         there = {str(path.relative_to(sent / "study")) for path in (sent / "study").rglob("*") if path.is_file()}
         assert there == SENT and not any(path.is_symlink() for path in sent.rglob("*"))
 
@@ -60,7 +60,7 @@ def test_no_link_leads_out_and_what_is_no_file_stays(folder: Path, tmp_path: Pat
         os.chdir(folder)  # the path of a socket is short
         bound.bind("socket")
         os.chdir(before)
-        found = contents(folder / "far.yaml")
+        found = upload_contents(folder / "far.yaml")
     assert set(found.files) == SENT | {"other.py", "more/deep/a.py"}
     assert found.left_out == {
         "passwd": "is a link out of the folder, to /etc/passwd",
@@ -80,10 +80,10 @@ def test_no_link_leads_out_and_what_is_no_file_stays(folder: Path, tmp_path: Pat
 def test_a_linked_folder_counts_as_often_as_it_is_sent(folder: Path, monkeypatch: pytest.MonkeyPatch):
     (folder / "code" / "large").write_bytes(bytes(1000))
     monkeypatch.setattr("robustq.cluster.remote.upload.LIMIT_BYTES", 1500)
-    contents(folder / "far.yaml")
+    upload_contents(folder / "far.yaml")
     (folder / "again").symlink_to("code")
     with pytest.raises(SpecError, match="can be sent: put the study"):
-        contents(folder / "far.yaml")
+        upload_contents(folder / "far.yaml")
 
 
 def test_of_a_work_tree_goes_what_git_knows_and_what_the_study_names(folder: Path):
@@ -93,17 +93,17 @@ def test_of_a_work_tree_goes_what_git_knows_and_what_the_study_names(folder: Pat
     git(folder, "add", "mine.py", "gone.txt", "tracked/.hidden")
     (folder / "gone.txt").unlink()
     (folder / "link").symlink_to("ignored/large")
-    found = contents(folder / "far.yaml")
+    found = upload_contents(folder / "far.yaml")
     assert set(found.files) == SENT | {"new.txt", "tracked/.hidden"}
     assert found.left_out == {
         ".env.local": "looks like a secret",
         "link": "is a link to ignored/large, that is not sent",
     }
-    asked = contents(folder / "far.yaml", ["ignored", "prod.env"])
-    assert set(asked.files) - set(found.files) == {"ignored/large", "prod.env", "link"}
+    requested = upload_contents(folder / "far.yaml", ["ignored", "prod.env"])
+    assert set(requested.files) - set(found.files) == {"ignored/large", "prod.env", "link"}
     git(folder, "add", "-f", ".env.local")
     with pytest.raises(SpecError, match=r"look like secrets: \.env\.local; .* --send \.env\.local$"):
-        contents(folder / "far.yaml")
+        upload_contents(folder / "far.yaml")
 
 
 def test_a_repository_within_is_asked_too(folder: Path):
@@ -111,13 +111,15 @@ def test_a_repository_within_is_asked_too(folder: Path):
     plant(folder, "inner/kept.py", "inner/left.tmp")
     (folder / "inner" / ".gitignore").write_text("*.tmp\n")
     git(folder / "inner", "init", "-q")
-    assert {name for name in contents(folder / "far.yaml").files if name.startswith("inner")} == {"inner/kept.py"}
+    assert {name for name in upload_contents(folder / "far.yaml").files if name.startswith("inner")} == {
+        "inner/kept.py"
+    }
 
 
 def test_where_git_does_not_answer_nothing_is_sent(folder: Path):
     (folder / ".git").mkdir()
     with pytest.raises(SpecError, match=r"^git does not say what it knows of .*, so that nothing is sent: "):
-        contents(folder / "far.yaml")
+        upload_contents(folder / "far.yaml")
 
 
 def test_a_repository_runs_no_program(folder: Path):
@@ -125,7 +127,7 @@ def test_a_repository_runs_no_program(folder: Path):
     (folder / "run.sh").write_text(f"#!/bin/sh\ntouch {folder}/ran\n")
     (folder / "run.sh").chmod(0o755)
     git(folder, "config", "core.fsmonitor", f"{folder}/run.sh")
-    contents(folder / "far.yaml")
+    upload_contents(folder / "far.yaml")
     assert not (folder / "ran").exists()
 
 
@@ -140,8 +142,8 @@ def test_names_of_secrets_are_refused_unless_asked_for(folder: Path, name: str):
         return
     plant(folder, name)
     with pytest.raises(SpecError, match=f"look like secrets: {name}; .* --send {name}$"):
-        contents(folder / "far.yaml")
-    assert set(contents(folder / "far.yaml", [name]).files) == SENT | {name}
+        upload_contents(folder / "far.yaml")
+    assert set(upload_contents(folder / "far.yaml", [name]).files) == SENT | {name}
 
 
 def test_parts_of_models_are_no_secrets():
@@ -161,7 +163,7 @@ def test_a_file_that_the_study_names_goes_or_is_an_error(folder: Path, tmp_path:
         (folder / name).unlink()
         (folder / name).symlink_to(target)
         with pytest.raises(SpecError, match=complaint):
-            contents(folder / "far.yaml")
+            upload_contents(folder / "far.yaml")
         (folder / name).unlink()
         (folder / name).write_text(kept)
 
@@ -170,7 +172,7 @@ def test_a_linked_folder_can_only_be_asked_for_within(folder: Path, tmp_path: Pa
     (folder / "out").symlink_to(tmp_path)
     for name in ("out", "..", "none", "/etc/passwd"):
         with pytest.raises(SpecError, match=f"^--send {name}: expected a file or folder in the study's folder"):
-            choose(folder, asked=[name])
+            choose_files(folder, requested=[name])
 
 
 def test_a_dry_run_lists_what_would_be_sent_and_reaches_nobody(folder: Path):

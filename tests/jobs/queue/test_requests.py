@@ -65,7 +65,7 @@ def test_nothing_of_a_paused_sweep_begins_but_what_another_wants(store):
         assert len(claims.claim(db, "one", most=1)) == 1
 
 
-def test_higher_priority_goes_first_and_a_training_before_its_sweeps_evaluations(store):
+def test_higher_priority_goes_first_and_trainings_before_evaluations(store):
     with store.begin() as db:
         last = db.execute(select(job.c.id).where(job.c.kind == "train").order_by(job.c.id.desc())).scalars().first()
         assert requests.prioritise(db, [last], 3) == 1
@@ -167,7 +167,7 @@ def test_a_cancelled_sweep_leaves_others_their_jobs(store):
     assert states(store) == {"cancelled": 8}
 
 
-def test_of_two_sweeps_that_want_the_same_the_second_to_be_cancelled_takes_the_jobs_along(store):
+def test_shared_jobs_are_cancelled_with_the_second_of_their_two_sweeps(store):
     with store.begin() as db:
         record(db, resolved("other"), small_plan())
     for name, other in (("small", "other"), ("other", "")):

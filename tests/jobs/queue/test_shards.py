@@ -121,7 +121,7 @@ def test_shards_run_with_their_evaluations_weights_and_in_its_sweeps(split_one):
         assert job_log(db, evaluation.id)["state"] == "blocked"
 
 
-def test_cancelling_an_evaluation_cancels_its_shards_and_retrying_it_retries_them(split_one):
+def test_shards_are_cancelled_and_retried_with_their_evaluation(split_one):
     store, evaluation = split_one
     with store.begin() as db:
         assert requests.cancel(db, [evaluation.id]) == 3

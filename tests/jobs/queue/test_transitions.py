@@ -55,7 +55,7 @@ def test_trainings_are_ready_and_the_rest_waits(store):
     assert states(store) == {"queued": 2, "blocked": 6}
 
 
-def test_submitting_again_queues_nothing_and_the_same_jobs_may_be_in_two_sweeps(store):
+def test_submitting_again_queues_nothing_and_two_sweeps_may_share_jobs(store):
     with store.begin() as db:
         assert record(db, resolved(), small_plan()).new == 0
         again = record(db, resolved("other"), small_plan())
@@ -118,7 +118,7 @@ def test_a_failure_is_final_and_takes_its_dependents_along(store):
     assert states(store) == {"queued": 2, "blocked": 6}
 
 
-def test_a_job_whose_worker_dies_waits_longer_each_time_runs_alone_and_ends(store, monkeypatch):
+def test_a_job_whose_worker_dies_waits_ever_longer_runs_alone_and_ends(store, monkeypatch):
     monkeypatch.setattr(transitions, "BACKOFF_SECONDS", 0.0)
     first = started(store)
     for _ in range(4):

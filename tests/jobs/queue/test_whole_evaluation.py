@@ -136,7 +136,7 @@ def test_a_rise_is_told_at_the_radius_that_is_overstated():
 
 
 @pytest.mark.parametrize("model", ["Linear", "Noise"])
-def test_an_attack_that_does_nothing_fails_and_one_without_a_limit_is_compared_with_chance(tmp_path: Path, model: str):
+def test_an_idle_attack_fails_and_one_without_limit_is_set_beside_chance(tmp_path: Path, model: str):
     attacks = [
         {"name": "fmn", "norm": "L2", "eps": 0.5, "step_size": 1e-30, "steps": 5},
         {"name": "deepfool", "norm": "L2"},

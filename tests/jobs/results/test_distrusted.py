@@ -64,7 +64,7 @@ def test_it_is_not_the_best(asked_store, broken):
     assert broken["job_id"] in {row["job_id"] for row in asked(asked_store)}
 
 
-def test_a_summary_rests_on_the_lowest_attack_of_each_seed_while_there_is_no_worst_case(asked_store):
+def test_without_a_worst_case_a_summary_takes_each_seeds_lowest_attack(asked_store):
     """A seed whose worst case is computed has that."""
     with asked_store.begin() as db:
         rows = [row for row in chosen_rows(db, DEMO) if row["model"] == MODELS[0] and row["eps"] == 8 / 255]

@@ -76,7 +76,7 @@ def test_the_score_interval_of_no_discordant_pair_has_a_closed_form(n):
     assert statistics.score_interval(0, 0, n) == pytest.approx((-edge, edge), rel=1e-9)
 
 
-def test_the_score_interval_leaves_out_0_where_mcnemars_chi_square_is_beyond_its_point():
+def test_the_score_interval_excludes_0_beyond_mcnemars_critical_value():
     for only_first in range(25):
         for only_second in range(25):
             low, high = statistics.score_interval(only_first, only_second, 60)

@@ -79,7 +79,7 @@ def test_network_file_systems(tmp_path, monkeypatch, mounts, kind):
     assert connection.network_file_system(Path("/home/me/disk/r.db")) == kind
 
 
-def test_sqlite_on_a_network_file_system_is_refused_before_anything_is_made(tmp_path, monkeypatch):
+def test_sqlite_on_a_network_file_system_is_refused_and_nothing_made(tmp_path, monkeypatch):
     monkeypatch.setattr(connection, "MOUNTS", tmp_path / "mounts")
     (tmp_path / "mounts").write_text(f"server:/x {tmp_path.resolve()} nfs4 rw 0 0\n")
     with pytest.raises(StoreError, match=r"lies on a network file system \(nfs4\), on which SQLite loses data: name a"):

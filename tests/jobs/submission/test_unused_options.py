@@ -211,7 +211,7 @@ def test_one_number_stands_for_all_channels_and_a_name_for_its_numbers(folder: P
     assert one == spec_of(folder, f"{MINE}, normalize: {{mean: [0.5], std: [0.25]}}").normalize
 
 
-def test_the_key_of_a_file_of_weights_changes_only_with_the_set_that_is_chosen(folder: Path):
+def test_the_key_of_a_weights_file_changes_only_with_the_chosen_set(folder: Path):
     torch.save({"ema": torch.load(folder / "bare.pt"), "net": torch.load(folder / "bare.pt")}, folder / "two.pt")
     chosen = [spec_of(folder, f"arch: lenet5, weights: 'two.pt:{entry}'") for entry in ("ema", "net")]
     assert chosen[0].key() != chosen[1].key()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from robustlib.audit import attack_plan
 from robustlib.audit.audit import Audit, audit
 from robustlib.audit.explanations import CAUSES, REMEDIES
-from robustlib.audit.session import Bout
+from robustlib.audit.session import AttackSession
 from robustlib.checks.thresholds import LIMITS
 from robustlib.datasets.load import Dataset
 from robustlib.defences import DEFENCES
@@ -32,7 +32,7 @@ def examine(
     assert all(isinstance(words, str) for words in said)
     assert isinstance(found, Audit)
     assert inside(found.x_adv, x, eps, "Linf").all()
-    assert {finding.name for finding in found.findings} <= set(LIMITS) and len(found.findings) >= 8
+    assert {result.name for result in found.checks} <= set(LIMITS) and len(found.checks) >= 8
     assert {trial.remedy for trial in found.trials} <= {"naive", *REMEDIES}
     if not isinstance(model, broken_defences.ManyHeads):
         with torch.no_grad():
@@ -78,7 +78,7 @@ def trained(train, digits: dict[str, Dataset]):
 
 
 def passes(found: Audit) -> None:
-    assert found.verdict != "fail" and found.cause is None, found.findings
+    assert found.verdict != "fail" and found.cause is None, found.checks
     assert found.naive_robust_accuracy - found.adaptive_robust_accuracy <= 0.15
 
 
@@ -122,7 +122,7 @@ def test_a_layer_that_stays_in_training_mode_is_named(net: nn.Module, test, trai
 
 def test_the_same_audit_gives_the_same_numbers(net: nn.Module, test, train):
     first, second = (examine(broken_defences.rounded(net), test, train, 0.2, n=40) for _ in range(2))
-    assert torch.equal(first.x_adv, second.x_adv) and first.findings == second.findings
+    assert torch.equal(first.x_adv, second.x_adv) and first.checks == second.checks
 
 
 def test_every_cause_has_words(net: nn.Module):
@@ -142,15 +142,15 @@ def test_attacks_that_do_nothing_lower_no_randomised_model():
     """Fifteen of them: kept by the lucky share that each was chosen by, 0.7 would end as 0.55."""
     x, y = torch.full((100, 1, 2, 2), 0.7), torch.ones(100, dtype=torch.long)
     torch.manual_seed(0)
-    bout = Bout(Coin(), x, y, Draws(0, torch.arange(100)), norm="Linf", eps=0.65, randomised=True)
-    trials = [bout.attempt(str(n), "standard", lambda x, y, draws: x) for n in range(15)]
+    session = AttackSession(Coin(), x, y, Draws(0, torch.arange(100)), norm="Linf", eps=0.65, randomised=True)
+    trials = [session.attempt(str(n), "standard", lambda x, y, draws: x) for n in range(15)]
     assert all(abs(trial.robust_accuracy - 0.7) < 0.04 for trial in trials if trial)  # five standard errors
     assert sum(trial.broke for trial in trials if trial) <= 15  # of 1,500
-    before = bout.correct.clone()
-    lower = bout.attempt("lower", "standard", lambda x, y, draws: x - 0.6)
+    before = session.correct.clone()
+    lower = session.attempt("lower", "standard", lambda x, y, draws: x - 0.6)
     assert lower is not None and lower.broke > 90 and abs(lower.robust_accuracy - 0.1) < 0.02
-    assert len(bout.lost(before)) > 95
-    assert bout.chance(bout.correct) == pytest.approx(3 * (2 * 0.09 / (100 * 32)) ** 0.5, rel=0.1)
+    assert len(session.newly_broken(before)) > 95
+    assert session.chance(session.correct) == pytest.approx(3 * (2 * 0.09 / (100 * 32)) ** 0.5, rel=0.1)
 
 
 def test_what_its_queries_do_not_bring_to_a_step_is_left_out():
@@ -158,8 +158,8 @@ def test_what_its_queries_do_not_bring_to_a_step_is_left_out():
     target = attack_plan.Target(nn.Identity(), nn.Identity(), nn.Identity(), True, True, 10, eot=2)
     x = torch.rand(4, 1, 8, 8)
     for queries, tried in ((60, []), (80, ["HopSkipJump"]), (120, ["NES", "HopSkipJump"])):
-        moves = attack_plan.last_resorts(target, x, "Linf", 0.1, queries)
-        assert [words for words, *_ in moves if not words.startswith("Auto-PGD")] == tried
+        planned = attack_plan.fallback_attacks(target, x, "Linf", 0.1, queries)
+        assert [words for words, *_ in planned if not words.startswith("Auto-PGD")] == tried
         said = dict(attack_plan.left_out(target, "Linf", x, queries))
         assert set(said) == {"NES", "HopSkipJump"} - set(tried)
         assert all(why == f"{queries // 2} queries do not bring it to a step" for why in said.values())

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.autograd import grad as known_from_the_start
 
 from robustlib.audit.diagnosis import name_cause
-from robustlib.checks.adaptation import TAKES_GRADIENTS, WATCHERS, Watched, put_back, state_of
-from robustlib.checks.thresholds import Finding
+from robustlib.checks.adaptation import TAKES_GRADIENTS, WATCHERS, Watched, restore_state, state_of
+from robustlib.checks.thresholds import CheckResult
 from robustlib.evaluation.evaluate import make_ready
 
 CPU = torch.device("cpu")
@@ -149,7 +149,7 @@ class Lazy(Linear):
         return super().forward(x * self.mask)
 
 
-def look(model: nn.Module) -> Finding:
+def look(model: nn.Module) -> CheckResult:
     x = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     before = [getattr(owner, name) for owner, name in TAKES_GRADIENTS]
     (found,) = [one for one in make_ready(model.eval(), x, 4, CPU).findings if one.name == "test-time"]
@@ -204,14 +204,14 @@ def test_the_model_is_left_as_it_was():
     kept = state_of(model)
     model(torch.ones(1, 1, 4, 4))
     assert not torch.equal(model.mean, state["mean"])
-    put_back(model, kept)
+    restore_state(model, kept)
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
 def test_an_audit_names_the_cause():
     """Such a model looks randomised, and dependent on its batch: neither is what is to be mended."""
-    findings = [Finding(name, 2.0, 1.0, "fail", "") for name in ("randomness", "batch-independence", "test-time")]
-    assert name_cause(findings, [], {}) == "test-time"
+    results = [CheckResult(name, 2.0, 1.0, "fail", "") for name in ("randomness", "batch-independence", "test-time")]
+    assert name_cause(results, [], {}) == "test-time"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -243,7 +243,7 @@ class Counted(nn.Module):
 
 def test_a_model_that_seeds_its_noise_by_counting_does_not_adapt(test):
     ready = make_ready(Counted().eval(), test[0][:64], 10, torch.device("cpu"))
-    (found,) = (finding for finding in ready.findings if finding.name == "test-time")
+    (found,) = (result for result in ready.findings if result.name == "test-time")
     assert ready.engines is None and (found.verdict, found.note) == ("pass", "changed as it answered: passes")
 
 

@@ -89,7 +89,7 @@ def test_stages_of_an_ensemble_are_compared_by_its_own_outcome():
         assert stages(names, square=7, fgsm=6) == {}
 
 
-def test_what_square_broke_before_attacks_with_gradients_came_tells_nothing():
+def test_what_square_broke_before_gradient_attacks_came_tells_nothing():
     """AutoAttack plus: APGD-T comes after Square, and may have broken the same images."""
     outcome = {"broken_by": np.array(["square"] * 5 + ["apgd-t"] * 30 + [""] * 65), "index": np.arange(100)}
     (plus,) = across_stages(["apgd-ce", "fab", "square", "apgd-t", "fab-t"], outcome)

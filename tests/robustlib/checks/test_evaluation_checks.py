@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.audit.attack_plan import slope_of
+from robustlib.audit.attack_plan import margin_gradient
 from robustlib.checks.evaluation_checks import batch_independence, eight_bit, gradients, look_at_model, noise
 from robustlib.checks.gradient_checks import backward_pass, slope
 from robustlib.memory import out_of_memory
@@ -113,7 +113,7 @@ def test_memory_that_ran_out_is_no_verdict(too_many: int, with_gradient: bool, e
     index, y = torch.arange(64), model.layer(X.flatten(1)).argmax(1)
     ready = [slope(model, X, y, index, norm="L2", eps=0.1), backward_pass(model, X, y, index, norm="L2")]
     assert [one.value for one in ready] == [0, 0]  # a linear model: its gradient says it all
-    gradient = slope_of(model, X)
+    gradient = margin_gradient(model, X)
     assert gradient is not None and len(gradient) == {32: 16, 7: 4, 2: 1}[too_many]
     assert check_classes(model, X, 3) == 3
 
@@ -128,7 +128,7 @@ def test_what_memory_never_holds_is_tried_elsewhere(with_gradient: bool, error: 
         lambda: look_at_model(model, X, randomised=False),
         lambda: gradients(model, X, y),
         lambda: backward_pass(model, X, y, index, norm="L2"),
-        lambda: slope_of(model, X),
+        lambda: margin_gradient(model, X),
     ]
     if not with_gradient:
         looks += [lambda: batch_independence(model, X, torch.zeros(64, 3)), lambda: check_classes(model, X, 3)]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
 from robustlib.checks.idle_attacks import noise_nearer, unmoved
-from robustlib.checks.thresholds import Finding
+from robustlib.checks.thresholds import CheckResult
 from robustlib.evaluation.evaluate import evaluate, make_ready
 from robustlib.outcome import Outcome, join
 from tests.robustlib.checks.test_evaluation_checks import Threshold, images, outcome
@@ -80,7 +80,7 @@ def test_few_images_tell_nothing(net: nn.Module, test):
     assert (said.value, said.verdict, said.note) == (None, "pass", "too few images stand to tell")
 
 
-def nearer(model: nn.Module, found: Outcome) -> Finding:
+def nearer(model: nn.Module, found: Outcome) -> CheckResult:
     """All images at 100 of 255, of class 0."""
     n = len(found.index)
     return noise_nearer(model, images(*[100.0] * n), torch.zeros(n, dtype=torch.long), found, norm="Linf", seed=0)

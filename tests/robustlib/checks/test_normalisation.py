@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustlib.checks.evaluation_checks import look_at_outcome
 from robustlib.checks.normalisation import normalisation
-from robustlib.checks.thresholds import Finding, overall
+from robustlib.checks.thresholds import CheckResult, overall
 from robustlib.evaluation.evaluate import evaluate, make_ready
 from robustlib.models import build
 from robustlib.models.black_box import Answers
@@ -114,7 +114,7 @@ def clean(model: nn.Module) -> Outcome:
     return batch.outcome
 
 
-def found(model: nn.Module) -> Finding:
+def found(model: nn.Module) -> CheckResult:
     outcome = clean(model)
     ready = make_ready(model, X, 10, torch.device("cpu"))
     assert ready.engines is not None  # looked at as evaluations do, by what judges

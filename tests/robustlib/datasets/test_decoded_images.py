@@ -152,7 +152,7 @@ def test_first_and_stratified_examples():
 
 @pytest.mark.parametrize("how", ["edit", "replace"])
 @pytest.mark.parametrize("n", [0, 4])
-def test_a_picture_that_changes_while_its_folder_is_open_never_reaches_the_cache(how: str, n: int, tmp_path: Path):
+def test_a_picture_changed_while_its_folder_is_open_is_never_cached(how: str, n: int, tmp_path: Path):
     for i, image in enumerate(COLOUR):
         path = tmp_path / "set" / "test" / f"c{i % 2}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -231,7 +231,7 @@ def test_a_disk_that_keeps_nothing_is_said(name: str, home: Path, monkeypatch: p
         load.load(name, "test").images[:1]
 
 
-def test_a_damaged_picture_of_a_file_that_has_changed_is_said_to_have_changed(name: str, tmp_path: Path):
+def test_a_damaged_picture_of_a_changed_file_is_reported_as_changed(name: str, tmp_path: Path):
     found = load.load(name, "test")
     path = write_parquet(tmp_path / "a.parquet", [b"\x89PNG\r\n\x1a\n cut off" for _ in COLOUR], LABELS)
     os.utime(path, ns=(1, 1))

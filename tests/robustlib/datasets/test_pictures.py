@@ -272,7 +272,7 @@ def with_chunk(data: bytes, added: bytes) -> bytes:
     return data[:33] + added + data[33:]
 
 
-def test_pictures_that_would_take_too_much_memory_are_refused_by_their_headers():
+def test_pictures_that_need_too_much_memory_are_refused_by_headers():
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     bomb = (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")

@@ -204,7 +204,7 @@ def test_a_broken_file_is_named(how: str, message: str, folder: Path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_broken_file_of_another_split_is_no_matter_where_the_classes_have_names(folder: Path):
+def test_with_named_classes_a_broken_file_of_another_split_is_no_matter(folder: Path):
     """As `git lfs pull --include 'test*'` leaves a folder."""
     for split in ("train", "test"):
         write(folder / f"{split}.parquet", {"label": Y}, {"label": classes(["a", "b", "c"])})
@@ -245,7 +245,7 @@ def test_a_set_that_is_read_as_before_keeps_its_fingerprint(columns: dict, featu
     assert data.fingerprint(f"parquet:{tmp_path / 'one.parquet'}") == alone
 
 
-def test_a_validation_split_beside_leaves_the_fingerprint_of_the_others_alone(folder: Path):
+def test_a_validation_split_leaves_the_fingerprint_of_the_others_alone(folder: Path):
     for name in ("train-0", "test-0", "validation-0"):
         write(folder / f"{name}.parquet", {"label": Y})
     old = before("parquet", *parts(folder, "train-0.parquet", "test-0.parquet"))

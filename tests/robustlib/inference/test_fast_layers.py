@@ -53,7 +53,7 @@ def test_a_pool_twice_differentiated_says_that_it_cannot():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_steady_linear_layer_gives_a_row_the_same_bits_whoever_is_beside_it(dtype: torch.dtype):
+def test_a_steady_linear_layer_gives_a_row_the_same_bits_in_any_batch(dtype: torch.dtype):
     linear = nn.Linear(2048, 70).to(dtype)
     steady = SteadyLinear(linear)
     x = torch.randn(3 * ROWS + 5, 2048).to(dtype).requires_grad_()

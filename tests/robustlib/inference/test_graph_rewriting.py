@@ -66,7 +66,7 @@ def test_pools_by_two_are_joined_with_their_relu_whichever_comes_first():
     torch.testing.assert_close(folded(x), net(x))
 
 
-def test_linear_layers_of_a_search_copy_are_called_with_as_many_rows_each_time():
+def test_linear_layers_of_a_search_copy_always_get_as_many_rows():
     net = build(arch="lenet5", in_channels=1, num_classes=10, image_size=(8, 8), normalize=((0.3,), (0.3,))).eval()
     engines = make_engines(net, torch.rand(64, 1, 8, 8))
     kinds = [type(layer) for layer in engines.search.modules()]

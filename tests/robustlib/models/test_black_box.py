@@ -137,7 +137,7 @@ def test_an_audit_asks_a_server_as_it_asks_a_callable(answer: str, cause: str, s
         assert isinstance(last, Audit)
         found.append(last)
     asked, served = found
-    assert torch.equal(asked.x_adv, served.x_adv) and asked.findings == served.findings
+    assert torch.equal(asked.x_adv, served.x_adv) and asked.checks == served.checks
     assert (served.verdict, served.cause) == ("fail", cause)
     assert served.naive_robust_accuracy == served.clean_accuracy > served.adaptive_robust_accuracy
     assert [trial.attack for trial in served.trials][:4] == ["random noise", "Square", "NES", "HopSkipJump"]

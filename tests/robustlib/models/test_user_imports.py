@@ -171,7 +171,7 @@ def test_modules_that_are_imported_by_their_names_are_the_same_ones(tmp_path: Pa
     assert load_factory(f"{written(tmp_path / 'two', other)}/m.py:make")()() == {"small": 5, "late": 4}
 
 
-def test_a_module_that_fails_is_tried_again_and_one_that_imports_in_a_circle_works(tmp_path: Path):
+def test_a_failed_module_is_tried_again_and_circular_imports_work(tmp_path: Path):
     files = {
         "fails.py": "from cluster import NOTHING",
         "cluster.py": "import circle\nVALUE = 1",

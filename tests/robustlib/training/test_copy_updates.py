@@ -85,7 +85,7 @@ def test_where_no_copy_is_right_the_model_itself_is_attacked(model: Hidden, test
     assert copy() is model and copy.overflows == 0
 
 
-def test_validation_does_not_call_a_network_robust_that_the_copy_cannot_attack(float16: None, model: Hidden, train):
+def test_validation_calls_no_network_robust_that_its_copy_cannot_attack(float16: None, model: Hidden, train):
     x, y = train[0][:100], train[1][:100]
     settings = TrainSettings(objective="pgd", validation_eps=0.3)
     copy = follow(model, x[:64].float() / 255)

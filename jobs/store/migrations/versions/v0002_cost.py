@@ -1,4 +1,4 @@
-"""What each job is estimated to cost, for bundles and the time left. Jobs of before count as equal."""
+"""The estimated cost of each job, for bundles and the time left. Jobs of before count as equal."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""An index of what is asked of results, for SQLite, whose rows of jobs hold their specs and are slow to read."""
+"""An index for questions to results, for SQLite, whose rows of jobs hold their specs and are slow to read."""
 
 from alembic import op
 
