@@ -1,4 +1,4 @@
-"""What an attack may ask of a model, and the answers of a plain module."""
+"""The oracle: what an attack may ask of a model, and the answers of a plain module."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

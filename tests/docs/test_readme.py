@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from robustlib.attacks import ATTACKS, ENSEMBLES
+from robustlib.metrics import wilson
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -18,7 +19,7 @@ def test_the_lines_from_python_give_what_they_say():
     """On a linear model, whose answer is known: a step of eps against each weight takes eps times their sum off the
     margin between two classes.
     """
-    (code,) = re.findall(r"```python\n(from functools.*?)```", README, re.S)
+    (code,) = re.findall(r"```python\n(from robustlib.evaluation.*?)```", README, re.S)
     generator = torch.Generator().manual_seed(0)
     x = 0.1 + 0.8 * torch.rand(200, 1, 4, 4, generator=generator)  # so far from the box that only the ball counts
     weight = torch.tensor([1.0, -1.0, 0.5, -0.5] + 12 * [0.0])
@@ -36,15 +37,15 @@ def test_the_lines_from_python_give_what_they_say():
 
     margin = (x.flatten(1) @ weight - linear.bias[1].item()).abs()
     robust = margin > 0.1 * weight.abs().sum()
-    row, outcome = names["row"], names["batch"].outcome
+    found = names["found"]
+    low, high = found.interval
     assert 0.02 < robust.float().mean() < 0.98
-    assert (row["n"], row["clean_accuracy"]) == (200, 1)
-    assert row["robust_accuracy"] == pytest.approx(robust.float().mean().item())
-    assert row["robust_accuracy_low"] < row["robust_accuracy"] < row["robust_accuracy_high"]
-    assert outcome.success.tolist() == (~robust).tolist()
-    assert set(outcome.broken_by) == {"", "pgd"} and outcome.distance.shape == (200,)
-    assert names["batch"].x_adv.shape == x.shape
-    assert names["verdict"] in ("pass", "warn")
+    assert (found.summary["n"], found.clean_accuracy) == (200, 1)
+    assert found.robust_accuracy == pytest.approx(robust.float().mean().item())
+    assert (low, high) == wilson(robust.sum().item(), 200) and low < found.robust_accuracy < high
+    assert found.outcome.success.tolist() == (~robust).tolist()
+    assert set(found.outcome.broken_by) == {"", "pgd"} and found.outcome.distance.shape == (200,)
+    assert found.x_adv.shape == x.shape and found.verdict in ("pass", "warn")
 
 
 def test_the_table_of_attacks_is_the_registry():
