@@ -1,4 +1,4 @@
-"""What attacks that look for the nearest misclassified image have in common."""
+"""Parts that attacks share which look for the nearest misclassified image."""
 
 from collections.abc import Callable
 
