@@ -213,13 +213,13 @@ def drive(ctx: click.Context, sweep: str | None, **where: Any) -> None:
     robustq drive --sweep mine --address auto
     """
     from robustq.cluster.driver.drive import drive_and_watch
-    from robustq.jobs.commands import queue_actions, results_text
+    from robustq.jobs.commands import queue_actions
 
     if where["address"] is None:
         refuse_typed(ctx, "without --address", "insecure")
     store = open_store(ctx, write=True)
     sweep_id = queue_actions.sweep_id(store, sweep)
-    say(results_text.counts_text(drive_and_watch(store, sweep_id, **where)))
+    say(queue_actions.counts_text(drive_and_watch(store, sweep_id, **where)))
     queue_actions.raise_failures(store, sweep_id)
 
 

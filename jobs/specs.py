@@ -157,6 +157,7 @@ class SurrogateSpec(Spec):
 
     @property
     def words(self) -> str:
+        """What it is, in one line; whatever the seed."""
         return surrogate_words(self.model_dump(mode="json"))
 
 
@@ -187,9 +188,8 @@ class AttackSpec(Spec):
         text = AUTOATTACK.format(**self.params) if self.name == "autoattack" else f"{self.name}({params})"
         text += f" x{self.restarts}" if self.restarts > 1 else ""
         if self.name == TRANSFER:
-            text += (
-                f" from {surrogate_words(None if self.surrogate is None else self.surrogate.model_dump(mode='json'))}"
-            )
+            source = None if self.surrogate is None else self.surrogate.model_dump(mode="json")
+            text += f" from {surrogate_words(source)}"
         return text + (f", {len(self.curve)} {ONE_SEARCH}" if self.curve else "")
 
 

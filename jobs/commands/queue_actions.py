@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from robustq.jobs.commands import terminal_rows
-from robustq.jobs.commands.results_text import counts_text
 from robustq.jobs.errors import JobsFailed, SpecError
 from robustq.jobs.queue.status import any_unfinished, counts, failures, job_log, running, sweeps
 from robustq.jobs.store.bulk_insert import chunks
@@ -43,6 +42,10 @@ def status_text(store: Store, name: str | None, *, as_json: bool) -> str:
     if data["failed"]:
         parts.append("failed:\n" + tables.table(data["failed"]))
     return "\n\n".join(parts)
+
+
+def counts_text(found: dict[str, int]) -> str:
+    return ", ".join(f"{n} {state}" for state, n in found.items() if n) or "no jobs"
 
 
 def raise_failures(store: Store, chosen: int | None) -> None:

@@ -79,7 +79,3 @@ def summary_text(rows: list[dict[str, Any]]) -> str:
     n = max(row["n"] for row in rows)
     head = f"{rows[0]['sweep']}: accuracy in % on {n} images, clean and under the worst of the attacks by radius"
     return f"{head}\n{table(terminal_rows.summary_rows(rows))}"
-
-
-def counts_text(found: dict[str, int]) -> str:
-    return ", ".join(f"{n} {state}" for state, n in found.items() if n) or "no jobs"

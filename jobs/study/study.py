@@ -127,9 +127,7 @@ class StudyAttack(Part):
 
     name: str
     norm: Norm | None = None
-    eps: tuple[Radius, ...] | None = (
-        None  # which of them the attack takes is asked with its norm, by the kernels' table
-    )
+    eps: tuple[Radius, ...] | None = None  # which of them there are depends on the attack's norm: see check_radius
     restarts: Count = 1
     surrogate: str | None = None  # one of the study's models
 

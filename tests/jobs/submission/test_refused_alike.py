@@ -1,4 +1,4 @@
-"""What the kernels' arguments may not be: refused in one sentence by a study, by an option and by a call from Python."""
+"""Refusals of what the kernels do not take: one sentence for a study, an option and a call from Python."""
 
 import math
 from pathlib import Path
