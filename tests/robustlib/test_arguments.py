@@ -152,6 +152,7 @@ def test_the_message_says_what_was_expected_and_what_came(name: str, given: dict
     assert str(error.value).startswith(message)
 
 
+@pytest.mark.slow
 def test_a_radius_of_none_and_radii_wider_than_the_box_are_taken(model: Plane):
     for name in ("pgd", "fgsm", "apgd-ce", "square", "noise", "transfer", "spsa"):
         found = ATTACKS[name](model, X, Y, **options(name, eps=0))

@@ -87,6 +87,7 @@ def test_fmn_finds_the_exact_distance(norm: Norm, at: str, linear: Linear, x: Te
     assert ratio.min() > 0.999 and ratio.median() < 1.002 and ratio.max() < 1.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("confidence", [0.0, 0.5])
 def test_cw_finds_the_exact_distance(confidence: float, linear: Linear, x: Tensor):
     x = 0.2 + 0.6 * x
@@ -222,7 +223,7 @@ class Shifted(nn.Module):
         return self.model(x) + torch.tensor([-0.05, 0.05])
 
 
-@pytest.mark.parametrize("name", ["deepfool", "fmn", "cw", "fab", "fab-t"])
+@pytest.mark.parametrize("name", ["deepfool", "fmn", "fab", "fab-t", pytest.param("cw", marks=pytest.mark.slow)])
 def test_images_that_only_the_copy_takes_for_broken_are_attacked(name: str, linear: Linear, x: Tensor):
     """They lie a hair on the right side: returned as they are, they would count as robust."""
     x = 0.2 + 0.6 * x

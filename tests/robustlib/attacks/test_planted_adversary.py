@@ -56,7 +56,7 @@ GRADIENTS = [
 ]
 PLACES = [(name, norm) for norm in ("Linf", "L2") for name in GRADIENTS] + [
     ("deepfool", "L2"),
-    ("cw", "L2"),
+    pytest.param("cw", "L2", marks=pytest.mark.slow),
     ("mifgsm", "Linf"),
 ]
 CHANCE = [("noise", "Linf"), ("noise", "L2"), ("noise", "L1")]

@@ -73,6 +73,7 @@ def estimated(plane: Plane, x: Tensor, y: Tensor, directions: Directions, pairs:
     return estimate(as_oracle(plane), x, y, margin, draws, stream, directions, pairs, radius) / (2 * radius)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("directions", [signs, normals], ids=["spsa", "nes"])
 def test_the_mean_estimate_is_the_gradient(directions: Directions, plane: Plane, placed):
     """The mean of u u^T is the identity, so that of u (u . g) is g; an entry strays by |g| over the root of the pairs."""
@@ -100,6 +101,7 @@ def test_one_pair_of_spsa_is_its_direction_times_the_slope_along_it(plane: Plane
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "queries", "median", "most"), [("L2", 4000, 1.03, 1.06), ("Linf", 8000, 1.07, 1.12)])
 def test_hopskipjump_comes_to_the_distance(norm: Norm, queries: int, median: float, most: float, plane: Plane, placed):
     """|<w, x - 1/2>| over the size of w in the dual norm, from above: within a few percent, and nearer with queries."""
@@ -135,6 +137,7 @@ def test_hopskipjump_needs_no_more_than_labels(norm: Norm, plane: Plane, placed)
     assert torch.equal(*found) and (size(found[0] - x, norm) > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_hopskipjump_with_a_radius_ends_as_soon_as_it_is_in_it(norm: Norm, plane: Plane, placed):
     x, y, rise = placed
@@ -199,6 +202,7 @@ def test_at_the_corners_of_the_box_it_holds_too(name: str, norm: Norm, plane: Pl
     assert inside(found, x, 0.3, norm).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["spsa", "nes"])
 def test_what_is_estimated_is_climbed(name: str, plane: Plane, placed):
     """With the margin or the cross-entropy, whose gradients point alike here: what is within reach falls."""

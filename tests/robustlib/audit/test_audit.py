@@ -107,6 +107,7 @@ def test_a_network_trained_with_dropout_passes(trained, test, train):
     passes(examine(trained("standard", {}, 8, dropout=0.4), test, train, 0.08))
 
 
+@pytest.mark.slow
 def test_an_untrained_network_is_none(test, train, digits):
     with seeded(3, "weights", CPU):
         model = build(arch="convnet3", in_channels=1, num_classes=10, image_size=(8, 8))

@@ -316,6 +316,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
+@pytest.mark.slow
 def test_memory_holds_no_row_group(tmp_path: Path):
     """One of 270 MB; pyarrow by itself takes all of it."""
     encoded = [noise(k) for k in range(20)]

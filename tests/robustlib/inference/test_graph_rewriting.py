@@ -27,7 +27,7 @@ def trained_a_little(model: nn.Module, shape: tuple[int, ...], classes: int) -> 
     return model
 
 
-@pytest.mark.parametrize("arch", ["convnet3", "resnet18", "lenet5"])
+@pytest.mark.parametrize("arch", ["convnet3", pytest.param("resnet18", marks=pytest.mark.slow), "lenet5"])
 def test_folded_networks_give_the_same_logits_and_gradients(arch: str):
     torch.manual_seed(0)
     net = build(arch=arch, in_channels=3, num_classes=7, image_size=(32, 32), normalize=((0.4,) * 3, (0.2,) * 3))

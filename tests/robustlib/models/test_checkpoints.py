@@ -471,6 +471,7 @@ def loads_or_one_line(path: Path) -> None:
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())  # all or nothing
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=CONTENT, whole=st.booleans(), prefix=st.sampled_from(["", "module.", "model.", "a.b."]))
 def test_any_content(content: Any, whole: bool, prefix: str, tmp_path: Path):

@@ -39,6 +39,7 @@ def state_of(value: bytes) -> bytes:
     return b"\x80\x02}(" + word("a") + value + b"u."
 
 
+@pytest.mark.slow
 def test_a_bomb_of_zeros_is_refused_by_what_it_declares(tmp_path: Path):
     archive(tmp_path / "w.pt", state_of(tensor(2**28, 4, 1)), 2**30, zipfile.ZIP_DEFLATED)
     assert (tmp_path / "w.pt").stat().st_size < 2**21
