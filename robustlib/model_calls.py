@@ -49,7 +49,7 @@ def described(answer: Any) -> str:
         if answer.ndim > 2 and answer[0:1, :].numel() == shape[1]:
             return f"{shape}: let forward return them flattened, `.flatten(1)`"
         if answer.ndim == 1 and not answer.is_floating_point():
-            return f"{shape}: of labels robustlib.models.black_box.Answers(model, num_classes) makes a model"
+            return f"{shape}: of labels robustlib.models.black_box.BlackBoxModel(model, num_classes) makes a model"
         return f"{shape}"
     name = type(answer).__name__
     if answer is None:

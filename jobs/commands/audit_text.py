@@ -17,9 +17,9 @@ def page(found: dict[str, Any]) -> str:
     parts.append(f"  Clean accuracy {share(found['clean_accuracy'], n)}.")
     naive = f"finds robust accuracy {share(found['naive_robust_accuracy'], n)}"
     if not any(trial["remedy"] == "naive" for trial in found["tried"]):
-        naive = "finds no gradient, and nothing that it breaks"
+        naive = "finds no gradient, and no adversarial example"
     parts.append(f"  A naive evaluation (PGD, cross-entropy) {naive}.")
-    parts += ["", "What was tried, each on what the ones before left standing"]
+    parts += ["", "What was tried, each on the images that the ones before left robust"]
     parts += [f"  {line}" for line in tried(found["tried"])]
     if found["left_out"]:
         parts += ["", "What was left out", *[f"  {left['attack']}: {left['why']}." for left in found["left_out"]]]
@@ -50,7 +50,7 @@ def headline(found: dict[str, Any]) -> str:
             )
         case "warn":
             return f"WARN: quote {adaptive:.1f} %, not {naive:.1f} %, and look at what warned below."
-    return f"PASS: {adaptive:.1f} % stood against everything that was tried."
+    return f"PASS: {adaptive:.1f} % robust accuracy against everything that was tried."
 
 
 def share(accuracy: float, n: int) -> str:

@@ -50,7 +50,7 @@ def export(
 @click.option("--figures", type=Output(folder=True), help="Folder for the pictures as PNG files too.")
 @click.pass_context
 def report(ctx: click.Context, sweep: str, out: Path, figures: Path | None) -> None:
-    """Write one self-contained HTML file: who stands best, curves, what broke what, pictures, how to repeat it.
+    """Write one self-contained HTML file: the most robust models, curves, attacks, images, how to repeat it.
 
     \b
     robustq report --sweep mine --out mine.html --figures pictures

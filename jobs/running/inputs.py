@@ -11,7 +11,7 @@ from torch import nn
 
 from robustlib import models
 from robustlib.datasets import load
-from robustlib.datasets.file_stamps import Seen, is_as_seen, see
+from robustlib.datasets.file_stamps import HashedFile, hash_file, is_unchanged
 from robustlib.datasets.source import DataChanged
 from robustlib.defences import DEFENCES
 from robustlib.hashing import code_hash, file_hash
@@ -70,8 +70,8 @@ def changed(what: Path | str) -> ValueError:
     return ValueError(f"{what} has changed since the job was submitted: submit the study again")
 
 
-def hash_and_keep(seen: dict[Path, Seen], path: Path) -> str:
-    seen[path] = see(path)
+def hash_and_keep(seen: dict[Path, HashedFile], path: Path) -> str:
+    seen[path] = hash_file(path)
     return seen[path].sha256
 
 
@@ -132,7 +132,7 @@ def build_network(
             tell=tell,
         )
     find_code(spec.code, folder)  # an edit between the look and the load
-    if weights is not None and not is_as_seen(weights, seen[weights]):
+    if weights is not None and not is_unchanged(weights, seen[weights]):
         raise changed(weights)
     if spec.arch in models.MODELS:
         # Twice as fast on a CPU, and what tensor cores want. A user's own model may rely on the usual order.

@@ -143,7 +143,7 @@ def plain(node: Any, path: Path_, parts: Parts, within: list[int]) -> Any:
         for key_node, value_node in node.value:
             key = name(key_node)
             if key in found:
-                raise wrong(key_node, f"{key!r} stands here twice")
+                raise wrong(key_node, f"{key!r} is given twice")
             found[key] = plain(value_node, (*path, key), parts, within)
             parts.lines[(*path, key)] = key_node.start_mark.line + 1
     within.pop()

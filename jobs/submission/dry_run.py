@@ -56,7 +56,7 @@ def dry_run(url: str, path: Path, changes: dict[str, Any], *, as_json: bool) -> 
 def sentence(total: dict[str, Any], jobs: int, device: torch.device) -> str:
     return (
         f"{jobs} jobs: {total['forwards']:.3g} passes forward and {total['gradients']:.3g} gradients if no example "
-        f"falls early, {total['seconds']:.0f} s on one {device.type} worker of this machine"
+        f"is misclassified early, {total['seconds']:.0f} s on one {device.type} worker of this machine"
     )
 
 

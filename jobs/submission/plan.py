@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from robustlib.arguments import Norm
-from robustlib.datasets.load import asked
+from robustlib.datasets.load import non_default
 from robustlib.datasets.source import TEST
 from robustlib.settings import CERTIFY, TrainSettings
 from robustq.jobs.specs import (
@@ -149,7 +149,7 @@ def data_words(resolved: Resolved, *, trained: bool) -> str:
     stand among each other's.
     """
     study = resolved.study
-    told = [f"{option}={value}" for option, value in asked(study.reading).items()]
+    told = [f"{option}={value}" for option, value in non_default(study.reading).items()]
     if not trained:
         told = [word for word in (study.split, study.choose) if word not in (TEST, "first")] + told
     return f"{study.dataset} ({', '.join(told)})" if told else study.dataset

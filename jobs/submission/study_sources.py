@@ -157,7 +157,7 @@ def parameters(texts: Sequence[str], taken: Mapping[str, str]) -> dict[str, Any]
         if name in taken:
             raise SpecError(f"--param: {name} is said by {taken[name]}, got {text!r}")
         if name in found:
-            raise SpecError(f"--param: {name} stands there twice")
+            raise SpecError(f"--param: {name} is given twice")
         try:
             found[name] = read_value(value)
         except ValueError as error:

@@ -234,7 +234,7 @@ def check_data(resolved: Resolved, trained: bool, tell: Callable[[str], None]) -
 def look_at(dataset: load.Dataset, rows: np.ndarray) -> None:
     """Decode these images, or the first of them: what cannot be is best known before anything is queued."""
     most = max(1, LOOKED_AT_BYTES // math.prod(dataset.images.shape[1:]))
-    dataset.images.need(rows[:most])
+    dataset.images.ensure(rows[:most])
 
 
 def check_training(settings: TrainSettings, ref: DataRef) -> None:

@@ -37,7 +37,7 @@ def convergence(target: Target, session: AttackSession, naive: Tensor) -> CheckR
     """Twice the steps of the naive attack on the images that it left robust."""
     rows = (naive > 0.5).nonzero().flatten()
     if len(rows) == 0:
-        return check_result("convergence", None, "no image stands")
+        return check_result("convergence", None, "no image is robust")
     run_attack = attack_plan.naive_attack(target, session.norm, session.eps, steps=2 * attack_plan.STEPS)
     found = run_attack(session.x[rows], session.y[rows], session.draws[rows])
     broken = session.share(found, session.y[rows]) <= 0.5

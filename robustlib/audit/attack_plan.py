@@ -32,7 +32,7 @@ from robustlib.inference.replica import Engine
 from robustlib.input_checks import unchecked
 from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.model_calls import ask
-from robustlib.models.black_box import Answers
+from robustlib.models.black_box import BlackBoxModel
 from robustlib.norms import draw_in_ball
 from robustlib.rng import Draws
 
@@ -84,9 +84,9 @@ class Neighbourhood(nn.Module):
         return torch.stack([ask(self.model, point) for point in points]).mean(0)
 
 
-def only_answers(model: nn.Module) -> bool:
+def is_black_box(model: nn.Module) -> bool:
     """Whether somebody else computes its answers: a callable, or a server."""
-    return any(isinstance(layer, Answers) for layer in model.modules())
+    return any(isinstance(layer, BlackBoxModel) for layer in model.modules())
 
 
 def queries_per_draw(target: Target, queries: int) -> int:
@@ -104,7 +104,7 @@ def left_out(target: Target, norm: Norm, pool: Tensor | None, queries: int) -> l
     """Attacks that an audit would try and cannot, with the reason."""
     found = []
     if not target.gradient:
-        why = "it only answers" if only_answers(target.model) else "no gradient of its answer reaches the images"
+        why = "it only answers" if is_black_box(target.model) else "no gradient of its answer reaches the images"
         found.append(("PGD, FGSM and Auto-PGD on the model's own gradient", why))
     if norm == "L1":
         found.append(("NES, HopSkipJump and PGD on a surrogate", "they are not for L1"))

@@ -154,7 +154,7 @@ class AuditRun:
         outputs = as_many_as_fit(lambda n: answers(model, self.x[:n]), min(GRADIENT_IMAGES, len(self.x)))
         one_hot = ((outputs == 0) | (outputs == 1)).all(1) & (outputs.sum(1) == 1)
         self.traits = {"labels_only": bool(one_hot.float().mean() > 0.9), "margin_gradient": False, "finer": False}
-        self.traits["only_answers"] = attack_plan.only_answers(model)
+        self.traits["only_answers"] = attack_plan.is_black_box(model)
         if not self.target.gradient or len(rows) == 0:
             return
         _, slope = as_many_as_fit(lambda n: gradient_checks.margin_and_gradient(model, x[:n], y[:n]), len(x))

@@ -19,7 +19,7 @@ CAUSES: dict[str, tuple[str, str]] = {
         "Evaluate with fixed statistics (BatchNorm in eval mode), one answer an image.",
     ),
     "randomness": (
-        "The model answers by chance, and an attack that sees one draw climbs noise.",
+        "The model answers by chance, and an attack that sees one draw follows noise.",
         "Attack the expectation over draws (EOT) and report the mean over fresh draws.",
     ),
     "probabilities": (
@@ -27,32 +27,32 @@ CAUSES: dict[str, tuple[str, str]] = {
         "Return the logits, and leave the softmax to whoever needs probabilities.",
     ),
     "saturation": (
-        "The loss is so saturated that its gradient rounds to zero, and an attack that climbs it stands still.",
+        "The loss is so saturated that its gradient rounds to zero, and an attack that follows it does not move.",
         "Attack the margin of the logits (or DLR), or the scores before they are scaled; report that number.",
     ),
     "labels-only": (
-        "The model answers with classes alone: attacks with gradients have nothing to climb.",
+        "The model answers with classes alone: attacks with gradients have none to follow.",
         "Attack the scores behind the answer, or by decisions alone (HopSkipJump); report that number.",
     ),
     "only-answers": (
-        "The model only answers, as a callable or behind an address: attacks with gradients have nothing to climb.",
+        "The model only answers, as a callable or behind an address: attacks with gradients have none to follow.",
         "Quote the lowest number as what searches by its answers left, and audit the network itself where you have it.",
     ),
     "missing-gradient": (
         "Gradients do not reach the images: something on the way is not differentiable, or cuts the graph.",
-        "Stand in for it by the identity going backwards (BPDA), or attack without gradients; report that number.",
+        "Replace it by the identity going backwards (BPDA), or attack without gradients; report that number.",
     ),
     "non-differentiable": (
         "The gradient is zero nearly everywhere: something in the model is a step.",
-        "Stand in for the step going backwards (straight through), or attack without gradients; report that number.",
+        "Replace the step by a straight-through estimator, or attack without gradients; report that number.",
     ),
     "wrong-gradient": (
         "The backward pass is not that of the forward pass: the gradient points anywhere.",
-        "Take the custom backward away, stand in for that part (BPDA), or attack without gradients.",
+        "Remove the custom backward pass, replace that part going backwards (BPDA), or attack without gradients.",
     ),
     "shattered-gradient": (
         "The gradient is right for tiny steps and wrong for those of an attack: the loss is rugged.",
-        "Average gradients over a neighbourhood, stand in for the rugged part, or attack without gradients.",
+        "Average gradients over a neighbourhood, replace the rugged part (BPDA), or attack without gradients.",
     ),
     "weak-attack": (
         "The gradients are sound, but this attack did not find what stronger ones do.",

@@ -85,7 +85,7 @@ def across_stages(names: Sequence[str], outcome: dict[str, np.ndarray]) -> list[
             continue
         if set(names[first[attack] :]) - WITHOUT_GRADIENTS:
             found.append(
-                check_result(check, None, f"attacks with gradients come after {attack}, and may have broken the same")
+                check_result(check, None, f"attacks with gradients come after {attack}, and may have found the same")
             )
         else:
             found.append(alone_result(check, by == attack, index))

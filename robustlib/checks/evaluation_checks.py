@@ -163,7 +163,7 @@ def noise(
     """One random point of the ball for each image that stands: an attack that missed what chance finds is none."""
     rows = torch.from_numpy(np.flatnonzero(~outcome.success)[:MOST])
     if len(rows) == 0:
-        return check_result("noise", None, "no image stands")
+        return check_result("noise", None, "no image is robust")
     index = torch.from_numpy(outcome.index)[rows].to(x.device)
     images = x[rows]
     point = (images + draw_in_ball(images, eps, norm, Draws(seed, index), "checks/noise")).clamp(0, 1)
@@ -175,7 +175,7 @@ def eight_bit(model: nn.Module, x_adv: Tensor, y: Tensor, outcome: Outcome) -> C
     """Whether attacked images survive being stored as pictures."""
     rows = torch.from_numpy(np.flatnonzero(outcome.success & (outcome.distance > 0))[:ROUNDED])
     if len(rows) == 0:
-        return check_result("eight-bit", None, "no image was broken")
+        return check_result("eight-bit", None, "no adversarial image was found")
     rounded = (x_adv[rows] * 255).round() / 255
     stands = predict(model, rounded) == y[rows]
     places = torch.from_numpy(outcome.index)[rows[stands.cpu()]]

@@ -42,10 +42,10 @@ def unmoved(
     """
     # Nearer than that an image may have fallen by chance, where the model is randomised.
     if (outcome.success & (outcome.distance > NEAR)).any():
-        return check_result("unmoved", None, "it broke images, and so it moves them")
+        return check_result("unmoved", None, "it found adversarial images, so it moves images")
     standing = np.flatnonzero(~outcome.success)
     if len(standing) < LEAST:
-        return check_result("unmoved", None, "too few images stand to tell")
+        return check_result("unmoved", None, "too few images are robust to tell")
     # Evenly, not the first of them: data sets may lie sorted by class.
     rows = torch.from_numpy(standing[np.linspace(0, len(standing) - 1, min(len(standing), FEW)).astype(int)])
     x, y, draws = x[rows], y[rows], Draws(seed, torch.from_numpy(outcome.index)[rows].to(x.device))

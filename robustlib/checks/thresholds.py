@@ -50,26 +50,34 @@ LIMITS: dict[str, Limit] = {
     "normalisation": Limit(
         "clean accuracy that another usual normalisation adds, where it is near chance", 0.15, None, False, OURS
     ),
-    "noise": Limit("standing images that one random point of the ball breaks", 0, 0, True, CARLINI),
+    "noise": Limit("robust images that the model misclassifies at one random point of the ball", 0, 0, True, CARLINI),
     "unmoved": Limit(
-        "share of standing images that an attack which broke none leaves as they are, whatever radius it is given",
+        "share of robust images that an attack without success leaves as they are, whatever radius it is given",
         0.5,
         0.9,
         True,
         CARLINI,
     ),
     "noise-nearer": Limit(
-        "share of images that a random point breaks nearer than an attack without a limit did, or where it broke none",
+        "share of images misclassified at a random point nearer than an attack without limit came, or where it failed",
         0.01,
         0.05,
         True,
         CARLINI,
     ),
-    "eight-bit": Limit("share of broken images that stand again after rounding to 8 bits", 0.5, None, False, OURS),
+    "eight-bit": Limit(
+        "share of adversarial images that are classified correctly after rounding to 8 bits", 0.5, None, False, OURS
+    ),
     # Of several attacks on a model.
-    "fgsm-beats-pgd": Limit("share of images that FGSM broke and PGD did not", 0.005, 0.05, True, CARLINI),
+    "fgsm-beats-pgd": Limit(
+        "share of images that FGSM finds adversarial examples of, and PGD none", 0.005, 0.05, True, CARLINI
+    ),
     "square-beats-gradients": Limit(
-        "share of images that Square broke and no attack with gradients did", 0.002, 0.02, True, CARLINI
+        "share of images that Square finds adversarial examples of, and no attack with gradients",
+        0.002,
+        0.02,
+        True,
+        CARLINI,
     ),
     "accuracy-rises-with-eps": Limit("rise of robust accuracy from a radius to a larger one", 0, 0.02, True, CARLINI),
     # Of an audit.
@@ -98,14 +106,18 @@ LIMITS: dict[str, Limit] = {
     "loss-landscape": Limit(
         "mean change of the margin over its mean size, for noise of the radius", 0.5, None, False, PINTOR
     ),
-    "unbounded": Limit("share of images that stand at a radius that allows any image", 0, 0.05, True, CARLINI),
-    "convergence": Limit("share of images that twice the steps break besides", 0.02, None, False, CARLINI),
+    "unbounded": Limit("share of images that are robust at a radius that allows any image", 0, 0.05, True, CARLINI),
+    "convergence": Limit(
+        "share of images that only twice the steps find adversarial examples of", 0.02, None, False, CARLINI
+    ),
     "randomness": Limit("naive robust accuracy minus that under the expectation over draws", 0.03, 0.10, True, ATHALYE),
     "fresh-draws": Limit(
         "drop of the reported accuracy on fresh draws, in half widths of its interval", 1, 2, True, OURS
     ),
     "plateau": Limit("drop of robust accuracy from 10 draws a step to 40", 0.02, None, False, ATHALYE),
-    "surrogate": Limit("share of standing images that break under attacks on a surrogate", 0.005, 0.05, True, CARLINI),
+    "surrogate": Limit(
+        "share of robust images that attacks on a surrogate find adversarial examples of", 0.005, 0.05, True, CARLINI
+    ),
 }
 
 

@@ -44,21 +44,21 @@ class Pixels:
 
     def map(self) -> np.ndarray:
         """The file as it lies there now, of which nothing is known yet."""
-        ensure_room(self.folder, self.shape)
+        ensure_files(self.folder, self.shape)
         self.state, self.sure = state_of(self.folder)
         self.sound = np.zeros(self.n, dtype=bool)  # rows that this process has checked
         return np.memmap(self.folder / "x.bin", np.uint8, mode="r", shape=self.shape)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         chosen = np.arange(len(self))[rows]
-        self.need(chosen)
+        self.ensure(chosen)
         return np.array(self.stored[rows if isinstance(rows, slice) else chosen])
 
-    def need(self, rows: np.ndarray) -> None:
+    def ensure(self, rows: np.ndarray) -> None:
         """See that these rows are there and sound. Raises ValueError for what cannot be decoded."""
         rows = np.unique(rows)
         for _ in range(ATTEMPTS):
-            self.look()
+            self.recheck()
             fresh = rows[~self.sound[rows]]
             if not len(fresh):
                 return
@@ -70,7 +70,7 @@ class Pixels:
             self.fill(missing)
         raise ValueError(f"{self.folder} does not keep what is written there: look to the disk, or set ROBUSTQ_HOME")
 
-    def look(self) -> None:
+    def recheck(self) -> None:
         """Forget what was checked where others have written to the file since, or may have without a trace."""
         state, sure = state_of(self.folder)
         if is_another(state, self.state):  # the cache was made again
@@ -98,7 +98,7 @@ class Pixels:
     def whole(self) -> np.ndarray:
         """All of them, decoded, as a map of the file that copies what is written to."""
         while True:
-            self.need(np.arange(len(self)))
+            self.ensure(np.arange(len(self)))
             # Mode "c" maps the file and never writes it, but lets torch share the memory without a warning.
             found = np.memmap(self.folder / "x.bin", np.uint8, mode="c", shape=self.shape)
             if not is_another(state_of(self.folder)[0], self.state):  # and not another that was made meanwhile
@@ -140,7 +140,7 @@ def write(folder: Path, images: dict[int, np.ndarray], shape: tuple[int, ...]) -
         os.fsync(file.fileno())
 
 
-def ensure_room(folder: Path, shape: tuple[int, ...]) -> None:
+def ensure_files(folder: Path, shape: tuple[int, ...]) -> None:
     """See that the two files are there in full length, with nothing where they were cut off."""
     for name, size in (("x.bin", math.prod(shape)), ("x.sums", shape[0] * SUM_BYTES)):
         path = folder / name
@@ -150,14 +150,14 @@ def ensure_room(folder: Path, shape: tuple[int, ...]) -> None:
                 file.truncate(size)
 
 
-def make_room(folder: Path, shape: tuple[int, ...]) -> None:
+def create_files(folder: Path, shape: tuple[int, ...]) -> None:
     """The two files for this many images, of which none is there yet."""
     with (folder / "x.bin").open("wb") as file:
         file.truncate(math.prod(shape))
     (folder / "x.sums").write_bytes(bytes(shape[0] * SUM_BYTES))
 
 
-def keep(folder: Path, x: np.ndarray) -> None:
+def store_images(folder: Path, x: np.ndarray) -> None:
     """The two files of images that are there at once."""
     np.ascontiguousarray(x).tofile(folder / "x.bin")
     (folder / "x.sums").write_bytes(b"".join(checksum(image) for image in x))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from robustlib.datasets.file_types import Encoded, what
+from robustlib.datasets.file_types import Encoded, describe_bytes
 from robustlib.datasets.source import Reading
 
 ORIENTATION = 0x0112  # EXIF's tag
@@ -77,7 +77,7 @@ def opened(data: Encoded, where: str) -> Image.Image:
         if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:  # the machine's, not theirs
             raise
         told = f": {error}" if "too large" in str(error) else ""
-        raise ValueError(f"{where}: expected PNG or JPEG bytes, got {what(data)}{told}") from error
+        raise ValueError(f"{where}: expected PNG or JPEG bytes, got {describe_bytes(data)}{told}") from error
 
 
 def too_large(where: str, error: Exception) -> ValueError:

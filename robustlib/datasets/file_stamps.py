@@ -22,7 +22,7 @@ MOST_NOTES = 256  # files of them
 
 
 @dataclass
-class Seen:
+class HashedFile:
     """A file as it was hashed. sure: whether each later change is seen in the stamp."""
 
     stamp: str
@@ -43,36 +43,36 @@ def stamp(path: Path) -> tuple[str, bool]:
     return text, max(stat.st_mtime, stat.st_ctime) + GRANULARITY_SECONDS < now
 
 
-def see(path: Path) -> Seen:
+def hash_file(path: Path) -> HashedFile:
     """Hash a file."""
     found, sure = stamp(path)
-    return Seen(found, file_hash(path), sure)
+    return HashedFile(found, file_hash(path), sure)
 
 
-def is_as_seen(path: Path, seen: Seen) -> bool:
+def is_unchanged(path: Path, seen: HashedFile) -> bool:
     """Whether a file is still what it was. It is read again where its stamp may lie."""
     if seen.sure:
         return stamp(path)[0] == seen.stamp
-    again = see(path)
+    again = hash_file(path)
     seen.sure = again.sure
     return (again.stamp, again.sha256) == (seen.stamp, seen.sha256)
 
 
-def see_all(home: Path, paths: Iterable[Path]) -> dict[Path, Seen]:
+def hash_files(home: Path, paths: Iterable[Path]) -> dict[Path, HashedFile]:
     """Hash these files, with notes below `home` of those that were hashed before."""
     names = {path: os.path.abspath(path) for path in paths}
     if not names:
         return {}
     place = notes_place(home, names.values())
     notes = read_sealed(place) or {}
-    found: dict[Path, Seen] = {}
+    found: dict[Path, HashedFile] = {}
     fresh = False
     for path, name in names.items():
         now = stamp(path)[0]
         if (noted := notes.get(name)) is not None and noted[0] == now:
-            found[path] = Seen(now, noted[1], True)
+            found[path] = HashedFile(now, noted[1], True)
             continue
-        found[path] = see(path)
+        found[path] = hash_file(path)
         if found[path].sure:
             notes[name] = [found[path].stamp, found[path].sha256]
             fresh = True

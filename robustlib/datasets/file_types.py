@@ -44,7 +44,7 @@ BROKEN = {
 MARKUP = {b"<svg": "an SVG drawing", b"<!doctype html": "an HTML page", b"<html": "an HTML page", b"<?xml": "XML"}
 
 
-def what(data: Encoded) -> str:
+def describe_bytes(data: Encoded) -> str:
     """What it seems to be, in words."""
     if data is None:
         return "null"
@@ -57,7 +57,7 @@ def what(data: Encoded) -> str:
     if not size:
         return "nothing"
     begins = data[:LOOKED_AT].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if named := media(data) or next((said for sign, said in KNOWN.items() if data.startswith(sign)), None):
+    if named := container_type(data) or next((said for sign, said in KNOWN.items() if data.startswith(sign)), None):
         return named
     if begins.startswith(b"<") and (named := next((said for sign, said in MARKUP.items() if sign in begins), None)):
         return named
@@ -68,7 +68,7 @@ def what(data: Encoded) -> str:
     return f"{size} bytes of something else, beginning with {data[:8]!r}"
 
 
-def media(data: bytes) -> str | None:
+def container_type(data: bytes) -> str | None:
     """The container formats that name their content after some bytes."""
     if data[4:8] == b"ftyp":
         brand = data[8:12]

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from robustlib.datasets.folder_tree import PICTURES, Folder, counted, listed, shown
+from robustlib.datasets.folder_tree import PICTURES, Folder, counts_text, first_names, printable
 from robustlib.datasets.source import TEST
 from robustlib.datasets.split_keywords import is_keyword, split_named
 from robustlib.datasets.splits import MEANING, words_of
@@ -12,7 +12,7 @@ from robustlib.datasets.splits import MEANING, words_of
 
 def classes_in(folder: Folder) -> list[str]:
     """Names of its classes, in order: folders with images, and empty ones. One with other files alone is none."""
-    return [name for name, inner in sorted(folder.folders.items()) if inner.holds() or not inner.other()]
+    return [name for name, inner in sorted(folder.folders.items()) if inner.holds() or not inner.other_files()]
 
 
 def class_names(splits: dict[str, Folder]) -> list[str]:
@@ -36,7 +36,7 @@ def check_classes(splits: dict[str, Folder], where: str) -> None:
         if not names & set(classes_in(folder)):
             raise ValueError(
                 f"{place}: the {split} split has no class in common with the train split: it has "
-                f"{listed(classes_in(folder))}, expected {listed(sorted(names))}"
+                f"{first_names(classes_in(folder))}, expected {first_names(sorted(names))}"
             )
 
 
@@ -45,11 +45,12 @@ def check_class_folders(folder: Folder, place: str) -> None:
         below = [deeper for deeper, held in sorted(inner.folders.items()) if is_keyword(deeper) and held.holds()]
         if len({split_named(deeper) for deeper in below}) > 1:
             raise ValueError(
-                f"{place}/{shown(name)} holds {listed(below)}: expected SPLIT/CLASS/IMAGE, got CLASS/SPLIT/IMAGE"
+                f"{place}/{printable(name)} holds {first_names(below)}: expected SPLIT/CLASS/IMAGE, got "
+                "CLASS/SPLIT/IMAGE"
             )
-        unread = pictures_not_read(inner)
+        unread = unread_pictures(inner)
         if unread and not inner.holds():
-            raise ValueError(f"{place}/{shown(name)} holds only {counted(unread)}: convert them to PNG or JPEG")
+            raise ValueError(f"{place}/{printable(name)} holds only {counts_text(unread)}: convert them to PNG or JPEG")
 
 
 def check_names(folder: Folder, place: str) -> None:
@@ -57,20 +58,20 @@ def check_names(folder: Folder, place: str) -> None:
     names = classes_in(folder)
     if not any(split_named(part) for part in folder.parts) and (flat := alike_but_for_split(names)):
         raise ValueError(
-            f"{place}: {listed(flat)} would be classes, but are named as splits are: expected SPLIT/CLASS/IMAGE. If "
-            f"they are classes, move all classes into a folder `{TEST}`"
+            f"{place}: {first_names(flat)} would be classes, but are named as splits are: expected SPLIT/CLASS/IMAGE. "
+            f"If they are classes, move all classes into a folder `{TEST}`"
         )
     for name in names:
         again = [inner for inner in sorted(folder.folders[name].folders) if inner in names]
         if len(again) > 1 and folder.folders[name].is_outer:
             raise ValueError(
-                f"{place}/{shown(name)} holds {listed(again)}, which are classes beside it too: expected each class "
-                "once, so move that folder elsewhere"
+                f"{place}/{printable(name)} holds {first_names(again)}, which are classes beside it too: expected each "
+                "class once, so move that folder elsewhere"
             )
     if len(names) == 1 and folder.images and folder.folders[names[0]].is_outer:
         raise ValueError(
-            f"{place}: expected a folder for each class there, found {shown(names[0])} alone, which holds folders, and "
-            f"{len(folder.images)} images beside it: move these elsewhere"
+            f"{place}: expected a folder for each class there, found {printable(names[0])} alone, which holds folders, "
+            f"and {len(folder.images)} images beside it: move these elsewhere"
         )
 
 
@@ -88,17 +89,17 @@ def alike_but_for_split(names: list[str]) -> list[str]:
     return alike or (names if len(names) == 1 and rests else [])
 
 
-def pictures_not_read(folder: Folder) -> Counter[str]:
+def unread_pictures(folder: Folder) -> Counter[str]:
     """How many files below are pictures by their endings, but of a kind that is not read."""
-    return Counter({ending: n for ending, n in folder.other().items() if ending in PICTURES})
+    return Counter({ending: n for ending, n in folder.other_files().items() if ending in PICTURES})
 
 
-def said(root: Folder, splits: dict[str, Folder], passed: list[Folder]) -> tuple[str, ...]:
+def notes_of(root: Folder, splits: dict[str, Folder], passed: list[Folder]) -> tuple[str, ...]:
     """What was taken, where a person may wonder."""
-    return tuple([*where_splits_lie(splits), *what_is_passed(root, splits, passed), *classes_apart(splits)])
+    return tuple([*split_place_notes(splits), *passed_over_notes(root, splits, passed), *class_notes(splits)])
 
 
-def where_splits_lie(splits: dict[str, Folder]) -> Iterator[str]:
+def split_place_notes(splits: dict[str, Folder]) -> Iterator[str]:
     """Said of splits that do not lie in folders of just their names."""
     only = next(iter(splits.values())) if set(splits) == {TEST} else None
     if only is not None and not only.parts:
@@ -109,10 +110,10 @@ def where_splits_lie(splits: dict[str, Folder]) -> Iterator[str]:
         yield "read as splits: " + ", ".join(f"{split} from {folder.place}/" for split, folder in splits.items())
 
 
-def what_is_passed(root: Folder, splits: dict[str, Folder], passed: list[Folder]) -> Iterator[str]:
+def passed_over_notes(root: Folder, splits: dict[str, Folder], passed: list[Folder]) -> Iterator[str]:
     """Said of images, links and folders that are not taken."""
     if passed:
-        yield f"passed over beside the splits: {listed(folder.name for folder in passed)}"
+        yield f"passed over beside the splits: {first_names(folder.name for folder in passed)}"
     for folder in splits.values():
         if folder.images:
             place = f"{folder.place}/" if folder.parts else "the folder"
@@ -120,27 +121,27 @@ def what_is_passed(root: Folder, splits: dict[str, Folder], passed: list[Folder]
         classes = set(classes_in(folder))
         none = [inner.place for name, inner in sorted(folder.folders.items()) if name not in classes]
         if none:
-            yield f"no classes, as there are no images in them: {listed(none)}"
-    unread = sum((pictures_not_read(folder) for folder in splits.values()), Counter())
+            yield f"no classes, as there are no images in them: {first_names(none)}"
+    unread = sum((unread_pictures(folder) for folder in splits.values()), Counter())
     if unread:
-        yield f"passed over, as they are not read: {counted(unread)}"
+        yield f"passed over, as they are not read: {counts_text(unread)}"
     if lost := root.count_lost():
         yield f"passed over: {lost} links that lead nowhere, or back"
 
 
-def classes_apart(splits: dict[str, Folder]) -> Iterator[str]:
+def class_notes(splits: dict[str, Folder]) -> Iterator[str]:
     """Said of classes that only some splits have images of."""
     names = class_names(splits)
     if len(names) == 1:
-        yield f"there is only one class, {shown(names[0])}: whatever a model of it answers is right"
+        yield f"there is only one class, {printable(names[0])}: whatever a model of it answers is right"
     empty = [name for name in names if not any(holds(folder, name) for folder in splits.values())]
     if empty:
-        yield f"classes without an image: {listed(empty)}"
+        yield f"classes without an image: {first_names(empty)}"
     if "train" in splits:
         for split in (TEST, "validation"):
             new = [n for n in names if split in splits and holds(splits[split], n) and not holds(splits["train"], n)]
             if new:
-                yield f"classes that are in {split} but not in train: {listed(new)}"
+                yield f"classes that are in {split} but not in train: {first_names(new)}"
 
 
 def holds(folder: Folder, name: str) -> bool:

@@ -1,6 +1,6 @@
 """The roles of a data set's folders: splits, wrappers around them, or classes."""
 
-from robustlib.datasets.folder_tree import IMAGES, Folder, counted, listed
+from robustlib.datasets.folder_tree import IMAGES, Folder, counts_text, first_names
 from robustlib.datasets.source import SPLITS, TEST
 from robustlib.datasets.split_keywords import is_keyword, split_named
 
@@ -13,8 +13,8 @@ def check_images(root: Folder, where: str) -> None:
         return
     if not root.folders and not root.lost:
         raise FileNotFoundError(f"{where}: expected a folder for each class there, found none")
-    others, lost = root.other(), root.count_lost()
-    there = [counted(others)] if others else []
+    others, lost = root.other_files(), root.count_lost()
+    there = [counts_text(others)] if others else []
     there += [f"{lost} links that lead nowhere"] if lost else []
     also = f" but {', '.join(there)}" if there else ""
     raise FileNotFoundError(f"{where}: expected images ({', '.join(IMAGES)}) there, found none{also}")
@@ -51,7 +51,7 @@ def named_splits(here: Folder, where: str) -> tuple[dict[str, Folder], list[Fold
         )
         if len(those) > 1:
             raise ValueError(
-                f"{where}: {listed(those)} are each a {split} split: expected one, move the others elsewhere"
+                f"{where}: {first_names(those)} are each a {split} split: expected one, move the others elsewhere"
             )
         if those:
             found[split] = holding[those[0]]
@@ -60,8 +60,8 @@ def named_splits(here: Folder, where: str) -> tuple[dict[str, Folder], list[Fold
         split, folder = next(iter(found.items()))
         raise ValueError(
             f"{where}: {folder.name!r} is the {split} split's folder by its name, but there are images in "
-            f"{listed(other.name for other in passed)} beside it: expected splits or classes. If all are classes, move "
-            f"them into a folder `{TEST}`; if not, move what is no split elsewhere"
+            f"{first_names(other.name for other in passed)} beside it: expected splits or classes. If all are classes, "
+            f"move them into a folder `{TEST}`; if not, move what is no split elsewhere"
         )
     return found, passed
 

@@ -33,11 +33,11 @@ class Folder:
 
     @property
     def place(self) -> str:
-        return shown("/".join(self.parts))
+        return printable("/".join(self.parts))
 
     @property
     def name(self) -> str:
-        return shown(self.parts[-1])
+        return printable(self.parts[-1])
 
     @property
     def is_outer(self) -> bool:
@@ -61,17 +61,17 @@ class Folder:
     def count_lost(self) -> int:
         return sum(folder.lost for folder in self.walk())
 
-    def other(self) -> Counter[str]:
+    def other_files(self) -> Counter[str]:
         """How many files below are none of the images, by ending."""
         return sum((folder.others for folder in self.walk()), Counter())
 
 
-def look(path: Path) -> Folder:
+def read_tree(path: Path) -> Folder:
     """The tree at a path. Links are followed, as torchvision does; hidden files and folders are not looked at."""
-    return look_below(os.fspath(path), (), frozenset(), [0])
+    return read_folder(os.fspath(path), (), frozenset(), [0])
 
 
-def look_below(place: str, parts: Parts, above: frozenset[tuple[int, int]], count: list[int]) -> Folder:
+def read_folder(place: str, parts: Parts, above: frozenset[tuple[int, int]], count: list[int]) -> Folder:
     """above: the folders that this one lies in, by device and number.  count: of the folders so far."""
     count[0] += 1
     if len(parts) > DEEPEST or count[0] > MOST:
@@ -94,7 +94,7 @@ def look_below(place: str, parts: Parts, above: frozenset[tuple[int, int]], coun
             elif name.startswith("__"):  # __MACOSX, __pycache__
                 found.nothing.append(name)
             else:
-                found.folders[name] = look_below(entry.path, (*parts, name), above, count)
+                found.folders[name] = read_folder(entry.path, (*parts, name), above, count)
     return found
 
 
@@ -107,18 +107,18 @@ def ending_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def shown(name: str) -> str:
+def printable(name: str) -> str:
     """A name that text can hold: bytes that are no UTF-8 are written as escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def counted(others: Counter[str]) -> str:
+def counts_text(others: Counter[str]) -> str:
     """Files by ending, in words."""
-    return ", ".join(f"{n} {shown(ending) or 'without an ending'}" for ending, n in sorted(others.items()))
+    return ", ".join(f"{n} {printable(ending) or 'without an ending'}" for ending, n in sorted(others.items()))
 
 
-def listed(names: Iterable[str]) -> str:
+def first_names(names: Iterable[str]) -> str:
     """The first few of some names, in words."""
-    some = [shown(name) for name in names]
+    some = [printable(name) for name in names]
     more = f" and {len(some) - FEW} more" if len(some) > FEW else ""
     return ", ".join(some[:FEW]) + more

@@ -19,7 +19,7 @@ import numpy as np
 from robustlib.arguments import COUNT, check_range
 from robustlib.datasets import pictures, readers, split_cache
 from robustlib.datasets.decoded_images import Pixels
-from robustlib.datasets.file_stamps import Seen, is_as_seen, see_all
+from robustlib.datasets.file_stamps import HashedFile, hash_files, is_unchanged
 from robustlib.datasets.hashed_files import read_sealed, write_sealed
 from robustlib.datasets.source import AS_IT_IS, TEST, DataChanged, Images, Pictures, Reading, Source
 from robustlib.datasets.statistics import statistics
@@ -135,7 +135,7 @@ def source_of(name: str, reading: Reading = AS_IT_IS) -> Source:
 
 def check_reading(name: str, kind: str, reading: Reading) -> None:
     """Raises ValueError for what has no effect on a data set of this kind, or is no size."""
-    for option, value in asked(reading).items():
+    for option, value in non_default(reading).items():
         if option not in TAKES.get(kind, ()):
             takers = ", ".join(f"{other}:PATH" for other, taken in TAKES.items() if option in taken)
             raise ValueError(f"{option} has no effect on dataset {name}: expected one of {takers}")
@@ -144,7 +144,7 @@ def check_reading(name: str, kind: str, reading: Reading) -> None:
             check_range("", option, side, COUNT)
 
 
-def asked(reading: Reading) -> dict[str, Any]:
+def non_default(reading: Reading) -> dict[str, Any]:
     """What a reading asks for beyond the usual."""
     usual = asdict(AS_IT_IS)
     return {option: value for option, value in asdict(reading).items() if value != usual[option]}
@@ -170,16 +170,16 @@ def fingerprint(name: str, split: str = TEST, reading: Reading = AS_IT_IS) -> st
 
 
 def digest(source: Source, split: str = TEST, reading: Reading = AS_IT_IS) -> str:
-    return hashed(source, split, reading)[0]
+    return source_hashes(source, split, reading)[0]
 
 
-def hashed(source: Source, split: str, reading: Reading) -> tuple[str, dict[Path, Seen]]:
+def source_hashes(source: Source, split: str, reading: Reading) -> tuple[str, dict[Path, HashedFile]]:
     """Hash every source file, and all of them together. One that is known by its stamp is not read again."""
-    how = "".join(f"/{option}={value}" for option, value in sorted(asked(reading).items()))
+    how = "".join(f"/{option}={value}" for option, value in sorted(non_default(reading).items()))
     total = hashlib.sha256(f"{source.reader}/{FORMAT_VERSION}{how}".encode())
     files = source.files_of(split)
     with users_files():
-        seen = see_all(home(), [path for _, path in files])
+        seen = hash_files(home(), [path for _, path in files])
     source.check({relative: seen[path].sha256 for relative, path in files})
     for relative, path in files:
         total.update(f"{relative}={seen[path].sha256}\n".encode())
@@ -194,7 +194,7 @@ def load(name: str, split: str, reading: Reading = AS_IT_IS) -> Dataset:
     to do.
     """
     source = source_of(name, reading)
-    content, seen = hashed(source, split, reading)
+    content, seen = source_hashes(source, split, reading)
     folder = home() / "datasets" / f"{content[:32]}-{split}-{CACHE_VERSION}"
     facts = split_cache.facts_of(folder)
     if facts is None:
@@ -215,11 +215,11 @@ def check_split(name: str, split: str, source: Source) -> None:
         raise ValueError(f"dataset {name} has no {split!r} split, it has: {there}{mend}")
 
 
-def check_same(name: str, seen: dict[Path, Seen], paths: Iterable[Path]) -> None:
+def check_same(name: str, seen: dict[Path, HashedFile], paths: Iterable[Path]) -> None:
     """Raises DataChanged where a file is no longer what was hashed."""
     for path in paths:
         try:
-            same = is_as_seen(path, seen[path])
+            same = is_unchanged(path, seen[path])
         except OSError:  # it could be read before
             same = False
         if not same:
@@ -233,7 +233,7 @@ class Undecoded:
     name: str
     split: str
     source: Source
-    seen: dict[Path, Seen]
+    seen: dict[Path, HashedFile]
     form: list[Any] | None
     found: Images | Pictures | None = None
 

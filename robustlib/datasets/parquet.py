@@ -11,7 +11,7 @@ from typing import Any
 from robustlib.datasets.earlier_parquet import read_as_before
 from robustlib.datasets.huggingface import Feature, features
 from robustlib.datasets.labels import Classes, Labels, check_guess, classes_of, y_of
-from robustlib.datasets.parquet_files import Shard, look, read_labels
+from robustlib.datasets.parquet_files import Shard, read_footer, read_labels
 from robustlib.datasets.parquet_rows import Cells
 from robustlib.datasets.source import AS_IT_IS, TEST, Pictures, Reading, Source
 from robustlib.datasets.splits import find_splits
@@ -27,7 +27,7 @@ def parquet(path: Path, reading: Reading = AS_IT_IS) -> Source:
         found = find_splits(path, dataset, (".parquet",))
         splits, notes = found.files, found.notes
         files = {split: [(f"{split}/{file.name}", file) for file in listed] for split, listed in splits.items()}
-    table = Table(dataset, {split: [look(file) for file in listed] for split, listed in splits.items()}, reading)
+    table = Table(dataset, {split: [read_footer(file) for file in listed] for split, listed in splits.items()}, reading)
     return Source(table.reader, files, tuple(splits), table.read, (*notes, *table.notes()))
 
 

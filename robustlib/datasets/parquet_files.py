@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from robustlib.datasets.file_types import what
+from robustlib.datasets.file_types import describe_bytes
 from robustlib.datasets.labels import Labels
 
 MAGIC = b"PAR1"
@@ -35,7 +35,7 @@ class Shard:
             raise ValueError(self.broken)
 
 
-def look(path: Path) -> Shard:
+def read_footer(path: Path) -> Shard:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -43,14 +43,14 @@ def look(path: Path) -> Shard:
         begins = file.read(MOST_BYTES)
     try:
         with pq.ParquetFile(path) as file:
-            if problem := beyond(file.metadata, path.stat().st_size):
+            if problem := oversize_problem(file.metadata, path.stat().st_size):
                 return Shard(path, broken=f"{path} is damaged, or no data set: {problem}")
             return Shard(path, file.metadata, file.schema_arrow)
     except (pa.ArrowException, OSError, ValueError) as error:  # the last for names that are no UTF-8
-        return Shard(path, broken=f"{path} is no Parquet file: {what_instead(begins, path, error)}")
+        return Shard(path, broken=f"{path} is no Parquet file: {describe_file(begins, path, error)}")
 
 
-def beyond(about: Any, size: int) -> str | None:
+def oversize_problem(about: Any, size: int) -> str | None:
     """Why a file of this size cannot hold what its footer declares, in words; None where it can."""
     groups = [about.row_group(place) for place in range(about.num_row_groups)]
     rows, unpacked = sum(group.num_rows for group in groups), sum(group.total_byte_size for group in groups)
@@ -63,11 +63,11 @@ def beyond(about: Any, size: int) -> str | None:
     return None
 
 
-def what_instead(begins: bytes, path: Path, error: Exception) -> str:
+def describe_file(begins: bytes, path: Path, error: Exception) -> str:
     if begins.startswith(MAGIC):
         return f"it is cut off or damaged, it begins as one: {first_line(error)}"
     size = path.stat().st_size
-    named = what(begins)
+    named = describe_bytes(begins)
     return (
         named if size <= MOST_BYTES or "something else" not in named else f"{size} bytes beginning with {begins[:8]!r}"
     )

@@ -9,7 +9,7 @@ from PIL import Image
 from robustlib.datasets.decoding import Form as Form
 from robustlib.datasets.decoding import Header, header, resized, target
 from robustlib.datasets.decoding import decode as decode
-from robustlib.datasets.file_types import what as what
+from robustlib.datasets.file_types import describe_bytes as describe_bytes
 from robustlib.datasets.source import Pictures, Reading
 
 WIDE = ("I", "F")  # modes of more than 8 bits a channel begin so
@@ -28,7 +28,7 @@ WORDS = {
 }
 
 
-def survey(pictures: Pictures) -> Form:
+def common_form(pictures: Pictures) -> Form:
     """What the pictures become. Raises ValueError for those that do not fit together."""
     modes: Counter[str] = Counter()
     example: dict[str, str] = {}  # of each mode, for messages
@@ -40,7 +40,7 @@ def survey(pictures: Pictures) -> Form:
         found = header(data, where, reading)
         first = first or found
         if side is None and (found.height, found.width) != (first.height, first.width):
-            raise not_alike(found, first, where)
+            raise size_error(found, first, where)
         check_room(found, where, reading)
         modes[found.mode] += 1
         example.setdefault(found.mode, where)
@@ -50,11 +50,11 @@ def survey(pictures: Pictures) -> Form:
     mode = "L" if set(modes) == {"L"} else "RGB"
     check_modes(example)
     height, width = side or (first.height, first.width)
-    notes = [*converted(modes), *beside(len(pictures.y), frames, 0 if reading.exif_transpose else turned)]
+    notes = [*mode_notes(modes), *frame_notes(len(pictures.y), frames, 0 if reading.exif_transpose else turned)]
     return Form(mode, (1 if mode == "L" else 3, height, width), tuple(notes))
 
 
-def not_alike(found: Header, first: Header, where: str) -> ValueError:
+def size_error(found: Header, first: Header, where: str) -> ValueError:
     return ValueError(
         f"{where}: image of {found.height}x{found.width} pixels, the first is {first.height}x{first.width}: expected "
         "all alike, or `size: N` and `crop: N`, which resize them and cut out their middle"
@@ -96,7 +96,7 @@ def check_modes(example: dict[str, str]) -> None:
             raise ValueError(f"{where}: expected an image that becomes RGB, got mode {mode!r}: {error}") from error
 
 
-def converted(modes: Counter[str]) -> Iterator[str]:
+def mode_notes(modes: Counter[str]) -> Iterator[str]:
     """What is said of pictures that become RGB."""
     if set(modes) <= {"L"} or set(modes) == {"RGB"}:
         return
@@ -108,7 +108,7 @@ def converted(modes: Counter[str]) -> Iterator[str]:
     yield f"{told} of {sum(modes.values())} images become RGB as in torchvision{clipped}"
 
 
-def beside(n: int, frames: int, turned: int) -> Iterator[str]:
+def frame_notes(n: int, frames: int, turned: int) -> Iterator[str]:
     """What is said of frames and of EXIF's orientation."""
     if frames:
         yield f"{frames} of {n} images have several frames or pages: the first is taken"

@@ -54,13 +54,13 @@ def store(folder: Path, found: Images | Pictures, check: Callable[[], None] = la
     facts: dict[str, Any] = {"names": list(names), "form": None, "notes": []}
     with complete_or_absent(folder) as temporary:
         if isinstance(found, Pictures):
-            form = pictures.survey(found)
+            form = pictures.common_form(found)
             facts |= {"form": [form.mode, list(form.shape)], "notes": list(form.notes)}
             facts["shape"] = [len(y), *form.shape]
-            decoded_images.make_room(temporary, tuple(facts["shape"]))
+            decoded_images.create_files(temporary, tuple(facts["shape"]))
         else:
             facts["shape"] = list(found.x.shape)
-            decoded_images.keep(temporary, found.x)
+            decoded_images.store_images(temporary, found.x)
         np.save(temporary / "y.npy", y)
         facts["y_sha256"] = hashlib.sha256((temporary / "y.npy").read_bytes()).hexdigest()
         write_sealed(temporary / FACTS, facts)

@@ -40,10 +40,10 @@ def find_splits(path: Path, dataset: str, endings: tuple[str, ...]) -> Found:
     # A link that leads nowhere is a part that is missing: whoever reads it says so.
     there = (file for file in below(path) if file.name.endswith(endings))
     everything = sorted(file for file in there if file.is_file() or not file.exists())
-    said = {file: splits_said(file, path) for file in everything}
+    said = {file: splits_in_name(file, path) for file in everything}
     named = [file for file in everything if said[file]]
     if not named:
-        raise nothing_named(path, dataset, endings, everything)
+        raise no_split_error(path, dataset, endings, everything)
     taken = of_one_set(named, said, path, dataset)
     for file in taken:
         if len(said[file]) > 1:
@@ -52,8 +52,9 @@ def find_splits(path: Path, dataset: str, endings: tuple[str, ...]) -> Found:
     files: dict[str, list[Path]] = {}
     for split in SPLITS:
         if of_split := [file for file in taken if split in said[file]]:
-            files[split] = alike(of_split, path, dataset)
-    return Found(files, (*told(files, path), *incomplete(files), *left_out(everything, files, path)))
+            files[split] = files_of_one_kind(of_split, path, dataset)
+    notes = *split_notes(files, path), *incomplete_notes(files), *passed_over_notes(everything, files, path)
+    return Found(files, notes)
 
 
 def below(path: Path) -> Iterator[Path]:
@@ -66,12 +67,12 @@ def below(path: Path) -> Iterator[Path]:
         seen.add(real)
 
 
-def splits_said(file: Path, path: Path) -> set[str]:
+def splits_in_name(file: Path, path: Path) -> set[str]:
     """What the names of a file and its folders say; one split where they are plain."""
     return {MEANING[word] for part in file.relative_to(path).parts for word in words_of(part) if word in MEANING}
 
 
-def nothing_named(path: Path, dataset: str, endings: tuple[str, ...], everything: list[Path]) -> FileNotFoundError:
+def no_split_error(path: Path, dataset: str, endings: tuple[str, ...], everything: list[Path]) -> FileNotFoundError:
     wanted = " and ".join(f"{split}*{endings[0]}" for split in ("train", TEST))
     if not everything:
         return FileNotFoundError(f"dataset {dataset}: expected {wanted} there, found neither")
@@ -101,7 +102,7 @@ def of_one_set(files: list[Path], said: dict[Path, set[str]], path: Path, datase
     return next(iter(sets.values()))
 
 
-def alike(files: list[Path], path: Path, dataset: str) -> list[Path]:
+def files_of_one_kind(files: list[Path], path: Path, dataset: str) -> list[Path]:
     """A split's files, if they are parts of the same: in one folder, and their names differ by numbers.
 
     Whatever begins with the split's word, as train-a and train_b do, is a part of it.
@@ -125,7 +126,7 @@ def alike(files: list[Path], path: Path, dataset: str) -> list[Path]:
     return leading or by_name or files
 
 
-def told(files: dict[str, list[Path]], path: Path) -> list[str]:
+def split_notes(files: dict[str, list[Path]], path: Path) -> list[str]:
     """Where each split lies, if that is not where Parquet files of old lay."""
     places = {split: listed[0].parent.relative_to(path) for split, listed in files.items()}
     plain = all(place.parts in USUAL and split != "validation" for split, place in places.items())
@@ -141,7 +142,7 @@ def told(files: dict[str, list[Path]], path: Path) -> list[str]:
     return ["splits: " + ", ".join(where)]
 
 
-def incomplete(files: dict[str, list[Path]]) -> Iterator[str]:
+def incomplete_notes(files: dict[str, list[Path]]) -> Iterator[str]:
     """Said of files that count themselves, as train-00000-of-00005 does, where some are not there."""
     for split, listed in files.items():
         counts = [re.search(r"-of-0*([0-9]+)\b", file.name) for file in listed]
@@ -150,7 +151,7 @@ def incomplete(files: dict[str, list[Path]]) -> Iterator[str]:
             yield f"{split}: only {len(listed)} of {most} files are there"
 
 
-def left_out(everything: list[Path], files: dict[str, list[Path]], path: Path) -> list[str]:
+def passed_over_notes(everything: list[Path], files: dict[str, list[Path]], path: Path) -> list[str]:
     taken = {file for listed in files.values() for file in listed}
     others = [str(file.relative_to(path)) for file in everything if file not in taken]
     if not others:

@@ -134,7 +134,7 @@ def text_of(sample: Sample, label: str) -> str | None:
         raise ValueError(f"{sample}: expected a number or a class's name in .{label}, got {member.size} bytes")
     try:
         text = member.read().decode().strip()
-        value = within(json.loads(text), label.split(".")[1:]) if label.startswith("json.") else text
+        value = json_value(json.loads(text), label.split(".")[1:]) if label.startswith("json.") else text
     except ValueError as error:  # of UTF-8 or of JSON
         raise ValueError(f"{sample}: expected a label in {label}: {error}") from error
     if isinstance(value, bool) or not (value is None or isinstance(value, int | str)):
@@ -142,7 +142,7 @@ def text_of(sample: Sample, label: str) -> str | None:
     return str(value) if value is not None and value != "" else None
 
 
-def within(value: Any, path: Iterable[str]) -> Any:
+def json_value(value: Any, path: Iterable[str]) -> Any:
     for name in path:
         if not isinstance(value, dict) or name not in value:
             known = ", ".join(map(str, value)) if isinstance(value, dict) else "no object"

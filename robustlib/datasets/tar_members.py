@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from robustlib.datasets.file_types import what
+from robustlib.datasets.file_types import describe_bytes
 from robustlib.datasets.tar_headers import Modest, TooLarge
 
 BLOCK = 512
@@ -55,7 +55,7 @@ def members(path: Path) -> Iterator[Member]:
     except TooLarge as error:
         raise ValueError(f"{path} is damaged, or no data set: {error}") from error
     except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{path} is no tar file, or is cut off: {instead(path, error)}") from error
+        raise ValueError(f"{path} is no tar file, or is cut off: {describe_file(path, error)}") from error
     check_end(path, end)
 
 
@@ -64,9 +64,9 @@ def is_plain(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts and not path.name.startswith(".")
 
 
-def instead(path: Path, error: Exception) -> str:
+def describe_file(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
-        named = what(file.read(64))
+        named = describe_bytes(file.read(64))
     return str(error) if "something else" in named else named
 
 

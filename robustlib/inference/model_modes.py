@@ -210,7 +210,7 @@ def as_module(owner: str, model: Any) -> nn.Module:
             raise TypeError(f"{owner}: expected a torch.nn.Module whose __init__ calls super().__init__() first")
         return model
     came = f"the class {model.__name__}: make one of it" if isinstance(model, type) else type(model).__name__
-    mend = ": robustlib.models.black_box.Answers(function, num_classes) makes one of a function that answers"
+    mend = ": robustlib.models.black_box.BlackBoxModel(function, num_classes) makes one of a function that answers"
     raise TypeError(f"{owner}: expected a torch.nn.Module, got {came}{'' if isinstance(model, type) else mend}")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from robustlib.inference.model_modes import into_mode
-from robustlib.models.black_box import Answers
+from robustlib.models.black_box import BlackBoxModel
 from robustlib.models.convnet3 import ConvNet3
 from robustlib.models.layers import Normalize
 from robustlib.models.lenet5 import LeNet5
@@ -16,7 +16,7 @@ from robustlib.models.loading import call_factory, check_options, users_code
 from robustlib.models.randomised import dropout_at_inference
 from robustlib.models.resnet import ResNet18
 from robustlib.models.weights import Tell as Tell
-from robustlib.models.weights import load_weights, put
+from robustlib.models.weights import load_fitting_set, load_weights
 from robustlib.normalisations import by_channel, check_statistics
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -92,7 +92,7 @@ def build(
         raise ValueError("expected a model by arch or by file, got neither")
     if first is not None:
         model = nn.Sequential(OrderedDict(normalize=first, net=model))
-    if weights is not None and only_answers(model):
+    if weights is not None and is_black_box(model):
         raise ValueError(f"weights {weights} have no effect: {file} only answers, and its numbers lie elsewhere")
     if weights is not None:
         load_weights(model, weights, entry, may_normalize=arch is not None and normalize is None, tell=tell)
@@ -102,9 +102,9 @@ def build(
     return model
 
 
-def only_answers(model: nn.Module) -> bool:
+def is_black_box(model: nn.Module) -> bool:
     """Whether somebody else computes its answers, behind a first layer or not."""
-    return any(isinstance(layer, Answers) for layer in model.modules())
+    return any(isinstance(layer, BlackBoxModel) for layer in model.modules())
 
 
 def first_layer(mean: Sequence[float], std: Sequence[float], channels: int) -> Normalize:
@@ -114,4 +114,4 @@ def first_layer(mean: Sequence[float], std: Sequence[float], channels: int) -> N
 
 def load(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Load weights into a built model, with or without the first layer among them."""
-    put(model, {"": weights}, source)
+    load_fitting_set(model, {"": weights}, source)

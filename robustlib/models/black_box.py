@@ -23,7 +23,7 @@ LONGEST_NUMBER, LEAST_CLASSES, ASIDE = 48, 25_000, 2**20
 LEAST = 1e-12  # a probability that is zero, as a logit: the logarithm of this
 
 
-class Turn:
+class CallLock:
     """One call at a time, of all copies of a model together: copies of a function are the function itself, and it may
     give the same memory each time.
     """
@@ -37,14 +37,14 @@ class Turn:
     def __exit__(self, *error: Any) -> None:
         self.lock.release()
 
-    def __deepcopy__(self, memo: Any) -> "Turn":
+    def __deepcopy__(self, memo: Any) -> "CallLock":
         return self
 
     def __reduce__(self) -> Any:
-        return Turn, ()
+        return CallLock, ()
 
 
-class Answers(Careful, nn.Module):
+class BlackBoxModel(Careful, nn.Module):
     """A callable as a model.
 
     fn: takes images, float32 in [0, 1], shape (B, C, H, W), a tensor on the CPU, which NumPy reads as it is. It gives
@@ -59,18 +59,20 @@ class Answers(Careful, nn.Module):
         super().__init__()
         self.fn = fn
         self.num_classes = num_classes
-        self.turn: AbstractContextManager[None] = Turn()
-        self.shares: bool | None = None  # whether it answers with probabilities; not known before the first answer
+        self.call_lock: AbstractContextManager[None] = CallLock()
+        self.gives_probabilities: bool | None = (
+            None  # whether it answers with probabilities; not known before the first answer
+        )
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         images = x.detach().to("cpu", torch.float32, copy=True)  # which it may write into
-        with self.turn:
+        with self.call_lock:
             rows, labels = as_rows_of_numbers(self.fn(images), len(x), self.num_classes)
         if not labels and len(rows):
-            if self.shares is None:
-                self.shares = are_probabilities(rows)
-            if self.shares:
+            if self.gives_probabilities is None:
+                self.gives_probabilities = are_probabilities(rows)
+            if self.gives_probabilities:
                 if (rows < 0).any():
                     raise ValueError(f"expected probabilities, as before, got {rows.min():g}")
                 rows = rows.clamp_min(LEAST).log()
@@ -118,7 +120,7 @@ def endpoint(
     timeout: float = 30.0,
     retries: int = 4,
     backoff: float = 0.5,
-) -> Answers:
+) -> BlackBoxModel:
     """A model behind HTTP that speaks the V1 protocol of KServe and TensorFlow Serving, as `http://HOST/...:predict`.
 
     It is sent {"instances": [image, ...]}, each image nested lists in this layout, and answers {"predictions": [...]}:
@@ -146,8 +148,8 @@ def endpoint(
             answers += predictions(url, body, len(chunk))
         return answers
 
-    model = Answers(ask, num_classes)
-    model.turn = nullcontext()  # whom several may ask at once
+    model = BlackBoxModel(ask, num_classes)
+    model.call_lock = nullcontext()  # whom several may ask at once
     return model
 
 

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from robustlib.memory import out_of_memory
 from robustlib.models.file_kinds import LEGACY, MEMBER, SAVE, is_safetensors, kind_of
-from robustlib.models.weights_bounds import AGAIN, asked_bytes, check_archive, check_bytes, counted
+from robustlib.models.weights_bounds import AGAIN, check_archive, check_bytes, declared_bytes, within_bounds
 from robustlib.regular_files import irregular
 
 Weights = dict[str, Tensor]
 DEPTH = 2  # of dicts within dicts that are looked through
 
 
-class Inert:
+class Placeholder:
     """Stands in for a class or function that a checkpoint names beside its tensors: it takes anything, does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -38,14 +38,14 @@ class Inert:
         pass
 
 
-class InertDict:
+class PlaceholderDict:
     """The same for kinds of dict: their entries are looked through."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         return OrderedDict()
 
 
-class InertList(list):
+class PlaceholderList(list):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__()
 
@@ -53,28 +53,29 @@ class InertList(list):
         pass
 
 
-# What training scripts keep beside the weights. None of it is imported or called: each name gets its stand-in, so that
+# What training scripts keep beside the weights. None of it is imported or called: each name gets a placeholder, so that
 # letting it in can run nothing, and hold no tensor back. What is not here is refused.
 PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
 LIGHTNING = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric")
-STAND_INS: dict[str, Any] = {
-    **dict.fromkeys(("argparse.Namespace", "types.SimpleNamespace", "uuid.UUID", "decimal.Decimal"), Inert),
-    **{f"{module}.{name}": Inert for module in ("pathlib", "pathlib._local") for name in PATHS},
-    **{f"datetime.{name}": Inert for name in ("datetime", "date", "time", "timedelta", "timezone")},
-    **{f"numpy.{core}.multiarray.{name}": Inert for core in ("core", "_core") for name in ("scalar", "_reconstruct")},
-    **{f"numpy.{core}.numeric._frombuffer": Inert for core in ("core", "_core")},
-    **dict.fromkeys(("numpy.dtype", "numpy.ndarray", "typing.Any", "builtins.getattr"), Inert),
-    **{f"numpy.{name}": Inert for name in ("float64", "float32", "int64", "int32", "bool_", "str_")},
-    **{f"builtins.{name}": Inert for name in ("int", "float", "str", "bool", "list", "dict", "tuple", "object")},
-    **{f"omegaconf.base.{name}": Inert for name in ("ContainerMetadata", "Metadata")},
-    **{f"omegaconf.nodes.{kind}Node": Inert for kind in ("Any", "String", "Integer", "Float", "Boolean", "Path")},
-    **dict.fromkeys(("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"), Inert),
-    "mmengine.logging.history_buffer.HistoryBuffer": Inert,
-    **{f"{place}.callbacks.model_checkpoint.ModelCheckpoint": Inert for place in LIGHTNING},
-    **{f"{place}.utilities.{file}.AttributeDict": InertDict for place in LIGHTNING for file in ("parsing", "data")},
-    **dict.fromkeys(("collections.defaultdict", "easydict.EasyDict", "yacs.config.CfgNode"), InertDict),
-    **dict.fromkeys(("addict.addict.Dict", "addict.Dict", "mmengine.config.config.ConfigDict"), InertDict),
-    "collections.deque": InertList,
+NUMPY_CORES = ("core", "_core")
+PLACEHOLDERS: dict[str, Any] = {
+    **dict.fromkeys(("argparse.Namespace", "types.SimpleNamespace", "uuid.UUID", "decimal.Decimal"), Placeholder),
+    **{f"{module}.{name}": Placeholder for module in ("pathlib", "pathlib._local") for name in PATHS},
+    **{f"datetime.{name}": Placeholder for name in ("datetime", "date", "time", "timedelta", "timezone")},
+    **{f"numpy.{core}.multiarray.{name}": Placeholder for core in NUMPY_CORES for name in ("scalar", "_reconstruct")},
+    **{f"numpy.{core}.numeric._frombuffer": Placeholder for core in NUMPY_CORES},
+    **dict.fromkeys(("numpy.dtype", "numpy.ndarray", "typing.Any", "builtins.getattr"), Placeholder),
+    **{f"numpy.{name}": Placeholder for name in ("float64", "float32", "int64", "int32", "bool_", "str_")},
+    **{f"builtins.{name}": Placeholder for name in ("int", "float", "str", "bool", "list", "dict", "tuple", "object")},
+    **{f"omegaconf.base.{name}": Placeholder for name in ("ContainerMetadata", "Metadata")},
+    **{f"omegaconf.nodes.{kind}Node": Placeholder for kind in ("Any", "String", "Integer", "Float", "Boolean", "Path")},
+    **dict.fromkeys(("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"), Placeholder),
+    "mmengine.logging.history_buffer.HistoryBuffer": Placeholder,
+    **{f"{place}.callbacks.model_checkpoint.ModelCheckpoint": Placeholder for place in LIGHTNING},
+    **{f"{top}.utilities.{file}.AttributeDict": PlaceholderDict for top in LIGHTNING for file in ("parsing", "data")},
+    **dict.fromkeys(("collections.defaultdict", "easydict.EasyDict", "yacs.config.CfgNode"), PlaceholderDict),
+    **dict.fromkeys(("addict.addict.Dict", "addict.Dict", "mmengine.config.config.ConfigDict"), PlaceholderDict),
+    "collections.deque": PlaceholderList,
 }  # fmt: skip
 
 
@@ -100,10 +101,10 @@ def read_weights(path: Path) -> dict[str, Weights]:
         raise ValueError(f"{path} is {kind}")
     else:
         state = read_pickle(path, head)
-    found = dict(counted(path, sets_of(state)))
+    found = dict(within_bounds(path, tensor_sets(state)))
     check_spread(path, found)
     if not found:
-        raise ValueError(f"{path} holds {described(state)}, and no tensors by name: save them with {SAVE}")
+        raise ValueError(f"{path} holds {describe_content(state)}, and no tensors by name: save them with {SAVE}")
     return found
 
 
@@ -118,7 +119,7 @@ def check_spread(path: Path, sets: dict[str, Weights]) -> None:
     check_bytes(path, sum(sizes.values()), "holds tensors of")
 
 
-def sets_of(state: Any, at: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Weights]]:
+def tensor_sets(state: Any, at: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Weights]]:
     """Every dict of tensors in nested dicts, with its place. What stands beside the tensors is left out."""
     # By the types' own methods: a file may give its dicts and tensors attributes of the methods' names.
     entries = (
@@ -131,7 +132,7 @@ def sets_of(state: Any, at: str = "", depth: int = DEPTH) -> Iterator[tuple[str,
             yield at, tensors
     if depth:
         for name, value in named:
-            yield from sets_of(value, f"{at}.{name}" if at else name, depth - 1)
+            yield from tensor_sets(value, f"{at}.{name}" if at else name, depth - 1)
 
 
 def is_name(name: Any) -> bool:
@@ -143,7 +144,7 @@ def is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor) and not value.is_nested
 
 
-def described(state: Any) -> str:
+def describe_content(state: Any) -> str:
     """What was found instead of a state dict."""
     if isinstance(state, dict):
         names = ", ".join(repr(name) for name in list(state)[:5])
@@ -152,7 +153,7 @@ def described(state: Any) -> str:
         return f"one tensor of shape {tuple(state.shape)}"
     return (
         "something else"
-        if isinstance(state, Inert)
+        if isinstance(state, Placeholder)
         else f"a {'list' if isinstance(state, list) else type(state).__name__}"
     )
 
@@ -192,7 +193,7 @@ def safetensors_size(path: Path, header: int) -> int | None:
 def read_pickle(path: Path, head: bytes) -> Any:
     """What torch.save wrote, as far as it is tensors and plain data."""
     check_unpacked(path, head)
-    allowed: list[Any] = [(stand_in, name) for name, stand_in in STAND_INS.items()]
+    allowed: list[Any] = [(placeholder, name) for name, placeholder in PLACEHOLDERS.items()]
     try:
         # It warns of pickle protocols: what it cannot read it raises.
         with (
@@ -205,7 +206,7 @@ def read_pickle(path: Path, head: bytes) -> Any:
         raise
     except Exception as error:
         if out_of_memory(error):
-            if not is_room(path.stat().st_size):
+            if not fits_in_memory(path.stat().st_size):
                 raise
             raise ValueError(
                 f"{path} asks for more memory than there is, though it has {path.stat().st_size} bytes: download or "
@@ -225,14 +226,14 @@ def check_unpacked(path: Path, head: bytes) -> None:
     if not head.startswith((LEGACY, b"PK")):
         return
     try:
-        asked = asked_bytes(path, MEMBER, lambda: pickle_operations(path))
+        asked = declared_bytes(path, MEMBER, lambda: pickle_operations(path))
     except BROKEN:  # torch says what is wrong
         return
     if asked is not None:
         raise ValueError(f"{path} asks for {asked} bytes that it does not hold: {AGAIN}")
 
 
-def is_room(size: int) -> bool:
+def fits_in_memory(size: int) -> bool:
     """Whether memory holds so many bytes: where it does, it is a file of that size that asks for more."""
     try:
         bytearray(size)
@@ -278,10 +279,10 @@ def whole_module(path: Path) -> str | None:
         return None
     known = ("collections.", "torch._utils.", "torch.serialization.", "numpy.", "builtins.")
     layers = [name for name in names if name.startswith(("torch.nn.modules.", "torch.nn.parallel.", "torch.fx."))]
-    at_top = first == "GLOBAL" and names[0] not in STAND_INS and not names[0].startswith(known)
+    at_top = first == "GLOBAL" and names[0] not in PLACEHOLDERS and not names[0].startswith(known)
     if not layers and not (at_top and any(name.startswith("torch._utils._rebuild") for name in names)):
         return None
-    return next((name for name in names if name not in STAND_INS and not name.startswith(known)), None)
+    return next((name for name in names if name not in PLACEHOLDERS and not name.startswith(known)), None)
 
 
 def pickle_operations(path: Path) -> Iterator[Any]:

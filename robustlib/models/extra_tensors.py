@@ -28,16 +28,16 @@ class Normalisation:
 
 
 @dataclass(frozen=True)
-class Spare:
+class ExtraTensors:
     """Tensors that a model has no place for.
 
-    dropped: counters, losses, copies of what was taken.  normalisations: that the network was trained behind.  strange:
+    dropped: counters, losses, copies of what was taken.  normalisations: that the network was trained behind.  unknown:
     all others, which may change what the network computes.
     """
 
     dropped: tuple[str, ...]
     normalisations: tuple[Normalisation, ...]
-    strange: tuple[str, ...]
+    unknown: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Fit:
 
     tensors: by the model's names, each with its name in the file.  place: of the set.  prefix: that its names have and
     the model's have not, wrappers' parts left out.  filled, kept: of the model but not in the file; counters, and what
-    its own code sets.  spare: what the set holds besides.
+    its own code sets.  extra: what the set holds besides.
     """
 
     place: str
@@ -54,7 +54,7 @@ class Fit:
     tensors: dict[str, tuple[str, Tensor]]
     filled: tuple[str, ...]
     kept: tuple[str, ...]
-    spare: Spare
+    extra: ExtraTensors
 
     @property
     def entry(self) -> str:
@@ -62,17 +62,17 @@ class Fit:
         return ".".join(filter(None, [self.place, self.prefix.removesuffix(".")])) or "."
 
 
-def sort_out(extras: Mapping[str, tuple[str, Tensor]], taken: Mapping[str, Tensor]) -> Spare:
+def sort_extra_tensors(extras: Mapping[str, tuple[str, Tensor]], taken: Mapping[str, Tensor]) -> ExtraTensors:
     """extras: by their names without wrappers' parts, with those in the file.  taken: by the network's own names."""
     normalisations = statistics_of({name: value for name, (_, value) in extras.items()})
     used = {name for found in normalisations for name in found.names}
-    dropped, strange = [], []
+    dropped, unknown = [], []
     for name, (there, value) in extras.items():
         if name not in used:
-            (dropped if is_counter(name, value) or is_loss(name) or is_copy(name, value, taken) else strange).append(
+            (dropped if is_counter(name, value) or is_loss(name) or is_copy(name, value, taken) else unknown).append(
                 there
             )
-    return Spare(tuple(sorted(dropped)), tuple(normalisations), tuple(sorted(strange)))
+    return ExtraTensors(tuple(sorted(dropped)), tuple(normalisations), tuple(sorted(unknown)))
 
 
 def is_counter(name: str, value: Tensor) -> bool:
@@ -118,7 +118,7 @@ def numbers(value: Tensor) -> tuple[float, ...]:
     return tuple(value.double().flatten().tolist())
 
 
-def some(names: Iterable[str], most: int = 2) -> str:
+def first_names(names: Iterable[str], most: int = 2) -> str:
     """The first names of several, in quotes."""
     names = list(names)
     return ", ".join(repr(name) for name in names[:most])

@@ -14,7 +14,7 @@ from urllib.parse import urljoin, urlsplit
 LONGEST = 10  # times the timeout that a whole request may take: a server that drips is silent for less each time
 
 
-class Failed(Exception):
+class RequestFailed(Exception):
     """A request that came to nothing. again: whether the next one may fare better."""
 
     def __init__(self, text: str, *, again: bool):
@@ -33,7 +33,7 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
-class Limit:
+class Deadline:
     """Ends a connection when its time is over, whatever it waits for: timeouts count from byte to byte."""
 
     def __init__(self, seconds: float):
@@ -42,7 +42,7 @@ class Limit:
         self.timer = threading.Timer(seconds, self.cut)
         self.timer.daemon = True
 
-    def __enter__(self) -> "Limit":
+    def __enter__(self) -> "Deadline":
         self.timer.start()
         return self
 
@@ -68,54 +68,54 @@ class Limit:
                     self.held.shutdown(socket.SHUT_RDWR)
 
 
-class Watched(http.client.HTTPConnection):
-    """A connection that its limit knows from the start."""
+class LimitedConnection(http.client.HTTPConnection):
+    """A connection that its deadline knows from the start."""
 
-    limit: Limit
+    deadline: Deadline
 
     def connect(self) -> None:
         super().connect()
-        self.limit.hold(self.sock)
+        self.deadline.hold(self.sock)
 
 
-class WatchedTLS(http.client.HTTPSConnection, Watched):
+class LimitedTLSConnection(http.client.HTTPSConnection, LimitedConnection):
     """The same, watched before the first byte of TLS."""
 
 
-def watched(kind: type[Watched], limit: Limit) -> Any:
+def connection_factory(kind: type[LimitedConnection], deadline: Deadline) -> Any:
     """As urllib asks for connections."""
 
-    def make(*args: Any, **options: Any) -> Watched:
+    def make(*args: Any, **options: Any) -> LimitedConnection:
         connection = kind(*args, **options)
-        connection.limit = limit
+        connection.deadline = deadline
         return connection
 
     return make
 
 
-class Post(urllib.request.Request):
-    """A request that knows its limit."""
+class LimitedRequest(urllib.request.Request):
+    """A request that knows its deadline."""
 
-    def __init__(self, url: str, data: bytes, limit: Limit):
+    def __init__(self, url: str, data: bytes, deadline: Deadline):
         super().__init__(url, data, {"Content-Type": "application/json"})
-        self.limit = limit
+        self.deadline = deadline
 
 
-class Plain(urllib.request.HTTPHandler):
+class PlainHandler(urllib.request.HTTPHandler):
     def http_open(self, req: Any) -> Any:
-        return self.do_open(watched(Watched, req.limit), req)
+        return self.do_open(connection_factory(LimitedConnection, req.deadline), req)
 
 
-class Secure(urllib.request.HTTPSHandler):
+class SecureHandler(urllib.request.HTTPSHandler):
     def https_open(self, req: Any) -> Any:
         context = self._context  # pyright: ignore[reportAttributeAccessIssue]
-        return self.do_open(watched(WatchedTLS, req.limit), req, context=context)
+        return self.do_open(connection_factory(LimitedTLSConnection, req.deadline), req, context=context)
 
 
 @lru_cache
 def opener() -> urllib.request.OpenerDirector:
     """One for all requests, as urllib's own: with TLS it reads the certificates that are trusted."""
-    return urllib.request.build_opener(NoRedirect, Plain, Secure)
+    return urllib.request.build_opener(NoRedirect, PlainHandler, SecureHandler)
 
 
 def post(url: str, data: bytes, *, timeout: float, retries: int, backoff: float, most: int) -> bytes:
@@ -129,41 +129,41 @@ def post(url: str, data: bytes, *, timeout: float, retries: int, backoff: float,
         if attempt:
             time.sleep(backoff * 2 ** (attempt - 1))
         try:
-            return once(url, data, timeout, most)
-        except Failed as error:
+            return post_once(url, data, timeout, most)
+        except RequestFailed as error:
             if not error.again:
                 raise ValueError(f"{url} {error}") from error
             problem = str(error)
     raise ValueError(f"{url} gave no answer in {retries + 1} tries: {problem}")
 
 
-def once(url: str, data: bytes, timeout: float, most: int) -> bytes:
-    """The answer to one request. Raises Failed."""
+def post_once(url: str, data: bytes, timeout: float, most: int) -> bytes:
+    """The answer to one request. Raises RequestFailed."""
     text = f"is still answering after {LONGEST * timeout:g} seconds: a larger timeout gives it longer"
-    with Limit(LONGEST * timeout) as limit:
+    with Deadline(LONGEST * timeout) as deadline:
         try:
-            body = asked(Post(url, data, limit), timeout, most)
-        except (OSError, http.client.HTTPException, Failed) as error:
-            if limit.over:
-                raise Failed(text, again=False) from error
-            if isinstance(error, Failed):
+            body = read_answer(LimitedRequest(url, data, deadline), timeout, most)
+        except (OSError, http.client.HTTPException, RequestFailed) as error:
+            if deadline.over:
+                raise RequestFailed(text, again=False) from error
+            if isinstance(error, RequestFailed):
                 raise
             if isinstance(error, OSError):  # urllib's own errors, timeouts and broken connections are all of this kind
                 problem = str(getattr(error, "reason", "") or error) or type(error).__name__
             else:
                 problem = f"{type(error).__name__}: {error}"
-            raise Failed(problem, again=True) from error
-        if limit.over:  # what was cut off may look like an end
-            raise Failed(text, again=False)
+            raise RequestFailed(problem, again=True) from error
+        if deadline.over:  # what was cut off may look like an end
+            raise RequestFailed(text, again=False)
         return body
 
 
-def asked(request: Post, timeout: float, most: int) -> bytes:
-    """The body of an answer with a status of success. Raises Failed, and what urllib and http.client raise."""
+def read_answer(request: LimitedRequest, timeout: float, most: int) -> bytes:
+    """The body of an answer with a status of success. Raises RequestFailed, and what urllib and http.client raise."""
     try:
         with opener().open(request, timeout=timeout) as answer:
             if (answer.length or 0) > most or len(body := answer.read(most + 1)) > most:
-                raise Failed(
+                raise RequestFailed(
                     f"answers with more than {most:,} bytes, and that is no row of scores an image", again=False
                 )
             if answer.length:  # http.client says so only where it was asked for all
@@ -172,15 +172,15 @@ def asked(request: Post, timeout: float, most: int) -> bytes:
     except urllib.error.HTTPError as error:
         with error:
             if 300 <= error.code < 400:
-                raise Failed(elsewhere(request.full_url, error), again=False) from error
+                raise RequestFailed(redirect_problem(request.full_url, error), again=False) from error
             said = " ".join(error.read(500).decode(errors="replace").split())[:200]
             problem = f"HTTP {error.code} {said}".strip()
         if error.code < 500:
-            raise Failed(f"refuses the images: {problem}", again=False) from error
-        raise Failed(problem, again=True) from error
+            raise RequestFailed(f"refuses the images: {problem}", again=False) from error
+        raise RequestFailed(problem, again=True) from error
 
 
-def elsewhere(url: str, error: urllib.error.HTTPError) -> str:
+def redirect_problem(url: str, error: urllib.error.HTTPError) -> str:
     """What to say of a redirect: where to, without a query, which may hold what is secret."""
     try:
         place = urlsplit(urljoin(url, error.headers.get("Location", "")))._replace(query="", fragment="")

@@ -15,8 +15,8 @@ from typing import Any
 from torch import nn
 
 from robustlib.memory import out_of_memory
-from robustlib.models.black_box import Answers, endpoint, is_address
-from robustlib.models.user_imports import Beside, Loader
+from robustlib.models.black_box import BlackBoxModel, endpoint, is_address
+from robustlib.models.user_imports import Loader, UserFolder
 
 
 def load_factory(reference: str) -> Any:
@@ -36,7 +36,7 @@ def import_file(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no model file {path}")
     path = path.resolve()
-    beside = Beside(path.parent)
+    beside = UserFolder(path.parent)
     # A name of its own: a user's `models.py` must not stand in for somebody else's module of that name.
     name = f"user_file_{path.stem}"
     loader = Loader(name, str(path), beside)
@@ -130,4 +130,4 @@ def call_factory(reference: str, facts: dict[str, Any], options: dict[str, Any])
         raise ValueError(f"{reference} returned the class {model.__name__}, expected one of it")
     if not callable(model):
         raise ValueError(f"{reference} returned {type(model).__name__}, expected a torch.nn.Module or a callable")
-    return Answers(model, facts.get("num_classes"))
+    return BlackBoxModel(model, facts.get("num_classes"))

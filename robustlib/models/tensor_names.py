@@ -11,14 +11,14 @@ WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoin
 COUNTER = "num_batches_tracked"  # of which only training makes use
 
 
-def bare(names: Iterable[str]) -> dict[str, str]:
+def without_wrappers(names: Iterable[str]) -> dict[str, str]:
     """Names without the parts that wrappers add, each with the name as it is; as they are where two would be one."""
     names = list(names)
     short = {".".join(part for part in name.split(".") if part not in WRAPPERS): name for name in names}
     return short if len(short) == len(names) and "" not in short else {name: name for name in names}
 
 
-def outers(ours: Mapping[str, str], learnt: set[str]) -> list[str]:
+def own_prefixes(ours: Mapping[str, str], learnt: set[str]) -> list[str]:
     """Prefixes of the model's own names within which all that it learns lies: weights may be those of a part of it."""
     names = [name for name, there in ours.items() if there in learnt] or list(ours)
     first = names[0].split(".")[:-1] if names else []
@@ -26,7 +26,7 @@ def outers(ours: Mapping[str, str], learnt: set[str]) -> list[str]:
     return [outer for outer in chain if all(name.startswith(outer) for name in names)]
 
 
-def votes(inside: Mapping[str, str], theirs: Iterable[str]) -> Counter[str]:
+def prefix_counts(inside: Mapping[str, str], theirs: Iterable[str]) -> Counter[str]:
     """How many of the model's names are found behind each prefix of the file's."""
     found: Counter[str] = Counter()
     for name in theirs:

@@ -31,9 +31,9 @@ LOCK = threading.Lock()  # sys.modules is everybody's; nothing is imported while
 class Loader(SourceFileLoader):
     """Loads a source file of the user's, whose import statements look beside it first."""
 
-    def __init__(self, name: str, path: str, beside: "Beside"):
+    def __init__(self, name: str, path: str, folder: "UserFolder"):
         super().__init__(name, path)
-        self.beside = beside
+        self.folder = folder
 
     def get_code(self, fullname: str) -> CodeType:
         # Not from __pycache__: it knows a source by its size and the second of its last edit, which an edit may keep.
@@ -42,9 +42,9 @@ class Loader(SourceFileLoader):
 
     def exec_module(self, module: ModuleType) -> None:
         # Functions keep the builtins that their module had when they were made: this holds for what they import later.
-        module.__dict__["__builtins__"] = self.beside.builtins
+        module.__dict__["__builtins__"] = self.folder.builtins
         code = self.get_code(self.name)
-        public = self.beside.publish(self.name, module)
+        public = self.folder.publish(self.name, module)
         try:
             exec(code, module.__dict__)
         except BaseException:
@@ -56,22 +56,22 @@ class Loader(SourceFileLoader):
 class Importlib(ModuleType):
     """importlib as the folder's modules have it: `import_module` finds theirs."""
 
-    def __init__(self, beside: "Beside"):
+    def __init__(self, folder: "UserFolder"):
         super().__init__("importlib")
-        self.import_module = beside.import_module
+        self.import_module = folder.import_module
 
     def __getattr__(self, name: str) -> Any:
         return getattr(importlib, name)
 
 
-class Beside(importlib.abc.MetaPathFinder):
+class UserFolder(importlib.abc.MetaPathFinder):
     """The modules of one user's folder, made anew for each file that is loaded, since it may have been edited.
 
     Of the file that was loaded last, modules whose names nobody else has stand in `sys.modules` under these too: what
     finds a module by its name, as pickle does, has the same one, in another process too.
     """
 
-    present: ClassVar[list["Beside"]] = []  # whose modules are in sys.modules; the first was loaded last
+    active: ClassVar[list["UserFolder"]] = []  # whose modules are in sys.modules; the first was loaded last
 
     def __init__(self, folder: Path):
         self.folder = str(folder)
@@ -81,9 +81,9 @@ class Beside(importlib.abc.MetaPathFinder):
         self.builtins = {**vars(builtins), "__import__": self.import_}
         self.importlib = Importlib(self)
         with LOCK:
-            for other in Beside.present:
-                other.leave()
-            Beside.present = [self]
+            for other in UserFolder.active:
+                other.deactivate()
+            UserFolder.active = [self]
             sys.meta_path.insert(0, self)
             self.before = {name.partition(".")[0] for name in sys.modules}
             self.named_by_user = self.folder in sys.path
@@ -95,52 +95,52 @@ class Beside(importlib.abc.MetaPathFinder):
     ) -> ModuleType:
         """The import statement of the folder's modules."""
         package = ((globals or {}).get("__package__") or "") if level else ""
-        private = self.private(importlib.util.resolve_name("." * level + name, package) if package else name)
-        if private is None:
+        internal = self.internal(importlib.util.resolve_name("." * level + name, package) if package else name)
+        if internal is None:
             found = builtins.__import__(name, globals, locals, fromlist or (), level)
             return self.importlib if found is importlib else found
-        module = self.load(private)
+        module = self.load(internal)
         if not fromlist:
-            return sys.modules[private.partition(".")[0]]
+            return sys.modules[internal.partition(".")[0]]
         for one in getattr(module, "__all__", ()) if "*" in fromlist else fromlist:
             if hasattr(module, "__path__") and not hasattr(module, one):
                 try:
-                    self.load(f"{private}.{one}")
+                    self.load(f"{internal}.{one}")
                 except ModuleNotFoundError as error:  # the statement itself says that there is no such name
-                    if error.name != f"{private}.{one}".removeprefix(self.prefix):
+                    if error.name != f"{internal}.{one}".removeprefix(self.prefix):
                         raise
         return module
 
     def import_module(self, name: str, package: str | None = None) -> ModuleType:
         """importlib.import_module of the folder's modules."""
-        private = self.private(importlib.util.resolve_name(name, package) if package else name)
-        return importlib.import_module(name, package) if private is None else self.load(private)
+        internal = self.internal(importlib.util.resolve_name(name, package) if package else name)
+        return importlib.import_module(name, package) if internal is None else self.load(internal)
 
-    def private(self, full: str) -> str | None:
+    def internal(self, full: str) -> str | None:
         """The name in `sys.modules` of what is the folder's own; None for what is not."""
         if full.startswith(self.prefix):
             return full
         return f"{self.prefix}{full}" if self.owns(full.partition(".")[0]) else None
 
-    def load(self, private: str) -> ModuleType:
-        self.enter()
+    def load(self, internal: str) -> ModuleType:
+        self.activate()
         try:
-            module = importlib.import_module(private)
+            module = importlib.import_module(internal)
         except ModuleNotFoundError as error:
             if error.name is None or not error.name.startswith(self.prefix):
                 raise
             told = str(error).replace(self.prefix, "")
             raise ModuleNotFoundError(told, name=error.name.removeprefix(self.prefix), path=error.path) from None
-        parts = private.split(".")
+        parts = internal.split(".")
         for name in (".".join(parts[: i + 1]) for i in range(len(parts))):  # folders without an __init__.py
             if name in sys.modules and sys.modules[name].__name__ == name:
                 self.publish(name, sys.modules[name])
         return module
 
-    def publish(self, private: str, module: ModuleType) -> str | None:
+    def publish(self, internal: str, module: ModuleType) -> str | None:
         """Let a module be known by its plain name, where that is free; returns the name."""
-        public = private.removeprefix(self.prefix)
-        taken = public == private or public.partition(".")[0] in OURS or Beside.present[0] is not self
+        public = internal.removeprefix(self.prefix)
+        taken = public == internal or public.partition(".")[0] in OURS or UserFolder.active[0] is not self
         if taken or sys.modules.get(public, module) is not module:
             return None
         module.__name__ = public
@@ -153,10 +153,10 @@ class Beside(importlib.abc.MetaPathFinder):
         """
         if top not in self.owned:
             elsewhere = top in sys.modules and not is_users(sys.modules[top], top)
-            self.owned[top] = (top in OURS or not elsewhere) and self.lies_here(top)
+            self.owned[top] = (top in OURS or not elsewhere) and self.is_in_folder(top)
         return self.owned[top]
 
-    def lies_here(self, top: str) -> bool:
+    def is_in_folder(self, top: str) -> bool:
         spec = PathFinder.find_spec(top, [self.folder]) if top else None
         if spec is None:
             return False
@@ -185,15 +185,15 @@ class Beside(importlib.abc.MetaPathFinder):
         spec.submodule_search_locations = list(found.submodule_search_locations or ()) if package else None
         return spec
 
-    def enter(self) -> None:
+    def activate(self) -> None:
         """Back into `sys.modules`, where another file was loaded meanwhile."""
         with LOCK:
-            if self not in Beside.present:
+            if self not in UserFolder.active:
                 sys.modules.update(self.modules)
                 sys.meta_path.insert(0, self)
-                Beside.present.append(self)
+                UserFolder.active.append(self)
 
-    def leave(self) -> None:
+    def deactivate(self) -> None:
         """Another file is loaded next: nothing of this folder stands in for what it imports, or is kept from going."""
         sys.meta_path.remove(self)
         self.modules = {name: module for name, module in sys.modules.items() if name.startswith(self.prefix)}

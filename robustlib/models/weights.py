@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from robustlib.models.checkpoints import Weights, read_weights
-from robustlib.models.extra_tensors import Fit, Normalisation, some, sort_out, statistics_of
+from robustlib.models.extra_tensors import Fit, Normalisation, first_names, sort_extra_tensors, statistics_of
 from robustlib.models.layers import Normalize
-from robustlib.models.tensor_names import COUNTER, bare, outers, same_shape, votes
-from robustlib.models.weights_messages import as_line, described, kind, misfit
+from robustlib.models.tensor_names import COUNTER, own_prefixes, prefix_counts, same_shape, without_wrappers
+from robustlib.models.weights_messages import describe_load, describe_misfit, dtype_name, normalize_line
 from robustlib.normalisations import check_statistics
 
 LEARNT = ("running_mean", "running_var", COUNTER)  # ends of names, among buffers
@@ -31,11 +31,11 @@ def load_weights(
     """
     sets = read_weights(path)
     if entry is not None:
-        sets = {entry: chosen(sets, entry, str(path))}
-    put(model, sets, str(path), may_normalize=may_normalize, tell=tell)
+        sets = {entry: chosen_set(sets, entry, str(path))}
+    load_fitting_set(model, sets, str(path), may_normalize=may_normalize, tell=tell)
 
 
-def chosen(sets: Mapping[str, Weights], entry: str, source: str) -> Weights:
+def chosen_set(sets: Mapping[str, Weights], entry: str, source: str) -> Weights:
     """The set of this name, or those tensors of one whose names begin so."""
     if entry in sets or (entry == "." and "" in sets):
         return sets[entry if entry in sets else ""]
@@ -43,7 +43,7 @@ def chosen(sets: Mapping[str, Weights], entry: str, source: str) -> Weights:
         if place and not entry.startswith(f"{place}."):
             continue
         prefix = entry.removeprefix(f"{place}." if place else "") + "."
-        for names in (bare(given), {name: name for name in given}):
+        for names in (without_wrappers(given), {name: name for name in given}):
             inside = {
                 name.removeprefix(prefix): given[there] for name, there in names.items() if name.startswith(prefix)
             }
@@ -53,7 +53,7 @@ def chosen(sets: Mapping[str, Weights], entry: str, source: str) -> Weights:
     raise ValueError(f"weights {source} have no entry {entry!r} with tensors, they have: {known}")
 
 
-def put(
+def load_fitting_set(
     model: nn.Module, sets: Mapping[str, Weights], source: str, *, may_normalize: bool = False, tell: Tell | None = None
 ) -> None:
     """Load the one set that fits: every tensor or none. source: what the sets are called."""
@@ -62,17 +62,17 @@ def put(
     learnt |= {name for name in own if name.endswith(LEARNT)}
     fits = [fit for place, given in sets.items() for fit in fits_of(own, learnt & own.keys(), place, given)]
     if not fits:
-        raise ValueError(f"weights {source} do not fit the model: {misfit(own, sets)}")
+        raise ValueError(f"weights {source} do not fit the model: {describe_misfit(own, sets)}")
     fit = only_one(fits, source)
-    words = described(model, own, fit)
-    first_layer = settle(fit, own, source, may_normalize=may_normalize)
+    words = describe_load(model, own, fit)
+    first_layer = first_layer_weights(fit, own, source, may_normalize=may_normalize)
     if isinstance(getattr(model, "normalize", None), Normalize):
         carried = {name: value for name, (_, value) in fit.tensors.items() if name.startswith("normalize.")}
         check_scale(statistics_of(carried), source)
     if first_layer:
-        words.append(f"{some(fit.spare.normalisations[0].names)} as the model's first layer")
+        words.append(f"{first_names(fit.extra.normalisations[0].names)} as the model's first layer")
     for name, (there, value) in fit.tensors.items():
-        check_kind(source, there, value, own[name])
+        check_dtype(source, there, value, own[name])
     check_shared(source, fit, own)
     # Into the model's own state, which knows the versions of its layers: what is not replaced stays as it is.
     own.update(first_layer | {name: value for name, (_, value) in fit.tensors.items()})
@@ -82,21 +82,21 @@ def put(
 
 
 def fits_of(own: Weights, learnt: set[str], place: str, given: Weights) -> list[Fit]:
-    """The ways in which a set is the model's; of several with the same numbers, or with nothing strange beside, one."""
+    """The ways in which a set is the model's; of several with the same numbers, or with nothing unknown beside, one."""
     if own.keys() <= given.keys():  # name by name, whatever the names may mean
         found = fit_at(own, {name: name for name in own}, {name: name for name in given}, "", "", place, given)
-        if found is not None and not found.spare.strange:
+        if found is not None and not found.extra.unknown:
             return [found]
-    ours, theirs = bare(own), bare(given)
-    for outer in outers(ours, learnt):
-        inside = {name.removeprefix(outer): there for name, there in ours.items() if name.startswith(outer)}
+    ours, theirs = without_wrappers(own), without_wrappers(given)
+    for own_prefix in own_prefixes(ours, learnt):
+        inside = {name.removeprefix(own_prefix): there for name, there in ours.items() if name.startswith(own_prefix)}
         tried = [
-            fit_at(own, inside, theirs, prefix, outer, place, given)
-            for prefix in sorted(votes(inside, theirs), key=lambda prefix: (len(prefix), prefix))
+            fit_at(own, inside, theirs, prefix, own_prefix, place, given)
+            for prefix in sorted(prefix_counts(inside, theirs), key=lambda prefix: (len(prefix), prefix))
         ]
         found = [fit for fit in tried if fit is not None]
         if found:
-            clean = [fit for fit in found if not fit.spare.strange]
+            clean = [fit for fit in found if not fit.extra.unknown]
             return clean[:1] or found
     return []
 
@@ -106,7 +106,7 @@ def fit_at(
     inside: Mapping[str, str],
     theirs: Mapping[str, str],
     prefix: str,
-    outer: str,
+    own_prefix: str,
     place: str,
     given: Weights,
 ) -> Fit | None:
@@ -133,7 +133,7 @@ def fit_at(
     }
     taken = {name: tensors[mine][1] for name, mine in inside.items() if mine in tensors}
     kept = tuple(name for name in own if name not in tensors and name not in filled)
-    return Fit(place, prefix, tensors, tuple(filled), kept, sort_out(extras, taken))
+    return Fit(place, prefix, tensors, tuple(filled), kept, sort_extra_tensors(extras, taken))
 
 
 def same_tensor(own: Weights, inside: Mapping[str, str], mine: str) -> list[str]:
@@ -172,21 +172,21 @@ def only_one(fits: list[Fit], source: str) -> Fit:
             f"choose one, such as --weights {source}:{entries[-1]} (in a study `weights: FILE:KEY`)"
         )
     fit = fits[0]
-    if fit.spare.strange:
+    if fit.extra.unknown:
         way = f"; --weights {source}:{fit.entry} takes the model's alone" if fit.prefix else ""
         raise ValueError(
-            f"weights {source} do not fit the model: {len(fit.spare.strange)} tensors too many, first "
-            f"{some(fit.spare.strange)}, which may change what it computes{way}"
+            f"weights {source} do not fit the model: {len(fit.extra.unknown)} tensors too many, first "
+            f"{first_names(fit.extra.unknown)}, which may change what it computes{way}"
         )
     return fit
 
 
-def settle(fit: Fit, own: Weights, source: str, *, may_normalize: bool) -> Weights:
+def first_layer_weights(fit: Fit, own: Weights, source: str, *, may_normalize: bool) -> Weights:
     """What a normalisation in the file makes of the model's first layer. Raises ValueError where the model has none, or
     another, and does not take it: without it other numbers come out.
     """
     held = statistics_of({name: own[name] for name in fit.kept if isinstance(own[name], Tensor)})
-    found = {(one.mean, one.std): one for one in reversed(fit.spare.normalisations)}
+    found = {(one.mean, one.std): one for one in reversed(fit.extra.normalisations)}
     if not found or (len(found) == 1 and any(one.agrees(mine) for one in found.values() for mine in held)):
         return {}
     first = next(iter(found.values()))
@@ -197,8 +197,8 @@ def settle(fit: Fit, own: Weights, source: str, *, may_normalize: bool) -> Weigh
         return {name: torch.tensor(values).reshape(own[name].shape) for name, values in parts}
     way = f"; where its code does so already, --weights {source}:{fit.entry}" if fit.prefix else ""
     raise ValueError(
-        f"weights {source} were trained behind a normalisation, {some(first.names)}, that the model has not: "
-        f"say {as_line(first)} (or --mean and --std){way}"
+        f"weights {source} were trained behind a normalisation, {first_names(first.names)}, that the model has not: "
+        f"say {normalize_line(first)} (or --mean and --std){way}"
     )
 
 
@@ -208,10 +208,12 @@ def check_scale(found: Iterable[Normalisation], source: str, way: str = "") -> N
         try:
             check_statistics(one.mean, one.std)
         except ValueError as error:
-            raise ValueError(f"weights {source} hold the normalisation {some(one.names)}: {error}{way}") from error
+            raise ValueError(
+                f"weights {source} hold the normalisation {first_names(one.names)}: {error}{way}"
+            ) from error
 
 
-def check_kind(source: str, name: str, value: Tensor, own: Tensor) -> None:
+def check_dtype(source: str, name: str, value: Tensor, own: Tensor) -> None:
     """Raises ValueError for a tensor that holds no numbers that the model's could take over as they are."""
     problem = None
     if value.is_meta:
@@ -221,9 +223,9 @@ def check_kind(source: str, name: str, value: Tensor, own: Tensor) -> None:
     elif value.is_complex() and not own.is_complex():
         problem = "is complex"
     elif own.is_floating_point() and not value.is_floating_point() and not value.is_complex():
-        problem = f"holds whole numbers ({kind(value)}): it is quantised"
+        problem = f"holds whole numbers ({dtype_name(value)}): it is quantised"
     elif value.is_floating_point() and not own.is_floating_point() and not name.endswith(COUNTER):
-        problem = f"is {kind(value)}"
+        problem = f"is {dtype_name(value)}"
     if problem is not None:
-        expected = f"expected {kind(own)}, as the model has it"
+        expected = f"expected {dtype_name(own)}, as the model has it"
         raise ValueError(f"weights {source} do not fit the model: {name!r} {problem}; {expected}")

@@ -34,12 +34,12 @@ def check_bytes(path: Path, declared: int, verb: str) -> None:
         )
 
 
-def asked_bytes(path: Path, member: str, operations: Callable[[], Iterable[Any]]) -> int | None:
+def declared_bytes(path: Path, member: str, operations: Callable[[], Iterable[Any]]) -> int | None:
     """How many bytes a pickle asks for by their number alone, which no pickle of bytes does; None where it does not.
 
     member: how the name of the pickle ends, where the file is an archive.
     """
-    if b"bytearray" not in pickled(path, member):  # which reading all operations would take long to find
+    if b"bytearray" not in pickle_bytes(path, member):  # which reading all operations would take long to find
         return None
     waiting = False  # whether all since the name only remembers it or begins its arguments
     for operation, argument, _ in operations():
@@ -52,7 +52,7 @@ def asked_bytes(path: Path, member: str, operations: Callable[[], Iterable[Any]]
     return None
 
 
-def pickled(path: Path, member: str) -> bytes:
+def pickle_bytes(path: Path, member: str) -> bytes:
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
             return file.read(SMALL_BYTES)
@@ -60,7 +60,7 @@ def pickled(path: Path, member: str) -> bytes:
         return archive.read(next(name for name in archive.namelist() if name.endswith(member)))
 
 
-def counted(path: Path, sets: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+def within_bounds(path: Path, sets: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The same sets. Raises ValueError where they hold more tensors or longer names than any model has."""
     count = 0
     for place, tensors in sets:

@@ -7,23 +7,23 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from robustlib.models.checkpoints import Weights
-from robustlib.models.extra_tensors import Fit, Normalisation, some
+from robustlib.models.extra_tensors import Fit, Normalisation, first_names
 from robustlib.models.layers import Normalize
-from robustlib.models.tensor_names import COUNTER, bare, outers, same_shape, votes
+from robustlib.models.tensor_names import COUNTER, own_prefixes, prefix_counts, same_shape, without_wrappers
 
 QUANTISED = ("_packed_params", "zero_point", "qweight", "qzeros", "SCB", "quant_map")  # ends of names
 
 
-def as_line(found: Normalisation) -> str:
+def normalize_line(found: Normalisation) -> str:
     mean, std = (", ".join(f"{value:.6g}" for value in values) for values in (found.mean, found.std))
     return f"`normalize: {{mean: [{mean}], std: [{std}]}}`"
 
 
-def kind(value: Tensor) -> str:
+def dtype_name(value: Tensor) -> str:
     return str(value.dtype).removeprefix("torch.")
 
 
-def described(model: nn.Module, own: Weights, fit: Fit) -> list[str]:
+def describe_load(model: nn.Module, own: Weights, fit: Fit) -> list[str]:
     """What was taken, and what was done to it; nothing where it is simply the file's."""
     layered = isinstance(getattr(model, "normalize", None), Normalize)  # weights come with this layer or without
     words = [f"took {fit.place!r}"] if fit.place else []
@@ -34,42 +34,44 @@ def described(model: nn.Module, own: Weights, fit: Fit) -> list[str]:
     if fit.filled:
         words.append(f"{len(fit.filled)} {COUNTER} filled in")
     if fit.kept and not (layered and set(fit.kept) == {"normalize.mean", "normalize.std"}):
-        words.append(f"{some(fit.kept)} as the model's code sets them")
-    kinds = {(kind(value), kind(own[name])) for name, (_, value) in fit.tensors.items() if not is_lazy(own[name])}
+        words.append(f"{first_names(fit.kept)} as the model's code sets them")
+    kinds = {
+        (dtype_name(value), dtype_name(own[name])) for name, (_, value) in fit.tensors.items() if not is_lazy(own[name])
+    }
     words += [f"{one} as {other}" for one, other in sorted(kinds) if one != other]
-    if fit.spare.dropped:
-        words.append(
-            f"left out {len(fit.spare.dropped)} that the model has no place for, first {some(fit.spare.dropped, 1)}"
-        )
+    if dropped := fit.extra.dropped:
+        words.append(f"left out {len(dropped)} that the model has no place for, first {first_names(dropped, 1)}")
     return words
 
 
-def misfit(own: Weights, sets: Mapping[str, Weights]) -> str:
+def describe_misfit(own: Weights, sets: Mapping[str, Weights]) -> str:
     """Why no set fits, told of the one that comes nearest."""
     if not own:
         return "it has no tensors to load"
-    ours = bare(own)
+    ours = without_wrappers(own)
     found = []
-    for outer in outers(ours, set(own) - {"normalize.mean", "normalize.std"}):
-        inside = {name.removeprefix(outer): there for name, there in ours.items() if name.startswith(outer)}
+    for outer in own_prefixes(ours, set(own) - {"normalize.mean", "normalize.std"}):
+        expected_names = {name.removeprefix(outer): there for name, there in ours.items() if name.startswith(outer)}
         for place, given in sets.items():
-            counts = votes(inside, bare(given)) or Counter({"": 0})
+            counts = prefix_counts(expected_names, without_wrappers(given)) or Counter({"": 0})
             prefix, count = max(counts.items(), key=lambda one: (one[1], -len(one[0])))
-            found.append((count, len(given), place, prefix, inside))
-    _, _, place, prefix, inside = max(found, key=lambda one: one[:2])
-    words = differences(own, inside, sets[place], prefix)
+            found.append((count, len(given), place, prefix, expected_names))
+    _, _, place, prefix, expected_names = max(found, key=lambda one: one[:2])
+    words = differences(own, expected_names, sets[place], prefix)
     quantised = "; they look quantised: expected those before that" if looks_quantised(sets[place]) else ""
     return (f"in {place!r} " if place else "") + words + quantised
 
 
-def differences(own: Weights, inside: Mapping[str, str], given: Weights, prefix: str) -> str:
+def differences(own: Weights, expected_names: Mapping[str, str], given: Weights, prefix: str) -> str:
     """The first names that only one side has; where there are none, the first shape that differs."""
-    theirs = bare(given)
-    both = {theirs[prefix + name]: mine for name, mine in inside.items() if prefix + name in theirs}
-    missing = sorted(mine for name, mine in inside.items() if mine not in both.values() and not name.endswith(COUNTER))
-    strange = sorted(there for there in theirs.values() if there not in both)
-    parts = [f"{len(missing)} tensors missing, first {some(missing)}"] if missing else []
-    parts += [f"{len(strange)} tensors too many, first {some(strange)}"] if strange else []
+    theirs = without_wrappers(given)
+    both = {theirs[prefix + name]: mine for name, mine in expected_names.items() if prefix + name in theirs}
+    missing = sorted(
+        mine for name, mine in expected_names.items() if mine not in both.values() and not name.endswith(COUNTER)
+    )
+    unknown = sorted(there for there in theirs.values() if there not in both)
+    parts = [f"{len(missing)} tensors missing, first {first_names(missing)}"] if missing else []
+    parts += [f"{len(unknown)} tensors too many, first {first_names(unknown)}"] if unknown else []
     shapes = sorted((there, mine) for there, mine in both.items() if not same_shape(given[there], own[mine]))
     if shapes:
         there, mine = shapes[0]

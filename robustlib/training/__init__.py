@@ -7,11 +7,11 @@ from torch import Tensor
 
 from robustlib.attacks.deepfool import deepfool
 from robustlib.attacks.pgd import fgsm, pgd
-from robustlib.training.objectives import attacked, standard
+from robustlib.training.objectives import adversarial, standard
 
 OBJECTIVES: dict[str, Callable[..., Tensor]] = {
     "standard": standard,
-    "fgsm": partial(attacked, attack=fgsm),
-    "pgd": partial(attacked, attack=pgd),
-    "deepfool": partial(attacked, attack=deepfool),
+    "fgsm": partial(adversarial, attack=fgsm),
+    "pgd": partial(adversarial, attack=pgd),
+    "deepfool": partial(adversarial, attack=deepfool),
 }

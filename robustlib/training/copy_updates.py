@@ -15,7 +15,7 @@ from robustlib.inference.replica import Engine
 from robustlib.model_calls import ask
 
 
-class Follower:
+class TrackingCopy:
     """A search copy of a model whose weights change. Called, it brings the copy up to date and gives it.
 
     engines: the forms that there are, the quickest first.  engine: the one in use.
@@ -67,23 +67,23 @@ def refresh_engine(engine: Engine) -> None:
     refresh(cast(nn.Module, engine.net))  # what `fold` made
 
 
-def follow(model: nn.Module, sample: Tensor) -> Follower | None:
+def tracking_copy(model: nn.Module, sample: Tensor) -> TrackingCopy | None:
     """A search copy of a model whose weights change.
 
     None where the model has parts that cannot be followed: then it must be attacked itself.
     """
     half = suits_half(model, sample.device)
     ways = [
-        partial(search_engine, followed, model, dtype, batch_sizes(sample, dtype), False)
+        partial(search_engine, folded_copy, model, dtype, batch_sizes(sample, dtype), False)
         for dtype in (*(halves(sample.device) if half else ()), torch.float32)
     ]
     with evaluating(model), torch.no_grad():
         reference = ask(model, sample)
         engines = [engine for way in ways if (engine := attempt(way, sample, reference)) is not None]
-    return Follower(model, sample, engines) if engines else None
+    return TrackingCopy(model, sample, engines) if engines else None
 
 
-def followed(model: nn.Module) -> tuple[nn.Module, str]:
+def folded_copy(model: nn.Module) -> tuple[nn.Module, str]:
     net = fold(model)
     own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     if any(id(tensor) in own for tensor in (*net.parameters(), *net.buffers())):

@@ -32,7 +32,7 @@ from robustlib.rng import Draws, generator, seeded, stream_key
 from robustlib.settings import TrainSettings
 from robustlib.training import OBJECTIVES
 from robustlib.training.augment import augment
-from robustlib.training.copy_updates import Follower, follow
+from robustlib.training.copy_updates import TrackingCopy, tracking_copy
 from robustlib.training.objectives import attack_of
 
 VALIDATION_BATCH = 250
@@ -137,7 +137,7 @@ def fit(
     with evaluating(model), strict_float32():
         check_classes(model, as_images(x[:2], device, layout(model)), highest + 1)
     # Chosen before a state is loaded: a run that is taken up again must choose as the first one did.
-    search = follow(model, as_images(x[:SAMPLE], device, layout(model)))
+    search = tracking_copy(model, as_images(x[:SAMPLE], device, layout(model)))
     optimizer = make_optimizer(model, settings)
     train, validation = split(len(x), settings, seed)
     steps = math.ceil(len(train) / settings.batch_size)
@@ -209,7 +209,7 @@ def run_epoch(
     rates: list[float],
     settings: TrainSettings,
     seed: int,
-    search: Follower | None,
+    search: TrackingCopy | None,
 ) -> float:
     """One pass over the training examples in a fresh order; the mean loss."""
     device = next(model.parameters()).device
@@ -244,7 +244,7 @@ def validate(
     settings: TrainSettings,
     seed: int,
     device: torch.device,
-    search: Follower | None = None,
+    search: TrackingCopy | None = None,
 ) -> tuple[float, float]:
     """Clean accuracy and accuracy under PGD of several steps: shows catastrophic overfitting where there is one."""
     clean = attacked = 0

@@ -22,7 +22,7 @@ def standard(model: nn.Module, x: Tensor, y: Tensor, *, draws: Draws, search: Se
     return F.cross_entropy(ask(model, x), y)
 
 
-def attacked(
+def adversarial(
     model: nn.Module,
     x: Tensor,
     y: Tensor,

@@ -109,7 +109,7 @@ def test_a_model_behind_an_address_is_audited_by_its_answers(folder: Path):
         searches = [word for name in ("square", "spsa", "hopskipjump", "transfer") for word in ("--attack", name)]
         rows = json.loads(robustq(folder, "attack", *which, *searches, "--param", "queries=66", "--json"))
     assert page.startswith("Audit of digits:predict: Linf, eps 0.15, 20 images\n")
-    assert "A naive evaluation (PGD, cross-entropy) finds no gradient, and nothing that it breaks." in page
+    assert "A naive evaluation (PGD, cross-entropy) finds no gradient, and no adversarial example." in page
     assert "What was left out\n  PGD, FGSM and Auto-PGD on the model's own gradient: it only answers.\n" in page
     assert "Cause: labels-only." in page and "  HopSkipJump " in page and "  PGD on a surrogate " in page
     assert [row["attack"] for row in rows] == ["square", "spsa", "hopskipjump", "transfer", "worst-case"]

@@ -26,7 +26,7 @@ from robustlib.inference.gradients import pull
 from robustlib.inference.replica import Engine
 from robustlib.inference.threads import make_crew
 from robustlib.model_calls import ask
-from robustlib.models.black_box import Answers
+from robustlib.models.black_box import BlackBoxModel
 from robustlib.outcome import Outcome
 from robustlib.settings import TrainSettings
 from robustlib.training.loop import fit
@@ -294,11 +294,11 @@ def test_a_callable_over_numpy(kind: str):
     before = X.clone()
     (mine,), (pure,) = (
         evaluate(model, X, Y, [("square", partial(ATTACKS["square"], eps=0.1, queries=60))], eps=0.1)
-        for model in (Answers(Runtime(kind)), Answers(lambda x: Net(minus)(x)))
+        for model in (BlackBoxModel(Runtime(kind)), BlackBoxModel(lambda x: Net(minus)(x)))
     )
     assert torch.equal(X, before)
     assert same(mine.outcome, pure.outcome) and torch.equal(mine.x_adv, pure.x_adv)
-    model = Answers(Runtime(kind))
+    model = BlackBoxModel(Runtime(kind))
     first = model(X)
     kept = first.clone()
     model(1 - X)
@@ -317,7 +317,7 @@ def test_members_of_a_crew_take_turns_at_a_function():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        engines = make_ready(Answers(answer), X, 10, CPU).engines
+        engines = make_ready(BlackBoxModel(answer), X, 10, CPU).engines
         assert engines is not None
         crew = make_crew(engines, CPU)
         assert crew is not None and len(crew.engines) == 2

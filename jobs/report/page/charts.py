@@ -51,7 +51,7 @@ def tradeoff(place: Place, order: Places) -> Chart:
     ]
     best = max(kept, key=lambda s: s.accuracy, default=None)
     alt = f"Clean accuracy across, robust accuracy at {where} upwards, a mark a model." + (
-        f" Highest stands {best.model} with {100 * best.accuracy:.1f} % robust and {100 * best.clean:.1f} % clean."
+        f" Highest is {best.model} with {100 * best.accuracy:.1f} % robust and {100 * best.clean:.1f} % clean."
         if best
         else ""
     )
@@ -112,12 +112,13 @@ def prices(place: Place, sweep: Sweep, order: Places) -> list[Chart]:
 
 
 def breakers(place: Place, outcomes: dict[str, Outcome]) -> Chart:
-    """By model, the shares of images that each attack broke, of those wrong at first, and of those that stand."""
+    """By model, the shares of images that each attack found, of those misclassified at first, and of robust ones."""
     where = f"{place.norm} {eps_text(place.eps)}"
     attacks = list(
         dict.fromkeys(name for found in outcomes.values() for name in found.broken_by if name not in ("", "clean"))
     )
-    parts = {"": "stands", "clean": "wrong without an attack"} | {name: f"broken by {name}" for name in attacks}
+    parts = {"": "robust", "clean": "misclassified without an attack"}
+    parts |= {name: f"misclassified under {name}" for name in attacks}
     models = list(outcomes)
     shares = {
         part: [outcomes[m].broken_by.get(part, 0) / max(sum(outcomes[m].broken_by.values()), 1) for m in models]
@@ -152,7 +153,7 @@ def breakers(place: Place, outcomes: dict[str, Outcome]) -> Chart:
     ]
     alt = (
         f"Stacked bars, a model each, at {where}: "
-        + "; ".join(f"of {m}'s images {100 * shares[''][i]:.1f} % stand" for i, m in enumerate(models[:12]))
+        + "; ".join(f"of {m}'s images {100 * shares[''][i]:.1f} % are robust" for i, m in enumerate(models[:12]))
         + "."
     )
     layout = {
@@ -161,9 +162,7 @@ def breakers(place: Place, outcomes: dict[str, Outcome]) -> Chart:
         "yaxis": plotly.axis("", autorange="reversed"),
     }
     name = slug("breakers", place.norm)
-    note = (
-        "An image that several attacks broke is counted for one of them; the table of attacks below counts each alone."
-    )
+    note = "An image misclassified under several attacks counts for one; the table of attacks below counts each alone."
     title = f"What became of the images at {where}"
     height = 170 + 30 * len(models)
     return Chart(name, title, alt, traces, layout, table.plain(f"t-{name}", title, lines), note, height)

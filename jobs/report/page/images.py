@@ -49,7 +49,7 @@ class Shown:
         """What became of it, in words."""
         if self.before != self.label:
             return f"{self.label}, wrong at once: taken for {self.before}"
-        return f"{self.label}, taken for {self.after}" if self.broken else f"{self.label} ✓ stands"
+        return f"{self.label}, taken for {self.after}" if self.broken else f"{self.label} ✓ robust"
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def curve(title: str, name: str, norm: str, points: Sequence[Point], order: Plac
         ]
     out = sorted({point.model for point in points if not point.trusted})
     left = f"Left out where it is not trusted: {', '.join(out)}." if out else ""
-    alt = f"Accuracy by radius, {title}: " + "; ".join(said[:12]) + ". The numbers stand below."
+    alt = f"Accuracy by radius, {title}: " + "; ".join(said[:12]) + ". The numbers are below."
     layout = {
         "xaxis": plotly.axis(f"eps ({norm})", rangemode="tozero"),
         "yaxis": plotly.axis("accuracy", **plotly.PERCENT),

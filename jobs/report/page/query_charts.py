@@ -54,7 +54,7 @@ def chart(db: Connection, attack: str, place: Place, rows: Sequence[Row], order:
         lines.append({"model": model} | {f"% after {n}": table.percent(y[at <= n][-1]) for n in steps(budget)})
     title = f"{attack}, {place.norm} {eps_text(place.eps)}"
     name = slug("queries", attack, place.norm)
-    alt = f"Accuracy by queries an image, {title}: " + "; ".join(said[:12]) + ". The numbers stand below."
+    alt = f"Accuracy by queries an image, {title}: " + "; ".join(said[:12]) + ". The numbers are below."
     axes = {"xaxis": plotly.axis("queries an image", type="log"), "yaxis": plotly.axis("accuracy", **plotly.PERCENT)}
     left = f"Left out where it is not trusted: {', '.join(out)}." if out else ""
     note = " ".join(filter(None, [plotly.waiting(len(found)), left]))

@@ -21,7 +21,7 @@ SECTIONS = {
     "curves": "Accuracy by radius",
     "queries": "Accuracy by queries",
     "tradeoff": "What robustness costs",
-    "attacks": "Which attack broke what",
+    "attacks": "Which attack succeeds on which images",
     "classes": "Classes",
     "pictures": "Pictures",
     "training": "Training",

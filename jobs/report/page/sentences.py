@@ -19,16 +19,16 @@ def listed(names: Sequence[str]) -> str:
 
 
 def answer(place: Place) -> str:
-    """Who stands best at a radius, in one sentence."""
+    """The most robust model at a radius, in one sentence."""
     where = f"at {place.norm} {eps_text(place.eps)}"
     best = place.best
     if best is None:
         return f"No model can be called robust {where}: none of its numbers is to be trusted."
     if best.high <= 0 or best.accuracy == 0:
-        return f"No model withstands {where}: not one of {best.n} images does under the worst attack."
+        return f"No model is robust {where}: none of {best.n} images is under the worst attack."
     sure = span(best.accuracy, best.low, best.high)
-    right = f"{sure} of {best.n} test images are still classified right under the worst attack"
-    return f"{best.model} stands best {where}: {right}."
+    right = f"{sure} of {best.n} test images are still classified correctly under the worst attack"
+    return f"{best.model} is the most robust model {where}: {right}."
 
 
 def apart(place: Place) -> str:

@@ -68,7 +68,7 @@ def best_by_radius(found: Sequence[Place]) -> Table | None:
             {
                 "norm": place.norm,
                 "eps": eps_cell(place.eps),
-                "stands best": place.best.model if place.best else Cell("none is trusted", None, "fail"),
+                "most robust": place.best.model if place.best else Cell("none is trusted", None, "fail"),
                 "robust %": robust_cell(place.best) if place.best else Cell("", -1.0),
                 "not told apart from it": listed([rival.model for rival in place.rivals]),
                 "not trusted": listed([s.model for s in place.distrusted]),

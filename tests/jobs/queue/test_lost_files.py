@@ -85,7 +85,11 @@ def test_lost_pictures_are_shown_as_lost_and_the_rest_is_there(made_up, loss, tm
     found = Elements(report(made_up)).text
     again = "" if loss == "larger" else f"; robustq retry {lost_one} makes them again"
     said = rf"strong under square, Linf, eps 0.1: no pictures, {why}{again}\."
-    assert re.search(said, found) and "strong stands best" in found and "weak under square, Linf, eps 0.1" in found
+    assert (
+        re.search(said, found)
+        and "strong is the most robust model" in found
+        and "weak under square, Linf, eps 0.1" in found
+    )
     told: list[str] = []
     written = write_report(made_up, "made-up", tmp_path / "page.html", tmp_path / "figures", told.append)
     assert {"images-weak.png", "confusion-strong.png"} <= {path.name for path in written}
@@ -100,11 +104,11 @@ def test_a_store_without_its_artifacts_has_a_page(made_up):
     fill(made_up, MODELS)
     shutil.rmtree(made_up.artifacts)
     text = Elements(report(made_up)).text
-    assert "strong stands best" in text and len(
+    assert "strong is the most robust model" in text and len(
         re.findall(r"their file \w{12} is missing; robustq retry ", text)
     ) == len(MODELS)
     Path(made_up.artifacts).write_text("a file where the folder was")
-    assert "strong stands best" in Elements(report(made_up)).text
+    assert "strong is the most robust model" in Elements(report(made_up)).text
 
 
 def test_pictures_that_are_there_again_are_shown_again(made_up):
@@ -164,7 +168,7 @@ def test_lost_outcomes_are_said_and_the_rest_is_there(made_up, how, attack, tmp_
             db.execute(sa.update(example_blob).where(mine).values(data=data))
     written = write_report(made_up, "made-up", tmp_path / "page.html", tmp_path / "figures")
     text = Elements(written[0].read_text(encoding="utf-8")).text
-    assert "strong stands best" in text
+    assert "strong is the most robust model" in text
     if attack == "worst-case":
         assert f"strong at Linf 0.1: what became of single images is lost; robustq retry {lost_one} makes it" in text
     else:

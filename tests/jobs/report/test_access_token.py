@@ -58,7 +58,7 @@ def test_the_address_gives_a_cookie_and_leads_to_itself_without_the_token(port):
     assert headers["Referrer-Policy"] == "no-referrer" and headers["Cache-Control"] == "no-store"
     for path in ("/", "/live", "/?sweep=made-up"):
         status, _, text = get(port, path, Cookie=f"other=1; {cookie}")
-        assert status == 200 and "strong stands best" in text and TOKEN not in text
+        assert status == 200 and "strong is the most robust model" in text and TOKEN not in text
 
 
 def test_what_else_the_address_says_stays(port):

@@ -89,7 +89,7 @@ def test_without_the_data_set_the_rest_is_there(made_up):
             db.execute(sa.update(job).where(job.c.id == id_).values(spec=other))
     text = Elements(report(made_up)).text
     assert "the data set digits on this machine is another than the one that was evaluated" in text
-    assert "strong stands best" in text
+    assert "strong is the most robust model" in text
 
 
 def test_an_unfinished_sweep_tells_what_failed(made_up):

@@ -20,14 +20,14 @@ def test_the_answer_is_the_best_model_at_the_middle_radius(made_up):
     fill(made_up, MODELS)
     text = Elements(report(made_up)).text
     expected = 100 * accuracy(1.0, 0.1, "worst-case", 50)
-    assert f"strong stands best at Linf 0.1: {expected:.1f} %" in text
+    assert f"strong is the most robust model at Linf 0.1: {expected:.1f} %" in text
     assert "Next comes" not in text  # 82 % [69, 90] and 78 % [65, 87] of 50 images
     assert f"do not tell it apart from middling ({100 * accuracy(0.3, 0.1, 'worst-case', 50):.1f} %)" in text
 
 
 def test_a_customary_radius_comes_before_the_middle_one(made_up):
     fill(made_up, MODELS, radii=(4 / 255, 8 / 255, 0.1, 0.2))
-    assert "strong stands best at Linf 8/255" in Elements(report(made_up)).text
+    assert "strong is the most robust model at Linf 8/255" in Elements(report(made_up)).text
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -50,7 +50,7 @@ def test_what_failed_its_checks_is_nowhere_robust(made_up):
     text = Elements(page).text
     number = f"{100 * accuracy(3.0, 0.1, 'worst-case', 50):.1f}"
     assert number != f"{100 * accuracy(1.0, 0.1, 'worst-case', 50):.1f}"
-    assert "strong stands best at Linf 0.1" in text
+    assert "strong is the most robust model at Linf 0.1" in text
     assert (
         "Not trusted masked at Linf 0.05, Linf 0.1 and Linf 0.2: zero-gradient: 90 % of the images have no gradient"
         in text
@@ -78,7 +78,7 @@ def test_nothing_is_called_best_where_all_failed(made_up):
         distrust(db, "masked", "no gradient")
     text = Elements(report(made_up)).text
     assert "No model can be called robust at Linf 0.1" in text
-    assert "stands best at" not in text
+    assert "the most robust model at" not in text
 
 
 def test_a_worst_case_stands_while_one_of_its_parts_is_trusted(made_up):
@@ -138,7 +138,7 @@ def test_what_broke_the_images_adds_up(made_up):
     [chart] = given(made_up, fill(made_up, MODELS))["breakers"]
     for i in range(3):
         assert sum(trace["x"][i] for trace in chart.data) == pytest.approx(100)
-    stands = next(trace["x"] for trace in chart.data if trace["name"] == "stands")
+    stands = next(trace["x"] for trace in chart.data if trace["name"] == "robust")
     assert stands == pytest.approx([100 * accuracy(s, 0.1, "worst-case", 50) for s in (1.0, 0.3, 0.1)])
 
 

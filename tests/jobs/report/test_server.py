@@ -70,7 +70,9 @@ def test_the_page_is_the_report_and_follows(made_up, client):
     fill(made_up, {"strong": 1.0})
     page = client.get("/")
     assert page.status == 200
-    assert f"strong stands best at Linf 0.1: {100 * accuracy(1.0, 0.1, 'worst-case', 50):.1f} %" in page.text
+    assert (
+        f"strong is the most robust model at Linf 0.1: {100 * accuracy(1.0, 0.1, 'worst-case', 50):.1f} %" in page.text
+    )
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page.text)
     assert policy and "connect-src &#39;self&#39;" in policy[1] and "default-src &#39;none&#39;" in policy[1]
 
@@ -121,8 +123,8 @@ def test_progress_changes_the_tag(made_up, client):
 def test_sweeps_are_chosen_by_name(made_up, client):
     fill(made_up, {"old": 1.0}, name="first")
     fill(made_up, {"new": 0.5}, name="second")
-    assert "new stands best" in client.get("/").text
-    assert "old stands best" in client.get("/?sweep=first").text
+    assert "new is the most robust model" in client.get("/").text
+    assert "old is the most robust model" in client.get("/?sweep=first").text
     missing = client.get("/?sweep=third")
     assert (missing.status, missing.text) == (404, "there is no sweep 'third', the store has: first, second\n")
 
@@ -131,7 +133,7 @@ def test_a_store_without_a_sweep_waits(made_up, client):
     assert "No sweep yet" in client.get("/").text
     assert client.get("/live").sections() == {}
     fill(made_up, {"strong": 1.0})
-    assert "strong stands best" in client.get("/").text
+    assert "strong is the most robust model" in client.get("/").text
 
 
 def test_the_store_is_left_as_it_was(made_up, file, client):

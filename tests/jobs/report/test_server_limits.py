@@ -101,11 +101,11 @@ def test_of_500_readers_at_once_one_has_the_page_made(
         found = asyncio.run(all_read(port))
         assert len(made) == 1 and max(threads) <= before + 3
         assert len({text.partition(b"\r\n\r\n")[2] for text in found}) == 2
-        assert all(text.startswith(b"HTTP/1.1 200 ") and b"strong stands best" in text for text in found)
+        assert all(text.startswith(b"HTTP/1.1 200 ") and b"strong is the most robust model" in text for text in found)
         asyncio.run(read(port, "/"))
         assert len(made) == 1  # nothing has changed
         fill(made_up, {"newcomer": 2.0})
-        assert b"newcomer stands best" in asyncio.run(read(port, "/")) and len(made) == 2
+        assert b"newcomer is the most robust model" in asyncio.run(read(port, "/")) and len(made) == 2
 
 
 def test_what_fails_fails_for_all_and_is_tried_again():

@@ -300,12 +300,12 @@ def test_the_live_page_shows_the_store_that_took_its_place(made_up: Store, tmp_p
     other.engine.dispose()
     with served(path) as port:
         client = Client(port)
-        assert "strong stands best" in client.get("/").text
+        assert "strong is the most robust model" in client.get("/").text
         tag = client.get("/live").headers["ETag"]
         os.replace(tmp_path / "other" / "results.db", path)
         live = client.get("/live", {"If-None-Match": tag})
         assert live.status == 200 and "feeble" in live.text and "strong" not in live.text
-        assert "feeble stands best" in client.get("/").text
+        assert "feeble is the most robust model" in client.get("/").text
         path.unlink()
         for where in ("/", "/live"):
             gone = client.get(where)

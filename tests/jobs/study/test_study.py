@@ -120,7 +120,7 @@ BAD = [
     ("{arch: lenet5, train: {objective: standard, epochs: 2}}", "{arch: lenet5, weights: w.pt}", "4: there is no weights file {tmp}/w.pt (No such file or directory)"),
     ("attacks:\n", "  c: {arch: lenet5, train: {objective: standard, epochs: 2}}\nattacks:\n", "6: 'c' is the same model as 'a': leave it out"),
     ("attacks:\n", "attacks: [\n", "7: no valid YAML: expected the node content, but found '-'"),
-    ("examples: 100", "examples: 100\nexamples: 200", "13: no valid YAML: 'examples' stands here twice"),
+    ("examples: 100", "examples: 100\nexamples: 200", "13: no valid YAML: 'examples' is given twice"),
 ]  # fmt: skip
 
 

@@ -135,7 +135,7 @@ def test_what_some_of_it_uses_is_fine(folder: Path, given: dict):
         (["replay", "7", "--job", "1"], "NUMBER has no effect with --job, which says what to run"),
         (["attack", "lenet5", "--param", "name=fgsm"], "--param: name is said by --attack, got 'name=fgsm'"),
         (["attack", "lenet5", "--eps", "0.1", "--param", "eps=0.2"], "--param: eps is said by --eps, got 'eps=0.2'"),
-        (["attack", "lenet5", "--param", "steps=2", "--param", "steps=3"], "--param: steps stands there twice"),
+        (["attack", "lenet5", "--param", "steps=2", "--param", "steps=3"], "--param: steps is given twice"),
         (["train", "lenet5", "--param", "epochs=3"], "--param: epochs is said by --epochs, got 'epochs=3'"),
         (["attack", "m.py:build", "--mean", "0.5"], "expected --mean and --std, got --mean alone"),
         (["attack", "m.py:build", "--normalize", "cifar10", "--std", "1"], "expected --normalize or --mean and --std, got both"),

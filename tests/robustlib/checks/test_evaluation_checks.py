@@ -70,7 +70,7 @@ def test_rounding_heals_an_image_nearer_to_the_level_below(success: list[bool], 
 
 def test_no_image_was_broken():
     found = eight_bit(Threshold(100.2), images(3.0), torch.zeros(1, dtype=torch.long), outcome([False]))
-    assert (found.value, found.verdict, found.note) == (None, "pass", "no image was broken")
+    assert (found.value, found.verdict, found.note) == (None, "pass", "no adversarial image was found")
 
 
 @pytest.mark.parametrize("success, fell", [([False], [70]), ([True, False], [80]), ([False, False], [70, 80])])

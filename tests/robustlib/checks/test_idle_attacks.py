@@ -71,13 +71,13 @@ def test_no_chance_is_nearer_than_a_sound_attack(name: str, norm: Any, net: nn.M
     x, y = test[0][:40], test[1][:40]
     found, said, exact = examined(net, x, y, name, norm, None)
     nearer = noise_nearer(exact, x, y, found, norm=norm, seed=0)
-    assert (nearer.value, said.value, said.note) == (0, None, "it broke images, and so it moves them")
+    assert (nearer.value, said.value, said.note) == (0, None, "it found adversarial images, so it moves images")
 
 
 def test_few_images_tell_nothing(net: nn.Module, test):
     x, y = test[0][:4], test[1][:4]
     _, said, _ = examined(net, x, y, "fmn", "L2", 0.5, step_size=1e-30, steps=2)
-    assert (said.value, said.verdict, said.note) == (None, "pass", "too few images stand to tell")
+    assert (said.value, said.verdict, said.note) == (None, "pass", "too few images are robust to tell")
 
 
 def nearer(model: nn.Module, found: Outcome) -> CheckResult:

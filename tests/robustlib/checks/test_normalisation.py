@@ -11,7 +11,7 @@ from robustlib.checks.normalisation import normalisation
 from robustlib.checks.thresholds import CheckResult, overall
 from robustlib.evaluation.evaluate import evaluate, make_ready
 from robustlib.models import build
-from robustlib.models.black_box import Answers
+from robustlib.models.black_box import BlackBoxModel
 from robustlib.models.layers import Normalize
 from robustlib.normalisations import NORMALISATIONS, by_channel, check_statistics
 from robustlib.outcome import Outcome
@@ -157,5 +157,5 @@ def test_a_model_that_takes_no_other_images_is_not_asked_on():
             raise ValueError("expected images in [0, 1]")
         return torch.zeros(len(x), 10)
 
-    model = Answers(strict)
+    model = BlackBoxModel(strict)
     assert normalisation(model, X, Y, clean(model)).verdict == "pass"

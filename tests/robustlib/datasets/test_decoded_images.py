@@ -177,13 +177,13 @@ def test_a_picture_changed_while_its_folder_is_open_is_never_cached(how: str, n:
 def test_files_that_change_while_labels_are_read_are_refused(name: str, tmp_path: Path, monkeypatch, home: Path):
     from robustlib.datasets import pictures
 
-    before = pictures.survey
+    before = pictures.common_form
 
     def slow(found):
         write_parquet(tmp_path / "a.parquet", [encode(255 - image) for image in COLOUR], LABELS)
         return before(found)
 
-    monkeypatch.setattr(pictures, "survey", slow)
+    monkeypatch.setattr(pictures, "common_form", slow)
     with pytest.raises(ValueError, match=r"has changed since it was opened"):
         load.load(name, "test")
     assert not list(home.glob("datasets/*"))

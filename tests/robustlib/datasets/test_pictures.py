@@ -13,7 +13,7 @@ from torchvision import transforms
 from torchvision.datasets.folder import pil_loader
 
 from robustlib.datasets import pictures
-from robustlib.datasets.file_types import what
+from robustlib.datasets.file_types import describe_bytes
 from robustlib.datasets.source import AS_IT_IS, Pictures, Reading
 
 RNG = np.random.default_rng(0)
@@ -39,7 +39,7 @@ def split(*data: bytes | None, reading: Reading = AS_IT_IS) -> Pictures:
 
 def read(*data: bytes | None, reading: Reading = AS_IT_IS) -> tuple[np.ndarray, tuple[str, ...]]:
     """All pictures as the data set gives them, (N, C, H, W), and what is said."""
-    form = pictures.survey(split(*data, reading=reading))
+    form = pictures.common_form(split(*data, reading=reading))
     x = np.stack([pictures.decode(some, f"p{row}", form, reading) for row, some in enumerate(data)])
     assert x.shape[1:] == form.shape and x.dtype == np.uint8
     return x, form.notes
@@ -329,7 +329,7 @@ def test_what_is_no_picture_is_named(name: str, tmp_path: Path):
     assert refusal(NONE[name]) == f"p0: expected PNG or JPEG bytes, got {name}"
     if (data := NONE[name]) is not None:
         (tmp_path / "file").write_bytes(data)
-        assert what(tmp_path / "file") == name
+        assert describe_bytes(tmp_path / "file") == name
 
 
 def test_postscript_is_not_executed(monkeypatch: pytest.MonkeyPatch):

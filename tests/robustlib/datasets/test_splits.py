@@ -311,7 +311,7 @@ from robustlib.datasets import load
 from robustlib.datasets import pictures
 found = load.source_of("parquet:" + sys.argv[1]).read("test")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-assert sum(len(image) for image in found.fetch(np.arange(100))) > 0 and pictures.survey(found).shape == (3, 224, 224)
+assert sum(len(image) for image in found.fetch(np.arange(100))) > 0 and pictures.common_form(found).shape == (3, 224, 224)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 

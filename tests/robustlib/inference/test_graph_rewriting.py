@@ -11,7 +11,7 @@ from robustlib.inference.fast_copy import make_engines
 from robustlib.inference.fast_layers import HalvingPool, ReluPool, SteadyLinear, WideLinear
 from robustlib.inference.graph_rewriting import Folded, Normalized, fold, refresh
 from robustlib.models import build
-from robustlib.training.copy_updates import follow
+from robustlib.training.copy_updates import tracking_copy
 
 
 def trained_a_little(model: nn.Module, shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -100,7 +100,7 @@ def test_the_copy_follows_a_model_in_training_and_leaves_it_alone():
     net = build(arch="convnet3", in_channels=1, num_classes=10, image_size=(8, 8), normalize=((0.3,), (0.3,)))
     net, x = trained_a_little(net, (1, 8, 8), 10), torch.rand(64, 1, 8, 8)
     before = copy.deepcopy(net.state_dict())
-    search = follow(net, x)
+    search = tracking_copy(net, x)
     assert search is not None and net.training and all(p.requires_grad for p in net.parameters())
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     first = search()(x)
@@ -122,7 +122,7 @@ def test_a_model_with_weights_elsewhere_is_not_followed():
             return self.linear(x.flatten(1)) * self.scale
 
     net = Scaled()
-    assert follow(net, torch.rand(64, 1, 4, 4)) is None
+    assert tracking_copy(net, torch.rand(64, 1, 4, 4)) is None
     assert net.scale.requires_grad and net.scale.dtype == torch.float32
     # To be attacked as it is, it may be copied all the same.
     assert make_engines(net.eval(), torch.rand(64, 1, 4, 4)).search.mode.startswith("float32, folded")

@@ -16,7 +16,7 @@ from robustlib.evaluation.evaluate import evaluate
 from robustlib.inference.batched_model import Count
 from robustlib.inference.fast_copy import exact_engine, warm_up
 from robustlib.models import build
-from robustlib.models.black_box import Answers, are_probabilities, endpoint
+from robustlib.models.black_box import BlackBoxModel, are_probabilities, endpoint
 from tests.helpers.model_server import Reply, Server, answering, serving
 
 
@@ -46,24 +46,24 @@ def test_logits_come_through_from_tensors_arrays_and_lists():
         lambda x: scores(np.asarray(x)),
         lambda x: scores(x.numpy()).tolist(),
     ):
-        torch.testing.assert_close(Answers(fn)(X), LOGITS)
+        torch.testing.assert_close(BlackBoxModel(fn)(X), LOGITS)
 
 
 def test_probabilities_become_logits_of_the_same_probabilities():
-    found = Answers(lambda x: shares(x.numpy()))(X)
+    found = BlackBoxModel(lambda x: shares(x.numpy()))(X)
     torch.testing.assert_close(found, LOGITS.log_softmax(1), rtol=1e-4, atol=1e-5)
-    certain = Answers(lambda x: np.eye(3)[[0, 2]])(X[:2])
+    certain = BlackBoxModel(lambda x: np.eye(3)[[0, 2]])(X[:2])
     assert certain.isfinite().all() and certain.argmax(1).tolist() == [0, 2]
 
 
 def test_rounded_probabilities_are_all_on_one_scale():
     """Two decimals: some rows sum to 0.99 and some to 1.01, and none may be taken for logits among logarithms."""
-    model = Answers(lambda x: shares(x.numpy()).round(2))
+    model = BlackBoxModel(lambda x: shares(x.numpy()).round(2))
     found = model(X)
     rounded = torch.from_numpy(shares(X.numpy()).round(2)).float()
     assert (rounded.sum(1) != 1).any()
     torch.testing.assert_close(found, rounded.clamp_min(1e-12).log())
-    logits = Answers(lambda x: scores(x.numpy()))
+    logits = BlackBoxModel(lambda x: scores(x.numpy()))
     assert not are_probabilities(LOGITS)
     logits(X)
     logits.fn = lambda x: np.full((len(x), 3), 1 / 3)  # rows that might be either: it gave logits before
@@ -75,7 +75,7 @@ def test_rounded_probabilities_are_all_on_one_scale():
 
 @pytest.mark.parametrize("kind", [np.int64, np.float32, np.uint8])
 def test_labels_become_rows_with_a_one(kind: type):
-    model = Answers(lambda x: scores(x.numpy()).argmax(1).astype(kind), num_classes=3)
+    model = BlackBoxModel(lambda x: scores(x.numpy()).argmax(1).astype(kind), num_classes=3)
     assert torch.equal(model(X), nn.functional.one_hot(LOGITS.argmax(1), 3).float())
 
 
@@ -94,7 +94,7 @@ def test_labels_become_rows_with_a_one(kind: type):
 )
 def test_other_answers_are_refused(fn, classes, message):
     with pytest.raises(ValueError, match=message):
-        Answers(fn, classes)(X)
+        BlackBoxModel(fn, classes)(X)
 
 
 def test_it_is_attacked_by_what_needs_no_gradient(net: nn.Module, test: tuple[Tensor, Tensor]):
@@ -107,12 +107,17 @@ def test_it_is_attacked_by_what_needs_no_gradient(net: nn.Module, test: tuple[Te
             return net(x).detach()
 
     run = partial(evaluate, x=x, y=y, attacks=attack, eps=0.2, num_classes=10, device=torch.device("cpu"))
-    (given,), (asked,) = run(Whole()), run(Answers(lambda x: net(x).numpy()))
+    (given,), (asked,) = run(Whole()), run(BlackBoxModel(lambda x: net(x).numpy()))
     assert torch.equal(given.x_adv, asked.x_adv) and asked.outcome.success.any()
     with pytest.raises(ValueError, match="no gradient"):
         list(
             evaluate(
-                Answers(lambda x: net(x)), x, y, [("pgd", partial(ATTACKS["pgd"], eps=0.1))], eps=0.1, num_classes=10
+                BlackBoxModel(lambda x: net(x)),
+                x,
+                y,
+                [("pgd", partial(ATTACKS["pgd"], eps=0.1))],
+                eps=0.1,
+                num_classes=10,
             )
         )
 
@@ -132,7 +137,7 @@ def test_an_audit_asks_a_server_as_it_asks_a_callable(answer: str, cause: str, s
     server.reply = answering(fn)
     pool = train[0][:128].float() / 255
     found = []
-    for model in (Answers(lambda x: fn(x.numpy()), 10), endpoint(server.url, num_classes=10)):
+    for model in (BlackBoxModel(lambda x: fn(x.numpy()), 10), endpoint(server.url, num_classes=10)):
         *_, last = audit(model, x, y, eps=0.2, queries=60, pool=pool, num_classes=10)
         assert isinstance(last, Audit)
         found.append(last)
@@ -151,7 +156,7 @@ def test_an_audit_asks_a_server_as_it_asks_a_callable(answer: str, cause: str, s
 
 def test_what_has_no_gradient_can_be_warmed_up_too(net: nn.Module, test: tuple[Tensor, Tensor]):
     """As it is on a GPU, where every batch size is recorded beforehand."""
-    engine = exact_engine(Answers(lambda x: net(x)), test[0][:16])
+    engine = exact_engine(BlackBoxModel(lambda x: net(x)), test[0][:16])
     engine.count = Count()
     warm_up(engine, test[0][:16])
     assert engine.count.forwards == sum(engine.sizes)
@@ -167,7 +172,7 @@ def test_a_factory_may_return_any_callable(tmp_path: Path):
     )
     facts = {"in_channels": 1, "num_classes": 5, "image_size": (4, 4)}
     model = build(file=f"{tmp_path}/mine.py:build", **facts)
-    assert isinstance(model, Answers)
+    assert isinstance(model, BlackBoxModel)
     assert torch.equal(model(X).argmax(1), X.flatten(1).argmax(1) % 5)
     with pytest.raises(ValueError, match=r"returned int, expected a torch.nn.Module or a callable"):
         build(file=f"{tmp_path}/mine.py:broken", **facts)

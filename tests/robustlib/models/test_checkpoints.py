@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from robustlib.models import build
 from robustlib.models.checkpoints import read_weights
-from robustlib.models.weights import load_weights, put
+from robustlib.models.weights import load_fitting_set, load_weights
 
 Weights = dict[str, Tensor]
 
@@ -508,4 +508,4 @@ def test_names_that_mean_something_else_elsewhere(tmp_path: Path):
     given = {name: torch.rand_like(value) for name, value in odd.state_dict().items()}
     odd, line = took(saved(given, tmp_path), odd)
     assert same(odd, given) and line == ""
-    put(odd, {"": given}, "here")
+    load_fitting_set(odd, {"": given}, "here")

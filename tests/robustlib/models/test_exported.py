@@ -171,7 +171,7 @@ class Odd(nn.Module):
         (lambda z: z[:-1], r"\(19, 10\)"),
         (
             lambda z: z.argmax(1),
-            r"\(20,\): of labels robustlib.models.black_box.Answers\(model, num_classes\) makes a model",
+            r"\(20,\): of labels robustlib.models.black_box.BlackBoxModel\(model, num_classes\) makes a model",
         ),
         (lambda z: torch.complex(z, z), r"\(20, 10\) of torch.complex64: let forward return real numbers"),
     ],
@@ -252,7 +252,7 @@ def test_eval_and_to_that_give_nothing_or_fail():
 
 @pytest.mark.parametrize(
     "model, came",
-    [(partial(lambda x: x), "partial: robustlib.models.black_box.Answers"), (Pure, "the class Pure: make one")],
+    [(partial(lambda x: x), "partial: robustlib.models.black_box.BlackBoxModel"), (Pure, "the class Pure: make one")],
 )
 def test_what_is_no_module_is_one_line(model: Any, came: str):
     for call in (evaluate, partial(audit, eps=0.1)):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from robustlib.datasets import parquet_files
-from robustlib.datasets.parquet_files import beyond, encode, look, read_labels
+from robustlib.datasets.parquet_files import encode, oversize_problem, read_footer, read_labels
 from robustlib.datasets.tar_members import members
 from robustlib.models.checkpoints import read_weights
 from robustlib.models.weights_bounds import SMALL_BYTES, TIMES, check_bytes
@@ -135,7 +135,7 @@ def test_texts_are_read_as_they_would_be_one_by_one(tmp_path: Path, kind: pa.Dat
         pq.write_table(
             pa.table({"label": column}), tmp_path / "l.parquet", use_dictionary=dictionary, row_group_size=100
         )
-        found = read_labels(look(tmp_path / "l.parquet"), ("label",))
+        found = read_labels(read_footer(tmp_path / "l.parquet"), ("label",))
         twin = encode(tmp_path, pa.chunked_array([pa.array(texts)]))
         for labels in (found, twin):
             assert [labels.values[code] if code >= 0 else None for code in labels.codes] == [
@@ -150,16 +150,16 @@ def test_a_text_of_megabytes_is_no_label(tmp_path: Path):
     )
     pq.write_table(pa.table({"label": labels}), tmp_path / "l.parquet")
     with bounded(), pytest.raises(ValueError, match="expected labels, got a text of 1048576 letters"):
-        read_labels(look(tmp_path / "l.parquet"), ("label",))
+        read_labels(read_footer(tmp_path / "l.parquet"), ("label",))
 
 
 def test_rows_are_as_many_as_a_file_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pq.write_table(pa.table({"label": [0] * 12}), tmp_path / "l.parquet")
-    assert not look(tmp_path / "l.parquet").broken
+    assert not read_footer(tmp_path / "l.parquet").broken
     monkeypatch.setattr(parquet_files, "TIMES", 0)
     monkeypatch.setattr(parquet_files, "SMALL_ROWS", 11)
     size = (tmp_path / "l.parquet").stat().st_size
-    assert look(tmp_path / "l.parquet").broken.endswith(f"it declares 12 rows in {size} bytes")
+    assert read_footer(tmp_path / "l.parquet").broken.endswith(f"it declares 12 rows in {size} bytes")
 
 
 @pytest.mark.parametrize(
@@ -173,4 +173,4 @@ def test_a_footer_is_believed_within_bounds(counted: int, rows: int, unpacked: i
     """Of a file of 5 bytes."""
     group = SimpleNamespace(num_rows=rows, total_byte_size=unpacked)
     about = SimpleNamespace(num_rows=counted, num_row_groups=1, row_group=lambda place: group)
-    assert (beyond(about, 5) is not None) == refused
+    assert (oversize_problem(about, 5) is not None) == refused

@@ -9,7 +9,7 @@ from robustlib.inference.model_modes import evaluating
 from robustlib.rng import Draws, seeded
 from robustlib.settings import TrainSettings
 from robustlib.training import copy_updates
-from robustlib.training.copy_updates import follow
+from robustlib.training.copy_updates import tracking_copy
 from robustlib.training.loop import fit, validate
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def fallen(attacked: nn.Module, model: nn.Module, x: Tensor) -> tuple[int, float
 @pytest.mark.parametrize("chosen", [False, True])
 def test_later_weights_beyond_float16_do_not_stop_the_attack(chosen: bool, float16: None, model: Hidden, test):
     x = test[0][:64]
-    copy = follow(model, x)
+    copy = tracking_copy(model, x)
     assert copy is not None and copy.choose() == "float16, folded"
     expected = fallen(model, model, x)
     assert expected[0] > 50
@@ -70,7 +70,7 @@ def test_later_weights_beyond_float16_do_not_stop_the_attack(chosen: bool, float
 
 def test_a_copy_that_is_right_again_is_used_again(float16: None, model: Hidden, test):
     """What an epoch uses is a matter of its weights alone, so that a run taken up again goes on as it would have."""
-    copy = follow(model, test[0][:64])
+    copy = tracking_copy(model, test[0][:64])
     assert copy is not None
     for factor, mode in ((3e5, "float32, folded (given up"), (1 / 3e5, "float16, folded")):
         model.scale(factor)
@@ -78,7 +78,7 @@ def test_a_copy_that_is_right_again_is_used_again(float16: None, model: Hidden, 
 
 
 def test_where_no_copy_is_right_the_model_itself_is_attacked(model: Hidden, test, monkeypatch: pytest.MonkeyPatch):
-    copy = follow(model, test[0][:64])
+    copy = tracking_copy(model, test[0][:64])
     assert copy is not None
     monkeypatch.setattr(copy_updates, "compare", lambda *_, **__: (1.0, "other logits"))
     assert copy.choose().startswith("float32, as given (given up: ")
@@ -88,7 +88,7 @@ def test_where_no_copy_is_right_the_model_itself_is_attacked(model: Hidden, test
 def test_validation_calls_no_network_robust_that_its_copy_cannot_attack(float16: None, model: Hidden, train):
     x, y = train[0][:100], train[1][:100]
     settings = TrainSettings(objective="pgd", validation_eps=0.3)
-    copy = follow(model, x[:64].float() / 255)
+    copy = tracking_copy(model, x[:64].float() / 255)
     assert copy is not None
     expected = validate(model, x, y, settings, 0, CPU)
     model.scale(3e5)
