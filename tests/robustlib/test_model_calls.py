@@ -334,6 +334,7 @@ def test_members_of_a_crew_take_turns_at_a_function():
 OTHERS = {
     "model_calls.py": "itself",
     "inference/batched_model.py": "filled batches are copies, and answers are copied",
+    "inference/gradients.py": "handed a copy, by `hand`",
     "inference/cuda_graphs.py": "recorded on a copy, and what is given out is one",
     "attacks/surrogate_training.py": "a network of ours",
     "audit/gradient_bypass.py": "handed a copy, by name",
