@@ -1,15 +1,15 @@
 """An audit's result as a page of text."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from robustlib.audit.explanations import CAUSES, REMEDIES
 from robustlib.checks.thresholds import LIMITS
 from robustlib.metrics import wilson
+from robustq.jobs.results.audits import AuditFound, Trial
 from robustq.jobs.text.numbers import eps_text
 
 
-def page(found: dict[str, Any]) -> str:
+def page(found: AuditFound) -> str:
     """One page: what was claimed, what was tried, what breaks it, what to mend in the evaluation."""
     n, norm, eps = found["n"], found["norm"], eps_text(found["eps"])
     head = f"Audit of {found['model']}: {norm}, eps {eps}, {n} images"
@@ -40,7 +40,7 @@ def page(found: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def headline(found: dict[str, Any]) -> str:
+def headline(found: AuditFound) -> str:
     naive, adaptive = 100 * found["naive_robust_accuracy"], 100 * found["adaptive_robust_accuracy"]
     match found["verdict"]:
         case "fail":
@@ -58,7 +58,7 @@ def share(accuracy: float, n: int) -> str:
     return f"{100 * accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def tried(trials: Sequence[dict[str, Any]]) -> list[str]:
+def tried(trials: Sequence[Trial]) -> list[str]:
     width = max((len(trial["attack"]) for trial in trials), default=0)
     return [
         f"{trial['attack']:{width}}  broke {trial['broke']} of {trial['attacked']}, leaving "

@@ -2,17 +2,25 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robustlib.checks.thresholds import FAIL
 from robustlib.settings import CERTIFY
 from robustq.jobs.text.numbers import eps_text, interval, mean, percent, trusted, unless_failed, with_interval
 from robustq.jobs.text.tables import Row, table
 
+if TYPE_CHECKING:  # whose modules load what a reading command does without
+    from robustq.jobs.results.columns import ResultRow
+    from robustq.jobs.results.compare import Comparison
+    from robustq.jobs.verification.diff import Change
+    from robustq.jobs.verification.replay import Replayed
+
+Shown = dict[str, Any]  # a row by the titles of its columns
+
 SUMMARY_RADII = 6  # columns that fit a terminal beside a name
 
 
-def result_rows(rows: Sequence[Row]) -> list[Row]:
+def result_rows(rows: "Sequence[ResultRow]") -> list[Shown]:
     """Result rows as the terminal shows them."""
     return [
         {
@@ -38,7 +46,7 @@ def result_rows(rows: Sequence[Row]) -> list[Row]:
 LEAST = ("seconds", "sweep", "n", "job", "distance", "recipe", "rows", "seed", "dataset", "p chi2", "clean %")
 
 
-def group_rows(rows: Sequence[Row]) -> list[Row]:
+def group_rows(rows: Sequence[Row]) -> list[Shown]:
     """Groups as the terminal shows them: means in percent, with the standard error over seeds where there is one."""
     measures = {"clean_accuracy": "clean %", "robust_accuracy": "robust %"}
     shown = (*measures, "distance_median", "seconds", "seeds", "rows", "verdict")
@@ -62,11 +70,11 @@ def plus_minus(row: Row, column: str) -> str:
     return percent(row[column]) + ("" if error is None else f" ± {percent(error)}")
 
 
-def pivot_rows(rows: Sequence[Row]) -> list[Row]:
+def pivot_rows(rows: Sequence[Row]) -> list[Shown]:
     return [{n: percent(v) if isinstance(v, float) else v for n, v in row.items()} for row in rows]
 
 
-def compare_rows(rows: Sequence[Row]) -> list[Row]:
+def compare_rows(rows: "Sequence[Comparison]") -> list[Shown]:
     """Comparisons as the terminal shows them: accuracies and their difference in percent and points."""
     return [
         {
@@ -91,7 +99,7 @@ def compare_rows(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def diff_rows(rows: Sequence[Row]) -> list[Row]:
+def diff_rows(rows: "Sequence[Change]") -> list[Shown]:
     """What changed, as the terminal shows it: rows that are the same are only counted."""
     return [
         {
@@ -113,7 +121,7 @@ def diff_rows(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def replay_rows(rows: Sequence[Row]) -> list[Row]:
+def replay_rows(rows: "Sequence[Replayed]") -> list[Shown]:
     """Replays as the terminal shows them."""
     return [
         {
@@ -133,9 +141,9 @@ def replay_rows(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def summary_rows(rows: Sequence[Row]) -> list[Row]:
+def summary_rows(rows: "Sequence[ResultRow]") -> list[Shown]:
     """One line a model: clean accuracy, then that under the worst attack at some radii; mean over seeds, percent."""
-    lines: dict[str, Row] = {}
+    lines: dict[str, Shown] = {}
     rows = [row for row in rows if row["attack"] != CERTIFY]  # a bound from below stands beside no attack's
     for norm, radii in radii_by_norm(rows).items():
         for model in dict.fromkeys(row["model"] for row in rows):
@@ -149,7 +157,7 @@ def summary_rows(rows: Sequence[Row]) -> list[Row]:
     return list(lines.values())
 
 
-def radii_by_norm(rows: Sequence[Row]) -> dict[str, list[float]]:
+def radii_by_norm(rows: "Sequence[ResultRow]") -> dict[str, list[float]]:
     """The radii to show for each norm: all, or evenly some of many; 0 is the clean accuracy again."""
     found: dict[str, list[float]] = {}
     for norm in dict.fromkeys(row["norm"] for row in rows if row["norm"]):
@@ -162,9 +170,9 @@ def radii_by_norm(rows: Sequence[Row]) -> dict[str, list[float]]:
     return found
 
 
-def worst_of(rows: Sequence[Row]) -> list[Row]:
+def worst_of(rows: "Sequence[ResultRow]") -> "list[ResultRow]":
     """Of each seed the worst case; where it is not computed, the lowest of the attacks."""
-    found: dict[int, Row] = {}
+    found: dict[int, ResultRow] = {}
     for row in sorted(rows, key=lambda row: (row["attack"] != "worst-case", row["robust_accuracy"])):
         found.setdefault(row["seed"], row)
     return list(found.values())

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -14,10 +13,9 @@ from robustq.jobs.report.page.plotly import slug
 from robustq.jobs.report.page.render import page, sections
 from robustq.jobs.report.page.sections import parts
 from robustq.jobs.report.page.sweep_data import Sweep, gather
+from robustq.jobs.results.columns import PageRow
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.sweeps import find_sweep
-
-Row = dict[str, Any]
 
 
 def write_report(
@@ -94,7 +92,7 @@ def figure_files(db: Connection, root: str, sweep: Sweep, kept: image_outcomes.K
 
 
 def grid_files(
-    db: Connection, root: str, rows: Sequence[Row], shown: images.Data, kept: image_outcomes.Kept
+    db: Connection, root: str, rows: Sequence[PageRow], shown: images.Data, kept: image_outcomes.Kept
 ) -> Iterator[tuple[str, bytes]]:
     from robustq.jobs.report import png_figures
 
@@ -108,9 +106,11 @@ def grid_files(
         yield slug("images", row["model"]), grid
 
 
-def curves(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[Row]]]:
+def curves(rows: Sequence[PageRow]) -> Iterator[tuple[str, str, list[PageRow]]]:
     """The attacks that were run at several radii, with their rows that are to be trusted."""
-    for attack, norm in dict.fromkeys((row["label"], row["norm"]) for row in rows if row["eps"] is not None):
+    for attack, norm in dict.fromkeys(
+        (row["label"], row["norm"]) for row in rows if row["eps"] is not None and row["norm"]
+    ):
         mine = [row for row in rows if (row["label"], row["norm"]) == (attack, norm) and row["eps"] is not None]
         mine = [row for row in mine if row["verdict"] != "fail"]
         if len({row["eps"] for row in mine}) > 1:

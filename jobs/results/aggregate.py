@@ -41,7 +41,7 @@ def grouped(rows: Iterable[Row], group: Sequence[str], tell: Callable[[str], Non
             seeds.setdefault(row["seed"], []).append(row)
         means = {column: [mean(some, column) for some in seeds.values()] for column in MEANS}
         kept = {column: [value for value in values if value is not None] for column, values in means.items()}
-        line: Row = dict(zip(group, place, strict=True)) | dict.fromkeys(MEASURES)
+        line: dict[str, Any] = dict(zip(group, place, strict=True)) | dict.fromkeys(MEASURES)
         line |= {column: sum(values) / len(values) if values else None for column, values in kept.items()}
         line |= {f"{column}_se": standard_error(kept[column]) for column in ("clean_accuracy", "robust_accuracy")}
         if interval := t_interval(kept["robust_accuracy"]):  # no accuracy lies beyond 0 and 1, Student's interval may
@@ -73,7 +73,7 @@ def pivot(groups: Sequence[Row], tell: Callable[[str], None]) -> list[Row]:
     for row in groups:
         words = [row["attack"], row["norm"], eps_text(row["eps"])]
         columns.setdefault(tuple(row[name] for name in CELLS), " ".join(str(word) for word in words if word))
-    lines: dict[tuple[Any, ...], Row] = {}
+    lines: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in groups:
         place = tuple(row[name] for name in LINES)
         head = {name: row[name] for name in (*heads, "model")}
@@ -106,8 +106,9 @@ def best(rows: Sequence[Row], column: str, tell: Callable[[str], None]) -> list[
     return kept
 
 
-def sort(rows: list[Row], columns: Sequence[str]) -> list[Row]:
+def sort(rows: Sequence[Row], columns: Sequence[str]) -> list[Row]:
     """By these columns, -COLUMN from the highest; equals stay in order, nulls come last either way."""
+    rows = list(rows)
     for name in reversed(columns):
         column, down = name.removeprefix("-"), name.startswith("-")
         if rows:

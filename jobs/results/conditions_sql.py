@@ -1,10 +1,11 @@
-"""Conditions on results as SQL."""
+"""Results to select from, and conditions on them as SQL."""
 
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
+from robustq.jobs.results.columns import RESULT_COLUMNS
 from robustq.jobs.results.filters import (
     JSONS,
     NULL,
@@ -21,6 +22,11 @@ from robustq.jobs.results.filters import (
 )
 from robustq.jobs.store.schema import sweep_job
 from robustq.jobs.store.sweeps import find_sweep, latest_sweeps
+
+
+def view() -> Any:
+    """v_results, as something to select from."""
+    return sa.table("v_results", *[sa.column(name) for name in (*RESULT_COLUMNS, "sweep_id")])
 
 
 def conditions(db: Connection, filters: Filters, rows: Any, *, whole: bool = False) -> list[Any]:

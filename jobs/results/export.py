@@ -9,13 +9,13 @@ import pyarrow as pa
 from sqlalchemy import Connection
 
 from robustlib import KERNEL_VERSION, VERSION
-from robustq.jobs.results.columns import RESULT_COLUMNS
+from robustq.jobs.results.columns import RESULT_COLUMNS, ResultRow
 from robustq.jobs.results.export_examples import NAME, OutcomeReader, evaluations
-from robustq.jobs.results.export_files import check_ending, check_folder, write_file, write_folder, write_text
+from robustq.jobs.results.export_files import check_ending, check_folder, write, write_text
 from robustq.jobs.results.filters import Filters, check_columns
 from robustq.jobs.results.rows import chosen_rows
 from robustq.jobs.store import example_outcomes
-from robustq.jobs.text.tables import csv_text
+from robustq.jobs.text.tables import Row, csv_text
 
 ALL = Filters()
 
@@ -65,7 +65,7 @@ def metadata() -> dict[str, str]:
     return {"robustq": VERSION, "kernel": KERNEL_VERSION, "schema": "1"}
 
 
-def summary_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+def summary_table(rows: Sequence[ResultRow]) -> pa.Table:
     """Result rows as an Arrow table."""
     return pa.Table.from_arrays([convert([row[f.name] for row in rows], f.type) for f in schema()], schema=schema())
 
@@ -87,7 +87,7 @@ def example_schema() -> pa.Schema:
     return pa.schema([*identity, *outcome], metadata=metadata())
 
 
-def rows_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> pa.Table:
+def rows_table(rows: Sequence[Row], names: Sequence[str]) -> pa.Table:
     """An answer's rows as an Arrow table: columns of results with their types, others as numbers or text."""
     arrays, fields = [], []
     for name in names:
@@ -131,14 +131,12 @@ def export(
         with_outcomes = evaluations(db, rows)
         if missing := len(rows) - len(with_outcomes):
             tell(f"{missing} results have no outcomes of single examples and are left out")
-        rows, source = with_outcomes, OutcomeReader(db, with_outcomes, kind).tables
-    else:
-        source = summary_tables
-        if path.suffix == ".csv":  # the same bytes as `robustq results --format csv`
-            write_text(path, csv_text(rows, RESULT_COLUMNS, spreadsheet=spreadsheet) + "\n")
-            return len(rows)
-    return write_folder(path, rows, source, kind, columns) if columns else write_file(path, source(rows), kind)
+        return write(path, with_outcomes, OutcomeReader(db, with_outcomes, kind).tables, kind, columns)
+    if path.suffix == ".csv":  # the same bytes as `robustq results --format csv`
+        write_text(path, csv_text(rows, RESULT_COLUMNS, spreadsheet=spreadsheet) + "\n")
+        return len(rows)
+    return write(path, rows, summary_tables, kind, columns)
 
 
-def summary_tables(rows: Sequence[dict[str, Any]]) -> Iterator[pa.Table]:
+def summary_tables(rows: Sequence[ResultRow]) -> Iterator[pa.Table]:
     yield summary_table(rows)

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -14,8 +14,9 @@ from pyarrow import csv
 
 from robustlib import durable_files
 from robustq.jobs.errors import SpecError
+from robustq.jobs.results.columns import ResultRow
 
-Row = dict[str, Any]
+R = TypeVar("R", bound=ResultRow)
 
 ENDINGS = (".arrow", ".parquet", ".csv")
 NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # what Hive, Arrow and DuckDB read as null
@@ -33,6 +34,17 @@ def check_folder(path: Path) -> None:
         raise SpecError(
             f"{path} exists already: files of two exports side by side would count twice; name a new folder"
         )
+
+
+def write(
+    path: Path,
+    rows: Sequence[R],
+    tables_of: Callable[[Sequence[R]], Iterator[pa.Table]],
+    kind: pa.Schema,
+    columns: Sequence[str],
+) -> int:
+    """Write the tables of these rows, with `columns` as a folder of files; returns the number of rows."""
+    return write_folder(path, rows, tables_of, kind, columns) if columns else write_file(path, tables_of(rows), kind)
 
 
 def write_file(path: Path, tables: Iterable[pa.Table], kind: pa.Schema) -> int:
@@ -62,8 +74,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_folder(
     path: Path,
-    rows: Sequence[Row],
-    tables_of: Callable[[Sequence[Row]], Iterator[pa.Table]],
+    rows: Sequence[R],
+    tables_of: Callable[[Sequence[R]], Iterator[pa.Table]],
     kind: pa.Schema,
     columns: Sequence[str],
 ) -> int:
@@ -72,7 +84,7 @@ def write_folder(
     rows: what is written, each row wholly in one file; tables_of: their tables. The columns are in the names of the
     folders, as hive has it, and not in the files.
     """
-    parts: dict[tuple[Any, ...], list[Row]] = {}
+    parts: dict[tuple[Any, ...], list[R]] = {}
     for row in rows:
         parts.setdefault(tuple(row[column] for column in columns), []).append(row)
     kept = [field.name for field in kind if field.name not in columns]

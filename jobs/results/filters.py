@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,6 +40,10 @@ class Filters:
 
     sweep: str | int | None = None
     groups: tuple[tuple[Condition, ...], ...] = ()
+
+    def narrowed(self, more: "Filters") -> "Filters":
+        """These filters with the conditions of others."""
+        return replace(self, groups=(*self.groups, *more.groups))
 
 
 def make_filters(sweep: str | None, named: Mapping[str, Any], where: Iterable[str] = ()) -> Filters:

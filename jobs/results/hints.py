@@ -3,8 +3,7 @@
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
-from robustq.jobs.results.columns import view
-from robustq.jobs.results.conditions_sql import conditions
+from robustq.jobs.results.conditions_sql import conditions, view
 from robustq.jobs.results.filters import TEXTS, Filters
 from robustq.jobs.results.rows import chosen_rows
 from robustq.jobs.store.schema import sweep, sweep_job

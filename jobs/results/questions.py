@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.aggregate import CELLS, LINES, MEANS, MEASURES, OVER_SEEDS, best, grouped, pivot, sort
 from robustq.jobs.results.attack_labels import told_apart
-from robustq.jobs.results.columns import RESULT_COLUMNS
+from robustq.jobs.results.columns import RESULT_COLUMNS, ResultRow
 from robustq.jobs.results.filters import Filters, check_columns, is_number
 from robustq.jobs.results.hints import of_earlier_versions, unfitting
 from robustq.jobs.results.rows import chosen_rows
@@ -79,7 +79,7 @@ def answer(db: Connection, question: Question, tell: Callable[[str], None] = lam
         rows = compare(db, question.filters, question.compare)
     elif question.pivot:
         rows = whole_rows(db, question.filters, (*LINES, *CELLS), tell)
-        named = [row | {"attack": name} for row, name in zip(rows, told_apart(rows), strict=True)]
+        named: list[ResultRow] = [{**row, "attack": name} for row, name in zip(rows, told_apart(rows), strict=True)]
         rows = pivot(grouped(named, (*LINES, *CELLS), tell), tell)
     elif question.group:
         rows = grouped(whole_rows(db, question.filters, question.group, tell), question.group, tell)
@@ -116,7 +116,7 @@ def check_question(question: Question) -> None:
         check_columns((name.removeprefix("-") for name in question.sort), known)
 
 
-def whole_rows(db: Connection, filters: Filters, group: Sequence[str], tell: Callable[[str], None]) -> list[Row]:
+def whole_rows(db: Connection, filters: Filters, group: Sequence[str], tell: Callable[[str], None]) -> list[ResultRow]:
     """The rows that groups are made of: each study whole, though others share its jobs, and in its last version.
 
     Where groups do not tell studies apart, a job counts once.

@@ -7,13 +7,13 @@ import re
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from robustq.jobs.text.safe_text import hide, one_line
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 TIMES = ("recorded_at",)  # seconds since 1970
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001

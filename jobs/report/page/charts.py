@@ -1,7 +1,6 @@
 """The charts on one radius: the trade-off, its price, which attack broke what."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -10,15 +9,14 @@ from robustq.jobs.report.page.image_outcomes import Outcome
 from robustq.jobs.report.page.plotly import Chart, hundred, safe, slug
 from robustq.jobs.report.page.ranking import Place, Standing
 from robustq.jobs.report.page.sweep_data import Sweep
+from robustq.jobs.results.columns import PageRow
 from robustq.jobs.text.numbers import eps_text
-
-Row = dict[str, Any]
 
 # A place for each model, the best first: by it a model looks the same on every chart.
 Places = dict[str, int]
 
 
-def looks(found: Sequence[Standing], headline: Sequence[Place], rows: Sequence[Row]) -> Places:
+def looks(found: Sequence[Standing], headline: Sequence[Place], rows: Sequence[PageRow]) -> Places:
     """Models in the order of the headline's radius, then those that it lacks."""
     names = [
         *(s.model for place in headline for s in place.all),

@@ -8,8 +8,7 @@ from robustq.jobs.report.page.ranking import grouped
 from robustq.jobs.report.page.sweep_data import Sweep
 from robustq.jobs.report.page.table import Cell, Column, Line, Table
 from robustq.jobs.report.page.tables import eps_cell
-
-Row = dict[str, Any]
+from robustq.jobs.results.columns import PageRow
 
 
 def costs(sweep: Sweep, queries: dict[int, int | None]) -> Table | None:
@@ -43,7 +42,7 @@ def costs(sweep: Sweep, queries: dict[int, int | None]) -> Table | None:
     return table.plain("costs", "What the study took", [{label: line[label] for label in known} for line in lines])
 
 
-def curve_of(row: Row) -> tuple[Any, ...]:
+def curve_of(row: PageRow) -> tuple[Any, ...]:
     """What tells searches apart: the radii of a curve are one search, and each row tells the cost of all."""
     seconds = row["extra"].get("curve_seconds")
     place = (row["model"], row["seed"], row["attack"], row["norm"])
@@ -74,7 +73,7 @@ def every_row(sweep: Sweep, kept: Kept) -> Table:
     return Table("rows", f"All {len(rows)} results", COLUMNS, rows)
 
 
-def line(row: Row, weights: str, sweep: Sweep) -> Line:
+def line(row: PageRow, weights: str, sweep: Sweep) -> Line:
     failed = row["verdict"] == "fail"
     robust = [row[name] for name in ("robust_accuracy", "robust_accuracy_low", "robust_accuracy_high")]
     distance = row["distance_median"]
@@ -96,7 +95,7 @@ def line(row: Row, weights: str, sweep: Sweep) -> Line:
     )  # fmt: skip
 
 
-def command(row: Row, sweep: Sweep) -> str:
+def command(row: PageRow, sweep: Sweep) -> str:
     """What computes the number again and compares it; of a number computed from others, what shows these."""
     evaluated = sweep.specs.get(row["job_id"], {}).get("kind") == "eval"
     return f"robustq replay --job {row['job_id']}" if evaluated else f"robustq logs {row['job_id']}"
@@ -106,7 +105,7 @@ def versions_text(versions: dict[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
 
 
-def weights(row: Row, sweep: Sweep) -> str:
+def weights(row: PageRow, sweep: Sweep) -> str:
     """Hash of the weights that a row is about: of the training's, or of the file that was given."""
     trained = sweep.sizes.get((row["model"], row["seed"]))
     if trained is not None:

@@ -16,12 +16,11 @@ from robustlib.settings import AUDIT, CERTIFY
 from robustq.jobs.errors import ArtifactError
 from robustq.jobs.report.page.image_outcomes import SHOWN, Kept, Outcome, outcome
 from robustq.jobs.report.page.ranking import grouped
+from robustq.jobs.results.columns import PageRow
 from robustq.jobs.results.rows import artifact_of
 from robustq.jobs.specs import DataRef
 from robustq.jobs.store.attacked_images import attacked_images
 from robustq.jobs.text.numbers import eps_text
-
-Row = dict[str, Any]
 
 MOST_SIDE = 112  # of a picture on the page; larger images are shrunk to it
 LOOK = 60.0  # seconds until a data set that is not there is looked for again, which may be a download
@@ -95,7 +94,7 @@ class Data:
         return self.names[label] if label < len(self.names) else str(label)
 
 
-def open_data(ref: Row | None, kept: Kept) -> Data:
+def open_data(ref: dict[str, Any] | None, kept: Kept) -> Data:
     """The data set that a sweep names, where this machine has it with the same content."""
     if ref is None:
         return Data(None, "no evaluation is done yet", ())
@@ -118,7 +117,7 @@ def find_data(ref: DataRef) -> Data:
     return Data(dataset, "", dataset.names)
 
 
-def grids(db: Connection, root: str, rows: Sequence[Row], shown: Data, kept: Kept) -> Iterator[Grid | Missing]:
+def grids(db: Connection, root: str, rows: Sequence[PageRow], shown: Data, kept: Kept) -> Iterator[Grid | Missing]:
     """The pictures of these rows, those that kept any."""
     for row in rows:
         name = ("grid", row["job_id"], shown.names)
@@ -133,7 +132,7 @@ def grids(db: Connection, root: str, rows: Sequence[Row], shown: Data, kept: Kep
         yield Grid(title(row), magnified, images)
 
 
-def first_images(db: Connection, root: str, row: Row, shown: Data, kept: Kept) -> Pair | Missing | None:
+def first_images(db: Connection, root: str, row: PageRow, shown: Data, kept: Kept) -> Pair | Missing | None:
     """What a row kept beside what it was made from; None where it kept nothing, or the data set is not there."""
     sha256 = artifact_of(db, row["job_id"], "images")
     if sha256 is None or shown.dataset is None:
@@ -160,11 +159,11 @@ def first_images(db: Connection, root: str, row: Row, shown: Data, kept: Kept) -
     return Pair(clean, attacked, found)
 
 
-def title(row: Row) -> str:
+def title(row: PageRow) -> str:
     return f"{row['model']} under {condition(row)}"
 
 
-def condition(row: Row) -> str:
+def condition(row: PageRow) -> str:
     return f"{row['label']}, {row['norm']}, eps {eps_text(row['eps'])}"
 
 
@@ -193,7 +192,7 @@ def png_url(image: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def telling(rows: Sequence[Row], attacks: Sequence[str]) -> Iterator[Row]:
+def telling(rows: Sequence[PageRow], attacks: Sequence[str]) -> Iterator[PageRow]:
     """For each model its row, of the first of these attacks that it has, at the middle one of the radii; first seed."""
     models = dict.fromkeys(row["model"] for row in rows)
     there = grouped([row for row in rows if row["eps"]], "model", "attack")
@@ -209,7 +208,7 @@ def telling(rows: Sequence[Row], attacks: Sequence[str]) -> Iterator[Row]:
                 break
 
 
-def attack_names(rows: Sequence[Row]) -> list[str]:
+def attack_names(rows: Sequence[PageRow]) -> list[str]:
     """Attacks with a radius, the last of the study first: studies end with their strongest."""
     none = ("worst-case", AUDIT, CERTIFY)
     return list(dict.fromkeys(row["attack"] for row in reversed(rows) if row["eps"] and row["attack"] not in none))

@@ -1,16 +1,15 @@
 """Lines: accuracy by radius under each attack, and by epoch of the trainings."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from robustlib.settings import CERTIFY
 from robustq.jobs.report.page import plotly, table
 from robustq.jobs.report.page.charts import Places
 from robustq.jobs.report.page.plotly import Chart, hundred, slug, span
 from robustq.jobs.report.page.ranking import Standing, grouped, mean
+from robustq.jobs.results.columns import PageRow, Training
 from robustq.jobs.text.numbers import eps_text
-
-Row = dict[str, Any]
 
 
 class Point(NamedTuple):
@@ -24,7 +23,7 @@ class Point(NamedTuple):
     trusted: bool
 
 
-def curves(rows: Sequence[Row], found: Sequence[Standing], order: Places) -> Iterator[Chart]:
+def curves(rows: Sequence[PageRow], found: Sequence[Standing], order: Places) -> Iterator[Chart]:
     """Accuracy by radius: under the worst case first, then every attack that was run at several radii."""
     for norm in dict.fromkeys(s.norm for s in found):
         kept = [s for s in found if s.norm == norm]
@@ -40,7 +39,7 @@ def curves(rows: Sequence[Row], found: Sequence[Standing], order: Places) -> Ite
             yield curve(title, slug("curve", attack, norm), norm, by_place(mine), order)
 
 
-def by_place(rows: Sequence[Row]) -> list[Point]:
+def by_place(rows: Sequence[PageRow]) -> list[Point]:
     """Rows of one attack as points: means over seeds, intervals from the lowest to the highest end."""
     points = []
     for (model, eps), same in grouped(rows, "model", "eps").items():
@@ -96,7 +95,7 @@ def curve_trace(model: str, place: int, points: Sequence[Point]) -> plotly.Trace
     )
 
 
-def histories(trainings: Sequence[Row], order: Places) -> list[Chart]:
+def histories(trainings: Sequence[Training], order: Places) -> list[Chart]:
     """Validation accuracy by epoch, clean and under PGD: a fall of the second alone is catastrophic overfitting."""
     charts = []
     for column, word in (("clean_accuracy", "clean"), ("attacked_accuracy", "under PGD")):

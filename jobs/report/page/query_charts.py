@@ -1,7 +1,6 @@
 """Accuracy by queries: how far each attack without gradients got with so many images shown to the model."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection
@@ -12,15 +11,14 @@ from robustq.jobs.report.page.charts import Places
 from robustq.jobs.report.page.image_outcomes import Kept, read
 from robustq.jobs.report.page.plotly import Chart, hundred, slug
 from robustq.jobs.report.page.ranking import Place, grouped
+from robustq.jobs.results.columns import PageRow
 from robustq.jobs.text.numbers import eps_text
-
-Row = dict[str, Any]
 
 POINTS = 24  # of a line
 
 
 def spent(
-    db: Connection, rows: Sequence[Row], headline: Sequence[Place], order: Places, counts: dict[int, int | None],
+    db: Connection, rows: Sequence[PageRow], headline: Sequence[Place], order: Places, counts: dict[int, int | None],
     kept: Kept,
 ) -> Iterator[Chart]:  # fmt: skip
     """A chart for each attack that counted its queries, at the radius that the answer is about.
@@ -34,7 +32,7 @@ def spent(
             yield chart(db, attack, place, mine, order, kept)
 
 
-def chart(db: Connection, attack: str, place: Place, rows: Sequence[Row], order: Places, kept: Kept) -> Chart:
+def chart(db: Connection, attack: str, place: Place, rows: Sequence[PageRow], order: Places, kept: Kept) -> Chart:
     """A line a model, the mean over its seeds. Models that are not trusted are left out, and named."""
     out = sorted({row["model"] for row in rows if row["verdict"] == "fail"})
     there = {

@@ -1,12 +1,13 @@
 """Who stands best, where, and what is not to be trusted: rows of v_results weighed against their checks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from robustlib.settings import CERTIFY
+from robustq.jobs.results.columns import CheckRow, PageRow
 
-Row = dict[str, Any]
+R = TypeVar("R", bound=Mapping[str, Any])
 
 # Radii that papers report, the first that a study has: RobustBench's for CIFAR and ImageNet, and 12 in L1.
 CUSTOMARY = {"Linf": (8 / 255, 4 / 255, 0.3), "L2": (0.5, 3.0), "L1": (12.0,)}
@@ -34,44 +35,44 @@ class Standing:
     rests_on: str
     verdict: str | None
     cause: str
-    rows: tuple[Row, ...]
+    rows: tuple[PageRow, ...]
 
     @property
     def trusted(self) -> bool:
         return self.verdict != "fail"
 
 
-def mean(rows: Sequence[Row], column: str) -> float:
+def mean(rows: Sequence[PageRow], column: str) -> float:
     return sum(row[column] for row in rows) / len(rows)
 
 
-def grouped(rows: Iterable[Row], *columns: str) -> dict[Any, list[Row]]:
+def grouped(rows: Iterable[R], *columns: str) -> dict[Any, list[R]]:
     """Rows by what they hold in these columns, each group and the groups in the order of the rows."""
-    found: dict[Any, list[Row]] = {}
+    found: dict[Any, list[R]] = {}
     for row in rows:
         found.setdefault(tuple(row[column] for column in columns), []).append(row)
     return found
 
 
-def standings(rows: Sequence[Row], checks: Sequence[Row]) -> list[Standing]:
+def standings(rows: Sequence[PageRow], checks: Sequence[CheckRow]) -> list[Standing]:
     """Every model at every radius above 0, the best first within a radius, what is not trusted last."""
     found, checks_by_job = [], grouped(checks, "job_id")
     rows = [row for row in rows if row["attack"] != CERTIFY]  # a bound from below, beside no attack's from above
     abouts = grouped([row for row in rows if row["norm"]], "norm", "model")
     within = [row for row in rows if row["eps"] and row["norm"]]
-    for (norm, _, model), here in grouped(within, "norm", "eps", "model").items():
+    for (norm, eps, model), here in grouped(within, "norm", "eps", "model").items():
         chosen = [worst(same) for same in grouped(here, "seed").values()]
-        found.append(standing(chosen, here, abouts[norm, model], checks_by_job))
+        found.append(standing(norm, eps, chosen, here, abouts[norm, model], checks_by_job))
     return sorted(found, key=lambda s: (s.norm, s.eps, not s.trusted, -s.accuracy))
 
 
-def worst(rows: Sequence[Row]) -> Row:
+def worst(rows: Sequence[PageRow]) -> PageRow:
     """The worst case of one model, radius and seed; while it is not computed yet, the lowest of the attacks."""
     cases = [row for row in rows if row["attack"] == "worst-case"]
     return cases[0] if cases else min(rows, key=lambda row: row["robust_accuracy"])
 
 
-def tightest(rows: Sequence[Row]) -> list[Row]:
+def tightest(rows: Sequence[PageRow]) -> list[PageRow]:
     """The attacks that a worst case rests on: those of the lowest accuracy."""
     own = [row for row in rows if row["attack"] != "worst-case"] or list(rows)
     lowest = min(row["robust_accuracy"] for row in own)
@@ -79,7 +80,12 @@ def tightest(rows: Sequence[Row]) -> list[Row]:
 
 
 def standing(
-    chosen: Sequence[Row], here: Sequence[Row], about: Sequence[Row], checks: dict[Any, list[Row]]
+    norm: str,
+    eps: float,
+    chosen: Sequence[PageRow],
+    here: Sequence[PageRow],
+    about: Sequence[PageRow],
+    checks: dict[Any, list[CheckRow]],
 ) -> Standing:
     """chosen: the rows that the number is made of.  here, about: the model's at this radius, and in this norm."""
     verdicts = {row["job_id"]: verdict_of(row, here) for row in chosen}
@@ -88,8 +94,8 @@ def standing(
     tight = [row["label"] for row in tightest([row for row in here if row["seed"] == first["seed"]])]
     return Standing(
         model=first["model"],
-        norm=first["norm"],
-        eps=first["eps"],
+        norm=norm,
+        eps=eps,
         accuracy=mean(chosen, "robust_accuracy"),
         low=min(row["robust_accuracy_low"] for row in chosen),
         high=max(row["robust_accuracy_high"] for row in chosen),
@@ -104,7 +110,7 @@ def standing(
     )
 
 
-def verdict_of(row: Row, here: Sequence[Row]) -> str | None:
+def verdict_of(row: PageRow, here: Sequence[PageRow]) -> str | None:
     """A row's own verdict; a worst case without one has the best of the attacks that it rests on.
 
     The worst case is no larger than any of its parts: one part that is to be trusted bounds it.
@@ -115,7 +121,9 @@ def verdict_of(row: Row, here: Sequence[Row]) -> str | None:
     return max((part["verdict"] for part in parts), key=SEVERITY.__getitem__)
 
 
-def cause(verdict: str | None, here: Iterable[Row], about: Iterable[Row], checks: dict[Any, list[Row]]) -> str:
+def cause(
+    verdict: str | None, here: Iterable[PageRow], about: Iterable[PageRow], checks: dict[Any, list[CheckRow]]
+) -> str:
     """What the checks at this radius found of this severity; else what an audit of the model in this norm did."""
     if verdict not in ("fail", "warn"):
         return ""

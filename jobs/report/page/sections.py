@@ -26,9 +26,8 @@ from robustq.jobs.report.page.images import Data
 from robustq.jobs.report.page.ranking import Place, headlines, places, standings
 from robustq.jobs.report.page.sweep_data import Sweep
 from robustq.jobs.report.page.table import Cell, Table
+from robustq.jobs.results.columns import PageRow
 from robustq.jobs.study.yaml_with_lines import write_yaml
-
-Row = dict[str, Any]
 
 MOST_MODELS = 12  # whose confusion matrices are shown
 MOST_CLASSES = 20  # in a confusion matrix; of more classes the likeliest mistakes are listed
@@ -158,7 +157,7 @@ def lost_outcomes(db: Connection, headline: Sequence[Place], shown: Data, kept: 
     ]
 
 
-def telling(rows: Sequence[Row], order: charts.Places) -> list[Row]:
+def telling(rows: Sequence[PageRow], order: charts.Places) -> list[PageRow]:
     """The rows of which pictures are shown, of the best model first."""
     found = sorted(images.telling(rows, images.attack_names(rows)), key=lambda row: order[row["model"]])
     return found[: images.MOST_MODELS]
@@ -195,7 +194,7 @@ def toned(matrix: np.ndarray) -> list[list[Cell]]:
     ]
 
 
-def likeliest(word: str, matrix: np.ndarray, names: Sequence[str], most: int = 10) -> list[Row]:
+def likeliest(word: str, matrix: np.ndarray, names: Sequence[str], most: int = 10) -> list[dict[str, Any]]:
     wrong = matrix - np.diag(np.diag(matrix))
     order = np.argsort(wrong, axis=None, kind="stable")[::-1][:most]
     pairs = [divmod(int(place), len(matrix)) for place in order]

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
@@ -11,13 +11,11 @@ from sqlalchemy import Connection, select
 from robustq.jobs.queue.status import costs, counts
 from robustq.jobs.report.page.image_outcomes import Kept
 from robustq.jobs.results.attack_labels import told_apart
-from robustq.jobs.results.columns import as_json
+from robustq.jobs.results.columns import CheckRow, PageRow, Training, as_json
 from robustq.jobs.results.rows import result_rows, sweep_spec, trainings
 from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.schema import artifact, attempt, check_result, job, job_artifact, result, sweep, sweep_job
 from robustq.jobs.store.sweeps import jobs_of
-
-Row = dict[str, Any]
 
 MOST_FAILURES = 20  # that are shown with their tracebacks
 
@@ -26,25 +24,24 @@ MOST_FAILURES = 20  # that are shown with their tracebacks
 class Sweep:
     """All that is shown of a sweep but for outcomes of single images, which are read where they are needed.
 
-    rows: of v_results, each with `extra` and its attack's `label`, see robustq.jobs.results.attack_labels.
-    checks: dicts of job_id, name, value, threshold, verdict, note, examples.
+    running, failed: jobs with how far they are, or why they failed.
     sizes: bytes and hash of the trained weights by (model, seed).  specs: of the rows' jobs by job_id.
     work: estimated cost of what is done and of what is left.
     """
 
     id: int
     name: str
-    spec: Row
+    spec: dict[str, Any]
     created_at: float
-    rows: list[Row]
-    checks: list[Row]
-    trainings: list[Row]
+    rows: list[PageRow]
+    checks: list[CheckRow]
+    trainings: list[Training]
     sizes: dict[tuple[str, int], tuple[int, str]]
-    specs: dict[int, Row]
+    specs: dict[int, dict[str, Any]]
     states: dict[str, int]
     work: tuple[float, float]
-    running: list[Row] = field(default_factory=list)
-    failed: list[Row] = field(default_factory=list)
+    running: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -55,7 +52,7 @@ class Sweep:
         return self.states["done"] == self.total
 
     @property
-    def data(self) -> Row | None:
+    def data(self) -> dict[str, Any] | None:
         """Place and hash of the data set; None where no evaluation is done yet."""
         return next((spec["data"] for spec in self.specs.values() if "data" in spec), None)
 
@@ -65,7 +62,9 @@ def gather(db: Connection, sweep_id: int, kept: Kept) -> Sweep:
     found = result_rows(db, sweep_id)
     told = details(db, [row["job_id"] for row in found], kept)
     labels = told_apart(found)
-    rows = [row | {"extra": told[row["job_id"]][1], "label": name} for row, name in zip(found, labels, strict=True)]
+    rows: list[PageRow] = [
+        {**row, "extra": told[row["job_id"]][1], "label": name} for row, name in zip(found, labels, strict=True)
+    ]
     name, created_at = db.execute(select(sweep.c.name, sweep.c.created_at).where(sweep.c.id == sweep_id)).one()
     return Sweep(
         id=sweep_id,
@@ -73,7 +72,7 @@ def gather(db: Connection, sweep_id: int, kept: Kept) -> Sweep:
         spec=sweep_spec(db, sweep_id),
         created_at=created_at,
         rows=rows,
-        checks=checks_of(db, sweep_id),
+        checks=checks_of_sweep(db, sweep_id),
         trainings=trainings(db, sweep_id),
         sizes=weights_sizes(db, sweep_id),
         specs={id_: spec for id_, (spec, _) in told.items()},
@@ -84,7 +83,7 @@ def gather(db: Connection, sweep_id: int, kept: Kept) -> Sweep:
     )
 
 
-def details(db: Connection, ids: Sequence[int], kept: Kept) -> dict[int, tuple[Row, Row]]:
+def details(db: Connection, ids: Sequence[int], kept: Kept) -> dict[int, tuple[dict[str, Any], dict[str, Any]]]:
     """Spec and `extra` of evaluations that are done, neither of which changes any more."""
     for some in chunks([id_ for id_ in ids if ("details", id_) not in kept]):
         chosen = select(job.c.id, job.c.spec, result.c.extra).join(result, result.c.job_id == job.c.id)
@@ -93,12 +92,12 @@ def details(db: Connection, ids: Sequence[int], kept: Kept) -> dict[int, tuple[R
     return {id_: kept["details", id_] for id_ in ids}
 
 
-def checks_of(db: Connection, sweep_id: int) -> list[Row]:
+def checks_of_sweep(db: Connection, sweep_id: int) -> list[CheckRow]:
     """What was checked of a sweep's results and how it came out, the most severe first."""
     c = check_result.c
     columns = (c.job_id, c.name, c.value, c.threshold, c.verdict, c.note, c.examples)
     rows = db.execute(select(*columns).where(c.job_id.in_(jobs_of(sweep_id))).order_by(c.verdict, c.job_id, c.name))
-    return [dict(row) | {"examples": as_json(row["examples"])} for row in rows.mappings()]
+    return cast("list[CheckRow]", [dict(row) | {"examples": as_json(row["examples"])} for row in rows.mappings()])
 
 
 def weights_sizes(db: Connection, sweep_id: int) -> dict[tuple[str, int], tuple[int, str]]:
@@ -116,7 +115,7 @@ def weights_sizes(db: Connection, sweep_id: int) -> dict[tuple[str, int], tuple[
 SHOWN = (job.c.id, job.c.kind, sweep_job.c.model, job.c.attack, job.c.norm, job.c.eps, job.c.seed)
 
 
-def running(db: Connection, sweep_id: int) -> list[Row]:
+def running(db: Connection, sweep_id: int) -> list[dict[str, Any]]:
     """Jobs that run now, with how far they are and for how many seconds."""
     rows = db.execute(
         select(*SHOWN, job.c.progress_done, job.c.progress_total, job.c.progress_note, job.c.started_at)
@@ -128,7 +127,7 @@ def running(db: Connection, sweep_id: int) -> list[Row]:
     return [dict(row) | {"seconds": now - (row["started_at"] or now)} for row in rows.mappings()]
 
 
-def failed(db: Connection, sweep_id: int) -> list[Row]:
+def failed(db: Connection, sweep_id: int) -> list[dict[str, Any]]:
     """Failed jobs with the traceback of their last attempt; those that failed only because another did come last."""
     earlier = attempt.alias()
     last = select(sa.func.max(earlier.c.n)).where(earlier.c.job_id == job.c.id).correlate(job).scalar_subquery()

@@ -11,9 +11,8 @@ from robustq.jobs.report.page.ranking import Place, Standing, mean
 from robustq.jobs.report.page.sentences import listed
 from robustq.jobs.report.page.sweep_data import Sweep
 from robustq.jobs.report.page.table import Cell, Column, Table
+from robustq.jobs.results.columns import CheckRow, PageRow
 from robustq.jobs.text.numbers import eps_text
-
-Row = dict[str, Any]
 
 
 def eps_cell(eps: float | None) -> Cell:
@@ -78,15 +77,15 @@ def best_by_radius(found: Sequence[Place]) -> Table | None:
     )
 
 
-def by_attack(rows: Sequence[Row]) -> Table | None:
+def by_attack(rows: Sequence[PageRow]) -> Table | None:
     """Accuracy in percent, a line a model and radius, a column an attack: shows which attack a number rests on."""
     rows = [row for row in rows if row["attack"] != CERTIFY]  # a bound from below, no attack
     attacks = list(dict.fromkeys(row["label"] for row in rows if row["eps"]))
-    grouped: dict[tuple[Any, ...], list[Row]] = {}
+    grouped: dict[tuple[Any, ...], list[PageRow]] = {}
     for row in rows:
         if row["eps"]:
             grouped.setdefault((row["model"], row["norm"], row["eps"], row["label"]), []).append(row)
-    lines: dict[tuple[Any, ...], Row] = {}
+    lines: dict[tuple[Any, ...], dict[str, Any]] = {}
     for (model, norm, eps, attack), same in grouped.items():
         head = {"model": model, "norm": norm, "eps": eps_cell(eps)} | dict.fromkeys(attacks, Cell("", -2.0))
         failed = any(row["verdict"] == "fail" for row in same)
@@ -95,7 +94,7 @@ def by_attack(rows: Sequence[Row]) -> Table | None:
     return table.plain("attacks", "Accuracy in percent under each attack alone", list(lines.values()), live=True)
 
 
-def distances(rows: Sequence[Row]) -> Table | None:
+def distances(rows: Sequence[PageRow]) -> Table | None:
     """Median distances that minimum-norm attacks found."""
     return table.plain(
         "distances",
@@ -121,7 +120,7 @@ MOST_CHECKS = 300  # warnings and failures that are listed one by one
 
 def check_summary(sweep: Sweep) -> Table | None:
     """Each check with what it looks for, its limits, and how the results came through, the most severe first."""
-    grouped: dict[str, list[Row]] = {}
+    grouped: dict[str, list[CheckRow]] = {}
     for check in sweep.checks:
         grouped.setdefault(check["name"], []).append(check)
     lines = []
@@ -154,7 +153,7 @@ def checks(sweep: Sweep) -> Table | None:
     return table.plain("checks", f"Warnings and failures, {shown}", lines, live=True)
 
 
-def check_line(check: Row, row: Row) -> Row:
+def check_line(check: CheckRow, row: PageRow) -> dict[str, Any]:
     return {
         "verdict": table.verdict(check["verdict"]),
         "check": check["name"],

@@ -1,17 +1,17 @@
 """What failed a check is called robust by no table, wins no contest and fills no cell."""
 
-from typing import Any
-
 import pytest
 import sqlalchemy as sa
 
 from robustq.jobs.commands.terminal_rows import compare_rows, group_rows, summary_rows
+from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.compare import compare
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.results.questions import answer, make_question
 from robustq.jobs.results.rows import chosen_rows
 from robustq.jobs.store.schema import result
 from robustq.jobs.text.numbers import percent
+from robustq.jobs.text.tables import Row
 from tests.helpers.fake_results import MODELS
 
 pytestmark = pytest.mark.parametrize("asked_store", ["sqlite"], indirect=True)
@@ -19,7 +19,7 @@ DEMO = Filters("demo")
 
 
 @pytest.fixture
-def broken(asked_store) -> dict[str, Any]:
+def broken(asked_store) -> ResultRow:
     """The best of the PGD evaluations at L-inf 0.5, which has failed a check now; what else was checked passed."""
     with asked_store.begin() as db:
         rows = [r for r in chosen_rows(db, DEMO) if (r["attack"], r["eps"]) == ("pgd", 0.5)]
@@ -29,7 +29,7 @@ def broken(asked_store) -> dict[str, Any]:
     return top
 
 
-def asked(store, told: list[str] | None = None, **options) -> list[dict[str, Any]]:
+def asked(store, told: list[str] | None = None, **options) -> list[Row]:
     with store.begin() as db:
         return answer(db, make_question(DEMO, **options), (told if told is not None else []).append)
 
@@ -72,7 +72,7 @@ def test_a_summary_rests_on_the_lowest_attack_of_each_seed_while_there_is_no_wor
         lowest = [min(r["robust_accuracy"] for r in rows if r["seed"] == seed) for seed in {r["seed"] for r in rows}]
         (line,) = summary_rows(rows)
         assert line["Linf 8/255"] == percent(sum(lowest) / len(lowest))
-        case = rows[0] | {"attack": "worst-case", "robust_accuracy": 0.01}
+        case: ResultRow = {**rows[0], "attack": "worst-case", "robust_accuracy": 0.01}
         own = min(r["robust_accuracy"] for r in rows if r["seed"] == case["seed"])
         (line,) = summary_rows([*rows, case])
         assert line["Linf 8/255"] == percent((sum(lowest) - own + 0.01) / len(lowest))
