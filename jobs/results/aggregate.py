@@ -29,7 +29,7 @@ def grouped(rows: Iterable[Row], group: Sequence[str], tell: Callable[[str], Non
     Rows of one seed are averaged first, so that every seed counts once. *_se is the standard error over seeds, low and
     high are the ends of Student's 95 % interval, within [0, 1]; None where there is one seed only. verdict: the worst.
     """
-    from robustq.jobs.results.statistics import standard_error, t_interval
+    from robustq.jobs.results.significance import standard_error, t_interval
 
     found: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:

@@ -11,7 +11,7 @@ from robustq.jobs.errors import SpecError
 from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.results.rows import chosen_rows
-from robustq.jobs.results.statistics import paired
+from robustq.jobs.results.significance import paired
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.example_outcomes import examples_of
 from robustq.jobs.store.schema import job, job_dep
@@ -24,7 +24,7 @@ COLUMNS = (*IDENTITY, "model", "n", "job_id", "verdict")
 class Comparison(TypedDict):
     """Two evaluations over the same examples. dataset to seed: None where the two differ in it.
 
-    Accuracies are fractions; difference to p_chi2: see `Paired` in statistics.py.
+    Accuracies are fractions; difference to p_chi2: see `Paired` in significance.py.
     """
 
     first: str

@@ -11,7 +11,7 @@ from robustq.jobs.errors import SpecError
 from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.results.rows import chosen_rows
-from robustq.jobs.results.statistics import paired, t_interval
+from robustq.jobs.results.significance import paired, t_interval
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.schema import example_blob
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from robustq.jobs.report.page import plotly, table
+from robustq.jobs.report.page import html_table, plotly
 from robustq.jobs.report.page.image_outcomes import Outcome
 from robustq.jobs.report.page.plotly import Chart, hundred, safe, slug
 from robustq.jobs.report.page.ranking import Place, Standing
@@ -42,8 +42,8 @@ def tradeoff(place: Place, order: Places) -> Chart:
     lines = [
         {
             "model": s.model,
-            "clean %": table.percent(s.clean, s.clean_low, s.clean_high),
-            "robust %": table.percent(s.accuracy, s.low, s.high),
+            "clean %": html_table.percent_cell(s.clean, s.clean_low, s.clean_high),
+            "robust %": html_table.percent_cell(s.accuracy, s.low, s.high),
         }
         for s in kept
     ]
@@ -59,7 +59,12 @@ def tradeoff(place: Place, order: Places) -> Chart:
     }
     name = slug("tradeoff", place.norm)
     return Chart(
-        name, "Clean against robust", alt, traces, layout, table.plain(f"t-{name}", "Clean against robust", lines)
+        name,
+        "Clean against robust",
+        alt,
+        traces,
+        layout,
+        html_table.table_of(f"t-{name}", "Clean against robust", lines),
     )
 
 
@@ -78,7 +83,11 @@ def price(place: Place, axis: str, title: str, unit: str, values: dict[str, floa
         for s in kept
     ]  # fmt: skip
     lines = [
-        {"model": s.model, f"{axis} ({unit})": values[s.model], "robust %": table.percent(s.accuracy, s.low, s.high)}
+        {
+            "model": s.model,
+            f"{axis} ({unit})": values[s.model],
+            "robust %": html_table.percent_cell(s.accuracy, s.low, s.high),
+        }
         for s in kept
     ]
     cheap, dear = min(values[s.model] for s in kept), max(values[s.model] for s in kept)
@@ -89,7 +98,7 @@ def price(place: Place, axis: str, title: str, unit: str, values: dict[str, floa
         "yaxis": plotly.axis(f"robust accuracy at {where}", ticksuffix=" %", rangemode="tozero"),
     }
     name = slug("price", axis, place.norm)
-    return Chart(name, title, alt, traces, layout, table.plain(f"t-{name}", title, lines))
+    return Chart(name, title, alt, traces, layout, html_table.table_of(f"t-{name}", title, lines))
 
 
 def prices(place: Place, sweep: Sweep, order: Places) -> list[Chart]:
@@ -145,7 +154,7 @@ def breakers(place: Place, outcomes: dict[str, Outcome]) -> Chart:
         for i, part in enumerate(parts)
     ]
     lines = [
-        {"model": m} | {f"{label} %": table.percent(shares[part][i]) for part, label in parts.items()}
+        {"model": m} | {f"{label} %": html_table.percent_cell(shares[part][i]) for part, label in parts.items()}
         for i, m in enumerate(models)
     ]
     alt = (
@@ -164,7 +173,7 @@ def breakers(place: Place, outcomes: dict[str, Outcome]) -> Chart:
     )
     title = f"What became of the images at {where}"
     height = 170 + 30 * len(models)
-    return Chart(name, title, alt, traces, layout, table.plain(f"t-{name}", title, lines), note, height)
+    return Chart(name, title, alt, traces, layout, html_table.table_of(f"t-{name}", title, lines), note, height)
 
 
 ATTACK_COLOURS = ("#D55E00", "#0072B2", "#E69F00", "#CC79A7", "#56B4E9")

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from robustq.jobs.report.page import table
+from robustq.jobs.report.page import html_table
+from robustq.jobs.report.page.html_table import Cell, Column, Line, Table
 from robustq.jobs.report.page.image_outcomes import Kept
 from robustq.jobs.report.page.ranking import grouped
+from robustq.jobs.report.page.result_tables import eps_cell
 from robustq.jobs.report.page.sweep_data import Sweep
-from robustq.jobs.report.page.table import Cell, Column, Line, Table
-from robustq.jobs.report.page.tables import eps_cell
 from robustq.jobs.results.columns import PageRow
 
 
@@ -28,18 +28,20 @@ def costs(sweep: Sweep, queries: dict[int, int | None]) -> Table | None:
                 "attack seconds, GPU": round(
                     sum(row["seconds"] for row in mine if not row["device"].startswith("cpu")), 1
                 ),
-                "images forward": table.total(row["extra"].get("forwards") for row in once),
-                "images forward and back": table.total(row["extra"].get("gradients") for row in once),
-                "queries": table.total(queries.get(row["job_id"]) for row in mine),
+                "images forward": html_table.total(row["extra"].get("forwards") for row in once),
+                "images forward and back": html_table.total(row["extra"].get("gradients") for row in once),
+                "queries": html_table.total(queries.get(row["job_id"]) for row in mine),
             }
         )
     if len(lines) > 1:
-        sums = {label: table.total(line[label] for line in lines) for label in lines[0] if label != "model"}
+        sums = {label: html_table.total(line[label] for line in lines) for label in lines[0] if label != "model"}
         lines.append(
             {"model": "all"} | {label: round(v, 1) if isinstance(v, float) else v for label, v in sums.items()}
         )
     known = [label for label in lines[0] if any(line[label] for line in lines)] if lines else []
-    return table.plain("costs", "What the study took", [{label: line[label] for label in known} for line in lines])
+    return html_table.table_of(
+        "costs", "What the study took", [{label: line[label] for label in known} for line in lines]
+    )
 
 
 def curve_of(row: PageRow) -> tuple[Any, ...]:
@@ -81,10 +83,10 @@ def line(row: PageRow, weights: str, sweep: Sweep) -> Line:
     return Line(
         [
             Cell(row["model"]), Cell(row["attack"]), Cell(row["norm"] or ""), eps_cell(row["eps"]),
-            table.cell(row["seed"]), table.cell(row["n"]),
-            table.percent(row["clean_accuracy"], row["clean_accuracy_low"], row["clean_accuracy_high"]),
-            Cell("not trusted", -1.0, "fail") if failed else table.percent(*robust),
-            table.verdict(row["verdict"]),
+            html_table.cell(row["seed"]), html_table.cell(row["n"]),
+            html_table.percent_cell(row["clean_accuracy"], row["clean_accuracy_low"], row["clean_accuracy_high"]),
+            Cell("not trusted", -1.0, "fail") if failed else html_table.percent_cell(*robust),
+            html_table.verdict_cell(row["verdict"]),
             Cell("" if failed or distance is None else f"{distance:.4g}", -1.0 if distance is None else distance),
             Cell(f"{row['seconds']:.1f}", row["seconds"]),
             Cell(row["recipe"] + (f" ({substitutions})" if substitutions else "")),

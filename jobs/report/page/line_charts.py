@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from robustlib.settings import CERTIFY
-from robustq.jobs.report.page import plotly, table
+from robustq.jobs.report.page import html_table, plotly
 from robustq.jobs.report.page.charts import Places
 from robustq.jobs.report.page.plotly import Chart, hundred, slug, span
 from robustq.jobs.report.page.ranking import Standing, grouped, mean
@@ -66,8 +66,8 @@ def curve(title: str, name: str, norm: str, points: Sequence[Point], order: Plac
         lines += [
             {
                 "model": model,
-                "eps": table.Cell(eps_text(p.eps), p.eps),
-                "accuracy %": table.percent(p.accuracy, p.low, p.high),
+                "eps": html_table.Cell(eps_text(p.eps), p.eps),
+                "accuracy %": html_table.percent_cell(p.accuracy, p.low, p.high),
             }
             for p in mine
         ]
@@ -79,7 +79,7 @@ def curve(title: str, name: str, norm: str, points: Sequence[Point], order: Plac
         "yaxis": plotly.axis("accuracy", **plotly.PERCENT),
     }
     note = " ".join(filter(None, [plotly.waiting(len(models)), left]))
-    return Chart(name, title, alt, traces, layout, table.plain(f"t-{name}", title, lines), note)
+    return Chart(name, title, alt, traces, layout, html_table.table_of(f"t-{name}", title, lines), note)
 
 
 def curve_trace(model: str, place: int, points: Sequence[Point]) -> plotly.Trace:
@@ -120,8 +120,8 @@ def histories(trainings: Sequence[Training], order: Places) -> list[Chart]:
                 {
                     "training": label,
                     "epochs": len(epochs),
-                    "last %": table.percent(epochs[-1][column]),
-                    "highest %": table.percent(best[column]),
+                    "last %": html_table.percent_cell(epochs[-1][column]),
+                    "highest %": html_table.percent_cell(best[column]),
                     "in epoch": best["epoch"] + 1,
                 }
             )
@@ -131,7 +131,13 @@ def histories(trainings: Sequence[Training], order: Places) -> list[Chart]:
         name = slug("training", column)
         charts.append(
             Chart(
-                name, title, alt, traces, layout, table.plain(f"t-{name}", title, lines), plotly.waiting(len(trainings))
+                name,
+                title,
+                alt,
+                traces,
+                layout,
+                html_table.table_of(f"t-{name}", title, lines),
+                plotly.waiting(len(trainings)),
             )
         )
     return charts if trainings else []

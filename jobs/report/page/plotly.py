@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robustq.jobs.report.page.table import Table
+from robustq.jobs.report.page.html_table import Table
 
 Trace = dict[str, Any]
 

@@ -6,7 +6,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from robustlib.metrics import accuracy_by_queries
-from robustq.jobs.report.page import plotly, table
+from robustq.jobs.report.page import html_table, plotly
 from robustq.jobs.report.page.charts import Places
 from robustq.jobs.report.page.image_outcomes import Kept, read
 from robustq.jobs.report.page.plotly import Chart, hundred, slug
@@ -49,14 +49,16 @@ def chart(db: Connection, attack: str, place: Place, rows: Sequence[PageRow], or
         hover = "%{fullData.name}<br>%{x} queries: %{y:.1f} %<extra></extra>"
         traces.append(plotly.line(model, order[model], at.tolist(), [hundred(v) for v in y], hovertemplate=hover))
         said.append(f"{model} is at {100 * y[-1]:.1f} % after {budget} queries")
-        lines.append({"model": model} | {f"% after {n}": table.percent(y[at <= n][-1]) for n in steps(budget)})
+        lines.append(
+            {"model": model} | {f"% after {n}": html_table.percent_cell(y[at <= n][-1]) for n in steps(budget)}
+        )
     title = f"{attack}, {place.norm} {eps_text(place.eps)}"
     name = slug("queries", attack, place.norm)
     alt = f"Accuracy by queries an image, {title}: " + "; ".join(said[:12]) + ". The numbers stand below."
     axes = {"xaxis": plotly.axis("queries an image", type="log"), "yaxis": plotly.axis("accuracy", **plotly.PERCENT)}
     left = f"Left out where it is not trusted: {', '.join(out)}." if out else ""
     note = " ".join(filter(None, [plotly.waiting(len(found)), left]))
-    return Chart(name, title, alt, traces, axes, table.plain(f"t-{name}", title, lines), note)
+    return Chart(name, title, alt, traces, axes, html_table.table_of(f"t-{name}", title, lines), note)
 
 
 def steps(budget: int) -> list[int]:

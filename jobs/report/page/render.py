@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from robustq.jobs.report.page.table_html import lines
+from robustq.jobs.report.page.html_table import body_html
 
 # In the order of the page: the answer first, then what it rests on, last how to repeat it.
 SECTIONS = {
@@ -51,7 +51,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["lines"] = lines
+    made.filters["lines"] = body_html
     return made
 
 

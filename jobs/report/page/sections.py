@@ -13,19 +13,19 @@ from robustlib import VERSION
 from robustq.jobs.report.page import (
     charts,
     cost_tables,
+    html_table,
     images,
     line_charts,
     plotly,
     query_charts,
+    result_tables,
     sentences,
-    table,
-    tables,
 )
+from robustq.jobs.report.page.html_table import Cell, Table
 from robustq.jobs.report.page.image_outcomes import Kept, Outcome, outcome, queries
 from robustq.jobs.report.page.images import Data
 from robustq.jobs.report.page.ranking import Place, headlines, places, standings
 from robustq.jobs.report.page.sweep_data import Sweep
-from robustq.jobs.report.page.table import Cell, Table
 from robustq.jobs.results.columns import PageRow
 from robustq.jobs.study.yaml_with_lines import write_yaml
 
@@ -65,25 +65,25 @@ def parts(db: Connection, root: str, sweep: Sweep, kept: Kept) -> dict[str, Any]
         "answers": [(sentences.answer(p), sentences.apart(p), sentences.price(p)) for p in headline],
         "distrusted": sentences.distrusted(everywhere),
         "limits": sentences.limits(sweep, headline),
-        "best": tables.best_by_radius(everywhere),
-        "leaderboard": tables.leaderboard(found, headline) if found else None,
+        "best": result_tables.best_by_radius(everywhere),
+        "leaderboard": result_tables.leaderboard(found, headline) if found else None,
         "curves": list(line_charts.curves(sweep.rows, found, order)),
         "spent": list(query_charts.spent(db, sweep.rows, headline, order, asked, kept)),
         "tradeoffs": [
             chart for p in headline for chart in (charts.tradeoff(p, order), *charts.prices(p, sweep, order))
         ],
         "breakers": [charts.breakers(p, seen) for p, seen in zip(headline, outcomes, strict=True) if seen],
-        "by_attack": tables.by_attack(sweep.rows),
-        "distances": tables.distances(sweep.rows),
-        "classes": tables.classes(headline[0], outcomes[0], shown.names) if headline else None,
+        "by_attack": result_tables.by_attack(sweep.rows),
+        "distances": result_tables.distances(sweep.rows),
+        "classes": result_tables.classes(headline[0], outcomes[0], shown.names) if headline else None,
         "confusions": confusions(headline[0], outcomes[0], shown) if headline else [],
         "lost": lost_outcomes(db, headline, shown, kept),
         "grids": list(images.grids(db, root, telling(sweep.rows, order), shown, kept)),
         "shown": shown,
         "histories": line_charts.histories(sweep.trainings, order),
-        "audits": tables.audits(sweep),
-        "check_summary": tables.check_summary(sweep),
-        "checks": tables.checks(sweep),
+        "audits": result_tables.audits(sweep),
+        "check_summary": result_tables.check_summary(sweep),
+        "checks": result_tables.checks(sweep),
         "costs": cost_tables.costs(sweep, asked),
         "rows": cost_tables.every_row(sweep, kept) if sweep.rows else None,
         "quoted": shlex.quote(sweep.name),  # readers paste it into a shell
@@ -127,14 +127,14 @@ def progress(sweep: Sweep) -> dict[str, Any]:
             "what": "training" if job["kind"] == "train" else job["attack"] or job["kind"],
             "model": job["model"],
             "norm": job["norm"],
-            "eps": tables.eps_cell(job["eps"]),
+            "eps": result_tables.eps_cell(job["eps"]),
             "done": f"{job['progress_done'] or 0} of {job['progress_total'] or '?'}",
             "note": job["progress_note"],
             "seconds": round(job["seconds"]),
         }
         for job in sweep.running
     ]
-    return {"percent": round(100 * share, 1), "running": table.plain("running", "Jobs that run now", lines)}
+    return {"percent": round(100 * share, 1), "running": html_table.table_of("running", "Jobs that run now", lines)}
 
 
 def read_outcomes(db: Connection, place: Place, shown: Data, kept: Kept) -> dict[str, Outcome]:
@@ -150,7 +150,7 @@ def read_outcomes(db: Connection, place: Place, shown: Data, kept: Kept) -> dict
 def lost_outcomes(db: Connection, headline: Sequence[Place], shown: Data, kept: Kept) -> list[tuple[str, str, int]]:
     """Model, place and job of the outcomes that should be told of and that the store lost."""
     return [
-        (s.model, tables.at(place), s.rows[0]["job_id"])
+        (s.model, result_tables.at(place), s.rows[0]["job_id"])
         for place in headline
         for s in place.all[: 5 * MOST_MODELS]
         if s.trusted and outcome(db, s.rows[0]["job_id"], len(shown.names), kept) is None
@@ -169,7 +169,7 @@ def confusions(place: Place, outcomes: dict[str, Outcome], shown: Data) -> list[
     for model, seen in list(outcomes.items())[:MOST_MODELS]:
         pairs = [(word, m) for word, m in (("clean", seen.clean), ("attacked", seen.attacked)) if m is not None]
         names = tuple(shown.name(k) for k in range(len(seen.counts)))
-        where = tables.at(place)
+        where = result_tables.at(place)
         if len(names) <= MOST_CLASSES:
             matrices = [(word, toned(matrix)) for word, matrix in pairs]
             found.append(Confusion(model, where, names, matrices, None))
@@ -177,7 +177,7 @@ def confusions(place: Place, outcomes: dict[str, Outcome], shown: Data) -> list[
             lines = [line for word, matrix in pairs for line in likeliest(word, matrix, names)]
             caption = f"{model}: the likeliest mistakes, clean and at {where}"
             found.append(
-                Confusion(model, where, names, [], table.plain(plotly.slug("mistakes", model), caption, lines))
+                Confusion(model, where, names, [], html_table.table_of(plotly.slug("mistakes", model), caption, lines))
             )
     return found
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
-from robustq.jobs.report.page.table import Cell, Column, Line, Table
-from robustq.jobs.report.page.table_html import lines
+from robustq.jobs.report.page.html_table import Cell, Column, Line, Table, body_html
 from robustq.jobs.store.schema import job, job_artifact
 from tests.helpers.fake_results import add_result
 from tests.helpers.fake_sweep import ATTACKS, RADII, accuracy, columns, distrust, fill
@@ -240,4 +239,4 @@ def test_lines_of_a_table(row):
         '<tr><th scope=row>a&lt;b&gt; &amp; &#39;c&#39;</th><td class="n " data-order="1.5">1.5</td>'
         '<td class="n fail" data-order="0.0">✗</td><td class="hash"></td></tr>\n'
     )
-    assert (lines(table), lines(table)) == (expected, expected)  # the second time as it was kept
+    assert (body_html(table), body_html(table)) == (expected, expected)  # the second time as it was kept
