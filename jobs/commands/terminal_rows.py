@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from robustlib.checks.thresholds import FAIL
 from robustlib.settings import CERTIFY
-from robustq.jobs.text.numbers import eps_text, interval, mean, percent, trusted, unless_failed, with_interval
+from robustq.jobs.results.aggregate import mean_of, rows_by
+from robustq.jobs.results.worst_attack import attacked_by_radius, worst_case
+from robustq.jobs.text.numbers import eps_text, interval, percent, trusted, unless_failed, with_interval
 from robustq.jobs.text.tables import Row, table
 
 if TYPE_CHECKING:  # whose modules load what a reading command does without
     from robustq.jobs.results.columns import ResultRow
     from robustq.jobs.results.compare import Comparison
+    from robustq.jobs.results.worst_attack import WorstCase
     from robustq.jobs.verification.diff import Change
     from robustq.jobs.verification.replay import Replayed
 
@@ -143,39 +146,32 @@ def replay_rows(rows: "Sequence[Replayed]") -> list[Shown]:
 
 def summary_rows(rows: "Sequence[ResultRow]") -> list[Shown]:
     """One line a model: clean accuracy, then that under the worst attack at some radii; mean over seeds, percent."""
-    lines: dict[str, Shown] = {}
-    rows = [row for row in rows if row["attack"] != CERTIFY]  # a bound from below stands beside no attack's
-    for norm, radii in radii_by_norm(rows).items():
-        for model in dict.fromkeys(row["model"] for row in rows):
-            mine = [row for row in rows if row["model"] == model]
-            line = lines.setdefault(model, {"model": model, "clean": percent(mean(mine, "clean_accuracy"))})
-            for eps in radii:
-                at = [row for row in mine if row["norm"] == norm and row["eps"] == eps]
-                worst = worst_of(at)
-                found = mean(worst, "robust_accuracy")
-                line[f"{norm} {eps_text(eps)}"] = unless_failed(percent(found), found, *(r["verdict"] for r in worst))
-    return list(lines.values())
+    found = attacked_by_radius(rows)
+    shown = radii_by_norm(list(found))
+    lines = []
+    for (model,), mine in rows_by([row for row in rows if row["attack"] != CERTIFY], "model").items() if shown else ():
+        line: Shown = {"model": model, "clean": percent(mean_of(mine, "clean_accuracy"))}
+        for norm, eps in shown:
+            here = found.get((norm, eps, model))
+            line[f"{norm} {eps_text(eps)}"] = worst_text(worst_case(here)) if here else ""
+        lines.append(line)
+    return lines
 
 
-def radii_by_norm(rows: "Sequence[ResultRow]") -> dict[str, list[float]]:
-    """The radii to show for each norm: all, or evenly some of many; 0 is the clean accuracy again."""
-    found: dict[str, list[float]] = {}
-    for norm in dict.fromkeys(row["norm"] for row in rows if row["norm"]):
-        radii = sorted({row["eps"] for row in rows if row["norm"] == norm and row["eps"]})
+def worst_text(case: "WorstCase[ResultRow]") -> str:
+    return unless_failed(percent(case.accuracy), case.accuracy, case.verdict)
+
+
+def radii_by_norm(found: "Sequence[tuple[str, float, str]]") -> list[tuple[str, float]]:
+    """The radii to show for each norm: all, or evenly some of many.  found: norms, radii and models."""
+    shown = []
+    for norm in dict.fromkeys(norm for norm, _, _ in found):
+        radii = sorted({eps for other, eps, _ in found if other == norm})
         if len(radii) > SUMMARY_RADII:
             last = len(radii) - 1
             radii = [radii[round(i * last / (SUMMARY_RADII - 1))] for i in range(SUMMARY_RADII)]
-        if radii:
-            found[norm] = radii
-    return found
-
-
-def worst_of(rows: "Sequence[ResultRow]") -> "list[ResultRow]":
-    """Of each seed the worst case; where it is not computed, the lowest of the attacks."""
-    found: dict[int, ResultRow] = {}
-    for row in sorted(rows, key=lambda row: (row["attack"] != "worst-case", row["robust_accuracy"])):
-        found.setdefault(row["seed"], row)
-    return list(found.values())
+        shown += [(norm, eps) for eps in radii]
+    return shown
 
 
 def log_text(log: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from robustq.jobs.report.page.plotly import slug
 from robustq.jobs.report.page.render import page, sections
 from robustq.jobs.report.page.sections import parts
 from robustq.jobs.report.page.sweep_data import Sweep, gather
+from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import PageRow
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.sweeps import find_sweep
@@ -76,7 +77,7 @@ def figure_files(db: Connection, root: str, sweep: Sweep, kept: image_outcomes.K
         yield slug("eps-curve", attack, norm), png_figures.eps_curve(f"{attack}, {norm}", rows)
     if sweep.trainings:
         yield "training", png_figures.histories(sweep.trainings)
-    for row in images.telling(sweep.rows, ["worst-case", *images.attack_names(sweep.rows)]):
+    for row in images.telling(sweep.rows, [WORST_CASE, *images.attack_names(sweep.rows)]):
         found = image_outcomes.outcome(db, row["job_id"], len(shown.names), kept)
         if found is None:
             continue

@@ -1,13 +1,15 @@
 """Rows put together: means over seeds or groups, a pivot of models by attacks, the best row of each contest."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from robustlib.checks.thresholds import FAIL, VERDICTS
 from robustq.jobs.results.attack_labels import told_apart
 from robustq.jobs.results.filters import check_columns
 from robustq.jobs.text.numbers import eps_text
 from robustq.jobs.text.tables import Row
+
+R = TypeVar("R", bound=Row)
 
 # What rows that differ only by their seed agree in.
 OVER_SEEDS = ("sweep", "dataset", "model", "attack", "norm", "eps", "recipe", "n")
@@ -39,10 +41,10 @@ def grouped(rows: Iterable[Row], group: Sequence[str], tell: Callable[[str], Non
         seeds: dict[int, list[Row]] = {}
         for row in mine:
             seeds.setdefault(row["seed"], []).append(row)
-        means = {column: [mean(some, column) for some in seeds.values()] for column in MEANS}
+        means = {column: [mean_of(some, column) for some in seeds.values()] for column in MEANS}
         kept = {column: [value for value in values if value is not None] for column, values in means.items()}
         line: dict[str, Any] = dict(zip(group, place, strict=True)) | dict.fromkeys(MEASURES)
-        line |= {column: sum(values) / len(values) if values else None for column, values in kept.items()}
+        line |= {column: mean(values) if values else None for column, values in kept.items()}
         line |= {f"{column}_se": standard_error(kept[column]) for column in ("clean_accuracy", "robust_accuracy")}
         if interval := t_interval(kept["robust_accuracy"]):  # no accuracy lies beyond 0 and 1, Student's interval may
             line |= {"robust_accuracy_low": max(interval[0], 0.0), "robust_accuracy_high": min(interval[1], 1.0)}
@@ -58,9 +60,22 @@ def worst_verdict(rows: Sequence[Row]) -> str | None:
     return max((row["verdict"] for row in rows if row["verdict"] is not None), key=VERDICTS.index, default=None)
 
 
-def mean(rows: Sequence[Row], column: str) -> float | None:
+def rows_by(rows: Iterable[R], *columns: str) -> dict[Any, list[R]]:
+    """Rows by what they hold in these columns, each group and the groups in the order of the rows."""
+    found: dict[Any, list[R]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[column] for column in columns), []).append(row)
+    return found
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def mean_of(rows: Sequence[Row], column: str) -> float | None:
+    """The mean of what is known in this column; None where nothing is."""
     values = [row[column] for row in rows if row[column] is not None]
-    return sum(values) / len(values) if values else None
+    return mean(values) if values else None
 
 
 def pivot(groups: Sequence[Row], tell: Callable[[str], None]) -> list[Row]:

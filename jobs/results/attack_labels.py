@@ -7,8 +7,10 @@ from typing import Any
 
 from robustlib.settings import AUDIT, CERTIFY, ON_ALL
 
+WORST_CASE = "worst-case"  # the worst over the attacks on one model at one radius
+
 # Their recipes differ by model, or are meant to be averaged, and do not make them others.
-ALIKE = frozenset({"worst-case", AUDIT, CERTIFY, *ON_ALL})
+ALIKE = frozenset({WORST_CASE, AUDIT, CERTIFY, *ON_ALL})
 PATTERN = re.compile(
     r"[\w-]+\((?P<params>.*?)\)( x(?P<restarts>\d+))?( from (?P<source>.*?))?(, \d+ radii as one search)?"
 )

@@ -1,7 +1,5 @@
 """Numbers as text: percent, radii, intervals."""
 
-from collections.abc import Sequence
-
 from robustlib.checks.thresholds import FAIL
 from robustq.jobs.text.tables import Row
 
@@ -36,7 +34,3 @@ def trusted(row: Row) -> str:
 def unless_failed(text: str, accuracy: float | None, *verdicts: str | None) -> str:
     """The text for an accuracy, or, where a check failed, that."""
     return f"not trusted ({percent(accuracy)})" if FAIL in verdicts else text
-
-
-def mean(rows: Sequence[Row], column: str) -> float | None:
-    return sum(row[column] for row in rows) / len(rows) if rows else None

@@ -5,9 +5,9 @@ from typing import Any
 from robustq.jobs.report.page import html_table
 from robustq.jobs.report.page.html_table import Cell, Column, Line, Table
 from robustq.jobs.report.page.image_outcomes import Kept
-from robustq.jobs.report.page.ranking import grouped
 from robustq.jobs.report.page.result_tables import eps_cell
 from robustq.jobs.report.page.sweep_data import Sweep
+from robustq.jobs.results.aggregate import rows_by
 from robustq.jobs.results.columns import PageRow
 
 
@@ -16,7 +16,7 @@ def costs(sweep: Sweep, queries: dict[int, int | None]) -> Table | None:
 
     queries: of robustq.jobs.report.page.image_outcomes.
     """
-    lines, trained, evaluated = [], grouped(sweep.trainings, "model"), grouped(sweep.rows, "model")
+    lines, trained, evaluated = [], rows_by(sweep.trainings, "model"), rows_by(sweep.rows, "model")
     for (model,) in dict.fromkeys([*trained, *evaluated]):
         mine = evaluated.get((model,), [])
         once = list({curve_of(row): row for row in mine}.values())

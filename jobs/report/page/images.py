@@ -15,7 +15,8 @@ from robustlib.datasets import load
 from robustlib.settings import AUDIT, CERTIFY
 from robustq.jobs.errors import ArtifactError
 from robustq.jobs.report.page.image_outcomes import SHOWN, Kept, Outcome, outcome
-from robustq.jobs.report.page.ranking import grouped
+from robustq.jobs.results.aggregate import rows_by
+from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import PageRow
 from robustq.jobs.results.rows import artifact_of
 from robustq.jobs.specs import DataRef
@@ -195,7 +196,7 @@ def png_url(image: np.ndarray) -> str:
 def telling(rows: Sequence[PageRow], attacks: Sequence[str]) -> Iterator[PageRow]:
     """For each model its row, of the first of these attacks that it has, at the middle one of the radii; first seed."""
     models = dict.fromkeys(row["model"] for row in rows)
-    there = grouped([row for row in rows if row["eps"]], "model", "attack")
+    there = rows_by([row for row in rows if row["eps"]], "model", "attack")
     for model in models:
         for attack in attacks:
             mine = there.get((model, attack))
@@ -210,5 +211,5 @@ def telling(rows: Sequence[PageRow], attacks: Sequence[str]) -> Iterator[PageRow
 
 def attack_names(rows: Sequence[PageRow]) -> list[str]:
     """Attacks with a radius, the last of the study first: studies end with their strongest."""
-    none = ("worst-case", AUDIT, CERTIFY)
+    none = (WORST_CASE, AUDIT, CERTIFY)
     return list(dict.fromkeys(row["attack"] for row in reversed(rows) if row["eps"] and row["attack"] not in none))

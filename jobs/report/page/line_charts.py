@@ -7,7 +7,9 @@ from robustlib.settings import CERTIFY
 from robustq.jobs.report.page import html_table, plotly
 from robustq.jobs.report.page.charts import Places
 from robustq.jobs.report.page.plotly import Chart, hundred, slug, span
-from robustq.jobs.report.page.ranking import Standing, grouped, mean
+from robustq.jobs.report.page.ranking import Standing
+from robustq.jobs.results.aggregate import mean, rows_by
+from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import PageRow, Training
 from robustq.jobs.text.numbers import eps_text
 
@@ -32,9 +34,9 @@ def curves(rows: Sequence[PageRow], found: Sequence[Standing], order: Places) ->
         clean = [Point(s.model, 0.0, s.clean, s.clean_low, s.clean_high, s.trusted) for s in kept if s.eps == smallest]
         if len({s.eps for s in kept}) > 1:
             yield curve(f"Worst case, {norm}", slug("curve-worst", norm), norm, [*clean, *points], order)
-    within = grouped([row for row in rows if row["eps"] is not None and row["norm"]], "label", "norm")
+    within = rows_by([row for row in rows if row["eps"] is not None and row["norm"]], "label", "norm")
     for (attack, norm), mine in within.items():
-        if attack != "worst-case" and len({row["eps"] for row in mine}) > 1:
+        if attack != WORST_CASE and len({row["eps"] for row in mine}) > 1:
             title = f"{attack}, {norm}" if attack != CERTIFY else f"Certified from below, {norm}"
             yield curve(title, slug("curve", attack, norm), norm, by_place(mine), order)
 
@@ -42,11 +44,11 @@ def curves(rows: Sequence[PageRow], found: Sequence[Standing], order: Places) ->
 def by_place(rows: Sequence[PageRow]) -> list[Point]:
     """Rows of one attack as points: means over seeds, intervals from the lowest to the highest end."""
     points = []
-    for (model, eps), same in grouped(rows, "model", "eps").items():
+    for (model, eps), same in rows_by(rows, "model", "eps").items():
         low = min(row["robust_accuracy_low"] for row in same)
         high = max(row["robust_accuracy_high"] for row in same)
         trusted = all(row["verdict"] != "fail" for row in same)
-        points.append(Point(model, eps, mean(same, "robust_accuracy"), low, high, trusted))
+        points.append(Point(model, eps, mean([row["robust_accuracy"] for row in same]), low, high, trusted))
     return points
 
 

@@ -10,7 +10,8 @@ from robustq.jobs.report.page import html_table, plotly
 from robustq.jobs.report.page.charts import Places
 from robustq.jobs.report.page.image_outcomes import Kept, read
 from robustq.jobs.report.page.plotly import Chart, hundred, slug
-from robustq.jobs.report.page.ranking import Place, grouped
+from robustq.jobs.report.page.ranking import Place
+from robustq.jobs.results.aggregate import rows_by
 from robustq.jobs.results.columns import PageRow
 from robustq.jobs.text.numbers import eps_text
 
@@ -28,7 +29,7 @@ def spent(
     for place in headline:
         here = [row for row in rows if (row["norm"], row["eps"]) == (place.norm, place.eps)]
         counted = [row for row in here if counts.get(row["job_id"]) is not None]
-        for (attack,), mine in grouped(counted, "label").items():
+        for (attack,), mine in rows_by(counted, "label").items():
             yield chart(db, attack, place, mine, order, kept)
 
 
@@ -37,7 +38,7 @@ def chart(db: Connection, attack: str, place: Place, rows: Sequence[PageRow], or
     out = sorted({row["model"] for row in rows if row["verdict"] == "fail"})
     there = {
         model: [one for row in same if (one := needed(db, row["job_id"], kept)) is not None]
-        for (model,), same in grouped(rows, "model").items()
+        for (model,), same in rows_by(rows, "model").items()
         if model not in out
     }
     found = {model: runs for model, runs in there.items() if runs}

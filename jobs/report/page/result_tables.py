@@ -8,9 +8,10 @@ from robustlib.settings import CERTIFY
 from robustq.jobs.report.page import html_table
 from robustq.jobs.report.page.html_table import Cell, Column, Table
 from robustq.jobs.report.page.image_outcomes import Outcome
-from robustq.jobs.report.page.ranking import Place, Standing, mean
+from robustq.jobs.report.page.ranking import Place, Standing
 from robustq.jobs.report.page.sentences import listed
 from robustq.jobs.report.page.sweep_data import Sweep
+from robustq.jobs.results.aggregate import mean, rows_by
 from robustq.jobs.results.columns import CheckRow, PageRow
 from robustq.jobs.text.numbers import eps_text
 
@@ -81,15 +82,16 @@ def by_attack(rows: Sequence[PageRow]) -> Table | None:
     """Accuracy in percent, a line a model and radius, a column an attack: shows which attack a number rests on."""
     rows = [row for row in rows if row["attack"] != CERTIFY]  # a bound from below, no attack
     attacks = list(dict.fromkeys(row["label"] for row in rows if row["eps"]))
-    grouped: dict[tuple[Any, ...], list[PageRow]] = {}
-    for row in rows:
-        if row["eps"]:
-            grouped.setdefault((row["model"], row["norm"], row["eps"], row["label"]), []).append(row)
+    groups = rows_by([row for row in rows if row["eps"]], "model", "norm", "eps", "label")
     lines: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for (model, norm, eps, attack), same in grouped.items():
+    for (model, norm, eps, attack), same in groups.items():
         head = {"model": model, "norm": norm, "eps": eps_cell(eps)} | dict.fromkeys(attacks, Cell("", -2.0))
         failed = any(row["verdict"] == "fail" for row in same)
-        cell = Cell("not trusted", -1.0, "fail") if failed else html_table.percent_cell(mean(same, "robust_accuracy"))
+        cell = (
+            Cell("not trusted", -1.0, "fail")
+            if failed
+            else html_table.percent_cell(mean([row["robust_accuracy"] for row in same]))
+        )
         lines.setdefault((model, norm, eps), head)[attack] = cell
     return html_table.table_of(
         "attacks", "Accuracy in percent under each attack alone", list(lines.values()), live=True
@@ -122,11 +124,8 @@ MOST_CHECKS = 300  # warnings and failures that are listed one by one
 
 def check_summary(sweep: Sweep) -> Table | None:
     """Each check with what it looks for, its limits, and how the results came through, the most severe first."""
-    grouped: dict[str, list[CheckRow]] = {}
-    for check in sweep.checks:
-        grouped.setdefault(check["name"], []).append(check)
     lines = []
-    for name, same in grouped.items():
+    for (name,), same in rows_by(sweep.checks, "name").items():
         limit = LIMITS.get(name)
         values = [check["value"] for check in same if check["value"] is not None]
         lines.append(

@@ -26,6 +26,7 @@ from robustq.jobs.report.page.image_outcomes import Kept, Outcome, outcome, quer
 from robustq.jobs.report.page.images import Data
 from robustq.jobs.report.page.ranking import Place, headlines, places, standings
 from robustq.jobs.report.page.sweep_data import Sweep
+from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import PageRow
 from robustq.jobs.study.yaml_with_lines import write_yaml
 
@@ -55,7 +56,7 @@ def parts(db: Connection, root: str, sweep: Sweep, kept: Kept) -> dict[str, Any]
     shown = images.open_data(sweep.data, kept)
     order = charts.looks(found, headline, sweep.rows)
     outcomes = [read_outcomes(db, place, shown, kept) for place in headline]
-    asked = queries(db, [row["job_id"] for row in sweep.rows if row["attack"] != "worst-case"], kept)
+    asked = queries(db, [row["job_id"] for row in sweep.rows if row["attack"] != WORST_CASE], kept)
     return {
         "sweep": sweep,
         "about": about(sweep),

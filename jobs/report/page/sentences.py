@@ -6,6 +6,7 @@ from robustlib.settings import CERTIFY
 from robustq.jobs.report.page.plotly import span
 from robustq.jobs.report.page.ranking import Place, Standing
 from robustq.jobs.report.page.sweep_data import Sweep
+from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.text.numbers import eps_text
 
 MOST_NAMES = 6  # that a sentence holds
@@ -86,7 +87,7 @@ def limits(sweep: Sweep, headline: Sequence[Place]) -> list[str]:
             said.append(f"Nothing was checked of {names} {where}: whether attacks were misled is not known.")
         warned = [s for s in place.all if s.verdict == "warn"]
         said += [f"{s.model} {where} has a warning: {s.cause}" for s in warned[:MOST_NAMES]]
-    attacks = {row["attack"] for row in sweep.rows if row["eps"]} - {"worst-case", CERTIFY}
+    attacks = {row["attack"] for row in sweep.rows if row["eps"]} - {WORST_CASE, CERTIFY}
     if len(attacks) == 1:
         said.append(f"All numbers rest on one attack, {attacks.pop()}.")
     said.append("A number holds against the attacks of this study, not against all that exist.")
