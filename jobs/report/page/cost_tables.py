@@ -3,8 +3,8 @@
 from typing import Any
 
 from robustq.jobs.report.page import html_table
+from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.report.page.html_table import Cell, Column, Line, Table
-from robustq.jobs.report.page.image_outcomes import Kept
 from robustq.jobs.report.page.result_tables import eps_cell
 from robustq.jobs.report.page.sweep_data import Sweep
 from robustq.jobs.results.aggregate import rows_by
@@ -14,7 +14,7 @@ from robustq.jobs.results.columns import PageRow
 def costs(sweep: Sweep, queries: dict[int, int | None]) -> Table | None:
     """What each model took: seconds of training and evaluation by device, images passed, queries.
 
-    queries: of robustq.jobs.report.page.image_outcomes.
+    queries: of each evaluation, see `query_totals`.
     """
     lines, trained, evaluated = [], rows_by(sweep.trainings, "model"), rows_by(sweep.rows, "model")
     for (model,) in dict.fromkeys([*trained, *evaluated]):
@@ -60,7 +60,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def every_row(sweep: Sweep, kept: Kept) -> Table:
+def every_row(sweep: Sweep, cache: PageCache) -> Table:
     """All results, with what each rests on and what it takes to repeat it.
 
     A recorded result does not change, but for the verdict on it, which a later audit may; its line is made once.
@@ -68,10 +68,10 @@ def every_row(sweep: Sweep, kept: Kept) -> Table:
     rows = []
     for row in sweep.rows:
         hash_ = weights(row, sweep)
-        key = ("line", sweep.id, row["job_id"], row["verdict"], hash_)
-        if key not in kept:
-            kept[key] = line(row, hash_, sweep)
-        rows.append(kept[key])
+        key = (sweep.id, row["job_id"], row["verdict"], hash_)
+        if key not in cache.lines:
+            cache.lines[key] = line(row, hash_, sweep)
+        rows.append(cache.lines[key])
     return Table("rows", f"All {len(rows)} results", COLUMNS, rows)
 
 

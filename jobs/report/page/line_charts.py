@@ -1,17 +1,24 @@
-"""Lines: accuracy by radius under each attack, and by epoch of the trainings."""
+"""Lines: accuracy by radius under each attack, by queries of those without gradients, by epoch of the trainings."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from sqlalchemy import Connection
+
+from robustlib.metrics import accuracy_by_queries
 from robustlib.settings import CERTIFY
 from robustq.jobs.report.page import html_table, plotly
+from robustq.jobs.report.page.cache import PageCache, QueryCounts
 from robustq.jobs.report.page.charts import Places
 from robustq.jobs.report.page.plotly import Chart, hundred, slug, span
-from robustq.jobs.report.page.ranking import Standing
+from robustq.jobs.report.page.ranking import Place, Standing
 from robustq.jobs.results.aggregate import mean, rows_by
 from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import PageRow, Training
 from robustq.jobs.text.numbers import eps_text
+
+QUERY_POINTS = 24  # of a line
 
 
 class Point(NamedTuple):
@@ -25,7 +32,7 @@ class Point(NamedTuple):
     trusted: bool
 
 
-def curves(rows: Sequence[PageRow], found: Sequence[Standing], order: Places) -> Iterator[Chart]:
+def radius_charts(rows: Sequence[PageRow], found: Sequence[Standing], order: Places) -> Iterator[Chart]:
     """Accuracy by radius: under the worst case first, then every attack that was run at several radii."""
     for norm in dict.fromkeys(s.norm for s in found):
         kept = [s for s in found if s.norm == norm]
@@ -33,12 +40,12 @@ def curves(rows: Sequence[PageRow], found: Sequence[Standing], order: Places) ->
         smallest = min(s.eps for s in kept)
         clean = [Point(s.model, 0.0, s.clean, s.clean_low, s.clean_high, s.trusted) for s in kept if s.eps == smallest]
         if len({s.eps for s in kept}) > 1:
-            yield curve(f"Worst case, {norm}", slug("curve-worst", norm), norm, [*clean, *points], order)
+            yield radius_chart(f"Worst case, {norm}", slug("curve-worst", norm), norm, [*clean, *points], order)
     within = rows_by([row for row in rows if row["eps"] is not None and row["norm"]], "label", "norm")
     for (attack, norm), mine in within.items():
         if attack != WORST_CASE and len({row["eps"] for row in mine}) > 1:
             title = f"{attack}, {norm}" if attack != CERTIFY else f"Certified from below, {norm}"
-            yield curve(title, slug("curve", attack, norm), norm, by_place(mine), order)
+            yield radius_chart(title, slug("curve", attack, norm), norm, by_place(mine), order)
 
 
 def by_place(rows: Sequence[PageRow]) -> list[Point]:
@@ -52,7 +59,7 @@ def by_place(rows: Sequence[PageRow]) -> list[Point]:
     return points
 
 
-def curve(title: str, name: str, norm: str, points: Sequence[Point], order: Places) -> Chart:
+def radius_chart(title: str, name: str, norm: str, points: Sequence[Point], order: Places) -> Chart:
     """A line a model. Points that are not trusted are left out, and named."""
     traces, said, lines = [], [], []
     by_model: dict[str, list[Point]] = {}
@@ -62,7 +69,7 @@ def curve(title: str, name: str, norm: str, points: Sequence[Point], order: Plac
     for model in models:
         mine = sorted((p for p in by_model[model] if p.trusted), key=lambda p: p.eps)
         if mine:
-            traces.append(curve_trace(model, order[model], mine))
+            traces.append(radius_trace(model, order[model], mine))
             first, last = (f"{100 * p.accuracy:.1f} % at {eps_text(p.eps)}" for p in (mine[0], mine[-1]))
             said.append(f"{model} goes from {first} to {last}")
         lines += [
@@ -84,7 +91,7 @@ def curve(title: str, name: str, norm: str, points: Sequence[Point], order: Plac
     return Chart(name, title, alt, traces, layout, html_table.table_of(f"t-{name}", title, lines), note)
 
 
-def curve_trace(model: str, place: int, points: Sequence[Point]) -> plotly.Trace:
+def radius_trace(model: str, place: int, points: Sequence[Point]) -> plotly.Trace:
     y = [p.accuracy for p in points]
     return plotly.line(
         model,
@@ -97,7 +104,56 @@ def curve_trace(model: str, place: int, points: Sequence[Point]) -> plotly.Trace
     )
 
 
-def histories(trainings: Sequence[Training], order: Places) -> list[Chart]:
+def query_charts(
+    db: Connection, rows: Sequence[PageRow], headline: Sequence[Place], order: Places, counts: dict[int, int | None],
+    cache: PageCache,
+) -> Iterator[Chart]:  # fmt: skip
+    """Accuracy by queries for each attack that counted them, at the radius that the answer is about.
+
+    counts: of queries by job, see `query_totals`.
+    """
+    for place in headline:
+        here = [row for row in rows if (row["norm"], row["eps"]) == (place.norm, place.eps)]
+        counted = [row for row in here if counts.get(row["job_id"]) is not None]
+        for (attack,), mine in rows_by(counted, "label").items():
+            yield query_chart(db, attack, place, mine, order, cache)
+
+
+def query_chart(
+    db: Connection, attack: str, place: Place, rows: Sequence[PageRow], order: Places, cache: PageCache
+) -> Chart:
+    """A line a model, the mean over its seeds. Models that are not trusted are left out, and named."""
+    out = sorted({row["model"] for row in rows if row["verdict"] == "fail"})
+    found: dict[str, list[QueryCounts]] = {}
+    for row in rows:
+        if row["model"] not in out and (counts := cache.query_counts(db, row["job_id"])) is not None:
+            found.setdefault(row["model"], []).append(counts)
+    budget = max((int(run.queries.max()) for runs in found.values() for run in runs), default=1)
+    at = np.unique(np.geomspace(1, max(budget, 1), QUERY_POINTS).round().astype(int))
+    traces, said, lines = [], [], []
+    for model in sorted(found, key=order.__getitem__):
+        y = np.mean([accuracy_by_queries(run.success, run.queries, at) for run in found[model]], axis=0)
+        hover = "%{fullData.name}<br>%{x} queries: %{y:.1f} %<extra></extra>"
+        traces.append(plotly.line(model, order[model], at.tolist(), [hundred(v) for v in y], hovertemplate=hover))
+        said.append(f"{model} is at {100 * y[-1]:.1f} % after {budget} queries")
+        lines.append(
+            {"model": model} | {f"% after {n}": html_table.percent_cell(y[at <= n][-1]) for n in query_steps(budget)}
+        )
+    title = f"{attack}, {place.norm} {eps_text(place.eps)}"
+    name = slug("queries", attack, place.norm)
+    alt = f"Accuracy by queries an image, {title}: " + "; ".join(said[:12]) + ". The numbers stand below."
+    axes = {"xaxis": plotly.axis("queries an image", type="log"), "yaxis": plotly.axis("accuracy", **plotly.PERCENT)}
+    left = f"Left out where it is not trusted: {', '.join(out)}." if out else ""
+    note = " ".join(filter(None, [plotly.waiting(len(found)), left]))
+    return Chart(name, title, alt, traces, axes, html_table.table_of(f"t-{name}", title, lines), note)
+
+
+def query_steps(budget: int) -> list[int]:
+    """The numbers of queries that the table has columns for."""
+    return sorted({max(1, budget // part) for part in (100, 10, 2, 1)})
+
+
+def training_charts(trainings: Sequence[Training], order: Places) -> list[Chart]:
     """Validation accuracy by epoch, clean and under PGD: a fall of the second alone is catastrophic overfitting."""
     charts = []
     for column, word in (("clean_accuracy", "clean"), ("attacked_accuracy", "under PGD")):

@@ -1,7 +1,6 @@
 """What the page tells, read from the store in one transaction: rows, trainings, progress, failures, checks."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -9,11 +8,10 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
 from robustq.jobs.queue.status import costs, counts
-from robustq.jobs.report.page.image_outcomes import Kept
+from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.results.attack_labels import told_apart
 from robustq.jobs.results.columns import CheckRow, PageRow, Training, as_json
 from robustq.jobs.results.rows import result_rows, sweep_spec, trainings
-from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.schema import artifact, attempt, check_result, job, job_artifact, result, sweep, sweep_job
 from robustq.jobs.store.sweeps import jobs_of
 
@@ -57,13 +55,13 @@ class Sweep:
         return next((spec["data"] for spec in self.specs.values() if "data" in spec), None)
 
 
-def gather(db: Connection, sweep_id: int, kept: Kept) -> Sweep:
-    """Read a sweep. kept: what was read before of jobs that are done, filled by this call."""
+def gather(db: Connection, sweep_id: int, cache: PageCache) -> Sweep:
+    """Read a sweep. cache: what was read before of jobs that are done, filled by this call."""
     found = result_rows(db, sweep_id)
-    told = details(db, [row["job_id"] for row in found], kept)
+    details = cache.details(db, [row["job_id"] for row in found])
     labels = told_apart(found)
     rows: list[PageRow] = [
-        {**row, "extra": told[row["job_id"]][1], "label": name} for row, name in zip(found, labels, strict=True)
+        {**row, "extra": details[row["job_id"]].extra, "label": name} for row, name in zip(found, labels, strict=True)
     ]
     name, created_at = db.execute(select(sweep.c.name, sweep.c.created_at).where(sweep.c.id == sweep_id)).one()
     return Sweep(
@@ -75,21 +73,12 @@ def gather(db: Connection, sweep_id: int, kept: Kept) -> Sweep:
         checks=checks_of_sweep(db, sweep_id),
         trainings=trainings(db, sweep_id),
         sizes=weights_sizes(db, sweep_id),
-        specs={id_: spec for id_, (spec, _) in told.items()},
+        specs={id_: one.spec for id_, one in details.items()},
         states=counts(db, sweep_id),
         work=costs(db, sweep_id),
         running=running(db, sweep_id),
         failed=failed(db, sweep_id),
     )
-
-
-def details(db: Connection, ids: Sequence[int], kept: Kept) -> dict[int, tuple[dict[str, Any], dict[str, Any]]]:
-    """Spec and `extra` of evaluations that are done, neither of which changes any more."""
-    for some in chunks([id_ for id_ in ids if ("details", id_) not in kept]):
-        chosen = select(job.c.id, job.c.spec, result.c.extra).join(result, result.c.job_id == job.c.id)
-        found = db.execute(chosen.where(job.c.id.in_(some)))
-        kept |= {("details", id_): (spec, extra or {}) for id_, spec, extra in found}
-    return {id_: kept["details", id_] for id_ in ids}
 
 
 def checks_of_sweep(db: Connection, sweep_id: int) -> list[CheckRow]:
@@ -112,13 +101,13 @@ def weights_sizes(db: Connection, sweep_id: int) -> dict[tuple[str, int], tuple[
     return {(model, seed): (bytes_, sha256) for model, seed, bytes_, sha256 in rows}
 
 
-SHOWN = (job.c.id, job.c.kind, sweep_job.c.model, job.c.attack, job.c.norm, job.c.eps, job.c.seed)
+JOB_COLUMNS = (job.c.id, job.c.kind, sweep_job.c.model, job.c.attack, job.c.norm, job.c.eps, job.c.seed)
 
 
 def running(db: Connection, sweep_id: int) -> list[dict[str, Any]]:
     """Jobs that run now, with how far they are and for how many seconds."""
     rows = db.execute(
-        select(*SHOWN, job.c.progress_done, job.c.progress_total, job.c.progress_note, job.c.started_at)
+        select(*JOB_COLUMNS, job.c.progress_done, job.c.progress_total, job.c.progress_note, job.c.started_at)
         .join(sweep_job, sweep_job.c.job_id == job.c.id)
         .where((sweep_job.c.sweep_id == sweep_id) & (job.c.state == "running"))
         .order_by(job.c.id)
@@ -132,7 +121,7 @@ def failed(db: Connection, sweep_id: int) -> list[dict[str, Any]]:
     earlier = attempt.alias()
     last = select(sa.func.max(earlier.c.n)).where(earlier.c.job_id == job.c.id).correlate(job).scalar_subquery()
     rows = db.execute(
-        select(*SHOWN, job.c.error_class, job.c.error_message, attempt.c.traceback)
+        select(*JOB_COLUMNS, job.c.error_class, job.c.error_message, attempt.c.traceback)
         .join(sweep_job, sweep_job.c.job_id == job.c.id)
         .outerjoin(attempt, (attempt.c.job_id == job.c.id) & (attempt.c.n == last))
         .where((sweep_job.c.sweep_id == sweep_id) & (job.c.state == "failed"))

@@ -76,15 +76,15 @@ def test_of_500_readers_at_once_one_has_the_page_made(
 ):
     fill(made_up, {"strong": 1.0})
     made, threads = [], []
-    parts = server.parts
+    make_page = server.make_page
 
     def counted(*args):
         made.append(1)
         time.sleep(1)  # a large store
         threads.append(threading.active_count())
-        return parts(*args)
+        return make_page(*args)
 
-    monkeypatch.setattr(server, "parts", counted)
+    monkeypatch.setattr(server, "make_page", counted)
 
     async def read(port: int, path: str) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

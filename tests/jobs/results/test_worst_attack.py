@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from robustq import cli
+from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.report.page.ranking import standings
 from robustq.jobs.report.page.sweep_data import gather
 from robustq.jobs.results.columns import ResultRow
@@ -18,7 +19,7 @@ from robustq.jobs.results.worst_attack import attacked_by_radius, worst_case
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.schema import example_blob, job, result
 from tests.helpers.fake_sweep import RADII, accuracy, fill
-from tests.helpers.html_reading import given
+from tests.helpers.html_reading import page_of, there
 
 MODELS = {"weak": 0.1, "middling": 0.3, "strong": 1.0}
 # The slow count over single images, by radius and model.
@@ -38,9 +39,9 @@ def in_summary(store: Store) -> dict[tuple[float, str], str]:
     return {(eps, line.split()[0]): text for line in lines for eps, text in zip(RADII, line.split()[2:], strict=True)}
 
 
-def on_page(store: Store) -> dict[tuple[float, str], float | None]:
+def on_page(store: Store) -> dict[tuple[float | None, str], float | None]:
     """What the leaderboard says."""
-    table = given(store, 1)["leaderboard"]
+    table = there(page_of(store, 1).leaderboard)
     place = {column.label: i for i, column in enumerate(table.columns)}
     return {(row[place["eps"]].order, row[0].text): row[place["robust %"]].order for row in table.rows}
 
@@ -83,7 +84,7 @@ def test_a_worst_case_without_a_verdict_is_trusted_as_the_attacks_that_it_rests_
             of_attack = sa.select(job.c.id).where(job.c.attack == name)
             db.execute(sa.update(result).where(result.c.job_id.in_(of_attack)).values(verdict=verdict))
         (case,) = map(worst_case, attacked_by_radius(result_rows(db)).values())
-        sweep = gather(db, 1, {})
+        sweep = gather(db, 1, PageCache())
     assert (case.verdict != "fail") == trusted
     (standing,) = standings(sweep.rows, sweep.checks)
     assert standing.trusted == trusted
