@@ -1,4 +1,4 @@
-"""Questions to the results: grouped over seeds, models beside attacks, the best, two models compared."""
+"""Questions to the results: means over seeds, models beside attacks, the best, two models compared."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection
 
 from robustq.jobs.errors import SpecError
-from robustq.jobs.results.aggregate import CELLS, LINES, MEANS, MEASURES, OVER_SEEDS, best, grouped, pivot, sort
+from robustq.jobs.results.aggregate import CELLS, LINES, MEANS, MEASURES, OVER_SEEDS, best, means_by, pivot, sort
 from robustq.jobs.results.attack_labels import told_apart
 from robustq.jobs.results.columns import RESULT_COLUMNS, ResultRow
 from robustq.jobs.results.filters import Filters, check_columns, is_number
@@ -80,9 +80,9 @@ def answer(db: Connection, question: Question, tell: Callable[[str], None] = lam
     elif question.pivot:
         rows = whole_rows(db, question.filters, (*LINES, *CELLS), tell)
         named: list[ResultRow] = [{**row, "attack": name} for row, name in zip(rows, told_apart(rows), strict=True)]
-        rows = pivot(grouped(named, (*LINES, *CELLS), tell), tell)
+        rows = pivot(means_by(named, (*LINES, *CELLS), tell), tell)
     elif question.group:
-        rows = grouped(whole_rows(db, question.filters, question.group, tell), question.group, tell)
+        rows = means_by(whole_rows(db, question.filters, question.group, tell), question.group, tell)
     else:
         rows = chosen_rows(db, question.filters)
     if not rows:

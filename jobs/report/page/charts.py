@@ -1,6 +1,7 @@
 """The charts on one radius: the trade-off, its price, which attack broke what."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -121,59 +122,73 @@ def prices(place: Place, sweep: Sweep, order: Places) -> list[Chart]:
 def breakers(place: Place, outcomes: dict[str, Outcome]) -> Chart:
     """By model, the shares of images that each attack broke, of those wrong at first, and of those that stand."""
     where = f"{place.norm} {eps_text(place.eps)}"
-    attacks = list(
-        dict.fromkeys(name for found in outcomes.values() for name in found.broken_by if name not in ("", "clean"))
-    )
-    parts = {"": "stands", "clean": "wrong without an attack"} | {name: f"broken by {name}" for name in attacks}
     models = list(outcomes)
-    shares = {
-        part: [outcomes[m].broken_by.get(part, 0) / max(sum(outcomes[m].broken_by.values()), 1) for m in models]
-        for part in parts
-    }
-    traces = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": safe(parts[part]),
-            "y": [safe(m) for m in models],
-            "x": [hundred(v) for v in shares[part]],
-            "text": [f"{100 * v:.0f}" if v >= 0.06 else "" for v in shares[part]],
-            "textposition": "inside",
-            "insidetextanchor": "middle",
-            "textangle": 0,
-            "marker": {
-                "color": "#888888"
-                if part == "clean"
-                else "#009E73"
-                if not part
-                else ATTACK_COLOURS[i % len(ATTACK_COLOURS)],
-                "line": {"color": "#ffffff", "width": 1},
-            },
-            "hovertemplate": "%{y}<br>%{fullData.name}: %{x:.1f} %<extra></extra>",
-        }
-        for i, part in enumerate(parts)
-    ]
+    fates = fates_of(outcomes)
+    traces = [fate_bars(fate, models) for fate in fates]
     lines = [
-        {"model": m} | {f"{label} %": html_table.percent_cell(shares[part][i]) for part, label in parts.items()}
+        {"model": m} | {f"{fate.label} %": html_table.percent_cell(fate.shares[i]) for fate in fates}
         for i, m in enumerate(models)
     ]
-    alt = (
-        f"Stacked bars, a model each, at {where}: "
-        + "; ".join(f"of {m}'s images {100 * shares[''][i]:.1f} % stand" for i, m in enumerate(models[:12]))
-        + "."
-    )
+    stand = fates[0].shares
+    said = "; ".join(f"of {m}'s images {100 * stand[i]:.1f} % stand" for i, m in enumerate(models[:12]))
     layout = {
         "barmode": "stack",
         "xaxis": plotly.axis("share of the images", range=[0, 100], ticksuffix=" %"),
         "yaxis": plotly.axis("", autorange="reversed"),
     }
     name = slug("breakers", place.norm)
-    note = (
-        "An image that several attacks broke is counted for one of them; the table of attacks below counts each alone."
-    )
     title = f"What became of the images at {where}"
-    height = 170 + 30 * len(models)
-    return Chart(name, title, alt, traces, layout, html_table.table_of(f"t-{name}", title, lines), note, height)
+    return Chart(
+        name,
+        title,
+        f"Stacked bars, a model each, at {where}: {said}.",
+        traces,
+        layout,
+        html_table.table_of(f"t-{name}", title, lines),
+        "An image that several attacks broke is counted for one of them; the table of attacks below counts each alone.",
+        170 + 30 * len(models),
+    )
 
 
-ATTACK_COLOURS = ("#D55E00", "#0072B2", "#E69F00", "#CC79A7", "#56B4E9")
+@dataclass(frozen=True)
+class Fate:
+    """What may become of an image.  shares: of each model's images, fractions."""
+
+    label: str
+    colour: str
+    shares: list[float]
+
+
+STAND_COLOUR, WRONG_COLOUR = "#009E73", "#888888"
+ATTACK_COLOURS = ("#E69F00", "#CC79A7", "#56B4E9", "#D55E00", "#0072B2")
+
+
+def fates_of(outcomes: dict[str, Outcome]) -> list[Fate]:
+    """Images that stand first, then those that are wrong without an attack, then those that each attack broke."""
+    found = dict.fromkeys(name for outcome in outcomes.values() for name in outcome.broken_by)
+    attacks = [name for name in found if name not in ("", "clean")]
+
+    def shares(name: str) -> list[float]:
+        return [one.broken_by.get(name, 0) / max(sum(one.broken_by.values()), 1) for one in outcomes.values()]
+
+    fates = [Fate("stands", STAND_COLOUR, shares("")), Fate("wrong without an attack", WRONG_COLOUR, shares("clean"))]
+    for i, name in enumerate(attacks):
+        fates.append(Fate(f"broken by {name}", ATTACK_COLOURS[i % len(ATTACK_COLOURS)], shares(name)))
+    return fates
+
+
+def fate_bars(fate: Fate, models: Sequence[str]) -> plotly.Trace:
+    """A part of each model's bar."""
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": safe(fate.label),
+        "y": [safe(m) for m in models],
+        "x": [hundred(v) for v in fate.shares],
+        "text": [f"{100 * v:.0f}" if v >= 0.06 else "" for v in fate.shares],
+        "textposition": "inside",
+        "insidetextanchor": "middle",
+        "textangle": 0,
+        "marker": {"color": fate.colour, "line": {"color": "#ffffff", "width": 1}},
+        "hovertemplate": "%{y}<br>%{fullData.name}: %{x:.1f} %<extra></extra>",
+    }
