@@ -14,7 +14,7 @@ from robustq.jobs.commands.base import (
     PRIORITY,
     SEED,
     Commands,
-    Whole,
+    WholeNumber,
     json_option,
     open_store,
     refuse_typed,
@@ -44,7 +44,7 @@ def study_options(command: Any) -> Any:
     for option in (
         dataset_options,
         click.option("--examples", help="Test examples to attack, or all."),
-        click.option("--epochs", type=Whole(1), help="Epochs of every training."),
+        click.option("--epochs", type=WholeNumber(1), help="Epochs of every training."),
         click.option("--dataset", help="Data set, such as digits or parquet:PATH."),
         click.argument("study", type=click.Path(dir_okay=False, path_type=Path)),
     ):
@@ -287,7 +287,7 @@ def attack(
 @dataset_options
 @click.option("--norm", default="Linf", show_default=True, help="Linf, L2 or L1.")
 @click.option("--eps", required=True, help="Radius, such as 8/255.")
-@click.option("--queries", type=Whole(1), default=1000, show_default=True, help="Of attacks without gradients.")
+@click.option("--queries", type=WholeNumber(1), default=1000, show_default=True, help="Of attacks without gradients.")
 @click.option("--examples", default="200", show_default=True, help="Test examples, the first of the file, or all.")
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @cpus_option
@@ -313,7 +313,7 @@ def audit(ctx: click.Context, cpus_per_job: int | None, as_json: bool, **options
     queue_actions.raise_failures(store, submitted.sweep_id)
     with store.begin() as db:
         found = audits.audit_of(db, submitted.sweep_id)
-    say(tables.json_text(found) if as_json else audit_text.page(found))
+    say(tables.json_text(found) if as_json else audit_text.audit_page(found))
 
 
 @main.command()
@@ -325,7 +325,7 @@ def audit(ctx: click.Context, cpus_per_job: int | None, as_json: bool, **options
 @click.option(
     "--param", "params", multiple=True, help="A setting or attack parameter, such as eps=8/255 or optimizer=adam."
 )
-@click.option("--epochs", type=Whole(1), default=10, show_default=True)
+@click.option("--epochs", type=WholeNumber(1), default=10, show_default=True)
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--out", type=Output(), help="Write the weights here, as safetensors.")
 @cpus_option

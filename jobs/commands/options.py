@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from robustq.jobs.commands.base import Whole
+from robustq.jobs.commands.base import WholeNumber
 from robustq.jobs.results.columns import FILTER_COLUMNS
 
 READING = (
@@ -15,7 +15,7 @@ READING = (
     click.option("--image", metavar="COLUMN", help="Column of the data set that is the image."),
     click.option("--classes", type=click.Choice(["remap"]), help="Number labels that have holes from 0 on."),
     click.option("--size", metavar="PIXELS", help="Resize images: the shorter side, or HEIGHTxWIDTH."),
-    click.option("--crop", type=Whole(1), metavar="PIXELS", help="Then cut this square from their middle."),
+    click.option("--crop", type=WholeNumber(1), metavar="PIXELS", help="Then cut this square from their middle."),
     click.option("--exif-transpose", is_flag=True, default=None, help="Turn images as their EXIF data say."),
 )  # fmt: skip
 CHOOSE = click.option(

@@ -137,7 +137,7 @@ def has_ended(store: Store, job_id: int) -> bool:
 def log_text(store: Store, job_id: int, *, as_json: bool) -> str:
     with store.begin() as db:
         log = job_log(db, job_id)
-    return tables.json_text(log) if as_json else terminal_rows.log_text(log)
+    return tables.json_text(log) if as_json else terminal_rows.job_text(log)
 
 
 def write_weights(store: Store, chosen: int, out: Path) -> None:

@@ -31,10 +31,10 @@ def results_text(store: Store, chosen: int | None, *, as_json: bool, summary: bo
             return json_text(with_details(db, rows))
     if summary and rows:
         return summary_text(rows)
-    return table(terminal_rows.result_rows(rows), least=terminal_rows.LEAST)
+    return table(terminal_rows.shown_results(rows), least=terminal_rows.LEAST)
 
 
-def answer_text(store: Store, question: Question, form: str, *, summary: bool, tell: Callable[[str], None]) -> str:
+def question_text(store: Store, question: Question, form: str, *, summary: bool, tell: Callable[[str], None]) -> str:
     """The answer to a question in one of tables.FORMATS: percent for people, every digit in JSON and CSV.
 
     summary: a line a model instead.  tell: see `answer`.
@@ -66,12 +66,12 @@ def rows_text(rows: Sequence[Row], shown: Sequence[Row], form: str) -> str:
 def shown_rows(rows: Sequence[Row], question: Question) -> list[Shown]:
     """An answer's rows as people read them."""
     if question.compare is not None:
-        return terminal_rows.compare_rows(cast("Sequence[Comparison]", rows))
+        return terminal_rows.shown_comparisons(cast("Sequence[Comparison]", rows))
     if question.pivot:
-        return terminal_rows.pivot_rows(rows)
+        return terminal_rows.shown_pivot(rows)
     if question.group:
-        return terminal_rows.group_rows(rows)
-    return terminal_rows.result_rows(cast("Sequence[ResultRow]", rows))
+        return terminal_rows.shown_groups(rows)
+    return terminal_rows.shown_results(cast("Sequence[ResultRow]", rows))
 
 
 def summaries_text(db: Connection, filters: Filters) -> str:
@@ -85,7 +85,7 @@ def summary_text(rows: Sequence[ResultRow]) -> str:
     """A sweep's results, a line a model."""
     n = max(row["n"] for row in rows)
     head = f"{rows[0]['sweep']}: accuracy in % on {n} images, clean and under the worst of the attacks by radius"
-    return f"{head}\n{table(terminal_rows.summary_rows(rows))}"
+    return f"{head}\n{table(terminal_rows.shown_summary(rows))}"
 
 
 def counts_text(found: dict[str, int]) -> str:

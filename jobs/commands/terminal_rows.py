@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from robustlib.checks.thresholds import FAIL
 from robustlib.settings import CERTIFY
 from robustq.jobs.results.aggregate import mean_of, rows_by
-from robustq.jobs.results.worst_attack import attacked_by_radius, worst_case
-from robustq.jobs.text.numbers import eps_text, interval, percent, trusted, unless_failed, with_interval
+from robustq.jobs.results.worst_attack import attacked_by_radius, worst_case_of
+from robustq.jobs.text.numbers import eps_text, interval_text, percent, trusted, unless_failed, with_interval
 from robustq.jobs.text.tables import Row, table
 
 if TYPE_CHECKING:  # whose modules load what a reading command does without
@@ -23,7 +23,7 @@ Shown = dict[str, Any]  # a row by the titles of its columns
 SUMMARY_RADII = 6  # columns that fit a terminal beside a name
 
 
-def result_rows(rows: "Sequence[ResultRow]") -> list[Shown]:
+def shown_results(rows: "Sequence[ResultRow]") -> list[Shown]:
     """Result rows as the terminal shows them."""
     return [
         {
@@ -49,7 +49,7 @@ def result_rows(rows: "Sequence[ResultRow]") -> list[Shown]:
 LEAST = ("seconds", "sweep", "n", "job", "distance", "recipe", "rows", "seed", "dataset", "p chi2", "clean %")
 
 
-def group_rows(rows: Sequence[Row]) -> list[Shown]:
+def shown_groups(rows: Sequence[Row]) -> list[Shown]:
     """Groups as the terminal shows them: means in percent, with the standard error over seeds where there is one."""
     measures = {"clean_accuracy": "clean %", "robust_accuracy": "robust %"}
     shown = (*measures, "distance_median", "seconds", "seeds", "rows", "verdict")
@@ -59,7 +59,9 @@ def group_rows(rows: Sequence[Row]) -> list[Shown]:
     for row in rows:
         head = {name: eps_text(row[name]) if name == "eps" else row[name] for name in given}
         spread = (
-            "" if row["robust_accuracy_low"] is None or row["verdict"] == FAIL else interval(row, "robust_accuracy")
+            ""
+            if row["robust_accuracy_low"] is None or row["verdict"] == FAIL
+            else interval_text(row, "robust_accuracy")
         )
         line = head | {title: plus_minus(row, name) for name, title in measures.items()}
         line["robust %"] = unless_failed(line["robust %"], row["robust_accuracy"], row["verdict"])
@@ -73,11 +75,11 @@ def plus_minus(row: Row, column: str) -> str:
     return percent(row[column]) + ("" if error is None else f" ± {percent(error)}")
 
 
-def pivot_rows(rows: Sequence[Row]) -> list[Shown]:
+def shown_pivot(rows: Sequence[Row]) -> list[Shown]:
     return [{n: percent(v) if isinstance(v, float) else v for n, v in row.items()} for row in rows]
 
 
-def compare_rows(rows: "Sequence[Comparison]") -> list[Shown]:
+def shown_comparisons(rows: "Sequence[Comparison]") -> list[Shown]:
     """Comparisons as the terminal shows them: accuracies and their difference in percent and points."""
     return [
         {
@@ -92,7 +94,7 @@ def compare_rows(rows: "Sequence[Comparison]") -> list[Shown]:
                 f"{side} %": unless_failed(percent(accuracy), accuracy, row[f"{side}_verdict"])
                 for side, accuracy in (("first", row["first_accuracy"]), ("second", row["second_accuracy"]))
             },
-            "difference": f"{100 * row['difference']:+.1f} {interval(row, 'difference')}",
+            "difference": f"{100 * row['difference']:+.1f} {interval_text(row, 'difference')}",
             "only first": row["only_first"],
             "only second": row["only_second"],
             "p exact": row["p_exact"],
@@ -102,7 +104,7 @@ def compare_rows(rows: "Sequence[Comparison]") -> list[Shown]:
     ]
 
 
-def diff_rows(rows: "Sequence[Change]") -> list[Shown]:
+def shown_changes(rows: "Sequence[Change]") -> list[Shown]:
     """What changed, as the terminal shows it: rows that are the same are only counted."""
     return [
         {
@@ -116,7 +118,7 @@ def diff_rows(rows: "Sequence[Change]") -> list[Shown]:
             "n": row["n"],
             "clean %": f"{percent(row['old_clean_accuracy'])} > {percent(row['new_clean_accuracy'])}",
             "robust %": f"{percent(row['old_robust_accuracy'])} > {percent(row['new_robust_accuracy'])}",
-            "difference 95 %": "" if row["difference_low"] is None else interval(row, "difference"),
+            "difference 95 %": "" if row["difference_low"] is None else interval_text(row, "difference"),
             "p exact": row["p_exact"],
         }
         for row in rows
@@ -124,7 +126,7 @@ def diff_rows(rows: "Sequence[Change]") -> list[Shown]:
     ]
 
 
-def replay_rows(rows: "Sequence[Replayed]") -> list[Shown]:
+def shown_replays(rows: "Sequence[Replayed]") -> list[Shown]:
     """Replays as the terminal shows them."""
     return [
         {
@@ -144,7 +146,7 @@ def replay_rows(rows: "Sequence[Replayed]") -> list[Shown]:
     ]
 
 
-def summary_rows(rows: "Sequence[ResultRow]") -> list[Shown]:
+def shown_summary(rows: "Sequence[ResultRow]") -> list[Shown]:
     """One line a model: clean accuracy, then that under the worst attack at some radii; mean over seeds, percent."""
     found = attacked_by_radius(rows)
     shown = radii_by_norm(list(found))
@@ -153,7 +155,7 @@ def summary_rows(rows: "Sequence[ResultRow]") -> list[Shown]:
         line: Shown = {"model": model, "clean": percent(mean_of(mine, "clean_accuracy"))}
         for norm, eps in shown:
             here = found.get((norm, eps, model))
-            line[f"{norm} {eps_text(eps)}"] = worst_text(worst_case(here)) if here else ""
+            line[f"{norm} {eps_text(eps)}"] = worst_text(worst_case_of(here)) if here else ""
         lines.append(line)
     return lines
 
@@ -174,7 +176,7 @@ def radii_by_norm(found: "Sequence[tuple[str, float, str]]") -> list[tuple[str, 
     return shown
 
 
-def log_text(log: dict[str, Any]) -> str:
+def job_text(log: dict[str, Any]) -> str:
     """What is known of a job, for people."""
     spec = json.dumps(log["spec"], indent=2)
     lines = [f"job {log['id']}  {log['kind']}  {log['state']}  key {log['key'][:16]}", spec]

@@ -7,7 +7,7 @@ import click
 
 from robustq.jobs.commands.base import (
     CSV,
-    NUMBER,
+    JOB_NUMBER,
     SEED,
     Unfinished,
     form_of,
@@ -71,7 +71,9 @@ def diff(
 
 @click.command()
 @click.argument("number", type=click.IntRange(1), default=1)
-@click.option("--job", "job_ids", type=NUMBER, multiple=True, help="Run this one, instead of any; may be given often.")
+@click.option(
+    "--job", "job_ids", type=JOB_NUMBER, multiple=True, help="Run this one, instead of any; may be given often."
+)
 @click.option("--draw", type=SEED, default=0, show_default=True, help="Seed by which results are drawn.")
 @click.option("--threads", type=click.IntRange(1, 4096), default=1, show_default=True, help="CPU threads.")
 @filter_options

@@ -25,8 +25,8 @@ def changes_between(url: str, old: str, new: str, versions: str | None, filters:
 
 
 def diff_text(rows: "Sequence[Change]", form: str) -> str:
-    return rows_text(rows, terminal_rows.diff_rows(rows), form)
+    return rows_text(rows, terminal_rows.shown_changes(rows), form)
 
 
 def replay_text(rows: "Sequence[Replayed]", form: str) -> str:
-    return rows_text(rows, terminal_rows.replay_rows(rows), form)
+    return rows_text(rows, terminal_rows.shown_replays(rows), form)

@@ -20,7 +20,7 @@ from robustq.jobs.text.safe_text import numbered, one_line
 LONGEST = 60  # letters of a text: a picture grows with its texts, and Agg draws none of more than 65,535 pixels
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, with a marker each for black and white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+PNG_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
 
 
@@ -68,7 +68,7 @@ def png(figure: Figure) -> bytes:
 
 
 def style(i: int) -> dict[str, Any]:
-    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+    return {"color": PNG_COLOURS[i % len(PNG_COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
 
 
 @literal
@@ -141,7 +141,7 @@ def picture_grid(title: str, clean: np.ndarray, attacked: np.ndarray, captions: 
 
 
 @literal
-def histories(rows: Sequence[Training]) -> bytes:
+def training_figure(rows: Sequence[Training]) -> bytes:
     """Validation accuracy by epoch, clean and under PGD: a fall of the second alone is catastrophic overfitting."""
     figure, all_axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
     for axes, column in zip(all_axes, ("clean_accuracy", "attacked_accuracy"), strict=True):

@@ -22,7 +22,7 @@ from robustq.jobs.report.access_token import HEADERS, Door
 from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.report.page.render import render_page, render_sections
 from robustq.jobs.report.page.sections import make_page
-from robustq.jobs.report.page.sweep_data import gather, state_of
+from robustq.jobs.report.page.sweep_data import gather, page_state
 from robustq.jobs.report.server_limits import Patient, Slices, Together
 from robustq.jobs.store.connection import Store, parse_url
 from robustq.jobs.store.schema import meta
@@ -112,7 +112,7 @@ class Pages:
         """An ETag of what the page of a sweep would show."""
         with self.store.begin() as db:
             sweep_id, names = self.chosen(db, name)
-            state = self.mark_of(db) + (repr(names) if sweep_id is None else state_of(db, sweep_id))
+            state = self.mark_of(db) + (repr(names) if sweep_id is None else page_state(db, sweep_id))
         return f'"{hashlib.sha256(state.encode()).hexdigest()[:32]}"'
 
     def made(self, name: str | None) -> Made:

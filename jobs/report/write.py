@@ -75,11 +75,11 @@ def figure_files(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> I
     from robustq.jobs.report import png_figures  # matplotlib, which the page itself does without
 
     data = cache.data(sweep.data)
-    for attack, norm, rows in curves(sweep.rows):
+    for attack, norm, rows in curves_of_attacks(sweep.rows):
         yield slug("eps-curve", attack, norm), png_figures.eps_curve(f"{attack}, {norm}", rows)
     if sweep.trainings:
-        yield "training", png_figures.histories(sweep.trainings)
-    for row in images.telling(sweep.rows, [WORST_CASE, *images.attack_names(sweep.rows)]):
+        yield "training", png_figures.training_figure(sweep.trainings)
+    for row in images.picked_rows(sweep.rows, [WORST_CASE, *images.attack_names(sweep.rows)]):
         found = cache.outcome(db, row["job_id"], len(data.names))
         if found is None:
             continue
@@ -99,7 +99,7 @@ def grid_files(
 ) -> Iterator[tuple[str, bytes]]:
     from robustq.jobs.report import png_figures
 
-    for row in images.telling(rows, images.attack_names(rows)):
+    for row in images.picked_rows(rows, images.attack_names(rows)):
         pair = images.first_images(db, root, row, data, cache)
         if not isinstance(pair, images.Pair):
             continue
@@ -109,7 +109,7 @@ def grid_files(
         yield slug("images", row["model"]), grid
 
 
-def curves(rows: Sequence[PageRow]) -> Iterator[tuple[str, str, list[PageRow]]]:
+def curves_of_attacks(rows: Sequence[PageRow]) -> Iterator[tuple[str, str, list[PageRow]]]:
     """The attacks that were run at several radii, with their rows that are to be trusted."""
     for attack, norm in dict.fromkeys(
         (row["label"], row["norm"]) for row in rows if row["eps"] is not None and row["norm"]

@@ -17,8 +17,8 @@ from robustq.jobs.store.example_outcomes import examples_of
 from robustq.jobs.store.schema import job, job_dep
 from robustq.jobs.text.numbers import eps_text
 
-IDENTITY = ("dataset", "attack", "norm", "eps", "recipe", "seed")
-COLUMNS = (*IDENTITY, "model", "n", "job_id", "verdict")
+SAME_ATTACK = ("dataset", "attack", "norm", "eps", "recipe", "seed")
+COMPARED_COLUMNS = (*SAME_ATTACK, "model", "n", "job_id", "verdict")
 
 
 class Comparison(TypedDict):
@@ -62,7 +62,7 @@ def compare(db: Connection, filters: Filters, pair: Sequence[str]) -> list[Compa
 
 def match_jobs(db: Connection, filters: Filters, pair: Sequence[str]) -> list[tuple[ResultRow, ResultRow]]:
     one = filters.narrowed(make_filters(None, {"job_id": pair}))
-    rows = {str(row["job_id"]): row for row in chosen_rows(db, one, COLUMNS)}
+    rows = {str(row["job_id"]): row for row in chosen_rows(db, one, COMPARED_COLUMNS)}
     return [(rows[pair[0]], rows[pair[1]])] if set(pair) <= set(rows) else []
 
 
@@ -71,12 +71,12 @@ def match_models(db: Connection, filters: Filters, pair: Sequence[str]) -> list[
     found: list[dict[tuple[Any, ...], ResultRow]] = []
     for model in pair:
         one = filters.narrowed(make_filters(None, {"model": model}))
-        rows = chosen_rows(db, one, COLUMNS)
+        rows = chosen_rows(db, one, COMPARED_COLUMNS)
         if not rows:
             raise SpecError(
                 f"--compare: no result is of model {model!r}, nor do both words name results by their number"
             )
-        found.append({tuple(row[name] for name in IDENTITY): row for row in rows})
+        found.append({tuple(row[name] for name in SAME_ATTACK): row for row in rows})
     first, second = found
     if not (both := [place for place in first if place in second]):
         raise SpecError(f"--compare: {pair[0]!r} and {pair[1]!r} have no attack with the same parameters and seed")
@@ -119,8 +119,8 @@ def compared(db: Connection, first: ResultRow, second: ResultRow) -> Comparison:
         raise SpecError(f"expected evaluations of the same examples, got one of {splits[0]} and one of {splits[1]}")
     one, other = in_common(outcome(db, first["job_id"]), outcome(db, second["job_id"]))
     found = paired(one["adversarial_correct"], other["adversarial_correct"])
-    apart = [name for name in IDENTITY if first[name] != second[name]]  # two numbers of jobs may name what they like
-    shared: dict[str, Any] = {name: None if name in apart else first[name] for name in IDENTITY}
+    apart = [name for name in SAME_ATTACK if first[name] != second[name]]  # two numbers of jobs may name what they like
+    shared: dict[str, Any] = {name: None if name in apart else first[name] for name in SAME_ATTACK}
     return Comparison(
         first=side_name(first, apart),
         second=side_name(second, apart),

@@ -42,7 +42,7 @@ class EvaluationRow(ResultRow):
     examples: int
 
 
-def evaluations(db: Connection, rows: Sequence[ResultRow]) -> list[EvaluationRow]:
+def with_outcome_counts(db: Connection, rows: Sequence[ResultRow]) -> list[EvaluationRow]:
     """Those of the rows that the store has per-example outcomes of, with their number as `examples`."""
     numbers: dict[int, int] = {}
     for ids in chunks([row["job_id"] for row in rows]):

@@ -36,7 +36,7 @@ def check_folder(path: Path) -> None:
         )
 
 
-def write(
+def write_rows(
     path: Path,
     rows: Sequence[R],
     tables_of: Callable[[Sequence[R]], Iterator[pa.Table]],
@@ -116,7 +116,7 @@ def write_tables(path: Path, suffix: str, tables: Iterable[pa.Table], kind: pa.S
     total = 0
     with open_writer(path, suffix, kind) as writer:
         for table in tables:
-            writer.write_table(plain(table) if suffix == ".csv" else table)
+            writer.write_table(plain_strings(table) if suffix == ".csv" else table)
             total += len(table)
     return total
 
@@ -130,10 +130,10 @@ def open_writer(path: Path, suffix: str, kind: pa.Schema) -> Any:
             texts = [field.name for field in kind if pa.types.is_dictionary(field.type)]
             options: Any = {"use_dictionary": texts}  # pyarrow's annotations know no list of columns
             return pq.ParquetWriter(str(path), kind, compression="zstd", **options)
-    return csv.CSVWriter(str(path), plain(kind.empty_table()).schema)
+    return csv.CSVWriter(str(path), plain_strings(kind.empty_table()).schema)
 
 
-def plain(table: pa.Table) -> pa.Table:
+def plain_strings(table: pa.Table) -> pa.Table:
     """Dictionaries as plain strings, for CSV."""
     return table.cast(pa.schema([field.with_type(plain_type(field.type)) for field in table.schema]))
 

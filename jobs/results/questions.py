@@ -50,7 +50,7 @@ def make_question(
     """A question from options. group, sort: columns, also as one text with commas. Raises SpecError for what it cannot
     mean.
     """
-    columns = names(group)
+    columns = column_names(group)
     if over_seeds:
         if columns:
             raise SpecError("expected --group or --over-seeds, got both")
@@ -58,12 +58,12 @@ def make_question(
     pair = tuple(str(word) for word in compare) if compare else None
     if pair is not None and len(pair) != 2:
         raise SpecError(f"--compare: expected two models or two numbers of jobs, got {len(pair)}")
-    question = Question(filters, columns, pivot, names(sort), best, pair)
+    question = Question(filters, columns, pivot, column_names(sort), best, pair)
     check_question(question)
     return question
 
 
-def names(given: str | Sequence[str] | None) -> tuple[str, ...]:
+def column_names(given: str | Sequence[str] | None) -> tuple[str, ...]:
     words = given.split(",") if isinstance(given, str) else given or ()
     return tuple(dict.fromkeys(word.strip() for word in words))
 

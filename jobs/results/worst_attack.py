@@ -36,10 +36,10 @@ def attacked_by_radius(rows: Iterable[R]) -> dict[tuple[str, float, str], list[R
     return rows_by(within, "norm", "eps", "model")
 
 
-def worst_case(here: Sequence[R]) -> WorstCase[R]:
+def worst_case_of(here: Sequence[R]) -> WorstCase[R]:
     """here: all results of one model at one radius."""
     rows = tuple(worst_row(same) for same in rows_by(here, "seed").values())
-    verdict = min((verdict_of(row, here) for row in rows), key=SEVERITY.__getitem__)
+    verdict = min((worst_case_verdict(row, here) for row in rows), key=SEVERITY.__getitem__)
     return WorstCase(rows, mean([row["robust_accuracy"] for row in rows]), verdict)
 
 
@@ -56,7 +56,7 @@ def lowest_attacks(rows: Sequence[R]) -> list[R]:
     return [row for row in own if row["robust_accuracy"] == lowest]
 
 
-def verdict_of(row: ResultRow, here: Sequence[ResultRow]) -> str | None:
+def worst_case_verdict(row: ResultRow, here: Sequence[ResultRow]) -> str | None:
     """A row's own verdict; a worst case without one has the best of the attacks that it rests on.
 
     The worst case is no larger than any of its parts: one part that is to be trusted bounds it.

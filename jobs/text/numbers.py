@@ -19,10 +19,10 @@ def eps_text(eps: float | None) -> str:
 
 def with_interval(row: Row, column: str) -> str:
     """An accuracy in percent with its 95 % interval."""
-    return f"{percent(row[column])} {interval(row, column)}"
+    return f"{percent(row[column])} {interval_text(row, column)}"
 
 
-def interval(row: Row, column: str) -> str:
+def interval_text(row: Row, column: str) -> str:
     return f"[{percent(row[f'{column}_low'])}, {percent(row[f'{column}_high'])}]"
 
 

@@ -19,7 +19,7 @@ from robustq.jobs.store.schema import example_blob
 IDENTITY = ("dataset", "model", "attack", "recipe", "norm", "eps", "seed", "n")
 MEASURED = ("clean_accuracy", "robust_accuracy", "any_draw_accuracy", "distance_median", "distance_mean")
 INTERVALS = tuple(f"{name}_{end}" for name in ("clean_accuracy", "robust_accuracy") for end in ("low", "high"))
-COLUMNS = (*IDENTITY, *MEASURED, *INTERVALS, "job_id")
+READ_COLUMNS = (*IDENTITY, *MEASURED, *INTERVALS, "job_id")
 # A shift of the mean distance that is smaller than this share of it is nobody's finding, however sure.
 DISTANCE_SHARE = 1e-3
 CHANGED, WITHIN, SAME, ONLY_OLD, ONLY_NEW = "changed", "within", "same", "only old", "only new"
@@ -96,7 +96,7 @@ def diff(old: Side, new: Side) -> list[Change]:
 
 def rows_by_identity(side: Side) -> dict[tuple[Any, ...], ResultRow]:
     """The latest row of each measurement."""
-    return {tuple(row[name] for name in IDENTITY): row for row in chosen_rows(side.db, side.filters, COLUMNS)}
+    return {tuple(row[name] for name in IDENTITY): row for row in chosen_rows(side.db, side.filters, READ_COLUMNS)}
 
 
 def change_of(old: Side, new: Side, before: ResultRow | None, after: ResultRow | None) -> Change:

@@ -77,7 +77,7 @@ def replay(
     return rows
 
 
-def evaluations(db: Connection, filters: Filters) -> list[ResultRow]:
+def runnable_rows(db: Connection, filters: Filters) -> list[ResultRow]:
     """The results that can be run again."""
     rows = chosen_rows(db, filters, (*SHOWN, "job_id"))
     runs = set(db.execute(select(job.c.id).where(job.c.kind == "eval")).scalars())
@@ -85,7 +85,7 @@ def evaluations(db: Connection, filters: Filters) -> list[ResultRow]:
 
 
 def drawn(db: Connection, number: int, filters: Filters, seed: int) -> list[ResultRow]:
-    rows = evaluations(db, filters)
+    rows = runnable_rows(db, filters)
     if not rows:
         raise SpecError("there is no evaluation to run again that the options leave")
     chosen = random.Random(seed).sample(range(len(rows)), min(number, len(rows)))
@@ -93,7 +93,7 @@ def drawn(db: Connection, number: int, filters: Filters, seed: int) -> list[Resu
 
 
 def numbered_evaluations(db: Connection, job_ids: Sequence[int]) -> list[ResultRow]:
-    rows = {row["job_id"]: row for row in evaluations(db, make_filters(None, {"job_id": job_ids}))}
+    rows = {row["job_id"]: row for row in runnable_rows(db, make_filters(None, {"job_id": job_ids}))}
     for id_ in job_ids:
         if id_ not in rows:
             kind = db.execute(select(job.c.kind).where(job.c.id == id_)).scalar()

@@ -8,16 +8,16 @@ import numpy as np
 from robustq.jobs.report.page import html_table, plotly
 from robustq.jobs.report.page.image_outcomes import Outcome
 from robustq.jobs.report.page.plotly import Chart, hundred, safe, slug
-from robustq.jobs.report.page.ranking import Place, Standing
+from robustq.jobs.report.page.ranking import RadiusRanking, Standing
 from robustq.jobs.report.page.sweep_data import Sweep
 from robustq.jobs.results.columns import PageRow
 from robustq.jobs.text.numbers import eps_text
 
 # A place for each model, the best first: by it a model looks the same on every chart.
-Places = dict[str, int]
+ModelOrder = dict[str, int]
 
 
-def looks(found: Sequence[Standing], headline: Sequence[Place], rows: Sequence[PageRow]) -> Places:
+def model_order(found: Sequence[Standing], headline: Sequence[RadiusRanking], rows: Sequence[PageRow]) -> ModelOrder:
     """Models in the order of the headline's radius, then those that it lacks."""
     names = [
         *(s.model for place in headline for s in place.all),
@@ -27,15 +27,15 @@ def looks(found: Sequence[Standing], headline: Sequence[Place], rows: Sequence[P
     return {model: i for i, model in enumerate(dict.fromkeys(names))}
 
 
-def tradeoff(place: Place, order: Places) -> Chart:
+def tradeoff_chart(place: RadiusRanking, order: ModelOrder) -> Chart:
     """Clean accuracy against robust accuracy at one radius."""
     where = f"{place.norm} {eps_text(place.eps)}"
     kept = [s for s in place.all if s.trusted]
     traces = [
-        plotly.point(
+        plotly.point_trace(
             s.model, order[s.model], hundred(s.clean), hundred(s.accuracy),
-            error_x=plotly.interval([s.clean], [s.clean_low], [s.clean_high]),
-            error_y=plotly.interval([s.accuracy], [s.low], [s.high]),
+            error_x=plotly.error_bars([s.clean], [s.clean_low], [s.clean_high]),
+            error_y=plotly.error_bars([s.accuracy], [s.low], [s.high]),
             hovertemplate="%{fullData.name}<br>clean %{x:.1f} %, robust %{y:.1f} %<extra></extra>",
         )
         for s in kept
@@ -69,16 +69,18 @@ def tradeoff(place: Place, order: Places) -> Chart:
     )
 
 
-def price(place: Place, axis: str, title: str, unit: str, values: dict[str, float], order: Places) -> Chart | None:
+def price_chart(
+    place: RadiusRanking, axis: str, title: str, unit: str, values: dict[str, float], order: ModelOrder
+) -> Chart | None:
     """Robust accuracy against what a model costs; None where no model's price is known."""
     kept = [s for s in place.all if s.trusted and s.model in values]
     if not kept:
         return None
     where = f"{place.norm} {eps_text(place.eps)}"
     traces = [
-        plotly.point(
+        plotly.point_trace(
             s.model, order[s.model], values[s.model], hundred(s.accuracy),
-            error_y=plotly.interval([s.accuracy], [s.low], [s.high]),
+            error_y=plotly.error_bars([s.accuracy], [s.low], [s.high]),
             hovertemplate=f"%{{fullData.name}}<br>%{{x:.4~g}} {unit}, robust %{{y:.1f}} %<extra></extra>",
         )
         for s in kept
@@ -102,7 +104,7 @@ def price(place: Place, axis: str, title: str, unit: str, values: dict[str, floa
     return Chart(name, title, alt, traces, layout, html_table.table_of(f"t-{name}", title, lines))
 
 
-def prices(place: Place, sweep: Sweep, order: Places) -> list[Chart]:
+def price_charts(place: RadiusRanking, sweep: Sweep, order: ModelOrder) -> list[Chart]:
     """Accuracy against training time and against the size of the weights, means over seeds."""
     seconds = {
         m: float(np.mean([t["seconds"] for t in sweep.trainings if t["model"] == m]))
@@ -113,13 +115,13 @@ def prices(place: Place, sweep: Sweep, order: Places) -> list[Chart]:
         m: float(np.mean([size for (model, _), (size, _) in sweep.sizes.items() if model == m])) / 2**20 for m in models
     }
     found = [
-        price(place, "training time", "Accuracy against training time", "seconds", seconds, order),
-        price(place, "size of the weights", "Accuracy against model size", "MiB", sizes, order),
+        price_chart(place, "training time", "Accuracy against training time", "seconds", seconds, order),
+        price_chart(place, "size of the weights", "Accuracy against model size", "MiB", sizes, order),
     ]
     return [chart for chart in found if chart]
 
 
-def breakers(place: Place, outcomes: dict[str, Outcome]) -> Chart:
+def breakers_chart(place: RadiusRanking, outcomes: dict[str, Outcome]) -> Chart:
     """By model, the shares of images that each attack broke, of those wrong at first, and of those that stand."""
     where = f"{place.norm} {eps_text(place.eps)}"
     models = list(outcomes)

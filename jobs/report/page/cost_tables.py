@@ -11,7 +11,7 @@ from robustq.jobs.results.aggregate import rows_by
 from robustq.jobs.results.columns import PageRow
 
 
-def costs(sweep: Sweep, queries: dict[int, int | None]) -> Table | None:
+def cost_table(sweep: Sweep, queries: dict[int, int | None]) -> Table | None:
     """What each model took: seconds of training and evaluation by device, images passed, queries.
 
     queries: of each evaluation, see `query_totals`.
@@ -51,7 +51,7 @@ def curve_of(row: PageRow) -> tuple[Any, ...]:
     return (*place, seconds) if seconds is not None else (*place, row["eps"], row["job_id"])
 
 
-COLUMNS = (
+ALL_ROWS_COLUMNS = (
     Column("model", pick=True), Column("attack", pick=True), Column("norm", pick=True),
     Column("eps", number=True, pick=True), Column("seed", number=True), Column("images", number=True),
     Column("clean %", number=True), Column("robust %", number=True), Column("checks", pick=True),
@@ -60,22 +60,22 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def every_row(sweep: Sweep, cache: PageCache) -> Table:
+def all_rows_table(sweep: Sweep, cache: PageCache) -> Table:
     """All results, with what each rests on and what it takes to repeat it.
 
     A recorded result does not change, but for the verdict on it, which a later audit may; its line is made once.
     """
     rows = []
     for row in sweep.rows:
-        hash_ = weights(row, sweep)
+        hash_ = weights_hash(row, sweep)
         key = (sweep.id, row["job_id"], row["verdict"], hash_)
         if key not in cache.lines:
-            cache.lines[key] = line(row, hash_, sweep)
+            cache.lines[key] = result_line(row, hash_, sweep)
         rows.append(cache.lines[key])
-    return Table("rows", f"All {len(rows)} results", COLUMNS, rows)
+    return Table("rows", f"All {len(rows)} results", ALL_ROWS_COLUMNS, rows)
 
 
-def line(row: PageRow, weights: str, sweep: Sweep) -> Line:
+def result_line(row: PageRow, weights: str, sweep: Sweep) -> Line:
     failed = row["verdict"] == "fail"
     robust = [row[name] for name in ("robust_accuracy", "robust_accuracy_low", "robust_accuracy_high")]
     distance = row["distance_median"]
@@ -92,12 +92,12 @@ def line(row: PageRow, weights: str, sweep: Sweep) -> Line:
             Cell(row["recipe"] + (f" ({substitutions})" if substitutions else "")),
             Cell(row["extra"].get("mode") or ""),
             Cell(weights[:16], kind="hash"), Cell(row["key"][:16], kind="hash"),
-            Cell(versions_text(row["versions"])), Cell(command(row, sweep), kind="hash"),
+            Cell(versions_text(row["versions"])), Cell(repeat_command(row, sweep), kind="hash"),
         ]
     )  # fmt: skip
 
 
-def command(row: PageRow, sweep: Sweep) -> str:
+def repeat_command(row: PageRow, sweep: Sweep) -> str:
     """What computes the number again and compares it; of a number computed from others, what shows these."""
     evaluated = sweep.specs.get(row["job_id"], {}).get("kind") == "eval"
     return f"robustq replay --job {row['job_id']}" if evaluated else f"robustq logs {row['job_id']}"
@@ -107,7 +107,7 @@ def versions_text(versions: dict[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
 
 
-def weights(row: PageRow, sweep: Sweep) -> str:
+def weights_hash(row: PageRow, sweep: Sweep) -> str:
     """Hash of the weights that a row is about: of the training's, or of the file that was given."""
     trained = sweep.sizes.get((row["model"], row["seed"]))
     if trained is not None:

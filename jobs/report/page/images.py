@@ -10,7 +10,7 @@ from robustlib.settings import AUDIT, CERTIFY
 from robustq.jobs.errors import ArtifactError
 from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.report.page.image_outcomes import FIRST_IMAGES, Outcome
-from robustq.jobs.report.page.thumbnails import Data, Shown, draw
+from robustq.jobs.report.page.thumbnails import Data, ImageTriple, draw
 from robustq.jobs.results.aggregate import rows_by
 from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import PageRow
@@ -18,7 +18,7 @@ from robustq.jobs.results.rows import artifact_of
 from robustq.jobs.store.attacked_images import attacked_images
 from robustq.jobs.text.numbers import eps_text
 
-MOST_MODELS = 12  # with pictures: each takes about a hundred kilobytes with images of the largest side
+MOST_GRIDS = 12  # with pictures: each takes about a hundred kilobytes with images of the largest side
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Grid:
 
     title: str
     magnified: float
-    images: tuple[Shown, ...]
+    images: tuple[ImageTriple, ...]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def condition(row: PageRow) -> str:
     return f"{row['label']}, {row['norm']}, eps {eps_text(row['eps'])}"
 
 
-def telling(rows: Sequence[PageRow], attacks: Sequence[str]) -> Iterator[PageRow]:
+def picked_rows(rows: Sequence[PageRow], attacks: Sequence[str]) -> Iterator[PageRow]:
     """For each model its row, of the first of these attacks that it has, at the middle one of the radii; first seed."""
     models = dict.fromkeys(row["model"] for row in rows)
     there = rows_by([row for row in rows if row["eps"]], "model", "attack")

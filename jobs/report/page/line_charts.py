@@ -10,9 +10,9 @@ from robustlib.metrics import accuracy_by_queries
 from robustlib.settings import CERTIFY
 from robustq.jobs.report.page import html_table, plotly
 from robustq.jobs.report.page.cache import PageCache, QueryCounts
-from robustq.jobs.report.page.charts import Places
+from robustq.jobs.report.page.charts import ModelOrder
 from robustq.jobs.report.page.plotly import Chart, hundred, slug, span
-from robustq.jobs.report.page.ranking import Place, Standing
+from robustq.jobs.report.page.ranking import RadiusRanking, Standing
 from robustq.jobs.results.aggregate import mean, rows_by
 from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import PageRow, Training
@@ -32,7 +32,7 @@ class Point(NamedTuple):
     trusted: bool
 
 
-def radius_charts(rows: Sequence[PageRow], found: Sequence[Standing], order: Places) -> Iterator[Chart]:
+def radius_charts(rows: Sequence[PageRow], found: Sequence[Standing], order: ModelOrder) -> Iterator[Chart]:
     """Accuracy by radius: under the worst case first, then every attack that was run at several radii."""
     for norm in dict.fromkeys(s.norm for s in found):
         kept = [s for s in found if s.norm == norm]
@@ -59,7 +59,7 @@ def by_place(rows: Sequence[PageRow]) -> list[Point]:
     return points
 
 
-def radius_chart(title: str, name: str, norm: str, points: Sequence[Point], order: Places) -> Chart:
+def radius_chart(title: str, name: str, norm: str, points: Sequence[Point], order: ModelOrder) -> Chart:
     """A line a model. Points that are not trusted are left out, and named."""
     traces, said, lines = [], [], []
     by_model: dict[str, list[Point]] = {}
@@ -93,21 +93,25 @@ def radius_chart(title: str, name: str, norm: str, points: Sequence[Point], orde
 
 def radius_trace(model: str, place: int, points: Sequence[Point]) -> plotly.Trace:
     y = [p.accuracy for p in points]
-    return plotly.line(
+    return plotly.line_trace(
         model,
         place,
         [p.eps for p in points],
         [hundred(value) for value in y],
-        error_y=plotly.interval(y, [p.low for p in points], [p.high for p in points]),
+        error_y=plotly.error_bars(y, [p.low for p in points], [p.high for p in points]),
         text=[f"eps {eps_text(p.eps)}: {span(p.accuracy, p.low, p.high)}" for p in points],
         hovertemplate="%{fullData.name}<br>%{text}<extra></extra>",
     )
 
 
 def query_charts(
-    db: Connection, rows: Sequence[PageRow], headline: Sequence[Place], order: Places, counts: dict[int, int | None],
+    db: Connection,
+    rows: Sequence[PageRow],
+    headline: Sequence[RadiusRanking],
+    order: ModelOrder,
+    counts: dict[int, int | None],
     cache: PageCache,
-) -> Iterator[Chart]:  # fmt: skip
+) -> Iterator[Chart]:
     """Accuracy by queries for each attack that counted them, at the radius that the answer is about.
 
     counts: of queries by job, see `query_totals`.
@@ -120,7 +124,7 @@ def query_charts(
 
 
 def query_chart(
-    db: Connection, attack: str, place: Place, rows: Sequence[PageRow], order: Places, cache: PageCache
+    db: Connection, attack: str, place: RadiusRanking, rows: Sequence[PageRow], order: ModelOrder, cache: PageCache
 ) -> Chart:
     """A line a model, the mean over its seeds. Models that are not trusted are left out, and named."""
     out = sorted({row["model"] for row in rows if row["verdict"] == "fail"})
@@ -134,7 +138,7 @@ def query_chart(
     for model in sorted(found, key=order.__getitem__):
         y = np.mean([accuracy_by_queries(run.success, run.queries, at) for run in found[model]], axis=0)
         hover = "%{fullData.name}<br>%{x} queries: %{y:.1f} %<extra></extra>"
-        traces.append(plotly.line(model, order[model], at.tolist(), [hundred(v) for v in y], hovertemplate=hover))
+        traces.append(plotly.line_trace(model, order[model], at.tolist(), [hundred(v) for v in y], hovertemplate=hover))
         said.append(f"{model} is at {100 * y[-1]:.1f} % after {budget} queries")
         lines.append(
             {"model": model} | {f"% after {n}": html_table.percent_cell(y[at <= n][-1]) for n in query_steps(budget)}
@@ -153,7 +157,7 @@ def query_steps(budget: int) -> list[int]:
     return sorted({max(1, budget // part) for part in (100, 10, 2, 1)})
 
 
-def training_charts(trainings: Sequence[Training], order: Places) -> list[Chart]:
+def training_charts(trainings: Sequence[Training], order: ModelOrder) -> list[Chart]:
     """Validation accuracy by epoch, clean and under PGD: a fall of the second alone is catastrophic overfitting."""
     charts = []
     for column, word in (("clean_accuracy", "clean"), ("attacked_accuracy", "under PGD")):
@@ -164,7 +168,7 @@ def training_charts(trainings: Sequence[Training], order: Places) -> list[Chart]
             y = [hundred(epoch[column]) for epoch in epochs]
             hover = "%{fullData.name}<br>epoch %{x}: %{y:.1f} %<extra></extra>"
             traces.append(
-                plotly.line(
+                plotly.line_trace(
                     label,
                     order.get(row["model"], len(order)),
                     [epoch["epoch"] + 1 for epoch in epochs],

@@ -9,7 +9,7 @@ from robustq.jobs.report.page.sweep_data import Sweep
 
 
 @dataclass(frozen=True)
-class Progress:
+class WorkDone:
     """How far the work is, in percent of its estimated cost, and what runs."""
 
     percent: float
@@ -17,7 +17,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Answer:
+class RadiusAnswer:
     """Who is best at a radius, whether it is told apart from the next ones, and what it gives up; a sentence each."""
 
     best: str
@@ -38,7 +38,7 @@ class Distrusted:
 class Verdict:
     """The answers, an answer a norm; what is not trusted, and what readers should know before they quote a number."""
 
-    answers: list[Answer]
+    answers: list[RadiusAnswer]
     distrusted: list[Distrusted]
     limits: list[str]
     best: Table | None
@@ -116,7 +116,7 @@ class Page:
 
     sweep: Sweep
     about: str
-    progress: Progress
+    progress: WorkDone
     verdict: Verdict
     leaderboard: Table | None
     curves: list[Chart]

@@ -7,7 +7,7 @@ from typing import Any
 from robustlib.settings import CERTIFY
 from robustq.jobs.results.aggregate import mean, rows_by
 from robustq.jobs.results.columns import CheckRow, PageRow
-from robustq.jobs.results.worst_attack import attacked_by_radius, lowest_attacks, worst_case
+from robustq.jobs.results.worst_attack import attacked_by_radius, lowest_attacks, worst_case_of
 
 # Radii that papers report, the first that a study has: RobustBench's for CIFAR and ImageNet, and 12 in L1.
 CUSTOMARY = {"Linf": (8 / 255, 4 / 255, 0.3), "L2": (0.5, 3.0), "L1": (12.0,)}
@@ -56,7 +56,7 @@ def standing(
     norm: str, eps: float, here: Sequence[PageRow], about: Sequence[PageRow], checks: dict[Any, list[CheckRow]]
 ) -> Standing:
     """here, about: the model's rows at this radius, and in this norm."""
-    case = worst_case(here)
+    case = worst_case_of(here)
     first = case.rows[0]
     lowest = lowest_attacks([row for row in here if row["seed"] == first["seed"]])
     return Standing(
@@ -90,13 +90,13 @@ def cause(
     return "; ".join(dict.fromkeys(notes)) or "an audit of this model and data found more than these attacks did"
 
 
-def told_apart(best: Standing, others: Iterable[Standing]) -> list[Standing]:
+def rivals_of(best: Standing, others: Iterable[Standing]) -> list[Standing]:
     """Those of the others that the numbers do not tell apart from the best: their intervals meet."""
     return [other for other in others if other is not best and other.trusted and other.high >= best.low]
 
 
 @dataclass(frozen=True)
-class Place:
+class RadiusRanking:
     """A radius: who stands best there, who cannot be told apart from it, and who is not to be trusted."""
 
     norm: str
@@ -107,18 +107,18 @@ class Place:
     all: list[Standing]
 
 
-def places(found: Sequence[Standing]) -> list[Place]:
+def rank_radii(found: Sequence[Standing]) -> list[RadiusRanking]:
     """Every radius with its best, by norm and radius."""
     result = []
     for norm, eps in dict.fromkeys((s.norm, s.eps) for s in found):
         here = [s for s in found if (s.norm, s.eps) == (norm, eps)]
         best = next((s for s in here if s.trusted), None)
-        rivals = told_apart(best, here) if best else []
-        result.append(Place(norm, eps, best, rivals, [s for s in here if not s.trusted], here))
+        rivals = rivals_of(best, here) if best else []
+        result.append(RadiusRanking(norm, eps, best, rivals, [s for s in here if not s.trusted], here))
     return result
 
 
-def headlines(found: Sequence[Place]) -> list[Place]:
+def headlines(found: Sequence[RadiusRanking]) -> list[RadiusRanking]:
     """One radius a norm, Linf first: the customary one where the study has it, else the middle one."""
     chosen = []
     for norm in sorted({place.norm for place in found}, key=lambda norm: (norm != "Linf", norm)):

@@ -8,7 +8,7 @@ from robustlib.settings import CERTIFY
 from robustq.jobs.report.page import html_table
 from robustq.jobs.report.page.html_table import Cell, Column, Table
 from robustq.jobs.report.page.image_outcomes import Outcome
-from robustq.jobs.report.page.ranking import Place, Standing
+from robustq.jobs.report.page.ranking import RadiusRanking, Standing
 from robustq.jobs.report.page.sentences import listed
 from robustq.jobs.report.page.sweep_data import Sweep
 from robustq.jobs.results.aggregate import mean, rows_by
@@ -20,7 +20,7 @@ def eps_cell(eps: float | None) -> Cell:
     return Cell(eps_text(eps), eps if eps is not None else -1.0)
 
 
-def at(place: Place) -> str:
+def at(place: RadiusRanking) -> str:
     """A radius as sentences name it."""
     return f"{place.norm} {eps_text(place.eps)}"
 
@@ -32,7 +32,7 @@ def robust_cell(standing: Standing) -> Cell:
     return html_table.percent_cell(standing.accuracy, standing.low, standing.high)
 
 
-def leaderboard(found: Sequence[Standing], headlines: Sequence[Place]) -> Table:
+def leaderboard(found: Sequence[Standing], headlines: Sequence[RadiusRanking]) -> Table:
     """A line a model and radius, the best first."""
     columns = (
         Column("model"), Column("architecture", pick=True), Column("defence", pick=True), Column("norm", pick=True),
@@ -59,7 +59,7 @@ def leaderboard(found: Sequence[Standing], headlines: Sequence[Place]) -> Table:
     return Table("leaderboard", "Models by robust accuracy under the worst attack", columns, rows, picked=picked)
 
 
-def best_by_radius(found: Sequence[Place]) -> Table | None:
+def best_by_radius(found: Sequence[RadiusRanking]) -> Table | None:
     """At every radius the best model, and those that the numbers do not tell apart from it."""
     return html_table.table_of(
         "best",
@@ -78,7 +78,7 @@ def best_by_radius(found: Sequence[Place]) -> Table | None:
     )
 
 
-def by_attack(rows: Sequence[PageRow]) -> Table | None:
+def attacks_table(rows: Sequence[PageRow]) -> Table | None:
     """Accuracy in percent, a line a model and radius, a column an attack: shows which attack a number rests on."""
     rows = [row for row in rows if row["attack"] != CERTIFY]  # a bound from below, no attack
     attacks = list(dict.fromkeys(row["label"] for row in rows if row["eps"]))
@@ -98,7 +98,7 @@ def by_attack(rows: Sequence[PageRow]) -> Table | None:
     )
 
 
-def distances(rows: Sequence[PageRow]) -> Table | None:
+def distances_table(rows: Sequence[PageRow]) -> Table | None:
     """Median distances that minimum-norm attacks found."""
     return html_table.table_of(
         "distances",
@@ -144,7 +144,7 @@ def check_summary(sweep: Sweep) -> Table | None:
     return html_table.table_of("check-summary", "Checks and how the results came through them", lines)
 
 
-def checks(sweep: Sweep) -> Table | None:
+def checks_table(sweep: Sweep) -> Table | None:
     """The warnings and failures with their evidence, the most severe first."""
     rows = {row["job_id"]: row for row in sweep.rows}
     found = [check for check in sweep.checks if check["verdict"] != "pass" and check["job_id"] in rows]
@@ -170,7 +170,7 @@ def check_line(check: CheckRow, row: PageRow) -> dict[str, Any]:
     }
 
 
-def audits(sweep: Sweep) -> Table | None:
+def audits_table(sweep: Sweep) -> Table | None:
     """What a naive evaluation said, what holds against the best attack that audits tried, and why the two differ."""
     lines = [
         {
@@ -190,7 +190,7 @@ def audits(sweep: Sweep) -> Table | None:
     return html_table.table_of("audits", "Audits of the models", lines)
 
 
-def classes(place: Place, outcomes: dict[str, Outcome], names: Sequence[str]) -> Table | None:
+def classes_table(place: RadiusRanking, outcomes: dict[str, Outcome], names: Sequence[str]) -> Table | None:
     """Robust accuracy by class; of many classes those that fall most and least."""
     if not outcomes:
         return None

@@ -23,7 +23,6 @@ from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.report.page.html_table import Cell
 from robustq.jobs.report.page.image_outcomes import Outcome
 from robustq.jobs.report.page.page_model import (
-    Answer,
     Attacks,
     Checks,
     Classes,
@@ -32,18 +31,19 @@ from robustq.jobs.report.page.page_model import (
     LostOutcome,
     Page,
     Pictures,
-    Progress,
+    RadiusAnswer,
     Repeat,
     Verdict,
+    WorkDone,
 )
-from robustq.jobs.report.page.ranking import Place, headlines, places, standings
+from robustq.jobs.report.page.ranking import RadiusRanking, headlines, rank_radii, standings
 from robustq.jobs.report.page.sweep_data import Sweep
 from robustq.jobs.report.page.thumbnails import Data
 from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import PageRow
 from robustq.jobs.study.yaml_with_lines import write_yaml
 
-MOST_MODELS = 12  # whose confusion matrices are shown
+MOST_CONFUSIONS = 12  # whose confusion matrices are shown
 MOST_CLASSES = 20  # in a confusion matrix; of more classes the likeliest mistakes are listed
 
 
@@ -53,46 +53,53 @@ def make_page(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> Page
     root: the store's artifacts.  cache: what was read of outcomes and pictures before, filled by this call.
     """
     found = standings(sweep.rows, sweep.checks)
-    everywhere = places(found)
+    everywhere = rank_radii(found)
     headline = headlines(everywhere)
     data = cache.data(sweep.data)
-    order = charts.looks(found, headline, sweep.rows)
+    order = charts.model_order(found, headline, sweep.rows)
     outcomes = [trusted_outcomes(db, place, data, cache) for place in headline]
     queries = cache.query_totals(db, [row["job_id"] for row in sweep.rows if row["attack"] != WORST_CASE])
     return Page(
         sweep=sweep,
         about=about(sweep),
-        progress=progress(sweep),
+        progress=work_done(sweep),
         verdict=verdict(sweep, everywhere, headline),
         leaderboard=result_tables.leaderboard(found, headline) if found else None,
         curves=list(line_charts.radius_charts(sweep.rows, found, order)),
         queries=list(line_charts.query_charts(db, sweep.rows, headline, order, queries, cache)),
-        tradeoff=[chart for p in headline for chart in (charts.tradeoff(p, order), *charts.prices(p, sweep, order))],
+        tradeoff=[
+            chart
+            for p in headline
+            for chart in (charts.tradeoff_chart(p, order), *charts.price_charts(p, sweep, order))
+        ],
         attacks=Attacks(
-            breakers=[charts.breakers(p, seen) for p, seen in zip(headline, outcomes, strict=True) if seen],
-            by_attack=result_tables.by_attack(sweep.rows),
-            distances=result_tables.distances(sweep.rows),
+            breakers=[charts.breakers_chart(p, seen) for p, seen in zip(headline, outcomes, strict=True) if seen],
+            by_attack=result_tables.attacks_table(sweep.rows),
+            distances=result_tables.distances_table(sweep.rows),
         ),
         classes=Classes(
-            by_class=result_tables.classes(headline[0], outcomes[0], data.names) if headline else None,
+            by_class=result_tables.classes_table(headline[0], outcomes[0], data.names) if headline else None,
             confusions=confusions(headline[0], outcomes[0], data) if headline else [],
             lost=lost_outcomes(db, headline, data, cache),
         ),
-        pictures=Pictures(list(images.grids(db, root, telling(sweep.rows, order), data, cache)), data.reason),
+        pictures=Pictures(list(images.grids(db, root, picture_rows(sweep.rows, order), data, cache)), data.reason),
         training=line_charts.training_charts(sweep.trainings, order),
         checks=Checks(
-            audits=result_tables.audits(sweep),
-            found=result_tables.checks(sweep),
+            audits=result_tables.audits_table(sweep),
+            found=result_tables.checks_table(sweep),
             summary=result_tables.check_summary(sweep),
         ),
-        cost=cost_tables.costs(sweep, queries),
+        cost=cost_tables.cost_table(sweep, queries),
         repeat=repeat(sweep, cache),
     )
 
 
-def verdict(sweep: Sweep, everywhere: Sequence[Place], headline: Sequence[Place]) -> Verdict:
+def verdict(sweep: Sweep, everywhere: Sequence[RadiusRanking], headline: Sequence[RadiusRanking]) -> Verdict:
     return Verdict(
-        answers=[Answer(sentences.answer(p), sentences.apart(p), sentences.price(p)) for p in headline],
+        answers=[
+            RadiusAnswer(sentences.best_sentence(p), sentences.apart_sentence(p), sentences.price_sentence(p))
+            for p in headline
+        ],
         distrusted=[Distrusted(*words) for words in sentences.distrusted(everywhere)],
         limits=sentences.limits(sweep, headline),
         best=result_tables.best_by_radius(everywhere),
@@ -105,7 +112,7 @@ def repeat(sweep: Sweep, cache: PageCache) -> Repeat:
         devices=sorted({row["device"] for row in sweep.rows}),
         versions=sorted({cost_tables.versions_text(row["versions"]) for row in sweep.rows}),
         study=study(sweep, cache),
-        rows=cost_tables.every_row(sweep, cache) if sweep.rows else None,
+        rows=cost_tables.all_rows_table(sweep, cache) if sweep.rows else None,
     )
 
 
@@ -134,7 +141,7 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
-def progress(sweep: Sweep) -> Progress:
+def work_done(sweep: Sweep) -> WorkDone:
     done, left = sweep.work
     share = 1.0 if sweep.complete else min(done / (done + left), 0.999) if done + left else 0.0
     lines = [
@@ -150,38 +157,38 @@ def progress(sweep: Sweep) -> Progress:
         }
         for job in sweep.running
     ]
-    return Progress(round(100 * share, 1), html_table.table_of("running", "Jobs that run now", lines))
+    return WorkDone(round(100 * share, 1), html_table.table_of("running", "Jobs that run now", lines))
 
 
-def trusted_outcomes(db: Connection, place: Place, data: Data, cache: PageCache) -> dict[str, Outcome]:
+def trusted_outcomes(db: Connection, place: RadiusRanking, data: Data, cache: PageCache) -> dict[str, Outcome]:
     """The outcomes of the first seed of each model that is trusted at a radius, those that are there."""
     found = {
         s.model: cache.outcome(db, s.rows[0]["job_id"], len(data.names))
-        for s in place.all[: 5 * MOST_MODELS]
+        for s in place.all[: 5 * MOST_CONFUSIONS]
         if s.trusted
     }
     return {model: one for model, one in found.items() if one is not None}
 
 
-def lost_outcomes(db: Connection, headline: Sequence[Place], data: Data, cache: PageCache) -> list[LostOutcome]:
+def lost_outcomes(db: Connection, headline: Sequence[RadiusRanking], data: Data, cache: PageCache) -> list[LostOutcome]:
     return [
         LostOutcome(s.model, result_tables.at(place), s.rows[0]["job_id"])
         for place in headline
-        for s in place.all[: 5 * MOST_MODELS]
+        for s in place.all[: 5 * MOST_CONFUSIONS]
         if s.trusted and cache.outcome(db, s.rows[0]["job_id"], len(data.names)) is None
     ]
 
 
-def telling(rows: Sequence[PageRow], order: charts.Places) -> list[PageRow]:
+def picture_rows(rows: Sequence[PageRow], order: charts.ModelOrder) -> list[PageRow]:
     """The rows of which pictures are shown, of the best model first."""
-    found = sorted(images.telling(rows, images.attack_names(rows)), key=lambda row: order[row["model"]])
-    return found[: images.MOST_MODELS]
+    found = sorted(images.picked_rows(rows, images.attack_names(rows)), key=lambda row: order[row["model"]])
+    return found[: images.MOST_GRIDS]
 
 
-def confusions(place: Place, outcomes: dict[str, Outcome], data: Data) -> list[Confusion]:
+def confusions(place: RadiusRanking, outcomes: dict[str, Outcome], data: Data) -> list[Confusion]:
     """The confusion of the models that stand best."""
     found = []
-    for model, seen in list(outcomes.items())[:MOST_MODELS]:
+    for model, seen in list(outcomes.items())[:MOST_CONFUSIONS]:
         pairs = [(word, m) for word, m in (("clean", seen.clean), ("attacked", seen.attacked)) if m is not None]
         names = tuple(data.name(k) for k in range(len(seen.counts)))
         where = result_tables.at(place)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from robustlib.settings import CERTIFY
 from robustq.jobs.report.page.plotly import span
-from robustq.jobs.report.page.ranking import Place, Standing
+from robustq.jobs.report.page.ranking import RadiusRanking, Standing
 from robustq.jobs.report.page.sweep_data import Sweep
 from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.text.numbers import eps_text
@@ -19,7 +19,7 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def answer(place: Place) -> str:
+def best_sentence(place: RadiusRanking) -> str:
     """Who stands best at a radius, in one sentence."""
     where = f"at {place.norm} {eps_text(place.eps)}"
     best = place.best
@@ -32,7 +32,7 @@ def answer(place: Place) -> str:
     return f"{best.model} stands best {where}: {right}."
 
 
-def apart(place: Place) -> str:
+def apart_sentence(place: RadiusRanking) -> str:
     """Whether the best is told apart from the next ones."""
     best = place.best
     if best is None or best.accuracy == 0:
@@ -51,7 +51,7 @@ def apart(place: Place) -> str:
     )
 
 
-def price(place: Place) -> str:
+def price_sentence(place: RadiusRanking) -> str:
     """What the best model gives up on clean images, against the best one there."""
     best = place.best
     if best is None or best.accuracy == 0:
@@ -62,7 +62,7 @@ def price(place: Place) -> str:
     return f"On clean images it has {100 * best.clean:.1f} %, where {cleanest.model} has {100 * cleanest.clean:.1f} %."
 
 
-def distrusted(found: Sequence[Place]) -> list[tuple[str, str, str]]:
+def distrusted(found: Sequence[RadiusRanking]) -> list[tuple[str, str, str]]:
     """What is not trusted: model, where, and the cause."""
     causes: dict[tuple[str, str], list[Standing]] = {}
     for place in found:
@@ -73,7 +73,7 @@ def distrusted(found: Sequence[Place]) -> list[tuple[str, str, str]]:
     ]
 
 
-def limits(sweep: Sweep, headline: Sequence[Place]) -> list[str]:
+def limits(sweep: Sweep, headline: Sequence[RadiusRanking]) -> list[str]:
     """What readers should know before they quote a number."""
     said = []
     if not sweep.complete:

@@ -76,8 +76,8 @@ def gather(db: Connection, sweep_id: int, cache: PageCache) -> Sweep:
         specs={id_: one.spec for id_, one in details.items()},
         states=counts(db, sweep_id),
         work=costs(db, sweep_id),
-        running=running(db, sweep_id),
-        failed=failed(db, sweep_id),
+        running=running_jobs(db, sweep_id),
+        failed=failed_jobs(db, sweep_id),
     )
 
 
@@ -104,7 +104,7 @@ def weights_sizes(db: Connection, sweep_id: int) -> dict[tuple[str, int], tuple[
 JOB_COLUMNS = (job.c.id, job.c.kind, sweep_job.c.model, job.c.attack, job.c.norm, job.c.eps, job.c.seed)
 
 
-def running(db: Connection, sweep_id: int) -> list[dict[str, Any]]:
+def running_jobs(db: Connection, sweep_id: int) -> list[dict[str, Any]]:
     """Jobs that run now, with how far they are and for how many seconds."""
     rows = db.execute(
         select(*JOB_COLUMNS, job.c.progress_done, job.c.progress_total, job.c.progress_note, job.c.started_at)
@@ -116,7 +116,7 @@ def running(db: Connection, sweep_id: int) -> list[dict[str, Any]]:
     return [dict(row) | {"seconds": now - (row["started_at"] or now)} for row in rows.mappings()]
 
 
-def failed(db: Connection, sweep_id: int) -> list[dict[str, Any]]:
+def failed_jobs(db: Connection, sweep_id: int) -> list[dict[str, Any]]:
     """Failed jobs with the traceback of their last attempt; those that failed only because another did come last."""
     earlier = attempt.alias()
     last = select(sa.func.max(earlier.c.n)).where(earlier.c.job_id == job.c.id).correlate(job).scalar_subquery()
@@ -131,7 +131,7 @@ def failed(db: Connection, sweep_id: int) -> list[dict[str, Any]]:
     return [dict(row) for row in rows.mappings()]
 
 
-def state_of(db: Connection, sweep_id: int) -> str:
+def page_state(db: Connection, sweep_id: int) -> str:
     """A text that changes whenever anything on the page may: cheap enough to ask for every second."""
     mine = job.c.id.in_(jobs_of(sweep_id))
     states = counts(db, sweep_id)

@@ -38,7 +38,7 @@ def find_data(ref: DataRef) -> Data:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ImageTriple:
     """One image three ways, as data URLs, with its classes by name."""
 
     place: int
@@ -66,7 +66,7 @@ class Drawn:
     """The first images of an evaluation.  magnified: factor of the difference, which is put on grey."""
 
     magnified: float
-    images: tuple[Shown, ...]
+    images: tuple[ImageTriple, ...]
 
 
 def draw(clean: np.ndarray, attacked: np.ndarray, found: Outcome, data: Data) -> Drawn:
@@ -74,7 +74,7 @@ def draw(clean: np.ndarray, attacked: np.ndarray, found: Outcome, data: Data) ->
     difference = np.nan_to_num(attacked - clean)
     scale = 0.5 / max(float(np.abs(difference).max()), 1e-12)
     images = tuple(
-        Shown(
+        ImageTriple(
             place,
             *(png_url(picture) for picture in (clean[place], attacked[place], 0.5 + scale * difference[place])),
             *(data.name(label) for label in found.first[place]),

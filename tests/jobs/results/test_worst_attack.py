@@ -15,7 +15,7 @@ from robustq.jobs.report.page.ranking import standings
 from robustq.jobs.report.page.sweep_data import gather
 from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.rows import result_rows
-from robustq.jobs.results.worst_attack import attacked_by_radius, worst_case
+from robustq.jobs.results.worst_attack import attacked_by_radius, worst_case_of
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.schema import example_blob, job, result
 from tests.helpers.fake_sweep import RADII, accuracy, fill
@@ -83,7 +83,7 @@ def test_a_worst_case_without_a_verdict_is_trusted_as_the_attacks_that_it_rests_
         for name, verdict in (("worst-case", None), (attack, "fail")):
             of_attack = sa.select(job.c.id).where(job.c.attack == name)
             db.execute(sa.update(result).where(result.c.job_id.in_(of_attack)).values(verdict=verdict))
-        (case,) = map(worst_case, attacked_by_radius(result_rows(db)).values())
+        (case,) = map(worst_case_of, attacked_by_radius(result_rows(db)).values())
         sweep = gather(db, 1, PageCache())
     assert (case.verdict != "fail") == trusted
     (standing,) = standings(sweep.rows, sweep.checks)
@@ -112,8 +112,8 @@ def test_seeds_are_averaged_each_by_its_own_worst_case():
     ]
     ((place, here),) = attacked_by_radius(rows).items()
     assert place == ("Linf", 0.1, "m") and all(one["attack"] != "certify" for one in here)
-    case = worst_case(here)
+    case = worst_case_of(here)
     assert case.accuracy == (0.25 + 0.5) / 2
     assert [(one["attack"], one["seed"]) for one in case.rows] == [("worst-case", 0), ("pgd", 1)]
     assert case.verdict == "pass"
-    assert worst_case([*here, row("pgd", 2, 0.4, "warn"), row("fgsm", 2, 0.6, "fail")]).verdict == "warn"
+    assert worst_case_of([*here, row("pgd", 2, 0.4, "warn"), row("fgsm", 2, 0.6, "fail")]).verdict == "warn"

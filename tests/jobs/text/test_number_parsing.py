@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustq.jobs.commands.base import SEED, Whole
+from robustq.jobs.commands.base import SEED, WholeNumber
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.filters import make_filters
 from robustq.jobs.specs import EvalSpec, TrainSpec
@@ -286,7 +286,7 @@ def test_filters_know_the_same_numbers():
 def test_whole_numbers_of_options():
     @click.command()
     @click.option("--seed", type=SEED)
-    @click.option("--epochs", type=Whole(1), default=3)
+    @click.option("--epochs", type=WholeNumber(1), default=3)
     def command(seed: int | None, epochs: int) -> None:
         click.echo(f"{seed!r} {epochs!r}")
 
