@@ -14,7 +14,7 @@ from sqlalchemy import select
 from robustlib.datasets import load as data
 from robustq.jobs.commands import queue_actions
 from robustq.jobs.errors import SpecError
-from robustq.jobs.queue import requests
+from robustq.jobs.queue import user_actions
 from robustq.jobs.report.page import cache
 from robustq.jobs.report.page.sections import make_page
 from robustq.jobs.report.page.sweep_data import gather
@@ -251,7 +251,7 @@ def test_a_sweep_whose_jobs_all_failed_is_told_the_way_on(made_up):
     sweep_id = fill(made_up, {"strong": 1.0}, name="my sweep")
     with made_up.begin() as db:
         losses = [id_ for (id_,) in db.execute(select(sweep_job.c.job_id).where(sweep_job.c.sweep_id == sweep_id))]
-        requests.forget(db, losses)
+        user_actions.forget(db, losses)
     said = r"no results yet: 13 jobs failed or were cancelled: robustq retry --sweep 'my sweep' queues them again$"
     with pytest.raises(SpecError, match=said):
         report(made_up, "my sweep")
