@@ -163,7 +163,7 @@ def breakers(place: Place, outcomes: dict[str, Outcome]) -> Chart:
     }
     name = slug("breakers", place.norm)
     note = "An image misclassified under several attacks counts for one; the table of attacks below counts each alone."
-    title = f"What became of the images at {where}"
+    title = f"Outcomes of the images at {where}"
     height = 170 + 30 * len(models)
     return Chart(name, title, alt, traces, layout, table.plain(f"t-{name}", title, lines), note, height)
 
