@@ -139,7 +139,7 @@ def breakers_chart(place: RadiusRanking, outcomes: dict[str, Outcome]) -> Chart:
         "yaxis": plotly.axis("", autorange="reversed"),
     }
     name = slug("breakers", place.norm)
-    title = f"What became of the images at {where}"
+    title = f"Outcomes of the images at {where}"
     return Chart(
         name,
         title,

@@ -55,10 +55,10 @@ class ImageTriple:
 
     @property
     def caption(self) -> str:
-        """What became of it, in words."""
+        """Its outcome in words."""
         if self.before != self.label:
-            return f"{self.label}, wrong at once: taken for {self.before}"
-        return f"{self.label}, taken for {self.after}" if self.broken else f"{self.label} ✓ robust"
+            return f"{self.label}, misclassified without an attack, as {self.before}"
+        return f"{self.label}, misclassified as {self.after}" if self.broken else f"{self.label} ✓ robust"
 
 
 @dataclass(frozen=True)

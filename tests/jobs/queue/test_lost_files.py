@@ -170,7 +170,9 @@ def test_lost_outcomes_are_said_and_the_rest_is_there(made_up, how, attack, tmp_
     text = Elements(written[0].read_text(encoding="utf-8")).text
     assert "strong is the most robust model" in text
     if attack == "worst-case":
-        assert f"strong at Linf 0.1: what became of single images is lost; robustq retry {lost_one} makes it" in text
+        assert (
+            f"strong at Linf 0.1: the outcomes of single images are lost; robustq retry {lost_one} makes them" in text
+        )
     else:
         assert f"no pictures, their outcomes are lost; robustq retry {lost_one} makes them again" in text
     state = "missing" if how == "gone" else "damaged"
