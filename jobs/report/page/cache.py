@@ -1,4 +1,4 @@
-"""What the page has read and made before, so that a page that is shown again need not read it again."""
+"""A cache of what the page reads and draws, so that a page that is shown again need not do it again."""
 
 import time
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class QueryCounts:
 
 
 class PageCache:
-    """Readings of one store by job or by content, which do not change; what the store lost is looked for again.
+    """Readings of one store by job or by content, which do not change; outcomes that it lost are looked for again.
 
     drawn: pictures by job and names of classes.  lines: of the table of all results, by sweep, job, verdict and hash of
     the weights: a later audit may change a verdict.

@@ -1,4 +1,4 @@
-"""Which attacked images the page shows, beside the clean ones, and why some cannot be shown."""
+"""Grids of attacked images beside the clean ones, and the reasons why some cannot be shown."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the templates of the page are given: a part for each section, named as it is there."""
+"""The page as typed data, for its templates: a part for each section, named as it is there."""
 
 from dataclasses import dataclass
 
