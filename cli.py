@@ -316,7 +316,7 @@ def audit(ctx: click.Context, cpus_per_job: int | None, as_json: bool, **options
     queue_actions.raise_failures(store, submitted.sweep_id)
     with store.begin() as db:
         found = audits.audit_of(db, submitted.sweep_id)
-    say(tables.json_text(found) if as_json else audit_text.page(found))
+    say(tables.json_text(found) if as_json else audit_text.audit_page(found))
 
 
 @main.command()

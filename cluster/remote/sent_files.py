@@ -102,7 +102,7 @@ def files_below(root: Path, name: str) -> list[Path]:
     path = Path(os.path.normpath(root / name))
     if not path.exists() or not path.resolve().is_relative_to(root):
         raise SpecError(
-            f"--send {name}: expected a file or folder in the study's folder {root}, got none that is there"
+            f"--send {name}: expected a file or folder in the study's folder {root}, found none of that name"
         )
     if not path.is_dir():
         return [path]

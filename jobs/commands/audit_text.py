@@ -1,30 +1,30 @@
 """An audit's result as a page of text."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from robustlib.audit.explanations import CAUSES, REMEDIES
 from robustlib.checks.thresholds import LIMITS
 from robustlib.metrics import wilson
+from robustq.jobs.results.audits import AuditFound, Trial
 from robustq.jobs.text.numbers import eps_text
 
 
-def page(found: dict[str, Any]) -> str:
+def audit_page(found: AuditFound) -> str:
     """One page: what was claimed, what was tried, what breaks it, what to mend in the evaluation."""
     n, norm, eps = found["n"], found["norm"], eps_text(found["eps"])
     head = f"Audit of {found['model']}: {norm}, eps {eps}, {n} images"
-    parts = [head, "=" * len(head), "", headline(found), "", "What was claimed"]
-    parts.append(f"  Clean accuracy {share(found['clean_accuracy'], n)}.")
-    naive = f"finds robust accuracy {share(found['naive_robust_accuracy'], n)}"
+    parts = [head, "=" * len(head), "", audit_headline(found), "", "What was claimed"]
+    parts.append(f"  Clean accuracy {share_text(found['clean_accuracy'], n)}.")
+    naive = f"finds robust accuracy {share_text(found['naive_robust_accuracy'], n)}"
     if not any(trial["remedy"] == "naive" for trial in found["tried"]):
         naive = "finds no gradient, and no adversarial example"
     parts.append(f"  A naive evaluation (PGD, cross-entropy) {naive}.")
     parts += ["", "What was tried, each on the images that the ones before left robust"]
-    parts += [f"  {line}" for line in tried(found["tried"])]
+    parts += [f"  {line}" for line in trial_lines(found["tried"])]
     if found["left_out"]:
         parts += ["", "What was left out", *[f"  {left['attack']}: {left['why']}." for left in found["left_out"]]]
     parts += ["", "What breaks it"]
-    parts.append(f"  The lowest of all: robust accuracy {share(found['adaptive_robust_accuracy'], n)}.")
+    parts.append(f"  The lowest of all: robust accuracy {share_text(found['adaptive_robust_accuracy'], n)}.")
     if found["cause"] is not None:
         why, mend = CAUSES[found["cause"]]
         parts += [f"  Cause: {found['cause']}. {why}", "", "What to mend", f"  {mend}"]
@@ -40,7 +40,7 @@ def page(found: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def headline(found: dict[str, Any]) -> str:
+def audit_headline(found: AuditFound) -> str:
     naive, adaptive = 100 * found["naive_robust_accuracy"], 100 * found["adaptive_robust_accuracy"]
     match found["verdict"]:
         case "fail":
@@ -53,12 +53,12 @@ def headline(found: dict[str, Any]) -> str:
     return f"PASS: {adaptive:.1f} % robust accuracy against everything that was tried."
 
 
-def share(accuracy: float, n: int) -> str:
+def share_text(accuracy: float, n: int) -> str:
     low, high = wilson(accuracy * n, n)
     return f"{100 * accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def tried(trials: Sequence[dict[str, Any]]) -> list[str]:
+def trial_lines(trials: Sequence[Trial]) -> list[str]:
     width = max((len(trial["attack"]) for trial in trials), default=0)
     return [
         f"{trial['attack']:{width}}  broke {trial['broke']} of {trial['attacked']}, leaving "

@@ -191,7 +191,7 @@ def following(text: Callable[[], str], ended: Callable[[], bool], seconds: float
         time.sleep(seconds)
 
 
-class Whole(click.IntRange):
+class WholeNumber(click.IntRange):
     """Whole numbers as studies have them, such as 10 or 1e1."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
@@ -202,7 +202,7 @@ class Whole(click.IntRange):
         return value if found is None else found
 
 
-class Counted(Whole):
+class Counted(WholeNumber):
     """Whole numbers in a range of the kernels' table, which says so in its own words."""
 
     def __init__(self, known: Range) -> None:
@@ -232,8 +232,8 @@ class Seconds(click.FloatRange):
 
 
 MOST_SECONDS = 1e9  # thirty years
-NUMBER = click.IntRange(1, 2**31 - 1)  # of a job: what a store can hold
-SEED = Whole(-(2**31), 2**31 - 1)
+JOB_NUMBER = click.IntRange(1, 2**31 - 1)  # of a job: what a store can hold
+SEED = WholeNumber(-(2**31), 2**31 - 1)
 PRIORITY = click.IntRange(-1000, 1000)
 
 CSV = ("csv", SPREADSHEET := "csv for spreadsheets")

@@ -12,8 +12,8 @@ from robustq.jobs.text.tables import json_text, table
 
 def names_text(kind: str, *, torchvision: bool, as_json: bool) -> str:
     """Names of one kind and what each takes, as text or JSON."""
-    tables = {"models": models, "attacks": attacks, "datasets": datasets, "objectives": objectives}
-    rows = (tables | {"defences": defences})[kind]()
+    tables = {"models": model_rows, "attacks": attack_rows, "datasets": dataset_rows, "objectives": objective_rows}
+    rows = (tables | {"defences": defence_rows})[kind]()
     if kind == "models" and torchvision:
         from torchvision.models import list_models
 
@@ -32,7 +32,7 @@ def without(known: Mapping[str, inspect.Parameter], *names: str) -> dict[str, in
     return {name: parameter for name, parameter in known.items() if name not in names}
 
 
-def models() -> list[dict[str, Any]]:
+def model_rows() -> list[dict[str, Any]]:
     from robustlib.models import MODELS
 
     given = ("in_channels", "num_classes", "image_size")  # by the data set
@@ -40,7 +40,7 @@ def models() -> list[dict[str, Any]]:
     return [describe(name, make, known[name]) for name, make in MODELS.items()]
 
 
-def attacks() -> list[dict[str, Any]]:
+def attack_rows() -> list[dict[str, Any]]:
     from robustlib.attacks import ATTACKS, ENSEMBLES
     from robustlib.audit.audit import audit
     from robustlib.defences.smoothing import certify
@@ -57,13 +57,13 @@ def attacks() -> list[dict[str, Any]]:
     return [*rows, {"name": AUDIT, "parameters": f"norm=Linf, {queries}", "what": what}]
 
 
-def defences() -> list[dict[str, Any]]:
+def defence_rows() -> list[dict[str, Any]]:
     from robustlib.defences import DEFENCES
 
     return [describe(name, defence, keywords(defence)) for name, defence in DEFENCES.items()]
 
 
-def objectives() -> list[dict[str, Any]]:
+def objective_rows() -> list[dict[str, Any]]:
     from robustlib.settings import TrainSettings
     from robustlib.training import OBJECTIVES
     from robustlib.training.objectives import OF_TRAINING, attack_of
@@ -82,7 +82,7 @@ def objectives() -> list[dict[str, Any]]:
     return [*rows, {"name": "(every objective)", "parameters": settings, "what": "settings of the training"}]
 
 
-def datasets() -> list[dict[str, Any]]:
+def dataset_rows() -> list[dict[str, Any]]:
     from robustlib.datasets.load import DATASETS, PATH_DATASETS
 
     rows = [

@@ -8,6 +8,7 @@ import click
 
 from robustlib.arguments import COUNT
 from robustq.jobs.commands.base import Counted
+from robustq.jobs.results.columns import FILTER_COLUMNS
 
 READING = (
     click.option("--split", type=click.Choice(["train", "test", "validation"]), help="Evaluated; default: test."),
@@ -24,14 +25,7 @@ CHOOSE = click.option(
 
 FILTERS = (
     click.option("--sweep", help="Only the latest sweep of this name, or of every name that fits a pattern."),
-    click.option("--model", multiple=True, help="Models by name, or by a pattern such as 'b-*'."),
-    click.option("--attack", multiple=True, help="Attacks, such as autoattack or 'apgd-*'."),
-    click.option("--eps", multiple=True, help="Radii, such as 8/255; null for none."),
-    click.option("--norm", multiple=True, help="Linf, L2 or L1."),
-    click.option("--arch", multiple=True, help="Architectures."),
-    click.option("--defence", multiple=True, help="Training objectives; null for given weights."),
-    click.option("--dataset", multiple=True, help="Data sets as their study names them."),
-    click.option("--seed", multiple=True, help="Seeds."),
+    *(click.option(f"--{name}", multiple=True, help=text) for name, text in FILTER_COLUMNS.items()),
     click.option(
         "--where", multiple=True, metavar="COLUMN=VALUE",
         help="A condition on any column, also with !=, <, <=, > or >=, such as 'robust_accuracy<0.5' or "
@@ -39,8 +33,7 @@ FILTERS = (
     ),
 )  # fmt: skip
 TRUSTED = click.option("--only-trusted", is_flag=True, help="Leave out what failed a check or an audit.")
-NAMES = ("model", "attack", "eps", "norm", "arch", "defence", "dataset", "seed")
-FILTER_NAMES = ("sweep", *NAMES, "where", "only_trusted")
+FILTER_NAMES = ("sweep", *FILTER_COLUMNS, "where", "only_trusted")
 
 QUESTIONS = (
     click.option("--group", metavar="COLUMNS", help="Means over rows that agree in these, such as model,attack,eps."),
@@ -71,7 +64,7 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         from robustq.jobs.results.filters import make_filters
 
         where = (*where, "verdict!=fail") if only_trusted else where
-        named = {name: given.pop(name) for name in NAMES}
+        named = {name: given.pop(name) for name in FILTER_COLUMNS}
         return command(*args, filters=make_filters(sweep, named, where), **given)
 
     return with_options(with_filters, (*FILTERS, TRUSTED))

@@ -2,7 +2,7 @@
 
 import click
 
-from robustq.jobs.commands.base import NUMBER, PRIORITY, following, json_option, open_store, sweep_option
+from robustq.jobs.commands.base import JOB_NUMBER, PRIORITY, following, json_option, open_store, sweep_option
 from robustq.jobs.text.safe_text import say
 
 
@@ -31,7 +31,7 @@ def status(ctx: click.Context, sweep: str | None, watch: bool, as_json: bool) ->
 
 
 @click.command()
-@click.argument("job_ids", nargs=-1, type=NUMBER)
+@click.argument("job_ids", nargs=-1, type=JOB_NUMBER)
 @sweep_option
 @click.pass_context
 def cancel(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> None:
@@ -47,7 +47,7 @@ def cancel(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> N
 
 
 @click.command()
-@click.argument("job_ids", nargs=-1, type=NUMBER)
+@click.argument("job_ids", nargs=-1, type=JOB_NUMBER)
 @sweep_option
 @click.pass_context
 def retry(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> None:
@@ -92,7 +92,7 @@ def resume(ctx: click.Context, sweep: str) -> None:
 
 @click.command()
 @click.argument("priority", type=PRIORITY)
-@click.argument("job_ids", nargs=-1, type=NUMBER)
+@click.argument("job_ids", nargs=-1, type=JOB_NUMBER)
 @sweep_option
 @click.pass_context
 def prioritise(ctx: click.Context, priority: int, job_ids: tuple[int, ...], sweep: str | None) -> None:
@@ -109,7 +109,7 @@ def prioritise(ctx: click.Context, priority: int, job_ids: tuple[int, ...], swee
 
 
 @click.command()
-@click.argument("job_id", type=NUMBER)
+@click.argument("job_id", type=JOB_NUMBER)
 @click.option("--follow", "-f", is_flag=True, help="Show it again as it changes, until the job has ended.")
 @json_option
 @click.pass_context

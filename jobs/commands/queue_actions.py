@@ -76,16 +76,16 @@ def chosen_jobs(db: Any, job_ids: Sequence[int], name: str | None) -> Any:
 
 def cancel(store: Store, job_ids: Sequence[int], name: str | None) -> str:
     """Cancel jobs, of a sweep those that no other wants; says how many were not finished, and what stays."""
-    from robustq.jobs.queue import requests
+    from robustq.jobs.queue import user_actions
 
     with store.begin() as db:
         chosen = chosen_jobs(db, job_ids, name)
         if job_ids or (sweep_id := find_sweep(db, name)) is None:
-            return f"{requests.cancel(db, chosen)} jobs cancelled"
-        free, names = requests.only_of(db, sweep_id)
-        wanted = requests.unfinished(db, chosen)
-        n = requests.cancel(db, free)
-        requests.mark_cancelled(db, str(name))
+            return f"{user_actions.cancel(db, chosen)} jobs cancelled"
+        free, names = user_actions.only_of(db, sweep_id)
+        wanted = user_actions.unfinished(db, chosen)
+        n = user_actions.cancel(db, free)
+        user_actions.mark_cancelled(db, str(name))
     if not names:
         return f"{n} jobs cancelled"
     return (
@@ -98,33 +98,33 @@ def retry(store: Store, job_ids: Sequence[int], name: str | None) -> int:
     """Queue failed and cancelled jobs again, with those that failed only for their sake, and jobs that lost what they
     left; returns how many.
     """
-    from robustq.jobs.queue import lost_files, requests
+    from robustq.jobs.queue import lost_files, user_actions
 
     with store.begin() as db:
         chosen = chosen_jobs(db, job_ids, name)
         if not job_ids:
-            requests.mark_wanted(db, str(name))
+            user_actions.mark_wanted(db, str(name))
         lost = lost_files.lost(db, chosen, store.artifacts, named=bool(job_ids))
-        requests.forget(db, lost)
-        return sum(requests.retry(db, some) for some in chunks(lost)) + requests.retry(db, chosen)
+        user_actions.forget(db, lost)
+        return sum(user_actions.retry(db, some) for some in chunks(lost)) + user_actions.retry(db, chosen)
 
 
 def pause(store: Store, name: str, *, paused: bool) -> int:
     """Pause a sweep or go on with it; returns how many of its jobs are not finished."""
-    from robustq.jobs.queue import requests
+    from robustq.jobs.queue import user_actions
 
     with store.begin() as db:
         chosen = find_sweep(db, name)
         assert chosen is not None
-        return requests.pause(db, chosen, paused=paused)
+        return user_actions.pause(db, chosen, paused=paused)
 
 
 def prioritise(store: Store, job_ids: Sequence[int], name: str | None, priority: int) -> int:
     """Set the priority of jobs; returns how many were not finished."""
-    from robustq.jobs.queue import requests
+    from robustq.jobs.queue import user_actions
 
     with store.begin() as db:
-        return requests.prioritise(db, chosen_jobs(db, job_ids, name), priority)
+        return user_actions.prioritise(db, chosen_jobs(db, job_ids, name), priority)
 
 
 def all_ended(store: Store, name: str | None) -> bool:
@@ -140,7 +140,7 @@ def has_ended(store: Store, job_id: int) -> bool:
 def log_text(store: Store, job_id: int, *, as_json: bool) -> str:
     with store.begin() as db:
         log = job_log(db, job_id)
-    return tables.json_text(log) if as_json else terminal_rows.log_text(log)
+    return tables.json_text(log) if as_json else terminal_rows.job_text(log)
 
 
 def write_weights(store: Store, chosen: int, out: Path) -> None:

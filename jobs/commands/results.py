@@ -32,7 +32,7 @@ def results(ctx: click.Context, question: Any, summary: bool, form: str, spreads
     from robustq.jobs.commands import results_text
 
     form, tell = form_of(ctx, form, as_json, spreadsheet), partial(say, err=True)
-    text = results_text.answer_text(open_store(ctx), question, form, summary=summary, tell=tell)
+    text = results_text.question_text(open_store(ctx), question, form, summary=summary, tell=tell)
     say(text, data=form in CSV)
 
 

@@ -1,21 +1,26 @@
 """Results, answers and summaries as text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import Connection
 
 from robustq.jobs.commands import terminal_rows
 from robustq.jobs.commands.base import CSV, SPREADSHEET
+from robustq.jobs.commands.terminal_rows import Shown
 from robustq.jobs.errors import SpecError
+from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.filters import Filters, fits
 from robustq.jobs.results.questions import Question, answer, columns_of
 from robustq.jobs.results.rows import chosen_rows, result_rows, with_details
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.sweeps import latest_sweeps
 from robustq.jobs.text import tables
-from robustq.jobs.text.tables import json_text, table
+from robustq.jobs.text.tables import Row, json_text, table
+
+if TYPE_CHECKING:
+    from robustq.jobs.results.compare import Comparison
 
 
 def results_text(store: Store, chosen: int | None, *, as_json: bool, summary: bool = False) -> str:
@@ -26,10 +31,10 @@ def results_text(store: Store, chosen: int | None, *, as_json: bool, summary: bo
             return json_text(with_details(db, rows))
     if summary and rows:
         return summary_text(rows)
-    return table(terminal_rows.result_rows(rows), least=terminal_rows.LEAST)
+    return table(terminal_rows.shown_results(rows), least=terminal_rows.LEAST)
 
 
-def answer_text(store: Store, question: Question, form: str, *, summary: bool, tell: Callable[[str], None]) -> str:
+def question_text(store: Store, question: Question, form: str, *, summary: bool, tell: Callable[[str], None]) -> str:
     """The answer to a question in one of tables.FORMATS: percent for people, every digit in JSON and CSV.
 
     summary: a line a model instead.  tell: see `answer`.
@@ -47,7 +52,7 @@ def answer_text(store: Store, question: Question, form: str, *, summary: bool, t
     return rows_text(rows, shown_rows(rows, question), form)
 
 
-def rows_text(rows: list[dict[str, Any]], shown: list[dict[str, Any]], form: str) -> str:
+def rows_text(rows: Sequence[Row], shown: Sequence[Row], form: str) -> str:
     """Rows in one of tables.FORMATS: `rows` with every digit for programs, `shown` for people."""
     if form == "json":
         return json_text(rows)
@@ -58,13 +63,15 @@ def rows_text(rows: list[dict[str, Any]], shown: list[dict[str, Any]], form: str
     return {"markdown": tables.markdown, "latex": tables.latex}[form](shown, list(shown[0]) if shown else [])
 
 
-def shown_rows(rows: list[dict[str, Any]], question: Question) -> list[dict[str, Any]]:
+def shown_rows(rows: Sequence[Row], question: Question) -> list[Shown]:
     """An answer's rows as people read them."""
     if question.compare is not None:
-        return terminal_rows.compare_rows(rows)
+        return terminal_rows.shown_comparisons(cast("Sequence[Comparison]", rows))
     if question.pivot:
-        return terminal_rows.pivot_rows(rows)
-    return terminal_rows.group_rows(rows) if question.group else terminal_rows.result_rows(rows)
+        return terminal_rows.shown_pivot(rows)
+    if question.group:
+        return terminal_rows.shown_groups(rows)
+    return terminal_rows.shown_results(cast("Sequence[ResultRow]", rows))
 
 
 def summaries_text(db: Connection, filters: Filters) -> str:
@@ -74,8 +81,8 @@ def summaries_text(db: Connection, filters: Filters) -> str:
     return "\n".join(summary_text(rows) for rows in groups if rows) or table([])
 
 
-def summary_text(rows: list[dict[str, Any]]) -> str:
+def summary_text(rows: Sequence[ResultRow]) -> str:
     """A sweep's results, a line a model."""
     n = max(row["n"] for row in rows)
     head = f"{rows[0]['sweep']}: accuracy in % on {n} images, clean and under the worst of the attacks by radius"
-    return f"{head}\n{table(terminal_rows.summary_rows(rows))}"
+    return f"{head}\n{table(terminal_rows.shown_summary(rows))}"

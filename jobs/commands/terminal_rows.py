@@ -2,17 +2,28 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robustlib.checks.thresholds import FAIL
 from robustlib.settings import CERTIFY
-from robustq.jobs.text.numbers import eps_text, interval, mean, percent, trusted, unless_failed, with_interval
+from robustq.jobs.results.aggregate import mean_of, rows_by
+from robustq.jobs.results.worst_attack import attacked_by_radius, worst_case_of
+from robustq.jobs.text.numbers import eps_text, interval_text, percent, trusted, unless_failed, with_interval
 from robustq.jobs.text.tables import Row, table
+
+if TYPE_CHECKING:  # whose modules load what a reading command does without
+    from robustq.jobs.results.columns import ResultRow
+    from robustq.jobs.results.compare import Comparison
+    from robustq.jobs.results.worst_attack import WorstCase
+    from robustq.jobs.verification.diff import Change
+    from robustq.jobs.verification.replay import Replayed
+
+Shown = dict[str, Any]  # a row by the titles of its columns
 
 SUMMARY_RADII = 6  # columns that fit a terminal beside a name
 
 
-def result_rows(rows: Sequence[Row]) -> list[Row]:
+def shown_results(rows: "Sequence[ResultRow]") -> list[Shown]:
     """Result rows as the terminal shows them."""
     return [
         {
@@ -38,7 +49,7 @@ def result_rows(rows: Sequence[Row]) -> list[Row]:
 LEAST = ("seconds", "sweep", "n", "job", "distance", "recipe", "rows", "seed", "dataset", "p chi2", "clean %")
 
 
-def group_rows(rows: Sequence[Row]) -> list[Row]:
+def shown_groups(rows: Sequence[Row]) -> list[Shown]:
     """Groups as the terminal shows them: means in percent, with the standard error over seeds where there is one."""
     measures = {"clean_accuracy": "clean %", "robust_accuracy": "robust %"}
     shown = (*measures, "distance_median", "seconds", "seeds", "rows", "verdict")
@@ -48,7 +59,9 @@ def group_rows(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         head = {name: eps_text(row[name]) if name == "eps" else row[name] for name in given}
         spread = (
-            "" if row["robust_accuracy_low"] is None or row["verdict"] == FAIL else interval(row, "robust_accuracy")
+            ""
+            if row["robust_accuracy_low"] is None or row["verdict"] == FAIL
+            else interval_text(row, "robust_accuracy")
         )
         line = head | {title: plus_minus(row, name) for name, title in measures.items()}
         line["robust %"] = unless_failed(line["robust %"], row["robust_accuracy"], row["verdict"])
@@ -62,11 +75,11 @@ def plus_minus(row: Row, column: str) -> str:
     return percent(row[column]) + ("" if error is None else f" ± {percent(error)}")
 
 
-def pivot_rows(rows: Sequence[Row]) -> list[Row]:
+def shown_pivot(rows: Sequence[Row]) -> list[Shown]:
     return [{n: percent(v) if isinstance(v, float) else v for n, v in row.items()} for row in rows]
 
 
-def compare_rows(rows: Sequence[Row]) -> list[Row]:
+def shown_comparisons(rows: "Sequence[Comparison]") -> list[Shown]:
     """Comparisons as the terminal shows them: accuracies and their difference in percent and points."""
     return [
         {
@@ -81,7 +94,7 @@ def compare_rows(rows: Sequence[Row]) -> list[Row]:
                 f"{side} %": unless_failed(percent(accuracy), accuracy, row[f"{side}_verdict"])
                 for side, accuracy in (("first", row["first_accuracy"]), ("second", row["second_accuracy"]))
             },
-            "difference": f"{100 * row['difference']:+.1f} {interval(row, 'difference')}",
+            "difference": f"{100 * row['difference']:+.1f} {interval_text(row, 'difference')}",
             "only first": row["only_first"],
             "only second": row["only_second"],
             "p exact": row["p_exact"],
@@ -91,7 +104,7 @@ def compare_rows(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def diff_rows(rows: Sequence[Row]) -> list[Row]:
+def shown_changes(rows: "Sequence[Change]") -> list[Shown]:
     """What changed, as the terminal shows it: rows that are the same are only counted."""
     return [
         {
@@ -105,7 +118,7 @@ def diff_rows(rows: Sequence[Row]) -> list[Row]:
             "n": row["n"],
             "clean %": f"{percent(row['old_clean_accuracy'])} > {percent(row['new_clean_accuracy'])}",
             "robust %": f"{percent(row['old_robust_accuracy'])} > {percent(row['new_robust_accuracy'])}",
-            "difference 95 %": "" if row["difference_low"] is None else interval(row, "difference"),
+            "difference 95 %": "" if row["difference_low"] is None else interval_text(row, "difference"),
             "p exact": row["p_exact"],
         }
         for row in rows
@@ -113,7 +126,7 @@ def diff_rows(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def replay_rows(rows: Sequence[Row]) -> list[Row]:
+def shown_replays(rows: "Sequence[Replayed]") -> list[Shown]:
     """Replays as the terminal shows them."""
     return [
         {
@@ -133,44 +146,37 @@ def replay_rows(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def summary_rows(rows: Sequence[Row]) -> list[Row]:
+def shown_summary(rows: "Sequence[ResultRow]") -> list[Shown]:
     """One line a model: clean accuracy, then that under the worst attack at some radii; mean over seeds, percent."""
-    lines: dict[str, Row] = {}
-    rows = [row for row in rows if row["attack"] != CERTIFY]  # a bound from below stands beside no attack's
-    for norm, radii in radii_by_norm(rows).items():
-        for model in dict.fromkeys(row["model"] for row in rows):
-            mine = [row for row in rows if row["model"] == model]
-            line = lines.setdefault(model, {"model": model, "clean": percent(mean(mine, "clean_accuracy"))})
-            for eps in radii:
-                at = [row for row in mine if row["norm"] == norm and row["eps"] == eps]
-                worst = worst_of(at)
-                found = mean(worst, "robust_accuracy")
-                line[f"{norm} {eps_text(eps)}"] = unless_failed(percent(found), found, *(r["verdict"] for r in worst))
-    return list(lines.values())
+    found = attacked_by_radius(rows)
+    shown = radii_by_norm(list(found))
+    lines = []
+    for (model,), mine in rows_by([row for row in rows if row["attack"] != CERTIFY], "model").items() if shown else ():
+        line: Shown = {"model": model, "clean": percent(mean_of(mine, "clean_accuracy"))}
+        for norm, eps in shown:
+            here = found.get((norm, eps, model))
+            line[f"{norm} {eps_text(eps)}"] = worst_text(worst_case_of(here)) if here else ""
+        lines.append(line)
+    return lines
 
 
-def radii_by_norm(rows: Sequence[Row]) -> dict[str, list[float]]:
-    """The radii to show for each norm: all, or evenly some of many; 0 is the clean accuracy again."""
-    found: dict[str, list[float]] = {}
-    for norm in dict.fromkeys(row["norm"] for row in rows if row["norm"]):
-        radii = sorted({row["eps"] for row in rows if row["norm"] == norm and row["eps"]})
+def worst_text(case: "WorstCase[ResultRow]") -> str:
+    return unless_failed(percent(case.accuracy), case.accuracy, case.verdict)
+
+
+def radii_by_norm(found: "Sequence[tuple[str, float, str]]") -> list[tuple[str, float]]:
+    """The radii to show for each norm: all, or evenly some of many.  found: norms, radii and models."""
+    shown = []
+    for norm in dict.fromkeys(norm for norm, _, _ in found):
+        radii = sorted({eps for other, eps, _ in found if other == norm})
         if len(radii) > SUMMARY_RADII:
             last = len(radii) - 1
             radii = [radii[round(i * last / (SUMMARY_RADII - 1))] for i in range(SUMMARY_RADII)]
-        if radii:
-            found[norm] = radii
-    return found
+        shown += [(norm, eps) for eps in radii]
+    return shown
 
 
-def worst_of(rows: Sequence[Row]) -> list[Row]:
-    """Of each seed the worst case; where it is not computed, the lowest of the attacks."""
-    found: dict[int, Row] = {}
-    for row in sorted(rows, key=lambda row: (row["attack"] != "worst-case", row["robust_accuracy"])):
-        found.setdefault(row["seed"], row)
-    return list(found.values())
-
-
-def log_text(log: dict[str, Any]) -> str:
+def job_text(log: dict[str, Any]) -> str:
     """What is known of a job, for people."""
     spec = json.dumps(log["spec"], indent=2)
     lines = [f"job {log['id']}  {log['kind']}  {log['state']}  key {log['key'][:16]}", spec]

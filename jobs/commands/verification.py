@@ -7,7 +7,7 @@ import click
 
 from robustq.jobs.commands.base import (
     CSV,
-    NUMBER,
+    JOB_NUMBER,
     SEED,
     Unfinished,
     form_of,
@@ -59,19 +59,21 @@ def diff(
     robustq --store results.db diff --versions kernel 3 4
     """
     from robustq.jobs.commands import verification_text
-    from robustq.jobs.verification.diff import CHANGED, counts_text
+    from robustq.jobs.verification.diff import CHANGED, changes_text
 
     form = form_of(ctx, form, as_json, spreadsheet)
-    rows = verification_text.diff_rows(ctx.obj, old, new, versions, filters)
+    rows = verification_text.changes_between(ctx.obj, old, new, versions, filters)
     say(verification_text.diff_text(rows, form), data=form in CSV)
-    say(counts_text(rows), err=True)
+    say(changes_text(rows), err=True)
     if changed := sum(row["change"] == CHANGED for row in rows):
         raise Unfinished(f"{changed} results changed beyond their intervals")
 
 
 @click.command()
 @click.argument("number", type=click.IntRange(1), default=1)
-@click.option("--job", "job_ids", type=NUMBER, multiple=True, help="Run this one, instead of any; may be given often.")
+@click.option(
+    "--job", "job_ids", type=JOB_NUMBER, multiple=True, help="Run this one, instead of any; may be given often."
+)
 @click.option("--draw", type=SEED, default=0, show_default=True, help="Seed by which results are drawn.")
 @click.option("--threads", type=click.IntRange(1, 4096), default=1, show_default=True, help="CPU threads.")
 @filter_options
@@ -101,14 +103,14 @@ def replay(
     robustq replay --job 17 --job 21
     """  # fmt: skip
     from robustq.jobs.commands import verification_text
-    from robustq.jobs.verification.replay import failed, replay
+    from robustq.jobs.verification.replay import count_wrong, replay
 
     if job_ids:
         refuse_typed(ctx, "with --job, which says what to run", "number", "draw", *FILTER_NAMES)
     form, tell = form_of(ctx, form, as_json, spreadsheet), partial(say, err=True)
     rows = replay(open_store(ctx), number, filters=filters, job_ids=job_ids, seed=draw, threads=threads, tell=tell)
     say(verification_text.replay_text(rows, form), data=form in CSV)
-    if wrong := failed(rows):
+    if wrong := count_wrong(rows):
         raise Unfinished(f"{wrong} of {len(rows)} results did not come out as they were stored")
 
 

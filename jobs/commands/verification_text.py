@@ -1,14 +1,19 @@
 """The text that `diff` and `replay` print."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from robustq.jobs.commands import terminal_rows
 from robustq.jobs.commands.results_text import rows_text
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.store.connection import open_store
 
+if TYPE_CHECKING:
+    from robustq.jobs.verification.diff import Change
+    from robustq.jobs.verification.replay import Replayed
 
-def diff_rows(url: str, old: str, new: str, versions: str | None, filters: Filters) -> list[dict[str, Any]]:
+
+def changes_between(url: str, old: str, new: str, versions: str | None, filters: Filters) -> "list[Change]":
     """What changed between two stores, or with `versions` between the rows of two versions in the store `url`."""
     from robustq.jobs.verification.diff import Side, diff, of_version
 
@@ -19,9 +24,9 @@ def diff_rows(url: str, old: str, new: str, versions: str | None, filters: Filte
         return diff(Side(one, filters), Side(other, filters))
 
 
-def diff_text(rows: list[dict[str, Any]], form: str) -> str:
-    return rows_text(rows, terminal_rows.diff_rows(rows), form)
+def diff_text(rows: "Sequence[Change]", form: str) -> str:
+    return rows_text(rows, terminal_rows.shown_changes(rows), form)
 
 
-def replay_text(rows: list[dict[str, Any]], form: str) -> str:
-    return rows_text(rows, terminal_rows.replay_rows(rows), form)
+def replay_text(rows: "Sequence[Replayed]", form: str) -> str:
+    return rows_text(rows, terminal_rows.shown_replays(rows), form)

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, select
 
 from robustq.jobs.errors import ArtifactError
 from robustq.jobs.queue.dependencies import ancestors
-from robustq.jobs.queue.requests import with_shards
+from robustq.jobs.queue.user_actions import with_shards
 from robustq.jobs.store import artifacts
 from robustq.jobs.store.attacked_images import attacked_images
 from robustq.jobs.store.schema import example_blob, job, job_artifact

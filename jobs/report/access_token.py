@@ -23,8 +23,8 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 CLOSED = "This page opens by the address that robustq ui printed when it was started, which ends in a token.\n"
-AGAIN = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>robustq</title>'
-AGAIN += '<meta http-equiv="refresh" content="0; url={place}"></head></html>\n'
+REDIRECT_HTML = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>robustq</title>'
+REDIRECT_HTML += '<meta http-equiv="refresh" content="0; url={place}"></head></html>\n'
 
 
 def make_token() -> tuple[str, str]:
@@ -76,7 +76,7 @@ class Door:
         place = "./" + (f"?{urlencode(rest)}" if rest else "")
         if request.headers.get("sec-fetch-site") == "cross-site":
             # Browsers send no strict cookie along a redirect that began on another site, such as a terminal in a page.
-            answer: Response = HTMLResponse(AGAIN.format(place=html.escape(place)), headers=HEADERS)
+            answer: Response = HTMLResponse(REDIRECT_HTML.format(place=html.escape(place)), headers=HEADERS)
         else:
             answer = RedirectResponse(place, 303, HEADERS)
         answer.set_cookie(name, self.token, httponly=True, samesite="strict", path="/")

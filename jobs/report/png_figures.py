@@ -14,14 +14,13 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from robustq.jobs.results.columns import PageRow, Training
 from robustq.jobs.text.safe_text import numbered, one_line
-
-Row = dict[str, Any]
 
 LONGEST = 60  # letters of a text: a picture grows with its texts, and Agg draws none of more than 65,535 pixels
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, with a marker each for black and white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+PNG_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
 
 
@@ -69,17 +68,17 @@ def png(figure: Figure) -> bytes:
 
 
 def style(i: int) -> dict[str, Any]:
-    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+    return {"color": PNG_COLOURS[i % len(PNG_COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
 
 
 @literal
-def eps_curve(title: str, rows: Sequence[Row]) -> bytes:
+def eps_curve(title: str, rows: Sequence[PageRow]) -> bytes:
     """Accuracy by radius, a line a model: mean over seeds, band from the lowest to the highest interval's end."""
     figure, axes = plt.subplots(figsize=(6.4, 4.2))
     models = list(dict.fromkeys(row["model"] for row in rows))
     for i, model in enumerate(models):
         mine = [row for row in rows if row["model"] == model]
-        radii = sorted({row["eps"] for row in mine})
+        radii = sorted({row["eps"] for row in mine if row["eps"] is not None})
         at = [[row for row in mine if row["eps"] == eps] for eps in radii]
         means = [float(np.mean([row["robust_accuracy"] for row in group])) for group in at]
         low = [min(row["robust_accuracy_low"] for row in group) for group in at]
@@ -142,7 +141,7 @@ def picture_grid(title: str, clean: np.ndarray, attacked: np.ndarray, captions: 
 
 
 @literal
-def histories(rows: Sequence[Row]) -> bytes:
+def training_figure(rows: Sequence[Training]) -> bytes:
     """Validation accuracy by epoch, clean and under PGD: a fall of the second alone is catastrophic overfitting."""
     figure, all_axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
     for axes, column in zip(all_axes, ("clean_accuracy", "attacked_accuracy"), strict=True):

@@ -19,10 +19,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from robustq.jobs.errors import RobustqError, SpecError
 from robustq.jobs.report.access_token import HEADERS, Door
-from robustq.jobs.report.page.image_outcomes import Kept
-from robustq.jobs.report.page.render import page, sections
-from robustq.jobs.report.page.sections import parts
-from robustq.jobs.report.page.sweep_data import gather, state_of
+from robustq.jobs.report.page.cache import PageCache
+from robustq.jobs.report.page.render import render_page, render_sections
+from robustq.jobs.report.page.sections import make_page
+from robustq.jobs.report.page.sweep_data import gather, page_state
 from robustq.jobs.report.server_limits import Patient, Slices, Together
 from robustq.jobs.store.connection import Store, parse_url
 from robustq.jobs.store.schema import meta
@@ -89,14 +89,14 @@ class Pages:
 
     def __init__(self, store: Store):
         self.store, self.lock = store, threading.Lock()
-        self.kept: Kept = {}
+        self.cache = PageCache()
         self.last: dict[int, Made] = {}  # by sweep
         self.mark = ""
 
     def forget(self, db: Connection) -> None:
-        """Drop what is kept of a store that another has taken the place of."""
+        """Drop what was read of a store that another has taken the place of."""
         if (mark := self.mark_of(db)) != self.mark:
-            self.kept, self.last, self.mark = {}, {}, mark
+            self.cache, self.last, self.mark = PageCache(), {}, mark
 
     def mark_of(self, db: Connection) -> str:
         """By what a store is told from another."""
@@ -112,7 +112,7 @@ class Pages:
         """An ETag of what the page of a sweep would show."""
         with self.store.begin() as db:
             sweep_id, names = self.chosen(db, name)
-            state = self.mark_of(db) + (repr(names) if sweep_id is None else state_of(db, sweep_id))
+            state = self.mark_of(db) + (repr(names) if sweep_id is None else page_state(db, sweep_id))
         return f'"{hashlib.sha256(state.encode()).hexdigest()[:32]}"'
 
     def made(self, name: str | None) -> Made:
@@ -124,10 +124,10 @@ class Pages:
             if sweep_id is None:
                 return Made(tag, [], empty(self.store), b'{"about": "", "sections": []}')
             if (last := self.last.get(sweep_id)) is None or (last.tag, last.names) != (tag, names):
-                given = parts(db, self.store.artifacts, gather(db, sweep_id, self.kept), self.kept)
-                rendered = sections(given)
-                found = {"about": given["about"], "sections": [vars(section) for section in rendered]}
-                whole = page(given, rendered, live=names).encode()
+                page = make_page(db, self.store.artifacts, gather(db, sweep_id, self.cache), self.cache)
+                rendered = render_sections(page)
+                found = {"about": page.about, "sections": [vars(section) for section in rendered]}
+                whole = render_page(page, rendered, live=names).encode()
                 self.last[sweep_id] = Made(tag, names, whole, json.dumps(found).encode())
             return self.last[sweep_id]
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-CHUNK = 2**16  # bytes of a page that wait for one reader; its kernel holds KERNEL more
+SLICE_BYTES = 2**16  # bytes of a page that wait for one reader; its kernel holds KERNEL more
 KERNEL = 2**18
 
 
@@ -19,7 +19,7 @@ class Patient(H11Protocol):
     """HTTP with an end to waiting, which uvicorn has between requests alone.
 
     asking: seconds from the first byte of a request, or from the connection, to its last.  taking: in which a reader
-    has to take what is ready for it, CHUNK bytes at most.  leaving: which an answer still has when the server ends.
+    has to take what is ready for it, SLICE_BYTES at most.  leaving: which an answer still has when the server ends.
     """
 
     asking, taking, leaving = 10.0, 20.0, 3.0
@@ -72,10 +72,10 @@ class Slices(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         body = memoryview(self.body)
-        for place in range(0, max(len(body), 1), CHUNK):
-            last = place + CHUNK >= len(body)
+        for place in range(0, max(len(body), 1), SLICE_BYTES):
+            last = place + SLICE_BYTES >= len(body)
             await send(
-                {"type": "http.response.body", "body": bytes(body[place : place + CHUNK]), "more_body": not last}
+                {"type": "http.response.body", "body": bytes(body[place : place + SLICE_BYTES]), "more_body": not last}
             )
 
 

@@ -3,21 +3,22 @@
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Connection
 
 from robustq.jobs.errors import SpecError
-from robustq.jobs.report.page import image_outcomes, images
+from robustq.jobs.report.page import images
+from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.report.page.images import condition
 from robustq.jobs.report.page.plotly import slug
-from robustq.jobs.report.page.render import page, sections
-from robustq.jobs.report.page.sections import parts
+from robustq.jobs.report.page.render import render_page, render_sections
+from robustq.jobs.report.page.sections import make_page
 from robustq.jobs.report.page.sweep_data import Sweep, gather
+from robustq.jobs.report.page.thumbnails import Data
+from robustq.jobs.results.attack_labels import WORST_CASE
+from robustq.jobs.results.columns import PageRow
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.sweeps import find_sweep
-
-Row = dict[str, Any]
 
 
 def write_report(
@@ -27,17 +28,17 @@ def write_report(
 
     tell: is told of what cannot be shown, in one line each.
     """
-    kept: image_outcomes.Kept = {}
+    cache = PageCache()
     with store.begin() as db:
         sweep_id = find_sweep(db, name)
         assert sweep_id is not None  # a name that does not exist has raised
-        sweep = gather(db, sweep_id, kept)
+        sweep = gather(db, sweep_id, cache)
         if not sweep.rows:
             raise SpecError(f"sweep {name!r} has no results yet: {way_on(sweep)}")
-        given = parts(db, store.artifacts, sweep, kept)
-        html = page(given, sections(given))
-        drawn = [] if figures_folder is None else list(figure_files(db, store.artifacts, sweep, kept))
-    for grid in given["grids"]:
+        page = make_page(db, store.artifacts, sweep, cache)
+        html = render_page(page, render_sections(page))
+        drawn = [] if figures_folder is None else list(figure_files(db, store.artifacts, sweep, cache))
+    for grid in page.pictures.grids:
         if isinstance(grid, images.Missing):
             tell(grid.line)
     written = [out]
@@ -69,48 +70,50 @@ def file_names(names: Sequence[str]) -> list[str]:
     return list(found.values())
 
 
-def figure_files(db: Connection, root: str, sweep: Sweep, kept: image_outcomes.Kept) -> Iterator[tuple[str, bytes]]:
+def figure_files(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> Iterator[tuple[str, bytes]]:
     """Pictures for papers and slides, each with its file's name: curves, trainings, confusions, attacked images."""
     from robustq.jobs.report import png_figures  # matplotlib, which the page itself does without
 
-    shown = images.open_data(sweep.data, kept)
-    for attack, norm, rows in curves(sweep.rows):
+    data = cache.data(sweep.data)
+    for attack, norm, rows in curves_of_attacks(sweep.rows):
         yield slug("eps-curve", attack, norm), png_figures.eps_curve(f"{attack}, {norm}", rows)
     if sweep.trainings:
-        yield "training", png_figures.histories(sweep.trainings)
-    for row in images.telling(sweep.rows, ["worst-case", *images.attack_names(sweep.rows)]):
-        found = image_outcomes.outcome(db, row["job_id"], len(shown.names), kept)
+        yield "training", png_figures.training_figure(sweep.trainings)
+    for row in images.picked_rows(sweep.rows, [WORST_CASE, *images.attack_names(sweep.rows)]):
+        found = cache.outcome(db, row["job_id"], len(data.names))
         if found is None:
             continue
         named = {"clean": found.clean, condition(row): found.attacked}
         matrices = {label: matrix for label, matrix in named.items() if matrix is not None}
-        names = [shown.name(k) for k in range(len(found.counts))]
+        names = [data.name(k) for k in range(len(found.counts))]
         if matrices:
             yield (
                 slug("confusion", row["model"]),
                 png_figures.confusion(f"{row['model']}: confusion matrices", matrices, names),
             )
-    yield from grid_files(db, root, sweep.rows, shown, kept)
+    yield from grid_files(db, root, sweep.rows, data, cache)
 
 
 def grid_files(
-    db: Connection, root: str, rows: Sequence[Row], shown: images.Data, kept: image_outcomes.Kept
+    db: Connection, root: str, rows: Sequence[PageRow], data: Data, cache: PageCache
 ) -> Iterator[tuple[str, bytes]]:
     from robustq.jobs.report import png_figures
 
-    for row in images.telling(rows, images.attack_names(rows)):
-        pair = images.first_images(db, root, row, shown, kept)
+    for row in images.picked_rows(rows, images.attack_names(rows)):
+        pair = images.first_images(db, root, row, data, cache)
         if not isinstance(pair, images.Pair):
             continue
         first = pair.found.first[: len(pair.attacked)]
-        captions = [(shown.name(before), shown.name(after)) for _, before, after in first]
+        captions = [(data.name(before), data.name(after)) for _, before, after in first]
         grid = png_figures.picture_grid(images.title(row), pair.clean, pair.attacked, captions)
         yield slug("images", row["model"]), grid
 
 
-def curves(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[Row]]]:
+def curves_of_attacks(rows: Sequence[PageRow]) -> Iterator[tuple[str, str, list[PageRow]]]:
     """The attacks that were run at several radii, with their rows that are to be trusted."""
-    for attack, norm in dict.fromkeys((row["label"], row["norm"]) for row in rows if row["eps"] is not None):
+    for attack, norm in dict.fromkeys(
+        (row["label"], row["norm"]) for row in rows if row["eps"] is not None and row["norm"]
+    ):
         mine = [row for row in rows if (row["label"], row["norm"]) == (attack, norm) and row["eps"] is not None]
         mine = [row for row in mine if row["verdict"] != "fail"]
         if len({row["eps"] for row in mine}) > 1:

@@ -1,13 +1,15 @@
 """Rows put together: means over seeds or groups, a pivot of models by attacks, the best row of each contest."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 from robustlib.checks.thresholds import FAIL, VERDICTS
 from robustq.jobs.results.attack_labels import Identity, identity
 from robustq.jobs.results.filters import check_columns
 from robustq.jobs.text.numbers import eps_text
 from robustq.jobs.text.tables import Row
+
+R = TypeVar("R", bound=Row)
 
 # What rows that differ only by their seed agree in.
 OVER_SEEDS = ("sweep", "dataset", "model", "attack", "norm", "eps", "recipe", "n")
@@ -16,51 +18,90 @@ LINES, CELLS = ("sweep", "dataset", "model"), ("attack", "norm", "eps")
 # Only among rows that agree in these can one be better than another.
 CONTEST = ("dataset", "attack", "norm", "eps")
 MEANS = ("clean_accuracy", "robust_accuracy", "distance_median", "seconds")
-MEASURES = (
-    "clean_accuracy", "clean_accuracy_se", "robust_accuracy", "robust_accuracy_se", "robust_accuracy_low",
-    "robust_accuracy_high", "distance_median", "seconds", "seeds", "rows", "verdict",
-)  # fmt: skip
 LESS_IS_BETTER = ("seconds",)
 
 
-def grouped(rows: Iterable[Row], group: Sequence[str], tell: Callable[[str], None]) -> list[Row]:
-    """Means over seeds of rows that agree in `group`, in the order in which their first rows come.
+class Measures(TypedDict):
+    """Means over seeds of a group of rows; None where nothing is known.
 
-    Rows of one seed are averaged first, so that every seed counts once. *_se is the standard error over seeds, low and
-    high are the ends of Student's 95 % interval, within [0, 1]; None where there is one seed only. verdict: the worst.
+    *_se: standard error over seeds; low and high: ends of Student's 95 % interval, within [0, 1]; None where there is
+    one seed only.  seeds, rows: how many the group has.  verdict: the worst.
     """
-    from robustq.jobs.results.statistics import standard_error, t_interval
 
-    found: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        found.setdefault(tuple(str(row[n]) if isinstance(row[n], dict) else row[n] for n in group), []).append(row)
-    lines = []
-    for place, mine in found.items():
-        seeds: dict[int, list[Row]] = {}
-        for row in mine:
-            seeds.setdefault(row["seed"], []).append(row)
-        means = {column: [mean(some, column) for some in seeds.values()] for column in MEANS}
-        kept = {column: [value for value in values if value is not None] for column, values in means.items()}
-        line: Row = dict(zip(group, place, strict=True)) | dict.fromkeys(MEASURES)
-        line |= {column: sum(values) / len(values) if values else None for column, values in kept.items()}
-        line |= {f"{column}_se": standard_error(kept[column]) for column in ("clean_accuracy", "robust_accuracy")}
-        if interval := t_interval(kept["robust_accuracy"]):  # no accuracy lies beyond 0 and 1, Student's interval may
-            line |= {"robust_accuracy_low": max(interval[0], 0.0), "robust_accuracy_high": min(interval[1], 1.0)}
-        line |= {"seeds": len(seeds), "rows": len(mine), "verdict": worst_verdict(mine)}
-        lines.append(line)
-    mixed = sum(line["rows"] > line["seeds"] for line in lines)
+    clean_accuracy: float | None
+    clean_accuracy_se: float | None
+    robust_accuracy: float | None
+    robust_accuracy_se: float | None
+    robust_accuracy_low: float | None
+    robust_accuracy_high: float | None
+    distance_median: float | None
+    seconds: float | None
+    seeds: int
+    rows: int
+    verdict: str | None
+
+
+MEASURES = tuple(Measures.__annotations__)
+
+
+def means_by(rows: Sequence[Row], group: Sequence[str], tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Means over seeds of rows that agree in `group`, in the order in which their first rows come: see `Measures`."""
+    if "versions" in group:  # an object, by which nothing can be grouped
+        rows = [{**row, "versions": str(row["versions"])} for row in rows]
+    found = {key: measures(mine) for key, mine in rows_by(rows, *group).items()}
+    mixed = sum(line["rows"] > line["seeds"] for line in found.values())
     if mixed and "seed" not in group:
         tell(f"{mixed} groups hold several rows of a seed, which were averaged: --over-seeds keeps apart what differs")
-    return lines
+    return [{**dict(zip(group, key, strict=True)), **line} for key, line in found.items()]
+
+
+def measures(rows: Sequence[Row]) -> Measures:
+    """Rows of one seed are averaged first, so that every seed counts once."""
+    from robustq.jobs.results.significance import standard_error, t_interval
+
+    seeds = list(rows_by(rows, "seed").values())
+
+    def by_seed(column: str) -> list[float]:
+        means = [mean_of(some, column) for some in seeds]
+        return [value for value in means if value is not None]
+
+    clean, robust, distance, seconds = map(by_seed, MEANS)
+    interval = t_interval(robust)  # no accuracy lies beyond 0 and 1, Student's interval may
+    return Measures(
+        clean_accuracy=mean(clean) if clean else None,
+        clean_accuracy_se=standard_error(clean),
+        robust_accuracy=mean(robust) if robust else None,
+        robust_accuracy_se=standard_error(robust),
+        robust_accuracy_low=max(interval[0], 0.0) if interval else None,
+        robust_accuracy_high=min(interval[1], 1.0) if interval else None,
+        distance_median=mean(distance) if distance else None,
+        seconds=mean(seconds) if seconds else None,
+        seeds=len(seeds),
+        rows=len(rows),
+        verdict=worst_verdict(rows),
+    )
 
 
 def worst_verdict(rows: Sequence[Row]) -> str | None:
     return max((row["verdict"] for row in rows if row["verdict"] is not None), key=VERDICTS.index, default=None)
 
 
-def mean(rows: Sequence[Row], column: str) -> float | None:
+def rows_by(rows: Iterable[R], *columns: str) -> dict[Any, list[R]]:
+    """Rows by what they hold in these columns, each group and the groups in the order of the rows."""
+    found: dict[Any, list[R]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[column] for column in columns), []).append(row)
+    return found
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def mean_of(rows: Sequence[Row], column: str) -> float | None:
+    """The mean of what is known in this column; None where nothing is."""
     values = [row[column] for row in rows if row[column] is not None]
-    return sum(values) / len(values) if values else None
+    return mean(values) if values else None
 
 
 def pivot(groups: Sequence[Row], tell: Callable[[str], None]) -> list[Row]:
@@ -73,7 +114,7 @@ def pivot(groups: Sequence[Row], tell: Callable[[str], None]) -> list[Row]:
     for row in groups:
         words = [row["attack"], row["norm"], eps_text(row["eps"])]
         columns.setdefault(tuple(row[name] for name in CELLS), " ".join(str(word) for word in words if word))
-    lines: dict[tuple[Any, ...], Row] = {}
+    lines: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in groups:
         place = tuple(row[name] for name in LINES)
         head = {name: row[name] for name in (*heads, "model")}
@@ -106,8 +147,9 @@ def best(rows: Sequence[Row], column: str, tell: Callable[[str], None], labels: 
     return kept
 
 
-def sort(rows: list[Row], columns: Sequence[str]) -> list[Row]:
+def sort(rows: Sequence[Row], columns: Sequence[str]) -> list[Row]:
     """By these columns, -COLUMN from the highest; equals stay in order, nulls come last either way."""
+    rows = list(rows)
     for name in reversed(columns):
         column, down = name.removeprefix("-"), name.startswith("-")
         if rows:

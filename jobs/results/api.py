@@ -36,15 +36,14 @@ def results(
     must fit, texts also by pattern.  where: conditions such as "robust_accuracy<0.5".  group to compare: as the options
     of these names.  Raises SpecError and StoreError.
     """
+    given = dict(locals())  # the arguments by name
+    from robustq.jobs.results.columns import FILTER_COLUMNS
     from robustq.jobs.results.export import rows_table
     from robustq.jobs.results.filters import make_filters
     from robustq.jobs.results.questions import answer, columns_of, make_question
     from robustq.jobs.store.connection import open_store
 
-    named = {
-        "model": model, "attack": attack, "eps": eps, "norm": norm, "arch": arch, "defence": defence,
-        "dataset": dataset, "seed": seed,
-    }  # fmt: skip
+    named = {name: given[name] for name in FILTER_COLUMNS}
     shape = {"group": group, "over_seeds": over_seeds, "pivot": pivot, "sort": sort, "best": best, "compare": compare}
     asked = make_question(make_filters(sweep, named, where), **shape)
     opened = open_store(store)

@@ -10,18 +10,20 @@ from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.schema import job
 from robustq.jobs.text.attack_words import attack_settings
 
+WORST_CASE = "worst-case"  # the worst over the attacks on one model at one radius
+
 # Their recipes differ by model, or are meant to be averaged, and do not make them others.
-ALIKE = frozenset({"worst-case", AUDIT, CERTIFY, *ON_ALL})
+ALIKE = frozenset({WORST_CASE, AUDIT, CERTIFY, *ON_ALL})
 
 Settings = Mapping[str, str]  # of an attack, in words by name
 Read = Callable[[Iterable[int]], Mapping[int, Settings]]  # gives the settings of the attacks of these jobs
-IDENTITY = ("attack", "norm", "eps", "recipe")
+ATTACK_IDENTITY = ("attack", "norm", "eps", "recipe")
 Identity = tuple[Any, ...]
 
 
 def identity(row: Mapping[str, Any]) -> Identity:
     """What rows of the same attack at the same radius agree in; None for what the row does not have."""
-    return tuple(row.get(name) for name in IDENTITY)
+    return tuple(row.get(name) for name in ATTACK_IDENTITY)
 
 
 def stored_settings(db: Connection, ids: Iterable[int]) -> dict[int, Settings]:

@@ -1,23 +1,62 @@
-"""The result of an audit, as one object for programs and one page of plain words for people."""
+"""The result of an audit: verdict, accuracies, checks, and all that was tried."""
 
-from typing import Any
+from typing import TypedDict, cast
 
 from sqlalchemy import Connection, select
 
-from robustq.jobs.results.columns import as_json
+from robustq.jobs.results.columns import Check, as_json
 from robustq.jobs.store.schema import check_result, job, result, sweep_job
 
-CHECK = ("name", "value", "threshold", "verdict", "note", "examples")
+
+class Trial(TypedDict):
+    """An attack that an audit tried: how many images it attacked and broke, and what is left.
+
+    remedy: what it does about masked gradients, "naive" for nothing.
+    """
+
+    attack: str
+    remedy: str
+    attacked: int
+    broke: int
+    robust_accuracy: float
+    seconds: float
 
 
-def checks_of(db: Connection, job_id: int) -> list[dict[str, Any]]:
+class LeftOut(TypedDict):
+    """An attack that an audit did not try, and why."""
+
+    attack: str
+    why: str
+
+
+class AuditFound(TypedDict):
+    """An audit's verdict, both accuracies as fractions, and all that was tried."""
+
+    verdict: str
+    cause: str | None
+    naive_robust_accuracy: float
+    adaptive_robust_accuracy: float
+    model: str
+    norm: str
+    eps: float
+    seed: int
+    n: int
+    clean_accuracy: float
+    seconds: float
+    checks: list[Check]
+    tried: list[Trial]
+    left_out: list[LeftOut]
+    job_id: int
+
+
+def checks_of_job(db: Connection, job_id: int) -> list[Check]:
     """What was checked of a result, by name: value, threshold, verdict, note, examples that show it."""
-    columns = [check_result.c[name] for name in CHECK]
+    columns = [check_result.c[name] for name in Check.__annotations__]
     rows = db.execute(select(*columns).where(check_result.c.job_id == job_id).order_by(check_result.c.name)).mappings()
-    return [dict(row) | {"examples": as_json(row["examples"])} for row in rows]
+    return cast("list[Check]", [dict(row) | {"examples": as_json(row["examples"])} for row in rows])
 
 
-def audit_of(db: Connection, sweep_id: int) -> dict[str, Any]:
+def audit_of(db: Connection, sweep_id: int) -> AuditFound:
     """The sweep's first audit: verdict, cause, both accuracies, checks, and all that was tried."""
     row = (
         db.execute(
@@ -35,9 +74,20 @@ def audit_of(db: Connection, sweep_id: int) -> dict[str, Any]:
     )  # fmt: skip
     assert row is not None  # the sweep was made of it, and its failure is told before
     told = row["extra"]["audit"]
-    named = ("model", "norm", "eps", "seed", "n", "clean_accuracy", "seconds")
-    main = ("verdict", "cause", "naive_robust_accuracy", "adaptive_robust_accuracy")
-    checks = checks_of(db, row["id"])
-    return {name: told[name] for name in main} | {name: row[name] for name in named} | {
-        "checks": checks, "tried": told["trials"], "left_out": told.get("left_out", []), "job_id": row["id"],
-    }  # fmt: skip
+    return AuditFound(
+        verdict=told["verdict"],
+        cause=told["cause"],
+        naive_robust_accuracy=told["naive_robust_accuracy"],
+        adaptive_robust_accuracy=told["adaptive_robust_accuracy"],
+        model=row["model"],
+        norm=row["norm"],
+        eps=row["eps"],
+        seed=row["seed"],
+        n=row["n"],
+        clean_accuracy=row["clean_accuracy"],
+        seconds=row["seconds"],
+        checks=checks_of_job(db, row["id"]),
+        tried=told["trials"],
+        left_out=told.get("left_out", []),
+        job_id=row["id"],
+    )

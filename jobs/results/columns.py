@@ -1,22 +1,92 @@
-"""The columns of a result row, and the view that holds them."""
+"""The columns of a result row."""
 
 import json
-from typing import Any
-
-import sqlalchemy as sa
-
-# The columns of v_results, in the order in which they are shown and exported.
-RESULT_COLUMNS = (
-    "sweep", "model", "arch", "defence", "dataset", "attack", "norm", "eps", "seed", "recipe", "n",
-    "clean_accuracy", "clean_accuracy_low", "clean_accuracy_high",
-    "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high", "any_draw_accuracy", "verdict",
-    "distance_median", "distance_mean", "seconds", "device", "versions", "recorded_at", "key", "job_id",
-)  # fmt: skip
+from typing import Any, TypedDict
 
 
-def view() -> Any:
-    """v_results, as something to select from."""
-    return sa.table("v_results", *[sa.column(name) for name in (*RESULT_COLUMNS, "sweep_id")])
+class ResultRow(TypedDict):
+    """A row of v_results, its columns in the order in which they are shown and exported.
+
+    Accuracies are fractions, eps is in units of images in [0, 1], times are seconds; docs/schema.md says what each is.
+    """
+
+    sweep: str
+    model: str
+    arch: str | None
+    defence: str | None
+    dataset: str
+    attack: str
+    norm: str | None
+    eps: float | None
+    seed: int
+    recipe: str
+    n: int
+    clean_accuracy: float
+    clean_accuracy_low: float
+    clean_accuracy_high: float
+    robust_accuracy: float
+    robust_accuracy_low: float
+    robust_accuracy_high: float
+    any_draw_accuracy: float
+    verdict: str | None
+    distance_median: float | None
+    distance_mean: float | None
+    seconds: float
+    device: str
+    versions: dict[str, str]
+    recorded_at: float
+    key: str
+    job_id: int
+
+
+RESULT_COLUMNS = tuple(ResultRow.__annotations__)
+
+# The columns that have an option of their own, with what its help says.
+FILTER_COLUMNS = {
+    "model": "Models by name, or by a pattern such as 'b-*'.",
+    "attack": "Attacks, such as autoattack or 'apgd-*'.",
+    "eps": "Radii, such as 8/255; null for none.",
+    "norm": "Linf, L2 or L1.",
+    "arch": "Architectures.",
+    "defence": "Training objectives; null for given weights.",
+    "dataset": "Data sets as their study names them.",
+    "seed": "Seeds.",
+}
+
+
+class Check(TypedDict):
+    """What was checked of a result. examples: places in the test split that show it."""
+
+    name: str
+    value: float | None
+    threshold: float | None
+    verdict: str
+    note: str
+    examples: list[int]
+
+
+class CheckRow(Check):
+    """What was checked of one of many results."""
+
+    job_id: int
+
+
+class PageRow(ResultRow):
+    """A result as the report has it. label: its attack, see attack_labels.py.  extra: what else it recorded."""
+
+    extra: dict[str, Any]
+    label: str
+
+
+class Training(TypedDict):
+    """A finished training. extra: its history, epoch by epoch."""
+
+    model: str
+    arch: str | None
+    defence: str | None
+    seed: int
+    seconds: float
+    extra: dict[str, Any]
 
 
 def as_json(value: Any) -> Any:

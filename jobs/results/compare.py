@@ -1,28 +1,57 @@
 """Two models, or two evaluations, over the same examples."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from sqlalchemy import Connection, select
 
 from robustlib.datasets.source import TEST
 from robustq.jobs.errors import SpecError
+from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.results.rows import chosen_rows
-from robustq.jobs.results.statistics import Paired, paired
+from robustq.jobs.results.significance import paired
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.example_outcomes import examples_of
 from robustq.jobs.store.schema import job, job_dep
 from robustq.jobs.text.numbers import eps_text
 
-Row = dict[str, Any]
-
-IDENTITY = ("dataset", "attack", "norm", "eps", "recipe", "seed")
-COLUMNS = (*IDENTITY, "model", "n", "job_id", "verdict")
+SAME_ATTACK = ("dataset", "attack", "norm", "eps", "recipe", "seed")
+COMPARED_COLUMNS = (*SAME_ATTACK, "model", "n", "job_id", "verdict")
 
 
-def compare(db: Connection, filters: Filters, pair: Sequence[str]) -> list[Row]:
+class Comparison(TypedDict):
+    """Two evaluations over the same examples. dataset to seed: None where the two differ in it.
+
+    Accuracies are fractions; difference to p_chi2: see `Paired` in significance.py.
+    """
+
+    first: str
+    second: str
+    dataset: str | None
+    attack: str | None
+    norm: str | None
+    eps: float | None
+    recipe: str | None
+    seed: int | None
+    n: int
+    first_accuracy: float
+    second_accuracy: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    only_first: int
+    only_second: int
+    p_exact: float
+    p_chi2: float | None
+    first_job_id: int
+    second_job_id: int
+    first_verdict: str | None
+    second_verdict: str | None
+
+
+def compare(db: Connection, filters: Filters, pair: Sequence[str]) -> list[Comparison]:
     """A row for each two evaluations that differ only by model and have examples in common; difference is second minus
     first. pair: two models, or two numbers of jobs. Raises SpecError where there is no such pair.
     """
@@ -31,23 +60,23 @@ def compare(db: Connection, filters: Filters, pair: Sequence[str]) -> list[Row]:
     return [compared(db, first, second) for first, second in matches]
 
 
-def match_jobs(db: Connection, filters: Filters, pair: Sequence[str]) -> list[tuple[Row, Row]]:
-    one = Filters(filters.sweep, (*filters.groups, *make_filters(None, {"job_id": pair}).groups))
-    rows = {str(row["job_id"]): row for row in chosen_rows(db, one, COLUMNS)}
+def match_jobs(db: Connection, filters: Filters, pair: Sequence[str]) -> list[tuple[ResultRow, ResultRow]]:
+    one = filters.narrowed(make_filters(None, {"job_id": pair}))
+    rows = {str(row["job_id"]): row for row in chosen_rows(db, one, COMPARED_COLUMNS)}
     return [(rows[pair[0]], rows[pair[1]])] if set(pair) <= set(rows) else []
 
 
-def match_models(db: Connection, filters: Filters, pair: Sequence[str]) -> list[tuple[Row, Row]]:
+def match_models(db: Connection, filters: Filters, pair: Sequence[str]) -> list[tuple[ResultRow, ResultRow]]:
     """The latest evaluation of each model under each attack, where both have one."""
-    found: list[dict[tuple[Any, ...], Row]] = []
+    found: list[dict[tuple[Any, ...], ResultRow]] = []
     for model in pair:
-        one = Filters(filters.sweep, (*filters.groups, *make_filters(None, {"model": model}).groups))
-        rows = chosen_rows(db, one, COLUMNS)
+        one = filters.narrowed(make_filters(None, {"model": model}))
+        rows = chosen_rows(db, one, COMPARED_COLUMNS)
         if not rows:
             raise SpecError(
                 f"--compare: no result is of model {model!r}, nor do both words name results by their number"
             )
-        found.append({tuple(row[name] for name in IDENTITY): row for row in rows})
+        found.append({tuple(row[name] for name in SAME_ATTACK): row for row in rows})
     first, second = found
     if not (both := [place for place in first if place in second]):
         raise SpecError(f"--compare: {pair[0]!r} and {pair[1]!r} have no attack with the same parameters and seed")
@@ -84,36 +113,40 @@ def split_of(db: Connection, job_id: int) -> str:
     return spec["data"].get("split", TEST)
 
 
-def compared(db: Connection, first: Row, second: Row) -> Row:
+def compared(db: Connection, first: ResultRow, second: ResultRow) -> Comparison:
     splits = [split_of(db, row["job_id"]) for row in (first, second)]
     if splits[0] != splits[1]:
         raise SpecError(f"expected evaluations of the same examples, got one of {splits[0]} and one of {splits[1]}")
     one, other = in_common(outcome(db, first["job_id"]), outcome(db, second["job_id"]))
     found = paired(one["adversarial_correct"], other["adversarial_correct"])
-    apart = [name for name in IDENTITY if first[name] != second[name]]  # two numbers of jobs may name what they like
-    head = {name: None if name in apart else first[name] for name in IDENTITY}
-    accuracies = {
-        "first_accuracy": float(one["adversarial_correct"].mean(dtype=np.float64)),
-        "second_accuracy": float(other["adversarial_correct"].mean(dtype=np.float64)),
-    }
-    names = {side: label(row, apart) for side, row in (("first", first), ("second", second))}
-    numbers = {f"{side}_job_id": row["job_id"] for side, row in (("first", first), ("second", second))}
-    numbers |= {f"{side}_verdict": row["verdict"] for side, row in (("first", first), ("second", second))}
-    return names | head | {"n": found.n} | accuracies | as_row(found) | numbers
+    apart = [name for name in SAME_ATTACK if first[name] != second[name]]  # two numbers of jobs may name what they like
+    shared: dict[str, Any] = {name: None if name in apart else first[name] for name in SAME_ATTACK}
+    return Comparison(
+        first=side_name(first, apart),
+        second=side_name(second, apart),
+        dataset=shared["dataset"],
+        attack=shared["attack"],
+        norm=shared["norm"],
+        eps=shared["eps"],
+        recipe=shared["recipe"],
+        seed=shared["seed"],
+        n=found.n,
+        first_accuracy=float(one["adversarial_correct"].mean(dtype=np.float64)),
+        second_accuracy=float(other["adversarial_correct"].mean(dtype=np.float64)),
+        difference=found.difference,
+        difference_low=found.low,
+        difference_high=found.high,
+        only_first=found.only_first,
+        only_second=found.only_second,
+        p_exact=found.p_exact,
+        p_chi2=found.p_chi2,
+        first_job_id=first["job_id"],
+        second_job_id=second["job_id"],
+        first_verdict=first["verdict"],
+        second_verdict=second["verdict"],
+    )
 
 
-def label(row: Row, apart: list[str]) -> str:
+def side_name(row: ResultRow, apart: Sequence[str]) -> str:
     """The model, with what else tells the two evaluations apart."""
     return ", ".join([row["model"], *(eps_text(row[name]) if name == "eps" else str(row[name]) for name in apart)])
-
-
-def as_row(found: Paired) -> Row:
-    return {
-        "difference": found.difference,
-        "difference_low": found.low,
-        "difference_high": found.high,
-        "only_first": found.only_first,
-        "only_second": found.only_second,
-        "p_exact": found.p_exact,
-        "p_chi2": found.p_chi2,
-    }

@@ -9,18 +9,18 @@ import pyarrow as pa
 from sqlalchemy import Connection
 
 from robustlib import KERNEL_VERSION, VERSION
-from robustq.jobs.results.columns import RESULT_COLUMNS
-from robustq.jobs.results.export_examples import NAME, OutcomeReader, evaluations
-from robustq.jobs.results.export_files import check_ending, check_folder, write_file, write_folder, write_text
+from robustq.jobs.results.columns import RESULT_COLUMNS, ResultRow
+from robustq.jobs.results.export_examples import NAME, OutcomeReader, with_outcome_counts
+from robustq.jobs.results.export_files import check_ending, check_folder, write_rows, write_text
 from robustq.jobs.results.filters import Filters, check_columns
 from robustq.jobs.results.rows import chosen_rows
 from robustq.jobs.store import example_outcomes
-from robustq.jobs.text.tables import csv_text
+from robustq.jobs.text.tables import Row, csv_text
 
 ALL = Filters()
 
 # type, unit or meaning; the documentation is tested against this table.
-COLUMNS: dict[str, tuple[pa.DataType, str]] = {
+COLUMN_TYPES: dict[str, tuple[pa.DataType, str]] = {
     "sweep": (NAME, "name of the study"),
     "model": (NAME, "the model's name in the study"),
     "arch": (NAME, "architecture, or FILE.py:factory"),
@@ -49,7 +49,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "key": (pa.string(), "content key of the job, SHA-256"),
     "job_id": (pa.int64(), "number of the job in its store"),
 }
-IDENTITY = ("job_id", "model", "attack", "norm", "eps", "seed")
+EXAMPLE_IDENTITY = ("job_id", "model", "attack", "norm", "eps", "seed")
 # What folders may be laid out by, and are where nothing else is asked for.
 PARTITIONS = ("sweep", "model", "arch", "defence", "dataset", "attack", "norm", "eps", "seed")
 FOLDER = ("model", "attack")
@@ -58,14 +58,14 @@ COUNTS = ("seeds", "rows", "only_first", "only_second", "first_job_id", "second_
 
 def schema() -> pa.Schema:
     """Schema of the summary table, with versions in its metadata."""
-    return pa.schema([pa.field(name, kind) for name, (kind, _) in COLUMNS.items()], metadata=metadata())
+    return pa.schema([pa.field(name, kind) for name, (kind, _) in COLUMN_TYPES.items()], metadata=table_metadata())
 
 
-def metadata() -> dict[str, str]:
+def table_metadata() -> dict[str, str]:
     return {"robustq": VERSION, "kernel": KERNEL_VERSION, "schema": "1"}
 
 
-def summary_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+def summary_table(rows: Sequence[ResultRow]) -> pa.Table:
     """Result rows as an Arrow table."""
     return pa.Table.from_arrays([convert([row[f.name] for row in rows], f.type) for f in schema()], schema=schema())
 
@@ -82,25 +82,25 @@ def convert(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 def example_schema() -> pa.Schema:
     """Schema of the per-example table: which evaluation, then what happened to the example."""
-    identity = [pa.field(name, COLUMNS[name][0]) for name in IDENTITY]
+    identity = [pa.field(name, COLUMN_TYPES[name][0]) for name in EXAMPLE_IDENTITY]
     outcome = [field.with_type(NAME) if field.name == "broken_by" else field for field in example_outcomes.SCHEMA]
-    return pa.schema([*identity, *outcome], metadata=metadata())
+    return pa.schema([*identity, *outcome], metadata=table_metadata())
 
 
-def rows_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> pa.Table:
+def rows_table(rows: Sequence[Row], names: Sequence[str]) -> pa.Table:
     """An answer's rows as an Arrow table: columns of results with their types, others as numbers or text."""
     arrays, fields = [], []
     for name in names:
         values = [row[name] for row in rows]
-        if name in COLUMNS:
-            kind = COLUMNS[name][0]
+        if name in COLUMN_TYPES:
+            kind = COLUMN_TYPES[name][0]
         elif any(isinstance(value, str) for value in values):
             kind = pa.string()
         else:
             kind = pa.int64() if name in COUNTS else pa.float64()
         arrays.append(convert(values, kind))
         fields.append(pa.field(name, kind))
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata()))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=table_metadata()))
 
 
 def export(
@@ -125,20 +125,18 @@ def export(
     else:
         check_ending(path)
     kind = example_schema() if per_example else schema()
-    wanted = tuple(dict.fromkeys((*IDENTITY, *columns))) if per_example else RESULT_COLUMNS
+    wanted = tuple(dict.fromkeys((*EXAMPLE_IDENTITY, *columns))) if per_example else RESULT_COLUMNS
     rows = chosen_rows(db, filters, wanted)
     if per_example:
-        with_outcomes = evaluations(db, rows)
+        with_outcomes = with_outcome_counts(db, rows)
         if missing := len(rows) - len(with_outcomes):
             tell(f"{missing} results have no outcomes of single examples and are left out")
-        rows, source = with_outcomes, OutcomeReader(db, with_outcomes, kind).tables
-    else:
-        source = summary_tables
-        if path.suffix == ".csv":  # the same bytes as `robustq results --format csv`
-            write_text(path, csv_text(rows, RESULT_COLUMNS, spreadsheet=spreadsheet) + "\n")
-            return len(rows)
-    return write_folder(path, rows, source, kind, columns) if columns else write_file(path, source(rows), kind)
+        return write_rows(path, with_outcomes, OutcomeReader(db, with_outcomes, kind).tables, kind, columns)
+    if path.suffix == ".csv":  # the same bytes as `robustq results --format csv`
+        write_text(path, csv_text(rows, RESULT_COLUMNS, spreadsheet=spreadsheet) + "\n")
+        return len(rows)
+    return write_rows(path, rows, summary_tables, kind, columns)
 
 
-def summary_tables(rows: Sequence[dict[str, Any]]) -> Iterator[pa.Table]:
+def summary_tables(rows: Sequence[ResultRow]) -> Iterator[pa.Table]:
     yield summary_table(rows)

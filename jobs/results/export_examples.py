@@ -9,11 +9,10 @@ import pyarrow as pa
 from sqlalchemy import Connection, select
 
 from robustlib.settings import STAGES
+from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.schema import example_blob
-
-Row = dict[str, Any]
 
 NAME = pa.dictionary(pa.int32(), pa.string())
 # Rows of a piece, and so of a row group: DuckDB hands out row groups to its threads, and its own have about as many.
@@ -37,13 +36,19 @@ class Vocabulary:
         return pa.DictionaryArray.from_arrays(pa.array(indices, mask=indices < 0), words)
 
 
-def evaluations(db: Connection, rows: Sequence[Row]) -> list[Row]:
+class EvaluationRow(ResultRow):
+    """examples: of how many the store has outcomes."""
+
+    examples: int
+
+
+def with_outcome_counts(db: Connection, rows: Sequence[ResultRow]) -> list[EvaluationRow]:
     """Those of the rows that the store has per-example outcomes of, with their number as `examples`."""
     numbers: dict[int, int] = {}
     for ids in chunks([row["job_id"] for row in rows]):
         chosen = select(example_blob.c.job_id, example_blob.c.n).where(example_blob.c.job_id.in_(ids))
         numbers |= {id_: n for id_, n in db.execute(chosen)}
-    return [row | {"examples": numbers[row["job_id"]]} for row in rows if row["job_id"] in numbers]
+    return [{**row, "examples": numbers[row["job_id"]]} for row in rows if row["job_id"] in numbers]
 
 
 class OutcomeReader:
@@ -52,7 +57,7 @@ class OutcomeReader:
     rows: all evaluations that will be asked for, with their number of `examples`.
     """
 
-    def __init__(self, db: Connection, rows: Sequence[Row], kind: pa.Schema):
+    def __init__(self, db: Connection, rows: Sequence[EvaluationRow], kind: pa.Schema):
         self.db = db
         self.kind = kind
         names = [field.name for field in kind if pa.types.is_dictionary(field.type) and field.name != "broken_by"]
@@ -60,7 +65,7 @@ class OutcomeReader:
         words["broken_by"] = sorted({"clean", *STAGES, *words["attack"]})
         self.words = {name: Vocabulary(some) for name, some in words.items()}
 
-    def tables(self, rows: Sequence[Row]) -> Iterator[pa.Table]:
+    def tables(self, rows: Sequence[EvaluationRow]) -> Iterator[pa.Table]:
         """Tables of about PIECE rows, or one evaluation where that has more; the next is unpacked beside the caller's
         work on this one.
         """
@@ -77,7 +82,7 @@ class OutcomeReader:
             if ahead is not None:
                 yield ahead.result()
 
-    def table(self, rows: Sequence[Row], blobs: Sequence[bytes]) -> pa.Table:
+    def table(self, rows: Sequence[EvaluationRow], blobs: Sequence[bytes]) -> pa.Table:
         """The outcomes of some evaluations, one after the other."""
         found = [example_outcomes.decode(data) for data in blobs]
         outcome = pa.concat_tables(found).unify_dictionaries().combine_chunks()
@@ -86,7 +91,7 @@ class OutcomeReader:
             [self.column(field, rows, counts, outcome) for field in self.kind], schema=self.kind
         )
 
-    def column(self, field: pa.Field, rows: Sequence[Row], counts: np.ndarray, outcome: pa.Table) -> Any:
+    def column(self, field: pa.Field, rows: Sequence[EvaluationRow], counts: np.ndarray, outcome: pa.Table) -> Any:
         if field.name == "broken_by":
             given = outcome.column(field.name).combine_chunks()
             places = np.append(self.words[field.name].indices(given.dictionary.to_pylist()), -1)
@@ -101,9 +106,9 @@ class OutcomeReader:
         return pa.array(numbers, field.type, mask=missing)
 
 
-def pieces(rows: Sequence[Row]) -> Iterator[list[Row]]:
+def pieces(rows: Sequence[EvaluationRow]) -> Iterator[list[EvaluationRow]]:
     """Evaluations that together have PIECE examples, or as many more as the last of them brings."""
-    some: list[Row] = []
+    some: list[EvaluationRow] = []
     held = 0
     for row in rows:
         some.append(row)

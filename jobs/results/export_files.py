@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -14,8 +14,9 @@ from pyarrow import csv
 
 from robustlib import durable_files
 from robustq.jobs.errors import SpecError
+from robustq.jobs.results.columns import ResultRow
 
-Row = dict[str, Any]
+R = TypeVar("R", bound=ResultRow)
 
 ENDINGS = (".arrow", ".parquet", ".csv")
 NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # what Hive, Arrow and DuckDB read as null
@@ -33,6 +34,17 @@ def check_folder(path: Path) -> None:
         raise SpecError(
             f"{path} exists already: files of two exports side by side would count twice; name a new folder"
         )
+
+
+def write_rows(
+    path: Path,
+    rows: Sequence[R],
+    tables_of: Callable[[Sequence[R]], Iterator[pa.Table]],
+    kind: pa.Schema,
+    columns: Sequence[str],
+) -> int:
+    """Write the tables of these rows, with `columns` as a folder of files; returns the number of rows."""
+    return write_folder(path, rows, tables_of, kind, columns) if columns else write_file(path, tables_of(rows), kind)
 
 
 def write_file(path: Path, tables: Iterable[pa.Table], kind: pa.Schema) -> int:
@@ -62,8 +74,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_folder(
     path: Path,
-    rows: Sequence[Row],
-    tables_of: Callable[[Sequence[Row]], Iterator[pa.Table]],
+    rows: Sequence[R],
+    tables_of: Callable[[Sequence[R]], Iterator[pa.Table]],
     kind: pa.Schema,
     columns: Sequence[str],
 ) -> int:
@@ -72,7 +84,7 @@ def write_folder(
     rows: what is written, each row wholly in one file; tables_of: their tables. The columns are in the names of the
     folders, as hive has it, and not in the files.
     """
-    parts: dict[tuple[Any, ...], list[Row]] = {}
+    parts: dict[tuple[Any, ...], list[R]] = {}
     for row in rows:
         parts.setdefault(tuple(row[column] for column in columns), []).append(row)
     kept = [field.name for field in kind if field.name not in columns]
@@ -104,7 +116,7 @@ def write_tables(path: Path, suffix: str, tables: Iterable[pa.Table], kind: pa.S
     total = 0
     with open_writer(path, suffix, kind) as writer:
         for table in tables:
-            writer.write_table(plain(table) if suffix == ".csv" else table)
+            writer.write_table(plain_strings(table) if suffix == ".csv" else table)
             total += len(table)
     return total
 
@@ -118,10 +130,10 @@ def open_writer(path: Path, suffix: str, kind: pa.Schema) -> Any:
             texts = [field.name for field in kind if pa.types.is_dictionary(field.type)]
             options: Any = {"use_dictionary": texts}  # pyarrow's annotations know no list of columns
             return pq.ParquetWriter(str(path), kind, compression="zstd", **options)
-    return csv.CSVWriter(str(path), plain(kind.empty_table()).schema)
+    return csv.CSVWriter(str(path), plain_strings(kind.empty_table()).schema)
 
 
-def plain(table: pa.Table) -> pa.Table:
+def plain_strings(table: pa.Table) -> pa.Table:
     """Dictionaries as plain strings, for CSV."""
     return table.cast(pa.schema([field.with_type(plain_type(field.type)) for field in table.schema]))
 

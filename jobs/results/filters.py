@@ -3,23 +3,23 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.columns import RESULT_COLUMNS
 from robustq.jobs.text.number_parsing import read_number
+from robustq.jobs.text.tables import TIME_COLUMNS
 
-TEXTS = frozenset(
+TEXT_COLUMNS = frozenset(
     {"sweep", "model", "arch", "defence", "dataset", "attack", "norm", "recipe", "device", "key", "verdict"}
 )
-JSONS = frozenset({"versions"})
-TIMES = frozenset({"recorded_at"})
-WHOLE = frozenset({"seed", "n", "job_id"})
+JSON_COLUMNS = frozenset({"versions"})
+WHOLE_COLUMNS = frozenset({"seed", "n", "job_id"})
 
 NULL = "null"
-SAME = 1e-6  # relative, of fractions: as people type them, 0.0313725 for 8/255
+RELATIVE_TOLERANCE = 1e-6  # relative, of fractions: as people type them, 0.0313725 for 8/255
 CONDITION = re.compile(r"\s*([a-z_]+(?:\.\w+)?)\s*(!=|<=|>=|=|<|>)(.*)", re.S)
 
 
@@ -41,6 +41,10 @@ class Filters:
     sweep: str | int | None = None
     groups: tuple[tuple[Condition, ...], ...] = ()
 
+    def narrowed(self, more: "Filters") -> "Filters":
+        """These filters with the conditions of others."""
+        return replace(self, groups=(*self.groups, *more.groups))
+
 
 def make_filters(sweep: str | None, named: Mapping[str, Any], where: Iterable[str] = ()) -> Filters:
     """Filters as options say them. named: by column one value or several, of which one must fit; None for any.
@@ -51,7 +55,7 @@ def make_filters(sweep: str | None, named: Mapping[str, Any], where: Iterable[st
     groups += [(parse_condition(text),) for text in ([where] if isinstance(where, str) else where)]
     found = tuple(group for group in groups if group)
     for condition in [condition for group in found for condition in group]:
-        check(condition)
+        check_condition(condition)
     return Filters(sweep, found)
 
 
@@ -67,16 +71,16 @@ def parse_condition(text: str) -> Condition:
     return Condition(match[1], match[2], match[3].strip())
 
 
-def check(condition: Condition) -> None:
+def check_condition(condition: Condition) -> None:
     """Raises SpecError where the condition names no column, or compares what has no order."""
     column, dot, entry = condition.column.partition(".")
     check_columns([column])
-    if dot and column not in JSONS:
+    if dot and column not in JSON_COLUMNS:
         raise SpecError(
             f"expected a column, got {condition.column!r}: only versions has parts, such as versions.{entry}"
         )
     if is_number(column):
-        if number(column, condition.value) is None and condition.operator not in ("=", "!="):
+        if typed_number(column, condition.value) is None and condition.operator not in ("=", "!="):
             raise SpecError(f"{column}: expected = or != before null, got {condition.operator}")
     elif condition.operator not in ("=", "!="):
         raise SpecError(f"{column} is text: expected {column}=VALUE or {column}!=VALUE, got {condition.operator}")
@@ -90,20 +94,20 @@ def check_columns(columns: Iterable[str], known: Sequence[str] = RESULT_COLUMNS)
 
 def is_number(column: str) -> bool:
     """verdict and whatever else is added are text, unless a name below says how it is measured."""
-    if column in TEXTS | JSONS:
+    if column in TEXT_COLUMNS | JSON_COLUMNS:
         return False
-    return column in WHOLE | TIMES | {"eps", "seconds"} or "_accuracy" in column or "distance" in column
+    return column in WHOLE_COLUMNS | TIME_COLUMNS | {"eps", "seconds"} or "_accuracy" in column or "distance" in column
 
 
-def number(column: str, text: str) -> float | None:
+def typed_number(column: str, text: str) -> float | None:
     """A number as people write it: 8/255, 0.03, null; a time also as 2026-11-24 or 2026-11-24T12:30, in UTC."""
     if text == NULL:
         return None
     value = read_number(text)
-    if value is None and column in TIMES:
+    if value is None and column in TIME_COLUMNS:
         value = moment(text)
     if value is None or not math.isfinite(value):
-        expected = "a time such as 2026-11-24T12:30" if column in TIMES else "a number such as 8/255 or null"
+        expected = "a time such as 2026-11-24T12:30" if column in TIME_COLUMNS else "a number such as 8/255 or null"
         raise SpecError(f"{column}: expected {expected}, got {text!r}")
     return value
 
@@ -116,28 +120,10 @@ def moment(text: str) -> float | None:
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
-def like(pattern: str) -> str:
-    """A pattern with * and ? as one of LIKE, with the escape character |."""
-    plain = re.sub(r"([|%_])", r"|\1", pattern)
-    return plain.replace("*", "%").replace("?", "_")
-
-
-def glob(pattern: str) -> str:
-    """The pattern for SQLite's GLOB, whose brackets are no wildcards of ours."""
-    return pattern.replace("[", "[[]")
-
-
 def wild(pattern: str) -> bool:
     return "*" in pattern or "?" in pattern
 
 
 def fits(name: str, pattern: str) -> bool:
-    """Whether a name is the pattern, or fits it: what `text_is` asks the database."""
+    """Whether a name is the pattern, or fits it: what `text_sql` asks the database."""
     return re.fullmatch(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), name, re.S) is not None
-
-
-def text_is(column: Any, pattern: str, dialect: str) -> Any:
-    """Equal, or fitting a pattern with * and ?; capitals count on both databases."""
-    if not wild(pattern):
-        return column == pattern
-    return column.op("GLOB")(glob(pattern)) if dialect == "sqlite" else column.like(like(pattern), escape="|")

@@ -3,9 +3,8 @@
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
-from robustq.jobs.results.columns import view
-from robustq.jobs.results.conditions_sql import conditions
-from robustq.jobs.results.filters import TEXTS, Filters
+from robustq.jobs.results.conditions_sql import conditions, view
+from robustq.jobs.results.filters import TEXT_COLUMNS, Filters
 from robustq.jobs.results.rows import chosen_rows
 from robustq.jobs.store.schema import sweep, sweep_job
 from robustq.jobs.store.sweeps import latest_sweeps
@@ -16,7 +15,7 @@ def unfitting(db: Connection, filters: Filters) -> list[str]:
     found = []
     for group in filters.groups:
         column = group[0].column
-        if column not in TEXTS or any(condition.operator != "=" for condition in group):
+        if column not in TEXT_COLUMNS or any(condition.operator != "=" for condition in group):
             continue
         if not chosen_rows(db, Filters(filters.sweep, (group,)), (column,)):
             there = {row[column] for row in chosen_rows(db, Filters(filters.sweep), (column,))}

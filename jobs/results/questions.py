@@ -1,4 +1,4 @@
-"""Questions to the results: grouped over seeds, models beside attacks, the best, two models compared."""
+"""Questions to the results: means over seeds, models beside attacks, the best, two models compared."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,9 +7,9 @@ from functools import partial
 from sqlalchemy import Connection
 
 from robustq.jobs.errors import SpecError
-from robustq.jobs.results.aggregate import CELLS, LINES, MEANS, MEASURES, OVER_SEEDS, best, grouped, pivot, sort
-from robustq.jobs.results.attack_labels import IDENTITY, attack_labels, stored_settings, told_apart
-from robustq.jobs.results.columns import RESULT_COLUMNS
+from robustq.jobs.results.aggregate import CELLS, LINES, MEANS, MEASURES, OVER_SEEDS, best, means_by, pivot, sort
+from robustq.jobs.results.attack_labels import ATTACK_IDENTITY, attack_labels, stored_settings, told_apart
+from robustq.jobs.results.columns import RESULT_COLUMNS, ResultRow
 from robustq.jobs.results.filters import Filters, check_columns, is_number
 from robustq.jobs.results.hints import of_earlier_versions, unfitting
 from robustq.jobs.results.rows import chosen_rows
@@ -51,7 +51,7 @@ def make_question(
     """A question from options. group, sort: columns, also as one text with commas. Raises SpecError for what it cannot
     mean.
     """
-    columns = names(group)
+    columns = column_names(group)
     if over_seeds:
         if columns:
             raise SpecError("expected --group or --over-seeds, got both")
@@ -59,12 +59,12 @@ def make_question(
     pair = tuple(str(word) for word in compare) if compare else None
     if pair is not None and len(pair) != 2:
         raise SpecError(f"--compare: expected two models or two numbers of jobs, got {len(pair)}")
-    question = Question(filters, columns, pivot, names(sort), best, pair)
+    question = Question(filters, columns, pivot, column_names(sort), best, pair)
     check_question(question)
     return question
 
 
-def names(given: str | Sequence[str] | None) -> tuple[str, ...]:
+def column_names(given: str | Sequence[str] | None) -> tuple[str, ...]:
     words = given.split(",") if isinstance(given, str) else given or ()
     return tuple(dict.fromkeys(word.strip() for word in words))
 
@@ -74,7 +74,7 @@ def answer(db: Connection, question: Question, tell: Callable[[str], None] = lam
 
     Raises SpecError for columns that there are not, and where there is nothing to compare.
     """
-    read: list[Row] = []  # of the store, each with the number of its job
+    read: list[ResultRow] = []  # of the store, each with the number of its job
     settings = partial(stored_settings, db)
     if question.compare is not None:
         from robustq.jobs.results.compare import compare
@@ -82,18 +82,20 @@ def answer(db: Connection, question: Question, tell: Callable[[str], None] = lam
         rows = compare(db, question.filters, question.compare)
     elif question.pivot:
         read = whole_rows(db, question.filters, (*LINES, *CELLS), tell)
-        named = [row | {"attack": name} for row, name in zip(read, told_apart(read, settings), strict=True)]
-        rows = pivot(grouped(named, (*LINES, *CELLS), tell), tell)
+        named: list[ResultRow] = [
+            {**row, "attack": name} for row, name in zip(read, told_apart(read, settings), strict=True)
+        ]
+        rows = pivot(means_by(named, (*LINES, *CELLS), tell), tell)
     elif question.group:
         read = whole_rows(db, question.filters, question.group, tell)
-        rows = grouped(read, question.group, tell)
+        rows = means_by(read, question.group, tell)
     else:
         rows = read = chosen_rows(db, question.filters)
     if not rows:
         for line in unfitting(db, question.filters):
             tell(line)
     if question.best is not None:
-        known = set(IDENTITY) <= set(question.group or RESULT_COLUMNS)
+        known = set(ATTACK_IDENTITY) <= set(question.group or RESULT_COLUMNS)
         rows = best(rows, question.best, tell, attack_labels(read, settings) if known else {})
     return sort(rows, question.sort)
 
@@ -121,7 +123,7 @@ def check_question(question: Question) -> None:
         check_columns((name.removeprefix("-") for name in question.sort), known)
 
 
-def whole_rows(db: Connection, filters: Filters, group: Sequence[str], tell: Callable[[str], None]) -> list[Row]:
+def whole_rows(db: Connection, filters: Filters, group: Sequence[str], tell: Callable[[str], None]) -> list[ResultRow]:
     """The rows that groups are made of: each study whole, though others share its jobs, and in its last version.
 
     Where groups do not tell studies apart, a job counts once.

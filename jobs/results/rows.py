@@ -1,17 +1,17 @@
 """Rows of results and what belongs to them. Never writes; loads no torch, and pyarrow only where it is asked for."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
-import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
-from robustq.jobs.results.columns import RESULT_COLUMNS, as_json, view
-from robustq.jobs.results.conditions_sql import conditions
+from robustq.jobs.results.columns import RESULT_COLUMNS, ResultRow, Training, as_json
+from robustq.jobs.results.conditions_sql import conditions, view
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.schema import job, job_artifact, result, sweep, sweep_job
 from robustq.jobs.store.sweeps import jobs_of
+from robustq.jobs.text.tables import Row
 
 # What the column `extra` tells of an evaluation, in the order of --json.
 DETAILS = (
@@ -20,31 +20,38 @@ DETAILS = (
 )  # fmt: skip
 
 
-def result_rows(db: Connection, sweep_id: int | None = None, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Rows of v_results, those of one sweep or all; a job of several sweeps is shown in the latest."""
+def chosen_rows(
+    db: Connection, filters: Filters, columns: Sequence[str] = RESULT_COLUMNS, *, whole: bool = False
+) -> list[ResultRow]:
+    """The results that the filters leave, by sweep and job; of their columns these alone are read, others are missing.
+
+    A job of several sweeps is a row of the latest of them; with `whole` a row of each, of a study's last version alone.
+    """
     rows = view()
-    query = select(*[rows.c[name] for name in RESULT_COLUMNS])
-    if sweep_id is not None:
-        query = query.where(rows.c.sweep_id == sweep_id)
-    else:
-        latest = select(sa.func.max(sweep_job.c.sweep_id)).where(sweep_job.c.job_id == rows.c.job_id).scalar_subquery()
-        query = query.where(rows.c.sweep_id == latest)
-    if keys is not None:
-        query = query.where(rows.c.key.in_(keys))
-    found = db.execute(query.order_by(rows.c.sweep_id, rows.c.job_id)).mappings()
-    return [dict(row) | {"versions": as_json(row["versions"])} for row in found]
+    query = select(*[rows.c[name] for name in columns]).where(*conditions(db, filters, rows, whole=whole))
+    names = tuple(columns)
+    found = [dict(zip(names, row, strict=True)) for row in db.execute(query.order_by(rows.c.sweep_id, rows.c.job_id))]
+    if "versions" in names:
+        for row in found:
+            row["versions"] = as_json(row["versions"])
+    return cast("list[ResultRow]", found)
 
 
-def with_details(db: Connection, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def result_rows(db: Connection, sweep_id: int | None = None) -> list[ResultRow]:
+    """All results of a sweep, or of the store."""
+    return chosen_rows(db, Filters(sweep_id))
+
+
+def with_details(db: Connection, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The rows with what each evaluation tells besides: its stages, the mode it ran in, what it cost."""
     extras: dict[int, Any] = {}
     for ids in chunks([row["job_id"] for row in rows]):
         chosen = select(result.c.job_id, result.c.extra).where(result.c.job_id.in_(ids))
         extras |= {id_: extra for id_, extra in db.execute(chosen)}
-    return [row | {name: (extras[row["job_id"]] or {}).get(name) for name in DETAILS} for row in rows]
+    return [{**row, **{name: (extras[row["job_id"]] or {}).get(name) for name in DETAILS}} for row in rows]
 
 
-def trainings(db: Connection, sweep_id: int | None) -> list[dict[str, Any]]:
+def trainings(db: Connection, sweep_id: int | None) -> list[Training]:
     """Finished trainings with their history, epoch by epoch."""
     rows = db.execute(
         select(sweep_job.c.model, job.c.arch, job.c.defence, job.c.seed, result.c.seconds, result.c.extra)
@@ -53,7 +60,7 @@ def trainings(db: Connection, sweep_id: int | None) -> list[dict[str, Any]]:
         .where((job.c.kind == "train") & (sweep_job.c.sweep_id == sweep_id))
         .order_by(job.c.id)
     ).mappings()
-    return [dict(row) for row in rows]
+    return cast("list[Training]", [dict(row) for row in rows])
 
 
 def artifact_of(db: Connection, job_id: int, role: str) -> str | None:
@@ -71,20 +78,3 @@ def weights_of_sweep(db: Connection, sweep_id: int) -> str:
     """Hash of the weights that the sweep's first training left."""
     chosen = job_artifact.c.job_id.in_(jobs_of(sweep_id)) & (job_artifact.c.role == "weights")
     return db.execute(select(job_artifact.c.sha256).where(chosen).order_by(job_artifact.c.job_id)).scalars().one()
-
-
-def chosen_rows(
-    db: Connection, filters: Filters, columns: Sequence[str] = RESULT_COLUMNS, *, whole: bool = False
-) -> list[dict[str, Any]]:
-    """These columns of the results that the filters leave, by sweep and job.
-
-    A job of several sweeps is a row of the latest of them; with `whole` a row of each, of a study's last version alone.
-    """
-    rows = view()
-    query = select(*[rows.c[name] for name in columns]).where(*conditions(db, filters, rows, whole=whole))
-    names = tuple(columns)
-    found = [dict(zip(names, row, strict=True)) for row in db.execute(query.order_by(rows.c.sweep_id, rows.c.job_id))]
-    if "versions" in names:
-        for row in found:
-            row["versions"] = as_json(row["versions"])
-    return found

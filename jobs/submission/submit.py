@@ -10,9 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
-from robustq.jobs.queue.requests import mark_wanted, retry
 from robustq.jobs.queue.status import latest_moment
 from robustq.jobs.queue.transitions import STEPS
+from robustq.jobs.queue.user_actions import mark_wanted, retry
 from robustq.jobs.specs import EvalSpec, ProbeSpec, TrainSpec, WorstSpec
 from robustq.jobs.store.bulk_insert import add_dependencies, add_jobs, chunks, insert_new, known_jobs
 from robustq.jobs.store.connection import Store, open_store, parse_url, store_exists

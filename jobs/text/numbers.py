@@ -1,7 +1,5 @@
 """Numbers as text: percent, radii, intervals."""
 
-from collections.abc import Sequence
-
 from robustlib.checks.thresholds import FAIL
 from robustq.jobs.text.tables import Row
 
@@ -21,10 +19,10 @@ def eps_text(eps: float | None) -> str:
 
 def with_interval(row: Row, column: str) -> str:
     """An accuracy in percent with its 95 % interval."""
-    return f"{percent(row[column])} {interval(row, column)}"
+    return f"{percent(row[column])} {interval_text(row, column)}"
 
 
-def interval(row: Row, column: str) -> str:
+def interval_text(row: Row, column: str) -> str:
     return f"[{percent(row[f'{column}_low'])}, {percent(row[f'{column}_high'])}]"
 
 
@@ -36,7 +34,3 @@ def trusted(row: Row) -> str:
 def unless_failed(text: str, accuracy: float | None, *verdicts: str | None) -> str:
     """The text for an accuracy, or, where a check failed, that."""
     return f"not trusted ({percent(accuracy)})" if FAIL in verdicts else text
-
-
-def mean(rows: Sequence[Row], column: str) -> float | None:
-    return sum(row[column] for row in rows) / len(rows) if rows else None

@@ -14,7 +14,7 @@ DATABASES = "postgres|mysql|mariadb|oracle|mssql|redis|cockroachdb"
 DATABASE = re.compile(
     rf"""((?:{DATABASES})[\w+.-]{{0,40}}:/{{0,2}}[^\s:/@]*):(?:(?!"[,}}\]])\S){{0,2000}}@""", re.IGNORECASE
 )
-WHOLE = re.compile(r"(?s)^([^:/]*://?(?!/)[^:/@]*|[^:/@]+(?=:(?!/))):.*@")
+WHOLE_ADDRESS = re.compile(r"(?s)^([^:/]*://?(?!/)[^:/@]*|[^:/@]+(?=:(?!/))):.*@")
 QUERY = re.compile(r"""([?&](?:token|key|sig|sas|pass|auth)=)([^\s&;'"<>\\]+)""", re.IGNORECASE)
 SECRET = "password|passwd|pwd|passphrase|secret|api_?key|secret_?key|access_?key|auth_?token|access_?token|signature"
 VALUE = r"""'[^'"\n]*'|"[^"\s,:{}\[\]]+"|\\"[^"\s\\]+\\"|[^\s&;,'"<>\\]*[^\s&;,'"<>\\:.]"""
@@ -24,14 +24,14 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 TURNS = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 # Unicode's controls but line feed and tab, its format characters, of which some turn the direction of what follows, and
 # halves of pairs, which no terminal's encoding has.
-MARKS = (
+CONTROL_MARKS = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\ud800-\udfff\ufeff\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3"
     "\U0001d173-\U0001d17a"
 )
 # What else is drawn as nothing: fillers, joiners and selectors of variants.
 NOTHING = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff"
-UNSEEN = re.compile(f"[{MARKS}{NOTHING}]")
+UNSEEN = re.compile(f"[{CONTROL_MARKS}{NOTHING}]")
 SPACES = re.compile(r"[\n\t]+")
 
 
@@ -44,7 +44,7 @@ def hide(text: str) -> str:
 
 def address(url: str) -> str:
     """A store's or cluster's address without its password, whatever stands in that: spaces and slashes too."""
-    return hide(url if url.startswith(("http://", "https://")) else WHOLE.sub(rf"\1:{HIDDEN}@", url))
+    return hide(url if url.startswith(("http://", "https://")) else WHOLE_ADDRESS.sub(rf"\1:{HIDDEN}@", url))
 
 
 def has_password(url: str) -> bool:

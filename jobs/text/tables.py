@@ -7,20 +7,20 @@ import re
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from robustq.jobs.text.safe_text import hide, one_line
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
-TIMES = ("recorded_at",)  # seconds since 1970
+TIME_COLUMNS = frozenset({"recorded_at"})  # seconds since 1970
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
 FORMATS = ("table", "json", "csv", "markdown", "latex")
 GAP = "  "
 SHORTEST = 8  # characters that a shortened text keeps at least, before a column is left out instead
-NUMBER = re.compile(r"[-+]?[\d[]")  # how a number begins, also one with its interval behind it, or 8/255
+NUMBER_START = re.compile(r"[-+]?[\d[]")  # how a number begins, also one with its interval behind it, or 8/255
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 MARKDOWN = {"\\": r"\\", "|": r"\|", "&": "&amp;", "<": "&lt;", ">": "&gt;"}
 LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
@@ -56,7 +56,10 @@ def plain_table(
     shown = list(names)
     if width is not None:
         shown = fit(
-            widths, {name for name in texts if not all(map(NUMBER.match, filter(None, cells[name])))}, width, least
+            widths,
+            {name for name in texts if not all(map(NUMBER_START.match, filter(None, cells[name])))},
+            width,
+            least,
         )
     lines = [GAP.join(pad(heads[name], widths[name], name in texts) for name in shown)]
     lines += [GAP.join("-" * widths[name] for name in shown)]
@@ -157,7 +160,7 @@ def csv_text(rows: Sequence[Row], columns: Sequence[str], *, spreadsheet: bool =
 
 
 def csv_cell(value: Any, name: str) -> Any:
-    if name in TIMES and value is not None:
+    if name in TIME_COLUMNS and value is not None:
         moment = datetime.fromtimestamp(round(value * 1000) / 1000, UTC)
         return f"{moment:%Y-%m-%d %H:%M:%S}.{round(moment.microsecond / 1000):03d}Z"
     return json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else value

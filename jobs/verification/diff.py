@@ -1,29 +1,68 @@
 """The changes between two stores, or between two versions in one: row by row, beyond their intervals."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from sqlalchemy import Connection, select
 
 from robustq.jobs.errors import SpecError
+from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.results.rows import chosen_rows
-from robustq.jobs.results.statistics import paired, t_interval
+from robustq.jobs.results.significance import paired, t_interval
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.schema import example_blob
-
-Row = dict[str, Any]
 
 # What a row says of what was measured; two rows that agree in it are the same measurement.
 IDENTITY = ("dataset", "model", "attack", "recipe", "norm", "eps", "seed", "n")
 MEASURED = ("clean_accuracy", "robust_accuracy", "any_draw_accuracy", "distance_median", "distance_mean")
 INTERVALS = tuple(f"{name}_{end}" for name in ("clean_accuracy", "robust_accuracy") for end in ("low", "high"))
-COLUMNS = (*IDENTITY, *MEASURED, *INTERVALS, "job_id")
+READ_COLUMNS = (*IDENTITY, *MEASURED, *INTERVALS, "job_id")
 # A shift of the mean distance that is smaller than this share of it is nobody's finding, however sure.
 DISTANCE_SHARE = 1e-3
 CHANGED, WITHIN, SAME, ONLY_OLD, ONLY_NEW = "changed", "within", "same", "only old", "only new"
+
+
+class Change(TypedDict):
+    """A measurement in two stores. change: CHANGED, WITHIN, SAME, ONLY_OLD or ONLY_NEW.
+
+    Accuracies are fractions; difference is new minus old, with its 95 % interval where examples were paired.
+    """
+
+    change: str
+    dataset: str
+    model: str
+    attack: str
+    recipe: str
+    norm: str | None
+    eps: float | None
+    seed: int
+    n: int
+    old_clean_accuracy: float | None
+    old_robust_accuracy: float | None
+    old_distance_mean: float | None
+    new_clean_accuracy: float | None
+    new_robust_accuracy: float | None
+    new_distance_mean: float | None
+    difference: float | None
+    difference_low: float | None
+    difference_high: float | None
+    p_exact: float | None
+    old_job_id: int | None
+    new_job_id: int | None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What became of a measurement; the rest as in `Change`."""
+
+    change: str
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    p_exact: float | None = None
 
 
 @dataclass(frozen=True)
@@ -36,11 +75,10 @@ class Side:
 
 def of_version(filters: Filters, name: str, value: str) -> Filters:
     """Only rows that were made with this version of python, torch, numpy, robustq or the kernel."""
-    one = make_filters(None, {}, [f"versions.{name}={value}"])
-    return Filters(filters.sweep, (*filters.groups, *one.groups))
+    return filters.narrowed(make_filters(None, {}, [f"versions.{name}={value}"]))
 
 
-def diff(old: Side, new: Side) -> list[Row]:
+def diff(old: Side, new: Side) -> list[Change]:
     """All rows of both sides with what became of each: changed, within, same, only old or only new.
 
     changed: an accuracy differs beyond its interval. Where both stores hold the outcomes of the examples, that is the
@@ -51,70 +89,80 @@ def diff(old: Side, new: Side) -> list[Row]:
     before, after = rows_by_identity(old), rows_by_identity(new)
     if not before and not after:
         raise SpecError("neither side has a result that the options leave")
-    found = [line(old, new, before.get(place), after.get(place)) for place in dict.fromkeys((*before, *after))]
+    found = [change_of(old, new, before.get(place), after.get(place)) for place in dict.fromkeys((*before, *after))]
     order = (CHANGED, WITHIN, ONLY_OLD, ONLY_NEW, SAME)
     return sorted(found, key=lambda row: order.index(row["change"]))
 
 
-def rows_by_identity(side: Side) -> dict[tuple[Any, ...], Row]:
+def rows_by_identity(side: Side) -> dict[tuple[Any, ...], ResultRow]:
     """The latest row of each measurement."""
-    return {tuple(row[name] for name in IDENTITY): row for row in chosen_rows(side.db, side.filters, COLUMNS)}
+    return {tuple(row[name] for name in IDENTITY): row for row in chosen_rows(side.db, side.filters, READ_COLUMNS)}
 
 
-def line(old: Side, new: Side, before: Row | None, after: Row | None) -> Row:
+def change_of(old: Side, new: Side, before: ResultRow | None, after: ResultRow | None) -> Change:
     """One measurement, before and after."""
     known = before or after
     assert known is not None
-    found: Row = {"change": None} | {name: known[name] for name in IDENTITY}
-    for end, row in (("old", before), ("new", after)):
-        found |= {f"{end}_{name}": value(row, name) for name in ("clean_accuracy", "robust_accuracy", "distance_mean")}
-    found |= dict.fromkeys(("difference", "difference_low", "difference_high", "p_exact"))
-    found |= {"old_job_id": value(before, "job_id"), "new_job_id": value(after, "job_id")}
     if before is None or after is None:
-        return found | {"change": ONLY_NEW if before is None else ONLY_OLD}
-    return found | judge(before, after, blob(old.db, before), blob(new.db, after))
+        found = Judgement(ONLY_NEW if before is None else ONLY_OLD)
+    else:
+        found = judge(before, after, blob(old.db, before), blob(new.db, after))
+    return Change(
+        change=found.change,
+        dataset=known["dataset"],
+        model=known["model"],
+        attack=known["attack"],
+        recipe=known["recipe"],
+        norm=known["norm"],
+        eps=known["eps"],
+        seed=known["seed"],
+        n=known["n"],
+        old_clean_accuracy=None if before is None else before["clean_accuracy"],
+        old_robust_accuracy=None if before is None else before["robust_accuracy"],
+        old_distance_mean=None if before is None else before["distance_mean"],
+        new_clean_accuracy=None if after is None else after["clean_accuracy"],
+        new_robust_accuracy=None if after is None else after["robust_accuracy"],
+        new_distance_mean=None if after is None else after["distance_mean"],
+        difference=found.difference,
+        difference_low=found.difference_low,
+        difference_high=found.difference_high,
+        p_exact=found.p_exact,
+        old_job_id=None if before is None else before["job_id"],
+        new_job_id=None if after is None else after["job_id"],
+    )
 
 
-def value(row: Row | None, name: str) -> Any:
-    """None where one of the stores lacks the measurement."""
-    return None if row is None else row[name]
-
-
-def blob(db: Connection, row: Row) -> tuple[str, bytes] | None:
+def blob(db: Connection, row: ResultRow) -> tuple[str, bytes] | None:
     """Hash and bytes of the outcomes, where the store has them."""
     chosen = select(example_blob.c.sha256, example_blob.c.data).where(example_blob.c.job_id == row["job_id"])
     found = db.execute(chosen).first()
     return None if found is None else (found.sha256, found.data)
 
 
-def judge(before: Row, after: Row, old: tuple[str, bytes] | None, new: tuple[str, bytes] | None) -> Row:
+def judge(
+    before: ResultRow, after: ResultRow, old: tuple[str, bytes] | None, new: tuple[str, bytes] | None
+) -> Judgement:
     same_numbers = all(before[name] == after[name] for name in MEASURED)
     if old is None or new is None:
-        change = SAME if same_numbers else CHANGED if any(apart(before, after)) else WITHIN
-        return {"change": change, "difference": after["robust_accuracy"] - before["robust_accuracy"]}
+        change = SAME if same_numbers else CHANGED if intervals_apart(before, after) else WITHIN
+        return Judgement(change, after["robust_accuracy"] - before["robust_accuracy"])
     if same_numbers and old[0] == new[0]:
-        return {"change": SAME, "difference": 0.0}
+        return Judgement(SAME, 0.0)
     one, other = (example_outcomes.to_columns(example_outcomes.decode(data)) for _, data in (old, new))
     if not all(np.array_equal(one[name], other[name]) for name in ("index", "label")):
         # Other images under the same name: nothing is paired.
         return judge(before, after, None, None)
     if same_numbers and equal(one, other):
-        return {"change": SAME, "difference": 0.0}
-    return compare(one, other, distances=before["eps"] is None)
+        return Judgement(SAME, 0.0)
+    return judge_examples(one, other, distances=before["eps"] is None)
 
 
-def compare(one: dict[str, np.ndarray], other: dict[str, np.ndarray], *, distances: bool) -> Row:
+def judge_examples(one: dict[str, np.ndarray], other: dict[str, np.ndarray], *, distances: bool) -> Judgement:
     """What became of two outcomes of the same examples, in the same order; distances: whether these count too."""
     robust = paired(one["adversarial_correct"], other["adversarial_correct"])
     clean = paired(one["clean_correct"], other["clean_correct"])
     beyond = robust.beyond or clean.beyond or (distances and distances_differ(one, other))
-    return {
-        "change": CHANGED if beyond else WITHIN,
-        "difference": robust.difference,
-        "difference_low": robust.low,
-        "difference_high": robust.high,
-        "p_exact": robust.p_exact,
-    }
+    return Judgement(CHANGED if beyond else WITHIN, robust.difference, robust.low, robust.high, robust.p_exact)
 
 
 def equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
@@ -126,10 +174,14 @@ def equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     return True
 
 
-def apart(before: Row, after: Row) -> Iterator[bool]:
+def intervals_apart(before: ResultRow, after: ResultRow) -> bool:
     """Whether the two rows' own intervals of an accuracy do not meet."""
-    for name in ("clean_accuracy", "robust_accuracy"):
-        yield before[f"{name}_low"] > after[f"{name}_high"] or after[f"{name}_low"] > before[f"{name}_high"]
+    return (
+        before["clean_accuracy_low"] > after["clean_accuracy_high"]
+        or after["clean_accuracy_low"] > before["clean_accuracy_high"]
+        or before["robust_accuracy_low"] > after["robust_accuracy_high"]
+        or after["robust_accuracy_low"] > before["robust_accuracy_high"]
+    )
 
 
 def distances_differ(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
@@ -142,7 +194,7 @@ def distances_differ(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -
     return interval[0] > 0 or interval[1] < 0
 
 
-def counts_text(rows: Sequence[Row]) -> str:
+def changes_text(rows: Sequence[Change]) -> str:
     """How many rows changed, in one line."""
     words = {
         CHANGED: "changed beyond their interval", WITHIN: "differ within it", SAME: "are the same",

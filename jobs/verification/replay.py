@@ -3,9 +3,9 @@
 import contextlib
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from sqlalchemy import Connection, select
 
 from robustq.jobs.errors import ArtifactError, RunError, SpecError
 from robustq.jobs.queue.dependencies import weights_of
+from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.results.rows import chosen_rows
 from robustq.jobs.running.context import Context, Result
@@ -26,10 +27,25 @@ from robustq.jobs.store.example_outcomes import examples_of
 from robustq.jobs.store.schema import job, result
 from robustq.jobs.verification import diff
 
-Row = dict[str, Any]
-
 EQUAL, DIFFERS = "equal", "differs"
 SHOWN = ("model", "attack", "norm", "eps", "seed", "n")
+
+
+class Replayed(TypedDict):
+    """What came of running an evaluation again. outcome: EQUAL, DIFFERS, or what `diff` says. Accuracies: fractions."""
+
+    job_id: int
+    model: str
+    attack: str
+    norm: str | None
+    eps: float | None
+    seed: int
+    n: int
+    outcome: str
+    same_machine: bool
+    examples_that_differ: int
+    old_robust_accuracy: float
+    new_robust_accuracy: float
 
 
 def replay(
@@ -41,7 +57,7 @@ def replay(
     seed: int = 0,
     threads: int = 1,
     tell: Callable[[str], None] = lambda text: None,
-) -> list[Row]:
+) -> list[Replayed]:
     """Run stored evaluations again: those of these numbers, or `number` drawn at random, as `seed` says.
 
     Each row says whether the result is equal to the bit; where it is not, on the same kind of device with the same
@@ -53,31 +69,31 @@ def replay(
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # where drivers find users' modules too
     with store.begin() as db:
-        chosen = given(db, job_ids) if job_ids else drawn(db, number, filters, seed)
+        chosen = numbered_evaluations(db, job_ids) if job_ids else drawn(db, number, filters, seed)
     rows = []
     for i, row in enumerate(chosen):
         tell(f"{i + 1} of {len(chosen)}: job {row['job_id']}, {row['model']} under {row['attack']}")
-        rows.append(again(store, row))
+        rows.append(run_again(store, row))
     return rows
 
 
-def evaluations(db: Connection, filters: Filters) -> list[Row]:
+def runnable_rows(db: Connection, filters: Filters) -> list[ResultRow]:
     """The results that can be run again."""
     rows = chosen_rows(db, filters, (*SHOWN, "job_id"))
     runs = set(db.execute(select(job.c.id).where(job.c.kind == "eval")).scalars())
     return [row for row in rows if row["job_id"] in runs]
 
 
-def drawn(db: Connection, number: int, filters: Filters, seed: int) -> list[Row]:
-    rows = evaluations(db, filters)
+def drawn(db: Connection, number: int, filters: Filters, seed: int) -> list[ResultRow]:
+    rows = runnable_rows(db, filters)
     if not rows:
         raise SpecError("there is no evaluation to run again that the options leave")
     chosen = random.Random(seed).sample(range(len(rows)), min(number, len(rows)))
     return [rows[i] for i in sorted(chosen)]
 
 
-def given(db: Connection, job_ids: Sequence[int]) -> list[Row]:
-    rows = {row["job_id"]: row for row in evaluations(db, make_filters(None, {"job_id": job_ids}))}
+def numbered_evaluations(db: Connection, job_ids: Sequence[int]) -> list[ResultRow]:
+    rows = {row["job_id"]: row for row in runnable_rows(db, make_filters(None, {"job_id": job_ids}))}
     for id_ in job_ids:
         if id_ not in rows:
             kind = db.execute(select(job.c.kind).where(job.c.id == id_)).scalar()
@@ -86,7 +102,7 @@ def given(db: Connection, job_ids: Sequence[int]) -> list[Row]:
     return [rows[id_] for id_ in job_ids]
 
 
-def again(store: Store, row: Row) -> Row:
+def run_again(store: Store, row: ResultRow) -> Replayed:
     """Run one evaluation, without the attacked images that it may have kept: no transaction is open meanwhile."""
     id_ = row["job_id"]
     with store.begin() as db:
@@ -101,7 +117,22 @@ def again(store: Store, row: Row) -> Row:
             load_data(spec.data)
         with there(id_, FileNotFoundError, ArtifactError):  # weights that are gone, or damaged
             (done,) = [frame for frame in run(spec, context) if isinstance(frame, Result)]
-    return {"job_id": id_} | {name: row[name] for name in SHOWN} | judged(before, outcome, done)
+    same_machine = made_with(before) == made_with(done.row)
+    judged, differing = judge_again(before, outcome, done, same_machine=same_machine)
+    return Replayed(
+        job_id=id_,
+        model=row["model"],
+        attack=row["attack"],
+        norm=row["norm"],
+        eps=row["eps"],
+        seed=row["seed"],
+        n=row["n"],
+        outcome=judged,
+        same_machine=same_machine,
+        examples_that_differ=differing,
+        old_robust_accuracy=before["robust_accuracy"],
+        new_robust_accuracy=done.row["robust_accuracy"],
+    )
 
 
 @contextlib.contextmanager
@@ -123,25 +154,24 @@ def device_for(before: str) -> str:
     return kind
 
 
-def judged(before: Row, outcome: dict[str, np.ndarray], done: Result) -> Row:
-    """Whether what came now is what was stored."""
+def judge_again(
+    before: Mapping[str, Any], outcome: dict[str, np.ndarray], done: Result, *, same_machine: bool
+) -> tuple[str, int]:
+    """Whether what came now is what was stored, and how many examples differ."""
     assert done.examples is not None
     new = example_outcomes.to_columns(example_outcomes.decode(done.examples))
-    same_place = place(before) == place(done.row)
-    found: Row = {"outcome": EQUAL, "same_machine": same_place, "examples_that_differ": 0}
-    found |= {"old_robust_accuracy": before["robust_accuracy"], "new_robust_accuracy": done.row["robust_accuracy"]}
     if diff.equal(outcome, new) and all(before[name] == done.row[name] for name in diff.MEASURED):
-        return found
+        return EQUAL, 0
     fell = outcome["adversarial_prediction"] != new["adversarial_prediction"]
-    beyond = diff.compare(outcome, new, distances=before["eps"] is None)["change"]
-    return found | {"outcome": DIFFERS if same_place else beyond, "examples_that_differ": int(fell.sum())}
+    beyond = diff.judge_examples(outcome, new, distances=before["eps"] is None).change
+    return DIFFERS if same_machine else beyond, int(fell.sum())
 
 
-def place(row: Row) -> tuple[Any, ...]:
+def made_with(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a result was made on and with: where that agrees, every bit must, whichever release has the same kernels."""
     return row["device"], {name: found for name, found in row["versions"].items() if name != "robustq"}
 
 
-def failed(rows: Sequence[Row]) -> int:
+def count_wrong(rows: Sequence[Replayed]) -> int:
     """How many rows did not come out as they must."""
     return sum(row["outcome"] in (DIFFERS, diff.CHANGED) for row in rows)

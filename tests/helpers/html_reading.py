@@ -5,16 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import uvicorn
 
-from robustq.jobs.report.page.image_outcomes import Kept
-from robustq.jobs.report.page.sections import parts
+from robustq.jobs.report.page.cache import PageCache
+from robustq.jobs.report.page.page_model import Page
+from robustq.jobs.report.page.sections import make_page
 from robustq.jobs.report.page.sweep_data import gather
 from robustq.jobs.report.server import configuration, listen
 from robustq.jobs.report.write import write_report
 from robustq.jobs.store.connection import Store, open_store
+
+T = TypeVar("T")
 
 
 class Elements(HTMLParser):
@@ -54,10 +57,17 @@ def report(store: Store, name: str = "made-up") -> str:
     return out.read_text(encoding="utf-8")
 
 
-def given(store: Store, sweep_id: int) -> dict[str, Any]:
+def page_of(store: Store, sweep_id: int) -> Page:
+    """What the page is made from."""
+    cache = PageCache()
     with store.begin() as db:
-        kept: Kept = {}
-        return parts(db, store.artifacts, gather(db, sweep_id, kept), kept)
+        return make_page(db, store.artifacts, gather(db, sweep_id, cache), cache)
+
+
+def there(part: T | None) -> T:
+    """A part of the page that has something to say."""
+    assert part is not None
+    return part
 
 
 TOKEN = "of-tests-0123456"

@@ -22,7 +22,7 @@ from sqlalchemy import select
 from robustlib.datasets import file_stamps, load
 from robustq.jobs.commands import queue_actions
 from robustq.jobs.errors import RobustqError
-from robustq.jobs.queue import driver_jobs, requests, transitions
+from robustq.jobs.queue import driver_jobs, transitions, user_actions
 from robustq.jobs.report.write import write_report
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.results.rows import result_rows
@@ -198,7 +198,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Iterator[
         with store.begin() as db:
             transitions.register(db, "one", "here", 1, 0.0, "0")
             unfinished = db.execute(select(sa.func.max(job.c.id)).where(job.c.kind == "train")).scalar_one()
-            requests.cancel(db, [unfinished])
+            user_actions.cancel(db, [unfinished])
         yield complete(store, folder, unfinished)
         store.engine.dispose()
     forget_process()

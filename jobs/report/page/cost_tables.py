@@ -2,22 +2,21 @@
 
 from typing import Any
 
-from robustq.jobs.report.page import table
-from robustq.jobs.report.page.image_outcomes import Kept
-from robustq.jobs.report.page.ranking import grouped
+from robustq.jobs.report.page import html_table
+from robustq.jobs.report.page.cache import PageCache
+from robustq.jobs.report.page.html_table import Cell, Column, Line, Table
+from robustq.jobs.report.page.result_tables import eps_cell
 from robustq.jobs.report.page.sweep_data import Sweep
-from robustq.jobs.report.page.table import Cell, Column, Line, Table
-from robustq.jobs.report.page.tables import eps_cell
-
-Row = dict[str, Any]
+from robustq.jobs.results.aggregate import rows_by
+from robustq.jobs.results.columns import PageRow
 
 
-def costs(sweep: Sweep, queries: dict[int, int | None]) -> Table | None:
+def cost_table(sweep: Sweep, queries: dict[int, int | None]) -> Table | None:
     """What each model took: seconds of training and evaluation by device, images passed, queries.
 
-    queries: of robustq.jobs.report.page.image_outcomes.
+    queries: of each evaluation, see `query_totals`.
     """
-    lines, trained, evaluated = [], grouped(sweep.trainings, "model"), grouped(sweep.rows, "model")
+    lines, trained, evaluated = [], rows_by(sweep.trainings, "model"), rows_by(sweep.rows, "model")
     for (model,) in dict.fromkeys([*trained, *evaluated]):
         mine = evaluated.get((model,), [])
         once = list({curve_of(row): row for row in mine}.values())
@@ -29,28 +28,30 @@ def costs(sweep: Sweep, queries: dict[int, int | None]) -> Table | None:
                 "attack seconds, GPU": round(
                     sum(row["seconds"] for row in mine if not row["device"].startswith("cpu")), 1
                 ),
-                "images forward": table.total(row["extra"].get("forwards") for row in once),
-                "images forward and back": table.total(row["extra"].get("gradients") for row in once),
-                "queries": table.total(queries.get(row["job_id"]) for row in mine),
+                "images forward": html_table.total(row["extra"].get("forwards") for row in once),
+                "images forward and back": html_table.total(row["extra"].get("gradients") for row in once),
+                "queries": html_table.total(queries.get(row["job_id"]) for row in mine),
             }
         )
     if len(lines) > 1:
-        sums = {label: table.total(line[label] for line in lines) for label in lines[0] if label != "model"}
+        sums = {label: html_table.total(line[label] for line in lines) for label in lines[0] if label != "model"}
         lines.append(
             {"model": "all"} | {label: round(v, 1) if isinstance(v, float) else v for label, v in sums.items()}
         )
     known = [label for label in lines[0] if any(line[label] for line in lines)] if lines else []
-    return table.plain("costs", "What the study took", [{label: line[label] for label in known} for line in lines])
+    return html_table.table_of(
+        "costs", "What the study took", [{label: line[label] for label in known} for line in lines]
+    )
 
 
-def curve_of(row: Row) -> tuple[Any, ...]:
+def curve_of(row: PageRow) -> tuple[Any, ...]:
     """What tells searches apart: the radii of a curve are one search, and each row tells the cost of all."""
     seconds = row["extra"].get("curve_seconds")
     place = (row["model"], row["seed"], row["attack"], row["norm"])
     return (*place, seconds) if seconds is not None else (*place, row["eps"], row["job_id"])
 
 
-COLUMNS = (
+ALL_ROWS_COLUMNS = (
     Column("model", pick=True), Column("attack", pick=True), Column("norm", pick=True),
     Column("eps", number=True, pick=True), Column("seed", number=True), Column("images", number=True),
     Column("clean %", number=True), Column("robust %", number=True), Column("checks", pick=True),
@@ -59,22 +60,22 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def every_row(sweep: Sweep, kept: Kept) -> Table:
+def all_rows_table(sweep: Sweep, cache: PageCache) -> Table:
     """All results, with what each rests on and what it takes to repeat it.
 
     A recorded result does not change, but for the verdict on it, which a later audit may; its line is made once.
     """
     rows = []
     for row in sweep.rows:
-        hash_ = weights(row, sweep)
-        key = ("line", sweep.id, row["job_id"], row["verdict"], hash_)
-        if key not in kept:
-            kept[key] = line(row, hash_, sweep)
-        rows.append(kept[key])
-    return Table("rows", f"All {len(rows)} results", COLUMNS, rows)
+        hash_ = weights_hash(row, sweep)
+        key = (sweep.id, row["job_id"], row["verdict"], hash_)
+        if key not in cache.lines:
+            cache.lines[key] = result_line(row, hash_, sweep)
+        rows.append(cache.lines[key])
+    return Table("rows", f"All {len(rows)} results", ALL_ROWS_COLUMNS, rows)
 
 
-def line(row: Row, weights: str, sweep: Sweep) -> Line:
+def result_line(row: PageRow, weights: str, sweep: Sweep) -> Line:
     failed = row["verdict"] == "fail"
     robust = [row[name] for name in ("robust_accuracy", "robust_accuracy_low", "robust_accuracy_high")]
     distance = row["distance_median"]
@@ -82,21 +83,21 @@ def line(row: Row, weights: str, sweep: Sweep) -> Line:
     return Line(
         [
             Cell(row["model"]), Cell(row["attack"]), Cell(row["norm"] or ""), eps_cell(row["eps"]),
-            table.cell(row["seed"]), table.cell(row["n"]),
-            table.percent(row["clean_accuracy"], row["clean_accuracy_low"], row["clean_accuracy_high"]),
-            Cell("not trusted", -1.0, "fail") if failed else table.percent(*robust),
-            table.verdict(row["verdict"]),
+            html_table.cell(row["seed"]), html_table.cell(row["n"]),
+            html_table.percent_cell(row["clean_accuracy"], row["clean_accuracy_low"], row["clean_accuracy_high"]),
+            Cell("not trusted", -1.0, "fail") if failed else html_table.percent_cell(*robust),
+            html_table.verdict_cell(row["verdict"]),
             Cell("" if failed or distance is None else f"{distance:.4g}", -1.0 if distance is None else distance),
             Cell(f"{row['seconds']:.1f}", row["seconds"]),
             Cell(row["recipe"] + (f" ({substitutions})" if substitutions else "")),
             Cell(row["extra"].get("mode") or ""),
             Cell(weights[:16], kind="hash"), Cell(row["key"][:16], kind="hash"),
-            Cell(versions_text(row["versions"])), Cell(command(row, sweep), kind="hash"),
+            Cell(versions_text(row["versions"])), Cell(repeat_command(row, sweep), kind="hash"),
         ]
     )  # fmt: skip
 
 
-def command(row: Row, sweep: Sweep) -> str:
+def repeat_command(row: PageRow, sweep: Sweep) -> str:
     """What computes the number again and compares it; of a number computed from others, what shows these."""
     evaluated = sweep.specs.get(row["job_id"], {}).get("kind") == "eval"
     return f"robustq replay --job {row['job_id']}" if evaluated else f"robustq logs {row['job_id']}"
@@ -106,7 +107,7 @@ def versions_text(versions: dict[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
 
 
-def weights(row: Row, sweep: Sweep) -> str:
+def weights_hash(row: PageRow, sweep: Sweep) -> str:
     """Hash of the weights that a row is about: of the training's, or of the file that was given."""
     trained = sweep.sizes.get((row["model"], row["seed"]))
     if trained is not None:

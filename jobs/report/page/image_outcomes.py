@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +14,7 @@ from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.example_outcomes import examples_of
 from robustq.jobs.store.schema import example_blob
 
-SHOWN = 10  # images of which label and predictions are kept at hand
+FIRST_IMAGES = 10  # images of which label and predictions are kept at hand
 
 
 @dataclass(frozen=True)
@@ -38,19 +37,7 @@ class Outcome:
     first: tuple[tuple[int, int, int], ...]
 
 
-# What was read already, by job: a stored outcome never changes, so a page that is shown again need not read it again.
-Kept = dict[Any, Any]
-
-
-def outcome(db: Connection, job_id: int, classes: int, kept: Kept) -> Outcome | None:
-    """The outcome of an evaluation of a data set with so many classes; None where the store lost it."""
-    name = ("outcome", job_id, classes)
-    if name not in kept and (columns := read(db, job_id)) is not None:
-        kept[name] = summed(columns, classes)
-    return kept.get(name)
-
-
-def read(db: Connection, job_id: int) -> dict[str, np.ndarray] | None:
+def read_outcomes(db: Connection, job_id: int) -> dict[str, np.ndarray] | None:
     """The columns of an evaluation's outcomes; None where the store lost them, which the page then says."""
     try:
         return example_outcomes.to_columns(examples_of(db, job_id))
@@ -58,7 +45,8 @@ def read(db: Connection, job_id: int) -> dict[str, np.ndarray] | None:
         return None
 
 
-def summed(columns: dict[str, np.ndarray], classes: int) -> Outcome:
+def outcome_of(columns: dict[str, np.ndarray], classes: int) -> Outcome:
+    """The columns of an evaluation of a data set with so many classes, in numbers."""
     label = columns["label"].astype(np.int64)
     counts = np.bincount(label, minlength=classes)
     by_class = {
@@ -74,8 +62,8 @@ def summed(columns: dict[str, np.ndarray], classes: int) -> Outcome:
         clean_right=by_class["clean_correct"],
         attacked_right=by_class["adversarial_correct"],
         broken_by={str(name): int(n) for name, n in zip(breakers, times, strict=True)},
-        index=columns["index"][:SHOWN].tolist(),
-        first=tuple(zip(*(columns[name][:SHOWN].tolist() for name in names), strict=True)),
+        index=columns["index"][:FIRST_IMAGES].tolist(),
+        first=tuple(zip(*(columns[name][:FIRST_IMAGES].tolist() for name in names), strict=True)),
     )
 
 
@@ -84,15 +72,15 @@ def matrix(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarra
     return confusion_matrix(label, prediction.astype(np.int64), classes) if fits else None
 
 
-def queries(db: Connection, job_ids: Sequence[int], kept: Kept) -> dict[int, int | None]:
+def query_totals(db: Connection, job_ids: Sequence[int]) -> dict[int, int | None]:
     """By evaluation the images that attacks without gradients showed the model in all; None where none were counted,
     or the store lost them.
     """
-    for ids in chunks([id_ for id_ in job_ids if ("queries", id_) not in kept]):
-        kept |= {("queries", id_): None for id_ in ids}
+    totals: dict[int, int | None] = dict.fromkeys(job_ids)
+    for ids in chunks(job_ids):
         found = db.execute(select(example_blob.c.job_id, example_blob.c.data).where(example_blob.c.job_id.in_(ids)))
-        kept |= {("queries", id_): total_queries(data) for id_, data in found}
-    return {id_: kept["queries", id_] for id_ in job_ids}
+        totals |= {id_: total_queries(data) for id_, data in found}
+    return totals
 
 
 def total_queries(data: bytes) -> int | None:

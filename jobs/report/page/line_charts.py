@@ -1,16 +1,24 @@
-"""Lines: accuracy by radius under each attack, and by epoch of the trainings."""
+"""Lines: accuracy by radius under each attack, by queries of those without gradients, by epoch of the trainings."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
+from sqlalchemy import Connection
+
+from robustlib.metrics import accuracy_by_queries
 from robustlib.settings import CERTIFY
-from robustq.jobs.report.page import plotly, table
-from robustq.jobs.report.page.charts import Places
+from robustq.jobs.report.page import html_table, plotly
+from robustq.jobs.report.page.cache import PageCache, QueryCounts
+from robustq.jobs.report.page.charts import ModelOrder
 from robustq.jobs.report.page.plotly import Chart, hundred, slug, span
-from robustq.jobs.report.page.ranking import Standing, grouped, mean
+from robustq.jobs.report.page.ranking import RadiusRanking, Standing
+from robustq.jobs.results.aggregate import mean, rows_by
+from robustq.jobs.results.attack_labels import WORST_CASE
+from robustq.jobs.results.columns import PageRow, Training
 from robustq.jobs.text.numbers import eps_text
 
-Row = dict[str, Any]
+QUERY_POINTS = 24  # of a line
 
 
 class Point(NamedTuple):
@@ -24,7 +32,7 @@ class Point(NamedTuple):
     trusted: bool
 
 
-def curves(rows: Sequence[Row], found: Sequence[Standing], order: Places) -> Iterator[Chart]:
+def radius_charts(rows: Sequence[PageRow], found: Sequence[Standing], order: ModelOrder) -> Iterator[Chart]:
     """Accuracy by radius: under the worst case first, then every attack that was run at several radii."""
     for norm in dict.fromkeys(s.norm for s in found):
         kept = [s for s in found if s.norm == norm]
@@ -32,26 +40,26 @@ def curves(rows: Sequence[Row], found: Sequence[Standing], order: Places) -> Ite
         smallest = min(s.eps for s in kept)
         clean = [Point(s.model, 0.0, s.clean, s.clean_low, s.clean_high, s.trusted) for s in kept if s.eps == smallest]
         if len({s.eps for s in kept}) > 1:
-            yield curve(f"Worst case, {norm}", slug("curve-worst", norm), norm, [*clean, *points], order)
-    within = grouped([row for row in rows if row["eps"] is not None and row["norm"]], "label", "norm")
+            yield radius_chart(f"Worst case, {norm}", slug("curve-worst", norm), norm, [*clean, *points], order)
+    within = rows_by([row for row in rows if row["eps"] is not None and row["norm"]], "label", "norm")
     for (attack, norm), mine in within.items():
-        if attack != "worst-case" and len({row["eps"] for row in mine}) > 1:
+        if attack != WORST_CASE and len({row["eps"] for row in mine}) > 1:
             title = f"{attack}, {norm}" if attack != CERTIFY else f"Certified from below, {norm}"
-            yield curve(title, slug("curve", attack, norm), norm, by_place(mine), order)
+            yield radius_chart(title, slug("curve", attack, norm), norm, by_place(mine), order)
 
 
-def by_place(rows: Sequence[Row]) -> list[Point]:
+def by_place(rows: Sequence[PageRow]) -> list[Point]:
     """Rows of one attack as points: means over seeds, intervals from the lowest to the highest end."""
     points = []
-    for (model, eps), same in grouped(rows, "model", "eps").items():
+    for (model, eps), same in rows_by(rows, "model", "eps").items():
         low = min(row["robust_accuracy_low"] for row in same)
         high = max(row["robust_accuracy_high"] for row in same)
         trusted = all(row["verdict"] != "fail" for row in same)
-        points.append(Point(model, eps, mean(same, "robust_accuracy"), low, high, trusted))
+        points.append(Point(model, eps, mean([row["robust_accuracy"] for row in same]), low, high, trusted))
     return points
 
 
-def curve(title: str, name: str, norm: str, points: Sequence[Point], order: Places) -> Chart:
+def radius_chart(title: str, name: str, norm: str, points: Sequence[Point], order: ModelOrder) -> Chart:
     """A line a model. Points that are not trusted are left out, and named."""
     traces, said, lines = [], [], []
     by_model: dict[str, list[Point]] = {}
@@ -61,14 +69,14 @@ def curve(title: str, name: str, norm: str, points: Sequence[Point], order: Plac
     for model in models:
         mine = sorted((p for p in by_model[model] if p.trusted), key=lambda p: p.eps)
         if mine:
-            traces.append(curve_trace(model, order[model], mine))
+            traces.append(radius_trace(model, order[model], mine))
             first, last = (f"{100 * p.accuracy:.1f} % at {eps_text(p.eps)}" for p in (mine[0], mine[-1]))
             said.append(f"{model} goes from {first} to {last}")
         lines += [
             {
                 "model": model,
-                "eps": table.Cell(eps_text(p.eps), p.eps),
-                "accuracy %": table.percent(p.accuracy, p.low, p.high),
+                "eps": html_table.Cell(eps_text(p.eps), p.eps),
+                "accuracy %": html_table.percent_cell(p.accuracy, p.low, p.high),
             }
             for p in mine
         ]
@@ -80,23 +88,76 @@ def curve(title: str, name: str, norm: str, points: Sequence[Point], order: Plac
         "yaxis": plotly.axis("accuracy", **plotly.PERCENT),
     }
     note = " ".join(filter(None, [plotly.waiting(len(models)), left]))
-    return Chart(name, title, alt, traces, layout, table.plain(f"t-{name}", title, lines), note)
+    return Chart(name, title, alt, traces, layout, html_table.table_of(f"t-{name}", title, lines), note)
 
 
-def curve_trace(model: str, place: int, points: Sequence[Point]) -> plotly.Trace:
+def radius_trace(model: str, place: int, points: Sequence[Point]) -> plotly.Trace:
     y = [p.accuracy for p in points]
-    return plotly.line(
+    return plotly.line_trace(
         model,
         place,
         [p.eps for p in points],
         [hundred(value) for value in y],
-        error_y=plotly.interval(y, [p.low for p in points], [p.high for p in points]),
+        error_y=plotly.error_bars(y, [p.low for p in points], [p.high for p in points]),
         text=[f"eps {eps_text(p.eps)}: {span(p.accuracy, p.low, p.high)}" for p in points],
         hovertemplate="%{fullData.name}<br>%{text}<extra></extra>",
     )
 
 
-def histories(trainings: Sequence[Row], order: Places) -> list[Chart]:
+def query_charts(
+    db: Connection,
+    rows: Sequence[PageRow],
+    headline: Sequence[RadiusRanking],
+    order: ModelOrder,
+    counts: dict[int, int | None],
+    cache: PageCache,
+) -> Iterator[Chart]:
+    """Accuracy by queries for each attack that counted them, at the radius that the answer is about.
+
+    counts: of queries by job, see `query_totals`.
+    """
+    for place in headline:
+        here = [row for row in rows if (row["norm"], row["eps"]) == (place.norm, place.eps)]
+        counted = [row for row in here if counts.get(row["job_id"]) is not None]
+        for (attack,), mine in rows_by(counted, "label").items():
+            yield query_chart(db, attack, place, mine, order, cache)
+
+
+def query_chart(
+    db: Connection, attack: str, place: RadiusRanking, rows: Sequence[PageRow], order: ModelOrder, cache: PageCache
+) -> Chart:
+    """A line a model, the mean over its seeds. Models that are not trusted are left out, and named."""
+    out = sorted({row["model"] for row in rows if row["verdict"] == "fail"})
+    found: dict[str, list[QueryCounts]] = {}
+    for row in rows:
+        if row["model"] not in out and (counts := cache.query_counts(db, row["job_id"])) is not None:
+            found.setdefault(row["model"], []).append(counts)
+    budget = max((int(run.queries.max()) for runs in found.values() for run in runs), default=1)
+    at = np.unique(np.geomspace(1, max(budget, 1), QUERY_POINTS).round().astype(int))
+    traces, said, lines = [], [], []
+    for model in sorted(found, key=order.__getitem__):
+        y = np.mean([accuracy_by_queries(run.success, run.queries, at) for run in found[model]], axis=0)
+        hover = "%{fullData.name}<br>%{x} queries: %{y:.1f} %<extra></extra>"
+        traces.append(plotly.line_trace(model, order[model], at.tolist(), [hundred(v) for v in y], hovertemplate=hover))
+        said.append(f"{model} is at {100 * y[-1]:.1f} % after {budget} queries")
+        lines.append(
+            {"model": model} | {f"% after {n}": html_table.percent_cell(y[at <= n][-1]) for n in query_steps(budget)}
+        )
+    title = f"{attack}, {place.norm} {eps_text(place.eps)}"
+    name = slug("queries", attack, place.norm)
+    alt = f"Accuracy by queries an image, {title}: " + "; ".join(said[:12]) + ". The numbers are below."
+    axes = {"xaxis": plotly.axis("queries an image", type="log"), "yaxis": plotly.axis("accuracy", **plotly.PERCENT)}
+    left = f"Left out where it is not trusted: {', '.join(out)}." if out else ""
+    note = " ".join(filter(None, [plotly.waiting(len(found)), left]))
+    return Chart(name, title, alt, traces, axes, html_table.table_of(f"t-{name}", title, lines), note)
+
+
+def query_steps(budget: int) -> list[int]:
+    """The numbers of queries that the table has columns for."""
+    return sorted({max(1, budget // part) for part in (100, 10, 2, 1)})
+
+
+def training_charts(trainings: Sequence[Training], order: ModelOrder) -> list[Chart]:
     """Validation accuracy by epoch, clean and under PGD: a fall of the second alone is catastrophic overfitting."""
     charts = []
     for column, word in (("clean_accuracy", "clean"), ("attacked_accuracy", "under PGD")):
@@ -107,7 +168,7 @@ def histories(trainings: Sequence[Row], order: Places) -> list[Chart]:
             y = [hundred(epoch[column]) for epoch in epochs]
             hover = "%{fullData.name}<br>epoch %{x}: %{y:.1f} %<extra></extra>"
             traces.append(
-                plotly.line(
+                plotly.line_trace(
                     label,
                     order.get(row["model"], len(order)),
                     [epoch["epoch"] + 1 for epoch in epochs],
@@ -121,8 +182,8 @@ def histories(trainings: Sequence[Row], order: Places) -> list[Chart]:
                 {
                     "training": label,
                     "epochs": len(epochs),
-                    "last %": table.percent(epochs[-1][column]),
-                    "highest %": table.percent(best[column]),
+                    "last %": html_table.percent_cell(epochs[-1][column]),
+                    "highest %": html_table.percent_cell(best[column]),
                     "in epoch": best["epoch"] + 1,
                 }
             )
@@ -132,7 +193,13 @@ def histories(trainings: Sequence[Row], order: Places) -> list[Chart]:
         name = slug("training", column)
         charts.append(
             Chart(
-                name, title, alt, traces, layout, table.plain(f"t-{name}", title, lines), plotly.waiting(len(trainings))
+                name,
+                title,
+                alt,
+                traces,
+                layout,
+                html_table.table_of(f"t-{name}", title, lines),
+                plotly.waiting(len(trainings)),
             )
         )
     return charts if trainings else []

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robustq.jobs.report.page.table import Table
+from robustq.jobs.report.page.html_table import Table
 
 Trace = dict[str, Any]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, less yellow and black, which vanish on a light or
 # a dark ground; each with a mark and a dash of its own for print without colour.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#888888")
-MARKS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "star", "x")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
-MOST_SHOWN = len(COLOURS)  # lines at first; the legend shows the others
+LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#888888")
+LINE_MARKS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "star", "x")
+LINE_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
+MOST_SHOWN = len(LINE_COLOURS)  # lines at first; the legend shows the others
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
 PERCENT = {"range": [-2, 102], "ticksuffix": " %", "dtick": 20}
 
 
-def interval(values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> dict[str, Any]:
+def error_bars(values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> dict[str, Any]:
     """Error bars from fractions, in percent."""
     return {
         "type": "data",
@@ -76,15 +76,19 @@ def span(value: float, low: float, high: float) -> str:
     return f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def look(i: int) -> tuple[str, str, str]:
+def line_style(i: int) -> tuple[str, str, str]:
     """Colour, mark and dash of the i-th model, the same on every chart; of 49 models no two look alike."""
-    turn = i // len(COLOURS)
-    return COLOURS[i % len(COLOURS)], MARKS[(i + turn) % len(MARKS)], DASHES[(i + turn) % len(DASHES)]
+    turn = i // len(LINE_COLOURS)
+    return (
+        LINE_COLOURS[i % len(LINE_COLOURS)],
+        LINE_MARKS[(i + turn) % len(LINE_MARKS)],
+        LINE_DASHES[(i + turn) % len(LINE_DASHES)],
+    )
 
 
-def line(name: str, i: int, x: Sequence[float], y: Sequence[float], **more: Any) -> Trace:
+def line_trace(name: str, i: int, x: Sequence[float], y: Sequence[float], **more: Any) -> Trace:
     """A line with marks; those of models beyond the colours wait in the legend."""
-    colour, mark, dash = look(i)
+    colour, mark, dash = line_style(i)
     return {
         "type": "scatter",
         "mode": "lines+markers",
@@ -99,9 +103,9 @@ def line(name: str, i: int, x: Sequence[float], y: Sequence[float], **more: Any)
     }
 
 
-def point(name: str, i: int, x: float, y: float, **more: Any) -> Trace:
+def point_trace(name: str, i: int, x: float, y: float, **more: Any) -> Trace:
     """One mark, named in the legend."""
-    colour, mark, _ = look(i)
+    colour, mark, _ = line_style(i)
     return {
         "type": "scatter",
         "mode": "markers",

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from robustq.jobs.report.page.table_html import lines
+from robustq.jobs.report.page.html_table import body_html
+from robustq.jobs.report.page.page_model import Page
 
 # In the order of the page: the answer first, then what it rests on, last how to repeat it.
 SECTIONS = {
@@ -51,21 +51,21 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["lines"] = lines
+    made.filters["lines"] = body_html
     return made
 
 
-def sections(given: dict[str, Any]) -> list[Section]:
-    """The sections that have something to say. given: of robustq.jobs.report.page.sections."""
+def render_sections(page: Page) -> list[Section]:
+    """The sections that have something to say."""
     rendered = []
     for name, title in SECTIONS.items():
-        html = environment().get_template(f"{name}.html").render(given).strip()
+        html = environment().get_template(f"{name}.html").render(page=page).strip()
         if html:
             rendered.append(Section(name, title, Markup(html), hashlib.sha256(html.encode()).hexdigest()[:16]))
     return rendered
 
 
-def page(given: dict[str, Any], rendered: Sequence[Section], *, live: Sequence[str] | None = None) -> str:
+def render_page(page: Page, rendered: Sequence[Section], *, live: Sequence[str] | None = None) -> str:
     """The whole page as one file.
 
     rendered: its sections.  live: names of the sweeps to choose from, for a page that is served and follows.
@@ -75,7 +75,7 @@ def page(given: dict[str, Any], rendered: Sequence[Section], *, live: Sequence[s
         environment()
         .get_template("page.html")
         .render(
-            given,
+            page=page,
             sections=rendered,
             policy=policy(scripts, live=live is not None),
             style=Markup(asset("page.css")),

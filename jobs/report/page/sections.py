@@ -1,9 +1,8 @@
-"""The data of each section of the page, from a gathered sweep."""
+"""The sections of the page, from a gathered sweep."""
 
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,83 +12,108 @@ from robustlib import VERSION
 from robustq.jobs.report.page import (
     charts,
     cost_tables,
+    html_table,
     images,
     line_charts,
     plotly,
-    query_charts,
+    result_tables,
     sentences,
-    table,
-    tables,
 )
-from robustq.jobs.report.page.image_outcomes import Kept, Outcome, outcome, queries
-from robustq.jobs.report.page.images import Data
-from robustq.jobs.report.page.ranking import Place, headlines, places, standings
+from robustq.jobs.report.page.cache import PageCache
+from robustq.jobs.report.page.html_table import Cell
+from robustq.jobs.report.page.image_outcomes import Outcome
+from robustq.jobs.report.page.page_model import (
+    Attacks,
+    Checks,
+    Classes,
+    Confusion,
+    Distrusted,
+    LostOutcome,
+    Page,
+    Pictures,
+    RadiusAnswer,
+    Repeat,
+    Verdict,
+    WorkDone,
+)
+from robustq.jobs.report.page.ranking import RadiusRanking, headlines, rank_radii, standings
 from robustq.jobs.report.page.sweep_data import Sweep
-from robustq.jobs.report.page.table import Cell, Table
+from robustq.jobs.report.page.thumbnails import Data
+from robustq.jobs.results.attack_labels import WORST_CASE
+from robustq.jobs.results.columns import PageRow
 from robustq.jobs.study.yaml_with_lines import write_yaml
 
-Row = dict[str, Any]
-
-MOST_MODELS = 12  # whose confusion matrices are shown
+MOST_CONFUSIONS = 12  # whose confusion matrices are shown
 MOST_CLASSES = 20  # in a confusion matrix; of more classes the likeliest mistakes are listed
 
 
-@dataclass(frozen=True)
-class Confusion:
-    """How a model mistakes classes, clean and attacked: matrices, or of many classes the likeliest mistakes."""
+def make_page(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> Page:
+    """The page of a sweep.
 
-    model: str
-    where: str
-    names: tuple[str, ...]
-    matrices: list[tuple[str, list[list[Cell]]]]
-    mistakes: Table | None
-
-
-def parts(db: Connection, root: str, sweep: Sweep, kept: Kept) -> dict[str, Any]:
-    """Everything that templates name.
-
-    root: the store's artifacts.  kept: what was read of outcomes and pictures before, filled by this call.
+    root: the store's artifacts.  cache: what was read of outcomes and pictures before, filled by this call.
     """
     found = standings(sweep.rows, sweep.checks)
-    everywhere = places(found)
+    everywhere = rank_radii(found)
     headline = headlines(everywhere)
-    shown = images.open_data(sweep.data, kept)
-    order = charts.looks(found, headline, sweep.rows)
-    outcomes = [read_outcomes(db, place, shown, kept) for place in headline]
-    asked = queries(db, [row["job_id"] for row in sweep.rows if row["attack"] != "worst-case"], kept)
-    return {
-        "sweep": sweep,
-        "about": about(sweep),
-        "devices": sorted({row["device"] for row in sweep.rows}),
-        "versions": sorted({cost_tables.versions_text(row["versions"]) for row in sweep.rows}),
-        "progress": progress(sweep),
-        "answers": [(sentences.answer(p), sentences.apart(p), sentences.price(p)) for p in headline],
-        "distrusted": sentences.distrusted(everywhere),
-        "limits": sentences.limits(sweep, headline),
-        "best": tables.best_by_radius(everywhere),
-        "leaderboard": tables.leaderboard(found, headline) if found else None,
-        "curves": list(line_charts.curves(sweep.rows, found, order)),
-        "spent": list(query_charts.spent(db, sweep.rows, headline, order, asked, kept)),
-        "tradeoffs": [
-            chart for p in headline for chart in (charts.tradeoff(p, order), *charts.prices(p, sweep, order))
+    data = cache.data(sweep.data)
+    order = charts.model_order(found, headline, sweep.rows)
+    outcomes = [trusted_outcomes(db, place, data, cache) for place in headline]
+    queries = cache.query_totals(db, [row["job_id"] for row in sweep.rows if row["attack"] != WORST_CASE])
+    return Page(
+        sweep=sweep,
+        about=about(sweep),
+        progress=work_done(sweep),
+        verdict=verdict(sweep, everywhere, headline),
+        leaderboard=result_tables.leaderboard(found, headline) if found else None,
+        curves=list(line_charts.radius_charts(sweep.rows, found, order)),
+        queries=list(line_charts.query_charts(db, sweep.rows, headline, order, queries, cache)),
+        tradeoff=[
+            chart
+            for p in headline
+            for chart in (charts.tradeoff_chart(p, order), *charts.price_charts(p, sweep, order))
         ],
-        "breakers": [charts.breakers(p, seen) for p, seen in zip(headline, outcomes, strict=True) if seen],
-        "by_attack": tables.by_attack(sweep.rows),
-        "distances": tables.distances(sweep.rows),
-        "classes": tables.classes(headline[0], outcomes[0], shown.names) if headline else None,
-        "confusions": confusions(headline[0], outcomes[0], shown) if headline else [],
-        "lost": lost_outcomes(db, headline, shown, kept),
-        "grids": list(images.grids(db, root, telling(sweep.rows, order), shown, kept)),
-        "shown": shown,
-        "histories": line_charts.histories(sweep.trainings, order),
-        "audits": tables.audits(sweep),
-        "check_summary": tables.check_summary(sweep),
-        "checks": tables.checks(sweep),
-        "costs": cost_tables.costs(sweep, asked),
-        "rows": cost_tables.every_row(sweep, kept) if sweep.rows else None,
-        "quoted": shlex.quote(sweep.name),  # readers paste it into a shell
-        "study": study(sweep, kept),
-    }
+        attacks=Attacks(
+            breakers=[charts.breakers_chart(p, seen) for p, seen in zip(headline, outcomes, strict=True) if seen],
+            by_attack=result_tables.attacks_table(sweep.rows),
+            distances=result_tables.distances_table(sweep.rows),
+        ),
+        classes=Classes(
+            by_class=result_tables.classes_table(headline[0], outcomes[0], data.names) if headline else None,
+            confusions=confusions(headline[0], outcomes[0], data) if headline else [],
+            lost=lost_outcomes(db, headline, data, cache),
+        ),
+        pictures=Pictures(list(images.grids(db, root, picture_rows(sweep.rows, order), data, cache)), data.reason),
+        training=line_charts.training_charts(sweep.trainings, order),
+        checks=Checks(
+            audits=result_tables.audits_table(sweep),
+            found=result_tables.checks_table(sweep),
+            summary=result_tables.check_summary(sweep),
+        ),
+        cost=cost_tables.cost_table(sweep, queries),
+        repeat=repeat(sweep, cache),
+    )
+
+
+def verdict(sweep: Sweep, everywhere: Sequence[RadiusRanking], headline: Sequence[RadiusRanking]) -> Verdict:
+    return Verdict(
+        answers=[
+            RadiusAnswer(sentences.best_sentence(p), sentences.apart_sentence(p), sentences.price_sentence(p))
+            for p in headline
+        ],
+        distrusted=[Distrusted(*words) for words in sentences.distrusted(everywhere)],
+        limits=sentences.limits(sweep, headline),
+        best=result_tables.best_by_radius(everywhere),
+    )
+
+
+def repeat(sweep: Sweep, cache: PageCache) -> Repeat:
+    return Repeat(
+        quoted=shlex.quote(sweep.name),  # readers paste it into a shell
+        devices=sorted({row["device"] for row in sweep.rows}),
+        versions=sorted({cost_tables.versions_text(row["versions"]) for row in sweep.rows}),
+        study=study(sweep, cache),
+        rows=cost_tables.all_rows_table(sweep, cache) if sweep.rows else None,
+    )
 
 
 def about(sweep: Sweep) -> str:
@@ -103,12 +127,11 @@ def about(sweep: Sweep) -> str:
     return ", ".join(said) + f". robustq {VERSION}."
 
 
-def study(sweep: Sweep, kept: Kept) -> str:
+def study(sweep: Sweep, cache: PageCache) -> str:
     """The study as a file."""
-    if ("study", sweep.id) not in kept:
-        text = write_yaml(without_nulls(sweep.spec))
-        kept["study", sweep.id] = text
-    return kept["study", sweep.id]
+    if sweep.id not in cache.studies:
+        cache.studies[sweep.id] = write_yaml(without_nulls(sweep.spec))
+    return cache.studies[sweep.id]
 
 
 def without_nulls(value: Any) -> Any:
@@ -118,8 +141,7 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
-def progress(sweep: Sweep) -> dict[str, Any]:
-    """How far the work is, in percent of its estimated cost, and what runs."""
+def work_done(sweep: Sweep) -> WorkDone:
     done, left = sweep.work
     share = 1.0 if sweep.complete else min(done / (done + left), 0.999) if done + left else 0.0
     lines = [
@@ -128,49 +150,48 @@ def progress(sweep: Sweep) -> dict[str, Any]:
             "what": "training" if job["kind"] == "train" else job["attack"] or job["kind"],
             "model": job["model"],
             "norm": job["norm"],
-            "eps": tables.eps_cell(job["eps"]),
+            "eps": result_tables.eps_cell(job["eps"]),
             "done": f"{job['progress_done'] or 0} of {job['progress_total'] or '?'}",
             "note": job["progress_note"],
             "seconds": round(job["seconds"]),
         }
         for job in sweep.running
     ]
-    return {"percent": round(100 * share, 1), "running": table.plain("running", "Jobs that run now", lines)}
+    return WorkDone(round(100 * share, 1), html_table.table_of("running", "Jobs that run now", lines))
 
 
-def read_outcomes(db: Connection, place: Place, shown: Data, kept: Kept) -> dict[str, Outcome]:
+def trusted_outcomes(db: Connection, place: RadiusRanking, data: Data, cache: PageCache) -> dict[str, Outcome]:
     """The outcomes of the first seed of each model that is trusted at a radius, those that are there."""
     found = {
-        s.model: outcome(db, s.rows[0]["job_id"], len(shown.names), kept)
-        for s in place.all[: 5 * MOST_MODELS]
+        s.model: cache.outcome(db, s.rows[0]["job_id"], len(data.names))
+        for s in place.all[: 5 * MOST_CONFUSIONS]
         if s.trusted
     }
     return {model: one for model, one in found.items() if one is not None}
 
 
-def lost_outcomes(db: Connection, headline: Sequence[Place], shown: Data, kept: Kept) -> list[tuple[str, str, int]]:
-    """Model, place and job of the outcomes that should be told of and that the store lost."""
+def lost_outcomes(db: Connection, headline: Sequence[RadiusRanking], data: Data, cache: PageCache) -> list[LostOutcome]:
     return [
-        (s.model, tables.at(place), s.rows[0]["job_id"])
+        LostOutcome(s.model, result_tables.at(place), s.rows[0]["job_id"])
         for place in headline
-        for s in place.all[: 5 * MOST_MODELS]
-        if s.trusted and outcome(db, s.rows[0]["job_id"], len(shown.names), kept) is None
+        for s in place.all[: 5 * MOST_CONFUSIONS]
+        if s.trusted and cache.outcome(db, s.rows[0]["job_id"], len(data.names)) is None
     ]
 
 
-def telling(rows: Sequence[Row], order: charts.Places) -> list[Row]:
+def picture_rows(rows: Sequence[PageRow], order: charts.ModelOrder) -> list[PageRow]:
     """The rows of which pictures are shown, of the best model first."""
-    found = sorted(images.telling(rows, images.attack_names(rows)), key=lambda row: order[row["model"]])
-    return found[: images.MOST_MODELS]
+    found = sorted(images.picked_rows(rows, images.attack_names(rows)), key=lambda row: order[row["model"]])
+    return found[: images.MOST_GRIDS]
 
 
-def confusions(place: Place, outcomes: dict[str, Outcome], shown: Data) -> list[Confusion]:
+def confusions(place: RadiusRanking, outcomes: dict[str, Outcome], data: Data) -> list[Confusion]:
     """The confusion of the models that stand best."""
     found = []
-    for model, seen in list(outcomes.items())[:MOST_MODELS]:
+    for model, seen in list(outcomes.items())[:MOST_CONFUSIONS]:
         pairs = [(word, m) for word, m in (("clean", seen.clean), ("attacked", seen.attacked)) if m is not None]
-        names = tuple(shown.name(k) for k in range(len(seen.counts)))
-        where = tables.at(place)
+        names = tuple(data.name(k) for k in range(len(seen.counts)))
+        where = result_tables.at(place)
         if len(names) <= MOST_CLASSES:
             matrices = [(word, toned(matrix)) for word, matrix in pairs]
             found.append(Confusion(model, where, names, matrices, None))
@@ -178,7 +199,7 @@ def confusions(place: Place, outcomes: dict[str, Outcome], shown: Data) -> list[
             lines = [line for word, matrix in pairs for line in likeliest(word, matrix, names)]
             caption = f"{model}: the likeliest mistakes, clean and at {where}"
             found.append(
-                Confusion(model, where, names, [], table.plain(plotly.slug("mistakes", model), caption, lines))
+                Confusion(model, where, names, [], html_table.table_of(plotly.slug("mistakes", model), caption, lines))
             )
     return found
 
@@ -195,7 +216,7 @@ def toned(matrix: np.ndarray) -> list[list[Cell]]:
     ]
 
 
-def likeliest(word: str, matrix: np.ndarray, names: Sequence[str], most: int = 10) -> list[Row]:
+def likeliest(word: str, matrix: np.ndarray, names: Sequence[str], most: int = 10) -> list[dict[str, Any]]:
     wrong = matrix - np.diag(np.diag(matrix))
     order = np.argsort(wrong, axis=None, kind="stable")[::-1][:most]
     pairs = [divmod(int(place), len(matrix)) for place in order]

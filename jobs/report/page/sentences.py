@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from robustlib.settings import CERTIFY
 from robustq.jobs.report.page.plotly import span
-from robustq.jobs.report.page.ranking import Place, Standing
+from robustq.jobs.report.page.ranking import RadiusRanking, Standing
 from robustq.jobs.report.page.sweep_data import Sweep
+from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.text.numbers import eps_text
 
 MOST_NAMES = 6  # that a sentence holds
@@ -18,7 +19,7 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def answer(place: Place) -> str:
+def best_sentence(place: RadiusRanking) -> str:
     """The most robust model at a radius, in one sentence."""
     where = f"at {place.norm} {eps_text(place.eps)}"
     best = place.best
@@ -31,7 +32,7 @@ def answer(place: Place) -> str:
     return f"{best.model} is the most robust model {where}: {right}."
 
 
-def apart(place: Place) -> str:
+def apart_sentence(place: RadiusRanking) -> str:
     """Whether the best is told apart from the next ones."""
     best = place.best
     if best is None or best.accuracy == 0:
@@ -50,7 +51,7 @@ def apart(place: Place) -> str:
     )
 
 
-def price(place: Place) -> str:
+def price_sentence(place: RadiusRanking) -> str:
     """What the best model gives up on clean images, against the best one there."""
     best = place.best
     if best is None or best.accuracy == 0:
@@ -61,7 +62,7 @@ def price(place: Place) -> str:
     return f"On clean images it has {100 * best.clean:.1f} %, where {cleanest.model} has {100 * cleanest.clean:.1f} %."
 
 
-def distrusted(found: Sequence[Place]) -> list[tuple[str, str, str]]:
+def distrusted(found: Sequence[RadiusRanking]) -> list[tuple[str, str, str]]:
     """What is not trusted: model, where, and the cause."""
     causes: dict[tuple[str, str], list[Standing]] = {}
     for place in found:
@@ -72,7 +73,7 @@ def distrusted(found: Sequence[Place]) -> list[tuple[str, str, str]]:
     ]
 
 
-def limits(sweep: Sweep, headline: Sequence[Place]) -> list[str]:
+def limits(sweep: Sweep, headline: Sequence[RadiusRanking]) -> list[str]:
     """What readers should know before they quote a number."""
     said = []
     if not sweep.complete:
@@ -86,7 +87,7 @@ def limits(sweep: Sweep, headline: Sequence[Place]) -> list[str]:
             said.append(f"Nothing was checked of {names} {where}: whether attacks were misled is not known.")
         warned = [s for s in place.all if s.verdict == "warn"]
         said += [f"{s.model} {where} has a warning: {s.cause}" for s in warned[:MOST_NAMES]]
-    attacks = {row["attack"] for row in sweep.rows if row["eps"]} - {"worst-case", CERTIFY}
+    attacks = {row["attack"] for row in sweep.rows if row["eps"]} - {WORST_CASE, CERTIFY}
     if len(attacks) == 1:
         said.append(f"All numbers rest on one attack, {attacks.pop()}.")
     said.append("A number holds against the attacks of this study, not against all that exist.")

@@ -1,24 +1,20 @@
 """The data of a sweep, read from the store in one transaction: rows, trainings, progress, failures, checks."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
 from robustq.jobs.queue.status import costs, counts
-from robustq.jobs.report.page.image_outcomes import Kept
+from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.results.attack_labels import told_apart
-from robustq.jobs.results.columns import as_json
+from robustq.jobs.results.columns import CheckRow, PageRow, Training, as_json
 from robustq.jobs.results.rows import result_rows, sweep_spec, trainings
-from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.schema import artifact, attempt, check_result, job, job_artifact, result, sweep, sweep_job
 from robustq.jobs.store.sweeps import jobs_of
 from robustq.jobs.text.attack_words import attack_settings
-
-Row = dict[str, Any]
 
 MOST_FAILURES = 20  # that are shown with their tracebacks
 
@@ -27,25 +23,24 @@ MOST_FAILURES = 20  # that are shown with their tracebacks
 class Sweep:
     """All that is shown of a sweep but for outcomes of single images, which are read where they are needed.
 
-    rows: of v_results, each with `extra` and its attack's `label`, see robustq.jobs.results.attack_labels.
-    checks: dicts of job_id, name, value, threshold, verdict, note, examples.
+    running, failed: jobs with how far they are, or why they failed.
     sizes: bytes and hash of the trained weights by (model, seed).  specs: of the rows' jobs by job_id.
     work: estimated cost of what is done and of what is left.
     """
 
     id: int
     name: str
-    spec: Row
+    spec: dict[str, Any]
     created_at: float
-    rows: list[Row]
-    checks: list[Row]
-    trainings: list[Row]
+    rows: list[PageRow]
+    checks: list[CheckRow]
+    trainings: list[Training]
     sizes: dict[tuple[str, int], tuple[int, str]]
-    specs: dict[int, Row]
+    specs: dict[int, dict[str, Any]]
     states: dict[str, int]
     work: tuple[float, float]
-    running: list[Row] = field(default_factory=list)
-    failed: list[Row] = field(default_factory=list)
+    running: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -56,17 +51,19 @@ class Sweep:
         return self.states["done"] == self.total
 
     @property
-    def data(self) -> Row | None:
+    def data(self) -> dict[str, Any] | None:
         """Place and hash of the data set; None where no evaluation is done yet."""
         return next((spec["data"] for spec in self.specs.values() if "data" in spec), None)
 
 
-def gather(db: Connection, sweep_id: int, kept: Kept) -> Sweep:
-    """Read a sweep. kept: what was read before of jobs that are done, filled by this call."""
+def gather(db: Connection, sweep_id: int, cache: PageCache) -> Sweep:
+    """Read a sweep. cache: what was read before of jobs that are done, filled by this call."""
     found = result_rows(db, sweep_id)
-    told = details(db, [row["job_id"] for row in found], kept)
-    labels = told_apart(found, lambda ids: {id_: attack_settings(told[id_][0]["attack"]) for id_ in ids})
-    rows = [row | {"extra": told[row["job_id"]][1], "label": name} for row, name in zip(found, labels, strict=True)]
+    details = cache.details(db, [row["job_id"] for row in found])
+    labels = told_apart(found, lambda ids: {id_: attack_settings(details[id_].spec["attack"]) for id_ in ids})
+    rows: list[PageRow] = [
+        {**row, "extra": details[row["job_id"]].extra, "label": name} for row, name in zip(found, labels, strict=True)
+    ]
     name, created_at = db.execute(select(sweep.c.name, sweep.c.created_at).where(sweep.c.id == sweep_id)).one()
     return Sweep(
         id=sweep_id,
@@ -74,32 +71,23 @@ def gather(db: Connection, sweep_id: int, kept: Kept) -> Sweep:
         spec=sweep_spec(db, sweep_id),
         created_at=created_at,
         rows=rows,
-        checks=checks_of(db, sweep_id),
+        checks=checks_of_sweep(db, sweep_id),
         trainings=trainings(db, sweep_id),
         sizes=weights_sizes(db, sweep_id),
-        specs={id_: spec for id_, (spec, _) in told.items()},
+        specs={id_: one.spec for id_, one in details.items()},
         states=counts(db, sweep_id),
         work=costs(db, sweep_id),
-        running=running(db, sweep_id),
-        failed=failed(db, sweep_id),
+        running=running_jobs(db, sweep_id),
+        failed=failed_jobs(db, sweep_id),
     )
 
 
-def details(db: Connection, ids: Sequence[int], kept: Kept) -> dict[int, tuple[Row, Row]]:
-    """Spec and `extra` of evaluations that are done, neither of which changes any more."""
-    for some in chunks([id_ for id_ in ids if ("details", id_) not in kept]):
-        chosen = select(job.c.id, job.c.spec, result.c.extra).join(result, result.c.job_id == job.c.id)
-        found = db.execute(chosen.where(job.c.id.in_(some)))
-        kept |= {("details", id_): (spec, extra or {}) for id_, spec, extra in found}
-    return {id_: kept["details", id_] for id_ in ids}
-
-
-def checks_of(db: Connection, sweep_id: int) -> list[Row]:
+def checks_of_sweep(db: Connection, sweep_id: int) -> list[CheckRow]:
     """What was checked of a sweep's results and how it came out, the most severe first."""
     c = check_result.c
     columns = (c.job_id, c.name, c.value, c.threshold, c.verdict, c.note, c.examples)
     rows = db.execute(select(*columns).where(c.job_id.in_(jobs_of(sweep_id))).order_by(c.verdict, c.job_id, c.name))
-    return [dict(row) | {"examples": as_json(row["examples"])} for row in rows.mappings()]
+    return cast("list[CheckRow]", [dict(row) | {"examples": as_json(row["examples"])} for row in rows.mappings()])
 
 
 def weights_sizes(db: Connection, sweep_id: int) -> dict[tuple[str, int], tuple[int, str]]:
@@ -114,13 +102,13 @@ def weights_sizes(db: Connection, sweep_id: int) -> dict[tuple[str, int], tuple[
     return {(model, seed): (bytes_, sha256) for model, seed, bytes_, sha256 in rows}
 
 
-SHOWN = (job.c.id, job.c.kind, sweep_job.c.model, job.c.attack, job.c.norm, job.c.eps, job.c.seed)
+JOB_COLUMNS = (job.c.id, job.c.kind, sweep_job.c.model, job.c.attack, job.c.norm, job.c.eps, job.c.seed)
 
 
-def running(db: Connection, sweep_id: int) -> list[Row]:
+def running_jobs(db: Connection, sweep_id: int) -> list[dict[str, Any]]:
     """Jobs that run now, with how far they are and for how many seconds."""
     rows = db.execute(
-        select(*SHOWN, job.c.progress_done, job.c.progress_total, job.c.progress_note, job.c.started_at)
+        select(*JOB_COLUMNS, job.c.progress_done, job.c.progress_total, job.c.progress_note, job.c.started_at)
         .join(sweep_job, sweep_job.c.job_id == job.c.id)
         .where((sweep_job.c.sweep_id == sweep_id) & (job.c.state == "running"))
         .order_by(job.c.id)
@@ -129,12 +117,12 @@ def running(db: Connection, sweep_id: int) -> list[Row]:
     return [dict(row) | {"seconds": now - (row["started_at"] or now)} for row in rows.mappings()]
 
 
-def failed(db: Connection, sweep_id: int) -> list[Row]:
+def failed_jobs(db: Connection, sweep_id: int) -> list[dict[str, Any]]:
     """Failed jobs with the traceback of their last attempt; those that failed only because another did come last."""
     earlier = attempt.alias()
     last = select(sa.func.max(earlier.c.n)).where(earlier.c.job_id == job.c.id).correlate(job).scalar_subquery()
     rows = db.execute(
-        select(*SHOWN, job.c.error_class, job.c.error_message, attempt.c.traceback)
+        select(*JOB_COLUMNS, job.c.error_class, job.c.error_message, attempt.c.traceback)
         .join(sweep_job, sweep_job.c.job_id == job.c.id)
         .outerjoin(attempt, (attempt.c.job_id == job.c.id) & (attempt.c.n == last))
         .where((sweep_job.c.sweep_id == sweep_id) & (job.c.state == "failed"))
@@ -144,7 +132,7 @@ def failed(db: Connection, sweep_id: int) -> list[Row]:
     return [dict(row) for row in rows.mappings()]
 
 
-def state_of(db: Connection, sweep_id: int) -> str:
+def page_state(db: Connection, sweep_id: int) -> str:
     """A text that changes whenever anything on the page may: cheap enough to ask for every second."""
     mine = job.c.id.in_(jobs_of(sweep_id))
     states = counts(db, sweep_id)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from robustq.cluster.driver.drive import drive
 from robustq.cluster.slots import Slots
-from robustq.jobs.queue import requests, transitions
+from robustq.jobs.queue import transitions, user_actions
 from robustq.jobs.queue.probe_jobs import submit_probes
 from robustq.jobs.queue.status import counts, job_log
 from robustq.jobs.store.connection import open_store
@@ -87,7 +87,7 @@ def test_a_running_job_can_be_cancelled(tmp_path):
             time.sleep(0.1)
             with store.begin() as db:
                 if counts(db)["running"]:
-                    requests.cancel(db, jobs_of(None))
+                    user_actions.cancel(db, jobs_of(None))
                     return
 
     canceller = threading.Thread(target=cancel_when_it_runs, daemon=True)

@@ -14,9 +14,9 @@ from sqlalchemy import select
 from robustlib.datasets import load as data
 from robustq.jobs.commands import queue_actions
 from robustq.jobs.errors import SpecError
-from robustq.jobs.queue import requests
-from robustq.jobs.report.page import images
-from robustq.jobs.report.page.sections import parts
+from robustq.jobs.queue import user_actions
+from robustq.jobs.report.page import cache
+from robustq.jobs.report.page.sections import make_page
 from robustq.jobs.report.page.sweep_data import gather
 from robustq.jobs.report.server import Pages
 from robustq.jobs.report.write import write_report
@@ -137,19 +137,19 @@ def test_a_data_set_that_is_there_again_is_shown_again(made_up, monkeypatch):
     pages = Pages(made_up)
     with monkeypatch.context() as patched, made_up.begin() as db:
         patched.setattr(data, "fingerprint", gone)
-        patched.setattr(images.time, "monotonic", lambda: now[0])
-        sweep = gather(db, 1, pages.kept)
+        patched.setattr(cache.time, "monotonic", lambda: now[0])
+        sweep = gather(db, 1, pages.cache)
         for later in (0, 59, 2):
             now[0] += later
-            found = parts(db, made_up.artifacts, sweep, pages.kept)
-            assert found["grids"] == [] and found["shown"].reason == "the folder of the data set is gone"
+            found = make_page(db, made_up.artifacts, sweep, pages.cache)
+            assert found.pictures.grids == [] and found.pictures.reason == "the folder of the data set is gone"
         assert asked == ["digits"] * 2
         now[0] += 61
         patched.undo()
-        patched.setattr(images.time, "monotonic", lambda: now[0])
-        found = parts(db, made_up.artifacts, sweep, pages.kept)
-        assert len(found["grids"]) == 2 and found["classes"] is not None
-        assert found["confusions"][0].names == tuple("0123456789")
+        patched.setattr(cache.time, "monotonic", lambda: now[0])
+        found = make_page(db, made_up.artifacts, sweep, pages.cache)
+        assert len(found.pictures.grids) == 2 and found.classes.by_class is not None
+        assert found.classes.confusions[0].names == tuple("0123456789")
 
 
 @pytest.mark.parametrize("how", ["gone", "damaged", "cut off"])
@@ -170,7 +170,9 @@ def test_lost_outcomes_are_said_and_the_rest_is_there(made_up, how, attack, tmp_
     text = Elements(written[0].read_text(encoding="utf-8")).text
     assert "strong is the most robust model" in text
     if attack == "worst-case":
-        assert f"strong at Linf 0.1: what became of single images is lost; robustq retry {lost_one} makes it" in text
+        assert (
+            f"strong at Linf 0.1: the outcomes of single images are lost; robustq retry {lost_one} makes them" in text
+        )
     else:
         assert f"no pictures, their outcomes are lost; robustq retry {lost_one} makes them again" in text
     state = "missing" if how == "gone" else "damaged"
@@ -255,7 +257,7 @@ def test_a_sweep_whose_jobs_all_failed_is_told_the_way_on(made_up):
     sweep_id = fill(made_up, {"strong": 1.0}, name="my sweep")
     with made_up.begin() as db:
         losses = [id_ for (id_,) in db.execute(select(sweep_job.c.job_id).where(sweep_job.c.sweep_id == sweep_id))]
-        requests.forget(db, losses)
+        user_actions.forget(db, losses)
     said = r"no results yet: 13 jobs failed or were cancelled: robustq retry --sweep 'my sweep' queues them again$"
     with pytest.raises(SpecError, match=said):
         report(made_up, "my sweep")

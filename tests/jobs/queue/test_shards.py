@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import select
 
 from robustq.jobs.commands import queue_actions
-from robustq.jobs.queue import claims, requests, shards, transitions
+from robustq.jobs.queue import claims, shards, transitions, user_actions
 from robustq.jobs.queue.shards import edges, wanted_shards
 from robustq.jobs.queue.status import counts, job_log
 from robustq.jobs.results.rows import result_rows
@@ -124,10 +124,10 @@ def test_shards_run_with_their_evaluations_weights_and_in_its_sweeps(split_one):
 def test_shards_are_cancelled_and_retried_with_their_evaluation(split_one):
     store, evaluation = split_one
     with store.begin() as db:
-        assert requests.cancel(db, [evaluation.id]) == 3
+        assert user_actions.cancel(db, [evaluation.id]) == 3
         states = select(job.c.state).where((job.c.kind == "shard") | (job.c.id == evaluation.id))
         assert db.execute(states).scalars().all() == ["cancelled"] * 3
-        assert requests.retry(db, [evaluation.id]) == 4  # with the worst case that waits for it
+        assert user_actions.retry(db, [evaluation.id]) == 4  # with the worst case that waits for it
         assert sorted(db.execute(states).scalars()) == ["blocked", "queued", "queued"]
 
 
@@ -140,7 +140,7 @@ def test_a_shard_that_fails_takes_its_evaluation_along(split_one):
         log = job_log(db, evaluation.id)
         assert (log["state"], log["error_class"]) == ("failed", "UpstreamFailed")
         assert counts(db)["failed"] == 3
-        assert requests.retry(db, jobs_of(None)) == 3
+        assert user_actions.retry(db, jobs_of(None)) == 3
 
 
 def test_lost_images_of_a_split_evaluation_are_made_again(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import select, update
 
 from robustq.jobs.errors import SpecError
-from robustq.jobs.queue import claims, requests, status
+from robustq.jobs.queue import claims, status, user_actions
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.schema import job, sweep
 from robustq.jobs.store.sweeps import jobs_of
@@ -23,9 +23,9 @@ def second(store: Store) -> int:
 def test_what_is_left_is_told_of_a_sweep_and_of_all(store: Store, second: int):
     with store.begin() as db:
         assert status.any_unfinished(db) and status.any_unfinished(db, second)
-        requests.cancel(db, jobs_of(second))
+        user_actions.cancel(db, jobs_of(second))
         assert status.any_unfinished(db) and not status.any_unfinished(db, second)
-        requests.cancel(db, jobs_of(None))
+        user_actions.cancel(db, jobs_of(None))
         assert not status.any_unfinished(db)
 
 

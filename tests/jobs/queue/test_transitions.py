@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import select
 
-from robustq.jobs.queue import claims, requests, transitions
+from robustq.jobs.queue import claims, transitions, user_actions
 from robustq.jobs.queue.status import counts
 from robustq.jobs.queue.transitions import Claimed
 from robustq.jobs.store.artifacts import Artifact
@@ -113,8 +113,8 @@ def test_a_failure_is_final_and_takes_its_dependents_along(store):
         assert transitions.fail(db, claimed, "ValueError", "no", "trace")
     assert states(store) == {"queued": 1, "blocked": 3, "failed": 4}
     with store.begin() as db:
-        assert requests.retry(db, [claimed.id]) == 4  # with the three that failed for its sake
-        assert requests.retry(db, jobs_of(None)) == 0
+        assert user_actions.retry(db, [claimed.id]) == 4  # with the three that failed for its sake
+        assert user_actions.retry(db, jobs_of(None)) == 0
     assert states(store) == {"queued": 2, "blocked": 6}
 
 
@@ -192,14 +192,14 @@ def test_stopping_a_driver_costs_no_attempt(store):
 def test_cancel(store):
     running = started(store)
     with store.begin() as db:
-        assert requests.cancel(db, jobs_of(None)) == 8
+        assert user_actions.cancel(db, jobs_of(None)) == 8
     assert states(store) == {"running": 1, "cancelled": 7}
     with store.begin() as db:
         assert transitions.confirm_cancelled(db, running)
         assert not transitions.finish(db, running, ROW)
     assert states(store) == {"cancelled": 8}
     with store.begin() as db:
-        assert requests.retry(db, jobs_of(None)) == 8
+        assert user_actions.retry(db, jobs_of(None)) == 8
     assert states(store) == {"queued": 2, "blocked": 6}
 
 

@@ -7,7 +7,8 @@ import pytest
 import sqlalchemy as sa
 
 from robustlib.checks.whole_evaluation import check_whole
-from robustq.jobs.results.audits import checks_of
+from robustq.jobs.results.audits import checks_of_job
+from robustq.jobs.results.columns import Check
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.example_outcomes import examples_of
@@ -55,7 +56,7 @@ def run(tmp_path: Path, name: str, model: str, attacks: list[dict], **study) -> 
     return worked_off(tmp_path / name / "store", {"name": "s", "models": {"m": entry}, "attacks": attacks} | study)
 
 
-def rows_of(store: Store) -> dict[tuple[str, float | None], tuple[str, list[dict], dict]]:
+def rows_of(store: Store) -> dict[tuple[str, float | None], tuple[str, list[Check], dict]]:
     """By attack and radius: the verdict, the checks and the outcomes of each row but shards."""
     with store.begin() as db:
         found = db.execute(
@@ -66,7 +67,7 @@ def rows_of(store: Store) -> dict[tuple[str, float | None], tuple[str, list[dict
         rows = {
             (row.attack, row.eps): (
                 row.verdict,
-                checks_of(db, row.id),
+                checks_of_job(db, row.id),
                 example_outcomes.to_columns(examples_of(db, row.id)),
             )
             for row in found
@@ -75,7 +76,7 @@ def rows_of(store: Store) -> dict[tuple[str, float | None], tuple[str, list[dict
     return rows
 
 
-def named(checks: list[dict], name: str) -> dict:
+def named(checks: list[Check], name: str) -> Check:
     (found,) = [check for check in checks if check["name"] == name]
     return found
 

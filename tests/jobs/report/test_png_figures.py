@@ -82,7 +82,7 @@ def grid(name: str) -> bytes:
 
 def history(name: str) -> bytes:
     epochs = [{"epoch": i, "clean_accuracy": 0.5, "attacked_accuracy": 0.4} for i in range(2)]
-    return png_figures.histories([{"model": name, "seed": 3, "extra": {"history": epochs}}])
+    return png_figures.training_figure([{"model": name, "seed": 3, "extra": {"history": epochs}}])
 
 
 @pytest.mark.parametrize(("draw", "times"), [(curve, 2), (confusion, 4), (grid, 5), (history, 0)])

@@ -8,14 +8,14 @@ import sqlalchemy as sa
 import yaml
 
 from robustq.jobs.errors import SpecError
-from robustq.jobs.report.page.render import sections
+from robustq.jobs.report.page.render import render_sections
 from robustq.jobs.report.write import write_report
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import attempt, driver, job
 from robustq.jobs.study.study import load_study
 from tests.helpers.fake_results import add_sweep
 from tests.helpers.fake_sweep import RADII, add_training, distrust, fill
-from tests.helpers.html_reading import Elements, given, report
+from tests.helpers.html_reading import Elements, page_of, report
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 MODELS = {"weak": 0.1, "middling": 0.3, "strong": 1.0}
@@ -31,7 +31,7 @@ def test_hostile_names_stay_texts(made_up):
     assert all(str(attributes["href"]).startswith("#") for tag, attributes in tags if tag == "a")
     assert "alert(1)" in Elements(page).text
     # Plotly takes tags in texts for markup: what it is given must hold none.
-    for chart in given(made_up, sweep_id)["curves"]:
+    for chart in page_of(made_up, sweep_id).curves:
         assert chart.data and not [trace["name"] for trace in chart.data if "<" in trace["name"]]
 
 
@@ -48,9 +48,9 @@ def test_a_server_gives_the_same_page(made_up, postgres, tmp_path, monkeypatch):
         fill(store, MODELS)
         with store.begin() as db:
             distrust(db, "weak", "no gradient")
-    first, second = given(made_up, 1), given(server, 1)
+    first, second = page_of(made_up, 1), page_of(server, 1)
     server.engine.dispose()
-    assert [(s.name, s.hash) for s in sections(first)] == [(s.name, s.hash) for s in sections(second)]
+    assert [(s.name, s.hash) for s in render_sections(first)] == [(s.name, s.hash) for s in render_sections(second)]
 
 
 def test_the_policy_lets_these_scripts_run_and_nothing_else(made_up):
@@ -73,12 +73,12 @@ def test_the_library_keeps_its_licence(made_up):
 
 
 def test_the_study_on_the_page_is_the_study(made_up, tmp_path):
-    found = given(made_up, fill(made_up, MODELS))
-    (tmp_path / "study.yaml").write_text(found["study"])
+    found = page_of(made_up, fill(made_up, MODELS))
+    (tmp_path / "study.yaml").write_text(found.repeat.study)
     study, _ = load_study(tmp_path / "study.yaml", {})
     assert (study.name, sorted(study.models)) == ("made-up", sorted(MODELS))
     assert [attack.name for attack in study.attacks] == ["fgsm", "pgd", "square"]
-    assert yaml.safe_load(found["study"])["attacks"][1]["eps"] == list(RADII)
+    assert yaml.safe_load(found.repeat.study)["attacks"][1]["eps"] == list(RADII)
 
 
 def test_without_the_data_set_the_rest_is_there(made_up):

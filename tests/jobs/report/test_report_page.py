@@ -1,16 +1,20 @@
 """The page on a made-up sweep whose numbers are known."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from sqlalchemy import func, select
 
-from robustq.jobs.report.page.table import Cell, Column, Line, Table
-from robustq.jobs.report.page.table_html import lines
+from robustq.jobs.report.page.html_table import Cell, Column, Line, Table, body_html
+from robustq.jobs.report.page.images import Grid
+from robustq.jobs.report.page.page_model import Page
+from robustq.jobs.report.page.render import SECTIONS
 from robustq.jobs.specs import AttackSpec
 from robustq.jobs.store.schema import job, job_artifact
 from tests.helpers.fake_results import add_result, of_attack
 from tests.helpers.fake_sweep import ATTACKS, RADII, accuracy, columns, distrust, fill
-from tests.helpers.html_reading import Elements, given, report
+from tests.helpers.html_reading import Elements, page_of, report, there
 
 MODELS = {"weak": 0.1, "middling": 0.3, "strong": 1.0}
 IMAGES = job_artifact.c.role == "images"
@@ -33,7 +37,7 @@ def test_a_customary_radius_comes_before_the_middle_one(made_up):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("eps", RADII)
 def test_the_leaderboard_has_every_model_and_radius(made_up, name, eps):
-    table = given(made_up, fill(made_up, MODELS))["leaderboard"]
+    table = there(page_of(made_up, fill(made_up, MODELS)).leaderboard)
     place = {column.label: i for i, column in enumerate(table.columns)}
     row = next(r for r in table.rows if r[0].text == name and r[place["eps"]].order == eps)
     assert row[place["robust %"]].order == pytest.approx(accuracy(MODELS[name], eps, "worst-case", 50))
@@ -55,21 +59,21 @@ def test_what_failed_its_checks_is_nowhere_robust(made_up):
         "Not trusted masked at Linf 0.05, Linf 0.1 and Linf 0.2: zero-gradient: 90 % of the images have no gradient"
         in text
     )
-    found = given(made_up, 1)
-    cells = [row for row in found["leaderboard"].rows if row[0].text == "masked"]
+    found = page_of(made_up, 1)
+    cells = [row for row in there(found.leaderboard).rows if row[0].text == "masked"]
     assert [cell.text for row in cells for cell in row if "not trusted" in cell.text] == [
         "not trusted",
         "✗ not trusted",
     ] * 3
-    drawn = [*found["curves"], *found["tradeoffs"], *found["breakers"]]
+    drawn = [*found.curves, *found.tradeoff, *found.attacks.breakers]
     assert drawn
     for chart in drawn:
         assert all(trace["name"] != "masked" and "masked" not in trace.get("y", ()) for trace in chart.data)
         assert "masked" not in chart.alt
-    for name in ("by_attack", "rows"):
-        rows = [row for row in found[name].rows if row[0].text == "masked"]
+    for table in (found.attacks.by_attack, found.repeat.rows):
+        rows = [row for row in there(table).rows if row[0].text == "masked"]
         assert rows and not [cell.text for row in rows for cell in row if cell.text.startswith(number)]
-    assert found["classes"] and all(row[0].text != "masked" for row in found["classes"].rows)
+    assert all(row[0].text != "masked" for row in there(found.classes.by_class).rows)
 
 
 def test_nothing_is_called_best_where_all_failed(made_up):
@@ -86,12 +90,12 @@ def test_a_worst_case_stands_while_one_of_its_parts_is_trusted(made_up):
     fill(made_up, MODELS)
     with made_up.begin() as db:
         distrust(db, "strong", "fgsm was misled", attack="fgsm")
-    found = given(made_up, 1)
-    assert found["distrusted"] == []
-    assert [row[0].text for row in found["checks"].rows] == ["✗ not trusted"] * 3
-    assert {cell.text for row in found["by_attack"].rows if row[0].text == "strong" for cell in row[3:4]} == {
-        "not trusted"
-    }
+    found = page_of(made_up, 1)
+    assert found.verdict.distrusted == []
+    assert [row[0].text for row in there(found.checks.found).rows] == ["✗ not trusted"] * 3
+    assert {
+        cell.text for row in there(found.attacks.by_attack).rows if row[0].text == "strong" for cell in row[3:4]
+    } == {"not trusted"}
 
 
 def test_an_unchecked_sweep_says_so(made_up):
@@ -108,18 +112,18 @@ def test_two_recipes_of_an_attack_share_no_number(made_up):
             more = {"robust_accuracy": 0.25, "verdict": "pass", "extra": {"mode": "float32"}}
             more |= of_attack(AttackSpec(name="pgd", norm="Linf", eps=eps, params={"steps": 100}))
             add_result(db, sweep_id, "one", "pgd", eps, columns=columns(1.0, eps, "pgd", 50), **more)
-    found = given(made_up, sweep_id)
-    table = found["by_attack"]
+    found = page_of(made_up, sweep_id)
+    table = there(found.attacks.by_attack)
     place = {column.label: i for i, column in enumerate(table.columns)}
     assert [row[place["pgd steps=100"]].order for row in table.rows] == [0.25, 0.25, -2.0]
     wanted = [accuracy(1.0, eps, "pgd", 50) for eps in RADII]
     assert [row[place["pgd steps=10"]].order for row in table.rows] == pytest.approx(wanted)
-    assert {"pgd steps=10, Linf", "pgd steps=100, Linf", "fgsm, Linf"} <= {chart.title for chart in found["curves"]}
+    assert {"pgd steps=10, Linf", "pgd steps=100, Linf", "fgsm, Linf"} <= {chart.title for chart in found.curves}
 
 
 def test_costs_count_a_curve_once(made_up):
     """Three radii of PGD were one search, and each row tells what all cost; the other attacks searched thrice."""
-    found = given(made_up, fill(made_up, {"one": 1.0}))["costs"]
+    found = there(page_of(made_up, fill(made_up, {"one": 1.0})).cost)
     row = {column.label: cell.order for column, cell in zip(found.columns, found.rows[0], strict=True)}
     assert row["images forward"] == 100 * 50 * (1 + 3 + 3)
     assert row["images forward and back"] == 40 * 50 * (1 + 3 + 3)
@@ -129,13 +133,13 @@ def test_costs_count_a_curve_once(made_up):
 
 
 def test_seeds_are_averaged_and_their_intervals_joined(made_up):
-    found = given(made_up, fill(made_up, MODELS, seeds=(0, 1, 2)))["leaderboard"]
+    found = there(page_of(made_up, fill(made_up, MODELS, seeds=(0, 1, 2))).leaderboard)
     row = next(row for row in found.rows if row[0].text == "strong")
     assert row[-1].text == "3"
 
 
 def test_what_broke_the_images_adds_up(made_up):
-    [chart] = given(made_up, fill(made_up, MODELS))["breakers"]
+    [chart] = page_of(made_up, fill(made_up, MODELS)).attacks.breakers
     for i in range(3):
         assert sum(trace["x"][i] for trace in chart.data) == pytest.approx(100)
     stands = next(trace["x"] for trace in chart.data if trace["name"] == "robust")
@@ -143,7 +147,7 @@ def test_what_broke_the_images_adds_up(made_up):
 
 
 def test_confusion_matrices_count_each_image_once(made_up):
-    best = given(made_up, fill(made_up, MODELS))["confusions"][0]
+    best = page_of(made_up, fill(made_up, MODELS)).classes.confusions[0]
     assert best.model == "strong"
     for word, matrix in best.matrices:
         counts = np.array([[int(cell.text or 0) for cell in line] for line in matrix])
@@ -155,15 +159,22 @@ def test_confusion_matrices_count_each_image_once(made_up):
 def test_classes_are_those_of_the_slow_count(made_up):
     from tests.helpers.fake_sweep import columns
 
-    found = given(made_up, fill(made_up, MODELS))["classes"]
+    found = there(page_of(made_up, fill(made_up, MODELS)).classes.by_class)
     seen = columns(1.0, 0.1, "worst-case", 50)
     for k, cell in enumerate(found.rows[0][1:]):
         mine = [right for label, right in zip(seen["label"], seen["adversarial_correct"], strict=True) if label == k]
         assert cell.order == pytest.approx(sum(mine) / len(mine))
 
 
+def grids_of(page: Page) -> list[Grid]:
+    """The pictures of a page that lacks none."""
+    grids = [grid for grid in page.pictures.grids if isinstance(grid, Grid)]
+    assert grids == page.pictures.grids
+    return grids
+
+
 def test_pictures_show_image_and_difference(made_up):
-    grids = given(made_up, fill(made_up, MODELS))["grids"]
+    grids = grids_of(page_of(made_up, fill(made_up, MODELS)))
     assert [grid.title for grid in grids] == [
         f"{model} under square, Linf, eps 0.1" for model in ("strong", "middling", "weak")
     ]
@@ -177,7 +188,7 @@ def test_pictures_show_image_and_difference(made_up):
 
 def test_rows_of_the_same_images_have_each_their_own_captions(made_up):
     """The made-up images differ by radius alone, so that all models keep the same file of them."""
-    grids = given(made_up, fill(made_up, MODELS))["grids"]
+    grids = grids_of(page_of(made_up, fill(made_up, MODELS)))
     with made_up.begin() as db:
         assert db.execute(select(func.count(job_artifact.c.sha256.distinct())).where(IMAGES)).scalar() == len(RADII)
     for grid in grids:
@@ -189,7 +200,7 @@ def test_rows_of_the_same_images_have_each_their_own_captions(made_up):
 
 def test_every_row_says_how_to_repeat_it(made_up):
     """Evaluations run again by their number; a worst case is computed from others, and shown."""
-    rows = given(made_up, fill(made_up, MODELS))["rows"]
+    rows = there(page_of(made_up, fill(made_up, MODELS)).repeat.rows)
     titles = [column.label for column in rows.columns]
     with made_up.begin() as db:
         kinds = {str(id_): kind for id_, kind in db.execute(select(job.c.id, job.c.kind))}
@@ -207,7 +218,7 @@ def test_every_row_says_how_to_repeat_it(made_up):
 
 def test_accuracy_by_queries_falls_when_they_were_asked(made_up):
     """Square, which asked seven times about every image, at the radius of the answer; no other attack counted."""
-    (chart,) = given(made_up, fill(made_up, MODELS, seeds=(0, 1)))["spent"]
+    (chart,) = page_of(made_up, fill(made_up, MODELS, seeds=(0, 1))).queries
     assert (chart.title, [trace["name"] for trace in chart.data]) == (
         "square, Linf 0.1",
         ["strong", "middling", "weak"],
@@ -215,7 +226,7 @@ def test_accuracy_by_queries_falls_when_they_were_asked(made_up):
     for trace in chart.data:
         stands = 100 * accuracy(MODELS[trace["name"]], 0.1, "square", 50)
         assert dict(zip(trace["x"], trace["y"], strict=True)) == {n: 100 if n < 7 else stands for n in range(1, 8)}
-    assert [column.label for column in chart.table.columns] == ["model", "% after 1", "% after 3", "% after 7"]
+    assert [column.label for column in there(chart.table).columns] == ["model", "% after 1", "% after 3", "% after 7"]
     assert "strong is at 84.0 % after 7 queries" in chart.alt
 
 
@@ -223,9 +234,15 @@ def test_what_is_not_trusted_has_no_line_by_queries(made_up):
     sweep_id = fill(made_up, MODELS)
     with made_up.begin() as db:
         distrust(db, "strong", "masked", attack="square")
-    (chart,) = given(made_up, sweep_id)["spent"]
+    (chart,) = page_of(made_up, sweep_id).queries
     assert [trace["name"] for trace in chart.data] == ["middling", "weak"]
     assert chart.note == "Left out where it is not trusted: strong."
+
+
+def test_every_section_has_a_part_of_the_page():
+    """And the page says nothing besides but what its head has."""
+    names = [field.name for field in fields(Page)]
+    assert names[:2] == ["sweep", "about"] and names[2:] == list(SECTIONS)
 
 
 @pytest.mark.parametrize("row", [list, Line])
@@ -237,4 +254,4 @@ def test_lines_of_a_table(row):
         '<tr><th scope=row>a&lt;b&gt; &amp; &#39;c&#39;</th><td class="n " data-order="1.5">1.5</td>'
         '<td class="n fail" data-order="0.0">✗</td><td class="hash"></td></tr>\n'
     )
-    assert (lines(table), lines(table)) == (expected, expected)  # the second time as it was kept
+    assert (body_html(table), body_html(table)) == (expected, expected)  # the second time as it was kept

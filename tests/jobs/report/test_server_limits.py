@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from robustq.jobs.report import server
-from robustq.jobs.report.server_limits import CHUNK, Patient, Slices, Together
+from robustq.jobs.report.server_limits import SLICE_BYTES, Patient, Slices, Together
 from robustq.jobs.store.connection import Store
 from tests.helpers.fake_sweep import fill
 from tests.helpers.html_reading import TOKEN, running, served
@@ -76,15 +76,15 @@ def test_of_500_readers_at_once_one_has_the_page_made(
 ):
     fill(made_up, {"strong": 1.0})
     made, threads = [], []
-    parts = server.parts
+    make_page = server.make_page
 
     def counted(*args):
         made.append(1)
         time.sleep(1)  # a large store
         threads.append(threading.active_count())
-        return parts(*args)
+        return make_page(*args)
 
-    monkeypatch.setattr(server, "parts", counted)
+    monkeypatch.setattr(server, "make_page", counted)
 
     async def read(port: int, path: str) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -174,10 +174,10 @@ def test_who_does_not_read_is_shut_out(monkeypatch: pytest.MonkeyPatch):
 def test_who_reads_at_a_normal_pace_gets_the_whole(monkeypatch: pytest.MonkeyPatch):
     """Longer in all than a reader may take for a slice."""
     monkeypatch.setattr(Patient, "taking", 0.5)
-    with paged() as port, connected(port, receives=CHUNK) as reading:
+    with paged() as port, connected(port, receives=SLICE_BYTES) as reading:
         reading.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         found, start = b"", time.monotonic()
-        while part := reading.recv(CHUNK):
+        while part := reading.recv(SLICE_BYTES):
             found += part
             time.sleep(0.02)
         assert found.partition(b"\r\n\r\n")[2] == PAGE and time.monotonic() - start > 1

@@ -1,17 +1,17 @@
 """What failed a check is called robust by no table, wins no contest and fills no cell."""
 
-from typing import Any
-
 import pytest
 import sqlalchemy as sa
 
-from robustq.jobs.commands.terminal_rows import compare_rows, group_rows, summary_rows
+from robustq.jobs.commands.terminal_rows import shown_comparisons, shown_groups, shown_summary
+from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.compare import compare
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.results.questions import answer, make_question
 from robustq.jobs.results.rows import chosen_rows
 from robustq.jobs.store.schema import result
 from robustq.jobs.text.numbers import percent
+from robustq.jobs.text.tables import Row
 from tests.helpers.fake_results import MODELS
 
 pytestmark = pytest.mark.parametrize("asked_store", ["sqlite"], indirect=True)
@@ -19,7 +19,7 @@ DEMO = Filters("demo")
 
 
 @pytest.fixture
-def broken(asked_store) -> dict[str, Any]:
+def broken(asked_store) -> ResultRow:
     """The best of the PGD evaluations at L-inf 0.5, which has failed a check now; what else was checked passed."""
     with asked_store.begin() as db:
         rows = [r for r in chosen_rows(db, DEMO) if (r["attack"], r["eps"]) == ("pgd", 0.5)]
@@ -29,7 +29,7 @@ def broken(asked_store) -> dict[str, Any]:
     return top
 
 
-def asked(store, told: list[str] | None = None, **options) -> list[dict[str, Any]]:
+def asked(store, told: list[str] | None = None, **options) -> list[Row]:
     with store.begin() as db:
         return answer(db, make_question(DEMO, **options), (told if told is not None else []).append)
 
@@ -40,7 +40,7 @@ def test_a_group_has_the_worst_verdict_of_its_rows(asked_store, broken):
     assert [(g["model"], g["attack"], g["eps"]) for g in failed] == [(broken["model"], "pgd", 0.5)]
     assert {g["verdict"] for g in groups} == {"pass", "fail"}
     said = f"not trusted ({percent(failed[0]['robust_accuracy'])})"
-    shown = [line for line in group_rows(groups) if line["robust %"].startswith("not")]
+    shown = [line for line in shown_groups(groups) if line["robust %"].startswith("not")]
     assert [(line["robust %"], line["robust 95 %"]) for line in shown] == [(said, "")]
 
 
@@ -70,11 +70,11 @@ def test_without_a_worst_case_a_summary_takes_each_seeds_lowest_attack(asked_sto
         rows = [row for row in chosen_rows(db, DEMO) if row["model"] == MODELS[0] and row["eps"] == 8 / 255]
         assert {row["attack"] for row in rows} == {"pgd", "apgd-ce"}
         lowest = [min(r["robust_accuracy"] for r in rows if r["seed"] == seed) for seed in {r["seed"] for r in rows}]
-        (line,) = summary_rows(rows)
+        (line,) = shown_summary(rows)
         assert line["Linf 8/255"] == percent(sum(lowest) / len(lowest))
-        case = rows[0] | {"attack": "worst-case", "robust_accuracy": 0.01}
+        case: ResultRow = {**rows[0], "attack": "worst-case", "robust_accuracy": 0.01}
         own = min(r["robust_accuracy"] for r in rows if r["seed"] == case["seed"])
-        (line,) = summary_rows([*rows, case])
+        (line,) = shown_summary([*rows, case])
         assert line["Linf 8/255"] == percent((sum(lowest) - own + 0.01) / len(lowest))
 
 
@@ -83,13 +83,13 @@ def test_a_summary_and_a_comparison_say_so(asked_store, broken):
         rows = chosen_rows(db, DEMO)
         other = next(model for model in MODELS if model != broken["model"])
         compared = compare(db, DEMO, (other, broken["model"]))
-    cells = {(line["model"], name): text for line in summary_rows(rows) for name, text in line.items()}
+    cells = {(line["model"], name): text for line in shown_summary(rows) for name, text in line.items()}
     said = {place for place, text in cells.items() if text.startswith("not trusted (")}
     assert said == {(broken["model"], "Linf 0.5")}
     said = {
         (line["attack"], line["eps"], line["seed"])
-        for line in compare_rows(compared)
+        for line in shown_comparisons(compared)
         if line["second %"].startswith("not trusted (")
     }
     assert said == {("pgd", "0.5", broken["seed"])}
-    assert not any(line["first %"].startswith("not") for line in compare_rows(compared))
+    assert not any(line["first %"].startswith("not") for line in shown_comparisons(compared))

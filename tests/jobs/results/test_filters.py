@@ -1,14 +1,20 @@
 """Filters choose what a slow obvious twin chooses, on both databases."""
 
 import fnmatch
+import inspect
 import math
 import random
+from types import UnionType
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from robustq.jobs.commands.results import results as command
 from robustq.jobs.errors import SpecError
+from robustq.jobs.results.api import results
+from robustq.jobs.results.columns import FILTER_COLUMNS, RESULT_COLUMNS, ResultRow, as_json
 from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.results.rows import chosen_rows, result_rows
 from robustq.jobs.store.connection import Store, open_store
@@ -68,6 +74,29 @@ def test_filters_choose_what_their_twin_chooses(asked_store):
             assert found == [row for row in rows if wanted(row)], (named, where)
         with pytest.raises(AssertionError):  # the comparison itself can fail
             assert chosen_rows(db, make_filters(None, {"model": "plain"})) == rows
+
+
+@both
+def test_rows_are_those_of_the_view_and_of_their_type(asked_store):
+    """A job of several sweeps is a row of the latest; every value is what `ResultRow` says of its column."""
+    latest = "SELECT max(sweep_id) FROM sweep_job WHERE job_id = r.job_id"
+    asked = f"SELECT * FROM v_results r WHERE sweep_id = ({latest}) ORDER BY sweep_id, job_id"
+    with asked_store.begin() as db:
+        rows = result_rows(db)
+        slow = [dict(row) | {"versions": as_json(row["versions"])} for row in db.execute(sa.text(asked)).mappings()]
+        assert [{**row, "sweep_id": one["sweep_id"]} for row, one in zip(rows, slow, strict=True)] == slow
+        assert [row["job_id"] for row in result_rows(db, 1)] == [
+            one for (one,) in db.execute(sa.text("SELECT job_id FROM v_results WHERE sweep_id = 1 ORDER BY job_id"))
+        ]
+    for name, kind in get_type_hints(ResultRow).items():
+        kinds = get_args(kind) if isinstance(kind, UnionType) else (get_origin(kind) or kind,)
+        assert {type(row[name]) for row in rows} <= set(kinds), name
+
+
+def test_every_filter_column_is_an_option_and_an_argument():
+    assert set(FILTER_COLUMNS) <= set(RESULT_COLUMNS)
+    assert {f"--{name}" for name in FILTER_COLUMNS} <= {option for p in command.params for option in p.opts}
+    assert list(inspect.signature(results).parameters)[2 : 2 + len(FILTER_COLUMNS)] == list(FILTER_COLUMNS)
 
 
 def plan_of(store: Store, filters: Filters) -> list[str]:

@@ -6,9 +6,9 @@ import pytest
 from robustlib.metrics import summarise
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.filters import Filters, make_filters
-from robustq.jobs.results.statistics import mcnemar_exact, score_interval
+from robustq.jobs.results.significance import mcnemar_exact, score_interval
 from robustq.jobs.store.connection import open_store
-from robustq.jobs.verification.diff import Side, counts_text, diff, of_version
+from robustq.jobs.verification.diff import Side, changes_text, diff, of_version
 from tests.helpers.fake_results import add_result, add_sweep, outcome
 
 N = 400
@@ -65,9 +65,10 @@ def test_each_row_is_judged_by_its_paired_interval(stores):
     assert (many["difference_low"], many["difference_high"]) == pytest.approx(score_interval(8, 0, N))
     assert many["p_exact"] == pytest.approx(mcnemar_exact(8, 0))
     # Unpaired, eight of 400 examples are well within the rows' own intervals.
+    assert many["new_robust_accuracy"] is not None and many["old_robust_accuracy"] is not None
     assert many["new_robust_accuracy"] > many["old_robust_accuracy"] - 0.05
     assert next(iter(found))[0] == "many" and list(found)[-1][0] == "same"
-    assert counts_text(list(found.values())) == (
+    assert changes_text(list(found.values())) == (
         "1 changed beyond their interval, 1 differ within it, 1 are the same, 1 are only in the old, 1 are only in the new"
     )
 

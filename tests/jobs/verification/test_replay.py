@@ -95,7 +95,7 @@ def test_everything_comes_out_to_the_bit_and_nothing_is_written(finished):
     assert {(row["model"], row["attack"], row["eps"]) for row in rows} == {
         (m, a, e) for m in "ar" for a, e in (("pgd", 0.05), ("pgd", 0.1), ("deepfool", None))
     }
-    assert replay.failed(rows) == 0
+    assert replay.count_wrong(rows) == 0
     assert content(finished) == before
 
 
@@ -140,7 +140,7 @@ def test_an_outcome_that_was_changed_is_found(spoilt, release):
         db.execute(sa.update(result).where(result.c.job_id == id_).values(versions=versions))
     (row,) = replay.replay(spoilt, 1, filters=Filters(), job_ids=[id_])
     assert (row["outcome"], row["same_machine"], row["examples_that_differ"]) == ("differs", True, 0)
-    assert replay.failed([row]) == 1
+    assert replay.count_wrong([row]) == 1
 
 
 @pytest.mark.parametrize(("flips", "outcome"), [(0, "within"), (12, "changed")])
@@ -158,7 +158,7 @@ def test_on_another_machine_results_may_move_within_their_interval(spoilt, flips
         db.execute(sa.update(result).where(result.c.job_id == id_).values(versions=versions | {"torch": "0.1"}))
     (row,) = replay.replay(spoilt, 1, filters=Filters(), job_ids=[id_])
     assert (row["outcome"], row["same_machine"]) == (outcome, False)
-    assert replay.failed([row]) == (outcome == "changed")
+    assert replay.count_wrong([row]) == (outcome == "changed")
 
 
 def test_what_is_no_evaluation_or_was_made_elsewhere_is_refused(spoilt):

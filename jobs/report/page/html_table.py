@@ -1,8 +1,10 @@
-"""A table of the page: columns, cells with their sort keys, and the columns that have a menu to pick from."""
+"""A table of the page: columns, cells with their sort keys, and its rows as HTML."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from markupsafe import Markup, escape
 
 VERDICTS = {"pass": "✓ passed", "warn": "▲ warning", "fail": "✗ not trusted", None: "not checked"}
 
@@ -48,17 +50,17 @@ class Table:
         return sorted(cells, key=lambda text: (cells[text].order is not None, cells[text].order or 0.0, text))
 
 
-def plain(name: str, caption: str, rows: Sequence[dict[str, Any]], *, live: bool = False) -> Table | None:
+def table_of(name: str, caption: str, rows: Sequence[dict[str, Any]], *, live: bool = False) -> Table | None:
     """A table from dicts with the same keys; None without rows."""
     if not rows:
         return None
     labels = list(dict.fromkeys(label for row in rows for label in row))
-    numbers = {label for label in labels if all(is_number(row.get(label)) for row in rows)}
+    numbers = {label for label in labels if all(is_numeric(row.get(label)) for row in rows)}
     columns = tuple(Column(label, number=label in numbers) for label in labels)
     return Table(name, caption, columns, [[cell(row.get(label)) for label in labels] for row in rows], live)
 
 
-def is_number(value: Any) -> bool:
+def is_numeric(value: Any) -> bool:
     if isinstance(value, Cell):
         return value.order is not None
     return value is None or isinstance(value, int | float)
@@ -69,21 +71,21 @@ def cell(value: Any) -> Cell:
         return value
     if value is None:
         return Cell("")
-    return Cell(number(value), float(value)) if isinstance(value, int | float) else Cell(str(value))
+    return Cell(number_text(value), float(value)) if isinstance(value, int | float) else Cell(str(value))
 
 
-def number(value: float) -> str:
+def number_text(value: float) -> str:
     """A number for people: whole numbers in groups of three, others to four digits."""
     return f"{value:,}".replace(",", " ") if isinstance(value, int) else f"{value:.4g}"
 
 
-def percent(value: float, low: float | None = None, high: float | None = None) -> Cell:
+def percent_cell(value: float, low: float | None = None, high: float | None = None) -> Cell:
     """An accuracy in percent, with its interval where there is one."""
     interval = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
     return Cell(f"{100 * value:.1f}{interval}", value)
 
 
-def verdict(found: str | None) -> Cell:
+def verdict_cell(found: str | None) -> Cell:
     order = {"fail": 0.0, "warn": 1.0, None: 2.0, "pass": 3.0}[found]
     return Cell(VERDICTS[found], order, found or "unchecked")
 
@@ -92,3 +94,33 @@ def total(values: Iterable[float | None]) -> float | None:
     """The sum of what there is; None where there is nothing."""
     there = [value for value in values if value is not None]
     return sum(there) if there else None
+
+
+def body_html(table: Table) -> Markup:
+    """The table's rows, to stand in its body: the first cell of each is its heading.
+
+    A page has a hundred thousand cells and more, for which templates are slow.
+    """
+    numbers = [column.number for column in table.columns]
+    return Markup("".join([kept_html(row, numbers) for row in table.rows]))
+
+
+def kept_html(row: Sequence[Cell], numbers: Sequence[bool]) -> str:
+    """The row's HTML; that of a `Line` is made once."""
+    if not isinstance(row, Line):
+        return row_html(row, numbers)
+    if row.html is None:
+        row.html = row_html(row, numbers)
+    return row.html
+
+
+def row_html(row: Sequence[Cell], numbers: Sequence[bool]) -> str:
+    """numbers: whether a column's cells stand to the right."""
+    html, tag, scope = ["<tr>"], "th", " scope=row"
+    for cell, number in zip(row, numbers, strict=True):
+        kind = f' class="{"n " if number else ""}{cell.kind}"' if number or cell.kind else ""
+        order = f' data-order="{cell.order}"' if cell.order is not None else ""
+        html.append(f"<{tag}{scope}{kind}{order}>{escape(cell.text)}</{tag}>")
+        tag, scope = "td", ""
+    html.append("</tr>\n")
+    return "".join(html)

@@ -9,7 +9,7 @@ from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from robustlib.metrics import Z95
-from robustq.jobs.results import statistics
+from robustq.jobs.results import significance
 
 TABLES = [(0, 0, 50), (0, 1, 44), (12, 2, 50), (3, 9, 30), (40, 70, 1000), (200, 150, 10_000), (5, 0, 5), (0, 7, 7)]
 
@@ -17,16 +17,16 @@ TABLES = [(0, 0, 50), (0, 1, 44), (12, 2, 50), (3, 9, 30), (40, 70, 1000), (200,
 @pytest.mark.parametrize("n", [2, 3, 10])
 def test_standard_error_and_t_interval_are_scipys(n):
     values = np.random.default_rng(n).random(n)
-    assert statistics.standard_error(values) == pytest.approx(stats.sem(values), rel=1e-12)
+    assert significance.standard_error(values) == pytest.approx(stats.sem(values), rel=1e-12)
     wanted = stats.t.interval(0.95, n - 1, loc=values.mean(), scale=stats.sem(values))
-    assert statistics.t_interval(values) == pytest.approx(wanted, rel=1e-12)
+    assert significance.t_interval(values) == pytest.approx(wanted, rel=1e-12)
     wide = stats.t.interval(0.99, n - 1, loc=values.mean(), scale=stats.sem(values))
-    assert statistics.t_interval(values, 0.99) == pytest.approx(wide, rel=1e-12)
+    assert significance.t_interval(values, 0.99) == pytest.approx(wide, rel=1e-12)
 
 
 def test_one_seed_tells_nothing_of_its_spread():
-    assert statistics.standard_error([0.5]) is None
-    assert statistics.t_interval([0.5]) is None
+    assert significance.standard_error([0.5]) is None
+    assert significance.t_interval([0.5]) is None
 
 
 def pvalue(found: Any) -> float:
@@ -36,7 +36,7 @@ def pvalue(found: Any) -> float:
 @pytest.mark.parametrize(("only_first", "only_second", "n"), TABLES)
 def test_mcnemar_is_statsmodels(only_first, only_second, n):
     table = [[n - only_first - only_second, only_first], [only_second, 0]]
-    assert statistics.mcnemar_exact(only_first, only_second) == pytest.approx(
+    assert significance.mcnemar_exact(only_first, only_second) == pytest.approx(
         pvalue(mcnemar(table, exact=True)), rel=1e-10
     )
     if only_first + only_second:
@@ -44,7 +44,7 @@ def test_mcnemar_is_statsmodels(only_first, only_second, n):
             warnings.simplefilter("ignore")
             wanted = pvalue(mcnemar(table, exact=False, correction=True))
         if only_first != only_second:  # statsmodels corrects beyond 0 where the two are equal
-            assert statistics.mcnemar_chi2(only_first, only_second) == pytest.approx(wanted, rel=1e-10)
+            assert significance.mcnemar_chi2(only_first, only_second) == pytest.approx(wanted, rel=1e-10)
 
 
 def likeliest_share(only_first: int, only_second: int, n: int, delta: float) -> float:
@@ -64,7 +64,7 @@ def likeliest_share(only_first: int, only_second: int, n: int, delta: float) -> 
 
 @pytest.mark.parametrize(("only_first", "only_second", "n"), [(12, 2, 50), (3, 9, 30), (40, 70, 1000), (1, 1, 10)])
 def test_the_score_interval_ends_where_the_score_test_refuses(only_first, only_second, n):
-    for delta, wanted in zip(statistics.score_interval(only_first, only_second, n), (Z95, -Z95), strict=True):
+    for delta, wanted in zip(significance.score_interval(only_first, only_second, n), (Z95, -Z95), strict=True):
         share = likeliest_share(only_first, only_second, n, delta)
         variance = n * (2 * share + delta * (1 - delta))
         assert (only_second - only_first - n * delta) / np.sqrt(variance) == pytest.approx(wanted, rel=1e-5)
@@ -73,13 +73,13 @@ def test_the_score_interval_ends_where_the_score_test_refuses(only_first, only_s
 @pytest.mark.parametrize("n", [1, 50, 1000])
 def test_the_score_interval_of_no_discordant_pair_has_a_closed_form(n):
     edge = Z95**2 / (n + Z95**2)
-    assert statistics.score_interval(0, 0, n) == pytest.approx((-edge, edge), rel=1e-9)
+    assert significance.score_interval(0, 0, n) == pytest.approx((-edge, edge), rel=1e-9)
 
 
 def test_the_score_interval_excludes_0_beyond_mcnemars_critical_value():
     for only_first in range(25):
         for only_second in range(25):
-            low, high = statistics.score_interval(only_first, only_second, 60)
+            low, high = significance.score_interval(only_first, only_second, 60)
             n = only_first + only_second
             beyond = n > 0 and (only_second - only_first) ** 2 / n > Z95**2
             assert (low > 0 or high < 0) == beyond, (only_first, only_second)
@@ -91,30 +91,30 @@ def test_the_score_interval_covers_what_it_should():
     random, held, trials = np.random.default_rng(0), 0, 400
     for _ in range(trials):
         _, first, second = random.multinomial(200, [0.75, 0.15, 0.10])
-        low, high = statistics.score_interval(first, second, 200)
+        low, high = significance.score_interval(first, second, 200)
         held += low <= -0.05 <= high
     assert 0.92 < held / trials < 0.98
 
 
 def test_paired_outcomes_of_fixed_models():
     first, second = np.array([1, 1, 1, 0, 0, 1.0]), np.array([1, 0, 0, 0, 1, 0.0])
-    found = statistics.paired(first, second)
+    found = significance.paired(first, second)
     assert (found.n, found.only_first, found.only_second, found.difference) == (6, 3, 1, pytest.approx(-2 / 6))
-    assert (found.low, found.high) == statistics.score_interval(3, 1, 6)
+    assert (found.low, found.high) == significance.score_interval(3, 1, 6)
     assert found.p_exact == pytest.approx(stats.binomtest(1, 4).pvalue)
     assert found.p_chi2 is None and not found.beyond
-    many = statistics.paired(np.repeat(first, 50), np.repeat(second, 50))
+    many = significance.paired(np.repeat(first, 50), np.repeat(second, 50))
     assert many.p_chi2 is not None and many.beyond
 
 
 def test_paired_outcomes_of_randomised_models_get_students_interval():
     random = np.random.default_rng(1)
     first, second = random.random(80), random.random(80)
-    found = statistics.paired(first, second)
+    found = significance.paired(first, second)
     wanted = stats.ttest_rel(second, first).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), rel=1e-10)
 
 
 def test_outcomes_of_other_examples_are_no_pair():
     with pytest.raises(ValueError, match="expected two outcomes of the same examples, got 2 and 3"):
-        statistics.paired(np.zeros(2), np.zeros(3))
+        significance.paired(np.zeros(2), np.zeros(3))

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from robustq.jobs.commands import queue_actions
 from robustq.jobs.errors import JobsFailed, SpecError
-from robustq.jobs.queue import claims, probe_jobs, requests, shards, status, transitions
+from robustq.jobs.queue import claims, probe_jobs, shards, status, transitions, user_actions
 from robustq.jobs.queue.probe_jobs import submit_probes
 from robustq.jobs.queue.status import counts
 from robustq.jobs.specs import AttackSpec, EvalSpec, ModelSpec, WorstSpec, parse
@@ -36,17 +36,17 @@ def states(store: Store) -> dict[str, int]:
 def test_what_needs_a_cancelled_job_does_not_wait_for_it(store):
     with store.begin() as db:
         first = db.execute(select(job.c.id).where(job.c.kind == "train").order_by(job.c.id)).scalars().first()
-        assert requests.cancel(db, [first]) == 1
+        assert user_actions.cancel(db, [first]) == 1
     assert states(store) == {"queued": 1, "blocked": 3, "cancelled": 4}
     with store.begin() as db:
-        assert requests.retry(db, [first]) == 4
+        assert user_actions.retry(db, [first]) == 4
     assert states(store) == {"queued": 2, "blocked": 6}
 
 
 def test_a_running_job_is_cancelled_by_its_driver(store):
     with store.begin() as db:
         (claimed,) = claims.claim(db, "one", most=1)
-        assert requests.cancel(db, [claimed.id]) == 1
+        assert user_actions.cancel(db, [claimed.id]) == 1
         assert counts(db)["leased"] == 1
         assert transitions.confirm_cancelled(db, claimed)
     assert states(store)["cancelled"] == 4
@@ -54,28 +54,28 @@ def test_a_running_job_is_cancelled_by_its_driver(store):
 
 def test_nothing_of_a_paused_sweep_begins_but_what_another_wants(store):
     with store.begin() as db:
-        assert requests.pause(db, 1, paused=True) == 8
+        assert user_actions.pause(db, 1, paused=True) == 8
         assert claims.claim(db, "one", most=1) == []
         other = record(db, resolved("other"), small_plan()[:4]).sweep_id
         wanted = set(db.execute(jobs_of(other)).scalars())
         (claimed,) = claims.claim(db, "one", most=1)
         assert claimed.id in wanted
         assert claims.claim(db, "one", most=1) == []
-        assert requests.pause(db, 1, paused=False) == 8
+        assert user_actions.pause(db, 1, paused=False) == 8
         assert len(claims.claim(db, "one", most=1)) == 1
 
 
 def test_higher_priority_goes_first_and_trainings_before_evaluations(store):
     with store.begin() as db:
         last = db.execute(select(job.c.id).where(job.c.kind == "train").order_by(job.c.id.desc())).scalars().first()
-        assert requests.prioritise(db, [last], 3) == 1
+        assert user_actions.prioritise(db, [last], 3) == 1
         (claimed,) = claims.claim(db, "one", most=1)
         assert claimed.id == last
-        assert requests.prioritise(db, jobs_of(1), -2) == 8
+        assert user_actions.prioritise(db, jobs_of(1), -2) == 8
         found = set(db.execute(select(job.c.kind, job.c.priority)).all())
         assert found == {("train", -3), ("eval", -4), ("worst", -4)}
         with pytest.raises(SpecError, match="expected a priority between -1000 and 1000, got 5000"):
-            requests.prioritise(db, [last], 5000)
+            user_actions.prioritise(db, [last], 5000)
 
 
 def test_jobs_go_to_slots_that_are_large_enough(store):
@@ -130,7 +130,7 @@ def test_a_retried_job_brings_back_what_it_needs(store):
     run(store, train, fail=True)
     assert states(store) == {"queued": 1, "blocked": 3, "failed": 4}
     with store.begin() as db:
-        assert requests.retry(db, [evals[0]]) == 4
+        assert user_actions.retry(db, [evals[0]]) == 4
     assert states(store) == {"queued": 2, "blocked": 6}
 
 
@@ -140,11 +140,11 @@ def test_what_needs_another_failed_job_too_stays_failed(store):
     run(store, train)
     run(store, *evals, fail=True)
     with store.begin() as db:
-        assert requests.retry(db, [evals[0]]) == 1
+        assert user_actions.retry(db, [evals[0]]) == 1
         assert db.execute(select(job.c.state).where(job.c.id == worst)).scalar() == "failed"
     run(store, evals[0])
     with store.begin() as db:
-        assert requests.retry(db, [evals[1]]) == 2  # the worst case with it
+        assert user_actions.retry(db, [evals[1]]) == 2  # the worst case with it
     run(store, evals[1])
     with store.begin() as db:
         assert db.execute(select(job.c.state).where(job.c.id == worst)).scalar() == "queued"
@@ -201,7 +201,7 @@ def test_a_cancelled_sweep_that_is_submitted_again_is_wanted(store, version: str
 
 def test_a_new_study_wants_what_another_gave_up(store):
     with store.begin() as db:
-        assert requests.cancel(db, jobs_of(1)) == 8
+        assert user_actions.cancel(db, jobs_of(1)) == 8
         found = record(db, resolved("other"), small_plan()[:4])
     assert (found.jobs, found.new) == (4, 0)
     assert states(store) == {"queued": 1, "blocked": 3, "cancelled": 4}
@@ -210,7 +210,7 @@ def test_a_new_study_wants_what_another_gave_up(store):
 def test_a_run_with_cancelled_jobs_did_not_end_well(store):
     worst = of(store, "worst")
     with store.begin() as db:
-        requests.cancel(db, worst)
+        user_actions.cancel(db, worst)
     with pytest.raises(JobsFailed, match=r"^1 jobs were cancelled \(robustq retry --sweep small queues them again\)$"):
         queue_actions.raise_failures(store, 1)
 

@@ -5,22 +5,22 @@ from typing import Any
 
 from robustlib.checks.thresholds import LIMITS
 from robustlib.settings import CERTIFY
-from robustq.jobs.report.page import table
+from robustq.jobs.report.page import html_table
+from robustq.jobs.report.page.html_table import Cell, Column, Table
 from robustq.jobs.report.page.image_outcomes import Outcome
-from robustq.jobs.report.page.ranking import Place, Standing, mean
+from robustq.jobs.report.page.ranking import RadiusRanking, Standing
 from robustq.jobs.report.page.sentences import listed
 from robustq.jobs.report.page.sweep_data import Sweep
-from robustq.jobs.report.page.table import Cell, Column, Table
+from robustq.jobs.results.aggregate import mean, rows_by
+from robustq.jobs.results.columns import CheckRow, PageRow
 from robustq.jobs.text.numbers import eps_text
-
-Row = dict[str, Any]
 
 
 def eps_cell(eps: float | None) -> Cell:
     return Cell(eps_text(eps), eps if eps is not None else -1.0)
 
 
-def at(place: Place) -> str:
+def at(place: RadiusRanking) -> str:
     """A radius as sentences name it."""
     return f"{place.norm} {eps_text(place.eps)}"
 
@@ -29,10 +29,10 @@ def robust_cell(standing: Standing) -> Cell:
     """The accuracy, or that it is not trusted: then no number stands where one would be compared."""
     if not standing.trusted:
         return Cell("not trusted", -1.0, "fail")
-    return table.percent(standing.accuracy, standing.low, standing.high)
+    return html_table.percent_cell(standing.accuracy, standing.low, standing.high)
 
 
-def leaderboard(found: Sequence[Standing], headlines: Sequence[Place]) -> Table:
+def leaderboard(found: Sequence[Standing], headlines: Sequence[RadiusRanking]) -> Table:
     """A line a model and radius, the best first."""
     columns = (
         Column("model"), Column("architecture", pick=True), Column("defence", pick=True), Column("norm", pick=True),
@@ -46,12 +46,12 @@ def leaderboard(found: Sequence[Standing], headlines: Sequence[Place]) -> Table:
             Cell(s.rows[0]["defence"] or "given weights"),
             Cell(s.norm),
             eps_cell(s.eps),
-            table.percent(s.clean, s.clean_low, s.clean_high),
+            html_table.percent_cell(s.clean, s.clean_low, s.clean_high),
             robust_cell(s),
-            table.verdict(s.verdict),
+            html_table.verdict_cell(s.verdict),
             Cell(s.rests_on),
-            table.cell(s.n),
-            table.cell(len(s.rows)),
+            html_table.cell(s.n),
+            html_table.cell(len(s.rows)),
         ]
         for s in found
     ]
@@ -59,9 +59,9 @@ def leaderboard(found: Sequence[Standing], headlines: Sequence[Place]) -> Table:
     return Table("leaderboard", "Models by robust accuracy under the worst attack", columns, rows, picked=picked)
 
 
-def best_by_radius(found: Sequence[Place]) -> Table | None:
+def best_by_radius(found: Sequence[RadiusRanking]) -> Table | None:
     """At every radius the best model, and those that the numbers do not tell apart from it."""
-    return table.plain(
+    return html_table.table_of(
         "best",
         "The best model at every radius",
         [
@@ -78,26 +78,29 @@ def best_by_radius(found: Sequence[Place]) -> Table | None:
     )
 
 
-def by_attack(rows: Sequence[Row]) -> Table | None:
+def attacks_table(rows: Sequence[PageRow]) -> Table | None:
     """Accuracy in percent, a line a model and radius, a column an attack: shows which attack a number rests on."""
     rows = [row for row in rows if row["attack"] != CERTIFY]  # a bound from below, no attack
     attacks = list(dict.fromkeys(row["label"] for row in rows if row["eps"]))
-    grouped: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        if row["eps"]:
-            grouped.setdefault((row["model"], row["norm"], row["eps"], row["label"]), []).append(row)
-    lines: dict[tuple[Any, ...], Row] = {}
-    for (model, norm, eps, attack), same in grouped.items():
+    groups = rows_by([row for row in rows if row["eps"]], "model", "norm", "eps", "label")
+    lines: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for (model, norm, eps, attack), same in groups.items():
         head = {"model": model, "norm": norm, "eps": eps_cell(eps)} | dict.fromkeys(attacks, Cell("", -2.0))
         failed = any(row["verdict"] == "fail" for row in same)
-        cell = Cell("not trusted", -1.0, "fail") if failed else table.percent(mean(same, "robust_accuracy"))
+        cell = (
+            Cell("not trusted", -1.0, "fail")
+            if failed
+            else html_table.percent_cell(mean([row["robust_accuracy"] for row in same]))
+        )
         lines.setdefault((model, norm, eps), head)[attack] = cell
-    return table.plain("attacks", "Accuracy in percent under each attack alone", list(lines.values()), live=True)
+    return html_table.table_of(
+        "attacks", "Accuracy in percent under each attack alone", list(lines.values()), live=True
+    )
 
 
-def distances(rows: Sequence[Row]) -> Table | None:
+def distances_table(rows: Sequence[PageRow]) -> Table | None:
     """Median distances that minimum-norm attacks found."""
-    return table.plain(
+    return html_table.table_of(
         "distances",
         "Median distance to the nearest misclassified image that was found",
         [
@@ -121,11 +124,8 @@ MOST_CHECKS = 300  # warnings and failures that are listed one by one
 
 def check_summary(sweep: Sweep) -> Table | None:
     """Each check with what it looks for, its limits, and how the results came through, the most severe first."""
-    grouped: dict[str, list[Row]] = {}
-    for check in sweep.checks:
-        grouped.setdefault(check["name"], []).append(check)
     lines = []
-    for name, same in grouped.items():
+    for (name,), same in rows_by(sweep.checks, "name").items():
         limit = LIMITS.get(name)
         values = [check["value"] for check in same if check["value"] is not None]
         lines.append(
@@ -141,22 +141,22 @@ def check_summary(sweep: Sweep) -> Table | None:
             }
         )
     lines.sort(key=lambda line: (-line["not trusted"], -line["warnings"], line["check"]))
-    return table.plain("check-summary", "Checks and how the results came through them", lines)
+    return html_table.table_of("check-summary", "Checks and how the results came through them", lines)
 
 
-def checks(sweep: Sweep) -> Table | None:
+def checks_table(sweep: Sweep) -> Table | None:
     """The warnings and failures with their evidence, the most severe first."""
     rows = {row["job_id"]: row for row in sweep.rows}
     found = [check for check in sweep.checks if check["verdict"] != "pass" and check["job_id"] in rows]
     found.sort(key=lambda check: check["verdict"] != "fail")
     lines = [check_line(check, rows[check["job_id"]]) for check in found[:MOST_CHECKS]]
     shown = f"the first {MOST_CHECKS} of {len(found)}" if len(found) > MOST_CHECKS else f"{len(found)}"
-    return table.plain("checks", f"Warnings and failures, {shown}", lines, live=True)
+    return html_table.table_of("checks", f"Warnings and failures, {shown}", lines, live=True)
 
 
-def check_line(check: Row, row: Row) -> Row:
+def check_line(check: CheckRow, row: PageRow) -> dict[str, Any]:
     return {
-        "verdict": table.verdict(check["verdict"]),
+        "verdict": html_table.verdict_cell(check["verdict"]),
         "check": check["name"],
         "model": row["model"],
         "attack": row["attack"],
@@ -170,7 +170,7 @@ def check_line(check: Row, row: Row) -> Row:
     }
 
 
-def audits(sweep: Sweep) -> Table | None:
+def audits_table(sweep: Sweep) -> Table | None:
     """What a naive evaluation said, what holds against the best attack that audits tried, and why the two differ."""
     lines = [
         {
@@ -178,19 +178,19 @@ def audits(sweep: Sweep) -> Table | None:
             "norm": row["norm"],
             "eps": eps_cell(row["eps"]),
             "seed": row["seed"],
-            "verdict": table.verdict(told["verdict"]),
-            "naive %": table.percent(told["naive_robust_accuracy"]),
-            "under the best attack %": table.percent(told["adaptive_robust_accuracy"]),
+            "verdict": html_table.verdict_cell(told["verdict"]),
+            "naive %": html_table.percent_cell(told["naive_robust_accuracy"]),
+            "under the best attack %": html_table.percent_cell(told["adaptive_robust_accuracy"]),
             "cause": told["cause"] or "",
             "attacks tried": len(told["trials"]),
         }
         for row in sweep.rows
         if (told := row["extra"].get("audit")) is not None
     ]
-    return table.plain("audits", "Audits of the models", lines)
+    return html_table.table_of("audits", "Audits of the models", lines)
 
 
-def classes(place: Place, outcomes: dict[str, Outcome], names: Sequence[str]) -> Table | None:
+def classes_table(place: RadiusRanking, outcomes: dict[str, Outcome], names: Sequence[str]) -> Table | None:
     """Robust accuracy by class; of many classes those that fall most and least."""
     if not outcomes:
         return None
@@ -206,7 +206,7 @@ def classes(place: Place, outcomes: dict[str, Outcome], names: Sequence[str]) ->
         for model, found in outcomes.items()
     ]
     caption = f"Robust accuracy by class at {at(place)}, in percent; images of the class in brackets"
-    return table.plain("classes", caption, lines, live=True)
+    return html_table.table_of("classes", caption, lines, live=True)
 
 
 def shade(share: float) -> Cell:
