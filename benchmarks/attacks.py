@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.datasets import load
-from robustlib.evaluation.evaluate import Ready, evaluate, evaluate_curve, make_ready
+from robustlib.evaluation.batches import Ready, evaluate_batches, evaluate_curve, make_ready
 from robustlib.inference.model_modes import as_images, strict_float32
 from robustlib.inference.throughput import Rates, Work, calibrate, wait
 from robustlib.losses import misclassified
@@ -91,7 +91,7 @@ def ours(task: str, case: Case) -> Tensor:
     else:
         norm, eps = ("L2", None) if task == "deepfool" else ("Linf", case.budget.eps)
         options |= {"norm": norm, "eps": eps}
-        batches = evaluate(case.ready.model, case.x, case.y, our_stages(task, case, case.budget.eps), **options)
+        batches = evaluate_batches(case.ready.model, case.x, case.y, our_stages(task, case, case.budget.eps), **options)
     return torch.cat([batch.x_adv for batch in batches]).to(case.device)
 
 
@@ -154,8 +154,8 @@ def measure(task: str, case: Case, runs: int, libraries: list[str], rates: Rates
 
 
 def passes(ready: Ready) -> tuple[int, int]:
-    assert ready.engines is not None
-    return ready.engines.passes.forwards, ready.engines.passes.gradients
+    assert ready.replicas is not None
+    return ready.replicas.passes.forwards, ready.replicas.passes.gradients
 
 
 def device_name(device: torch.device) -> str:
@@ -215,8 +215,8 @@ def main(tasks: tuple[str, ...], model: str, weights: Path, dataset: str, exampl
     """Time TASKS (all where none is named) by robustq and by the other libraries."""
     budget = Budget(eps, steps, eps / 4, batch_size)
     case = make_case(model, weights, dataset, examples, budget, torch.device(device))
-    assert case.ready.engines is not None
-    rates = calibrate(case.ready.engines.search, case.x[:64])
+    assert case.ready.replicas is not None
+    rates = calibrate(case.ready.replicas.search, case.x[:64])
     click.echo(
         f"{case.ready.mode(budget.eps)}: {rates.forwards:.0f} forwards/s, {rates.gradients:.0f} gradients/s", err=True
     )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS
 from robustlib.datasets import load
-from robustlib.evaluation.evaluate import evaluate
+from robustlib.evaluation.batches import evaluate_batches
 from robustlib.models import build
 from robustlib.norms import size
 from robustlib.outcome import join
@@ -95,7 +95,7 @@ def ours(attack: str, queries: int, model: nn.Module, x: Tensor, y: Tensor, norm
     options: dict[str, Any] = {"norm": norm, "queries": queries} | ({} if eps is None else {"eps": eps})
     start = time.perf_counter()
     named = [(attack, partial(ATTACKS[attack], **options))]
-    batches = list(evaluate(model, x, y, named, norm=norm, eps=eps, seed=seed, num_classes=10))
+    batches = list(evaluate_batches(model, x, y, named, norm=norm, eps=eps, seed=seed, num_classes=10))
     seconds = time.perf_counter() - start
     found = torch.cat([batch.x_adv for batch in batches])
     used = join([batch.outcome for batch in batches]).queries

@@ -11,7 +11,7 @@ import torch
 from robustlib.attacks import ATTACKS
 from robustlib.checks.evaluation_checks import look_at_model, look_at_outcome
 from robustlib.datasets import load
-from robustlib.evaluation.evaluate import evaluate, make_ready
+from robustlib.evaluation.batches import evaluate_batches, make_ready
 from robustlib.inference.model_modes import as_images
 from robustlib.models import build
 from robustlib.outcome import join
@@ -32,18 +32,20 @@ def main(dataset: str, arch: str, weights: Path, examples: int, eps: float, runs
     x, y = torch.from_numpy(test.x[:examples]), torch.from_numpy(test.y[:examples])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ready = make_ready(model, x, test.num_classes, device)
-    assert ready.engines is not None
+    assert ready.replicas is not None
     attack = partial(ATTACKS["pgd"], norm="Linf", eps=eps, steps=20)
     took: dict[str, list[float]] = {"PGD-20": [], "checks": []}
     for run in range(runs):
         start = time.perf_counter()
-        batches = list(evaluate(ready.model, x, y, [("pgd", attack)], eps=eps, seed=run, device=device, ready=ready))
+        batches = list(
+            evaluate_batches(ready.model, x, y, [("pgd", attack)], eps=eps, seed=run, device=device, ready=ready)
+        )
         middle = time.perf_counter()
         images = as_images(x, device)
         look_at_model(ready.model.eval(), images[:64], randomised=False)
         outcome, x_adv = join([batch.outcome for batch in batches]), torch.cat([batch.x_adv for batch in batches])
         look_at_outcome(
-            ready.engines.exact,
+            ready.replicas.exact,
             images,
             y.to(device),
             x_adv.to(device),
@@ -51,7 +53,7 @@ def main(dataset: str, arch: str, weights: Path, examples: int, eps: float, runs
             norm="Linf",
             eps=eps,
             seed=run,
-            search=ready.engines.search,
+            search=ready.replicas.search,
         )
         took["PGD-20"].append(middle - start)
         took["checks"].append(time.perf_counter() - middle)

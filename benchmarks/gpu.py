@@ -21,12 +21,12 @@ from peers import PEERS, Budget
 from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
-from robustlib.evaluation.evaluate import Ready, evaluate
+from robustlib.evaluation.batches import Ready, evaluate_batches
 from robustlib.inference.copy_agreement import FLOAT32_TURN, HALF_TURN, repeated, turn
 from robustlib.inference.cuda_graphs import Graphs
-from robustlib.inference.fast_copy import make_engines
+from robustlib.inference.fast_copy import make_replicas
 from robustlib.inference.model_modes import evaluating, strict_float32
-from robustlib.inference.replica import Engine
+from robustlib.inference.replica import Replica
 from robustlib.losses import misclassified
 from robustlib.outcome import join
 from robustlib.rng import Draws
@@ -90,57 +90,57 @@ def autoattack(case: Case, verdicts: Path | None) -> Iterator[Check]:
 
 def gradients(case: Case) -> Iterator[Check]:
     """Recorded passes beside the same network step by step, and the search copy beside the model, at each size."""
-    engines = case.ready.engines
-    assert engines is not None
-    for name, engine in copies(case).items():
-        for size in sizes_of(engine, case.device):
-            x, alone = repeated(case.x, size), replace_net(engine, size)
+    replicas = case.ready.replicas
+    assert replicas is not None
+    for name, replica in copies(case).items():
+        for size in sizes_of(replica, case.device):
+            x, alone = repeated(case.x, size), replace_net(replica, size)
             for count in (1, 10):
                 values = partial(first_logits, count=count)
                 found = alone.values_and_grads(x, values)[2]
-                if engine.recorded:
-                    eager = replace_net(engine, size, cast(Graphs, engine.net).net).values_and_grads(x, values)[2]
+                if replica.recorded:
+                    eager = replace_net(replica, size, cast(Graphs, replica.net).net).values_and_grads(x, values)[2]
                     far = turn(found, eager)
                     yield Check(f"{name}, {size} images, {count} values: recorded", far, f"<= {SAME}", far <= SAME)
                 few = slice(0, 64)
                 with strict_float32():
-                    exact = engines.exact.values_and_grads(x[few], values)[2]
-                far, most = turn(found[few], exact), FLOAT32_TURN if engine.precision == torch.float32 else HALF_TURN
+                    exact = replicas.exact.values_and_grads(x[few], values)[2]
+                far, most = turn(found[few], exact), FLOAT32_TURN if replica.precision == torch.float32 else HALF_TURN
                 yield Check(f"{name}, {size} images, {count} values: the model's", far, f"<= {most}", far <= most)
 
 
-def sizes_of(engine: Engine, device: torch.device) -> tuple[int, ...]:
+def sizes_of(replica: Replica, device: torch.device) -> tuple[int, ...]:
     """All batch sizes; on a CPU, where they agree to the bit, the smallest."""
-    return engine.sizes if device.type == "cuda" or engine.recorded else engine.sizes[:1]
+    return replica.sizes if device.type == "cuda" or replica.recorded else replica.sizes[:1]
 
 
 def first_logits(logits: Tensor, count: int) -> Tensor:
     return logits[:, :count]
 
 
-def copies(case: Case) -> dict[str, Engine]:
+def copies(case: Case) -> dict[str, Replica]:
     """The search copy, and the one in float32 where that is another."""
-    engines = case.ready.engines
-    assert engines is not None
-    found = {"search": engines.search}
-    return found if engines.fine is engines.search else found | {"fine": engines.fine}
+    replicas = case.ready.replicas
+    assert replicas is not None
+    found = {"search": replicas.search}
+    return found if replicas.fine is replicas.search else found | {"fine": replicas.fine}
 
 
-def replace_net(engine: Engine, size: int, net: nn.Module | None = None) -> Engine:
-    """The engine at this batch size alone, without its float32 copy."""
-    kinds = {"dtype": engine.dtype, "memory_format": engine.memory_format, "precision": engine.precision}
-    return Engine(net or engine.net, sizes=(size,), drift=engine.drift, **kinds)
+def replace_net(replica: Replica, size: int, net: nn.Module | None = None) -> Replica:
+    """The replica at this batch size alone, without its float32 copy."""
+    kinds = {"dtype": replica.dtype, "memory_format": replica.memory_format, "precision": replica.precision}
+    return Replica(net or replica.net, sizes=(size,), drift=replica.drift, **kinds)
 
 
 def drift(case: Case) -> Iterator[Check]:
     """How far logits lie from the model's at each batch size, in units of the drift that is allowed for."""
-    engines = case.ready.engines
-    assert engines is not None
+    replicas = case.ready.replicas
+    assert replicas is not None
     x = case.x[:250]
-    exact = engines.exact(x)
-    for name, engine in copies(case).items():
-        for size in sizes_of(engine, case.device):
-            far = (replace_net(engine, size)(x) - exact).abs().max().item() / max(engine.drift, 1e-30)
+    exact = replicas.exact(x)
+    for name, replica in copies(case).items():
+        for size in sizes_of(replica, case.device):
+            far = (replace_net(replica, size)(x) - exact).abs().max().item() / max(replica.drift, 1e-30)
             yield Check(f"{name}, {size} images: drift", far, "<= 1 of what is allowed for", far <= 1)
 
 
@@ -152,18 +152,18 @@ def ranges(case: Case) -> Iterator[Check]:
     x = (0.5 + 0.02 * torch.randn(64, 3, 4, 4, generator=generator)).clamp(0, 1).to(device)
     y = torch.zeros(64, dtype=torch.long, device=device)
     attack = partial(ATTACKS["pgd"], eps=0.1, steps=20, random_start=False, loss="margin")
-    ready = Ready(steep, engines := make_engines(steep, x), 2, 0.0)
-    batches = list(evaluate(steep, x, y, [("pgd", attack)], eps=0.1, device=device, ready=ready))
+    ready = Ready(steep, replicas := make_replicas(steep, x), 2, 0.0)
+    batches = list(evaluate_batches(steep, x, y, [("pgd", attack)], eps=0.1, device=device, ready=ready))
     stands = 1 - float(join([batch.outcome for batch in batches]).success.mean())
-    note = f"{engines.search.mode}, {engines.passes.overflows} images in float32"
+    note = f"{replicas.search.mode}, {replicas.passes.overflows} images in float32"
     yield Check("beyond float16's range: robust accuracy", stands, "0", stands == 0, note)
     faint = Faint().eval().to(device)
-    engines = make_engines(faint, torch.rand(64, 1, 4, 4, generator=generator).to(device))
+    replicas = make_replicas(faint, torch.rand(64, 1, 4, 4, generator=generator).to(device))
     x = torch.full((64, 1, 4, 4), 0.2, device=device)
     with evaluating(faint), strict_float32():
-        found = ATTACKS["apgd-ce"](engines.search, x, y, eps=0.1, steps=10, draws=draws)
+        found = ATTACKS["apgd-ce"](replicas.search, x, y, eps=0.1, steps=10, draws=draws)
         stands = (~misclassified(faint(found), y)).float().mean().item()
-    yield Check("a last step below float16: robust accuracy", stands, "0", stands == 0, engines.search.mode)
+    yield Check("a last step below float16: robust accuracy", stands, "0", stands == 0, replicas.search.mode)
 
 
 def correctness(case: Case, verdicts: Path | None) -> Iterator[Check]:

@@ -207,7 +207,7 @@ class EvalSpec(Spec):
     """Evaluate one model under one attack.
 
     train: key of the training job that makes the weights, if one does.  images: how many attacked images to keep.
-    draws, eot_draws: see robustlib.evaluation.evaluate; used where the model turns out to be randomised.
+    draws, eot_draws: see robustlib.evaluation.batches; used where the model turns out to be randomised.
     choose: which examples, the split's first or as many of each class as its share of the split, the first of each.
     batch_size: how many examples are worked on together, at most.  shards: how many parts to split it into, as the
     driver sees fit where it is None. No number depends on either.

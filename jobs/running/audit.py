@@ -9,7 +9,7 @@ import torch
 
 from robustlib.audit.audit import Audit, audit
 from robustlib.datasets.choose import choose
-from robustlib.evaluation.evaluate import Ready
+from robustlib.evaluation.batches import Ready
 from robustlib.inference.model_modes import as_images
 from robustlib.metrics import summarise
 from robustq.jobs.running.checks import verdict_columns

@@ -15,10 +15,10 @@ from robustlib.attacks.types import AttackFunction
 from robustlib.checks.whole_evaluation import check_whole
 from robustlib.datasets.choose import choose
 from robustlib.datasets.lazy_images import LazyImages
+from robustlib.evaluation.batches import Ready, evaluate_curve, given
 from robustlib.evaluation.certified import evaluate_certified
-from robustlib.evaluation.evaluate import Ready, evaluate_curve, given
 from robustlib.evaluation.outcome_checks import check_outcome
-from robustlib.inference.replica import Engine
+from robustlib.inference.replica import Replica
 from robustlib.metrics import summarise
 from robustlib.outcome import Batch, join
 from robustlib.settings import AUDIT, CERTIFY
@@ -75,7 +75,7 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
     rows = torch.from_numpy(examples_of(spec, test.y))
     ready, warm = ready_model(spec, context)
     surrogate = surrogate_of(spec, context)
-    made_on = None if surrogate is None else surrogate.engine
+    made_on = None if surrogate is None else surrogate.replica
     radii = spec.attack.curve or (spec.attack.eps,)
     recipes = [recipe_of(spec.attack, eps, ready.classes) for eps in radii]
     budgets = [0.0 if spec.attack.name == "clean" else eps for eps in radii]
@@ -100,14 +100,14 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
     if extra.get("overflows"):
         extra["mode"] += ", beyond half precision in float32"
     extra |= {"peak_memory_bytes": peak_memory(device)}
-    if ready.engines is None and len(radii) > 1 and spec.attack.name != CERTIFY:
+    if ready.replicas is None and len(radii) > 1 and spec.attack.name != CERTIFY:
         extra["radii"] = accuracies(radii, batches)  # each was searched by itself
     if surrogate is not None:
         extra["surrogate"] = surrogate.told(join([batch[0].outcome for batch in batches]), x, device)
     results: dict[float | None, Result] = {}
     for eps, recipe, found in zip(radii, recipes, zip(*batches, strict=True), strict=True):
         own = extra | {"substitutions": list(recipe.substitutions)}
-        if ready.engines is not None:
+        if ready.replicas is not None:
             own["stages"] = stages(recipe, found)
         attacks = [attack for _, attack in given(recipe.stages, made_on)]
         results[eps] = result(found, spec, context, shared | {"extra": own}, ready, eps, attacks)
@@ -172,11 +172,11 @@ def result(
     return Result(summarise(vars(outcome)) | shared | verdict_columns(checks), example_outcomes.encode(table), stored)
 
 
-def cost(ready: Ready, surrogate: Engine | None) -> dict[str, int]:
+def cost(ready: Ready, surrogate: Replica | None) -> dict[str, int]:
     """Examples passed forward and back so far."""
-    if ready.engines is None:
+    if ready.replicas is None:
         return {}
-    return asdict(replace(ready.engines, surrogate=surrogate).passes)
+    return asdict(replace(ready.replicas, surrogate=surrogate).passes)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -12,11 +12,11 @@ from torch import Tensor
 from robustlib.attacks.surrogate_training import MOST, train_surrogate
 from robustlib.datasets.choose import choose
 from robustlib.datasets.lazy_images import ImageSet, LazyImages
-from robustlib.evaluation.evaluate import Ready, make_ready
+from robustlib.evaluation.batches import Ready, make_ready
 from robustlib.inference.expectation import Expectation
 from robustlib.inference.model_modes import as_images, evaluating, strict_float32
 from robustlib.inference.predict import predict
-from robustlib.inference.replica import Engine
+from robustlib.inference.replica import Replica
 from robustlib.inference.threads import threads_of
 from robustlib.outcome import Outcome
 from robustlib.rng import seeded
@@ -42,13 +42,13 @@ class Surrogate:
     seconds: float = 0.0
 
     @property
-    def engine(self) -> Engine:
+    def replica(self) -> Replica:
         return self.ready.as_surrogate()
 
     def told(self, outcome: Outcome, x: ImageSet, device: torch.device) -> dict[str, Any]:
         """What the row says of it. agreement: share of the originals, of which x are all, that both classify alike."""
-        assert self.ready.engines is not None  # or it would be no surrogate
-        exact = self.ready.engines.exact
+        assert self.ready.replicas is not None  # or it would be no surrogate
+        exact = self.ready.replicas.exact
         images = as_images(x[torch.from_numpy(outcome.index).long()], device)
         with strict_float32():
             found = torch.cat([predict(exact, part) for part in images.split(256)]).cpu().numpy()
@@ -77,7 +77,7 @@ def learn(model: Any, examples: Count, choose_by: str, eot_draws: int) -> Surrog
     _, ref, seed, _, _, name, *_ = model
     ready, device = make_model_ready(*model), torch.device(name)
     images, words = pool(ref, examples, choose_by)
-    asked = Expectation(ready.model, eot_draws) if ready.engines is None else ready.engines.exact
+    asked = Expectation(ready.model, eot_draws) if ready.replicas is None else ready.replicas.exact
     # One thread: sums over several may differ in their last bits, and a replay must come to the same network.
     with strict_float32(), evaluating(ready.model), threads_of(1), seeded(seed, "surrogate", device):
         net = train_surrogate(asked, as_images(images, device), ready.classes, seed=seed)

@@ -9,7 +9,7 @@ from torch import nn
 from robustlib import models
 from robustlib.datasets import load
 from robustlib.datasets.lazy_images import LazyImages
-from robustlib.evaluation.evaluate import Ready, make_ready
+from robustlib.evaluation.batches import Ready, make_ready
 from robustq.jobs.running.context import Context
 from robustq.jobs.running.inputs import build_network, defend, load_data, unmeasured
 from robustq.jobs.specs import DataRef, EvalSpec, ModelSpec

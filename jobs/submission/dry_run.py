@@ -10,9 +10,9 @@ import torch
 from sqlalchemy import select
 
 from robustlib.datasets.lazy_images import LazyImages
-from robustlib.evaluation.evaluate import SAMPLE, make_ready
+from robustlib.evaluation.batches import SAMPLE, make_ready
 from robustlib.inference.model_modes import as_images
-from robustlib.inference.replica import Engine
+from robustlib.inference.replica import Replica
 from robustlib.inference.throughput import Rates, Work, calibrate
 from robustq.jobs.running.inputs import build_model, load_data, unmeasured
 from robustq.jobs.specs import DataRef, EvalSpec, ModelSpec, TrainSpec
@@ -82,7 +82,7 @@ def measure(spec: ModelSpec, ref: DataRef, device: torch.device) -> Rates:
     with contextlib.redirect_stdout(sys.stderr):  # what the model prints: stdout belongs to the estimate
         ready = make_ready(model, x, test.num_classes, device)
         images = as_images(x[:SAMPLE], device)
-        return calibrate(Engine(ready.model, sizes=()) if ready.engines is None else ready.engines.search, images)
+        return calibrate(Replica(ready.model, sizes=()) if ready.replicas is None else ready.replicas.search, images)
 
 
 def row(planned: Planned, work: Work, seconds: float, done: bool) -> dict[str, Any]:

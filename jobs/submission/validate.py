@@ -34,7 +34,7 @@ from robustlib.datasets import load
 from robustlib.datasets.choose import choose
 from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify, match_sigma
-from robustlib.evaluation.evaluate import make_ready
+from robustlib.evaluation.batches import make_ready
 from robustlib.inference.model_modes import as_images
 from robustlib.models import Tell, first_layer, network
 from robustlib.models.layers import Normalize

@@ -1,4 +1,4 @@
-"""AutoAttack: the field's standard ensemble, as a list of attacks that a cascade runs in turn."""
+"""AutoAttack: the field's standard ensemble, as a list of attacks that run in turn."""
 
 from dataclasses import dataclass
 from functools import partial

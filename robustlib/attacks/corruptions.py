@@ -25,7 +25,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST = 32  # pixels a side that the library takes
 # Corruptions that do not draw from NumPy's global generator, but from one of their own.
 OWN_SEED = frozenset({"impulse_noise", "glass_blur"})
-GLOBAL_GENERATOR = threading.Lock()  # the others do, and members of a crew corrupt side by side
+GLOBAL_GENERATOR = threading.Lock()  # the others do, and threads corrupt side by side
 
 
 @checked

@@ -28,7 +28,7 @@ from robustlib.checks.gradient_checks import margin_and_gradient
 from robustlib.inference.batched_model import batch_sizes
 from robustlib.inference.expectation import Expectation
 from robustlib.inference.model_modes import layout
-from robustlib.inference.replica import Engine
+from robustlib.inference.replica import Replica
 from robustlib.input_checks import unchecked
 from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.model_calls import ask
@@ -56,7 +56,7 @@ class Target:
     randomised: bool
     gradient: bool
     classes: int
-    judge: Engine | None = None
+    judge: Replica | None = None
     eot: int = EOT
 
     def through(self, form: nn.Module, x: Tensor) -> nn.Module:
@@ -64,7 +64,7 @@ class Target:
         if self.judge is None:
             return Expectation(form, self.eot)
         sizes = batch_sizes(x) if self.judge.sizes else ()
-        return Engine(form, sizes=sizes, memory_format=layout(self.model), judge=self.judge)
+        return Replica(form, sizes=sizes, memory_format=layout(self.model), judge=self.judge)
 
 
 class Neighbourhood(nn.Module):

@@ -19,7 +19,7 @@ from robustlib.checks import gradient_checks
 from robustlib.checks.evaluation_checks import above_chance, answers, eight_bit, noise
 from robustlib.checks.normalisation import normalisation
 from robustlib.checks.thresholds import CheckResult, check_result, overall
-from robustlib.evaluation.evaluate import Ready, make_ready
+from robustlib.evaluation.batches import Ready, make_ready
 from robustlib.inference.expectation import Expectation
 from robustlib.inference.model_modes import as_module, device_of, each_within, evaluating, strict_float32
 from robustlib.inference.predict import classes_of
@@ -99,16 +99,16 @@ class AuditRun:
         self.x, self.y, self.eps, self.seed, self.queries = x, y, eps, seed, queries
         self.norm: Norm = norm
         self.pool = pool
-        model, engines = ready.model, ready.engines
+        model, replicas = ready.model, ready.replicas
         self.checks = list(ready.findings)
         missing = any(f.name == "gradient" and f.note.startswith("no gradient") for f in self.checks)
-        exact = model if engines is None else engines.exact
-        search = model if engines is None else engines.search
-        eot = attack_plan.eot_draws_needed(model, x[:16]) if engines is None and not missing else attack_plan.EOT
-        judge = None if engines is None else engines.exact
-        self.target = Target(model, exact, search, engines is None, not missing, ready.classes, judge, eot)
+        exact = model if replicas is None else replicas.exact
+        search = model if replicas is None else replicas.search
+        eot = attack_plan.eot_draws_needed(model, x[:16]) if replicas is None and not missing else attack_plan.EOT
+        judge = None if replicas is None else replicas.exact
+        self.target = Target(model, exact, search, replicas is None, not missing, ready.classes, judge, eot)
         draws = Draws(seed, torch.arange(len(x), device=x.device))
-        self.session = AttackSession(exact, x, y, draws, norm=norm, eps=eps, randomised=engines is None)
+        self.session = AttackSession(exact, x, y, draws, norm=norm, eps=eps, randomised=replicas is None)
         self.clean = self.scored(x)
         self.naive, self.naive_images = self.session.correct.clone(), x
         self.after_gradients = 1.0

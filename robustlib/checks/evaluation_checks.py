@@ -114,8 +114,8 @@ def look_at_outcome(
 
     model: the one that judges, one that always gives the same answer. norm: None where images are as they are, and
     what is done to them has none.  eps: 0 for a clean evaluation, None for an attack without a limit.
-    search: the model's quicker copy, which is asked first where there is one.  attacks: in turn, as `cascade` calls
-    them.
+    search: the model's quicker copy, which is asked first where there is one.  attacks: in turn, as
+    `attack_in_sequence` calls them.
     """
     found = [above_chance(outcome), normalisation(model, x, y, outcome)]
     if norm is None or eps == 0:

@@ -15,7 +15,7 @@ from robustlib.rng import Draws, default_draws
 
 
 class Found(NamedTuple):
-    """What a cascade found.
+    """What attacks in turn found.
 
     x_adv: the clean image where nothing was found.  prediction: the model's class for x_adv, shape (B,).
     broken_by: position of the attack that broke each example, shape (B,): -1 where the clean image is misclassified
@@ -31,7 +31,7 @@ class Found(NamedTuple):
     queries: Tensor
 
 
-def cascade(
+def attack_in_sequence(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -52,7 +52,7 @@ def cascade(
     eps: each example's own radius, for attacks that take one, in place of theirs.
     An example falls when `model` misclassifies its image.
     """
-    check_labels("cascade", x, y)
+    check_labels("attack_in_sequence", x, y)
     draws = default_draws(x, draws)
     search = model if search is None else search
     prediction = (predict(model, x) if clean is None else clean).clone()

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from robustlib.datasets.lazy_images import ImageSet
 from robustlib.defences.smoothing import Certificate, certify, unsmoothed
-from robustlib.evaluation.evaluate import SAMPLE, Ready, batches
+from robustlib.evaluation.batches import SAMPLE, Ready, batches
 from robustlib.evaluation.randomised_models import GROUP
-from robustlib.inference.fast_copy import exact_engine
+from robustlib.inference.fast_copy import exact_replica
 from robustlib.inference.model_modes import as_images, each_within, evaluating, layout, strict_float32
 from robustlib.input_checks import check_data
 from robustlib.metrics import CLEAN, NOTHING
@@ -42,14 +42,14 @@ def evaluate_certified(
     base, sigma = unsmoothed(ready.model, params.pop("sigma", None))
 
     def steps() -> Iterator[tuple[Batch, ...]]:
-        engine = None if ready.engines is None or base is not ready.model else ready.engines.exact
-        engine = engine or exact_engine(base, as_images(x[:SAMPLE], device, layout(base)))
+        replica = None if ready.replicas is None or base is not ready.model else ready.replicas.exact
+        replica = replica or exact_replica(base, as_images(x[:SAMPLE], device, layout(base)))
         for rows in batches(index, GROUP, grouped=True):
             start = time.perf_counter()
             own = Draws(seed, rows.to(device))
             # A model may have a randomness of its own besides.
             with seeded(seed, f"certify/{int(rows[0]) // GROUP}", device):
-                found = certify(engine, as_images(x[rows], device), sigma=sigma, draws=own, **params)
+                found = certify(replica, as_images(x[rows], device), sigma=sigma, draws=own, **params)
             seconds = time.perf_counter() - start
             images, labels = as_images(x[rows], torch.device("cpu")), y[rows]
             yield tuple(outcome(found, images, labels, rows, eps or 0.0, seconds / len(radii)) for eps in radii)

@@ -15,7 +15,7 @@ from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.checks.consistency import across_stages
 from robustlib.checks.thresholds import CheckResult, overall
 from robustlib.datasets.lazy_images import ImageSet
-from robustlib.evaluation.evaluate import evaluate_curve, make_ready
+from robustlib.evaluation.batches import evaluate_curve, make_ready
 from robustlib.evaluation.outcome_checks import check_outcome
 from robustlib.inference.model_modes import as_module, device_of
 from robustlib.input_checks import check_data
@@ -104,7 +104,7 @@ def evaluate(
         ready, x, outcome, x_adv, norm=norm, eps=eps, seed=seed, attacks=[one for _, one in named],
         eot_draws=eot_draws, device=device,
     )  # fmt: skip
-    if ready.engines is not None:
+    if ready.replicas is not None:
         checks += across_stages([name for name, _ in named], vars(outcome))
     return Evaluation(outcome, x_adv, checks, ready.mode(eps))
 

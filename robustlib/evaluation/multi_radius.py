@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustlib.arguments import Norm
 from robustlib.attacks.types import AttackFunction, as_stage
-from robustlib.evaluation.attack_sequence import Found, cascade, total
+from robustlib.evaluation.attack_sequence import Found, attack_in_sequence, total
 from robustlib.inference.predict import predict, verdict
 from robustlib.norms import added, per_example, size
 from robustlib.rng import Draws, default_draws
@@ -29,7 +29,7 @@ def curve(
     search: nn.Module | None = None,
     clean: Tensor | None = None,
 ) -> list[Found]:
-    """A cascade at each of several radii as one search, each example from the largest radius down.
+    """Attacks in turn at each of several radii as one search, each example from the largest radius down.
 
     plan: radii, rising, each with its attacks, which are the same but for the radius.
     What stands at a radius stands at the smaller ones. What fell is shrunk to the next radius first, which costs one
@@ -52,7 +52,7 @@ def curve(
                 known = {"start": None if start is None else start[rows], "clean": clean[rows]}
                 known |= {"eps": descent.eps[descent.level[rows]]} if len(levels) > 1 else {}
                 _, attacks = plan[levels[0]]
-                found = cascade(model, x[rows], y[rows], attacks, draws=draws[rows], search=search, **known)
+                found = attack_in_sequence(model, x[rows], y[rows], attacks, draws=draws[rows], search=search, **known)
                 descent.record(rows, found)
         start = descent.image
         going = descent.go_down(going, lambda images, rows: verdict(model, search, images, y[rows]), norm)
@@ -98,7 +98,7 @@ class Descent:
         )
 
     def record(self, rows: Tensor, found: Found) -> None:
-        """What a cascade found for these examples, each at its radius."""
+        """What attacks in turn found for these examples, each at its radius."""
         self.spent[rows] = total(self.spent[rows], found.queries)
         self.image[rows] = found.x_adv
         self.note(rows, found.x_adv, found.prediction, found.broken_by)

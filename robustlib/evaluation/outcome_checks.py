@@ -12,7 +12,7 @@ from robustlib.checks.idle_attacks import unmoved
 from robustlib.checks.normalisation import normalisation
 from robustlib.checks.thresholds import CheckResult
 from robustlib.datasets.lazy_images import ImageSet
-from robustlib.evaluation.evaluate import Ready
+from robustlib.evaluation.batches import Ready
 from robustlib.inference.expectation import Expectation
 from robustlib.inference.model_modes import as_images, evaluating, strict_float32
 from robustlib.outcome import Outcome
@@ -39,10 +39,10 @@ def check_outcome(
     x = as_images(images[torch.from_numpy(outcome.index)], device)
     y = torch.from_numpy(outcome.label).to(device)
     with strict_float32(), evaluating(ready.model):
-        if ready.engines is not None:
+        if ready.replicas is not None:
             own = look_at_outcome(
-                ready.engines.exact, x, y, x_adv.to(device), outcome, norm=norm, eps=eps, seed=seed,
-                search=ready.engines.suited(eps), attacks=attacks,
+                ready.replicas.exact, x, y, x_adv.to(device), outcome, norm=norm, eps=eps, seed=seed,
+                search=ready.replicas.for_radius(eps), attacks=attacks,
             )  # fmt: skip
             return [*ready.findings, *own]
         mean = Expectation(ready.model, eot_draws)

@@ -55,7 +55,7 @@ def strongest(
     norm: Norm = "Linf",
     eps: float | None = None,
 ) -> tuple[Tensor, Tensor, list[float]]:
-    """What `cascade` is for a fixed model, for a randomised one: no example falls for good, so each meets every attack.
+    """`attack_in_sequence` for a randomised model: no example is ever done with, so each meets every attack.
 
     The attacks climb the expectation over the randomness; of several, for each example the image is kept on which the
     fewest of `eot_draws` draws are right: a choice only, what it is worth is scored on fresh draws. The clean image is

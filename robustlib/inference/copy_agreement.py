@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from robustlib.inference.replica import Engine
+from robustlib.inference.replica import Replica
 from robustlib.memory import out_of_memory
 
 # How far a copy's logits may lie from the original's, in units of the logits' standard deviation: ours. Rounding of
@@ -24,26 +24,26 @@ DIFFERENTIATED = 16  # images whose gradients are compared
 
 
 def compare(
-    engine: Engine, sample: Tensor, reference: Tensor, slopes: Tensor | None, sizes: tuple[int, ...] | None = None
+    replica: Replica, sample: Tensor, reference: Tensor, slopes: Tensor | None, sizes: tuple[int, ...] | None = None
 ) -> tuple[float, str]:
-    """How far the engine's logits lie from the reference, and what is wrong with it: nothing where that is empty.
+    """How far the replica's logits lie from the reference, and what is wrong with it: nothing where that is empty.
 
     reference: the model's logits for the sample.  slopes: what `slopes_of` gives for it; None where it has none.
-    sizes: how many images to compare on at once, in turn; where it is None, all at which the engine may differ.
+    sizes: how many images to compare on at once, in turn; where it is None, all at which the replica may differ.
     """
-    exact = engine.precision == torch.float32
+    exact = replica.precision == torch.float32
     allowed = (FLOAT32_DRIFT if exact else HALF_DRIFT) * reference.std().item()
     drifts, few = [0.0], slopes if slopes is None else slopes[:DIFFERENTIATED]
-    for size in compared_sizes(engine, sample) if sizes is None else sizes:
+    for size in compared_sizes(replica, sample) if sizes is None else sizes:
         x, expected = repeated(sample, size), repeated(reference, size)
-        if engine.recorded:
+        if replica.recorded:
             # Recorded on other images than it is compared on: it may answer for ever what it was recorded with.
-            engine(1 - x)
-            engine.values_and_grads(1 - x, two_values)
-        drifts.append((engine(x) - expected).abs().max().item())
+            replica(1 - x)
+            replica.values_and_grads(1 - x, two_values)
+        drifts.append((replica(x) - expected).abs().max().item())
         if not drifts[-1] <= allowed:  # NaN too
             return drifts[-1], "other logits" if math.isfinite(drifts[-1]) else "numbers beyond its range"
-        found = slopes_of(engine, x)
+        found = slopes_of(replica, x)
         if few is not None:
             n = min(len(found), len(few))
             turned = turns(found[:n], few[:n])
@@ -53,23 +53,23 @@ def compare(
     return max(drifts), ""
 
 
-def beyond(engine: Engine, exact: Engine, sample: Tensor, slopes: Tensor | None) -> str:
+def beyond(replica: Replica, exact: Replica, sample: Tensor, slopes: Tensor | None) -> str:
     """What is wrong with a copy in float16 a step along the gradient and against it, where attacks go: its range may
     end there, with logits that are finite and another function's.
     """
-    if engine.precision != torch.float16 or slopes is None:
+    if replica.precision != torch.float16 or slopes is None:
         return ""
     few = sample[: len(slopes)]
     x = torch.cat([(few + sign * STEP * slopes[:, 0].sign()).clamp(0, 1) for sign in (1, -1)])
     expected = exact(x)
-    far = (engine(x) - expected).abs().max().item()
+    far = (replica(x) - expected).abs().max().item()
     return "" if far <= HALF_DRIFT * expected.std().item() else "other logits where attacks go"
 
 
-def compared_sizes(engine: Engine, sample: Tensor) -> tuple[int, ...]:
-    """Numbers of images to compare an engine on. On a CPU all batch sizes agree to the bit: see `steady_sizes`."""
-    if sample.is_cuda or engine.recorded:
-        return tuple(dict.fromkeys((*engine.sizes, len(sample))))
+def compared_sizes(replica: Replica, sample: Tensor) -> tuple[int, ...]:
+    """Numbers of images to compare a replica on. On a CPU all batch sizes agree to the bit: see `steady_sizes`."""
+    if sample.is_cuda or replica.recorded:
+        return tuple(dict.fromkeys((*replica.sizes, len(sample))))
     return (len(sample),)
 
 
@@ -83,16 +83,16 @@ def two_values(logits: Tensor) -> Tensor:
     return torch.stack([weighted, -weighted], 1)
 
 
-def slopes_of(engine: Engine, x: Tensor) -> Tensor:
+def slopes_of(replica: Replica, x: Tensor) -> Tensor:
     """Gradients to compare, shape (B, 2, ...). Of no more images than needed, where no batch size is to be tried."""
-    few = x if engine.recorded else x[:DIFFERENTIATED]
-    return engine.values_and_grads(few, two_values)[2]
+    few = x if replica.recorded else x[:DIFFERENTIATED]
+    return replica.values_and_grads(few, two_values)[2]
 
 
-def known_slopes(engine: Engine, x: Tensor) -> Tensor | None:
+def known_slopes(replica: Replica, x: Tensor) -> Tensor | None:
     """The same of a model that may have none."""
     try:
-        return slopes_of(engine, x)
+        return slopes_of(replica, x)
     except Exception as error:  # whatever a user's model raises when it is differentiated
         if out_of_memory(error):
             raise

@@ -19,7 +19,7 @@ from robustlib.inference.cuda_graphs import Graphs
 from robustlib.inference.gradients import Net
 from robustlib.inference.graph_rewriting import Normalized, fold, steady_linear
 from robustlib.inference.model_modes import copied, layout
-from robustlib.inference.replica import Engine
+from robustlib.inference.replica import Replica
 from robustlib.memory import out_of_memory
 from robustlib.model_calls import ask
 
@@ -27,63 +27,63 @@ ORDINARY = 64  # a batch size that all CPUs treat like the larger ones
 
 
 @dataclass(frozen=True)
-class Engines:
+class Replicas:
     """A model as it judges (`exact`, the original in float32), and as attacks search on it.
 
     search: the quickest copy.  fine: a copy in arithmetic fine enough to measure smallest distances with; often the
     same.  surrogate: another network, on which `transfer` makes its images.
     """
 
-    exact: Engine
-    search: Engine
-    fine: Engine
-    surrogate: Engine | None = None
+    exact: Replica
+    search: Replica
+    fine: Replica
+    surrogate: Replica | None = None
 
     @property
-    def every(self) -> tuple[Engine, ...]:
+    def every(self) -> tuple[Replica, ...]:
         """All of them; some may be the same."""
         return (self.exact, self.search, self.fine, *([] if self.surrogate is None else [self.surrogate]))
 
-    def suited(self, eps: float | None) -> Engine:
+    def for_radius(self, eps: float | None) -> Replica:
         """The copy to search a ball of this radius with, or, with None, for the nearest misclassified image."""
         return self.fine if eps is None else self.search
 
     @property
     def passes(self) -> Count:
         """Examples passed forward and back so far, by all."""
-        counts = {id(engine.count): engine.count for engine in self.every}.values()
+        counts = {id(replica.count): replica.count for replica in self.every}.values()
         return Count(*(sum(each) for each in zip(*(astuple(count) for count in counts), strict=True)))
 
-    def hand_over(self, other: "Engines") -> None:
+    def add_counts_to(self, other: "Replicas") -> None:
         """Count the passes so far as the other's."""
         # Those that count together are empty at their second turn.
         for mine, theirs in zip(self.every, other.every, strict=True):
             mine.count.move_to(theirs.count)
 
 
-def make_engines(model: nn.Module, sample: Tensor, *, half: bool | None = None) -> Engines:
-    """Engines for a model in eval mode on its device; the search copy in the quickest form that agrees with the model.
+def make_replicas(model: nn.Module, sample: Tensor, *, half: bool | None = None) -> Replicas:
+    """Replicas for a model in eval mode on its device; the search copy in the quickest form that agrees with the model.
 
     sample: some images, on the device.  half: search in half precision; where it is None, as `suits_half` says.
     """
-    exact = exact_engine(model, sample)
+    exact = exact_replica(model, sample)
     if not exact.sizes:
-        return Engines(exact, exact, exact)
+        return Replicas(exact, exact, exact)
     half = suits_half(model, sample.device) if half is None else half
     known, given_up = (exact(sample), known_slopes(exact, sample)), list[str]()
     rough = None
     if half:
         rough = first_that_agrees(forms(model, sample, halves(sample.device)), sample, *known, given_up)
     judge = first_that_agrees(forms(model, sample, [torch.float32]), sample, *known, given_up) or exact
-    engines = put_together(exact, judge, rough, f" (given up: {'; '.join(given_up)})" if given_up else "")
-    for engine in (engines.search, engines.fine) if sample.is_cuda else ():
-        warm_up(engine, sample)
-    for engine in engines.every:
-        engine.count.clear()
-    return engines
+    replicas = put_together(exact, judge, rough, f" (given up: {'; '.join(given_up)})" if given_up else "")
+    for replica in (replicas.search, replicas.fine) if sample.is_cuda else ():
+        warm_up(replica, sample)
+    for replica in replicas.every:
+        replica.count.clear()
+    return replicas
 
 
-def put_together(exact: Engine, judge: Engine, rough: Engine | None, given_up: str) -> Engines:
+def put_together(exact: Replica, judge: Replica, rough: Replica | None, given_up: str) -> Replicas:
     """The model, its copy in float32, which may be itself, and that in half precision. given_up: for the mode."""
     fine = judge if judge is exact else judge.but(judge=judge)
     if rough is None:
@@ -92,39 +92,39 @@ def put_together(exact: Engine, judge: Engine, rough: Engine | None, given_up: s
     else:
         search = rough.but(mode=rough.mode + given_up, judge=judge, in_float32=fine, spare=judge)
         fine = fine.but(in_half=search)
-    return Engines(fine if judge is exact else exact, search, fine)
+    return Replicas(fine if judge is exact else exact, search, fine)
 
 
 def first_that_agrees(
-    ways: list[Callable[[], Engine]],
+    ways: list[Callable[[], Replica]],
     sample: Tensor,
     reference: Tensor,
     slopes: Tensor | None,
     given_up: list[str],
-) -> Engine | None:
+) -> Replica | None:
     return next((found for make in ways if (found := attempt(make, sample, reference, slopes, given_up))), None)
 
 
-def warm_up(engine: Engine, sample: Tensor) -> None:
+def warm_up(replica: Replica, sample: Tensor) -> None:
     """Record the graphs of every batch size, so that no attack's seconds hold them; sizes that do not fit are left."""
-    for size in engine.sizes:
+    for size in replica.sizes:
         x = repeated(sample, size)
-        engine(x)
+        replica(x)
         with suppress(ValueError):  # of a model that only answers: no attack will find a gradient there either
-            engine.values_and_grads(x, lambda z: z[:, :1])
+            replica.values_and_grads(x, lambda z: z[:, :1])
 
 
-def exact_engine(model: nn.Module, sample: Tensor) -> Engine:
+def exact_replica(model: nn.Module, sample: Tensor) -> Replica:
     """The original model; without fixed sizes where its logits depend on who else is in the batch."""
     few, memory_format = sample[:7], layout(model)
     with torch.no_grad():
         alone = ask(model, few.contiguous(memory_format=memory_format))
     if not sample.is_cuda and takes_channels_last(model, few, alone):
         memory_format = torch.channels_last  # the same arithmetic in half of a CPU's time
-    engine = Engine(model, sizes=batch_sizes(sample), memory_format=memory_format, mode="float32, as given")
-    if not torch.allclose(engine(few), alone.float(), rtol=1e-4, atol=1e-4):
-        return Engine(model, sizes=(), memory_format=layout(model), mode="float32, as given, batches as they come")
-    return engine.but(sizes=steady_sizes(engine, sample))
+    replica = Replica(model, sizes=batch_sizes(sample), memory_format=memory_format, mode="float32, as given")
+    if not torch.allclose(replica(few), alone.float(), rtol=1e-4, atol=1e-4):
+        return Replica(model, sizes=(), memory_format=layout(model), mode="float32, as given, batches as they come")
+    return replica.but(sizes=steady_sizes(replica, sample))
 
 
 @torch.no_grad()
@@ -139,15 +139,15 @@ def takes_channels_last(model: nn.Module, x: Tensor, logits: Tensor) -> bool:
     return found.shape == logits.shape and torch.allclose(found.float(), logits.float(), rtol=1e-4, atol=1e-4)
 
 
-def steady_sizes(engine: Engine, sample: Tensor) -> tuple[int, ...]:
+def steady_sizes(replica: Replica, sample: Tensor) -> tuple[int, ...]:
     """Its batch sizes without the smallest where these give other bits than an ordinary one: some CPUs treat matrices
     of few rows in another way (measured: eight rows in float32, on a CPU with AMX).
     """
-    if sample.device.type != "cpu" or not engine.sizes:
-        return engine.sizes
-    sizes, some = engine.sizes, sample[:16]
-    expected = engine.but(sizes=(next((size for size in sizes if size >= ORDINARY), sizes[-1]),))(some)
-    while len(sizes) > 1 and not torch.equal(engine.but(sizes=sizes[:1])(some), expected):
+    if sample.device.type != "cpu" or not replica.sizes:
+        return replica.sizes
+    sizes, some = replica.sizes, sample[:16]
+    expected = replica.but(sizes=(next((size for size in sizes if size >= ORDINARY), sizes[-1]),))(some)
+    while len(sizes) > 1 and not torch.equal(replica.but(sizes=sizes[:1])(some), expected):
         sizes = sizes[1:]
     return sizes
 
@@ -168,53 +168,53 @@ def halves(device: torch.device) -> list[torch.dtype]:
     return [torch.float16, torch.bfloat16] if device.type == "cuda" else [torch.bfloat16]
 
 
-def forms(model: nn.Module, sample: Tensor, dtypes: list[torch.dtype]) -> list[Callable[[], Engine]]:
+def forms(model: nn.Module, sample: Tensor, dtypes: list[torch.dtype]) -> list[Callable[[], Replica]]:
     """Ways to make the search copy, the quickest first."""
-    ways: list[Callable[[], Engine]] = []
+    ways: list[Callable[[], Replica]] = []
     for dtype in dtypes:
         sizes = batch_sizes(sample, dtype)
         for make in (folded, plain):
             for graphs in (True, False) if sample.is_cuda else (False,):
-                ways.append(partial(search_engine, make, model, dtype, sizes, graphs))
+                ways.append(partial(search_replica, make, model, dtype, sizes, graphs))
     return ways
 
 
 def attempt(
-    make: Callable[[], Engine],
+    make: Callable[[], Replica],
     sample: Tensor,
     reference: Tensor,
     slopes: Tensor | None = None,
     given_up: list[str] | None = None,
-) -> Engine | None:
-    """The engine, if it can be made and its logits and gradients are those of the original but for rounding.
+) -> Replica | None:
+    """The replica, if it can be made and its logits and gradients are those of the original but for rounding.
 
     reference, slopes: the original's logits for the sample, and what `slopes_of` gives for it, where that is known.
-    given_up: is told of an engine that could be made and is not to be used, and why.
+    given_up: is told of a replica that could be made and is not to be used, and why.
     """
-    engine = None
+    replica = None
     try:
-        engine = make()
-        drift, fault = compare(engine, sample, reference, slopes)
+        replica = make()
+        drift, fault = compare(replica, sample, reference, slopes)
     except (
         Exception
     ) as error:  # tracing, casting and graphing a user's model may raise anything: a plainer form is tried
         if not out_of_memory(error):
             return None
         drift, fault = 0.0, "no memory for it"
-    if fault or engine is None:
+    if fault or replica is None:
         if given_up is not None:
-            given_up.append(f"{engine.mode}: {fault}" if engine else fault)
+            given_up.append(f"{replica.mode}: {fault}" if replica else fault)
         return None
-    return engine.but(drift=4 * drift, sizes=steady_sizes(engine, sample), count=Count())
+    return replica.but(drift=4 * drift, sizes=steady_sizes(replica, sample), count=Count())
 
 
-def search_engine(
+def search_replica(
     make: Callable[[nn.Module], tuple[nn.Module, str]],
     model: nn.Module,
     dtype: torch.dtype,
     sizes: tuple[int, ...],
     graphs: bool,
-) -> Engine:
+) -> Replica:
     net, mode = make(model)
     if all(weights.device.type == "cpu" for weights in model.parameters()):
         steady_linear(net)
@@ -229,7 +229,7 @@ def search_engine(
         takes = (torch.float32, torch.contiguous_format)
     called: Net = Graphs(net) if graphs else net
     words = [str(dtype).removeprefix("torch."), mode, "channels-last" if has_images else "", "graphs" if graphs else ""]
-    return Engine(
+    return Replica(
         called,
         sizes=sizes,
         dtype=takes[0],

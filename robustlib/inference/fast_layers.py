@@ -94,12 +94,12 @@ class Halving(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         bits, rows, pooled = ctx.saved_tensors
         live = pooled.sign().mul_(gradients[0].view(bits.dtype))
-        columns = share_out(live, rows[:, :, :, 0::2], rows[:, :, :, 1::2], torch.empty_like(rows), 3)
-        back = share_out(columns, bits[:, :, 0::2], bits[:, :, 1::2], torch.empty_like(bits), 2)
+        columns = scatter(live, rows[:, :, :, 0::2], rows[:, :, :, 1::2], torch.empty_like(rows), 3)
+        back = scatter(columns, bits[:, :, 0::2], bits[:, :, 1::2], torch.empty_like(bits), 2)
         return back.view(gradients[0].dtype)
 
 
-def share_out(gradient: Tensor, first: Tensor, second: Tensor, into: Tensor, axis: int) -> Tensor:
+def scatter(gradient: Tensor, first: Tensor, second: Tensor, into: Tensor, axis: int) -> Tensor:
     """The gradient where the larger of the two was, zero at the other, one after the other along an axis of `into`."""
     places = [slice(None)] * axis
     one, other = into[(*places, slice(0, None, 2))], into[(*places, slice(1, None, 2))]

@@ -21,7 +21,7 @@ class Margins(NamedTuple):
 class Oracle(Careful, nn.Module):
     """What an attack may ask of a model. Called, it gives logits, shape (B, classes).
 
-    The answers given here are those of a model that is attacked itself. A quicker copy of one (`Engine`) and the mean
+    The answers given here are those of a model that is attacked itself. A quicker copy of one (`Replica`) and the mean
     of a randomised one's draws (`Expectation`) have some of their own.
     batch: examples that go well into one pass; 0 where their number makes no difference.
     """

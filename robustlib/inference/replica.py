@@ -13,7 +13,7 @@ from robustlib.losses import margin, misclassified
 DOUBT = 1 / 32  # of its drift: nearer than that, half precision is not asked which of two images has the larger margin
 
 
-class Engine(BatchedModel):
+class Replica(BatchedModel):
     """A copy of a model, or the model itself, at fixed batch sizes. It is made once: see `but`.
 
     mode: what `net` is, in words.  drift: how far `net`'s logits may lie from those of the model that it stands for; 0
@@ -30,9 +30,9 @@ class Engine(BatchedModel):
         *,
         mode: str = "float32",
         drift: float = 0.0,
-        judge: "Engine | None" = None,
-        in_float32: "Engine | None" = None,
-        in_half: "Engine | None" = None,
+        judge: "Replica | None" = None,
+        in_float32: "Replica | None" = None,
+        in_half: "Replica | None" = None,
         recorded: bool = False,
         **batched: Any,
     ):
@@ -42,22 +42,22 @@ class Engine(BatchedModel):
         self.copies = (judge, in_float32, in_half)  # in a tuple, so that they are no parts of this module
         self.recorded = recorded
 
-    def but(self, **changed: Any) -> "Engine":
+    def but(self, **changed: Any) -> "Replica":
         """The same but for what is given. Both call one net, and count together unless a count is given."""
         how = ("sizes", "dtype", "memory_format", "precision", "spare", "count")
         names = ("net", "mode", "drift", "judge", "in_float32", "in_half", "recorded", *how)
-        return Engine(**{name: getattr(self, name) for name in names} | changed)
+        return Replica(**{name: getattr(self, name) for name in names} | changed)
 
     @property
-    def judge(self) -> "Engine | None":
+    def judge(self) -> "Replica | None":
         return self.copies[0]
 
     @property
-    def in_float32(self) -> "Engine | None":
+    def in_float32(self) -> "Replica | None":
         return self.copies[1]
 
     @property
-    def in_half(self) -> "Engine | None":
+    def in_half(self) -> "Replica | None":
         return self.copies[2]
 
     def gradients(self, x: Tensor, values: Values, *rows: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class Engine(BatchedModel):
         return near[larger], Margins(value[larger], rough[near[larger]])
 
     @property
-    def finer(self) -> "Engine | None":
+    def finer(self) -> "Replica | None":
         """The judge, where it tells small differences apart that `net` is too rough for."""
         return None if self.judge is None or self.judge.net is self.net else self.judge
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from robustlib.inference.fast_copy import Engines
+from robustlib.inference.fast_copy import Replicas
 from robustlib.inference.model_modes import without_graphs
 
 MOST = 4  # threads that run Python at once: more would wait for each other
@@ -24,26 +24,26 @@ Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
-class Crew:
-    """engines: a copy for each member, the original first.  threads: of each operation."""
+class ThreadedReplicas:
+    """replicas: a copy for each thread, the original first.  threads: of each operation."""
 
-    engines: list[Engines]
+    replicas: list[Replicas]
     threads: int
 
-    def share_out(self, n: int, work: Callable[[Engines, Tensor], Part]) -> list[tuple[Tensor, Part]]:
-        """The work done on every share of n rows, in turn one to each member, with the rows of each share."""
-        rows = [torch.arange(first, n, len(self.engines)) for first in range(max(1, min(n, len(self.engines))))]
-        pairs = zip(self.engines, rows, strict=False)
-        with threads_of(self.threads), ThreadPoolExecutor(len(self.engines)) as pool:
-            futures = [pool.submit(self.at_work, work, engines, share) for engines, share in pairs]
+    def scatter(self, n: int, work: Callable[[Replicas, Tensor], Part]) -> list[tuple[Tensor, Part]]:
+        """The work done on every share of n rows, in turn one to each thread, with the rows of each share."""
+        rows = [torch.arange(first, n, len(self.replicas)) for first in range(max(1, min(n, len(self.replicas))))]
+        pairs = zip(self.replicas, rows, strict=False)
+        with threads_of(self.threads), ThreadPoolExecutor(len(self.replicas)) as pool:
+            futures = [pool.submit(self.at_work, work, replicas, share) for replicas, share in pairs]
             found = [(share, future.result()) for share, future in zip(rows, futures, strict=True)]
-        for engines in self.engines[1:]:
-            engines.hand_over(self.engines[0])
+        for replicas in self.replicas[1:]:
+            replicas.add_counts_to(self.replicas[0])
         return found
 
-    def at_work(self, work: Callable[[Engines, Tensor], Part], engines: Engines, rows: Tensor) -> Part:
+    def at_work(self, work: Callable[[Replicas, Tensor], Part], replicas: Replicas, rows: Tensor) -> Part:
         torch.set_num_threads(self.threads)  # of this thread
-        return work(engines, rows)
+        return work(replicas, rows)
 
 
 @contextmanager
@@ -57,27 +57,27 @@ def threads_of(each: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def members() -> int:
+def thread_count() -> int:
     """How many threads share out a batch, where they can."""
     return min(torch.get_num_threads(), MOST)
 
 
-def make_crew(engines: Engines, device: torch.device) -> Crew | None:
+def make_threaded(replicas: Replicas, device: torch.device) -> ThreadedReplicas | None:
     """None where one thread has the model to itself: on other devices, on one CPU, for models too large to copy or that
     cannot be copied.
     """
-    number = members()
-    if device.type != "cpu" or number < 2 or (number - 1) * size_of(engines) > COPIES_BYTES:
+    number = thread_count()
+    if device.type != "cpu" or number < 2 or (number - 1) * size_of(replicas) > COPIES_BYTES:
         return None
     try:
-        copies = [copy.deepcopy(engines, without_graphs(*engines.every)) for _ in range(number - 1)]
-        for engine in (engine for made in copies for engine in made.every):
-            engine.count.clear()
+        copies = [copy.deepcopy(replicas, without_graphs(*replicas.every)) for _ in range(number - 1)]
+        for replica in (replica for made in copies for replica in made.every):
+            replica.count.clear()
     except Exception:  # a user's model may hold on to anything
         return None
-    return Crew([engines, *copies], torch.get_num_threads() // number)
+    return ThreadedReplicas([replicas, *copies], torch.get_num_threads() // number)
 
 
-def size_of(engines: Engines) -> int:
-    tensors = {id(t): t for module in engines.every for t in (*module.parameters(), *module.buffers())}
+def size_of(replicas: Replicas) -> int:
+    tensors = {id(t): t for module in replicas.every for t in (*module.parameters(), *module.buffers())}
     return sum(t.numel() * t.element_size() for t in tensors.values())

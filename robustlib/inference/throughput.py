@@ -44,17 +44,17 @@ def stepped(steps: int) -> Work:
     return Work(steps, steps)
 
 
-VERDICTS = Work(3)  # the clean pass, that of the cascade, and the one that counts
+VERDICTS = Work(3)  # the clean pass, that of the attacks in turn, and the one that counts
 
 
-def calibrate(engine: BatchedModel, x: Tensor, *, seconds: float = 2.0) -> Rates:
-    """Images a second through the engine at its largest batch size, forward and with a gradient, half the time each.
+def calibrate(replica: BatchedModel, x: Tensor, *, seconds: float = 2.0) -> Rates:
+    """Images a second through the replica at its largest batch size, forward and with a gradient, half the time each.
 
-    x: some images on the engine's device; repeated to fill the batch.
+    x: some images on the replica's device; repeated to fill the batch.
     """
-    size = engine.sizes[-1] if engine.sizes else len(x)
+    size = replica.sizes[-1] if replica.sizes else len(x)
     x = x.repeat(-(-size // len(x)), *[1] * (x.ndim - 1))[:size]
-    calls = (lambda: engine(x), lambda: engine.values_and_grads(x, lambda z: z[:, :1]))
+    calls = (lambda: replica(x), lambda: replica.values_and_grads(x, lambda z: z[:, :1]))
     forwards = rate(calls[0], size, seconds / 2)
     try:
         return Rates(forwards, rate(calls[1], size, seconds / 2))

@@ -8,25 +8,25 @@ from torch import Tensor, nn
 
 from robustlib.inference.batched_model import batch_sizes
 from robustlib.inference.copy_agreement import beyond, compare, known_slopes
-from robustlib.inference.fast_copy import attempt, halves, search_engine, suits_half
+from robustlib.inference.fast_copy import attempt, halves, search_replica, suits_half
 from robustlib.inference.graph_rewriting import fold, refresh
 from robustlib.inference.model_modes import evaluating, layout, strict_float32
-from robustlib.inference.replica import Engine
+from robustlib.inference.replica import Replica
 from robustlib.model_calls import ask
 
 
 class TrackingCopy:
     """A search copy of a model whose weights change. Called, it brings the copy up to date and gives it.
 
-    engines: the forms that there are, the quickest first.  engine: the one in use.
+    replicas: the forms that there are, the quickest first.  replica: the one in use.
     """
 
-    def __init__(self, model: nn.Module, sample: Tensor, engines: list[Engine]):
+    def __init__(self, model: nn.Module, sample: Tensor, replicas: list[Replica]):
         self.model, self.sample = model, sample
         # The model itself computes what half precision cannot: as it is then, in eval mode, as attacks see it.
-        self.exact = Engine(model, sizes=batch_sizes(sample), memory_format=layout(model))
-        self.engines = [e if e.precision == torch.float32 else e.but(spare=self.exact) for e in engines]
-        self.engine: Engine | None = self.engines[0]
+        self.exact = Replica(model, sizes=batch_sizes(sample), memory_format=layout(model))
+        self.replicas = [e if e.precision == torch.float32 else e.but(spare=self.exact) for e in replicas]
+        self.replica: Replica | None = self.replicas[0]
 
     def choose(self) -> str:
         """Compare the forms with the model at its weights of now, and use the first that agrees; its mode, in words.
@@ -36,35 +36,35 @@ class TrackingCopy:
         given_up: list[str] = []
         with evaluating(self.model), strict_float32():
             reference, slopes = self.exact(self.sample), known_slopes(self.exact, self.sample)
-            for engine in self.engines:
-                refresh_engine(engine)
-                alone = engine.but(spare=None)
+            for replica in self.replicas:
+                refresh_replica(replica)
+                alone = replica.but(spare=None)
                 fault = compare(alone, self.sample, reference, slopes, sizes=(len(self.sample),))[1]
                 fault = fault or beyond(alone, self.exact, self.sample, slopes)
-                engine.count.clear()
+                replica.count.clear()
                 if not fault:
-                    self.engine = engine
+                    self.replica = replica
                     break
-                given_up.append(f"{engine.mode}: {fault}")
+                given_up.append(f"{replica.mode}: {fault}")
             else:
-                self.engine = None
-        mode = "float32, as given" if self.engine is None else self.engine.mode
+                self.replica = None
+        mode = "float32, as given" if self.replica is None else self.replica.mode
         return f"{mode} (given up: {'; '.join(given_up)})" if given_up else mode
 
     @property
     def overflows(self) -> int:
         """Examples since the last choice that were beyond the copy's range, and were computed in float32."""
-        return 0 if self.engine is None else self.engine.count.overflows
+        return 0 if self.replica is None else self.replica.count.overflows
 
     def __call__(self) -> nn.Module:
-        if self.engine is None:
+        if self.replica is None:
             return self.model
-        refresh_engine(self.engine)
-        return self.engine
+        refresh_replica(self.replica)
+        return self.replica
 
 
-def refresh_engine(engine: Engine) -> None:
-    refresh(cast(nn.Module, engine.net))  # what `fold` made
+def refresh_replica(replica: Replica) -> None:
+    refresh(cast(nn.Module, replica.net))  # what `fold` made
 
 
 def tracking_copy(model: nn.Module, sample: Tensor) -> TrackingCopy | None:
@@ -74,13 +74,13 @@ def tracking_copy(model: nn.Module, sample: Tensor) -> TrackingCopy | None:
     """
     half = suits_half(model, sample.device)
     ways = [
-        partial(search_engine, folded_copy, model, dtype, batch_sizes(sample, dtype), False)
+        partial(search_replica, folded_copy, model, dtype, batch_sizes(sample, dtype), False)
         for dtype in (*(halves(sample.device) if half else ()), torch.float32)
     ]
     with evaluating(model), torch.no_grad():
         reference = ask(model, sample)
-        engines = [engine for way in ways if (engine := attempt(way, sample, reference)) is not None]
-    return TrackingCopy(model, sample, engines) if engines else None
+        replicas = [replica for way in ways if (replica := attempt(way, sample, reference)) is not None]
+    return TrackingCopy(model, sample, replicas) if replicas else None
 
 
 def folded_copy(model: nn.Module) -> tuple[nn.Module, str]:

@@ -26,7 +26,7 @@ ENDS = {
     "robustlib.arguments.NORMS",
 }
 PGD = ["robustlib.attacks.pgd.pgd"]
-AUTOATTACK = ["robustlib.attacks.autoattack.autoattack", "robustlib.evaluation.attack_sequence.cascade"]
+AUTOATTACK = ["robustlib.attacks.autoattack.autoattack", "robustlib.evaluation.attack_sequence.attack_in_sequence"]
 
 
 @dataclass(frozen=True)

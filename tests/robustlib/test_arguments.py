@@ -20,7 +20,7 @@ from robustlib.attacks.types import as_stage
 from robustlib.audit.audit import audit
 from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify, predict
-from robustlib.evaluation.evaluate import evaluate, evaluate_curve
+from robustlib.evaluation.batches import evaluate_batches, evaluate_curve
 from robustlib.input_checks import checked, unchecked
 from robustlib.rng import Draws
 from robustlib.settings import TrainSettings
@@ -295,7 +295,7 @@ def test_entries_refuse_the_same_data(entry: str, wrong: dict, error: type, mess
     message = message.replace(r"\[0, 1\], got torch.int64$", r"\[0, 1\]")
     with pytest.raises(error, match=message):
         if entry == "evaluate":
-            list(evaluate(model, x, y, [("pgd", pgd)], eps=0.1))
+            list(evaluate_batches(model, x, y, [("pgd", pgd)], eps=0.1))
         elif entry == "audit":
             list(audit(model, x, y, eps=0.1, queries=50))
         else:
@@ -305,24 +305,33 @@ def test_entries_refuse_the_same_data(entry: str, wrong: dict, error: type, mess
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: list(evaluate(m, X, Y, [], eps=-1.0)), "evaluate: expected eps of at least 0, got -1.0"),
-        (lambda m: list(evaluate(m, X, Y, [], eps=math.nan)), "evaluate: expected eps of at least 0, got nan"),
-        (lambda m: list(evaluate(m, X, Y, [], eps=8.0)), r"evaluate: expected eps in \[0, 1\] .* did you mean 8/255"),
+        (lambda m: list(evaluate_batches(m, X, Y, [], eps=-1.0)), "evaluate: expected eps of at least 0, got -1.0"),
+        (lambda m: list(evaluate_batches(m, X, Y, [], eps=math.nan)), "evaluate: expected eps of at least 0, got nan"),
         (
-            lambda m: list(evaluate(m, X, Y, [], norm=NO_NORM)),
+            lambda m: list(evaluate_batches(m, X, Y, [], eps=8.0)),
+            r"evaluate: expected eps in \[0, 1\] .* did you mean 8/255",
+        ),
+        (
+            lambda m: list(evaluate_batches(m, X, Y, [], norm=NO_NORM)),
             "evaluate_curve: unknown norm 'l2', expected one of: Linf,",
         ),
-        (lambda m: list(evaluate(m, X, Y, [], batch_size=0)), "expected batch_size of at least 1, got 0"),
-        (lambda m: list(evaluate(m, X, Y, [], draws=0)), "expected draws of at least 1, got 0"),
-        (lambda m: list(evaluate(m, X, Y, [], eot_draws=0)), "expected eot_draws of at least 1, got 0"),
-        (lambda m: list(evaluate(m, X, Y, [], num_classes=0)), "expected num_classes of at least 1, got 0"),
+        (lambda m: list(evaluate_batches(m, X, Y, [], batch_size=0)), "expected batch_size of at least 1, got 0"),
+        (lambda m: list(evaluate_batches(m, X, Y, [], draws=0)), "expected draws of at least 1, got 0"),
+        (lambda m: list(evaluate_batches(m, X, Y, [], eot_draws=0)), "expected eot_draws of at least 1, got 0"),
+        (lambda m: list(evaluate_batches(m, X, Y, [], num_classes=0)), "expected num_classes of at least 1, got 0"),
         (
-            lambda m: list(evaluate(m, X, Y + 1, [], num_classes=3)),
+            lambda m: list(evaluate_batches(m, X, Y + 1, [], num_classes=3)),
             "evaluate: the model gives 3 classes, but y holds 3",
         ),
-        (lambda m: list(evaluate(m, X[:0], Y[:0], [])), "evaluate: expected at least one image, got none"),
-        (lambda m: list(evaluate(m, X, Y, [], index=torch.tensor([4]))), "expected index as int64 from 0 to 3, shape"),
-        (lambda m: list(evaluate(m, X, Y, [], index=torch.tensor([-1]))), "expected index as int64 from 0 to 3, shape"),
+        (lambda m: list(evaluate_batches(m, X[:0], Y[:0], [])), "evaluate: expected at least one image, got none"),
+        (
+            lambda m: list(evaluate_batches(m, X, Y, [], index=torch.tensor([4]))),
+            "expected index as int64 from 0 to 3, shape",
+        ),
+        (
+            lambda m: list(evaluate_batches(m, X, Y, [], index=torch.tensor([-1]))),
+            "expected index as int64 from 0 to 3, shape",
+        ),
         (lambda m: list(evaluate_curve(m, X, Y, [(0.2, []), (0.1, [])])), "expected radii that rise, got 0.2, 0.1"),
         (lambda m: list(evaluate_curve(m, X, Y, [(0.2, []), (None, [])])), "expected radii that rise, got 0.2, None"),
         (lambda m: list(audit(m, X, Y, eps=0)), "audit: expected eps above 0, got 0"),

@@ -18,13 +18,13 @@ from robustlib.audit.audit import Audit, audit
 from robustlib.audit.gradient_bypass import module_surrogates
 from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify
-from robustlib.evaluation.attack_sequence import cascade
-from robustlib.evaluation.evaluate import evaluate, make_ready
+from robustlib.evaluation.attack_sequence import attack_in_sequence
+from robustlib.evaluation.batches import evaluate_batches, make_ready
 from robustlib.inference.expectation import Expectation, is_randomised
-from robustlib.inference.fast_copy import exact_engine
+from robustlib.inference.fast_copy import exact_replica
 from robustlib.inference.gradients import pull
-from robustlib.inference.replica import Engine
-from robustlib.inference.threads import make_crew
+from robustlib.inference.replica import Replica
+from robustlib.inference.threads import make_threaded
 from robustlib.model_calls import ask
 from robustlib.models.black_box import BlackBoxModel
 from robustlib.outcome import Outcome
@@ -158,7 +158,7 @@ def test_an_evaluation_says_the_same_of_every_example(odd: Callable[[], Net]):
 
     def found(model: Net) -> tuple[Any, str]:
         ready = make_ready(model, X, 10, CPU)
-        (batch,) = evaluate(model, X, Y, attacks, eps=0.1, ready=ready)
+        (batch,) = evaluate_batches(model, X, Y, attacks, eps=0.1, ready=ready)
         return batch, ready.mode(0.1)
 
     before = X.clone()
@@ -184,9 +184,9 @@ def test_gradients_certificates_defences_and_cascades(odd: Callable[[], Net]):
     def values(logits: Tensor) -> Tensor:
         return logits[:, :3]
 
-    for net, other in ((odd(), Net(minus)), (Engine(odd(), sizes=(8,)), Engine(Net(minus), sizes=(8,)))):
+    for net, other in ((odd(), Net(minus)), (Replica(odd(), sizes=(8,)), Replica(Net(minus), sizes=(8,)))):
         pulled = [
-            model.values_and_grads(X, values) if isinstance(model, Engine) else pull(model, X, values)
+            model.values_and_grads(X, values) if isinstance(model, Replica) else pull(model, X, values)
             for model in (net, other)
         ]
         for mine, pure in zip(*pulled, strict=True):
@@ -196,7 +196,7 @@ def test_gradients_certificates_defences_and_cascades(odd: Callable[[], Net]):
     for name in ("median", "bit_depth", "jpeg"):
         mine, pure = (ask(DEFENCES[name](model), X) for model in (odd(), Net(minus)))
         assert torch.equal(mine, pure)
-    mine, pure = (cascade(m, X, Y, [partial(ATTACKS["pgd"], eps=0.05)] * 2) for m in (odd(), Net(minus)))
+    mine, pure = (attack_in_sequence(m, X, Y, [partial(ATTACKS["pgd"], eps=0.05)] * 2) for m in (odd(), Net(minus)))
     assert torch.equal(mine.x_adv, pure.x_adv) and torch.equal(mine.broken_by, pure.broken_by)
 
 
@@ -221,7 +221,7 @@ def test_a_first_layer_in_place(layer: nn.Module):
     twin = copy.deepcopy(layer)
     setattr(twin, "inplace", True)  # noqa: B010
     (mine,), (pure,) = (
-        evaluate(Net(m), X, Y, [("pgd", partial(ATTACKS["pgd"], eps=0.1))], eps=0.1) for m in (twin, layer)
+        evaluate_batches(Net(m), X, Y, [("pgd", partial(ATTACKS["pgd"], eps=0.1))], eps=0.1) for m in (twin, layer)
     )
     assert same(mine.outcome, pure.outcome) and torch.equal(mine.x_adv, pure.x_adv)
 
@@ -241,7 +241,7 @@ def test_a_module_is_looked_at_through_what_it_got():
 def test_a_randomised_model_is_one_whatever_memory_it_answers_in():
     """Two answers in one memory are always alike."""
     model = Net(lambda x: x + 0.1 * torch.randn_like(x), Buffer())
-    assert is_randomised(model, X) and make_ready(model, X, 10, CPU).engines is None
+    assert is_randomised(model, X) and make_ready(model, X, 10, CPU).replicas is None
     assert not is_randomised(Net(minus, Buffer()), X)
 
 
@@ -259,10 +259,10 @@ def test_the_mean_of_answers_in_one_memory():
 
 
 def test_batches_in_one_memory():
-    engine = Engine(Net(minus, Buffer()), sizes=(8,))
-    first = engine(X)
+    replica = Replica(Net(minus, Buffer()), sizes=(8,))
+    first = replica(X)
     kept = first.clone()
-    engine(1 - X)
+    replica(1 - X)
     assert torch.equal(first, kept)
     torch.testing.assert_close(first, Net(minus)(X))
 
@@ -293,7 +293,7 @@ class Runtime:
 def test_a_callable_over_numpy(kind: str):
     before = X.clone()
     (mine,), (pure,) = (
-        evaluate(model, X, Y, [("square", partial(ATTACKS["square"], eps=0.1, queries=60))], eps=0.1)
+        evaluate_batches(model, X, Y, [("square", partial(ATTACKS["square"], eps=0.1, queries=60))], eps=0.1)
         for model in (BlackBoxModel(Runtime(kind)), BlackBoxModel(lambda x: Net(minus)(x)))
     )
     assert torch.equal(X, before)
@@ -317,14 +317,14 @@ def test_members_of_a_crew_take_turns_at_a_function():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        engines = make_ready(BlackBoxModel(answer), X, 10, CPU).engines
-        assert engines is not None
-        crew = make_crew(engines, CPU)
-        assert crew is not None and len(crew.engines) == 2
-        expected = exact_engine(Net(minus), X)
+        replicas = make_ready(BlackBoxModel(answer), X, 10, CPU).replicas
+        assert replicas is not None
+        threaded = make_threaded(replicas, CPU)
+        assert threaded is not None and len(threaded.replicas) == 2
+        expected = exact_replica(Net(minus), X)
         for turn in range(20):
             x = X.roll(turn, 0)
-            for rows, found in crew.share_out(len(X), lambda engines, rows, x=x: engines.exact(x[rows])):
+            for rows, found in threaded.scatter(len(X), lambda replicas, rows, x=x: replicas.exact(x[rows])):
                 torch.testing.assert_close(found, expected(x[rows]), rtol=1e-5, atol=1e-5)
     finally:
         torch.set_num_threads(before)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustlib.inference.replica import Engine
+from robustlib.inference.replica import Replica
 from robustlib.inference.throughput import Rates, Work, calibrate
 from robustq.jobs.submission import dry_run
 
@@ -75,5 +75,5 @@ def test_calibration_counts_images():
         seen.append(len(x))
         return x.flatten(1)[:, :3]
 
-    rates = calibrate(Engine(net, sizes=(8, 16)), torch.rand(5, 1, 2, 2), seconds=0.05)
+    rates = calibrate(Replica(net, sizes=(8, 16)), torch.rand(5, 1, 2, 2), seconds=0.05)
     assert set(seen) == {16} and rates.forwards > rates.gradients > 0

@@ -11,7 +11,6 @@ from click.testing import CliRunner
 
 from robustlib.attacks import ATTACKS
 from robustlib.audit.audit import audit
-from robustlib.evaluation.evaluate import evaluate
 from robustlib.models import build
 from robustlib.models.randomised import dropout_at_inference
 from robustlib.settings import TrainSettings
@@ -126,7 +125,7 @@ def test_settings_of_trainings_and_evaluations_are_refused_alike(folder: Path):
     assert by_study({"train": {"epochs": 0}}, clean) == found == "expected epochs of at least 1, got 0"
     assert by_option("train", "lenet5", "--dataset", "digits", "--epochs", "0", "--out", "w.safetensors") == found
     for name in ("draws", "eot_draws", "batch_size"):
-        found = by_python(evaluate, network(), X, Y, [], **{name: 0})
+        found = by_python(evaluate_batches, network(), X, Y, [], **{name: 0})
         assert by_study(GIVEN, clean, **{name: 0}) == found == f"expected {name} of at least 1, got 0"
     found = by_python(audit, network(), X, Y, queries=0)
     assert by_study(GIVEN, {"name": "audit", "eps": 0.1, "queries": 0}) == found

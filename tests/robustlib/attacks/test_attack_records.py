@@ -14,7 +14,7 @@ from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.attacks.pgd import fgsm, pgd
 from robustlib.attacks.types import Attack, Stage, as_stage
 from robustlib.checks.consistency import WITHOUT_GRADIENTS
-from robustlib.evaluation.attack_sequence import cascade
+from robustlib.evaluation.attack_sequence import attack_in_sequence
 from robustlib.inference.throughput import Work
 
 ROOT = Path(__file__).parents[3]
@@ -106,7 +106,7 @@ def test_functions_of_a_users_own_are_given_what_they_take():
         return x
 
     x, y = torch.rand(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64)
-    found = cascade(Right().eval(), x, y, [partial(full, eps=0.5), bare, as_stage(bare)], start=x / 2)
+    found = attack_in_sequence(Right().eval(), x, y, [partial(full, eps=0.5), bare, as_stage(bare)], start=x / 2)
     assert [name for name, _ in seen] == ["full", "bare", "bare"]
     assert torch.equal(seen[0][1]["start"], x / 2) and seen[0][1]["eps"] == 0.5 and not seen[0][1]["spent"].any()
     assert found.queries.tolist() == [7, 7, 7] and found.broken_by.tolist() == [3, 3, 3]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS
 from robustlib.attacks.pgd import fgsm, pgd
-from robustlib.evaluation.attack_sequence import cascade
+from robustlib.evaluation.attack_sequence import attack_in_sequence
 from robustlib.inference.oracle import as_oracle
 from robustlib.inference.predict import correct
 from robustlib.losses import cross_entropy
@@ -185,7 +185,7 @@ def test_fgsm_is_one_step_of_size_eps(norm: Norm, net: nn.Module, test):
 def test_restarts_are_never_weaker_than_one_run(norm: Norm, net: nn.Module, test):
     x, y = test
     attack = partial(pgd, norm=norm, eps=0.08 if norm == "Linf" else 0.5, steps=3)
-    (once, _, by_one, *_), (often, _, by_many, *_) = (cascade(net, x, y, [attack] * n) for n in (1, 4))
+    (once, _, by_one, *_), (often, _, by_many, *_) = (attack_in_sequence(net, x, y, [attack] * n) for n in (1, 4))
     one = by_one < 1
     assert torch.equal(often[one], once[one]) and torch.equal(by_many[one], by_one[one])
     gained = (by_many > 0) & (by_many < 4)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from robustlib.arguments import Norm
 from robustlib.attacks import ENSEMBLES
-from robustlib.evaluation.evaluate import evaluate
+from robustlib.evaluation.batches import evaluate_batches
 from robustlib.losses import misclassified
 from robustlib.metrics import NOTHING
 from robustlib.norms import inside
@@ -65,7 +65,7 @@ def images(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> tuple[T
 def our_stages(model: nn.Module, x: Tensor, y: Tensor, norm: Norm, eps: float, seed: int = 0) -> list[float]:
     """Robust accuracy after each kind of attack."""
     stages = ENSEMBLES["autoattack"](norm=norm, eps=eps).stages
-    (batch,) = evaluate(model, x, y, stages, norm=norm, eps=eps, seed=seed, batch_size=len(x))
+    (batch,) = evaluate_batches(model, x, y, stages, norm=norm, eps=eps, seed=seed, batch_size=len(x))
     assert inside(batch.x_adv, x, eps, norm).all()
     success = torch.from_numpy(batch.outcome.success)
     assert torch.equal(success, misclassified(model(batch.x_adv), y))

@@ -9,7 +9,7 @@ from torch import nn
 
 from robustlib.arguments import Norm
 from robustlib.attacks import ENSEMBLES
-from robustlib.evaluation.evaluate import evaluate
+from robustlib.evaluation.batches import evaluate_batches
 from robustlib.norms import inside
 
 
@@ -45,7 +45,7 @@ def test_few_and_many_classes_and_odd_images(classes: int, shape: tuple[int, ...
     stages = ENSEMBLES["autoattack"](norm=norm, eps=eps, classes=classes).stages
     short = {"apgd-ce": {"steps": 10}, "apgd-t": {"steps": 5}, "fab-t": {"steps": 5}, "square": {"queries": 30}}
     for name, attack in stages:
-        (batch,) = evaluate(
+        (batch,) = evaluate_batches(
             model, x, y, [(name, partial(attack, **short[name]))], norm=norm, eps=eps, num_classes=classes
         )
         assert inside(batch.x_adv, x, eps, norm).all()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
 from robustlib.attacks.corruptions import KINDS, OWN_SEED, SEVERITIES, corruption
-from robustlib.evaluation.evaluate import evaluate
+from robustlib.evaluation.batches import evaluate_batches
 from robustlib.metrics import summarise
 from robustlib.outcome import join
 from robustlib.rng import Draws
@@ -104,7 +104,7 @@ def test_robust_accuracy_is_that_on_the_corrupted_images():
     x = levels.reshape(-1, 1, 1, 1).expand(-1, 1, 32, 32).contiguous()
     y = torch.tensor([0, 0, 0, 1, 1])
     attack = partial(ATTACKS["corruption"], kind="brightness", severity=3)
-    found = join([b.outcome for b in evaluate(Brighter(), x, y, [("corruption", attack)], num_classes=2)])
+    found = join([b.outcome for b in evaluate_batches(Brighter(), x, y, [("corruption", attack)], num_classes=2)])
     assert found.clean_correct.tolist() == [1, 1, 1, 0, 1]
     assert found.success.tolist() == [False, False, True, False, False]
     assert found.broken_by.tolist() == ["", "", "corruption", "", ""]

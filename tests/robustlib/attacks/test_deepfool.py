@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks.deepfool import deepfool, gaps
-from robustlib.inference.fast_copy import make_engines
+from robustlib.inference.fast_copy import make_replicas
 from robustlib.inference.oracle import as_oracle
 from robustlib.inference.predict import correct
 from robustlib.norms import size
@@ -113,15 +113,15 @@ def test_gradients_of_the_gaps_are_differences_of_rows_of_the_jacobian(net: nn.M
 def test_gradients_in_half_precision_find_the_same_boundaries(norm: Norm, net: nn.Module, test):
     """As near, and beyond the network's own boundary. Rounding may turn a path to another piece of it, for few images."""
     x, y = test
-    engines = make_engines(net, x[:64], half=True)
-    assert engines.search.precision == torch.bfloat16 and engines.fine.in_half is engines.search
+    replicas = make_replicas(net, x[:64], half=True)
+    assert replicas.search.precision == torch.bfloat16 and replicas.fine.in_half is replicas.search
     expected = size(deepfool(net, x, y, norm=norm) - x, norm)
-    x_adv = deepfool(engines.suited(None), x, y, norm=norm)
+    x_adv = deepfool(replicas.for_radius(None), x, y, norm=norm)
     assert not correct(net, x_adv, y).any()
     found = size(x_adv - x, norm)[expected > 0] / expected[expected > 0]
     assert ((found - 1).abs() < 0.05).float().mean() > 0.95 and (found - 1).abs().median() < 0.003
     assert found.mean().item() == pytest.approx(1, abs=0.005)
-    assert engines.search.count.gradients > 0 == engines.fine.count.gradients
+    assert replicas.search.count.gradients > 0 == replicas.fine.count.gradients
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
 from robustlib.attacks.mifgsm import mifgsm
-from robustlib.evaluation.attack_sequence import cascade
+from robustlib.evaluation.attack_sequence import attack_in_sequence
 from robustlib.norms import size
 
 WEIGHT = torch.randn(64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -99,7 +99,7 @@ def test_it_keeps_the_box_and_a_flat_loss_moves_nothing():
 
 def test_it_is_an_attack_like_others():
     x, y = beside_the_plane()
-    found = cascade(Plane(), x, y, [ATTACKS["mifgsm"].given(eps=0.0613)])
+    found = attack_in_sequence(Plane(), x, y, [ATTACKS["mifgsm"].given(eps=0.0613)])
     assert torch.equal(found.prediction != y, DISTANCE < 0.0613)
     with pytest.raises(ValueError, match="mifgsm: expected norm Linf, got 'L2': fmn and fab take all"):
         ATTACKS["mifgsm"](Plane(), x, y, norm="L2")

@@ -11,9 +11,9 @@ from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS as EVERY
 from robustlib.attacks.cw import cw
 from robustlib.attacks.fmn import fmn, project_each
-from robustlib.inference.fast_copy import make_engines
+from robustlib.inference.fast_copy import make_replicas
 from robustlib.inference.predict import correct
-from robustlib.inference.replica import Engine
+from robustlib.inference.replica import Replica
 from robustlib.losses import margin
 from robustlib.norms import project, size
 
@@ -129,7 +129,7 @@ def test_misclassified_images_are_returned_as_they_are(name: str, linear: Linear
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_example_has_the_same_bits_in_any_company(name: str, linear: Linear, x: Tensor, net: nn.Module, test):
     for model, (images, y) in ((net, test), (linear, (x, linear(x).argmax(1)))):
-        search = make_engines(model, images[:64]).search
+        search = make_replicas(model, images[:64]).search
         attack = partial(ATTACKS[name], search, **({"steps": 20, "search_steps": 3} if name == "cw" else {}))
         order = torch.randperm(20, generator=torch.Generator().manual_seed(2))
         together = attack(images[:20], y[:20])
@@ -165,9 +165,9 @@ def test_cw_gives_up_an_example_whose_loss_does_not_fall():
     x = torch.stack([torch.full((1, 2, 2), 0.25), torch.full((1, 2, 2), 0.9)])
     passes = []
     for rows in (x[:1], x[1:], x):
-        engine = Engine(Half(torch.ones(4)))
-        cw(engine, rows, torch.zeros(len(rows), dtype=torch.long), steps=100, search_steps=1, initial_const=1.0)
-        passes.append(engine.count.gradients)
+        replica = Replica(Half(torch.ones(4)))
+        cw(replica, rows, torch.zeros(len(rows), dtype=torch.long), steps=100, search_steps=1, initial_const=1.0)
+        passes.append(replica.count.gradients)
     assert passes == [21, passes[1], 21 + passes[1]]
     assert passes[1] > 50
 
@@ -232,8 +232,8 @@ def test_images_that_only_the_copy_takes_for_broken_are_attacked(name: str, line
     chosen = correct(linear, near, y) & ~correct(Shifted(linear), near, y)
     assert chosen.sum() > 5
     x, y = near[chosen][:6], y[chosen][:6]
-    fine = Engine(linear, sizes=())
-    copy = Engine(Shifted(linear), sizes=(), drift=0.1, judge=fine, in_float32=fine)
+    fine = Replica(linear, sizes=())
+    copy = Replica(Shifted(linear), sizes=(), drift=0.1, judge=fine, in_float32=fine)
     norm: Norm = "L2"
     x_adv = EVERY[name](copy, x, y, norm=norm, eps=0.5)
     assert not correct(linear, x_adv, y).any()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS, ENSEMBLES
-from robustlib.evaluation.attack_sequence import cascade
+from robustlib.evaluation.attack_sequence import attack_in_sequence
 from robustlib.norms import dual_size, inside
 from robustlib.rng import Draws
 
@@ -102,4 +102,4 @@ def test_autoattack_finds_it(norm: Norm):
     eps = 5 * EPS if norm == "L1" else EPS
     model, x, y = plant(N, norm, 0.5, eps)
     attacks = [attack for _, attack in ENSEMBLES["autoattack"](norm=norm, eps=eps).stages]
-    assert (cascade(model, x, y, attacks).prediction != y).float().mean() >= 0.95
+    assert (attack_in_sequence(model, x, y, attacks).prediction != y).float().mean() >= 0.95

@@ -13,8 +13,8 @@ from robustlib.attacks import ATTACKS
 from robustlib.attacks.pgd import pgd
 from robustlib.attacks.surrogate_training import train_surrogate
 from robustlib.attacks.transfer import parts, transfer
-from robustlib.evaluation.attack_sequence import cascade
-from robustlib.evaluation.evaluate import Ready, evaluate, make_ready
+from robustlib.evaluation.attack_sequence import attack_in_sequence
+from robustlib.evaluation.batches import Ready, evaluate_batches, make_ready
 from robustlib.models.randomised import InferenceDropout
 from robustlib.norms import inside
 from robustlib.outcome import Outcome, join
@@ -52,7 +52,7 @@ def ready(learnt: nn.Module, test: tuple[Tensor, Tensor]) -> Ready:
 def outcome(model: nn.Module, test, ready: Ready, norm: Norm, n: int = 100, **options) -> tuple[Outcome, Tensor]:
     x, y = test[0][:n], test[1][:n]
     named = [("transfer", partial(transfer, norm=norm, eps=EPS[norm], steps=20))]
-    run = evaluate(model, x, y, named, norm=norm, eps=EPS[norm], surrogate=ready.as_surrogate(), **options)
+    run = evaluate_batches(model, x, y, named, norm=norm, eps=EPS[norm], surrogate=ready.as_surrogate(), **options)
     batches = list(run)
     return join([batch.outcome for batch in batches]), torch.cat([batch.x_adv for batch in batches])
 
@@ -93,7 +93,7 @@ def test_no_more_falls_than_to_the_models_own_gradients(norm: Norm, net: nn.Modu
     x, y = test[0][:100], test[1][:100]
     found, x_adv = outcome(net, test, ready, norm)
     own = partial(ATTACKS["pgd"], norm=norm, eps=EPS[norm], steps=20, loss="margin")
-    white = join([batch.outcome for batch in evaluate(net, x, y, [("pgd", own)], norm=norm, eps=EPS[norm])])
+    white = join([batch.outcome for batch in evaluate_batches(net, x, y, [("pgd", own)], norm=norm, eps=EPS[norm])])
     assert 0.1 < 1 - white.success.mean() <= 1 - found.success.mean() < found.clean_correct.mean()
     assert inside(x_adv, x, EPS[norm], norm).all()
     assert set(found.broken_by[found.success]) == {"clean", "transfer"}
@@ -150,7 +150,7 @@ def test_queries_are_those_that_the_model_saw(queries: int, net: nn.Module, lear
 def test_more_queries_find_no_less(net: nn.Module, learnt: nn.Module, test):
     x, y = test[0][:100], test[1][:100]
     attacks = [partial(transfer, surrogate=learnt, eps=0.15, steps=20, queries=n) for n in (1, 20)]
-    few, many = (cascade(net, x, y, [attack]).broken_by for attack in attacks)
+    few, many = (attack_in_sequence(net, x, y, [attack]).broken_by for attack in attacks)
     assert not ((few == 0) & (many == 1)).any() and (many == 0).sum() > (few == 0).sum()
 
 

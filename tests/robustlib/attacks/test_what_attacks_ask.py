@@ -18,7 +18,7 @@ from robustlib.inference.steps import Nearest, Rows, search_ball, search_nearest
 from tests.helpers.reading import AUTOATTACK, PGD, lines_of
 
 ROOT = Path(__file__).parents[3]
-OUR_MODELS = {"Oracle", "PlainModel", "BatchedModel", "Engine", "Expectation", "Graphs"}
+OUR_MODELS = {"Oracle", "PlainModel", "BatchedModel", "Replica", "Expectation", "Graphs"}
 # Who may look at what a user hands in as a model, or at a model's layers.
 LOOKS_AT_MODELS = ("robustlib/inference/", "robustlib/models/", "robustlib/input_checks.py")
 STEPS = [

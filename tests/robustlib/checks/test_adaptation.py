@@ -12,7 +12,7 @@ from torch.autograd import grad as known_from_the_start
 from robustlib.audit.diagnosis import name_cause
 from robustlib.checks.adaptation import TAKES_GRADIENTS, WATCHERS, Watched, restore_state, state_of
 from robustlib.checks.thresholds import CheckResult
-from robustlib.evaluation.evaluate import make_ready
+from robustlib.evaluation.batches import make_ready
 
 CPU = torch.device("cpu")
 
@@ -244,7 +244,7 @@ class Counted(nn.Module):
 def test_a_model_that_seeds_its_noise_by_counting_does_not_adapt(test):
     ready = make_ready(Counted().eval(), test[0][:64], 10, torch.device("cpu"))
     (found,) = (result for result in ready.findings if result.name == "test-time")
-    assert ready.engines is None and (found.verdict, found.note) == ("pass", "changed as it answered: passes")
+    assert ready.replicas is None and (found.verdict, found.note) == ("pass", "changed as it answered: passes")
 
 
 def test_who_watches_in_another_thread_is_told_nothing_and_all_is_put_back(test):

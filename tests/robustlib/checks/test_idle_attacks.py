@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustlib.attacks import ATTACKS
 from robustlib.checks.idle_attacks import noise_nearer, unmoved
 from robustlib.checks.thresholds import CheckResult
-from robustlib.evaluation.evaluate import evaluate, make_ready
+from robustlib.evaluation.batches import evaluate_batches, make_ready
 from robustlib.outcome import Outcome, join
 from tests.robustlib.checks.test_evaluation_checks import Threshold, images, outcome
 
@@ -22,11 +22,11 @@ def examined(net: nn.Module, x: Tensor, y: Tensor, name: str, norm: Any, eps: fl
     """What an evaluation of the net by this attack leaves, and what is found of the attack."""
     attack = partial(ATTACKS[name], norm=norm, eps=eps, **params)
     ready = make_ready(net, x, 10, CPU)
-    assert ready.engines is not None
-    batches = evaluate(net, x, y, [(name, attack)], norm=norm, eps=eps, ready=ready)
+    assert ready.replicas is not None
+    batches = evaluate_batches(net, x, y, [(name, attack)], norm=norm, eps=eps, ready=ready)
     found = join([batch.outcome for batch in batches])
-    search = ready.engines.suited(eps)
-    return found, unmoved(search, x, y, found, [attack], norm=norm, eps=eps, seed=0), ready.engines.exact
+    search = ready.replicas.for_radius(eps)
+    return found, unmoved(search, x, y, found, [attack], norm=norm, eps=eps, seed=0), ready.replicas.exact
 
 
 # Of no use, and yet within the ranges that are taken: see robustlib.arguments.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robustlib.checks.evaluation_checks import look_at_outcome
 from robustlib.checks.normalisation import normalisation
 from robustlib.checks.thresholds import CheckResult, overall
-from robustlib.evaluation.evaluate import evaluate, make_ready
+from robustlib.evaluation.batches import evaluate_batches, make_ready
 from robustlib.models import build
 from robustlib.models.black_box import BlackBoxModel
 from robustlib.models.layers import Normalize
@@ -110,15 +110,15 @@ class Nearest(nn.Module):
 
 
 def clean(model: nn.Module) -> Outcome:
-    (batch,) = evaluate(model, X, Y, [("clean", lambda model, x, y, *, draws: x)], eps=0.0, batch_size=1000)
+    (batch,) = evaluate_batches(model, X, Y, [("clean", lambda model, x, y, *, draws: x)], eps=0.0, batch_size=1000)
     return batch.outcome
 
 
 def found(model: nn.Module) -> CheckResult:
     outcome = clean(model)
     ready = make_ready(model, X, 10, torch.device("cpu"))
-    assert ready.engines is not None  # looked at as evaluations do, by what judges
-    checks = look_at_outcome(ready.engines.exact, X, Y, X, outcome, norm=None, eps=0.0, seed=0)
+    assert ready.replicas is not None  # looked at as evaluations do, by what judges
+    checks = look_at_outcome(ready.replicas.exact, X, Y, X, outcome, norm=None, eps=0.0, seed=0)
     return next(check for check in checks if check.name == "normalisation")
 
 

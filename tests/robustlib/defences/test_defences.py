@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robustlib.attacks import ATTACKS
 from robustlib.defences import DEFENCES, RANDOMISED
 from robustlib.defences.preprocess import ResizePad, place
-from robustlib.evaluation.evaluate import evaluate
+from robustlib.evaluation.batches import evaluate_batches
 from robustlib.inference.expectation import is_randomised
 from robustlib.metrics import summarise
 from robustlib.outcome import join
@@ -89,9 +89,9 @@ def test_jpeg_has_no_gradient_and_gradient_attacks_say_so(net: nn.Module, test: 
     images = x.clone().requires_grad_()
     assert torch.autograd.grad(model(images).sum(), images, allow_unused=True) == (None,)
     with pytest.raises(ValueError, match="no gradient"):
-        list(evaluate(model, x, y, [("pgd", partial(ATTACKS["pgd"], eps=0.1))], eps=0.1, num_classes=10))
+        list(evaluate_batches(model, x, y, [("pgd", partial(ATTACKS["pgd"], eps=0.1))], eps=0.1, num_classes=10))
     square = partial(ATTACKS["square"], eps=0.3, queries=100)
-    (batch,) = evaluate(model, x, y, [("square", square)], eps=0.3, num_classes=10)
+    (batch,) = evaluate_batches(model, x, y, [("square", square)], eps=0.3, num_classes=10)
     with torch.no_grad():
         broken = (model(batch.x_adv).argmax(1) != y).numpy()
     assert (broken == batch.outcome.success).all() and broken.any()
@@ -154,7 +154,7 @@ def test_an_evaluation_sees_a_randomised_defence_as_such(net: nn.Module, test: t
     x, y = test[0][:60], test[1][:60]
     model = DEFENCES["noise"](net, sigma=0.2)
     attack = partial(ATTACKS["pgd"], eps=0.15, steps=10)
-    batches = list(evaluate(model, x, y, [("pgd", attack)], eps=0.15, draws=50, eot_draws=10, num_classes=10))
+    batches = list(evaluate_batches(model, x, y, [("pgd", attack)], eps=0.15, draws=50, eot_draws=10, num_classes=10))
     found = join([batch.outcome for batch in batches])
     shares = found.clean_correct
     assert ((shares > 0) & (shares < 1)).any()  # some images are decided by chance

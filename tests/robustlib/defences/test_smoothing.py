@@ -11,8 +11,8 @@ from scipy.stats import beta, binomtest, norm
 from torch import Tensor, nn
 
 from robustlib.defences.smoothing import Smoothing, certify, lower_bound, predict, smoothing, two_sided
+from robustlib.evaluation.batches import make_ready
 from robustlib.evaluation.certified import evaluate_certified
-from robustlib.evaluation.evaluate import make_ready
 from robustlib.norms import size
 from robustlib.outcome import join
 from robustlib.rng import Draws, seeded

@@ -1,9 +1,9 @@
-"""The bookkeeping of cascade, with attacks that do what they are told."""
+"""The bookkeeping of attacks in turn, with attacks that do what they are told."""
 
 import torch
 from torch import Tensor, nn
 
-from robustlib.evaluation.attack_sequence import cascade
+from robustlib.evaluation.attack_sequence import attack_in_sequence
 from robustlib.inference.predict import correct
 from robustlib.rng import Draws
 
@@ -41,7 +41,7 @@ def test_each_attack_sees_only_what_stands():
     x, y = images()
     draws = Draws(7, torch.tensor([10, 11, 12, 13, 14, 15]))
     attacks = [Told({11, 12}), Told({11, 13}), Told(set()), Told({10})]
-    x_adv, _, broken_by, *_ = cascade(Threshold(), x, y, attacks, draws=draws)
+    x_adv, _, broken_by, *_ = attack_in_sequence(Threshold(), x, y, attacks, draws=draws)
     assert [attack.seen[0][0] for attack in attacks] == [
         [10, 11, 13, 14, 15],
         [10, 13, 14, 15],
@@ -58,7 +58,7 @@ def test_each_attack_sees_only_what_stands():
 def test_repeats_of_one_attack_get_fresh_draws():
     x, y = images()
     attack = Told(set())
-    cascade(Threshold(), x, y, [attack] * 3, draws=Draws(7, torch.arange(6)))
+    attack_in_sequence(Threshold(), x, y, [attack] * 3, draws=Draws(7, torch.arange(6)))
     seeds = [seed for _, seed in attack.seen]
     assert seeds == [Draws(7, torch.arange(1)).restart(n).seed for n in range(3)] and len(set(seeds)) == 3
 
@@ -66,12 +66,12 @@ def test_repeats_of_one_attack_get_fresh_draws():
 def test_stops_when_nothing_stands():
     x, y = images()
     first, second = Told(set(range(6))), Told(set())
-    _, _, broken_by, *_ = cascade(Threshold(), x, y, [first, second])
+    _, _, broken_by, *_ = attack_in_sequence(Threshold(), x, y, [first, second])
     assert broken_by.tolist() == [0, 0, -1, 0, 0, 0] and second.seen == []
 
 
 def test_without_attacks_the_clean_verdict_remains():
     x, y = images()
-    x_adv, _, broken_by, *_ = cascade(Threshold(), x, y, [])
+    x_adv, _, broken_by, *_ = attack_in_sequence(Threshold(), x, y, [])
     assert torch.equal(x_adv, x) and broken_by.tolist() == [0, 0, -1, 0, 0, 0]
     assert correct(Threshold(), x, y).tolist() == [True, True, False, True, True, True]

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS
-from robustlib.evaluation.evaluate import Ready, evaluate
-from robustlib.inference.fast_copy import make_engines, steady_sizes
-from robustlib.inference.replica import Engine
+from robustlib.evaluation.batches import Ready, evaluate_batches
+from robustlib.inference.fast_copy import make_replicas, steady_sizes
+from robustlib.inference.replica import Replica
 from robustlib.losses import cross_entropy, misclassified
 from robustlib.norms import inside
 from robustlib.outcome import Outcome, join
@@ -22,13 +22,13 @@ FIELDS = ("index", "adversarial_prediction", "success", "distance", "broken_by",
 @pytest.mark.parametrize("half", [False, True])
 def test_every_batch_size_gives_the_same_bits(half: bool, net: nn.Module, test):
     x, y = test
-    engines = make_engines(net, x[:64], half=half)
-    for engine in (engines.exact, engines.search):
-        logits, _, slopes = engine.value_and_grad(x, cross_entropy, y)
-        every = engine.sizes
+    replicas = make_replicas(net, x[:64], half=half)
+    for replica in (replicas.exact, replicas.search):
+        logits, _, slopes = replica.value_and_grad(x, cross_entropy, y)
+        every = replica.sizes
         assert len(every) > 10
         for size in (*every[:4], every[-2]):
-            found, _, gradients = engine.but(sizes=(size,)).value_and_grad(x, cross_entropy, y)
+            found, _, gradients = replica.but(sizes=(size,)).value_and_grad(x, cross_entropy, y)
             assert torch.equal(found, logits) and torch.equal(gradients, slopes), size
 
 
@@ -36,8 +36,8 @@ def test_sizes_whose_bits_differ_are_left_out():
     def net(x: Tensor) -> Tensor:
         return x.flatten(1) + (1e-7 if len(x) < 24 else 0)
 
-    engine = Engine(net, sizes=(8, 16, 24, 32))
-    assert steady_sizes(engine, torch.rand(20, 1, 2, 2)) == (24, 32)
+    replica = Replica(net, sizes=(8, 16, 24, 32))
+    assert steady_sizes(replica, torch.rand(20, 1, 2, 2)) == (24, 32)
 
 
 def every_attack(norm: Norm, eps: float):
@@ -55,7 +55,7 @@ def run(
     net: nn.Module, x: Tensor, y: Tensor, norm: Norm, eps: float, index: Tensor, batch_size: int
 ) -> tuple[Outcome, Tensor]:
     options = {"norm": norm, "eps": eps, "index": index, "batch_size": batch_size, "num_classes": 10}
-    batches = list(evaluate(net, x, y, every_attack(norm, eps), **options))
+    batches = list(evaluate_batches(net, x, y, every_attack(norm, eps), **options))
     outcome, x_adv = join([batch.outcome for batch in batches]), torch.cat([batch.x_adv for batch in batches])
     order = torch.from_numpy(outcome.index).argsort()
     assert torch.equal(torch.from_numpy(outcome.index)[order], index.sort().values)
@@ -89,7 +89,7 @@ def test_no_bit_depends_on_batch_size_shard_or_order(norm: Norm, eps: float, net
 def test_targets_side_by_side_are_targets_in_turn(name: str, norm: Norm, eps: float, net: nn.Module, test):
     x, y = test[0][:20], test[1][:20]
     attack = partial(ATTACKS[name], x=x, y=y, norm=norm, eps=eps, steps=10, targets=4)
-    one_by_one, together = Engine(net, sizes=(16, 24)), Engine(net, sizes=tuple(range(16, 89, 8)))
+    one_by_one, together = Replica(net, sizes=(16, 24)), Replica(net, sizes=tuple(range(16, 89, 8)))
     in_turn, at_once = attack(one_by_one), attack(together)
     assert torch.equal(in_turn, at_once)
     fell = misclassified(net(in_turn), y)
@@ -108,10 +108,12 @@ def test_half_precision_finds_as_much_and_calls_nothing_broken_that_stands(
     attack = (name, partial(ATTACKS[name], norm=norm, eps=eps, **options))
     found = {}
     for half in (False, True):
-        ready = Ready(net, make_engines(net, x[:64], half=half), 10, 0.0)
+        ready = Ready(net, make_replicas(net, x[:64], half=half), 10, 0.0)
         assert ready.mode(eps).startswith("bfloat16, folded" if half else "float32, folded")
         assert ready.mode(None).startswith("float32, folded")
-        (batch,) = evaluate(net, x, y, [attack], norm=norm, eps=eps, num_classes=10, ready=ready, batch_size=len(x))
+        (batch,) = evaluate_batches(
+            net, x, y, [attack], norm=norm, eps=eps, num_classes=10, ready=ready, batch_size=len(x)
+        )
         assert torch.equal(torch.from_numpy(batch.outcome.success), misclassified(net(batch.x_adv), y))
         assert inside(batch.x_adv, x, eps, norm).all()
         found[half] = batch.outcome.success.mean()

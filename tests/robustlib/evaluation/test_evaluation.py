@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
 from robustlib.evaluation import evaluate
-from robustlib.evaluation.evaluate import evaluate_curve
+from robustlib.evaluation.batches import evaluate_curve
 from robustlib.metrics import wilson
 
 

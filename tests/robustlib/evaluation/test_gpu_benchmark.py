@@ -13,10 +13,10 @@ import torch
 from click.testing import CliRunner, Result
 from torch import nn
 
-from robustlib.evaluation.evaluate import Ready
+from robustlib.evaluation.batches import Ready
 from robustlib.inference.cuda_graphs import Graphs
-from robustlib.inference.fast_copy import make_engines
-from robustlib.inference.replica import Engine
+from robustlib.inference.fast_copy import make_replicas
+from robustlib.inference.replica import Replica
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 N = 24
@@ -80,12 +80,12 @@ def test_recorded_gradients_that_are_wrong_are_told(gpu: Any, net: nn.Module, te
             return out
 
     x, y = test[0][:32], test[1][:32]
-    engines = make_engines(net, x, half=False)
-    assert isinstance(engines.search.net, nn.Module)
-    recorded = Engine(Once(engines.search.net), sizes=(16,), memory_format=torch.channels_last, recorded=True)
-    engines = replace(engines, search=recorded, fine=recorded)
+    replicas = make_replicas(net, x, half=False)
+    assert isinstance(replicas.search.net, nn.Module)
+    recorded = Replica(Once(replicas.search.net), sizes=(16,), memory_format=torch.channels_last, recorded=True)
+    replicas = replace(replicas, search=recorded, fine=recorded)
     case = gpu.Case(
-        "convnet3", net, Ready(net, engines, 10, 0.0), x, y, torch.device("cpu"), gpu.Budget(0.1, 1, 0.1, 8)
+        "convnet3", net, Ready(net, replicas, 10, 0.0), x, y, torch.device("cpu"), gpu.Budget(0.1, 1, 0.1, 8)
     )
     found = {check.name: check.right for check in gpu.gradients(case)}
     assert found["search, 16 images, 1 values: recorded"] and found["search, 16 images, 1 values: the model's"]

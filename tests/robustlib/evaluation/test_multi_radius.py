@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from robustlib.arguments import NORMS, Norm
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.attacks.types import AttackFunction, as_stage
-from robustlib.evaluation.evaluate import Ready, evaluate, evaluate_curve, make_ready
+from robustlib.evaluation.batches import Ready, evaluate_batches, evaluate_curve, make_ready
 from robustlib.evaluation.multi_radius import curve, shrink_to, side_by_side
-from robustlib.inference.fast_copy import make_engines
+from robustlib.inference.fast_copy import make_replicas
 from robustlib.losses import misclassified
 from robustlib.norms import inside, size
 from robustlib.rng import Draws
@@ -25,8 +25,8 @@ CURVES: list[tuple[Norm, list[float]]] = [
 
 
 def gradients(ready: Ready) -> int:
-    assert ready.engines is not None
-    return ready.engines.search.count.gradients
+    assert ready.replicas is not None
+    return ready.replicas.search.count.gradients
 
 
 @pytest.mark.parametrize("norm, radii", CURVES)
@@ -44,7 +44,7 @@ def test_as_strong_as_a_search_at_each_radius_and_cheaper_than_two(norm: Norm, r
     single, costs = [], []
     for eps in radii:
         before = gradients(ready)
-        (batch,) = evaluate(net, x, y, named(eps), eps=eps, **options)
+        (batch,) = evaluate_batches(net, x, y, named(eps), eps=eps, **options)
         costs.append(gradients(ready) - before)
         single.append(1 - batch.outcome.success.mean())
     together = [1 - batch.outcome.success.mean() for batch in found]
@@ -65,7 +65,7 @@ EACH = [(name, norm) for name in ("pgd", "apgd-ce", "apgd-t", "square", "fab", "
 @pytest.mark.parametrize("name, norm", EACH)
 def test_each_example_at_its_own_radius_is_as_alone(name: str, norm: Norm, net, test):
     x, y = test[0][:48], test[1][:48]
-    search = make_engines(net, x, half=False).search
+    search = make_replicas(net, x, half=False).search
     radii = {"Linf": (0.03, 0.1), "L2": (0.2, 0.7), "L1": (0.8, 3.0)}[norm]
     attack = partial(ATTACKS[name], norm=norm, **({"queries": 300} if name == "square" else {"steps": 12}))
     draws = Draws(0, torch.arange(48))
@@ -82,7 +82,7 @@ def test_each_example_at_its_own_radius_is_as_alone(name: str, norm: Norm, net, 
 def test_radii_side_by_side_are_radii_one_after_the_other(name: str, norm: Norm, radii: list[float], net, test):
     """The twin: the same attacks where they take no radius of each example's own."""
     x, y = test[0][:64], test[1][:64]
-    engines = make_engines(net, x, half=False)
+    replicas = make_replicas(net, x, half=False)
     short = {"apgd-ce": {"steps": 8}, "apgd-t": {"steps": 8}, "fab-t": {"steps": 4}, "square": {"queries": 60}}
     plan: list[tuple[float, list[AttackFunction]]] = []
     for eps in radii[::2]:
@@ -95,8 +95,8 @@ def test_radii_side_by_side_are_radii_one_after_the_other(name: str, norm: Norm,
     assert side_by_side(plan) == [[0, 1, 2, 3]]
     apart = [(eps, [unlike(attack) for attack in attacks]) for eps, attacks in plan]
     assert side_by_side(apart) == [[0], [1], [2], [3]]
-    options = {"norm": norm, "search": engines.search}
-    found, twin = (curve(engines.exact, x, y, p, **options) for p in (plan, apart))
+    options = {"norm": norm, "search": replicas.search}
+    found, twin = (curve(replicas.exact, x, y, p, **options) for p in (plan, apart))
     for here, there in zip(found, twin, strict=True):
         assert torch.equal(here.x_adv, there.x_adv) and torch.equal(here.prediction, there.prediction)
         assert torch.equal(here.broken_by, there.broken_by) and torch.equal(here.queries, there.queries)

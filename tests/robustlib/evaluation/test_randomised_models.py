@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
 from robustlib.attacks.pgd import pgd
-from robustlib.evaluation.evaluate import evaluate
+from robustlib.evaluation.batches import evaluate_batches
 from robustlib.inference.expectation import Expectation, is_randomised
 from robustlib.metrics import summarise
 from robustlib.models import build
@@ -52,7 +52,7 @@ def climb(model: nn.Module, x: Tensor, y: Tensor, *, draws: Draws) -> Tensor:
 
 
 def run(x: Tensor, y: Tensor, attacks, **options):
-    batches = list(evaluate(Noisy(), x, y, attacks, norm="Linf", num_classes=2, **options))
+    batches = list(evaluate_batches(Noisy(), x, y, attacks, norm="Linf", num_classes=2, **options))
     return torch.cat([batch.x_adv for batch in batches]), join([batch.outcome for batch in batches])
 
 
@@ -112,7 +112,7 @@ def test_more_targets_make_no_attack_weaker():
     shares = {}
     for targets in (1, 3):
         attack = partial(ATTACKS["apgd-t"], eps=0.2, steps=20, loss="margin", targets=targets)
-        batches = list(evaluate(Targets(), x, y, [("apgd-t", attack)], norm="Linf", eps=0.2, num_classes=4))
+        batches = list(evaluate_batches(Targets(), x, y, [("apgd-t", attack)], norm="Linf", eps=0.2, num_classes=4))
         shares[targets] = join([batch.outcome for batch in batches]).adversarial_correct.mean()
     assert shares[3] == pytest.approx(phi((0.3 + 0.5 - 0.7) / SIGMA), abs=0.03)
     assert shares[1] == pytest.approx(shares[3], abs=0.03)
@@ -139,7 +139,9 @@ def test_a_models_noise_may_be_numpys_or_pythons():
     x, y = images(30, 0.7)
 
     def once() -> np.ndarray:
-        (batch,) = evaluate(Own(), x, y, [("pgd", climb)], norm="Linf", eps=0.3, num_classes=2, draws=20, eot_draws=5)
+        (batch,) = evaluate_batches(
+            Own(), x, y, [("pgd", climb)], norm="Linf", eps=0.3, num_classes=2, draws=20, eot_draws=5
+        )
         return batch.outcome.adversarial_correct
 
     np.random.seed(1)
@@ -233,7 +235,9 @@ def test_a_network_with_dropout_is_found_out(test):
     model = build(arch="lenet5", in_channels=1, num_classes=10, image_size=(8, 8), dropout=0.5)
     x, y = test[0][:64], test[1][:64]
     assert is_randomised(model, x)
-    found = join([batch.outcome for batch in evaluate(model, x, y, [("pgd", climb)], eps=0.3, draws=25, eot_draws=2)])
+    found = join(
+        [batch.outcome for batch in evaluate_batches(model, x, y, [("pgd", climb)], eps=0.3, draws=25, eot_draws=2)]
+    )
     shares = found.clean_correct * 25
     np.testing.assert_allclose(shares, np.rint(shares), atol=1e-4)
     assert len(set(np.rint(shares).tolist())) > 2  # neither always right nor always wrong

@@ -10,25 +10,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
-from robustlib.evaluation.attack_sequence import cascade
-from robustlib.evaluation.evaluate import evaluate
+from robustlib.evaluation.attack_sequence import attack_in_sequence
+from robustlib.evaluation.batches import evaluate_batches
 from robustlib.inference.batched_model import CPU_SIZES, batch_sizes
-from robustlib.inference.fast_copy import make_engines, warm_up
+from robustlib.inference.fast_copy import make_replicas, warm_up
 from robustlib.inference.oracle import Oracle, as_oracle
 from robustlib.inference.predict import correct
-from robustlib.inference.replica import Engine
+from robustlib.inference.replica import Replica
 from robustlib.losses import cross_entropy, misclassified
 from robustlib.rng import Draws
 
 
 @pytest.mark.parametrize("n", range(1, 150, 7))
 def test_chunks_cover_every_example_once_and_fill_little(n: int):
-    engine = Engine(nn.Identity(), sizes=(16, 32, 64))
+    replica = Replica(nn.Identity(), sizes=(16, 32, 64))
     pieces, rest = [], n
     while rest > 0:
-        pieces.append(min(engine.piece(rest), rest))
+        pieces.append(min(replica.piece(rest), rest))
         rest -= pieces[-1]
-    filled = sum(next(size for size in engine.sizes if size >= piece) for piece in pieces)
+    filled = sum(next(size for size in replica.sizes if size >= piece) for piece in pieces)
     assert sum(pieces) == n and filled - n < 16
 
 
@@ -38,26 +38,26 @@ def test_sizes_follow_the_images():
     assert batch_sizes(torch.zeros(1, 3, 224, 224)) == (8,)
 
 
-def test_an_engine_gives_the_models_own_numbers(net: nn.Module, test):
+def test_a_replica_gives_the_models_own_numbers(net: nn.Module, test):
     x, y = test[0][:77], test[1][:77]
-    engines = make_engines(net, x[:64], half=False)
-    assert engines.search.mode == "float32, folded, channels-last" and 0 < engines.search.drift < 1e-3
-    assert engines.fine is engines.search
-    assert engines.search.judge is not None and engines.search.judge.net is engines.fine.net
-    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in engines.search.modules())
-    for engine in (engines.exact, engines.search):
+    replicas = make_replicas(net, x[:64], half=False)
+    assert replicas.search.mode == "float32, folded, channels-last" and 0 < replicas.search.drift < 1e-3
+    assert replicas.fine is replicas.search
+    assert replicas.search.judge is not None and replicas.search.judge.net is replicas.fine.net
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in replicas.search.modules())
+    for replica in (replicas.exact, replicas.search):
         for found, expected in zip(
-            engine.value_and_grad(x, cross_entropy, y), as_oracle(net).value_and_grad(x, cross_entropy, y), strict=True
+            replica.value_and_grad(x, cross_entropy, y), as_oracle(net).value_and_grad(x, cross_entropy, y), strict=True
         ):
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
-        assert engine.count.forwards == 77 and engine.count.gradients == 77
-        torch.testing.assert_close(engine(x), net(x), rtol=1e-4, atol=1e-4)
+        assert replica.count.forwards == 77 and replica.count.gradients == 77
+        torch.testing.assert_close(replica(x), net(x), rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_of_several_values_match_one_at_a_time(net: nn.Module, test):
     x, chosen = test[0][:20], torch.tensor([[1, 4, 7]] * 20)
-    engine = make_engines(net, x).exact
-    _, values, gradients = engine.values_and_grads(x, lambda z, k: z.gather(1, k), chosen)
+    replica = make_replicas(net, x).exact
+    _, values, gradients = replica.values_and_grads(x, lambda z, k: z.gather(1, k), chosen)
     for k in range(3):
         _, value, gradient = as_oracle(net).value_and_grad(
             x, lambda z, k: z.gather(1, k).squeeze(1), chosen[:, k : k + 1]
@@ -72,10 +72,10 @@ def test_half_precision_keeps_gradients_that_it_could_not_hold():
     with torch.no_grad():
         linear[1].bias.copy_(torch.tensor([30.0, 0.0, -5.0]))  # pyright: ignore[reportCallIssue]
     x, y = torch.rand(20, 1, 4, 4), torch.zeros(20, dtype=torch.long)
-    engine = Engine(copy.deepcopy(linear).half(), dtype=torch.float16)
+    replica = Replica(copy.deepcopy(linear).half(), dtype=torch.float16)
     expected = as_oracle(linear).value_and_grad(x, cross_entropy, y)[2]
     assert expected.abs().max() < 1e-10
-    found = engine.value_and_grad(x, cross_entropy, y)[2]
+    found = replica.value_and_grad(x, cross_entropy, y)[2]
     torch.testing.assert_close(found / expected.abs().max(), expected / expected.abs().max(), rtol=0.05, atol=0.02)
 
 
@@ -123,11 +123,11 @@ class Counting(nn.Module):
 def test_models_that_cannot_be_folded_or_copied_fall_back(wrap, mode: str, net: nn.Module, test):
     x, y = test[0][:64], test[1][:64]
     model = wrap(net).eval()
-    engines = make_engines(model, x, half=False)
-    assert engines.search.mode == mode
+    replicas = make_replicas(model, x, half=False)
+    assert replicas.search.mode == mode
     if wrap is not Neighbours:
-        torch.testing.assert_close(engines.search(x), net(x), rtol=1e-4, atol=1e-4)
-    (batch,) = evaluate(model, x, y, [("pgd", partial(ATTACKS["pgd"], eps=0.1))], norm="Linf", eps=0.1)
+        torch.testing.assert_close(replicas.search(x), net(x), rtol=1e-4, atol=1e-4)
+    (batch,) = evaluate_batches(model, x, y, [("pgd", partial(ATTACKS["pgd"], eps=0.1))], norm="Linf", eps=0.1)
     assert 0 < batch.outcome.success.mean() <= 1
     if isinstance(model, Counting):
         model.lines.close()
@@ -155,10 +155,10 @@ class Judges(nn.Module):
 def test_the_model_judges_channels_last_only_where_it_can(kind: str):
     torch.manual_seed(0)
     model, x = Judges(kind).eval(), torch.rand(20, 3, 8, 8)
-    engine = make_engines(model, x).exact
-    assert engine.net is model
-    assert engine.memory_format == (torch.channels_last if kind == "any" else torch.contiguous_format)
-    torch.testing.assert_close(engine(x), model(x))
+    replica = make_replicas(model, x).exact
+    assert replica.net is model
+    assert replica.memory_format == (torch.channels_last if kind == "any" else torch.contiguous_format)
+    torch.testing.assert_close(replica(x), model(x))
 
 
 def test_a_warm_up_runs_every_size_that_fits(net: nn.Module, test):
@@ -170,9 +170,9 @@ def test_a_warm_up_runs_every_size_that_fits(net: nn.Module, test):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return net(images)
 
-    engine = Engine(tight, sizes=(16, 64, 128))
-    warm_up(engine, test[0][:20])
-    assert set(tried) == {16, 64, 128} and engine.sizes == (16, 64)
+    replica = Replica(tight, sizes=(16, 64, 128))
+    warm_up(replica, test[0][:20])
+    assert set(tried) == {16, 64, 128} and replica.sizes == (16, 64)
 
 
 def test_a_copy_that_computes_something_else_is_not_used(net: nn.Module, test, monkeypatch):
@@ -180,7 +180,7 @@ def test_a_copy_that_computes_something_else_is_not_used(net: nn.Module, test, m
         return nn.Sequential(copy.deepcopy(net), nn.Softmax(1)), "broken"
 
     monkeypatch.setattr("robustlib.inference.fast_copy.folded", broken)
-    mode = make_engines(net, test[0][:64], half=False).search.mode
+    mode = make_replicas(net, test[0][:64], half=False).search.mode
     assert mode == "float32, as given, channels-last (given up: float32, broken, channels-last: other logits)"
 
 
@@ -200,7 +200,7 @@ def test_pooling_first_changes_nothing(functional: bool):
     torch.manual_seed(0)
     net, x, y = Net().eval(), torch.rand(32, 3, 8, 8), torch.arange(32) % 5
     for found, expected in zip(
-        make_engines(net, x, half=False).search.value_and_grad(x, cross_entropy, y),
+        make_replicas(net, x, half=False).search.value_and_grad(x, cross_entropy, y),
         as_oracle(net).value_and_grad(x, cross_entropy, y),
         strict=True,
     ):
@@ -218,7 +218,7 @@ def test_a_batch_that_does_not_fit_is_split_and_gives_the_same(net: nn.Module, t
         return net(images)
 
     sizes = CPU_SIZES[1:]  # on some CPUs the smallest gives bits of its own
-    small, whole = Engine(tight, sizes=sizes), Engine(net, sizes=sizes)
+    small, whole = Replica(tight, sizes=sizes), Replica(net, sizes=sizes)
     for found, expected in zip(
         small.value_and_grad(x, cross_entropy, y), whole.value_and_grad(x, cross_entropy, y), strict=True
     ):
@@ -240,17 +240,17 @@ def too_large(most: int, tried: list[int]) -> Callable[[Tensor], Tensor]:
 def test_a_few_images_that_do_not_fit_when_filled_up_leave_ordinary_sizes():
     """Ten images are filled up to 128: it is 128 that did not fit, and not ten."""
     tried: list[int] = []
-    engine, x = Engine(too_large(64, tried), sizes=(128, 512)), torch.rand(10, 1, 2, 2)
-    torch.testing.assert_close(engine(x), x.flatten(1)[:, :2] * 2)
-    assert tried == [128, 64] and engine.sizes == (64,)
+    replica, x = Replica(too_large(64, tried), sizes=(128, 512)), torch.rand(10, 1, 2, 2)
+    torch.testing.assert_close(replica(x), x.flatten(1)[:, :2] * 2)
+    assert tried == [128, 64] and replica.sizes == (64,)
 
 
 def test_a_model_that_depends_on_its_batch_is_split_and_never_filled_up():
     tried: list[int] = []
-    engine, x = Engine(too_large(5, tried), sizes=()), torch.rand(10, 1, 2, 2)
-    torch.testing.assert_close(engine(x), x.flatten(1)[:, :2] * 2)
-    assert tried == [10, 5, 5] and engine.sizes == ()
-    engine(x[:3])
+    replica, x = Replica(too_large(5, tried), sizes=()), torch.rand(10, 1, 2, 2)
+    torch.testing.assert_close(replica(x), x.flatten(1)[:, :2] * 2)
+    assert tried == [10, 5, 5] and replica.sizes == ()
+    replica(x[:3])
     assert tried[3:] == [3]
 
 
@@ -259,7 +259,7 @@ def test_memory_that_holds_not_even_one_image_is_an_error():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        Engine(never)(torch.zeros(5, 1, 2, 2))
+        Replica(never)(torch.zeros(5, 1, 2, 2))
 
 
 def test_a_model_without_gradients_says_so():
@@ -270,7 +270,9 @@ def test_a_model_without_gradients_says_so():
     x, y = torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.long)
     with pytest.raises(ValueError, match="no gradient with respect to its images"):
         as_oracle(Detached()).values_and_grads(x, lambda z: z[:, :1])
-    (batch,) = evaluate(Detached(), x, y, [("square", partial(ATTACKS["square"], eps=0.5, queries=20))], eps=0.5)
+    (batch,) = evaluate_batches(
+        Detached(), x, y, [("square", partial(ATTACKS["square"], eps=0.5, queries=20))], eps=0.5
+    )
     assert batch.outcome.success.any()
 
 
@@ -294,16 +296,16 @@ def test_what_only_the_copy_misclassifies_is_attacked_on_the_model():
         return x_adv
 
     x, y = torch.full((3, 1, 2, 2), 0.2), torch.zeros(3, dtype=torch.long)
-    model = Engine(Line(0.6))
-    copy = Engine(Line(0.55), judge=model, drift=0.1)
-    found = cascade(model, x, y, [creep], search=copy)
+    model = Replica(Line(0.6))
+    copy = Replica(Line(0.55), judge=model, drift=0.1)
+    found = attack_in_sequence(model, x, y, [creep], search=copy)
     assert (found.broken_by == 0).all() and not correct(model, found.x_adv, y).any()
     assert (found.prediction == 1).all() and (found.x_adv > 0.6).all()
     # A copy whose word were taken would stop short of the model's boundary, and the model would be called robust.
-    assert (cascade(model, x, y, [creep], search=copy.but(judge=None)).broken_by == 1).all()
+    assert (attack_in_sequence(model, x, y, [creep], search=copy.but(judge=None)).broken_by == 1).all()
     # Where the copy stands on the other side, the model is asked as far as the two may differ.
-    sure, copy = creep(model, x, y, draws=Draws(0, torch.arange(3))), Engine(Line(0.65), judge=model, drift=0.1)
-    assert (cascade(model, x, y, [lambda *_, **__: sure], search=copy).broken_by == 0).all()
+    sure, copy = creep(model, x, y, draws=Draws(0, torch.arange(3))), Replica(Line(0.65), judge=model, drift=0.1)
+    assert (attack_in_sequence(model, x, y, [lambda *_, **__: sure], search=copy).broken_by == 0).all()
 
 
 def test_last_steps_are_taken_where_the_copys_rounding_does_not_hide_them():
@@ -319,8 +321,8 @@ def test_last_steps_are_taken_where_the_copys_rounding_does_not_hide_them():
             return torch.stack([torch.zeros_like(value), value, *[value - 1] * 2], 1)
 
     x, y = torch.full((3, 1, 4, 4), 0.2), torch.zeros(3, dtype=torch.long)
-    model = Engine(Line(0.01))
-    copy = Engine(Line(0.0), judge=model, drift=0.01, precision=torch.bfloat16)
+    model = Replica(Line(0.01))
+    copy = Replica(Line(0.0), judge=model, drift=0.01, precision=torch.bfloat16)
     for name in ("apgd-ce", "apgd-t"):
         attack = partial(ATTACKS[name], eps=0.1, steps=10, draws=Draws(1, torch.arange(3)))
         assert correct(model, attack(copy, x, y), y).all()

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from benchmarks.hard_nets import Faint, Steep
 from robustlib.attacks import ATTACKS
-from robustlib.evaluation.evaluate import Ready, evaluate
+from robustlib.evaluation.batches import Ready, evaluate_batches
 from robustlib.inference import fast_copy
 from robustlib.inference.cuda_graphs import Graphs
-from robustlib.inference.fast_copy import attempt, make_engines
-from robustlib.inference.replica import Engine
+from robustlib.inference.fast_copy import attempt, make_replicas
+from robustlib.inference.replica import Replica
 from robustlib.losses import misclassified
 from robustlib.rng import Draws
 
@@ -46,18 +46,18 @@ def test_what_is_beyond_float16_is_computed_in_float32(name: str, float16: None)
     y, attack = torch.zeros(64, dtype=torch.long), partial(ATTACKS[name], eps=0.1, **OPTIONS[name])
     accuracies = []
     for half in (True, False):
-        ready = Ready(net, engines := make_engines(net, x, half=half), 2, 0.0)
-        (batch,) = evaluate(net, x, y, [(name, attack)], eps=0.1, ready=ready)
+        ready = Ready(net, replicas := make_replicas(net, x, half=half), 2, 0.0)
+        (batch,) = evaluate_batches(net, x, y, [(name, attack)], eps=0.1, ready=ready)
         accuracies.append(1 - batch.outcome.success.mean())
-        assert (engines.passes.overflows > 0) == half
-    assert engines.search.mode == "float32, folded"
+        assert (replicas.passes.overflows > 0) == half
+    assert replicas.search.mode == "float32, folded"
     assert accuracies[0] == accuracies[1] == 0
 
 
 def test_a_copy_beyond_its_range_on_clean_images_is_not_used(float16: None):
     net, x = Steep().eval(), torch.rand(64, 3, 4, 4) * 0.1 + 0.6
-    engines = make_engines(net, x)
-    assert engines.search.mode == (
+    replicas = make_replicas(net, x)
+    assert replicas.search.mode == (
         "float32, folded (given up: float16, folded: numbers beyond its range; "
         "float16, as given: numbers beyond its range)"
     )
@@ -70,13 +70,13 @@ def test_a_search_in_float16_ends_in_float32(float16: None):
     assert net(corner).argmax(1) == 1
     net = net.float()
     assert net(corner.float()).argmax(1) == 1
-    engines = make_engines(net, sample)
-    assert (engines.search.precision, engines.fine.precision) == (torch.float16, torch.float32)
-    assert engines.search.judge is not None and engines.search.judge.net is engines.fine.net
-    assert engines.search.in_float32 is not None and engines.search.in_float32.net is engines.fine.net
+    replicas = make_replicas(net, sample)
+    assert (replicas.search.precision, replicas.fine.precision) == (torch.float16, torch.float32)
+    assert replicas.search.judge is not None and replicas.search.judge.net is replicas.fine.net
+    assert replicas.search.in_float32 is not None and replicas.search.in_float32.net is replicas.fine.net
     attack = partial(ATTACKS["apgd-ce"], eps=0.1, steps=10, draws=Draws(1, torch.arange(3)))
-    assert misclassified(net(attack(engines.search, x, y)), y).all()
-    alone = engines.search.but(in_float32=None)
+    assert misclassified(net(attack(replicas.search, x, y)), y).all()
+    alone = replicas.search.but(in_float32=None)
     # Only those fall whose random start lies beyond the boundary already.
     assert misclassified(net(attack(alone, x, y)), y).sum() < 3
 
@@ -108,10 +108,10 @@ BENDS: dict[str, Callable[[Tensor, dict], Tensor]] = {
 def test_a_copy_with_another_gradient_is_not_used(bend: str, net: nn.Module, test):
     x, told = test[0][:64], list[str]()
 
-    def make() -> Engine:
-        return Engine(lambda images: net(Bent.apply(images, BENDS[bend])), mode="bent")
+    def make() -> Replica:
+        return Replica(lambda images: net(Bent.apply(images, BENDS[bend])), mode="bent")
 
-    exact = fast_copy.exact_engine(net, x)
+    exact = fast_copy.exact_replica(net, x)
     found = attempt(make, x, exact(x), fast_copy.known_slopes(exact, x), told)
     if bend == "none":
         assert found is not None and told == []
@@ -129,8 +129,8 @@ def test_a_copy_is_compared_at_each_batch_size(fault: str, size: int, net: nn.Mo
             return self.net(x.detach() + 0.1 if fault == "logits" else Bent.apply(x, BENDS["reversed"]))
 
     x, told = test[0][:64], list[str]()
-    exact = fast_copy.exact_engine(net, x)
-    make = partial(Engine, Wrong(net), sizes=(16, 64), mode="recorded", recorded=True)
+    exact = fast_copy.exact_replica(net, x)
+    make = partial(Replica, Wrong(net), sizes=(16, 64), mode="recorded", recorded=True)
     assert attempt(make, x, exact(x), fast_copy.known_slopes(exact, x), told) is None
     assert told == [f"recorded: other {fault}"] or fault == "logits"
 
@@ -140,8 +140,8 @@ def test_memory_that_ran_out_is_said_and_no_error(net: nn.Module, test, monkeypa
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(fast_copy, "folded", full)
-    engines = make_engines(net, test[0][:64], half=False)
-    assert engines.search.mode == "float32, as given, channels-last (given up: no memory for it)"
+    replicas = make_replicas(net, test[0][:64], half=False)
+    assert replicas.search.mode == "float32, as given, channels-last (given up: no memory for it)"
 
 
 class Divides(nn.Module):
@@ -176,8 +176,8 @@ def test_what_float16_computes_otherwise_without_a_nan_is_found_out(name: str, f
     attack = mine or partial(ATTACKS[name], eps=0.3, **options.get(name, {}))
     outcomes = []
     for half in (True, False):
-        ready = Ready(net, make_engines(net, x, half=half), 2, 0.0)
-        (batch,) = evaluate(net, x, y, [(name, attack)], eps=0.3, ready=ready)
+        ready = Ready(net, make_replicas(net, x, half=half), 2, 0.0)
+        (batch,) = evaluate_batches(net, x, y, [(name, attack)], eps=0.3, ready=ready)
         outcomes.append(batch.outcome.success.mean())
         with torch.no_grad():
             assert torch.equal(torch.from_numpy(batch.outcome.success), net(batch.x_adv).argmax(1) != y)
@@ -203,12 +203,12 @@ def test_a_gradient_that_half_precision_loses_is_computed_in_float32(dtype: torc
     net.a.weight.data[:, 0] = 8.0
     net.a.bias.data.zero_()
     x[:, 0, 0, 0] = torch.where(torch.arange(64) % 4 == 0, 0.9, 0.05)  # at 0.9 saturated, at 0.05 not
-    fine = fast_copy.exact_engine(net, x)
-    engine = fast_copy.search_engine(fast_copy.plain, net, dtype, (64,), False)
+    fine = fast_copy.exact_replica(net, x)
+    replica = fast_copy.search_replica(fast_copy.plain, net, dtype, (64,), False)
     values = partial(torch.narrow, dim=1, start=0, length=1)
-    lost = (engine.values_and_grads(x, values)[2] == 0).flatten(1).all(1)
+    lost = (replica.values_and_grads(x, values)[2] == 0).flatten(1).all(1)
     assert 0 < lost.sum() < 64
-    engine = engine.but(spare=fine)
-    found, expected = engine.values_and_grads(x, values)[2], fine.values_and_grads(x, values)[2]
-    assert (found != 0).flatten(1).any(1).all() and engine.count.overflows == lost.sum()
+    replica = replica.but(spare=fine)
+    found, expected = replica.values_and_grads(x, values)[2], fine.values_and_grads(x, values)[2]
+    assert (found != 0).flatten(1).any(1).all() and replica.count.overflows == lost.sum()
     torch.testing.assert_close(found[lost], expected[lost])

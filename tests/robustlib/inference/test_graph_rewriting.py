@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlib.inference.fast_copy import make_engines
+from robustlib.inference.fast_copy import make_replicas
 from robustlib.inference.fast_layers import HalvingPool, ReluPool, SteadyLinear, WideLinear
 from robustlib.inference.graph_rewriting import Folded, Normalized, fold, refresh
 from robustlib.models import build
@@ -68,8 +68,8 @@ def test_pools_by_two_are_joined_with_their_relu_whichever_comes_first():
 
 def test_linear_layers_of_a_search_copy_always_get_as_many_rows():
     net = build(arch="lenet5", in_channels=1, num_classes=10, image_size=(8, 8), normalize=((0.3,), (0.3,))).eval()
-    engines = make_engines(net, torch.rand(64, 1, 8, 8))
-    kinds = [type(layer) for layer in engines.search.modules()]
+    replicas = make_replicas(net, torch.rand(64, 1, 8, 8))
+    kinds = [type(layer) for layer in replicas.search.modules()]
     assert kinds.count(SteadyLinear) == 3
 
 
@@ -125,7 +125,7 @@ def test_a_model_with_weights_elsewhere_is_not_followed():
     assert tracking_copy(net, torch.rand(64, 1, 4, 4)) is None
     assert net.scale.requires_grad and net.scale.dtype == torch.float32
     # To be attacked as it is, it may be copied all the same.
-    assert make_engines(net.eval(), torch.rand(64, 1, 4, 4)).search.mode.startswith("float32, folded")
+    assert make_replicas(net.eval(), torch.rand(64, 1, 4, 4)).search.mode.startswith("float32, folded")
 
 
 def test_refreshing_takes_the_weights_as_they_are():

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from robustlib.attacks import ATTACKS
 from robustlib.audit.audit import audit
 from robustlib.checks.evaluation_checks import look_at_outcome
-from robustlib.evaluation.evaluate import evaluate, make_ready
-from robustlib.inference.fast_copy import make_engines
+from robustlib.evaluation.batches import evaluate_batches, make_ready
+from robustlib.inference.fast_copy import make_replicas
 from robustlib.inference.model_modes import PRECISIONS, read_switches, strict_float32, switch, write_switches
 
 
@@ -47,7 +47,7 @@ def tf32() -> Iterator[dict[str, Any]]:
 
 def test_evaluations_in_turn_are_strict_and_leave_nothing_behind(tf32: dict[str, Any]):
     spies = [Spy().eval(), Spy().eval()]
-    runs = [evaluate(spy, X, Y, FGSM, eps=0.1, batch_size=16) for spy in spies]
+    runs = [evaluate_batches(spy, X, Y, FGSM, eps=0.1, batch_size=16) for spy in spies]
     steps, between = 0, []
     for step in zip(*runs, strict=True):
         steps += len(step)
@@ -58,7 +58,7 @@ def test_evaluations_in_turn_are_strict_and_leave_nothing_behind(tf32: dict[str,
 
 def test_an_evaluation_that_is_left_half_done_leaves_nothing_behind(tf32: dict[str, Any]):
     model = Spy().train()
-    next(evaluate(model, X, Y, FGSM, eps=0.1, batch_size=16))
+    next(evaluate_batches(model, X, Y, FGSM, eps=0.1, batch_size=16))
     assert read_switches() == tf32 and model.training
 
 
@@ -75,21 +75,21 @@ def test_whoever_leaves_first_takes_nothing_from_the_others(tf32: dict[str, Any]
 def test_checks_after_an_evaluation_are_strict(tf32: dict[str, Any]):
     spy = Spy().eval()
     ready = make_ready(spy, X, 3, torch.device("cpu"))
-    (batch,) = evaluate(spy, X, Y, FGSM, eps=0.1, ready=ready)
-    assert ready.engines is not None
+    (batch,) = evaluate_batches(spy, X, Y, FGSM, eps=0.1, ready=ready)
+    assert ready.replicas is not None
     spy.seen.clear()
-    look_at_outcome(ready.engines.exact, X, Y, batch.x_adv, batch.outcome, norm="Linf", eps=0.1, seed=0)
+    look_at_outcome(ready.replicas.exact, X, Y, batch.x_adv, batch.outcome, norm="Linf", eps=0.1, seed=0)
     assert spy.seen == {"ieee"}
 
 
 def test_an_autocast_around_it_does_not_judge(tf32: dict[str, Any]):
     spy = Spy().eval()
-    exact = make_engines(spy, X).exact
+    exact = make_replicas(spy, X).exact
     expected, spy.seen = exact(X), set()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(exact(X), expected)
         exact.values_and_grads(X, lambda z: z[:, :1])
-        list(evaluate(spy, X, Y, FGSM, eps=0.1))
+        list(evaluate_batches(spy, X, Y, FGSM, eps=0.1))
     assert spy.seen == {"ieee"}
 
 
@@ -99,7 +99,7 @@ def test_a_model_that_moves_the_old_switches_itself_works():
             pass
 
     spy = Spy(flags).eval()
-    assert [len(batch.x_adv) for batch in evaluate(spy, X, Y, FGSM, eps=0.1)] == [40]
+    assert [len(batch.x_adv) for batch in evaluate_batches(spy, X, Y, FGSM, eps=0.1)] == [40]
     assert torch.backends.cudnn.allow_tf32 in (True, False)  # it can be read: no contradiction is left
 
 
@@ -108,7 +108,7 @@ def test_a_model_that_allows_tf32_is_asked_strictly_the_next_time():
         torch.backends.cudnn.allow_tf32 = True
 
     spy, before = Spy(careless).eval(), read_switches()
-    exact = make_engines(spy, X).exact
+    exact = make_replicas(spy, X).exact
     spy.seen.clear()
     with strict_float32():
         exact(X[:8])
@@ -125,7 +125,7 @@ def test_a_model_stays_where_it_is():
     asked: list[torch.device] = []
     model = Asked().to_empty(device="meta")
     for run in (
-        evaluate(model, X, Y, FGSM, eps=0.1),
+        evaluate_batches(model, X, Y, FGSM, eps=0.1),
         audit(model, X, Y, eps=0.1),
     ):
         with pytest.raises(ValueError, match="meta"):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
-from robustlib.evaluation.evaluate import evaluate, evaluate_curve, make_ready
-from robustlib.inference.threads import make_crew
+from robustlib.evaluation.batches import evaluate_batches, evaluate_curve, make_ready
+from robustlib.inference.threads import make_threaded
 from robustlib.outcome import join
 
 CPU = torch.device("cpu")
@@ -34,10 +34,10 @@ def test_every_number_of_threads_gives_the_same_bits(number: int, threads, net: 
     for n in (1, number):
         threads(n)
         ready = make_ready(net, x, 10, CPU)
-        batches = list(evaluate(net, x, y, stages(), eps=0.06, ready=ready, batch_size=40))
-        assert torch.get_num_threads() == n and ready.engines is not None
+        batches = list(evaluate_batches(net, x, y, stages(), eps=0.06, ready=ready, batch_size=40))
+        assert torch.get_num_threads() == n and ready.replicas is not None
         outcome = join([batch.outcome for batch in batches])
-        found[n] = outcome, torch.cat([batch.x_adv for batch in batches]), ready.engines.passes
+        found[n] = outcome, torch.cat([batch.x_adv for batch in batches]), ready.replicas.passes
         assert [len(batch.seconds) for batch in batches] == [3, 3, 3]
     (one, x_one, passes_one), (many, x_many, passes_many) = found.values()
     assert one.index.tolist() == many.index.tolist() == list(range(90)) and 0 < one.success.mean() < 1
@@ -64,7 +64,9 @@ def test_a_curve_is_shared_out_too(threads, net: nn.Module, test):
 def test_fewer_examples_than_threads(threads, net: nn.Module, test):
     threads(4)
     for n in (1, 3):
-        (batch,) = evaluate(net, test[0][:5], test[1][:5], stages(), eps=0.06, index=torch.arange(n), num_classes=10)
+        (batch,) = evaluate_batches(
+            net, test[0][:5], test[1][:5], stages(), eps=0.06, index=torch.arange(n), num_classes=10
+        )
         assert batch.outcome.index.tolist() == list(range(n)) and len(batch.x_adv) == n
 
 
@@ -74,7 +76,7 @@ def test_an_error_in_a_thread_is_the_evaluations(threads, net: nn.Module, test):
 
     threads(2)
     with pytest.raises(ZeroDivisionError, match="mine"):
-        list(evaluate(net, test[0][:20], test[1][:20], [("broken", broken)], eps=0.1, num_classes=10))
+        list(evaluate_batches(net, test[0][:20], test[1][:20], [("broken", broken)], eps=0.1, num_classes=10))
 
 
 def test_a_model_with_a_state_is_copied_for_each_thread_or_left_to_one(threads, net: nn.Module, test):
@@ -90,21 +92,21 @@ def test_a_model_with_a_state_is_copied_for_each_thread_or_left_to_one(threads, 
             return self.inner(self.last)
 
     threads(2)
-    engines = make_ready(Remembers(net).eval(), test[0], 10, CPU).engines
-    assert engines is not None
-    crew = make_crew(engines, CPU)
-    assert crew is not None and len(crew.engines) == 2 and crew.threads == 1
-    mine, copy = crew.engines
+    replicas = make_ready(Remembers(net).eval(), test[0], 10, CPU).replicas
+    assert replicas is not None
+    threaded = make_threaded(replicas, CPU)
+    assert threaded is not None and len(threaded.replicas) == 2 and threaded.threads == 1
+    mine, copy = threaded.replicas
     for one, other in ((mine.exact, copy.exact), (mine.search, copy.search)):
         assert one is not other and one.net is not other.net
     assert copy.search.judge == copy.fine.forward
     threads(1)
-    assert make_crew(engines, CPU) is None
+    assert make_threaded(replicas, CPU) is None
     threads(2)
 
     class Held(Remembers):
         def __deepcopy__(self, memo: object):
             raise TypeError("not to be copied")
 
-    engines = make_ready(Held(net).eval(), test[0], 10, CPU).engines
-    assert engines is not None and make_crew(engines, CPU) is None
+    replicas = make_ready(Held(net).eval(), test[0], 10, CPU).replicas
+    assert replicas is not None and make_threaded(replicas, CPU) is None

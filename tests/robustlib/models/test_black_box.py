@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
 from robustlib.audit.audit import Audit, audit
-from robustlib.evaluation.evaluate import evaluate
+from robustlib.evaluation.batches import evaluate_batches
 from robustlib.inference.batched_model import Count
-from robustlib.inference.fast_copy import exact_engine, warm_up
+from robustlib.inference.fast_copy import exact_replica, warm_up
 from robustlib.models import build
 from robustlib.models.black_box import BlackBoxModel, are_probabilities, endpoint
 from tests.helpers.model_server import Reply, Server, answering, serving
@@ -106,12 +106,12 @@ def test_it_is_attacked_by_what_needs_no_gradient(net: nn.Module, test: tuple[Te
         def forward(self, x: Tensor) -> Tensor:
             return net(x).detach()
 
-    run = partial(evaluate, x=x, y=y, attacks=attack, eps=0.2, num_classes=10, device=torch.device("cpu"))
+    run = partial(evaluate_batches, x=x, y=y, attacks=attack, eps=0.2, num_classes=10, device=torch.device("cpu"))
     (given,), (asked,) = run(Whole()), run(BlackBoxModel(lambda x: net(x).numpy()))
     assert torch.equal(given.x_adv, asked.x_adv) and asked.outcome.success.any()
     with pytest.raises(ValueError, match="no gradient"):
         list(
-            evaluate(
+            evaluate_batches(
                 BlackBoxModel(lambda x: net(x)),
                 x,
                 y,
@@ -156,10 +156,10 @@ def test_an_audit_asks_a_server_as_it_asks_a_callable(answer: str, cause: str, s
 
 def test_what_has_no_gradient_can_be_warmed_up_too(net: nn.Module, test: tuple[Tensor, Tensor]):
     """As it is on a GPU, where every batch size is recorded beforehand."""
-    engine = exact_engine(BlackBoxModel(lambda x: net(x)), test[0][:16])
-    engine.count = Count()
-    warm_up(engine, test[0][:16])
-    assert engine.count.forwards == sum(engine.sizes)
+    replica = exact_replica(BlackBoxModel(lambda x: net(x)), test[0][:16])
+    replica.count = Count()
+    warm_up(replica, test[0][:16])
+    assert replica.count.forwards == sum(replica.sizes)
 
 
 def test_a_factory_may_return_any_callable(tmp_path: Path):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robustlib.attacks import ATTACKS
 from robustlib.audit.audit import Audit, audit
 from robustlib.defences import DEFENCES
-from robustlib.evaluation.evaluate import evaluate, make_ready
+from robustlib.evaluation.batches import evaluate_batches, make_ready
 from robustlib.inference.model_modes import evaluating, into_mode
 from robustlib.model_calls import ask
 from robustlib.outcome import check_classes
@@ -78,7 +78,7 @@ def test_it_has_the_numbers_of_the_module_it_came_from(make: Callable[[], nn.Mod
         attacks = [(name, partial(ATTACKS[name], eps=0.05)) for name in ("pgd", "apgd-ce")]
         ready = make_ready(model, X, 10, CPU)
         assert ready.mode(0.05).startswith("float32") and not [f for f in ready.findings if f.verdict == "fail"]
-        (batch,) = evaluate(model, X, Y, attacks, eps=0.05, ready=ready)
+        (batch,) = evaluate_batches(model, X, Y, attacks, eps=0.05, ready=ready)
         return batch
 
     mine, theirs = found(make()), found(pure())
@@ -181,7 +181,7 @@ def test_another_answer_is_one_line_wherever_it_comes(change: Callable[[Tensor],
     line = rf"^expected logits of shape \(20, classes\) from the model, got {came}$"
     for call in (
         lambda m: check_classes(m, X, 10),
-        lambda m: next(evaluate(m, X, Y, [("pgd", partial(ATTACKS["pgd"], eps=0.1))], eps=0.1)),
+        lambda m: next(evaluate_batches(m, X, Y, [("pgd", partial(ATTACKS["pgd"], eps=0.1))], eps=0.1)),
         lambda m: ATTACKS["pgd"](m, X, Y),
         lambda m: ATTACKS["square"](m, X, Y, queries=5),
         lambda m: ATTACKS["deepfool"](m, X, Y),
@@ -195,7 +195,7 @@ def test_a_model_on_the_meta_device_is_one_line():
         model = network()
     for call in (
         lambda: check_classes(model, X, 10),
-        lambda: next(evaluate(model, X, Y, [("clean", ATTACKS["clean"])])),
+        lambda: next(evaluate_batches(model, X, Y, [("clean", ATTACKS["clean"])])),
     ):
         with pytest.raises(ValueError, match=r"^the model lies on the meta device, where weights have shapes and no"):
             call()
@@ -207,7 +207,7 @@ def test_a_module_that_was_never_made_one_is_one_line():
             pass
 
     with pytest.raises(TypeError, match=r"whose __init__ calls super\(\).__init__\(\) first$"):
-        next(evaluate(Forgets(), X, Y, [("clean", ATTACKS["clean"])]))
+        next(evaluate_batches(Forgets(), X, Y, [("clean", ATTACKS["clean"])]))
 
 
 def test_integers_are_scores():
@@ -242,9 +242,9 @@ class Stays(Odd):
 
 def test_eval_and_to_that_give_nothing_or_fail():
     pgd = [("pgd", partial(ATTACKS["pgd"], eps=0.1))]
-    expected = next(evaluate(network(), X, Y, pgd, eps=0.1))
+    expected = next(evaluate_batches(network(), X, Y, pgd, eps=0.1))
     for model in (Eval(), Stays(lambda z: z)):
-        assert torch.equal(next(evaluate(model, X, Y, pgd, eps=0.1)).x_adv, expected.x_adv)
+        assert torch.equal(next(evaluate_batches(model, X, Y, pgd, eps=0.1)).x_adv, expected.x_adv)
     with pytest.raises(ValueError, match=r"^the model's eval\(\) fails: RuntimeError: not now$"):
         make_ready(Eval(fails=True), X, 10, CPU)
     with pytest.raises(ValueError, match=r"^the model's to\('meta'\) fails: TypeError: stays here$"):
@@ -256,8 +256,8 @@ def test_eval_and_to_that_give_nothing_or_fail():
     [(partial(lambda x: x), "partial: robustlib.models.black_box.BlackBoxModel"), (Pure, "the class Pure: make one")],
 )
 def test_what_is_no_module_is_one_line(model: Any, came: str):
-    for call in (evaluate, partial(audit, eps=0.1)):
-        args = () if call is not evaluate else ([],)
+    for call in (evaluate_batches, partial(audit, eps=0.1)):
+        args = () if call is not evaluate_batches else ([],)
         with pytest.raises(TypeError, match=rf"^(evaluate|audit): expected a torch.nn.Module, got {came}"):
             next(iter(call(model, X, Y, *args)))
 

@@ -15,11 +15,11 @@ from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.checks.evaluation_checks import look_at_model
 from robustlib.checks.thresholds import CheckResult
 from robustlib.datasets.lazy_images import ImageSet
-from robustlib.evaluation.attack_sequence import cascade
+from robustlib.evaluation.attack_sequence import attack_in_sequence
 from robustlib.evaluation.multi_radius import curve
 from robustlib.evaluation.randomised_models import GROUP, judge_randomised
 from robustlib.inference.expectation import is_randomised
-from robustlib.inference.fast_copy import Engines, make_engines
+from robustlib.inference.fast_copy import Replicas, make_replicas
 from robustlib.inference.model_modes import (
     as_images,
     as_module,
@@ -31,8 +31,8 @@ from robustlib.inference.model_modes import (
     strict_float32,
 )
 from robustlib.inference.predict import predict
-from robustlib.inference.replica import Engine
-from robustlib.inference.threads import Crew, make_crew, members, threads_of
+from robustlib.inference.replica import Replica
+from robustlib.inference.threads import ThreadedReplicas, make_threaded, thread_count, threads_of
 from robustlib.input_checks import check_data, check_highest, check_radii
 from robustlib.memory import as_many_as_fit
 from robustlib.metrics import CLEAN, NOTHING
@@ -46,33 +46,33 @@ SAMPLE = 64  # of the data set's first images, whatever is asked: what a model i
 
 @dataclass(frozen=True)
 class Ready:
-    """A model ready to be evaluated. engines: None for a randomised model.  classes: logits that it gives.
+    """A model ready to be evaluated. replicas: None for a randomised model.  classes: logits that it gives.
 
     findings: of the checks of the model itself.
     """
 
     model: nn.Module
-    engines: Engines | None
+    replicas: Replicas | None
     classes: int
     seconds: float
     findings: tuple[CheckResult, ...] = ()
 
     def mode(self, eps: float | None) -> str:
         """In which form the model is searched within this radius, in words."""
-        if self.engines is None:
+        if self.replicas is None:
             return "float32, randomised: expectation over draws"
-        return self.engines.suited(eps).mode
+        return self.replicas.for_radius(eps).mode
 
-    def as_surrogate(self) -> Engine:
+    def as_surrogate(self) -> Replica:
         """What images for other models are made on. Raises ValueError where that leads nowhere."""
-        if self.engines is None:
+        if self.replicas is None:
             raise ValueError("the surrogate changes its answers from pass to pass: expected one that does not")
         if any(found.name == "gradient" and found.value == 1 for found in self.findings):
             raise ValueError("the surrogate has no gradient to make images by: expected a network that has one")
-        return self.engines.search
+        return self.replicas.search
 
 
-def evaluate(
+def evaluate_batches(
     model: nn.Module,
     x: ImageSet,
     y: Tensor,
@@ -107,7 +107,7 @@ def evaluate_curve(
     eot_draws: int = 20,
     device: torch.device | None = None,
     ready: Ready | None = None,
-    surrogate: Engine | None = None,
+    surrogate: Replica | None = None,
 ) -> Iterator[tuple[Batch, ...]]:
     """Evaluate at several radii as one search, batch by batch; a batch's outcome at each radius, in their order.
 
@@ -129,15 +129,15 @@ def evaluate_curve(
     ready = ready or make_ready(model, x, num_classes or highest + 1, device)
     check_highest("evaluate", highest, ready.classes)
     chosen = torch.arange(len(x)) if index is None else index
-    size = GROUP if ready.engines is None else batch_size or fitting(x[:1], device)
+    size = GROUP if ready.replicas is None else batch_size or fitting(x[:1], device)
 
     def steps() -> Iterator[tuple[Batch, ...]]:
-        engines = None if ready.engines is None else replace(ready.engines, surrogate=surrogate)
-        crew = None if engines is None else make_crew(engines, device)
-        for rows in batches(chosen, size, grouped=engines is None):
+        replicas = None if ready.replicas is None else replace(ready.replicas, surrogate=surrogate)
+        threaded = None if replicas is None else make_threaded(replicas, device)
+        for rows in batches(chosen, size, grouped=replicas is None):
             images, labels = as_images(x[rows], device), y[rows].to(device)
             own = Draws(seed, rows.to(device))
-            if engines is None:
+            if replicas is None:
                 images = images.contiguous(memory_format=layout(ready.model))
                 budgets = [(eps, given(named, surrogate)) for eps, named in plan]
                 with seeded(seed, f"evaluate/{int(rows[0]) // GROUP}", device):
@@ -145,10 +145,10 @@ def evaluate_curve(
                         judge_randomised(ready.model, images, labels, own, norm, eps, named, draws, eot_draws)
                         for eps, named in budgets
                     )
-            elif crew is None:
-                found = judge_fixed(engines, images, labels, own, plan, norm)
+            elif threaded is None:
+                found = judge_fixed(replicas, images, labels, own, plan, norm)
             else:
-                found = judge_shared(crew, images, labels, own, plan, norm)
+                found = judge_shared(threaded, images, labels, own, plan, norm)
             yield found
 
     yield from each_within(steps(), strict_float32, partial(evaluating, ready.model))
@@ -165,20 +165,20 @@ def make_ready(model: nn.Module, x: ImageSet, num_classes: int, device: torch.de
         sample = as_images(x[:SAMPLE], device, layout(model))
         classes = check_classes(model, sample, num_classes)
         randomised = as_many_as_fit(lambda n: is_randomised(model, sample[:n]), min(len(sample), 16))
-        engines = None if randomised else engines_for_crew(model, sample)
-        findings = look_at_model(model, sample, randomised=engines is None)
-    return Ready(model, engines, classes, time.perf_counter() - start, tuple(findings))
+        replicas = None if randomised else replicas_for_threads(model, sample)
+        findings = look_at_model(model, sample, randomised=replicas is None)
+    return Ready(model, replicas, classes, time.perf_counter() - start, tuple(findings))
 
 
-def engines_for_crew(model: nn.Module, sample: Tensor) -> Engines:
-    """Engines made, and their batch sizes chosen, with as many threads as they will be called with."""
+def replicas_for_threads(model: nn.Module, sample: Tensor) -> Replicas:
+    """Replicas made, and their batch sizes chosen, with as many threads as they will be called with."""
     if sample.is_cuda:
-        return make_engines(model, sample)
-    with threads_of(torch.get_num_threads() // members()):
-        engines = make_engines(model, sample)
-    if members() > 1 and make_crew(engines, sample.device) is None:
-        return make_engines(model, sample)
-    return engines
+        return make_replicas(model, sample)
+    with threads_of(torch.get_num_threads() // thread_count()):
+        replicas = make_replicas(model, sample)
+    if thread_count() > 1 and make_threaded(replicas, sample.device) is None:
+        return make_replicas(model, sample)
+    return replicas
 
 
 def fitting(x: Tensor, device: torch.device) -> int:
@@ -198,7 +198,7 @@ def batches(chosen: Tensor, batch_size: int, *, grouped: bool) -> Iterator[Tenso
     yield from chosen.split(counts.tolist())
 
 
-def given(named: Sequence[tuple[str, AttackFunction]], surrogate: Engine | None) -> list[tuple[str, AttackFunction]]:
+def given(named: Sequence[tuple[str, AttackFunction]], surrogate: Replica | None) -> list[tuple[str, AttackFunction]]:
     """The attacks, those that make their images on a surrogate with it."""
     if surrogate is None:
         return list(named)
@@ -207,25 +207,25 @@ def given(named: Sequence[tuple[str, AttackFunction]], surrogate: Engine | None)
 
 
 def judge_shared(
-    crew: Crew,
+    threaded: ThreadedReplicas,
     x: Tensor,
     y: Tensor,
     draws: Draws,
     plan: Sequence[tuple[float | None, Sequence[tuple[str, AttackFunction]]]],
     norm: Norm,
 ) -> tuple[Batch, ...]:
-    """`judge_fixed`, each member of the crew with its share of the examples."""
+    """`judge_fixed`, each thread with its share of the examples."""
 
-    def work(engines: Engines, rows: Tensor) -> tuple[Batch, ...]:
-        return judge_fixed(engines, x[rows], y[rows], draws[rows], plan, norm)
+    def work(replicas: Replicas, rows: Tensor) -> tuple[Batch, ...]:
+        return judge_fixed(replicas, x[rows], y[rows], draws[rows], plan, norm)
 
-    shares = crew.share_out(len(x), work)
+    shares = threaded.scatter(len(x), work)
     place = torch.cat([rows for rows, _ in shares]).argsort()
     return tuple(gather(batches, place) for batches in zip(*(found for _, found in shares), strict=True))
 
 
 def judge_fixed(
-    engines: Engines,
+    replicas: Replicas,
     x: Tensor,
     y: Tensor,
     draws: Draws,
@@ -233,12 +233,12 @@ def judge_fixed(
     norm: Norm,
 ) -> tuple[Batch, ...]:
     """A batch's outcome at each radius, for a model that always gives the same answer."""
-    exact, search = engines.exact, engines.suited(plan[0][0])
+    exact, search = replicas.exact, replicas.for_radius(plan[0][0])
     clean = predict(exact, x)
-    attacks = [(eps, [attack for _, attack in given(named, engines.surrogate)]) for eps, named in plan]
+    attacks = [(eps, [attack for _, attack in given(named, replicas.surrogate)]) for eps, named in plan]
     if len(plan) == 1:
         standing = y if all(name in ON_ALL for name, _ in plan[0][1]) else clean
-        results = [cascade(exact, x, y, attacks[0][1], draws=draws, search=search, clean=standing)]
+        results = [attack_in_sequence(exact, x, y, attacks[0][1], draws=draws, search=search, clean=standing)]
     else:
         radii = [(eps, chosen) for eps, chosen in attacks if eps is not None]
         assert len(radii) == len(plan)

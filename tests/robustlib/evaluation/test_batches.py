@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS
-from robustlib.evaluation.evaluate import evaluate
+from robustlib.evaluation.batches import evaluate_batches
 from robustlib.metrics import summarise, wilson
 from robustlib.outcome import Batch, Outcome, join
 from robustlib.rng import Draws
@@ -69,7 +69,7 @@ def attack(name: str, norm: Norm, **options):
 
 
 def outcome(*args, **options) -> Outcome:
-    return join([batch.outcome for batch in evaluate(*args, **options)])
+    return join([batch.outcome for batch in evaluate_batches(*args, **options)])
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -115,7 +115,7 @@ def test_deepfool_without_a_budget_measures_the_distance(
 def test_batch_size_changes_nothing(norm: Norm, model: Rows, x: Tensor, y: Tensor):
     eps = radius(0.15, model, norm)
     attacks = [attack("pgd", norm, eps=eps, steps=2), attack("fgsm", norm, eps=eps, random_start=True)] * 2
-    runs = [list(evaluate(model, x, y, attacks, norm=norm, eps=eps, batch_size=size)) for size in (64, 128, N)]
+    runs = [list(evaluate_batches(model, x, y, attacks, norm=norm, eps=eps, batch_size=size)) for size in (64, 128, N)]
     assert [[len(batch.x_adv) for batch in run] for run in runs] == [[64, 64, 64], [128, 64], [N]]
     joined = [join([batch.outcome for batch in run]) for run in runs]
     images = [torch.cat([batch.x_adv for batch in run]) for run in runs]
@@ -128,7 +128,7 @@ def test_batch_size_changes_nothing(norm: Norm, model: Rows, x: Tensor, y: Tenso
 
 def test_another_seed_gives_other_images(model: Rows, x: Tensor, y: Tensor):
     def run(seed: int) -> Tensor:
-        (batch,) = evaluate(model, x, y, [attack("pgd", "L2", eps=0.1, steps=1)], norm="L2", eps=0.1, seed=seed)
+        (batch,) = evaluate_batches(model, x, y, [attack("pgd", "L2", eps=0.1, steps=1)], norm="L2", eps=0.1, seed=seed)
         return batch.x_adv
 
     assert torch.equal(run(0), run(0)) and not torch.equal(run(0), run(1))
@@ -136,7 +136,7 @@ def test_another_seed_gives_other_images(model: Rows, x: Tensor, y: Tensor):
 
 def test_the_images_given_back_are_those_that_were_judged(net: nn.Module, test):
     x, y = test
-    batches: list[Batch] = list(evaluate(net, x, y, [attack("pgd", "Linf", eps=0.1)], eps=0.1, batch_size=128))
+    batches: list[Batch] = list(evaluate_batches(net, x, y, [attack("pgd", "Linf", eps=0.1)], eps=0.1, batch_size=128))
     x_adv = torch.cat([batch.x_adv for batch in batches])
     found = join([batch.outcome for batch in batches])
     assert x_adv.dtype == torch.float32 and x_adv.device.type == "cpu" and x_adv.shape == x.shape
@@ -173,16 +173,16 @@ def test_an_attack_that_leaves_its_ball_is_an_error(norm: Norm, step: float, mod
         normal = (model.weight[1] - model.weight[0]).detach().sign().reshape(1, 1, 6, 6)
         return x + step * normal * (1 - 2 * y)[:, None, None, None]
 
-    list(evaluate(model, x, y, [("push", push)], norm=norm, eps=0.13))  # inside this one
+    list(evaluate_batches(model, x, y, [("push", push)], norm=norm, eps=0.13))  # inside this one
     with pytest.raises(
         RuntimeError, match=rf"^one of the attacks \['push'\] left its {norm} ball of radius 0\.1, or the"
     ):
-        list(evaluate(model, x, y, [("push", push)], norm=norm, eps=0.1))
+        list(evaluate_batches(model, x, y, [("push", push)], norm=norm, eps=0.1))
 
 
 def test_an_attack_that_gives_nan_is_an_error(model: Rows, x: Tensor, y: Tensor):
     with pytest.raises(RuntimeError, match=r"^attack 1 of 1 gives images that hold NaN$"):
-        list(evaluate(model, x, y, [("nan", lambda model, x, y, *, draws: x * math.nan)], norm="Linf", eps=0.1))
+        list(evaluate_batches(model, x, y, [("nan", lambda model, x, y, *, draws: x * math.nan)], norm="Linf", eps=0.1))
 
 
 @pytest.mark.parametrize("where", ["clean", "attacked"])
@@ -201,7 +201,7 @@ def test_nan_logits_are_an_error_and_no_class(where: str, model: Rows, x: Tensor
         y = torch.cat([y, y])
     bright = ("bright", lambda model, x, y, *, draws: torch.ones_like(x))
     with pytest.raises(ValueError, match=r"^the model gives NaN logits for \d+ of \d+ images$"):
-        list(evaluate(Broken(), x, y, [bright], norm="Linf", eps=1.0))
+        list(evaluate_batches(Broken(), x, y, [bright], norm="Linf", eps=1.0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
@@ -228,14 +228,14 @@ def test_an_attack_that_leaves_the_box_is_an_error(model: Rows, x: Tensor, y: Te
     with pytest.raises(
         RuntimeError, match=r"^one of the attacks \['far'\] left its Linf ball of radius None, or the box$"
     ):
-        list(evaluate(model, x, y, [("far", lambda model, x, y, *, draws: 3 - 5 * x)]))
+        list(evaluate_batches(model, x, y, [("far", lambda model, x, y, *, draws: 3 - 5 * x)]))
 
 
 @pytest.mark.parametrize("shift, low, high", [(0.5, "0.5", "1.5"), (-0.25, "-0.25", "0.75")])
 def test_images_outside_the_box(shift: float, low: str, high: str, model: Rows):
     x = torch.linspace(0, 1, 72).reshape(2, 1, 6, 6) + shift
     with pytest.raises(ValueError) as error:
-        list(evaluate(model, x, torch.zeros(2, dtype=torch.long), []))
+        list(evaluate_batches(model, x, torch.zeros(2, dtype=torch.long), []))
     assert str(error.value) == (
         f"expected images in [0, 1], got values from {low} to {high}: leave normalisation to the model's first layer"
     )
@@ -275,7 +275,11 @@ class Gives(nn.Module):
 )
 def test_models_that_do_not_fit(logits: object, classes: int | None, message: str):
     with pytest.raises(ValueError) as error:
-        list(evaluate(Gives(logits), torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 5, 2]), [], num_classes=classes))
+        list(
+            evaluate_batches(
+                Gives(logits), torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 5, 2]), [], num_classes=classes
+            )
+        )
     assert str(error.value) == message
 
 
