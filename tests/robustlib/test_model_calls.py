@@ -132,6 +132,7 @@ BUDGETS["cw"]["search_steps"] = 2
 odd_ones = pytest.mark.parametrize("odd", ODD.values(), ids=list(ODD))
 
 
+@pytest.mark.slow
 @odd_ones
 @pytest.mark.parametrize("name", BUDGETS)
 def test_an_attack_called_by_itself_finds_the_same_bits(name: str, odd: Callable[[], Net]):
@@ -178,6 +179,7 @@ def test_checks_and_an_audit_find_nothing_else(odd: Callable[[], Net]):
     assert [(f.name, f.verdict) for f in mine.findings] == [(f.name, f.verdict) for f in pure.findings]
 
 
+@pytest.mark.slow
 @odd_ones
 def test_gradients_certificates_defences_and_cascades(odd: Callable[[], Net]):
     def values(logits: Tensor) -> Tensor:
@@ -199,6 +201,7 @@ def test_gradients_certificates_defences_and_cascades(odd: Callable[[], Net]):
     assert torch.equal(mine.x_adv, pure.x_adv) and torch.equal(mine.broken_by, pure.broken_by)
 
 
+@pytest.mark.slow
 @odd_ones
 def test_training_comes_to_the_same_weights(odd: Callable[[], Net]):
     settings = TrainSettings(
