@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test quick lint wheel setup clean
+.PHONY: demo test quick quick-tests lint wheel setup clean
 
 .venv/.run: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "robustq needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
@@ -32,7 +32,11 @@ lint: setup
 
 QUICK := not ray and not browser and not postgres and not peers and not data and not slow and not trained
 
-quick: lint
+# Side by side: types alone would leave all cores but one idle.
+quick: setup
+	$(MAKE) --no-print-directory --jobs=2 lint quick-tests
+
+quick-tests: setup
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadscope -m "$(QUICK)"
 
 test: lint

@@ -207,7 +207,7 @@ def training_parameters(objective: str) -> dict[str, inspect.Parameter]:
 def check_attack(spec: AttackSpec, ref: DataRef, models: Iterable[ModelSpec]) -> None:
     """What can be said before anything runs of evaluations that do not take every image or model."""
     if spec.name == "corruption":
-        corruptions.check(**spec.params, shape=load_data(ref).images.shape[1:])
+        corruptions.check(spec.params["kind"], load_data(ref).images.shape[1:])
         corruptions.library()
     if spec.name == CERTIFY:
         for model in models:

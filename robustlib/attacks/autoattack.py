@@ -64,8 +64,6 @@ def autoattack(
                 substitutions.append("fab: looks at the 10 classes ranked first")
         case "rand":
             order = ["apgd-ce", "apgd-dlr"]
-        case _:
-            raise ValueError(f"unknown version {version!r} of autoattack, expected one of: standard, plus, rand")
     stages: list[Named] = []
     for name in order:
         # The first run of fab starts from the image itself, its repeats from random points.

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlib.arguments import check_value
 from robustlib.input_checks import checked
 from robustlib.rng import Draws, default_draws
 
@@ -45,7 +44,7 @@ def corruption(
     severity: 1 to 5.  The model is not asked. Images are rounded to 8 bits before and after, as the library does.
     Raises ValueError for images or arguments that the library does not take, and where it is not installed.
     """
-    check(kind, severity, tuple(x.shape[1:]))
+    check(kind, tuple(x.shape[1:]))
     corrupt = library()
     seeds = default_draws(x, draws).bits((1,), f"corruption/{kind}/{severity}").squeeze(1) % 2**32
     levels = (x * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, C)
@@ -70,10 +69,9 @@ def corrupt_one(corrupt: Callable[..., Any], image: np.ndarray, kind: str, sever
     return found if image.shape[2] == 3 else found[..., 1:2]
 
 
-def check(kind: str, severity: int, shape: tuple[int, ...]) -> None:
+def check(kind: str, shape: tuple[int, ...]) -> None:
     if kind not in KINDS:
         raise ValueError(f"corruption: unknown kind {kind!r}, expected one of: {', '.join(KINDS)}")
-    check_value("corruption", "severity", int, severity)
     channels, height, width = shape
     if channels not in (1, 3) or min(height, width) < SMALLEST:
         raise ValueError(

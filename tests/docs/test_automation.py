@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
 RECIPES = {
     name: [line.strip() for line in recipe.splitlines()]
-    for name, recipe in re.findall(r"(?m)^([a-z]+):(?!=).*\n((?:\t.*\n)*)", MAKEFILE)
+    for name, recipe in re.findall(r"(?m)^([a-z-]+):(?!=).*\n((?:\t.*\n)*)", MAKEFILE)
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CI = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())

@@ -63,7 +63,7 @@ def attacked(name: str, norm: Norm, model: nn.Module, x: Tensor, eps: float) -> 
 
 
 @pytest.mark.parametrize(("name", "norm"), PLACES)
-@pytest.mark.parametrize("side", [64, 224])
+@pytest.mark.parametrize("side", [64, pytest.param(224, marks=pytest.mark.slow)])
 def test_every_attack_keeps_its_budget(side: int, name: str, norm: Norm):
     x = pictures((3, side, side), 2 if side == 64 else 1)
     model = Linear(x.shape[1:])

@@ -175,6 +175,7 @@ def one(rows: list[dict[str, Any]], model: str, attack: str, eps: float, word: s
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.1), ("L2", 0.6)])
 def test_from_itself_it_is_white_box_and_from_others_no_more(finished, norm: str, eps: float):
     rows = rows_of(finished[0])
@@ -224,6 +225,7 @@ def test_shards_come_to_the_whole(finished):
         assert sorted(number for _, number in needs) == [1] * 10 + [2] * 6
 
 
+@pytest.mark.slow
 def test_a_stored_transfer_comes_out_again(finished):
     learn.cache_clear()
     store = open_store(finished[0].url)

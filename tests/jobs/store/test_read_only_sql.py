@@ -127,6 +127,7 @@ PIECES = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     statement=st.one_of(st.lists(st.sampled_from(PIECES.split(" ")), max_size=14).map(" ".join), st.text(max_size=60))

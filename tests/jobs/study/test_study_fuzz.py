@@ -83,6 +83,7 @@ def refused_or_read(path: Path) -> None:
     assert sorted(path.parent.iterdir()) == before
 
 
+@pytest.mark.slow
 @settings(max_examples=2000, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=mangled())
 def test_mangled_studies(folder: Path, data: dict[str, Any]):

@@ -34,6 +34,7 @@ def test_recipes(version: str, classes: int, norm: Norm):
     assert any(text.startswith("fab:") for text in recipe.substitutions) == (version == "plus" and classes > 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes, shape", [(2, (1, 8, 8)), (3, (3, 7, 12)), (1000, (1, 9, 5))])
 @pytest.mark.parametrize("norm, eps", [("Linf", 0.3), ("L2", 1.5), ("L1", 6.0)])
 def test_few_and_many_classes_and_odd_images(classes: int, shape: tuple[int, ...], norm: Norm, eps: float):

@@ -130,6 +130,7 @@ def test_hopskipjump_begins_where_all_noise_is_of_one_class():
     assert size(x_adv - x, "L2").median() < 1.5 * 0.05 * 6  # 0.05 in each of 36 pixels is the least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_hopskipjump_needs_no_more_than_labels(norm: Norm, plane: Plane, placed):
     x, y, _ = placed

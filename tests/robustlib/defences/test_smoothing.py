@@ -72,6 +72,7 @@ class Halfplane(nn.Module):
         return torch.stack([-value, value], 1)
 
 
+@pytest.mark.slow
 def test_of_a_halfplane_the_radius_is_the_distance_and_never_more():
     """Closed form: P(class) = Phi(distance / sigma). The bound is below it, by the confidence that n draws give.
 

@@ -70,6 +70,7 @@ MADE: dict[str, tuple[Callable[[], Any], Callable[[], nn.Module]]] = {
 Y = network()(X).argmax(1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch.compile, where other models were compiled before
 @pytest.mark.parametrize("make, pure", MADE.values(), ids=list(MADE))
 def test_it_has_the_numbers_of_the_module_it_came_from(make: Callable[[], nn.Module], pure: Callable[[], nn.Module]):

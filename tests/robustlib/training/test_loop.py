@@ -77,6 +77,7 @@ def test_split_is_disjoint_and_follows_the_seed():
     assert torch.equal(few, train[:50]) and torch.equal(look, validation[:20])  # never one of the other side
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_digits_are_learnt(train, test):
     settings = TrainSettings(epochs=6, learning_rate=0.05, validation_steps=1)
     *_, last = run(fresh("convnet3"), train, settings)
@@ -120,6 +121,7 @@ def test_one_step_of_sgd_in_closed_form(train):
         torch.testing.assert_close(p.detach(), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arch, options, settings",
     [
@@ -146,6 +148,7 @@ def test_resuming_gives_the_same_bits(arch: str, options: dict, settings: TrainS
     assert rest[-1].best == straight.best and same(rest[-1].weights, straight.weights)
 
 
+@pytest.mark.slow
 def test_the_seed_and_nothing_else_decides(train):
     with seeded(5, "elsewhere", CPU):
         *_, a = run(fresh("convnet3", dropout=0.2), train, QUICK)
@@ -156,6 +159,7 @@ def test_the_seed_and_nothing_else_decides(train):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective, key", [("standard", "clean_accuracy"), ("fgsm", "attacked_accuracy")])
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_which_weights_are_kept(keep: Any, objective: str, key: str, train):
