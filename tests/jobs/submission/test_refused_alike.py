@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from robustlib.attacks import ATTACKS
 from robustlib.audit.audit import audit
+from robustlib.evaluation.batches import evaluate_batches
 from robustlib.models import build
 from robustlib.models.randomised import dropout_at_inference
 from robustlib.settings import TrainSettings
