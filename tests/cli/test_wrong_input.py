@@ -97,6 +97,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_refused_in_one_line_or_taken_with_effect(chunk: int, bases, tmp_path, monkeypatch):
     wrong, kinds = [], list(KINDS)

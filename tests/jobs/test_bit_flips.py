@@ -255,6 +255,7 @@ def test_every_file_is_of_a_known_kind(ran: Ran):
     assert ran.before["pictures"] and all(ran.files(kind) for kind in KINDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", DAMAGE)
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_number_changes(kind: str, how: str, ran: Ran):

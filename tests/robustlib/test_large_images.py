@@ -62,8 +62,9 @@ def attacked(name: str, norm: Norm, model: nn.Module, x: Tensor, eps: float) -> 
     return ATTACKS[name](model, x, y, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), PLACES)
-@pytest.mark.parametrize("side", [64, pytest.param(224, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("side", [64, 224])
 def test_every_attack_keeps_its_budget(side: int, name: str, norm: Norm):
     x = pictures((3, side, side), 2 if side == 64 else 1)
     model = Linear(x.shape[1:])
@@ -74,6 +75,7 @@ def test_every_attack_keeps_its_budget(side: int, name: str, norm: Norm):
     assert size(x_adv.double() - x.double(), norm).max() <= EPS[norm] * (1 + 1e-5) + rounding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eps", [0.05, 0.5, 12.0])
 @pytest.mark.parametrize("name", ["fgsm", "pgd", "noise"])
 def test_l1_holds_on_pictures_of_one_colour(name: str, eps: float):
@@ -111,6 +113,7 @@ def test_the_size_of_a_small_image_keeps_its_bits(numbers: int):
     assert torch.equal(size(delta, "L2"), delta.norm(dim=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", perturbations())
 @pytest.mark.parametrize("eps", [0.5, 12.0])
 @pytest.mark.parametrize("norm", NORMS)

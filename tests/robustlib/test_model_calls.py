@@ -133,6 +133,7 @@ BUDGETS["cw"]["search_steps"] = 2
 odd_ones = pytest.mark.parametrize("odd", ODD.values(), ids=list(ODD))
 
 
+@pytest.mark.slow
 @odd_ones
 @pytest.mark.parametrize("name", BUDGETS)
 def test_an_attack_called_by_itself_finds_the_same_bits(name: str, odd: Callable[[], Net]):
@@ -179,6 +180,7 @@ def test_checks_and_an_audit_find_nothing_else(odd: Callable[[], Net]):
     assert [(f.name, f.verdict) for f in mine.checks] == [(f.name, f.verdict) for f in pure.checks]
 
 
+@pytest.mark.slow
 @odd_ones
 def test_gradients_certificates_defences_and_cascades(odd: Callable[[], Net]):
     def values(logits: Tensor) -> Tensor:
@@ -200,6 +202,7 @@ def test_gradients_certificates_defences_and_cascades(odd: Callable[[], Net]):
     assert torch.equal(mine.x_adv, pure.x_adv) and torch.equal(mine.broken_by, pure.broken_by)
 
 
+@pytest.mark.slow
 @odd_ones
 def test_training_comes_to_the_same_weights(odd: Callable[[], Net]):
     settings = TrainSettings(

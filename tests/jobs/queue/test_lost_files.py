@@ -74,6 +74,7 @@ LOSSES: dict[str, tuple[Callable[[Store, int], object], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 def test_lost_pictures_are_shown_as_lost_and_the_rest_is_there(made_up, loss, tmp_path):
     fill(made_up, MODELS)
@@ -152,6 +153,7 @@ def test_a_data_set_that_is_there_again_is_shown_again(made_up, monkeypatch):
         assert found.classes.confusions[0].names == tuple("0123456789")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["gone", "damaged", "cut off"])
 @pytest.mark.parametrize("attack", ["worst-case", "square"])
 def test_lost_outcomes_are_said_and_the_rest_is_there(made_up, how, attack, tmp_path):

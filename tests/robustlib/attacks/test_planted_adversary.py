@@ -92,6 +92,7 @@ def test_chance_finds_what_lies_near(name: str, norm: Norm):
     assert run(name, norm, *plant(N, norm, 0.12)).float().mean() >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), [*PLACES, *CHANCE])
 def test_none_is_found_where_there_is_none(name: str, norm: Norm):
     assert not run(name, norm, *plant(8, norm, 1.02)).any()

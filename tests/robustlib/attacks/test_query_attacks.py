@@ -173,6 +173,7 @@ def bounded(name: str, norm: Norm, eps: float, queries: int) -> Attack:
     return partial(ATTACKS[name], **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(("name", "queries"), [(name, n) for name in BUDGETS for n in BUDGETS[name]])
 def test_queries_box_and_ball_hold(name: str, queries: int, norm: Norm, plane: Plane, placed):

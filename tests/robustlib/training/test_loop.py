@@ -184,6 +184,7 @@ def test_a_training_that_diverges_stops(optimizer: Any, train):
     assert issubclass(TrainingDiverged, ValueError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective, attack",
     [
