@@ -55,7 +55,7 @@ def run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         "robustq.jobs.results.audits.audit_of",
     ):
         monkeypatch.setattr(place, lambda *args, **kwargs: None)
-    monkeypatch.setattr("robustq.jobs.commands.audit_text.page", lambda found: "")
+    monkeypatch.setattr("robustq.jobs.commands.audit_text.audit_page", lambda found: "")
 
 
 @pytest.fixture(autouse=True)
