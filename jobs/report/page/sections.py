@@ -10,6 +10,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from robustlib import VERSION
+from robustlib.addresses import is_address, public
 from robustq.jobs.report.page import (
     charts,
     cost_tables,
@@ -106,7 +107,7 @@ def about(sweep: Sweep) -> str:
 def study(sweep: Sweep, kept: Kept) -> str:
     """The study as a file."""
     if ("study", sweep.id) not in kept:
-        text = write_yaml(without_nulls(sweep.spec))
+        text = write_yaml(as_told(without_nulls(sweep.spec)))
         kept["study", sweep.id] = text
     return kept["study", sweep.id]
 
@@ -116,6 +117,18 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: without_nulls(part) for name, part in value.items() if part is not None}
     return [without_nulls(part) for part in value] if isinstance(value, list) else value
+
+
+def as_told(spec: dict[str, Any]) -> dict[str, Any]:
+    """A study whose models' addresses are as they may be told."""
+    models = spec.get("models")
+    if not isinstance(models, dict):  # of a job that is queued by itself
+        return spec
+    told = {
+        label: model | {"file": public(model["file"])} if is_address(str(model.get("file"))) else model
+        for label, model in models.items()
+    }
+    return spec | {"models": told}
 
 
 def progress(sweep: Sweep) -> dict[str, Any]:
