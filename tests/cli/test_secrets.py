@@ -16,9 +16,9 @@ from robustq.cluster.remote.ray_jobs_api import Cluster
 from robustq.jobs.errors import SpecError
 from robustq.jobs.queue.claims import claim
 from robustq.jobs.queue.transitions import fail, register
-from robustq.jobs.report.page.sections import as_told
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import attempt, job, sweep, sweep_job
+from robustq.jobs.text.told_specs import as_told
 from tests.helpers.model_server import answering, serving
 
 MARK = "geheim7"
@@ -115,6 +115,9 @@ def test_a_model_is_not_called_by_what_is_secret_in_its_address(tmp_path: Path, 
         place = server.url.replace("://", f"://me:{MARK}@") + f"?code={MARK}"
         ended = CliRunner().invoke(cli.main, ["--store", "r.db", "attack", place, "--attack", "square"])
     assert ended.exit_code == 0, ended.output
+    for words in [["logs", "1"], ["logs", "1", "--json"], ["status"], ["results", "--json"]]:
+        told = CliRunner().invoke(cli.main, ["--store", "r.db", *words])
+        assert told.exit_code == 0 and MARK not in told.output, (words, told.output)
     store = open_store("r.db")
     with store.begin() as db:
         assert set(db.execute(sa.select(sweep_job.c.model)).scalars()) == {"digits:predict"}

@@ -10,7 +10,6 @@ import numpy as np
 from sqlalchemy import Connection
 
 from robustlib import VERSION
-from robustlib.addresses import is_address, public
 from robustq.jobs.report.page import (
     charts,
     cost_tables,
@@ -28,6 +27,7 @@ from robustq.jobs.report.page.ranking import Place, headlines, places, standings
 from robustq.jobs.report.page.sweep_data import Sweep
 from robustq.jobs.report.page.table import Cell, Table
 from robustq.jobs.study.yaml_with_lines import write_yaml
+from robustq.jobs.text.told_specs import as_told
 
 Row = dict[str, Any]
 
@@ -117,18 +117,6 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: without_nulls(part) for name, part in value.items() if part is not None}
     return [without_nulls(part) for part in value] if isinstance(value, list) else value
-
-
-def as_told(spec: dict[str, Any]) -> dict[str, Any]:
-    """A study whose models' addresses are as they may be told."""
-    models = spec.get("models")
-    if not isinstance(models, dict):  # of a job that is queued by itself
-        return spec
-    told = {
-        label: model | {"file": public(model["file"])} if is_address(str(model.get("file"))) else model
-        for label, model in models.items()
-    }
-    return spec | {"models": told}
 
 
 def progress(sweep: Sweep) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 def write_study(folder: Path, far: str, shut: str) -> Path:
     """A study beside secrets that git ignores."""
-    token = f"{far}?token={marked('query')}"
+    token = f"{far}?code={marked('query')}"
     password = shut.replace("://", f"://me:{marked('basic')}@")
     files = {
         "s/marked.yaml": STUDY.format(far=token, shut=password),
@@ -171,9 +171,9 @@ def read(place: Place) -> None:
     """Everything that is asked of the store itself."""
     for words in [["report", "--sweep", "marked", "--out", "page.html"], ["export", "rows.csv"], ["export", "rows.arrow"],
                   ["export", "each.parquet", "--per-example"], ["db", "info"], ["db", "info", "--json"], ["status"],
-                  ["results", "--format", "csv"], ["logs", "5", "--json"]]:  # fmt: skip
+                  ["results", "--format", "csv"], ["logs", "4"], ["logs", "5", "--json"]]:  # fmt: skip
         place.robustq(place.near, *words)
-    place.robustq(place.near, "sql", "SELECT spec, error_message FROM job", "--json", code=None)
+    place.robustq(place.near, "sql", "SELECT spec, error_message FROM job", code=2)  # it reads SQLite alone
     place.robustq(place.near, "db", "snapshot", code=2)
     command = [str(BIN / "robustq"), "ui", "--port", "0"]
     with subprocess.Popen(command, env=place.near, cwd=place.folder, stderr=subprocess.PIPE, text=True) as server:
@@ -256,7 +256,7 @@ def test_no_mark_is_left_but_where_it_was_put(place: Place, tmp_path: Path):
             use(place, study)
             read(place)
             meet_errors(place)
-        assert far.requests and f"token={BEGIN}query" in far.requests[0]["path"]
+        assert far.requests and f"code={BEGIN}query" in far.requests[0]["path"]
         name, password = base64.b64decode(shut.requests[0]["authorization"].removeprefix("Basic ")).decode().split(":")
         assert name == "me" and password.startswith(f"{BEGIN}basic")
     assert watch.looks > 20 and not watch.found
