@@ -19,7 +19,7 @@ from robustq.cluster import worker_ends
 from robustq.cluster.messages import Frame, WorkerSettings
 from robustq.cluster.process_identity import end
 from robustq.cluster.ray_failures import accepts_connection
-from robustq.cluster.ray_isolation import enter_folder, isolated, job_config
+from robustq.cluster.ray_isolation import enter_folder, forget_secrets, isolated, job_config
 from robustq.cluster.ray_sessions import announce_if_killed, session_folder, start_failure_cause
 from robustq.cluster.slots import Slots, cluster_slots, plan_slots, usable_cpus
 from robustq.cluster.worker import run_bundle
@@ -263,6 +263,7 @@ def bundle_task(claimed: list[Claimed], settings: WorkerSettings) -> Iterator[Fr
     import ray
     from ray._private.worker import global_worker
 
+    forget_secrets()
     enter_folder(settings.folder)
     log = getattr(global_worker, "get_err_file_path", str)()  # not of Ray's public interface
     yield from run_bundle(claimed, settings, ray.get_runtime_context().get_node_id(), log or None)

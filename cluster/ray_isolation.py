@@ -9,7 +9,7 @@ from typing import Any
 
 from robustq.cluster.ray_sessions import make_folder, remove
 
-SECRET = ("ROBUSTQ_STORE", "PGPASSWORD")  # the driver's own: no worker opens the store
+SECRET = ("ROBUSTQ_STORE", "PGPASSWORD", "ROBUSTQ_UI_TOKEN")  # a driver's own: no worker opens the store
 RELATIVE = ("PYTHONPATH", "RAY_AUTH_TOKEN_PATH")  # what Ray's processes read from the environment when they start
 
 
@@ -50,6 +50,14 @@ EMPTY_FOLDERS: list[tuple[Path, int]] = []  # and the descriptor that holds it
 def job_config(ray: Any) -> Any:
     """What keeps the driver's folders off the workers' path: robustq is installed wherever they run, or sent along."""
     return ray.job_config.JobConfig(_py_driver_sys_path=[])
+
+
+def forget_secrets() -> None:
+    """Before a worker loads what is the user's: on a cluster it was started with all that `ray start` was given, and
+    the store's password may be among that, since there a driver on the head finds it.
+    """
+    for name in SECRET:
+        os.environ.pop(name, None)
 
 
 def enter_folder(folder: str) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
 from robustlib import KERNEL_VERSION
+from robustlib.addresses import is_address, public
 from robustlib.arguments import COUNT, NOT_NEGATIVE, Norm
 from robustlib.datasets.source import AS_IT_IS, TEST, Reading
 from robustlib.settings import AUTOATTACK, ONE_SEARCH, TRANSFER, TrainSettings
@@ -140,9 +141,12 @@ class ModelSpec(Spec):
 
     @property
     def shown_arch(self) -> str:
-        """What rows call the network: its name, or FILE.py:factory of the user's code."""
+        """What rows call the network: its name, FILE.py:factory of the user's code, or the public end of an address."""
         if self.code is None:
             return self.arch or ""
+        if is_address(self.code.reference):
+            place, _, end = public(self.code.reference).rpartition(":")
+            return f"{Path(place).name}:{end}"
         return f"{Path(self.code.place).name}:{self.code.factory}"
 
 

@@ -39,7 +39,7 @@ robustlib.hyperplane robustlib.losses
 robustlib.norms
 robustlib.datasets robustlib.model_calls robustlib.rng
 robustlib.hashing robustlib.memory robustlib.metrics robustlib.normalisations robustlib.settings
-robustlib.arguments robustlib.durable_files robustlib.regular_files
+robustlib.addresses robustlib.arguments robustlib.durable_files robustlib.regular_files
 """
 LAYER = {place: i for i, line in enumerate(LAYERS.split("\n")) for place in line.split()}
 MOST_IN_A_FOLDER = 16  # modules of a folder of jobs/

@@ -12,6 +12,7 @@ from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.sweeps import find_sweep, jobs_of, sweep_name
 from robustq.jobs.text import tables
+from robustq.jobs.text.told_specs import as_told
 
 
 def sweep_id(store: Store, name: str | None) -> int | None:
@@ -140,6 +141,7 @@ def has_ended(store: Store, job_id: int) -> bool:
 def log_text(store: Store, job_id: int, *, as_json: bool) -> str:
     with store.begin() as db:
         log = job_log(db, job_id)
+        log["spec"] = as_told(log["spec"])
     return tables.json_text(log) if as_json else terminal_rows.job_text(log)
 
 

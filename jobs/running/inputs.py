@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from robustlib import models
+from robustlib.addresses import is_address
 from robustlib.datasets import load
 from robustlib.datasets.file_stamps import HashedFile, hash_file, is_unchanged
 from robustlib.datasets.source import DataChanged
 from robustlib.defences import DEFENCES
 from robustlib.hashing import code_hash, file_hash
 from robustlib.inference.model_modes import into_mode
-from robustlib.models.black_box import is_address
 from robustlib.rng import seeded
 from robustq.jobs.specs import CodeRef, DataRef, ModelSpec, Statistics
 

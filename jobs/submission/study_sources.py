@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from robustlib.addresses import is_address, public
 from robustq.jobs.errors import SpecError
 from robustq.jobs.store.connection import Store
 from robustq.jobs.study.study import Origin, Study, check, load_study
@@ -91,7 +92,7 @@ def submit_training(url: str, options: dict[str, Any]) -> tuple[Store, Submitted
 def submit_one_off(
     url: str, name: str, model: dict[str, Any], attacks: list[dict[str, Any]], options: dict[str, Any]
 ) -> tuple[Store, Submitted]:
-    label = Path(options["model"]).name
+    label = model_label(options["model"])
     data = {
         "name": name,
         "dataset": options["dataset"],
@@ -117,6 +118,11 @@ def model_entry(model: str, weights: str | None) -> dict[str, Any]:
         raise SpecError(f"MODEL: expected the function that builds it too, as {model}:build, got {model!r}")
     entry = {"file": model} if ":" in model and not model.startswith("torchvision:") else {"arch": model}
     return entry | ({} if weights is None else {"weights": weights})
+
+
+def model_label(model: str) -> str:
+    """What results call a model that was given alone: the end of its place."""
+    return Path(public(model) if is_address(model) else model).name
 
 
 def normalize_entry(options: dict[str, Any]) -> dict[str, Any]:

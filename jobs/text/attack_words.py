@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from robustlib.addresses import is_address, public
 from robustlib.settings import AUTOATTACK, TRANSFER
 from robustq.jobs.text.canonical_json import canonical, without_places
 
@@ -30,5 +31,11 @@ def surrogate_words(surrogate: Mapping[str, Any] | None) -> str:
         return "a network that learnt its answers"
     content = without_places({name: value for name, value in surrogate.items() if name != "train"})
     model, settings = surrogate["model"], surrogate["settings"]
-    named = [model["arch"] or model["code"]["factory"], settings["objective"] if settings else None]
+    named = [model["arch"] or function_words(model["code"]), settings["objective"] if settings else None]
     return " ".join([*filter(None, named), hashlib.sha256(canonical(content).encode()).hexdigest()[:8]])
+
+
+def function_words(code: Mapping[str, Any]) -> str:
+    """The function that makes a user's model; of an address the end of what may be told."""
+    reference = f"{code['place']}:{code['factory']}"
+    return public(reference).rpartition(":")[2] if is_address(reference) else code["factory"]

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustlib.addresses import is_address, public
 from robustlib.arguments import check_value
 from robustlib.model_calls import Careful
 from robustlib.models.http_request import post
@@ -129,6 +130,8 @@ def endpoint(
     retries: how often a request is sent again that the server did not answer, or answered with 5xx; after `backoff`
     seconds, then twice as long, and so on. Redirects are not followed: images go to this address and no other.
     https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
+    A name and password before the host (`http://NAME:PASSWORD@HOST/...`) are sent as HTTP's basic authentication; no
+    error tells them, nor the query.
     Raises ValueError for what is no address or layout; calls raise it for a server that does not answer, or otherwise.
     """
     if not is_address(url):
@@ -153,10 +156,6 @@ def endpoint(
     return model
 
 
-def is_address(place: str) -> bool:
-    return place.startswith(("http://", "https://")) and len(place.split("://", 1)[1]) > 0
-
-
 def most_bytes(count: int, num_classes: int | None) -> int:
     """How long an answer for so many images may be."""
     return ASIDE + count * LONGEST_NUMBER * max(LEAST_CLASSES, 2 * (num_classes or 0))
@@ -167,13 +166,15 @@ def predictions(url: str, body: bytes, count: int) -> list[Any]:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:  # the second for brackets within brackets
-        raise ValueError(f"{url} answers with no JSON: {body[:80].decode(errors='replace')!r}") from error
+        raise ValueError(f"{public(url)} answers with no JSON: {body[:80].decode(errors='replace')!r}") from error
     rows = found.get("predictions") if isinstance(found, dict) else None
     if not isinstance(rows, list):
         came = f"the entries {', '.join(found) or 'none'}" if isinstance(found, dict) else type(found).__name__
-        raise ValueError(f'{url} answers without a list "predictions", with {came}')
+        raise ValueError(f'{public(url)} answers without a list "predictions", with {came}')
     if len(rows) != count:
-        raise ValueError(f"{url} gives {len(rows)} predictions for {count} images")
+        raise ValueError(f"{public(url)} gives {len(rows)} predictions for {count} images")
     if any(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{url} gives several outputs an image ({', '.join(rows[0])}): expected a row of scores alone")
+        raise ValueError(
+            f"{public(url)} gives several outputs an image ({', '.join(rows[0])}): expected a row of scores alone"
+        )
     return rows

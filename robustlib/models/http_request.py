@@ -1,5 +1,6 @@
 """One request to a model's server, within limits of time and size, and to that server alone."""
 
+import base64
 import http.client
 import socket
 import threading
@@ -9,7 +10,9 @@ import urllib.request
 from contextlib import suppress
 from functools import lru_cache
 from typing import IO, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
+
+from robustlib.addresses import public
 
 LONGEST = 10  # times the timeout that a whole request may take: a server that drips is silent for less each time
 
@@ -93,11 +96,27 @@ def connection_factory(kind: type[LimitedConnection], deadline: Deadline) -> Any
     return make
 
 
+def authorization(url: str) -> tuple[str, dict[str, str]]:
+    """An address without its name and password, and the header by which these are sent: urllib would take them for a
+    part of the host's name.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # whose text repeats it
+        raise RequestFailed("is no address", again=False) from None
+    user, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, {}
+    words = base64.b64encode(unquote(user).encode()).decode()
+    return parts._replace(netloc=host).geturl(), {"Authorization": f"Basic {words}"}
+
+
 class LimitedRequest(urllib.request.Request):
     """A request that knows its deadline."""
 
     def __init__(self, url: str, data: bytes, deadline: Deadline):
-        super().__init__(url, data, {"Content-Type": "application/json"})
+        place, header = authorization(url)
+        super().__init__(place, data, {"Content-Type": "application/json", **header})
         self.deadline = deadline
 
 
@@ -132,9 +151,9 @@ def post(url: str, data: bytes, *, timeout: float, retries: int, backoff: float,
             return post_once(url, data, timeout, most)
         except RequestFailed as error:
             if not error.again:
-                raise ValueError(f"{url} {error}") from error
+                raise ValueError(f"{public(url)} {error}") from error
             problem = str(error)
-    raise ValueError(f"{url} gave no answer in {retries + 1} tries: {problem}")
+    raise ValueError(f"{public(url)} gave no answer in {retries + 1} tries: {problem}")
 
 
 def post_once(url: str, data: bytes, timeout: float, most: int) -> bytes:
@@ -143,6 +162,10 @@ def post_once(url: str, data: bytes, timeout: float, most: int) -> bytes:
     with Deadline(LONGEST * timeout) as deadline:
         try:
             body = read_answer(LimitedRequest(url, data, deadline), timeout, most)
+        except http.client.InvalidURL:  # whose text repeats it
+            raise RequestFailed(
+                "is no address: a port is a number, and a space is written as %20", again=False
+            ) from None
         except (OSError, http.client.HTTPException, RequestFailed) as error:
             if deadline.over:
                 raise RequestFailed(text, again=False) from error
@@ -181,10 +204,9 @@ def read_answer(request: LimitedRequest, timeout: float, most: int) -> bytes:
 
 
 def redirect_problem(url: str, error: urllib.error.HTTPError) -> str:
-    """What to say of a redirect: where to, without a query, which may hold what is secret."""
+    """What to say of a redirect: where to, as that may be told."""
     try:
-        place = urlsplit(urljoin(url, error.headers.get("Location", "")))._replace(query="", fragment="")
-        target = place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()[:200]
+        target = public(urljoin(url, error.headers.get("Location", "")))[:200]
     except ValueError:
         target = "no address"
     return (

@@ -14,8 +14,9 @@ from typing import Any
 
 from torch import nn
 
+from robustlib.addresses import is_address, public
 from robustlib.memory import out_of_memory
-from robustlib.models.black_box import BlackBoxModel, endpoint, is_address
+from robustlib.models.black_box import BlackBoxModel, endpoint
 from robustlib.models.user_imports import Loader, UserFolder
 
 
@@ -113,9 +114,9 @@ def call_factory(reference: str, facts: dict[str, Any], options: dict[str, Any])
     A callable that is no module becomes one that only answers; an address is a model behind it.
     """
     if is_address(reference):
-        check_options(reference, endpoint, options)
+        check_options(public(reference), endpoint, options)
         if "url" in options:
-            raise ValueError(f"{reference} is the address: expected no option 'url'")
+            raise ValueError(f"{public(reference)} is the address: expected no option 'url'")
         return endpoint(reference, **{"num_classes": facts["num_classes"]} | options)
     factory = load_factory(reference)
     check_options(reference, factory, options)

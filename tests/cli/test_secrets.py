@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
@@ -16,7 +17,9 @@ from robustq.jobs.errors import SpecError
 from robustq.jobs.queue.claims import claim
 from robustq.jobs.queue.transitions import fail, register
 from robustq.jobs.store.connection import open_store
-from robustq.jobs.store.schema import attempt, job
+from robustq.jobs.store.schema import attempt, job, sweep, sweep_job
+from robustq.jobs.text.told_specs import as_told
+from tests.helpers.model_server import answering, serving
 
 MARK = "geheim7"
 ROOT = Path(__file__).parents[2]
@@ -73,9 +76,11 @@ def test_a_store_with_a_password_is_not_sent_along():
 def test_processes_that_are_started_do_not_get_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ROBUSTQ_STORE", AWAY)
     monkeypatch.setenv("PGPASSWORD", MARK)
+    monkeypatch.setenv("ROBUSTQ_UI_TOKEN", MARK)
     with isolated():
         assert not [name for name, value in os.environ.items() if MARK in value]
     assert os.environ["ROBUSTQ_STORE"] == AWAY and os.environ["PGPASSWORD"] == MARK
+    assert os.environ["ROBUSTQ_UI_TOKEN"] == MARK
 
 
 def test_a_cluster_is_not_told_the_command_line():
@@ -100,6 +105,27 @@ def test_what_a_job_raised_is_kept_without_it(tmp_path: Path, monkeypatch: pytes
         found += [*db.execute(sa.select(attempt.c.traceback)).scalars()]
     store.engine.dispose()
     assert MARK not in repr(found) and "me:***@127.0.0.1" in repr(found)
+
+
+def test_a_model_is_not_called_by_what_is_secret_in_its_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "finish", lambda *given, **named: None)  # what is queued is not run
+    with serving() as server:
+        server.reply = answering(lambda images: np.eye(10)[[0] * len(images)])
+        place = server.url.replace("://", f"://me:{MARK}@") + f"?code={MARK}"
+        ended = CliRunner().invoke(cli.main, ["--store", "r.db", "attack", place, "--attack", "square"])
+    assert ended.exit_code == 0, ended.output
+    for words in [["logs", "1"], ["logs", "1", "--json"], ["status"], ["results", "--json"]]:
+        told = CliRunner().invoke(cli.main, ["--store", "r.db", *words])
+        assert told.exit_code == 0 and MARK not in told.output, (words, told.output)
+    store = open_store("r.db")
+    with store.begin() as db:
+        assert set(db.execute(sa.select(sweep_job.c.model)).scalars()) == {"digits:predict"}
+        assert set(db.execute(sa.select(job.c.arch)).scalars()) == {"digits:predict"}
+        study = db.execute(sa.select(sweep.c.spec)).scalar_one()
+    (before,), (after,) = (found["models"].values() for found in (study, as_told(study)))
+    assert before["file"] == place and after == before | {"file": server.url}
+    store.engine.dispose()
 
 
 @pytest.mark.postgres

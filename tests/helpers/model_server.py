@@ -22,7 +22,8 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                server.requests.append(body | {"type": self.headers["Content-Type"], "path": self.path})
+                about = {"type": self.headers["Content-Type"], "path": self.path}
+                server.requests.append(body | about | {"authorization": self.headers["Authorization"]})
                 status, data = server.reply(np.array(body["instances"]))
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))

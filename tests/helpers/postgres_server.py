@@ -39,9 +39,11 @@ def server() -> Iterator[str]:
 
 
 @contextmanager
-def own_server() -> Iterator[tuple[str, Callable[..., None]]]:
+def own_server(password: str | None = None) -> Iterator[tuple[str, Callable[..., None]]]:
     """The URL of a server of one's own, and what calls PostgreSQL's `pg_ctl` on it: control("stop", "-m", "fast"),
     control("start"), control("restart").
+
+    password: that it asks for, by SCRAM; it is in the URL then.
     """
     bin_folder = programs()
     if bin_folder is None:
@@ -63,9 +65,15 @@ def own_server() -> Iterator[tuple[str, Callable[..., None]]]:
 
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
     try:
-        call("initdb", "-U", "robustq", "--auth=trust", "--no-sync", "-E", "UTF8")
+        asked = ["--auth=trust"]
+        if password is not None:
+            (folder / "password").write_text(password)
+            asked = ["--auth=scram-sha-256", f"--pwfile={folder / 'password'}"]
+        call("initdb", "-U", "robustq", *asked, "--no-sync", "-E", "UTF8")
+        (folder / "password").unlink(missing_ok=True)
         control("start")
-        yield f"postgresql+psycopg://robustq@127.0.0.1:{port}/postgres", control
+        who = "robustq" if password is None else f"robustq:{password}"
+        yield f"postgresql+psycopg://{who}@127.0.0.1:{port}/postgres", control
     finally:
         with suppress(subprocess.CalledProcessError):
             call("pg_ctl", "-m", "immediate", "stop")

@@ -42,6 +42,7 @@ from robustq.jobs.report.page.thumbnails import Data
 from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import PageRow
 from robustq.jobs.study.yaml_with_lines import write_yaml
+from robustq.jobs.text.told_specs import as_told
 
 MOST_CONFUSIONS = 12  # whose confusion matrices are shown
 MOST_CLASSES = 20  # in a confusion matrix; of more classes the likeliest mistakes are listed
@@ -130,7 +131,7 @@ def about(sweep: Sweep) -> str:
 def study(sweep: Sweep, cache: PageCache) -> str:
     """The study as a file."""
     if sweep.id not in cache.studies:
-        cache.studies[sweep.id] = write_yaml(without_nulls(sweep.spec))
+        cache.studies[sweep.id] = write_yaml(as_told(without_nulls(sweep.spec)))
     return cache.studies[sweep.id]
 
 

@@ -7,9 +7,7 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -24,9 +22,9 @@ from robustq.jobs.results.rows import result_rows
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import attempt
 from tests.helpers.postgres_server import free_port
+from tests.helpers.ray_nodes import BIN, end_node, start_node, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
-BIN = Path(sys.executable).parent
 STUDY = """
 name: far
 models:
@@ -47,13 +45,6 @@ class Head(NamedTuple):
     metrics: str
 
 
-def node(words: list[str], env: dict[str, str], folder: Path) -> subprocess.Popen[bytes]:
-    """One node in the foreground, as a group of its own that can be ended with all it started."""
-    with (folder / "ray.log").open("ab") as log:
-        command = [str(BIN / "ray"), "start", "--block", *words]
-        return subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-
-
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     tmp_path = tmp_path_factory.mktemp("cluster")
@@ -72,7 +63,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     }
     ports = [free_port() for _ in range(6)]
     nodes = [
-        node(
+        start_node(
             ["--head", f"--port={ports[0]}", "--num-cpus=1", f"--temp-dir={temporary / 'one'}",
              "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}", f"--ray-client-server-port={ports[2]}",
              f"--dashboard-agent-listen-port={ports[3]}", f"--metrics-export-port={ports[5]}"],
@@ -83,7 +74,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     try:
         wait_for(lambda: "on http" in robustq(found, "status", check=False).stderr, 90)  # that there is no store yet
         nodes.append(
-            node(
+            start_node(
                 [f"--address=127.0.0.1:{ports[0]}", "--num-cpus=1", f"--temp-dir={temporary / 'two'}",
                  f"--dashboard-agent-listen-port={ports[4]}"],
                 env, tmp_path,
@@ -92,16 +83,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         yield found
     finally:
         for process in nodes:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end_node(process)
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def wait_for(ready, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < end, "not ready in time"
-        time.sleep(1)
 
 
 def robustq(head: Head, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -100,6 +101,37 @@ def test_a_redirect_within_the_server_or_to_another_scheme_is_said_too(location:
         with pytest.raises(ValueError, match=f"redirects to '{shown}' "):
             endpoint(url)(X)
         assert len(asked) == 1
+
+
+@pytest.mark.parametrize("before", ["me:geheim%2F7@", "geheim%2F7@", ""])
+def test_name_and_password_go_to_the_server_and_into_no_error(before: str):
+    sent = {"me:geheim%2F7@": "Basic bWU6Z2VoZWltLzc=", "geheim%2F7@": "Basic Z2VoZWltLzc=", "": None}[
+        before
+    ]  # RFC 7617
+    with serving() as server:
+        plain, url = server.url, server.url.replace("http://", f"http://{before}") + "?code=geheim"
+        for status, body, said in [
+            (403, b"no", f"{plain} refuses the images: HTTP 403 no"),
+            (500, b"", f"{plain} gave no answer in 1 tries: HTTP 500"),
+            (200, b"[]", f'{plain} answers without a list "predictions", with list'),
+            (200, b"{", f"{plain} answers with no JSON: '{{'"),
+        ]:
+            server.reply = lambda images, answer=(status, body): answer
+            with pytest.raises(ValueError) as error:
+                endpoint(url, retries=0)(X)
+            assert str(error.value) == said
+        assert {request["authorization"] for request in server.requests} == {sent}
+        assert {request["path"] for request in server.requests} == {"/v1/models/digits:predict?code=geheim"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://me:geheim@127.0.0.1:x/m", "http://127.0.0.1/m?code=geheim here", "http://me:geheim@[::1/m?code=geheim"],
+)
+def test_what_is_no_address_is_not_repeated(url: str):
+    with pytest.raises(ValueError, match="is no address") as error:
+        endpoint(url, backoff=0)(X)
+    assert "geheim" not in "".join(traceback.format_exception(error.value))
 
 
 def test_an_answer_that_says_it_is_too_long_is_not_read():
