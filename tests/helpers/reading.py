@@ -1,4 +1,4 @@
-"""How much one must read to know an attack: the definitions that its function reaches, as far as the oracle.
+"""The amount of code to read for an attack: the definitions that its function reaches, as far as the oracle.
 
     python -m tests.helpers.reading
 
