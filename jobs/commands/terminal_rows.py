@@ -150,7 +150,7 @@ def shown_summary(rows: Sequence[ResultRow]) -> list[Shown]:
     found = attacked_by_radius(rows)
     shown = radii_by_norm(list(found))
     lines = []
-    for (model,), mine in rows_by([row for row in rows if row["attack"] != CERTIFY], "model").items() if shown else ():
+    for (model,), mine in rows_by([row for row in rows if row["attack"] != CERTIFY], "model").items():
         line: Shown = {"model": model, "clean": percent(mean_of(mine, "clean_accuracy"))}
         for norm, eps in shown:
             here = found.get((norm, eps, model))
