@@ -192,9 +192,8 @@ def cluster_ray(address: str, *, insecure: bool = False) -> Iterator[Any]:
     """A cluster that is there already, "auto" for the one that this machine belongs to, for the length of a block."""
     check_token(address, insecure=insecure)
     ray = import_ray(own_token=False)
-    if HOST_PORT.fullmatch(address) and not accepts_connection(
-        address
-    ):  # Ray would ask for many minutes, then end this process
+    # Ray would ask for many minutes, then end this process.
+    if HOST_PORT.fullmatch(address) and not accepts_connection(address):
         raise RunError(f"the Ray cluster {shown(address)} cannot be reached: nothing answers there")
     try:
         with isolated():

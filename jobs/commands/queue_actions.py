@@ -83,10 +83,10 @@ def cancel(store: Store, job_ids: Sequence[int], name: str | None) -> str:
         chosen = chosen_jobs(db, job_ids, name)
         if job_ids or (sweep_id := find_sweep(db, name)) is None:
             return f"{user_actions.cancel(db, chosen)} jobs cancelled"
+        user_actions.mark_cancelled(db, str(name))  # first, as where it is wanted: two who ask take turns on a server
         free, names = user_actions.only_of(db, sweep_id)
         wanted = user_actions.unfinished(db, chosen)
         n = user_actions.cancel(db, free)
-        user_actions.mark_cancelled(db, str(name))
     if not names:
         return f"{n} jobs cancelled"
     return (

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 from robustlib.checks.thresholds import FAIL
 from robustlib.settings import CERTIFY
 from robustq.jobs.results.aggregate import mean_of, rows_by
-from robustq.jobs.results.worst_attack import attacked_by_radius, worst_case_of
+from robustq.jobs.results.columns import ResultRow
+from robustq.jobs.results.worst_attack import WorstCase, attacked_by_radius, worst_case_of
 from robustq.jobs.text.numbers import eps_text, interval_text, percent, trusted, unless_failed, with_interval
 from robustq.jobs.text.tables import Row, table
 
 if TYPE_CHECKING:  # whose modules load what a reading command does without
-    from robustq.jobs.results.columns import ResultRow
     from robustq.jobs.results.compare import Comparison
-    from robustq.jobs.results.worst_attack import WorstCase
     from robustq.jobs.verification.diff import Change
     from robustq.jobs.verification.replay import Replayed
 
@@ -23,7 +22,7 @@ Shown = dict[str, Any]  # a row by the titles of its columns
 SUMMARY_RADII = 6  # columns that fit a terminal beside a name
 
 
-def shown_results(rows: "Sequence[ResultRow]") -> list[Shown]:
+def shown_results(rows: Sequence[ResultRow]) -> list[Shown]:
     """Result rows as the terminal shows them."""
     return [
         {
@@ -146,12 +145,12 @@ def shown_replays(rows: "Sequence[Replayed]") -> list[Shown]:
     ]
 
 
-def shown_summary(rows: "Sequence[ResultRow]") -> list[Shown]:
+def shown_summary(rows: Sequence[ResultRow]) -> list[Shown]:
     """One line a model: clean accuracy, then that under the worst attack at some radii; mean over seeds, percent."""
     found = attacked_by_radius(rows)
     shown = radii_by_norm(list(found))
     lines = []
-    for (model,), mine in rows_by([row for row in rows if row["attack"] != CERTIFY], "model").items() if shown else ():
+    for (model,), mine in rows_by([row for row in rows if row["attack"] != CERTIFY], "model").items():
         line: Shown = {"model": model, "clean": percent(mean_of(mine, "clean_accuracy"))}
         for norm, eps in shown:
             here = found.get((norm, eps, model))
@@ -160,11 +159,11 @@ def shown_summary(rows: "Sequence[ResultRow]") -> list[Shown]:
     return lines
 
 
-def worst_text(case: "WorstCase[ResultRow]") -> str:
+def worst_text(case: WorstCase[ResultRow]) -> str:
     return unless_failed(percent(case.accuracy), case.accuracy, case.verdict)
 
 
-def radii_by_norm(found: "Sequence[tuple[str, float, str]]") -> list[tuple[str, float]]:
+def radii_by_norm(found: Sequence[tuple[str, float, str]]) -> list[tuple[str, float]]:
     """The radii to show for each norm: all, or evenly some of many.  found: norms, radii and models."""
     shown = []
     for norm in dict.fromkeys(norm for norm, _, _ in found):

@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?)\s*/\s*(\d+(?:\.\d*)?)\s*")
+FRACTION = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*/\s*(\d+\.?\d*|\.\d+)\s*")
 EXACT = 2**53  # up to which a float is sure to be the whole number that was written
 MOST = 2**31  # below which a store holds whole numbers
 
@@ -45,7 +45,7 @@ def radius(value: Any) -> float:
         raise NotNumber("a number", value)
     found = read_number(value) if isinstance(value, str) else value
     if not isinstance(found, int | float):
-        raise NotNumber("a number such as 8/255", repr(value))
+        raise NotNumber("a number such as 8/255", repr(value) if isinstance(value, str) else value)
     try:
         return float(found)
     except OverflowError:

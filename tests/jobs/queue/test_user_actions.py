@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import safetensors.numpy
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from robustq.jobs.commands import queue_actions
 from robustq.jobs.errors import JobsFailed, SpecError
@@ -179,6 +179,21 @@ def test_shared_jobs_are_cancelled_with_the_second_of_their_two_sweeps(store):
         "0 jobs cancelled; 8 stay in the queue, which other sweeps want too: small "
         "(robustq cancel with their numbers ends them for all)"
     )
+
+
+def test_who_cancels_and_who_wants_a_sweep_take_turns(store):
+    """Each writes the sweep before its jobs: on a server one waits there until the other is done with both."""
+    order: list[str] = []
+
+    def note(connection, cursor, statement: str, *_) -> None:
+        if statement.startswith("UPDATE"):
+            order.append(statement.split()[1])
+
+    event.listen(store.engine, "before_cursor_execute", note)
+    for ask in (queue_actions.cancel, queue_actions.retry, queue_actions.cancel):
+        order.clear()
+        ask(store, [], "small")
+        assert order[0] == "sweep" and set(order[1:]) == {"job"}
 
 
 @pytest.mark.parametrize("version", ["the same", "another"])

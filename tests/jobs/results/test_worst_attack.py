@@ -18,6 +18,7 @@ from robustq.jobs.results.rows import result_rows
 from robustq.jobs.results.worst_attack import attacked_by_radius, worst_case_of
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.schema import example_blob, job, result
+from tests.helpers.fake_results import add_result, add_sweep
 from tests.helpers.fake_sweep import RADII, accuracy, fill
 from tests.helpers.html_reading import page_of, there
 
@@ -117,3 +118,11 @@ def test_seeds_are_averaged_each_by_its_own_worst_case():
     assert [(one["attack"], one["seed"]) for one in case.rows] == [("worst-case", 0), ("pgd", 1)]
     assert case.verdict == "pass"
     assert worst_case_of([*here, row("pgd", 2, 0.4, "warn"), row("fgsm", 2, 0.6, "fail")]).verdict == "warn"
+
+
+@pytest.mark.parametrize(("attack", "norm"), [("clean", None), ("deepfool", "L2")])
+def test_a_summary_without_radii_has_the_clean_accuracy(made_up: Store, attack: str, norm: str | None):
+    with made_up.begin() as db:
+        add_result(db, add_sweep(db, "s"), "a", attack, None, norm=norm, clean_accuracy=0.875)
+    _, *lines = printed(made_up, "--summary").splitlines()
+    assert [line.split() for line in lines] == [["model", "clean"], ["-----", "-----"], ["a", "87.5"]]

@@ -57,7 +57,7 @@ def plan_of(folder: Path, **parts: str) -> list[Any]:
         # Each with its type; the last columns of PyYAML's own table of numbers, and what it leaves out.
         ("2e-3", 0.002), ("1e1", 10.0), ("1E+1", 10.0), ("-1.5e3", -1500.0), (".5e1", 5.0), ("1.", 1.0), ("6.0e-4", 6e-4),
         ("10", 10), ("+7", 7), ("-0", 0), ("1_000", 1000), ("0x10", 16), ("0b11", 3), ("007", 7), ("00", 0), ("09", 9),
-        ("8/255", 8 / 255), ("8 / 255", 8 / 255), ("'8/255'", 8 / 255), ("1e400", float("inf")), (".inf", float("inf")),
+        ("8/255", 8 / 255), ("8 / 255", 8 / 255), ("'8/255'", 8 / 255), (".5/2.", 0.25), ("1e400", float("inf")), (".inf", float("inf")),
         ("1/0", "1/0"), ("-8/255", "-8/255"), ("8/255/2", "8/255/2"), ("1e", "1e"), ("e1", "e1"), ("'2e-3'", "2e-3"),
         ("'010'", "010"), ("'1:30'", "1:30"), ("1:x", "1:x"), ("nan", "nan"), ("inf", "inf"), ("1.2.3", "1.2.3"),
         ("yes", True), ("off", False), ("'yes'", "yes"), ("y", "y"), ("null", None), ("", None), ("[1e1, no]", [10.0, False]),
@@ -239,6 +239,13 @@ def test_what_is_no_number_is_refused_with_its_line(tmp_path: Path, parts: dict[
     assert "\n" not in found
 
 
+@pytest.mark.parametrize("written", ["2026-11-24", "[0.1]", "'wide'"])
+def test_what_is_no_radius_is_told_as_it_is_written(tmp_path: Path, written: str):
+    with pytest.raises(SpecError) as caught:
+        plan_of(tmp_path, attack=f", eps: [{written}]")
+    assert str(caught.value).endswith(f"attacks.0.eps.0: expected a number such as 8/255, got {written}")
+
+
 def test_statistics_are_numbers(tmp_path: Path):
     for text in ("{mean: [yes], std: [1]}", "{mean: [0], std: [.nan]}", "{mean: [0], std: [nan]}"):
         with pytest.raises(SpecError, match=r"study.yaml:5: models.a.normalize"):
@@ -257,7 +264,7 @@ def test_what_is_no_number_of_examples(text: str):
 
 
 def test_radii_and_parameters_of_the_command_line():
-    assert [radius(text) for text in ("2e-3", "8/255", "1")] == [0.002, 8 / 255, 1.0]
+    assert [radius(text) for text in ("2e-3", "8/255", ".5/255", "1")] == [0.002, 8 / 255, 0.5 / 255, 1.0]
     # What is no finite number is refused by the kernels' table: see test_refused_alike.py.
     assert [str(radius(text)) for text in ("nan", "inf", "1e400")] == ["nan", "inf", "inf"]
     for text in ("yes", "1/0", "-8/255", "8/255/2", ""):
@@ -280,8 +287,8 @@ def test_radii_and_parameters_of_the_command_line():
 
 
 def test_filters_know_the_same_numbers():
-    make_filters(None, {"eps": ["2e-3", "8/255"], "seed": "1e1"}, ["eps=2e-3", "robust_accuracy<5e-1"])
-    for text in ("yes", "true", "nan", ".inf", "1e400", "1/0"):
+    make_filters(None, {"eps": ["2e-3", "8/255", ".5/255"], "seed": "1e1"}, ["eps=2e-3", "robust_accuracy<5e-1"])
+    for text in ("yes", "true", "nan", ".inf", "1e400", "1/0", "./2", "1/."):
         with pytest.raises(SpecError, match=r"^eps: expected a number such as 8/255 or null, got "):
             make_filters(None, {"eps": text})
 
