@@ -1,4 +1,4 @@
-"""How much one must read to know an attack: the definitions that its function reaches, as far as the oracle.
+"""The reading that it takes to know an attack: the definitions that its function reaches, as far as the oracle.
 
     python -m tests.helpers.reading
 

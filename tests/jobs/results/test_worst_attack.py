@@ -76,7 +76,7 @@ def test_while_no_worst_case_is_computed_the_lowest_attack_stands_for_it(made_up
 
 
 @pytest.mark.parametrize(("attack", "trusted"), [("pgd", False), ("fgsm", True)])
-def test_a_worst_case_without_a_verdict_is_trusted_as_the_attacks_that_it_rests_on(made_up: Store, attack, trusted):
+def test_a_worst_case_without_a_verdict_is_trusted_as_its_attacks_are(made_up: Store, attack, trusted):
     """As in stores of before there were checks; PGD is the lowest, so that what becomes of FGSM is no matter."""
     fill(made_up, {"strong": 1.0}, radii=(0.2,))
     with made_up.begin() as db:
