@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from robustlib.inference.gradients import Net, Values, pull
 from robustlib.inference.model_modes import no_autocast, strict_float32
@@ -235,6 +236,7 @@ class Differentiable(torch.autograd.Function):
         return model.answer(x)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *into: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (x,) = ctx.saved_tensors
         slopes = ctx.model.values_and_grads(x, lambda logits, rows: (logits * rows).sum(1, keepdim=True), *into)[2]

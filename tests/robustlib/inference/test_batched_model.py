@@ -268,6 +268,9 @@ def test_autograd_gets_the_gradient_that_the_model_has(net: nn.Module, test):
     torch.testing.assert_close(found, replica.value_and_grad(x, cross_entropy, y)[2])
     with torch.no_grad():
         assert not replica(x).requires_grad
+    (slope,) = torch.autograd.grad(replica(x).logsumexp(1).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        slope.sum().backward()
 
 
 def test_a_model_that_depends_on_its_batch_is_split_and_never_filled_up():
