@@ -177,12 +177,12 @@ def draw_in_ball(like: Tensor, eps: Radius, norm: Norm, draws: Draws, stream: st
             return (2 * draws.uniform(like.shape[1:], f"{stream}/direction").to(like) - 1) * beside(eps, like)
         case "L2":
             direction = ascent(draws.normal(like.shape[1:], f"{stream}/direction").to(like), "L2")
-            dimensions = like[0].numel()
+            dimensions = like.shape[1:].numel()
             radius = draws.uniform((1,), f"{stream}/radius").to(like).flatten() ** (1 / dimensions)
             return direction * (beside(eps, like) * per_example(radius, like))
         case "L1":
             # Exponential numbers over their sum, that of one more among them, are uniform in the simplex.
-            falls = -(1 - draws.uniform((like[0].numel() + 1,), f"{stream}/falls")).log().to(like)
+            falls = -(1 - draws.uniform((like.shape[1:].numel() + 1,), f"{stream}/falls")).log().to(like)
             sides = draws.uniform(like.shape[1:], f"{stream}/direction").to(like) < 0.5
             weight = (falls[:, :-1] / falls.sum(1, keepdim=True)).reshape(like.shape)
             return beside(eps, like) * torch.where(sides, -weight, weight)

@@ -126,6 +126,16 @@ def gather(batches: Sequence[Batch], place: Tensor) -> Batch:
     )
 
 
+def check_attacked(owner: str, found: Any, x: Tensor) -> None:
+    """Raise TypeError or ValueError unless an attack gives an image for each of x, like them."""
+    if not isinstance(found, Tensor):
+        raise TypeError(f"{owner} gives {type(found).__name__}: expected images as a tensor of shape {tuple(x.shape)}")
+    came, expected = ((tuple(t.shape), t.dtype, t.device) for t in (found, x))
+    if came != expected:
+        words = ("shape {}, {}, on {}".format(*kind) for kind in (came, expected))
+        raise ValueError("{} gives images of {}: expected {}".format(owner, *words))
+
+
 def check_budget(x_adv: Tensor, x: Tensor, norm: Norm, eps: float | None, names: Sequence[str]) -> None:
     """Raise RuntimeError unless every image is in the box and the ball, by float32 arithmetic on the images kept."""
     if not inside(x_adv, x, math.inf if eps is None else eps, norm).all():

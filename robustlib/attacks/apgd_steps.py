@@ -49,7 +49,7 @@ class Run(Rows):
     def begin(cls, start: Start, norm: Norm, *, warm: bool) -> Self:
         """warm: in L1 as many coordinates are moved as the image differs in from the original."""
         x, x_adv, blank = start.x, start.x_adv, torch.zeros_like(start.x[:, 0, 0, 0])
-        pixels = x[0].numel() if len(x) else 0
+        pixels = x.shape[1:].numel()
         spread = changed(x_adv - x) if warm else torch.full_like(blank, pixels)
         eps = torch.as_tensor(start.eps, dtype=torch.float64, device=x.device).expand(len(x))
         return cls(
@@ -67,7 +67,7 @@ class Run(Rows):
             rises=blank,
             checked_value=blank,
             halved=torch.ones_like(blank, dtype=torch.bool),
-            share=spread / max(pixels, 1) / 1.5 if warm else torch.full_like(blank, 0.2),
+            share=spread / pixels / 1.5 if warm else torch.full_like(blank, 0.2),
             spread=spread,
         )
 
@@ -151,7 +151,7 @@ def adapt_l1(run: Run, length: int) -> None:
     """In L1: move fewer coordinates where the best point has got sparser, else take smaller steps."""
     spread = changed(run.best - run.x)
     sparser = spread / run.spread.clamp_min(1) < 0.95
-    run.share = spread / run.x[0].numel() / 1.5
+    run.share = spread / run.x.shape[1:].numel() / 1.5
     least, most = (run.eps / 10).to(run.x), run.eps.to(run.x)
     run.step_size = torch.where(sparser, most, (run.step_size / 1.5).clamp(least, most))
     go_back(run, sparser)

@@ -74,7 +74,8 @@ def deepfool(
             return
         # Rounding turns gradients little: how far a boundary is, is asked of the finer logits.
         slopes = oracle.gradients(run.x_adv, gaps, run.ranked)
-        run.moved = run.moved + step_to_boundary(gaps(run.logits, run.ranked), slopes, norm)
+        step = step_to_boundary(gaps(run.logits, run.ranked), slopes, norm)
+        run.moved = run.moved + step.to(run.moved)  # a model in half precision has gradients in float32
         run.x_adv = (run.x + (1 + overshoot) * run.moved).clamp(0, 1)
 
     run = Run(x=x, y=y, x_adv=x, ranked=ranked, moved=torch.zeros_like(x), logits=clean)

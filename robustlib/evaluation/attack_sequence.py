@@ -11,6 +11,7 @@ from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.inference.oracle import as_oracle
 from robustlib.inference.predict import predict, verdict
 from robustlib.input_checks import check_labels
+from robustlib.outcome import check_attacked
 from robustlib.rng import Draws, default_draws
 
 
@@ -70,12 +71,15 @@ def attack_in_sequence(
             if eps is not None:
                 options["eps"] = eps[standing]
             found = attack(search, x[standing], y[standing], draws=draws[standing].restart(position), **options)
+            owner = f"attack {position + 1} of {len(attacks)}"
+            check_attacked(owner, found, x[standing])
+            found = found.detach()
             for finer, strayed in as_oracle(search).astray(found):
                 rows, again = standing[strayed], {name: values[strayed] for name, values in options.items()}
                 own = draws[rows].restart(position)
                 found[strayed] = attack(finer, x[rows], y[rows], draws=own, **again)
             if found.isnan().any():
-                raise RuntimeError(f"attack {position + 1} of {len(attacks)} gives images that hold NaN")
+                raise RuntimeError(f"{owner} gives images that hold NaN")
             if "spent" in options:
                 queries[standing] = total(queries[standing], options["spent"])
             predicted = verdict(model, search, found, y[standing])

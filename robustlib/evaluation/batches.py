@@ -237,7 +237,8 @@ def judge_fixed(
     clean = predict(exact, x)
     attacks = [(eps, [attack for _, attack in given(named, replicas.surrogate)]) for eps, named in plan]
     if len(plan) == 1:
-        standing = y if all(name in ON_ALL for name, _ in plan[0][1]) else clean
+        names = {name for name, _ in plan[0][1]}
+        standing = y if names and names <= ON_ALL else clean
         results = [attack_in_sequence(exact, x, y, attacks[0][1], draws=draws, search=search, clean=standing)]
     else:
         radii = [(eps, chosen) for eps, chosen in attacks if eps is not None]

@@ -1,6 +1,7 @@
 """The evaluation of a model by one call: accuracies with their intervals, a verdict, outcomes and attacked images."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -8,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustlib.arguments import Norm
+from robustlib.arguments import Norm, checked_options
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.attacks.autoattack import Named
-from robustlib.attacks.types import AttackFunction, as_stage
+from robustlib.attacks.types import AttackFunction, Ensemble, Stage, as_stage
 from robustlib.checks.consistency import across_stages
 from robustlib.checks.thresholds import CheckResult, overall
 from robustlib.datasets.lazy_images import ImageSet
@@ -22,13 +23,16 @@ from robustlib.input_checks import check_data
 from robustlib.metrics import summarise
 from robustlib.outcome import Outcome, join
 
+KNOWN: dict[str, Stage] = {**ATTACKS, **ENSEMBLES}
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """What `evaluate` found.
 
     outcome: what happened to each example, arrays of length N.  x_adv: the attacked images, float32, shape
-    (N, C, H, W), on the CPU; where nothing was found, the clean image.
+    (N, C, H, W), on the CPU; where nothing was found, the clean image, or of a randomised model the image on which the
+    fewest draws were right.
     checks: whether the number deserves trust.  mode: in which arithmetic attacks searched.
     """
 
@@ -62,6 +66,7 @@ class Evaluation:
         return overall(self.checks)
 
 
+@checked_options
 def evaluate(
     model: nn.Module,
     x: ImageSet,
@@ -74,14 +79,15 @@ def evaluate(
     draws: int = 100,
     eot_draws: int = 20,
     batch_size: int | None = None,
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
 ) -> Evaluation:
     """Attack a model and say what it withstood.
 
     model: from images to logits; normalisation is its first layer.  x: images, floats in [0, 1] or uint8, shape
     (N, C, H, W).  y: classes, int64, shape (N,).
     attack: names of ATTACKS and ENSEMBLES, or functions `attack(model, x, y, *, norm, eps, draws) -> x_adv`, such as
-    `functools.partial(pgd, steps=100)`; several run in turn, each on the images that are robust so far.
+    `functools.partial(pgd, steps=100)`; several run in turn, each on the images that are robust so far. A function that
+    is not ours, but has the name of an attack of ours, is told by "own" before it.
     norm, eps: the budget, eps in units of x; None for attacks that look for the nearest misclassified image.
     draws, eot_draws: of a model that changes its answers from pass to pass, how many score it, and how many an attack
     climbs the mean of.  seed: of the attacks' random numbers, which are the examples' own.
@@ -89,19 +95,26 @@ def evaluate(
     Raises ValueError for images outside [0, 1], labels that the model has no class for, a norm that an attack does not
     take. Each success is a fresh pass of the model in strict float32 on an image within the budget.
     """
+    if torch.is_inference_mode_enabled():
+        raise ValueError("evaluate: expected a call outside of torch.inference_mode(), in which nothing has a gradient")
     highest = check_data("evaluate", x, y)
-    device = device or device_of(as_module("evaluate", model), x)
+    several: Any = attack if isinstance(attack, Iterable) and not isinstance(attack, str) else [attack]
+    stages = [find_stage(each) for each in several]
+    if not stages:
+        raise ValueError("evaluate: expected at least one attack, got none")
+    device = device_of(as_module("evaluate", model), x) if device is None else torch.device(device)
     ready = make_ready(model, x, highest + 1, device)
-    attacks = [attack] if isinstance(attack, str) or callable(attack) else attack
-    named = [one for given in attacks for one in stages_of(given, norm, eps, ready.classes)]
+    named = [each for name, stage in stages for each in with_budget(name, stage, norm, eps, ready.classes)]
     chance: Any = {"seed": seed, "draws": draws, "eot_draws": eot_draws}
+    bounded = any(name not in ATTACKS or ATTACKS[name].norms for name, _ in named)
+    eps = eps if bounded else None  # images as they are, or corrupted, have no budget
     found = evaluate_curve(
         ready.model, x, y, [(eps, named)], norm=norm, batch_size=batch_size, device=device, ready=ready, **chance
     )
     batches = [batch for (batch,) in found]
     outcome, x_adv = join([batch.outcome for batch in batches]), torch.cat([batch.x_adv for batch in batches])
     checks = check_outcome(
-        ready, x, outcome, x_adv, norm=norm, eps=eps, seed=seed, attacks=[one for _, one in named],
+        ready, x, outcome, x_adv, norm=norm if bounded else None, eps=eps, seed=seed, attacks=[one for _, one in named],
         eot_draws=eot_draws, device=device,
     )  # fmt: skip
     if ready.replicas is not None:
@@ -109,17 +122,39 @@ def evaluate(
     return Evaluation(outcome, x_adv, checks, ready.mode(eps))
 
 
-def stages_of(attack: str | AttackFunction, norm: Norm, eps: float | None, classes: int) -> list[Named]:
+def find_stage(attack: str | AttackFunction) -> tuple[str, Stage]:
+    """An attack or an ensemble, by name or as a function, with its name."""
+    if isinstance(attack, str):
+        if attack not in KNOWN:
+            raise ValueError(f"unknown attack {attack!r}, expected one of: {', '.join(KNOWN)}")
+        return attack, KNOWN[attack]
+    if not callable(attack):
+        raise TypeError(f"evaluate: expected attacks by name or as functions, got {type(attack).__name__}")
+    stage, name = as_stage(attack), name_of(attack)
+    return name, Ensemble(stage.run) if name in ENSEMBLES else stage
+
+
+def with_budget(name: str, stage: Stage, norm: Norm, eps: float | None, classes: int) -> list[Named]:
     """The attacks to run in turn, with the budget given to those that take one."""
-    if isinstance(attack, str) and attack in ENSEMBLES:
-        return ENSEMBLES[attack](norm=norm, eps=eps, classes=classes).stages
-    if isinstance(attack, str) and attack not in ATTACKS:
-        raise ValueError(f"unknown attack {attack!r}, expected one of: {', '.join([*ATTACKS, *ENSEMBLES])}")
-    stage = ATTACKS[attack] if isinstance(attack, str) else as_stage(attack)
-    budget = {name: value for name, value in (("norm", norm), ("eps", eps)) if name in stage.params}
-    return [(attack if isinstance(attack, str) else name_of(stage.run), stage.given(**budget))]
+    if isinstance(stage, Ensemble):
+        return stage(norm=norm, eps=eps, classes=classes).stages
+    budget = {option: value for option, value in (("norm", norm), ("eps", eps)) if option in stage.params}
+    return [(name, stage.given(**budget))]
 
 
 def name_of(attack: AttackFunction) -> str:
-    """The function's, of one with some of its arguments given too."""
-    return name_of(attack.func) if isinstance(attack, partial) else getattr(attack, "__name__", type(attack).__name__)
+    """The one it is known by; else the function's, also where some of its arguments are given."""
+    if (known := next((name for name, stage in KNOWN.items() if stage is attack), None)) is not None:
+        return known
+    if isinstance(attack, partial | Stage):
+        return name_of(attack.func if isinstance(attack, partial) else attack.run)
+    name = getattr(attack, "__name__", type(attack).__name__)
+    ours = name not in KNOWN or function_of(KNOWN[name]) is function_of(attack)
+    return name if ours else f"own {name}"
+
+
+def function_of(attack: AttackFunction) -> AttackFunction:
+    """The function itself, without what is given and what checks its arguments."""
+    while isinstance(attack, partial | Stage):
+        attack = attack.func if isinstance(attack, partial) else attack.run
+    return inspect.unwrap(attack)

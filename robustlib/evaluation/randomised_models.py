@@ -14,7 +14,7 @@ from robustlib.inference.expectation import Expectation
 from robustlib.losses import margin
 from robustlib.metrics import NOTHING
 from robustlib.norms import per_example, project_in_box, size
-from robustlib.outcome import Batch, check_budget, judge, score
+from robustlib.outcome import Batch, check_attacked, check_budget, judge, score
 from robustlib.rng import Draws
 
 INNER = 0.99  # of the radius: farther out there is nothing to be had
@@ -67,7 +67,9 @@ def strongest(
     x_adv, best, position = x.clone(), torch.full(y.shape, math.inf, device=x.device), torch.zeros_like(y)
     for number, attack in enumerate(attacks):
         start = time.perf_counter()
-        found = attack(mean, x, y, draws=draws.restart(number))
+        found = attack(mean, x.clone(), y, draws=draws.restart(number))  # which may write into its images
+        check_attacked(f"attack {number + 1} of {len(attacks)}", found, x)
+        found = found.detach()
         if eps is not None and len(inner := moved_within(found, x, norm, eps).nonzero().squeeze(1)):
             edge = to_edge(found[inner], x[inner], norm, eps)
             farther = raised(mean, edge, y[inner]) > raised(mean, found[inner], y[inner])

@@ -8,9 +8,11 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from robustlib.inference.gradients import Net, Values, pull
 from robustlib.inference.model_modes import no_autocast, strict_float32
@@ -58,12 +60,22 @@ class Count:
         self.clear()
 
 
+@dataclass
+class Room:
+    """What memory holds. sizes: batch sizes, rising; fewer where it has shown that it holds no more.  most: examples at
+    once where there are no fixed sizes, None while nothing is known.
+    """
+
+    sizes: tuple[int, ...]
+    most: int | None = None
+
+
 class BatchedModel(Oracle):
     """A model in eval mode, called at fixed batch sizes.
 
     net: what is called, with images of `memory_format` and `dtype`.  precision: what it computes in.
-    sizes: batch sizes, rising; empty for a model that does not take filled batches. They are fewer where memory has
-    shown that it holds no more.
+    sizes: batch sizes, rising; empty for a model that does not take filled batches.  room: in place of them, what
+    another that calls this net knows of memory; the two then learn together.
     spare: of one in half precision the copy in float32 that computes the examples whose numbers are beyond its range.
     count: what has been passed; several may count together.
     """
@@ -78,16 +90,20 @@ class BatchedModel(Oracle):
         precision: torch.dtype = torch.float32,
         spare: "BatchedModel | None" = None,
         count: Count | None = None,
+        room: Room | None = None,
     ):
         super().__init__()
         self.net = net
-        self.sizes = sizes
+        self.room = Room(sizes) if room is None else room
         self.dtype = dtype
         self.memory_format = memory_format
         self.precision = precision
         self.spare_one = (spare,)  # in a tuple, so that it is no part of this module
         self.count = Count() if count is None else count
-        self.most: int | None = None  # examples at once, without fixed sizes
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.room.sizes
 
     @property
     def spare(self) -> "BatchedModel | None":
@@ -97,9 +113,13 @@ class BatchedModel(Oracle):
     def batch(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.sizes[-1] if self.sizes else 0
 
-    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, float32, shape (B, classes)."""
+        """Logits, float32, shape (B, classes). They have a gradient by images that require one."""
+        return Differentiable.apply(x, self) if x.requires_grad and torch.is_grad_enabled() else self.answer(x)
+
+    @torch.no_grad()
+    def answer(self, x: Tensor) -> Tensor:
+        """The logits alone."""
 
         def call(chunk: slice) -> tuple[Tensor]:
             images = self.fill(x[chunk])
@@ -173,7 +193,7 @@ class BatchedModel(Oracle):
     def piece(self, rest: int) -> int:
         """How many of the remaining examples to take next: so that little of a fixed size is filling."""
         if not self.sizes:
-            return max(min(rest, self.most or rest), 1)
+            return max(min(rest, self.room.most or rest), 1)
         for size in self.sizes:
             if FULL * size <= rest <= size:
                 return size
@@ -192,9 +212,9 @@ class BatchedModel(Oracle):
         size = self.size_of(tried) if self.sizes else tried
         half = max(size // 2, 1)
         if self.sizes:
-            self.sizes = tuple(fitting for fitting in self.sizes if fitting <= half) or (half,)
+            self.room.sizes = tuple(fitting for fitting in self.sizes if fitting <= half) or (half,)
         else:
-            self.most = half
+            self.room.most = half
         return size > 1
 
     def fill(self, x: Tensor) -> Tensor:
@@ -204,3 +224,20 @@ class BatchedModel(Oracle):
             x = torch.cat([x, x[-1:].expand(size - len(x), *x.shape[1:])])
         # Always a copy: attacks go on with their own images, and a graph is kept until its gradient is taken.
         return x.detach().to(self.dtype, memory_format=self.memory_format, copy=True)
+
+
+class Differentiable(torch.autograd.Function):
+    """Logits for attacks that ask autograd. Their gradient takes a second pass, at the same sizes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, model: BatchedModel) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.model = model
+        ctx.save_for_backward(x)
+        return model.answer(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *into: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (x,) = ctx.saved_tensors
+        slopes = ctx.model.values_and_grads(x, lambda logits, rows: (logits * rows).sum(1, keepdim=True), *into)[2]
+        return slopes[:, 0], None

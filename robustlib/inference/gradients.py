@@ -23,6 +23,8 @@ def pull(
     would otherwise lose the tiny gradients of confident examples.
     doubt: a gradient that vanishes on its way back is given as NaN, for somebody else to compute.
     """
+    if torch.is_inference_mode_enabled():
+        raise ValueError("expected a call outside of torch.inference_mode(), in which nothing has a gradient")
     n = len(x) if n is None else n
     x = x.detach().requires_grad_()
     raw = rows_of(net(hand(net, x)), len(x))

@@ -43,8 +43,10 @@ class Replica(BatchedModel):
         self.recorded = recorded
 
     def but(self, **changed: Any) -> "Replica":
-        """The same but for what is given. Both call one net, and count together unless a count is given."""
-        how = ("sizes", "dtype", "memory_format", "precision", "spare", "count")
+        """The same but for what is given. Both call one net, count together unless a count is given, and learn together
+        what memory holds unless sizes are.
+        """
+        how = ("dtype", "memory_format", "precision", "spare", "count", *(() if "sizes" in changed else ("room",)))
         names = ("net", "mode", "drift", "judge", "in_float32", "in_half", "recorded", *how)
         return Replica(**{name: getattr(self, name) for name in names} | changed)
 

@@ -56,6 +56,20 @@ def test_an_empty_batch_comes_back_empty(name: str, x: Tensor, y: Tensor):
     assert found.shape == (0, 1, 4, 4)
 
 
+@pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if attack.norms])
+def test_no_images_are_none_in_every_norm(name: str, x: Tensor, y: Tensor):
+    attack = ATTACKS[name]
+    own = {"surrogate": nn.Flatten()} if attack.lacks_surrogate else {}
+    for norm in attack.norms:
+        assert attack(nn.Flatten(), x[:0], y[:0], norm=norm, eps=0.1, **own).shape == (0, 1, 4, 4)
+
+
+def test_deepfool_takes_images_and_a_model_in_half_precision(x: Tensor, y: Tensor):
+    found = ATTACKS["deepfool"](Plane(), x.half(), y)
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(size(found - x, "L2"), 1.02 * distance(x), rtol=0.02, atol=0)
+
+
 def test_a_step_of_ones_own_is_taken_whole(x: Tensor, y: Tensor):
     """FGSM up a plane: every pixel rises by the step, within the ball."""
     for step_size, moved in ((0.05, 0.05), (0.3, 0.1)):

@@ -1,4 +1,4 @@
-"""evaluate on linear models, where which example falls and at what distance is known beforehand."""
+"""Batches evaluated on linear models, where which example falls and at what distance is known beforehand."""
 
 import copy
 import math
@@ -124,6 +124,11 @@ def test_batch_size_changes_nothing(norm: Norm, model: Rows, x: Tensor, y: Tenso
         assert torch.equal(x_adv, images[0])
         for name, values in vars(joined[0]).items():
             assert np.array_equal(getattr(other, name), values, equal_nan=name == "distance"), name
+
+
+def test_without_an_attack_images_are_right_or_wrong_as_they_are(model: Rows, x: Tensor, y: Tensor):
+    found = outcome(model, x, y, [], num_classes=2)
+    assert np.array_equal(found.success, WRONG.numpy()) and set(found.broken_by[WRONG.numpy()]) == {"clean"}
 
 
 def test_another_seed_gives_other_images(model: Rows, x: Tensor, y: Tensor):

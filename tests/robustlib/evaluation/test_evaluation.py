@@ -1,5 +1,6 @@
 """The evaluation by one call: on a linear model, whose distance to its boundary is known, and beside the batches."""
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks import ATTACKS
+from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.evaluation import evaluate
 from robustlib.evaluation.batches import evaluate_curve
+from robustlib.losses import cross_entropy
 from robustlib.metrics import wilson
 
 
@@ -84,12 +86,133 @@ def test_a_randomised_model_is_scored_on_draws(points):
     assert found.robust_accuracy == pytest.approx(0.75, abs=0.02) and "randomised" in found.mode
 
 
+class Wavering(nn.Module):
+    """A model that changes its answers a little from pass to pass."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) + 0.01 * torch.randn(len(x), 2)
+
+
+@pytest.mark.parametrize("randomised", [False, True])
+def test_an_attack_in_plain_pytorch_finds_what_ours_finds(randomised: bool, half_plane: nn.Module, points):
+    def mine(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, eps: float, draws: object) -> Tensor:
+        x_adv = x.clone().requires_grad_()
+        cross_entropy(model(x_adv), y).sum().backward()
+        assert x_adv.grad is not None
+        return (x_adv + eps * x_adv.grad.sign()).clamp(0, 1)  # which still has a graph
+
+    x, y, away = points
+    found = evaluate(Wavering(half_plane) if randomised else half_plane, x, y, mine, norm="Linf", eps=0.1)
+    assert np.array_equal(found.outcome.success, (away < 0.1).numpy())
+    assert set(found.outcome.broken_by) == {"", "mine"} and found.verdict == "pass"
+
+
+@pytest.mark.parametrize("randomised", [False, True])
+def test_an_attack_may_write_into_its_images_but_not_leave_the_ball(randomised: bool, half_plane: nn.Module, points):
+    def greedy(model: nn.Module, x: Tensor, y: Tensor, *, norm: str, eps: float, draws: object) -> Tensor:
+        return x.add_(torch.where(y == 1, -3 * eps, 3 * eps)[:, None, None, None]).clamp_(0, 1)
+
+    x, y, _ = points
+    before = x.clone()
+    with pytest.raises(RuntimeError, match=r"left its Linf ball of radius 0\.1"):
+        evaluate(Wavering(half_plane) if randomised else half_plane, x, y, greedy, norm="Linf", eps=0.1)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("randomised", [False, True])
+@pytest.mark.parametrize(
+    "gives, error, message",
+    [
+        (lambda x: None, TypeError, r"attack 1 of 1 gives NoneType: expected images as a tensor of shape \("),
+        (lambda x: x[:3], ValueError, r"attack 1 of 1 gives images of shape \(3, 1, 4, 4\), .*: expected shape \(\d"),
+        (lambda x: x.double(), ValueError, r"torch.float64, on cpu: expected shape \(\d+, 1, 4, 4\), torch.float32"),
+    ],
+)
+def test_what_no_attack_gives_is_refused(
+    gives: Callable[[Tensor], Tensor],
+    error: type[Exception],
+    message: str,
+    randomised: bool,
+    half_plane: nn.Module,
+    points,
+):
+    x, y, _ = points
+    model = Wavering(half_plane) if randomised else half_plane
+    with pytest.raises(error, match=message):
+        evaluate(model, x, y, lambda model, x, y, *, draws: gives(x), norm="Linf", eps=0.1)
+
+
+def test_a_function_by_the_name_of_an_attack_of_ours_is_told_apart(half_plane: nn.Module, points):
+    def clean(model: nn.Module, x: Tensor, y: Tensor, **options: object) -> Tensor:
+        return ATTACKS["pgd"](model, x, y, norm="Linf", eps=0.1)
+
+    x, y, away = points
+    found = evaluate(half_plane, x, y, clean, norm="Linf", eps=0.1)
+    fell = (away < 0.1).numpy()
+    assert found.outcome.broken_by.tolist() == np.where(fell, "own clean", "").tolist()
+    assert (found.outcome.distance[fell] > 0).all() and found.clean_accuracy == 1
+
+
+@pytest.mark.parametrize("attack", ["apgd-ce", ATTACKS["apgd-ce"], partial(ATTACKS["apgd-ce"], steps=20)])
+def test_an_attack_of_ours_keeps_its_name(attack, half_plane: nn.Module, points):
+    x, y, _ = points
+    found = evaluate(half_plane, x, y, attack, norm="Linf", eps=0.1)
+    assert set(found.outcome.broken_by) == {"", "apgd-ce"}
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        ENSEMBLES["autoattack"],
+        ENSEMBLES["autoattack"].given(version="standard"),
+        partial(ENSEMBLES["autoattack"].run, version="standard"),
+    ],
+)
+def test_an_ensemble_may_be_given_as_it_is(attack, half_plane: nn.Module, points):
+    x, y, _ = points
+    found = evaluate(half_plane, x, y, attack, norm="Linf", eps=0.45)
+    assert found.robust_accuracy == 0 and set(found.outcome.broken_by) == {"apgd-ce"}
+
+
+def test_clean_images_are_in_no_ball_and_no_attack_stands_still(half_plane: nn.Module, points):
+    x, y, _ = points
+    found = evaluate(half_plane, x, 1 - y, "clean", device="cpu")
+    assert found.robust_accuracy == 0 and set(found.outcome.broken_by) == {"clean"}
+    assert evaluate(half_plane, x, y, "clean").verdict == "pass"
+
+
+def test_inference_mode_is_named_where_it_takes_the_gradient(half_plane: nn.Module, points):
+    x, y, _ = points
+    for call in (partial(evaluate, half_plane, x, y, "pgd"), partial(ATTACKS["pgd"], half_plane, x, y)):
+        with torch.inference_mode(), pytest.raises(ValueError, match=r"outside of torch.inference_mode\(\)"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "attack, error, message",
+    [
+        ([], ValueError, "evaluate: expected at least one attack, got none"),
+        (None, TypeError, "evaluate: expected attacks by name or as functions, got NoneType"),
+        (["pgd", 3], TypeError, "evaluate: expected attacks by name or as functions, got int"),
+    ],
+)
+def test_what_is_no_attack_is_refused(attack, error: type[Exception], message: str, half_plane: nn.Module, points):
+    x, y, _ = points
+    with pytest.raises(error, match=message):
+        evaluate(half_plane, x, y, attack)
+
+
 @pytest.mark.parametrize(
     "attack, options, message",
     [
         ("pdg", {}, "unknown attack 'pdg', expected one of: clean, fgsm, pgd"),
         ("deepfool", {"norm": "L1"}, "norm"),
-        ("pgd", {"eps": 8}, "did you mean 8/255?"),
+        ("pgd", {"eps": 8}, "evaluate: .*did you mean 8/255?"),
+        ("pgd", {"draws": 0}, "evaluate: expected draws of at least 1, got 0"),
     ],
 )
 def test_what_it_does_not_take_is_refused(attack: str, options: dict, message: str, half_plane: nn.Module, points):

@@ -245,6 +245,34 @@ def test_a_few_images_that_do_not_fit_when_filled_up_leave_ordinary_sizes():
     assert tried == [128, 64] and replica.sizes == (64,)
 
 
+def test_what_one_learns_of_memory_those_that_call_its_net_know_too():
+    tried: list[int] = []
+    replica, x = Replica(too_large(64, tried), sizes=(64, 128, 512)), torch.rand(100, 1, 2, 2)
+    judge, apart = replica.but(drift=0.5), replica.but(sizes=(128,))
+    replica(x)
+    assert tried == [128, 64, 64] and judge.sizes == replica.sizes == (64,) and apart.sizes == (128,)
+    whole = Replica(too_large(5, tried), sizes=())
+    other = whole.but(drift=0.5)
+    whole(x[:10])
+    tried.clear()
+    other(x[:10])
+    assert tried == [5, 5]
+
+
+def test_autograd_gets_the_gradient_that_the_model_has(net: nn.Module, test):
+    x, y = test[0][:21].clone().requires_grad_(), test[1][:21]
+    replica = Replica(net, sizes=(8, 16))
+    logits = replica(x)
+    assert torch.equal(logits, replica.logits(x))
+    (found,) = torch.autograd.grad(cross_entropy(logits, y).sum(), x)
+    torch.testing.assert_close(found, replica.value_and_grad(x, cross_entropy, y)[2])
+    with torch.no_grad():
+        assert not replica(x).requires_grad
+    (slope,) = torch.autograd.grad(replica(x).logsumexp(1).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        slope.sum().backward()
+
+
 def test_a_model_that_depends_on_its_batch_is_split_and_never_filled_up():
     tried: list[int] = []
     replica, x = Replica(too_large(5, tried), sizes=()), torch.rand(10, 1, 2, 2)

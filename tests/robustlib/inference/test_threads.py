@@ -99,7 +99,8 @@ def test_a_model_with_a_state_is_copied_for_each_thread_or_left_to_one(threads, 
     mine, copy = threaded.replicas
     for one, other in ((mine.exact, copy.exact), (mine.search, copy.search)):
         assert one is not other and one.net is not other.net
-    assert copy.search.judge is not None and copy.search.judge.net is copy.fine.net
+    judge = copy.search.judge
+    assert judge is not None and judge.net is copy.fine.net and judge is not mine.search.judge
     threads(1)
     assert make_threaded(replicas, CPU) is None
     threads(2)
