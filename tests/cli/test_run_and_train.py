@@ -311,6 +311,7 @@ def test_what_a_model_prints_is_no_result(robustq, tmp_path):
     assert "imported" in result.stderr and "passed" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_cannot_run(robustq, tmp_path):
     """Through JPEG there is no gradient; the network inside is trained without it."""
     (tmp_path / "s.yaml").write_text(

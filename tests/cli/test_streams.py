@@ -30,6 +30,7 @@ def robustq(folder: Path, words: list[str], redirection: str) -> tuple[int, list
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.slow
 def test_a_full_disk_is_said_in_one_line(folder: Path, words: list[str]):
     code, said = robustq(folder, words, "> /dev/full")
     assert (code, said) == (1, ["robustq: the answer cannot be printed: No space left on device"])
@@ -42,6 +43,7 @@ def test_a_closed_stdout_is_said_in_one_line(folder: Path, words: list[str]):
 
 
 @pytest.mark.parametrize("words", COMMANDS[:4], ids=" ".join)
+@pytest.mark.slow
 def test_whoever_reads_no_more_is_told_nothing(folder: Path, words: list[str]):
     code, said = robustq(folder, words, "> >(exec sleep 0) ; exit ${PIPESTATUS[0]}")  # it may end first, or after
     assert code in (0, 1) and not said

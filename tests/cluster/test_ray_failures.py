@@ -161,7 +161,11 @@ class TestFolder:
         ray_sessions.remove_stale()
         assert folder.is_dir()
         # What its Ray would be: a process that has the folder in its command line, and a path of Ray's.
-        left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "/ray/", f"{folder}/r/x"])
+        code = "import time; print(flush=True); time.sleep(60)"
+        left = subprocess.Popen([sys.executable, "-c", code, "/ray/", f"{folder}/r/x"], stdout=subprocess.PIPE)
+        assert left.stdout is not None
+        with left.stdout:
+            left.stdout.readline()  # before, its command line may not be there yet
         killed.kill()
         killed.wait()
         ray_sessions.remove_stale()

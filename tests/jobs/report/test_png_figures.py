@@ -113,6 +113,7 @@ def test_a_figure_that_fails_is_closed(monkeypatch: pytest.MonkeyPatch):
     assert plt.get_fignums() == before
 
 
+@pytest.mark.slow
 def test_every_picture_has_a_file(made_up, tmp_path):
     """Names that become the same in a file's name, or longer than one may be."""
     models = {"a/b": 1.0, "a b": 0.5, "A b": 0.3, "$\\frac{$": 0.2, "é" * 300: 0.1, "..": 0.4}

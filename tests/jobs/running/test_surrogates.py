@@ -191,6 +191,7 @@ def test_from_itself_it_is_white_box_and_from_others_no_more(finished, norm: str
     assert worst["robust_accuracy"] <= white["robust_accuracy"]
 
 
+@pytest.mark.slow
 def test_a_network_that_learnt_the_answers_is_a_surrogate_too(finished):
     rows = rows_of(finished[0])
     for model in "ab":

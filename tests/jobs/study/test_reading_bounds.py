@@ -45,6 +45,7 @@ def test_what_is_large_is_refused_before_it_is_read(tmp_path: Path):
         read_yaml(tmp_path / "s.yaml")
 
 
+@pytest.mark.slow
 def test_very_many_parts_are_refused_before_all_are_read(tmp_path: Path):
     (tmp_path / "s.yaml").write_text("a: [" + "1," * 3_000_000 + "]")
     with bounded(), pytest.raises(SpecError, match="at most 100000 parts"):

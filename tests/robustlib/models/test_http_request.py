@@ -170,6 +170,7 @@ def test_an_answer_that_does_not_end_is_left():
     ],
     ids=["status", "header", "continue", "body", "trailers", "error"],
 )
+@pytest.mark.slow
 def test_a_server_that_drips_is_left_after_ten_timeouts(first: bytes, drop: bytes):
     start = time.monotonic()
     with scripted(dripping(first, drop)) as (url, asked):
