@@ -135,7 +135,6 @@ class BatchedModel(Oracle):
         return logits
 
     def values_and_grads(self, x: Tensor, values: Values, *rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-
         def call(chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
             return pull(
                 self.net,
