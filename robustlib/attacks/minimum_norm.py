@@ -25,7 +25,9 @@ def also_in_float32(
     oracle: Oracle, x: Tensor, y: Tensor, eps: Radius | None, draws: Draws,
     search: Callable[[Oracle, Tensor, Tensor, Radius | None, Draws], Tensor],
 ) -> Tensor:  # fmt: skip
-    """Search for every image; for those that rounding alone misclassifies, anew in float32."""
+    """Search for every image, also from a misclassified one, as FAB goes on from there; for those that rounding alone
+    misclassifies, anew in float32.
+    """
     x_adv = search(oracle, x, y, eps, draws)
     for finer, rows in oracle.misjudged(x, y, misclassified(oracle.logits(x), y)):
         x_adv[rows] = search(finer, x[rows], y[rows], eps[rows] if isinstance(eps, Tensor) else eps, draws[rows])

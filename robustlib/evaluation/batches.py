@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm, checked_options
+from robustlib.attacks.autoattack import Named
 from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.checks.evaluation_checks import look_at_model
 from robustlib.checks.thresholds import CheckResult
@@ -40,6 +41,8 @@ from robustlib.norms import size
 from robustlib.outcome import Batch, Score, check_budget, check_classes, gather, judge
 from robustlib.rng import Draws, seeded
 from robustlib.settings import ON_ALL
+
+Plan = Sequence[tuple[float | None, Sequence[Named]]]  # radii, each with its attacks by name
 
 SAMPLE = 64  # of the data set's first images, whatever is asked: what a model is looked at with before it is evaluated
 
@@ -96,7 +99,7 @@ def evaluate_curve(
     model: nn.Module,
     x: ImageSet,
     y: Tensor,
-    plan: Sequence[tuple[float | None, Sequence[tuple[str, AttackFunction]]]],
+    plan: Plan,
     *,
     norm: Norm = "Linf",
     seed: int = 0,
@@ -211,7 +214,7 @@ def judge_shared(
     x: Tensor,
     y: Tensor,
     draws: Draws,
-    plan: Sequence[tuple[float | None, Sequence[tuple[str, AttackFunction]]]],
+    plan: Plan,
     norm: Norm,
 ) -> tuple[Batch, ...]:
     """`judge_fixed`, each thread with its share of the examples."""
@@ -229,7 +232,7 @@ def judge_fixed(
     x: Tensor,
     y: Tensor,
     draws: Draws,
-    plan: Sequence[tuple[float | None, Sequence[tuple[str, AttackFunction]]]],
+    plan: Plan,
     norm: Norm,
 ) -> tuple[Batch, ...]:
     """A batch's outcome at each radius, for a model that always gives the same answer."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustlib.arguments import Norm, checked_options
 from robustlib.attacks import ATTACKS, ENSEMBLES
-from robustlib.attacks.autoattack import Named
+from robustlib.attacks.autoattack import Recipe
 from robustlib.attacks.types import AttackFunction, Ensemble, Stage, as_stage
 from robustlib.checks.consistency import across_stages
 from robustlib.checks.thresholds import CheckResult, overall
@@ -34,12 +34,14 @@ class Evaluation:
     (N, C, H, W), on the CPU; where nothing was found, the clean image, or of a randomised model the image on which the
     fewest draws were right.
     checks: whether the number deserves trust.  mode: in which arithmetic attacks searched.
+    substitutions: what of an ensemble the number of classes did not allow, and what ran in its place.
     """
 
     outcome: Outcome = field(repr=False)
     x_adv: Tensor = field(repr=False)
     checks: list[CheckResult] = field(repr=False)
     mode: str
+    substitutions: tuple[str, ...] = ()
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -104,7 +106,8 @@ def evaluate(
         raise ValueError("evaluate: expected at least one attack, got none")
     device = device_of(as_module("evaluate", model), x) if device is None else torch.device(device)
     ready = make_ready(model, x, highest + 1, device)
-    named = [each for name, stage in stages for each in with_budget(name, stage, norm, eps, ready.classes)]
+    recipes = [with_budget(name, stage, norm, eps, ready.classes) for name, stage in stages]
+    named = [each for recipe in recipes for each in recipe.stages]
     chance: Any = {"seed": seed, "draws": draws, "eot_draws": eot_draws}
     bounded = any(name not in ATTACKS or ATTACKS[name].norms for name, _ in named)
     eps = eps if bounded else None  # images as they are, or corrupted, have no budget
@@ -119,7 +122,8 @@ def evaluate(
     )  # fmt: skip
     if ready.replicas is not None:
         checks += across_stages([name for name, _ in named], vars(outcome))
-    return Evaluation(outcome, x_adv, checks, ready.mode(eps))
+    substitutions = tuple(dict.fromkeys(words for recipe in recipes for words in recipe.substitutions))
+    return Evaluation(outcome, x_adv, checks, ready.mode(eps), substitutions)
 
 
 def find_stage(attack: str | AttackFunction) -> tuple[str, Stage]:
@@ -134,12 +138,12 @@ def find_stage(attack: str | AttackFunction) -> tuple[str, Stage]:
     return name, Ensemble(stage.run) if name in ENSEMBLES else stage
 
 
-def with_budget(name: str, stage: Stage, norm: Norm, eps: float | None, classes: int) -> list[Named]:
+def with_budget(name: str, stage: Stage, norm: Norm, eps: float | None, classes: int) -> Recipe:
     """The attacks to run in turn, with the budget given to those that take one."""
     if isinstance(stage, Ensemble):
-        return stage(norm=norm, eps=eps, classes=classes).stages
+        return stage(norm=norm, eps=eps, classes=classes)
     budget = {option: value for option, value in (("norm", norm), ("eps", eps)) if option in stage.params}
-    return [(name, stage.given(**budget))]
+    return Recipe(name, [(name, stage.given(**budget))])
 
 
 def name_of(attack: AttackFunction) -> str:

@@ -65,6 +65,15 @@ def test_an_ensemble_is_its_attacks_in_turn(net: nn.Module, test):
     assert {"fgsm", "pgd"} <= set(found.outcome.broken_by)
 
 
+def test_what_an_ensemble_put_in_place_of_a_loss_is_told(half_plane: nn.Module, points):
+    """Targeted DLR needs four classes, and here are two."""
+    x, y, _ = points
+    found = evaluate(half_plane, x[::8], y[::8], "autoattack", norm="Linf", eps=0.1)
+    expected = ENSEMBLES["autoattack"](norm="Linf", eps=0.1, classes=2).substitutions
+    assert found.substitutions == expected and "apgd-t: margin loss" in expected[0]
+    assert evaluate(half_plane, x, y, "pgd").substitutions == ()
+
+
 def test_a_masked_gradient_is_not_trusted(half_plane: nn.Module, points):
     class Rounded(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
