@@ -100,7 +100,7 @@ class AuditRun:
         self.norm: Norm = norm
         self.pool = pool
         model, replicas = ready.model, ready.replicas
-        self.checks = list(ready.findings)
+        self.checks = list(ready.checks)
         missing = any(f.name == "gradient" and f.note.startswith("no gradient") for f in self.checks)
         exact = model if replicas is None else replicas.exact
         search = model if replicas is None else replicas.search

@@ -51,14 +51,14 @@ SAMPLE = 64  # of the data set's first images, whatever is asked: what a model i
 class Ready:
     """A model ready to be evaluated. replicas: None for a randomised model.  classes: logits that it gives.
 
-    findings: of the checks of the model itself.
+    checks: those of the model itself.
     """
 
     model: nn.Module
     replicas: Replicas | None
     classes: int
     seconds: float
-    findings: tuple[CheckResult, ...] = ()
+    checks: tuple[CheckResult, ...] = ()
 
     def mode(self, eps: float | None) -> str:
         """In which form the model is searched within this radius, in words."""
@@ -70,7 +70,7 @@ class Ready:
         """What images for other models are made on. Raises ValueError where that leads nowhere."""
         if self.replicas is None:
             raise ValueError("the surrogate changes its answers from pass to pass: expected one that does not")
-        if any(found.name == "gradient" and found.value == 1 for found in self.findings):
+        if any(found.name == "gradient" and found.value == 1 for found in self.checks):
             raise ValueError("the surrogate has no gradient to make images by: expected a network that has one")
         return self.replicas.search
 
@@ -169,8 +169,8 @@ def make_ready(model: nn.Module, x: ImageSet, num_classes: int, device: torch.de
         classes = check_classes(model, sample, num_classes)
         randomised = as_many_as_fit(lambda n: is_randomised(model, sample[:n]), min(len(sample), 16))
         replicas = None if randomised else replicas_for_threads(model, sample)
-        findings = look_at_model(model, sample, randomised=replicas is None)
-    return Ready(model, replicas, classes, time.perf_counter() - start, tuple(findings))
+        checks = look_at_model(model, sample, randomised=replicas is None)
+    return Ready(model, replicas, classes, time.perf_counter() - start, tuple(checks))
 
 
 def replicas_for_threads(model: nn.Module, sample: Tensor) -> Replicas:

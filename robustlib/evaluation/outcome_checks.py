@@ -44,9 +44,9 @@ def check_outcome(
                 ready.replicas.exact, x, y, x_adv.to(device), outcome, norm=norm, eps=eps, seed=seed,
                 search=ready.replicas.for_radius(eps), attacks=attacks,
             )  # fmt: skip
-            return [*ready.findings, *own]
+            return [*ready.checks, *own]
         mean = Expectation(ready.model, eot_draws)
         own = [above_chance(outcome), normalisation(mean, x, y, outcome)]
         if norm is not None and eps != 0:
             own.append(unmoved(mean, x, y, outcome, attacks, norm=norm, eps=eps, seed=seed))
-        return [*ready.findings, *own]
+        return [*ready.checks, *own]

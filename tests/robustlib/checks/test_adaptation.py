@@ -152,7 +152,7 @@ class Lazy(Linear):
 def look(model: nn.Module) -> CheckResult:
     x = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     before = [getattr(owner, name) for owner, name in TAKES_GRADIENTS]
-    (found,) = [one for one in make_ready(model.eval(), x, 4, CPU).findings if one.name == "test-time"]
+    (found,) = [one for one in make_ready(model.eval(), x, 4, CPU).checks if one.name == "test-time"]
     assert [getattr(owner, name) for owner, name in TAKES_GRADIENTS] == before
     return found
 
@@ -243,7 +243,7 @@ class Counted(nn.Module):
 
 def test_a_model_that_seeds_its_noise_by_counting_does_not_adapt(test):
     ready = make_ready(Counted().eval(), test[0][:64], 10, torch.device("cpu"))
-    (found,) = (result for result in ready.findings if result.name == "test-time")
+    (found,) = (result for result in ready.checks if result.name == "test-time")
     assert ready.replicas is None and (found.verdict, found.note) == ("pass", "changed as it answered: passes")
 
 

@@ -77,7 +77,7 @@ def test_it_has_the_numbers_of_the_module_it_came_from(make: Callable[[], nn.Mod
     def found(model: nn.Module) -> Any:
         attacks = [(name, partial(ATTACKS[name], eps=0.05)) for name in ("pgd", "apgd-ce")]
         ready = make_ready(model, X, 10, CPU)
-        assert ready.mode(0.05).startswith("float32") and not [f for f in ready.findings if f.verdict == "fail"]
+        assert ready.mode(0.05).startswith("float32") and not [f for f in ready.checks if f.verdict == "fail"]
         (batch,) = evaluate_batches(model, X, Y, attacks, eps=0.05, ready=ready)
         return batch
 
