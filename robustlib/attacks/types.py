@@ -54,6 +54,12 @@ class Stage:
         return {name: p.default for name, p in self.params.items() if p.default is not p.empty}
 
     @property
+    def is_ours(self) -> bool:
+        """Whether it is one of this library's functions, which do nothing but return images."""
+        run = self.run.func if isinstance(self.run, partial) else self.run
+        return getattr(run, "__module__", "").startswith(f"{__name__.partition('.')[0]}.")
+
+    @property
     def norms(self) -> tuple[str, ...]:
         """The norms that it takes; none if it has no radius."""
         return norms_of(self.params["norm"]) if "norm" in self.params else ()

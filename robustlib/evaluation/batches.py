@@ -33,7 +33,7 @@ from robustlib.inference.model_modes import (
 )
 from robustlib.inference.predict import predict
 from robustlib.inference.replica import Replica
-from robustlib.inference.threads import ThreadedReplicas, make_threaded, thread_count, threads_of
+from robustlib.inference.threads import Shares, make_shares, make_threaded, thread_count, threads_each, threads_of
 from robustlib.input_checks import check_data, check_highest, check_radii
 from robustlib.memory import as_many_as_fit
 from robustlib.metrics import CLEAN, NOTHING
@@ -136,7 +136,9 @@ def evaluate_curve(
 
     def steps() -> Iterator[tuple[Batch, ...]]:
         replicas = None if ready.replicas is None else replace(ready.replicas, surrogate=surrogate)
-        threaded = None if replicas is None else make_threaded(replicas, device)
+        # What a user's attack does besides must be done in this process.
+        fork = all(as_stage(attack).is_ours for _, named in plan for _, attack in named)
+        shares = None if replicas is None else make_shares(replicas, device, fork=fork)
         for rows in batches(chosen, size, grouped=replicas is None):
             images, labels = as_images(x[rows], device), y[rows].to(device)
             own = Draws(seed, rows.to(device))
@@ -148,10 +150,10 @@ def evaluate_curve(
                         judge_randomised(ready.model, images, labels, own, norm, eps, named, draws, eot_draws)
                         for eps, named in budgets
                     )
-            elif threaded is None:
+            elif shares is None:
                 found = judge_fixed(replicas, images, labels, own, plan, norm)
             else:
-                found = judge_shared(threaded, images, labels, own, plan, norm)
+                found = judge_shared(shares, images, labels, own, plan, norm)
             yield found
 
     yield from each_within(steps(), strict_float32, partial(evaluating, ready.model))
@@ -177,7 +179,7 @@ def replicas_for_threads(model: nn.Module, sample: Tensor) -> Replicas:
     """Replicas made, and their batch sizes chosen, with as many threads as they will be called with."""
     if sample.is_cuda:
         return make_replicas(model, sample)
-    with threads_of(torch.get_num_threads() // thread_count()):
+    with threads_of(threads_each()):
         replicas = make_replicas(model, sample)
     if thread_count() > 1 and make_threaded(replicas, sample.device) is None:
         return make_replicas(model, sample)
@@ -210,21 +212,21 @@ def given(named: Sequence[tuple[str, AttackFunction]], surrogate: Replica | None
 
 
 def judge_shared(
-    threaded: ThreadedReplicas,
+    shares: Shares,
     x: Tensor,
     y: Tensor,
     draws: Draws,
     plan: Plan,
     norm: Norm,
 ) -> tuple[Batch, ...]:
-    """`judge_fixed`, each thread with its share of the examples."""
+    """`judge_fixed`, each thread or process with its share of the examples."""
 
     def work(replicas: Replicas, rows: Tensor) -> tuple[Batch, ...]:
         return judge_fixed(replicas, x[rows], y[rows], draws[rows], plan, norm)
 
-    shares = threaded.scatter(len(x), work)
-    place = torch.cat([rows for rows, _ in shares]).argsort()
-    return tuple(gather(batches, place) for batches in zip(*(found for _, found in shares), strict=True))
+    parts = shares.scatter(len(x), work)
+    place = torch.cat([rows for rows, _ in parts]).argsort()
+    return tuple(gather(batches, place) for batches in zip(*(found for _, found in parts), strict=True))
 
 
 def judge_fixed(

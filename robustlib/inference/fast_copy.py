@@ -51,8 +51,12 @@ class Replicas:
     @property
     def passes(self) -> Count:
         """Examples passed forward and back so far, by all."""
-        counts = {id(replica.count): replica.count for replica in self.every}.values()
-        return Count(*(sum(each) for each in zip(*(astuple(count) for count in counts), strict=True)))
+        return Count(*(sum(each) for each in zip(*(astuple(count) for count in self.counts), strict=True)))
+
+    @property
+    def counts(self) -> list[Count]:
+        """Where they count, in a fixed order; those that count together have one."""
+        return list({id(replica.count): replica.count for replica in self.every}.values())
 
     def add_counts_to(self, other: "Replicas") -> None:
         """Count the passes so far as the other's."""

@@ -1,7 +1,8 @@
-"""Threads that share out a batch's examples on a CPU, each with a copy of the model of its own.
+"""Threads or processes that share out a batch's examples on a CPU, each with a copy of the model of its own.
 
 An operation split over threads waits for the slowest of them and leaves the small ones to one; a batch split over
 threads does neither. Each example is computed by as many threads whatever the batch, so that its bits stay the same.
+Processes do not wait for each other's Python besides.
 """
 
 import copy
@@ -9,18 +10,30 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from robustlib.inference.batched_model import Count
 from robustlib.inference.fast_copy import Replicas
+from robustlib.inference.forks import can_fork, in_processes
 from robustlib.inference.model_modes import without_graphs
 
 MOST = 4  # threads that run Python at once: more would wait for each other
+MOST_FORKS = 16  # processes, each with one thread
 COPIES_BYTES = 2**30  # of all copies together
 
 Part = TypeVar("Part")
+
+
+class Shares(Protocol):
+    """What shares out examples."""
+
+    def scatter(self, n: int, work: Callable[[Replicas, Tensor], Part]) -> list[tuple[Tensor, Part]]:
+        """The work done on every share of n rows, with the rows of each share."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class ThreadedReplicas:
 
     def scatter(self, n: int, work: Callable[[Replicas, Tensor], Part]) -> list[tuple[Tensor, Part]]:
         """The work done on every share of n rows, in turn one to each thread, with the rows of each share."""
-        rows = [torch.arange(first, n, len(self.replicas)) for first in range(max(1, min(n, len(self.replicas))))]
+        rows = shares_of(n, len(self.replicas))
         pairs = zip(self.replicas, rows, strict=False)
         with threads_of(self.threads), ThreadPoolExecutor(len(self.replicas)) as pool:
             futures = [pool.submit(self.at_work, work, replicas, share) for replicas, share in pairs]
@@ -44,6 +57,37 @@ class ThreadedReplicas:
     def at_work(self, work: Callable[[Replicas, Tensor], Part], replicas: Replicas, rows: Tensor) -> Part:
         torch.set_num_threads(self.threads)  # of this thread
         return work(replicas, rows)
+
+
+@dataclass(frozen=True)
+class ForkedReplicas:
+    """replicas: of this process, of which a fork has its own.  number: of processes, each with one thread."""
+
+    replicas: Replicas
+    number: int
+
+    def scatter(self, n: int, work: Callable[[Replicas, Tensor], Part]) -> list[tuple[Tensor, Part]]:
+        """The work done on every share of n rows, each in a process, with the rows of each share."""
+        rows = shares_of(n, self.number)
+        with threads_of(1):
+            found = in_processes([partial(self.at_work, work, share, first=k == 0) for k, share in enumerate(rows)])
+        for _, passes in found[1:]:
+            for count, more in zip(self.replicas.counts, passes, strict=True):
+                more.move_to(count)
+        return [(share, part) for share, (part, _) in zip(rows, found, strict=True)]
+
+    def at_work(
+        self, work: Callable[[Replicas, Tensor], Part], rows: Tensor, *, first: bool
+    ) -> tuple[Part, list[Count]]:
+        """first: in this process, which goes on counting."""
+        for count in () if first else self.replicas.counts:
+            count.clear()
+        return work(self.replicas, rows), self.replicas.counts
+
+
+def shares_of(n: int, number: int) -> list[Tensor]:
+    """n rows, in turn one to each; no share without any, where there are some."""
+    return [torch.arange(first, n, number) for first in range(max(1, min(n, number)))]
 
 
 @contextmanager
@@ -62,6 +106,25 @@ def thread_count() -> int:
     return min(torch.get_num_threads(), MOST)
 
 
+def threads_each() -> int:
+    """How many threads each of those that share out a batch has, be they threads or processes."""
+    number = torch.get_num_threads()
+    return 1 if can_fork() and number <= MOST_FORKS else number // thread_count()
+
+
+def make_shares(replicas: Replicas, device: torch.device, *, fork: bool) -> Shares | None:
+    """None where nothing is to be shared out: see `make_threaded`.
+
+    fork: what is done may be done in another process. A model that cannot be copied is not: it holds what a process
+    has to itself, as a connection is. Nor is one without tensors, which calls something else.
+    """
+    threaded, number = make_threaded(replicas, device), torch.get_num_threads()
+    has_tensors = any(True for _ in (*replicas.exact.parameters(), *replicas.exact.buffers()))
+    if threaded is None or not (fork and can_fork() and has_tensors and number <= MOST_FORKS):
+        return threaded
+    return ForkedReplicas(replicas, number)
+
+
 def make_threaded(replicas: Replicas, device: torch.device) -> ThreadedReplicas | None:
     """None where one thread has the model to itself: on other devices, on one CPU, for models too large to copy or that
     cannot be copied.
@@ -75,7 +138,7 @@ def make_threaded(replicas: Replicas, device: torch.device) -> ThreadedReplicas 
             replica.count.clear()
     except Exception:  # a user's model may hold on to anything
         return None
-    return ThreadedReplicas([replicas, *copies], torch.get_num_threads() // number)
+    return ThreadedReplicas([replicas, *copies], threads_each())
 
 
 def size_of(replicas: Replicas) -> int:

@@ -1,0 +1,145 @@
+"""Processes that share out a batch's examples on a CPU: forks of this one, which have its model and images already.
+
+Of threads one at a time runs Python, and around a small network much of the time is Python's.
+"""
+
+import ctypes
+import os
+import pickle
+import select
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+STUCK_SECONDS = 60.0
+LOOK_SECONDS = 5.0
+WHOLE = b"."  # the end of an answer
+PR_SET_PDEATHSIG = 1  # it ends with its parent
+
+Part = TypeVar("Part")
+
+
+def can_fork() -> bool:
+    """Whether a fork ends with its parent, and its state can be seen: on Linux."""
+    return sys.platform == "linux"
+
+
+@dataclass
+class Fork:
+    """A process that does one piece of work. pipe: what it has to say, pickled.  said: of that so far."""
+
+    pid: int
+    pipe: int
+    said: bytearray = field(default_factory=bytearray)
+    ticks: int = -1
+    since: float = field(default_factory=time.monotonic)
+
+    def answer(self) -> bytes:
+        """What it says in the end; empty where it died, or is stuck."""
+        while not self.is_stuck():
+            if select.select([self.pipe], [], [], LOOK_SECONDS)[0]:
+                part = os.read(self.pipe, 2**20)
+                if not part:
+                    return bytes(self.said[:-1]) if self.said.endswith(WHOLE) else b""
+                self.said += part
+        return b""
+
+    def is_stuck(self) -> bool:
+        """Whether it has slept, and used no time of a processor, for long: it waits for a lock that a thread of its
+        parent held.
+        """
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            return False
+        state, ticks = fields[0], int(fields[11]) + int(fields[12])
+        if state != "S" or ticks != self.ticks:
+            self.ticks, self.since = ticks, time.monotonic()
+        return time.monotonic() - self.since > STUCK_SECONDS
+
+    def end(self) -> None:
+        """Ended, whatever it does."""
+        os.close(self.pipe)
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        with suppress(ChildProcessError):  # somebody else waits for all children
+            os.waitpid(self.pid, 0)
+
+
+def in_processes(works: Sequence[Callable[[], Part]]) -> list[Part]:
+    """What each of the works returns: the first is done here, each other in a fork of this process.
+
+    The work of a fork that dies or hangs is done here too, with a warning. Raises what a work raises.
+    """
+    forks: list[Fork] = []
+    try:
+        for work in works[1:]:
+            forks.append(fork(work))
+        found = [works[0]()]
+        for work, child in zip(works[1:], forks, strict=True):
+            answer = child.answer()
+            if not answer:
+                warnings.warn("a process that shared the examples died or hung: its share is done anew", stacklevel=2)
+            found.append(result_of(answer) if answer else work())
+        return found
+    finally:
+        for child in forks:
+            child.end()
+
+
+def fork(work: Callable[[], Any]) -> Fork:
+    parent, (ours, theirs) = os.getpid(), os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads that may hold a lock: see `is_stuck`
+        pid = os.fork()
+    if pid:
+        os.close(theirs)
+        return Fork(pid, ours)
+    try:
+        be_a_fork(work, parent, theirs)
+    finally:
+        os._exit(1)  # without what the parent does at its end
+
+
+def be_a_fork(work: Callable[[], Any], parent: int, pipe: int) -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's, who ends this one
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return
+    torch.set_num_threads(1)  # the other threads of OpenMP are the parent's alone
+    try:
+        answer = pickle.dumps((work(), None))
+    except Exception as error:
+        answer = pickled_error(error)
+    with open(pipe, "wb") as file:
+        file.write(answer + WHOLE)
+
+
+def pickled_error(error: Exception) -> bytes:
+    """The error with its traceback; a RuntimeError of the same text for one that pickle does not take."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        pickle.loads(found := pickle.dumps((None, (error, text))))
+        return found
+    except Exception:
+        return pickle.dumps((None, (RuntimeError(f"{type(error).__name__}: {error}"), text)))
+
+
+def result_of(answer: bytes) -> Any:
+    result, failed = pickle.loads(answer)
+    if failed is None:
+        return result
+    error, text = failed
+    error.add_note(f"In a process that shared the examples:\n{text}")
+    raise error
