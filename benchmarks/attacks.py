@@ -164,15 +164,19 @@ def device_name(device: torch.device) -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
-def make_case(arch: str, weights: Path, dataset: str, examples: int, budget: Budget, device: torch.device) -> Case:
+def make_case(
+    model: str, weights: Path | None, dataset: str, examples: int, budget: Budget, device: torch.device
+) -> Case:
+    """model: an architecture, or a factory as FILE.py:NAME."""
     test = load.load(dataset, "test")
     facts = {"in_channels": test.in_channels, "num_classes": test.num_classes, "image_size": test.image_size}
-    model = build(arch=arch, weights=weights, **facts).to(device)
-    plain = build(arch=arch, weights=weights, **facts).to(device)
+    named = {"file" if ":" in model else "arch": model}
+    given = build(**named, weights=weights, **facts).to(device)
+    plain = build(**named, weights=weights, **facts).to(device)
     kept = torch.from_numpy(test.x[:examples])
-    ready = make_ready(model, kept, test.num_classes, device)
+    ready = make_ready(given, kept, test.num_classes, device)
     x, y = as_images(kept, device), torch.from_numpy(test.y[:examples]).to(device)
-    return Case(arch, plain, ready, x, y, device, budget)
+    return Case(model.rpartition(":")[2], plain, ready, x, y, device, budget)
 
 
 def draw(rows: list[Row], path: Path) -> None:
@@ -198,8 +202,8 @@ def draw(rows: list[Row], path: Path) -> None:
 
 @click.command()
 @click.argument("tasks", nargs=-1, type=click.Choice(["pgd", "autoattack", "curve", "deepfool"]))
-@click.option("--model", default="convnet3", show_default=True, help="Architecture.")
-@click.option("--weights", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--model", default="convnet3", show_default=True, help="Architecture, or a factory as FILE.py:NAME.")
+@click.option("--weights", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--dataset", required=True, help="Such as parquet:PATH.")
 @click.option("--examples", type=int, default=1000, show_default=True)
 @click.option("--eps", type=float, default=8 / 255, show_default=True)
@@ -210,9 +214,11 @@ def draw(rows: list[Row], path: Path) -> None:
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--strict", is_flag=True, help="Other libraries in strict float32 too, not PyTorch's defaults.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/out/attacks"), show_default=True)
-def main(tasks: tuple[str, ...], model: str, weights: Path, dataset: str, examples: int, eps: float, steps: int,
+def main(tasks: tuple[str, ...], model: str, weights: Path | None, dataset: str, examples: int, eps: float, steps: int,
          batch_size: int, runs: int, libraries: str, device: str, strict: bool, out: Path) -> None:  # fmt: skip
     """Time TASKS (all where none is named) by robustq and by the other libraries."""
+    if weights is None and ":" not in model:
+        raise click.UsageError("expected --weights for an architecture: a network that is not trained tells nothing")
     budget = Budget(eps, steps, eps / 4, batch_size)
     case = make_case(model, weights, dataset, examples, budget, torch.device(device))
     assert case.ready.replicas is not None
