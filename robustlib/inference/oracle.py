@@ -1,6 +1,6 @@
 """The oracle: what an attack may ask of a model, and the answers of a plain module."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -100,6 +100,12 @@ class Oracle(Careful, nn.Module):
         float32 to attack them on.
         """
         return []
+
+    def take_steps(
+        self, search: Any, run: Any, place: Tensor, phases: Sequence[Any], found: tuple[Tensor, ...]
+    ) -> tuple[Any, Tensor]:
+        """Steps of an attack, in whatever way the model's device has for them: see `BallSearch.walk`."""
+        return search.walk(self, run, place, phases, found)
 
 
 class PlainModel(Oracle):
