@@ -137,6 +137,8 @@ def evaluate_curve(
     def steps() -> Iterator[tuple[Batch, ...]]:
         replicas = None if ready.replicas is None else replace(ready.replicas, surrogate=surrogate)
         threaded = None if replicas is None else make_threaded(replicas, device)
+        for replica in () if replicas is None else replicas.every:
+            replica.recordings.forget()  # the mode tells of this evaluation
         for rows in batches(chosen, size, grouped=replicas is None):
             images, labels = as_images(x[rows], device), y[rows].to(device)
             own = Draws(seed, rows.to(device))

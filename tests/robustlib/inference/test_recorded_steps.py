@@ -13,7 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.hard_nets import Faint, Steep
 from robustlib import hyperplane
 from robustlib.attacks import ATTACKS
+from robustlib.evaluation import batches
+from robustlib.evaluation.batches import Ready, evaluate_batches
 from robustlib.inference.cuda_graphs import Graphs
+from robustlib.inference.fast_copy import Replicas
 from robustlib.inference.gradients import without_vanished
 from robustlib.inference.oracle import Oracle
 from robustlib.inference.recorded_steps import LONGEST
@@ -213,6 +216,18 @@ def test_memory_that_does_not_hold_a_recording(cuda: FakeCuda, net: nn.Module, x
     cuda.refuses = "CUDA out of memory"
     torch.testing.assert_close(PGD(model, x, y), PGD(eager(net), x, y))
     assert model.mode == "float32, steps not recorded: no memory for it"
+
+
+def test_an_evaluation_tells_how_its_own_steps_were_taken(
+    cuda: FakeCuda, net: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(batches, "make_threaded", lambda *_: None)
+    y, model = net(x).argmax(1), recorded(net)
+    ready = Ready(net, Replicas(eager(net), model, model), classes=10, seconds=0.0)
+    for name, words in (("pgd", ", recorded steps"), ("noise", "")):
+        attack = partial(ATTACKS[name], eps=0.02, **({"queries": 3} if name == "noise" else {}))
+        list(evaluate_batches(net, x, y, [(name, attack)], eps=0.02, ready=ready))
+        assert ready.mode(0.02) == f"float32, graphs{words}"
 
 
 def test_a_run_of_few_steps_records_nothing(cuda: FakeCuda, net: nn.Module, x: Tensor):
