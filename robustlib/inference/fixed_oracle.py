@@ -13,8 +13,11 @@ from torch import Tensor
 from robustlib.inference.batched_model import Count
 from robustlib.inference.gradients import Net, Values, pull
 from robustlib.inference.model_modes import no_autocast, strict_float32
-from robustlib.inference.oracle import Oracle
+from robustlib.inference.oracle import Margins, Oracle
+from robustlib.losses import margin
 from robustlib.model_calls import ask
+
+SHARE = 8  # of a step's rows the finer copy, some eight times as slow, is asked about one
 
 
 class CannotRecord(Exception):
@@ -40,26 +43,29 @@ class Asked:
 
 @dataclass
 class Passes:
-    """What a step passes of each of its rows, and where that is counted."""
+    """What a step passes of each of its rows, and besides, and where that is counted."""
 
     count: Count
     forwards: int = 0
     gradients: int = 0
+    besides: int = 0
 
     def add(self, rows: int) -> None:
-        self.count.forwards += self.forwards * rows
+        self.count.forwards += self.forwards * rows + self.besides
         self.count.gradients += self.gradients * rows
 
 
 class FixedOracle(Oracle):
     """A copy of a model inside a step of `rows` examples.
 
-    asked: the copy.  quick: that which gradients alone are asked of.
+    asked: the copy.  quick: that which gradients alone are asked of.  finer: that which is asked where margins lie
+    nearer to each other than `doubt`, None where the copy tells them apart itself.
     beyond: examples beyond half precision's range so far, shape (rows,); None where that has no end.
     """
 
-    def __init__(self, asked: Asked, quick: Asked, rows: int):
+    def __init__(self, asked: Asked, quick: Asked, finer: Asked | None, doubt: float, rows: int):
         super().__init__()
+        self.finer, self.doubt = finer, doubt
         self.asked, self.quick, self.expected = asked, quick, rows
         self.batch = rows
         self.beyond: Tensor | None = None
@@ -68,12 +74,29 @@ class FixedOracle(Oracle):
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad and torch.is_grad_enabled():
             raise CannotRecord("it differentiates logits itself")
-        copy = self.asked
-        images = self.images(copy, x)
-        with copy.arithmetic(), torch.no_grad():
-            logits = ask(copy.net, images).to(torch.float32, copy=True)
-        self.note(copy, logits, forwards=1)
+        logits = self.answer(self.asked, x)
+        self.note(self.asked, logits, forwards=1)
         return logits
+
+    def answer(self, copy: Asked, x: Tensor) -> Tensor:
+        with copy.arithmetic(), torch.no_grad():
+            return ask(copy.net, self.images(copy, x)).to(torch.float32, copy=True)
+
+    def compared_margins(
+        self, x: Tensor, y: Tensor, than: Margins, new: Tensor, first: Tensor
+    ) -> tuple[Margins, Tensor]:
+        """The finer copy is asked about a share of the rows, those first that were asked about least."""
+        rough = margin(self(x), y)
+        if self.finer is None:
+            return Margins(rough, rough), torch.ones_like(new)
+        near = new & (rough > than.rough - self.doubt)
+        last = torch.iinfo(first.dtype).max
+        asked = torch.where(near, first, last).argsort(stable=True)[: max(len(x) // SHARE, 1)]
+        self.passed(self.finer.count).besides += len(asked)
+        value = rough.scatter(0, asked, margin(self.answer(self.finer, x[asked]), y[asked]))
+        answered = (~near).scatter(0, asked, True)
+        # What is surely smaller is so by the finer copy too.
+        return Margins(torch.where(near, value, -torch.inf), rough), answered
 
     def values_and_grads(self, x: Tensor, values: Values, *rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.pulled(self.asked, x, values, *rows)
@@ -90,13 +113,16 @@ class FixedOracle(Oracle):
         return logits, found, gradients
 
     def images(self, copy: Asked, x: Tensor) -> Tensor:
-        if len(x) != self.expected:
-            raise CannotRecord(f"it asks about {len(x)} images where its state has {self.expected}")
         return x.detach().to(copy.dtype, memory_format=copy.memory_format, copy=True)
+
+    def passed(self, count: Count) -> Passes:
+        return self.passes.setdefault(id(count), Passes(count))
 
     def note(self, copy: Asked, *found: Tensor, forwards: int, gradients: int = 0) -> None:
         """Count a pass, and flag the examples for which it gave what is no finite number."""
-        passes = self.passes.setdefault(id(copy.count), Passes(copy.count))
+        if len(found[0]) != self.expected:
+            raise CannotRecord(f"it asks about {len(found[0])} images where its state has {self.expected}")
+        passes = self.passed(copy.count)
         passes.forwards += forwards
         passes.gradients += gradients
         if not copy.bounded:

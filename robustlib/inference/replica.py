@@ -82,7 +82,8 @@ class Replica(BatchedModel):
         if not self.recorded or not self.sizes or self.recordings.refused or len(phases) < SHORT:
             return search.walk(self, run, place, phases, found)
         quick = self if self.in_half is None else self.in_half
-        fixed = partial(FixedOracle, self.asked(), quick.asked())
+        finer = None if self.finer is None else self.finer.asked()
+        fixed = partial(FixedOracle, self.asked(), quick.asked(), finer, DOUBT * self.drift)
         recorder = Recorder(self, fixed, self.recordings, self.sizes, search, phases, found)
         return recorder.walk(run, place)
 

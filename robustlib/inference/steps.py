@@ -99,7 +99,12 @@ class BallSearch(Generic[State]):
     move: Callable[[Oracle, State, Phase], None]
     judge: Judge | None
 
+    def claimed_by(self, run: State) -> tuple[Tensor, ...]:
+        """What is kept of an example that is claimed to be misclassified."""
+        return (run.x_adv,)
+
     def found_by(self, run: State) -> tuple[Tensor, ...]:
+        """What is kept of one that was not done in the end."""
         return (run.result,)
 
     def walk(

@@ -38,41 +38,43 @@ class BallWindow:
     search: BallSearch[Any]
 
     def marks(self, run: Rows, size: int) -> dict[str, Tensor]:
-        """What a window notes of its rows: zero at its beginning."""
+        """What a window notes of its rows: zero at its beginning. first0, last0, ...: what is kept of claims."""
         marks = {"beyond": run.y.new_zeros(size, dtype=torch.bool)}
         if self.search.judge is not None:
-            images = {name: run.x_adv.new_zeros((size, *run.x_adv.shape[1:])) for name in ("first", "last")}
-            marks |= images | {"claims": run.y.new_zeros(size)}
+            marks["claims"] = run.y.new_zeros(size)
+            for number, rows in enumerate(self.search.claimed_by(run)):
+                marks |= {f"{which}{number}": rows.new_zeros((size, *rows.shape[1:])) for which in ("first", "last")}
         return marks
 
     def step(self, oracle: FixedOracle, run: Rows, marks: dict[str, Tensor], phase: Phase) -> None:
         claimed = self.search.ask(oracle, run, phase)
         if self.search.judge is not None:
             first = claimed & (marks["claims"] == 0)
-            marks["first"] = torch.where(per_example(first, run.x), run.x_adv, marks["first"])
-            marks["last"] = torch.where(per_example(claimed, run.x), run.x_adv, marks["last"])
+            for number, rows in enumerate(self.search.claimed_by(run)):
+                for which, chosen in ((f"first{number}", first), (f"last{number}", claimed)):
+                    marks[which] = torch.where(per_example(chosen, rows), rows, marks[which])
             marks["claims"] = marks["claims"] + claimed
         self.search.move(oracle, run, phase)
 
     def look(self, block: Block) -> Looked | None:
         """None where there is nothing to do."""
-        live = block.place >= 0
-        again, judge = live & block.marks["beyond"], self.search.judge
-        claims = torch.zeros_like(block.place) if judge is None else block.marks["claims"]
+        live, marks, judge = block.place >= 0, block.marks, self.search.judge
+        again = live & marks["beyond"]
+        claims = torch.zeros_like(block.place) if judge is None else marks["claims"]
         claimed = live & (claims > 0) & ~again
         if not (claimed | again).any():
             return None
-        image = block.state.x_adv if judge is None else block.marks["first"]
-        done = torch.zeros_like(live)
+        found, done = self.search.claimed_by(block.state), torch.zeros_like(live)
         if judge is not None and len(rows := claimed.nonzero().squeeze(1)):
-            done[rows] = self.agreed(block.marks["first"][rows], block.state.y[rows])
+            found = tuple(marks[f"first{number}"] for number in range(len(found)))
+            done[rows] = self.agreed(found[0][rows], block.state.y[rows])
             # The last one is asked about where the first was denied: a step that is taken at each claim finds it too.
-            rows = (claimed & ~done & (claims > 1)).nonzero().squeeze(1)
-            if len(rows):
-                agreed = self.agreed(block.marks["last"][rows], block.state.y[rows])
-                image, done[rows] = image.clone(), agreed
-                image[rows] = block.marks["last"][rows]
-        return Looked(done, again | (claimed & ~done & (claims > 2)), (image,))
+            if len(rows := (claimed & ~done & (claims > 1)).nonzero().squeeze(1)):
+                done[rows] = self.agreed(marks["last0"][rows], block.state.y[rows])
+                found = tuple(part.clone() for part in found)
+                for number, part in enumerate(found):
+                    part[rows] = marks[f"last{number}"][rows]
+        return Looked(done, again | (claimed & ~done & (claims > 2)), found)
 
     def agreed(self, images: Tensor, y: Tensor) -> Tensor:
         assert self.search.judge is not None

@@ -1,5 +1,6 @@
 """Recorded steps, on a stand-in for CUDA graphs that spoils what a replay spoils: they find what eager steps find."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +16,7 @@ from robustlib import hyperplane
 from robustlib.attacks import ATTACKS
 from robustlib.evaluation import batches
 from robustlib.evaluation.batches import Ready, evaluate_batches
+from robustlib.inference import fixed_oracle
 from robustlib.inference.cuda_graphs import Graphs
 from robustlib.inference.fast_copy import Replicas
 from robustlib.inference.gradients import without_vanished
@@ -46,6 +48,9 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("fmn", "Linf", {"steps": 12}),
     ("fmn", "L2", {"steps": 12}),
     ("fmn", "L1", {"steps": 12}),
+    ("square", "Linf", {"eps": 0.03, "queries": 40}),
+    ("square", "L2", {"eps": 0.3, "queries": 40}),
+    ("square", "L1", {"eps": 2.0, "queries": 40}),
     ("cw", "L2", {"steps": 30, "search_steps": 2, "step_size": 0.05}),
 ]
 
@@ -122,18 +127,12 @@ def test_nearest_images_are_confirmed(cuda: FakeCuda, net: nn.Module, x: Tensor)
     torch.testing.assert_close(far, right, rtol=0.1, atol=0.01)
 
 
-def in_half(net: nn.Module, *, recorded: bool = True) -> Replica:
+def in_half(net: nn.Module, *, recorded: bool = True, drift: float = 1e-2, sizes: tuple[int, ...] = SIZES) -> Replica:
     """A copy in float16, as `make_replicas` puts it together."""
     fine = eager(net)
-    half = Graphs(copy_of(net).half())
-    how: dict[str, Any] = {"dtype": torch.float16, "precision": torch.float16, "drift": 1e-2}
-    return Replica(half, sizes=SIZES, recorded=recorded, judge=fine, spare=fine, in_float32=fine, **how)
-
-
-def copy_of(net: nn.Module) -> nn.Module:
-    other = type(net)()
-    other.load_state_dict(net.state_dict())
-    return other.requires_grad_(False)
+    half = Graphs(copy.deepcopy(net).half())
+    how: dict[str, Any] = {"dtype": torch.float16, "precision": torch.float16, "drift": drift}
+    return Replica(half, sizes=sizes, recorded=recorded, judge=fine, spare=fine, in_float32=fine, **how)
 
 
 @pytest.mark.parametrize("name", ["pgd", "apgd-ce", "mifgsm"])
@@ -182,6 +181,20 @@ def test_passes_are_counted_without_the_filling(cuda: FakeCuda, net: nn.Module, 
     for each in (model, other):
         partial(PGD, stop_at_success=False)(each, x, y)
     assert (model.count.forwards, model.count.gradients) == (other.count.forwards, other.count.gradients)
+
+
+def test_small_differences_are_told_in_float32(
+    cuda: FakeCuda, net: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    """The judge is asked about half of the rows at once; what it was not asked about comes again."""
+    monkeypatch.setattr(fixed_oracle, "SHARE", 2)  # of 16 and 32: on a CPU 2 rows have other last bits than 8
+    y, spent = net(x).argmax(1), (torch.zeros(22, dtype=torch.int64), torch.zeros(22, dtype=torch.int64))
+    attack = partial(ATTACKS["square"], x=x, y=y, eps=0.03, queries=40)
+    how: dict[str, Any] = {"drift": 1.0, "sizes": (16, 32)}
+    model, other = in_half(net, **how), in_half(net, recorded=False, **how)
+    found, expected = attack(model, spent=spent[0]), attack(other, spent=spent[1])
+    assert torch.equal(found, expected) and torch.equal(*spent)
+    assert model.recordings.played > 0 and 0 < fell(net, found, y).sum() < len(y)
 
 
 class Looking(nn.Module):
