@@ -155,7 +155,11 @@ def ascent_step(x: Tensor, gradient: Tensor, length: Radius, norm: Norm, most: f
     steep, order = slope.abs().sort(dim=1, descending=True, stable=True)
     room = room_for(slope, x.flatten(1)).double().gather(1, order)
     limit: Any = beside(length, room) / max(int(SPARSE * slope.shape[1]), 1) if most is None else most
-    room = torch.where(steep > 0, room.clamp_min(0).minimum(torch.as_tensor(limit, device=room.device)), 0)
+    room = torch.where(
+        steep > 0,
+        room.clamp_min(0).minimum(limit if isinstance(limit, Tensor) else torch.full((), limit, device=room.device)),
+        0,
+    )
     used = room.cumsum(1) - room
     taken = (beside(length, room) - used).clamp_min(0).minimum(room).to(x)
     return (torch.zeros_like(slope).scatter(1, order, taken) * slope.sign()).reshape(x.shape)

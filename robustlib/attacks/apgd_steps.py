@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustlib.arguments import Norm
 from robustlib.inference.oracle import Oracle
-from robustlib.inference.steps import Rows, search_ball
+from robustlib.inference.steps import Phase, Rows, search_ball
 from robustlib.losses import Loss, misclassified
 from robustlib.norms import Radius, ascent, per_example, project_in_box, size, steepest
 
@@ -96,11 +96,11 @@ def ascend(
     windows = dict(zip(checks, [at - before for before, at in pairwise([0, *checks])], strict=True))
     adapt, move = (adapt_l1, move_l1) if norm == "L1" else (adapt_step_size, partial(move_with_momentum, norm=norm))
 
-    def ask(run: Run, number: int) -> Tensor:
+    def ask(oracle: Oracle, run: Run, phase: Phase) -> Tensor:
         rows = (run.y,) if run.target is None else (run.y, run.target)
         logits, value, run.gradient = oracle.value_and_grad(run.x_adv, loss, *rows)
         better = value > run.best_value
-        if number == 0:
+        if phase.kind == "first":
             better, run.checked_value, run.best_gradient = torch.ones_like(better), value, run.gradient
         else:
             run.rises = run.rises + (value > run.value)
@@ -110,13 +110,15 @@ def ascend(
         run.best_gradient = torch.where(per_example(better, run.x), run.gradient, run.best_gradient)
         return misclassified(logits, run.y)
 
-    def go_on(run: Run, number: int) -> None:
-        if number in windows:
-            adapt(run, windows[number])
-        if number < steps:
-            move(run, first=number == 0)
+    def go_on(oracle: Oracle, run: Run, phase: Phase) -> None:
+        if phase.kind == "check":
+            adapt(run, *phase.numbers)
+        if phase.kind != "last":
+            move(run, first=phase.kind == "first")
 
-    return search_ball(Run.begin(start, norm, warm=warm), ask, go_on, steps + 1, oracle.is_done if stop else None)
+    between = [Phase("check", (windows[k],)) if k in windows else Phase() for k in range(1, steps)]
+    phases = [Phase("first"), *between, Phase("last")]
+    return search_ball(oracle, Run.begin(start, norm, warm=warm), ask, go_on, phases, oracle.is_done if stop else None)
 
 
 def move_with_momentum(run: Run, *, first: bool, norm: Norm) -> None:
@@ -139,7 +141,7 @@ def inside_ball(x: Tensor, x_adv: Tensor, eps: Tensor, norm: Norm) -> Tensor:
     return (x + project_in_box(x, x_adv - x, eps, norm)).clamp(0, 1)
 
 
-def adapt_step_size(run: Run, length: int) -> None:
+def adapt_step_size(run: Run, length: float) -> None:
     """At a checkpoint: halve the step of an example that climbs badly, and put it back on its best point."""
     stuck = (run.rises <= RHO * length) | (~run.halved & (run.checked_value >= run.best_value))
     run.step_size = torch.where(stuck, run.step_size / 2, run.step_size)
@@ -147,7 +149,7 @@ def adapt_step_size(run: Run, length: int) -> None:
     run.halved, run.checked_value, run.rises = stuck, run.best_value, torch.zeros_like(run.rises)
 
 
-def adapt_l1(run: Run, length: int) -> None:
+def adapt_l1(run: Run, length: float) -> None:
     """In L1: move fewer coordinates where the best point has got sparser, else take smaller steps."""
     spread = changed(run.best - run.x)
     sparser = spread / run.spread.clamp_min(1) < 0.95

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks.minimum_norm import from_true_side, within
 from robustlib.inference.oracle import Oracle, as_oracle
-from robustlib.inference.steps import Nearest, search_nearest
+from robustlib.inference.steps import Nearest, Phase, search_nearest
 from robustlib.input_checks import checked
 from robustlib.losses import margin, misclassified
 from robustlib.norms import per_example, size
@@ -101,17 +101,17 @@ def descend(
     def shortfall(logits: Tensor, y: Tensor) -> Tensor:
         return (confidence - margin(logits, y)).clamp_min(0)
 
-    def ask(run: Run, number: int) -> Tensor:
+    def ask(oracle: Oracle, run: Run, phase: Phase) -> Tensor:
         run.x_adv = (run.w.tanh() + 1) / 2
         logits, run.shortfall, run.gradient = oracle.value_and_grad(run.x_adv, shortfall, run.y)
         found = misclassified(logits, run.y) & (run.shortfall == 0)
         return torch.where(found, size(run.x_adv - run.x, "L2"), torch.inf)
 
-    def move(run: Run, number: int) -> Tensor | None:
+    def move(oracle: Oracle, run: Run, phase: Phase) -> Tensor | None:
         delta = run.x_adv - run.x
-        slope = 2 * delta + per_example(run.const, x) * run.gradient
-        adam(run, slope * 2 * run.x_adv * (1 - run.x_adv), number + 1, step_size)
-        if number % math.ceil(steps / 10):
+        slope = 2 * delta + per_example(run.const, run.x) * run.gradient
+        adam(run, slope * 2 * run.x_adv * (1 - run.x_adv), phase.numbers, step_size)
+        if phase.kind != "check":
             return None
         loss = delta.flatten(1).square().sum(1) + run.const * run.shortfall
         run.stalls, run.loss = torch.where(loss <= PROGRESS * run.loss, 0, run.stalls + 1), loss
@@ -121,12 +121,19 @@ def descend(
     w = ((2 * x.double() - 1) * INSIDE).atanh().to(x)
     zero, far = torch.zeros_like(x), torch.full_like(const, torch.inf)
     run = Run(x=x, y=y, x_adv=x, const=const, w=w, mean=zero, square=zero, loss=far, stalls=y * 0)
-    return search_nearest(run, ask, move, steps, oracle.is_adversarial)
+    every = math.ceil(steps / 10)
+    phases = [Phase("check" if k % every == 0 else "between", weights(k + 1)) for k in range(steps)]
+    return search_nearest(oracle, run, ask, move, phases)
 
 
-def adam(run: Run, gradient: Tensor, step: int, step_size: float) -> None:
-    """One step of Adam, Kingma and Ba 2015, https://arxiv.org/abs/1412.6980; steps count from 1."""
+def weights(step: int) -> tuple[float, float]:
+    """What Adam's running means have gathered after so many steps, of 1 in the end."""
+    return 1 - BETA_1**step, 1 - BETA_2**step
+
+
+def adam(run: Run, gradient: Tensor, gathered: tuple[float, float], step_size: float) -> None:
+    """One step of Adam, Kingma and Ba 2015, https://arxiv.org/abs/1412.6980."""
     run.mean = BETA_1 * run.mean + (1 - BETA_1) * gradient
     run.square = BETA_2 * run.square + (1 - BETA_2) * gradient.square()
-    mean, square = run.mean / (1 - BETA_1**step), run.square / (1 - BETA_2**step)
+    mean, square = run.mean / gathered[0], run.square / gathered[1]
     run.w = run.w - step_size * mean / (square.sqrt() + ADAM_EPS)

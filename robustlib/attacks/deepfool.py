@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm
-from robustlib.inference.oracle import as_oracle
-from robustlib.inference.steps import Rows, search_ball
+from robustlib.inference.oracle import Oracle, as_oracle
+from robustlib.inference.steps import Phase, Rows, search_ball
 from robustlib.input_checks import checked
 from robustlib.losses import misclassified, other_classes
 from robustlib.norms import ascent, dual_size, per_example, size
@@ -64,13 +64,13 @@ def deepfool(
     # The true class first, also where only the copy of a model ranks another before it.
     ranked = torch.cat([y[:, None], other_classes(clean, y)], 1)[:, :classes]
 
-    def ask(run: Run, number: int) -> Tensor:
-        if number:
+    def ask(oracle: Oracle, run: Run, phase: Phase) -> Tensor:
+        if phase.kind != "first":
             run.logits = oracle.logits(run.x_adv)
         return misclassified(run.logits, run.y)
 
-    def move(run: Run, number: int) -> None:
-        if number == steps:
+    def move(oracle: Oracle, run: Run, phase: Phase) -> None:
+        if phase.kind == "last":
             return
         # Rounding turns gradients little: how far a boundary is, is asked of the finer logits.
         slopes = oracle.gradients(run.x_adv, gaps, run.ranked)
@@ -79,7 +79,8 @@ def deepfool(
         run.x_adv = (run.x + (1 + overshoot) * run.moved).clamp(0, 1)
 
     run = Run(x=x, y=y, x_adv=x, ranked=ranked, moved=torch.zeros_like(x), logits=clean)
-    x_adv = search_ball(run, ask, move, steps + 1, oracle.is_adversarial)
+    phases = [Phase("first"), *[Phase()] * (steps - 1), Phase("last")]
+    x_adv = search_ball(oracle, run, ask, move, phases, oracle.is_adversarial)
     if eps is None:
         return x_adv
     return torch.where(per_example(size(x_adv - x, norm) <= eps, x), x_adv, x)

@@ -10,7 +10,7 @@ from robustlib.attacks.minimum_norm import also_in_float32, within
 from robustlib.hyperplane import to_plane
 from robustlib.inference.oracle import Oracle, as_oracle
 from robustlib.inference.parallel_targets import Turned, in_turn
-from robustlib.inference.steps import Nearest, search_nearest
+from robustlib.inference.steps import Nearest, Phase, search_nearest
 from robustlib.input_checks import checked
 from robustlib.losses import misclassified, other_classes, targeted_margin
 from robustlib.norms import Radius, draw_in_ball, dual_size, per_example, size
@@ -119,18 +119,18 @@ def begin(x: Tensor, norm: Norm, limit: Tensor | None, random_start: bool, draws
 def run_once(oracle: Oracle, run: Run, norm: Norm, steps: int) -> tuple[Tensor, Tensor]:
     """The nearest misclassified image found and its distance, infinite where none was."""
 
-    def ask(run: Run, number: int) -> Tensor:
+    def ask(oracle: Oracle, run: Run, phase: Phase) -> Tensor:
         _, gap, slopes = oracle.values_and_grads(run.x_adv, gaps, run.y, run.classes)
         run.x_adv = step_over(run, gap, slopes, norm)
         run.wrong = misclassified(oracle.logits(run.x_adv), run.y)
         return torch.where(run.wrong, size(run.x_adv - run.x, norm), torch.inf)
 
-    def move(run: Run, number: int) -> Tensor:
+    def move(oracle: Oracle, run: Run, phase: Phase) -> Tensor:
         back = run.x + BETA * (run.x_adv - run.x)
         run.x_adv = torch.where(per_example(run.wrong, run.x), back, run.x_adv)
         return run.distance <= run.goal
 
-    return search_nearest(run, ask, move, steps, oracle.is_adversarial)
+    return search_nearest(oracle, run, ask, move, [Phase()] * steps)
 
 
 def gaps(logits: Tensor, y: Tensor, classes: Tensor) -> Tensor:

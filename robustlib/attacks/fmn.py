@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robustlib.arguments import Norm
 from robustlib.attacks.minimum_norm import from_true_side, within
 from robustlib.inference.oracle import Oracle, as_oracle
-from robustlib.inference.steps import Nearest, search_nearest
+from robustlib.inference.steps import Nearest, Phase, search_nearest
 from robustlib.input_checks import checked
 from robustlib.losses import margin, misclassified
 from robustlib.norms import TINY, ascent, dual_size, per_example, project, size
@@ -61,14 +61,13 @@ def approach(
 ) -> tuple[Tensor, Tensor]:
     """The nearest misclassified image found and its distance, infinite where none was."""
 
-    def ask(run: Run, number: int) -> Tensor:
+    def ask(oracle: Oracle, run: Run, phase: Phase) -> Tensor:
         logits, run.gap, run.gradient = oracle.value_and_grad(run.x_adv, margin, run.y)
         run.wrong, run.how_far = misclassified(logits, run.y), size(run.x_adv - run.x, norm)
         return torch.where(run.wrong, run.how_far, torch.inf)
 
-    def move(run: Run, number: int) -> None:
-        progress = number / steps
-        moves, share = anneal(step_size, step_size / 100, progress), anneal(radius_step, 1e-3, progress)
+    def move(oracle: Oracle, run: Run, phase: Phase) -> None:
+        moves, share = phase.numbers
         hit = run.nearer | (run.wrong & (run.how_far >= run.distance))  # but not one nearer that was not confirmed
         # Wider or narrower by a share; before an image is found, wider than to the linearised model's boundary. The
         # share and the 1e-4 are not the paper's there: they carry a point over a boundary on which it lies.
@@ -82,7 +81,10 @@ def approach(
 
     far = torch.full_like(x[:, 0, 0, 0], torch.inf)
     run = Run(x=x, y=y, x_adv=x, radius=far, widest=size(x.maximum(1 - x), norm))
-    return search_nearest(run, ask, move, steps, oracle.is_adversarial)
+    schedule = [
+        (anneal(step_size, step_size / 100, k / steps), anneal(radius_step, 1e-3, k / steps)) for k in range(steps)
+    ]
+    return search_nearest(oracle, run, ask, move, [Phase(numbers=numbers) for numbers in schedule])
 
 
 def anneal(first: float, last: float, progress: float) -> float:

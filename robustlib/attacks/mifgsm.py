@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustlib.inference.oracle import as_oracle
-from robustlib.inference.steps import Rows, search_ball
+from robustlib.inference.oracle import Oracle, as_oracle
+from robustlib.inference.steps import Phase, Rows, search_ball
 from robustlib.input_checks import checked
 from robustlib.losses import LossName, find_loss, misclassified
 from robustlib.norms import ascent, per_example, project, size
@@ -47,15 +47,16 @@ def mifgsm(
     oracle, objective = as_oracle(model), find_loss(loss)
     step = eps / steps if step_size is None else step_size
 
-    def ask(run: Run, number: int) -> Tensor:
+    def ask(oracle: Oracle, run: Run, phase: Phase) -> Tensor:
         logits, _, run.gradient = oracle.value_and_grad(run.x_adv, objective, run.y)
         return misclassified(logits, run.y)
 
-    def move(run: Run, number: int) -> None:
+    def move(oracle: Oracle, run: Run, phase: Phase) -> None:
         # Gradients weigh alike, also those of confident images, of which few digits are left.
         steepness = size(run.gradient, "L1").clamp_min(torch.finfo(run.gradient.dtype).tiny)
         run.momentum = decay * run.momentum + run.gradient / per_example(steepness, run.gradient)
         x_adv = run.x_adv + step * ascent(run.momentum, norm)
         run.x_adv = (run.x + project(x_adv - run.x, eps, norm)).clamp(0, 1)
 
-    return search_ball(Run(x=x, y=y, x_adv=x, momentum=torch.zeros_like(x)), ask, move, steps, oracle.is_done)
+    run = Run(x=x, y=y, x_adv=x, momentum=torch.zeros_like(x))
+    return search_ball(oracle, run, ask, move, [Phase()] * steps, oracle.is_done)

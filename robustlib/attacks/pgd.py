@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm
-from robustlib.inference.oracle import as_oracle
-from robustlib.inference.steps import Rows, search_ball
+from robustlib.inference.oracle import Oracle, as_oracle
+from robustlib.inference.steps import Phase, Rows, search_ball
 from robustlib.input_checks import checked, unchecked
 from robustlib.losses import LossName, find_loss, misclassified
 from robustlib.norms import Radius, added, ascent_step, draw_in_ball, project_in_box
@@ -56,16 +56,16 @@ def pgd(
     if random_start and start is None:
         x_adv = added(x, draw_in_ball(x, eps, norm, default_draws(x, draws), "pgd/start"), norm).clamp(0, 1)
 
-    def ask(run: Run, number: int) -> Tensor:
+    def ask(oracle: Oracle, run: Run, phase: Phase) -> Tensor:
         logits, _, run.gradient = oracle.value_and_grad(run.x_adv, objective, run.y)
         return misclassified(logits, run.y)
 
-    def move(run: Run, number: int) -> None:
+    def move(oracle: Oracle, run: Run, phase: Phase) -> None:
         x_adv = run.x_adv + ascent_step(run.x_adv, run.gradient, run.step_size, norm, most=max(1 / steps, FINEST))
         run.x_adv = (run.x + project_in_box(run.x, x_adv - run.x, run.eps, norm)).clamp(0, 1)
 
     run = Run(x=x, y=y, x_adv=x_adv, eps=eps, step_size=2.5 * eps / steps if step_size is None else step_size)
-    return search_ball(run, ask, move, steps, oracle.is_done if stop_at_success else None)
+    return search_ball(oracle, run, ask, move, [Phase()] * steps, oracle.is_done if stop_at_success else None)
 
 
 @checked

@@ -1,7 +1,9 @@
 """Square: random search over squares, by the logits alone."""
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,8 +12,9 @@ from torch import Tensor, nn
 from robustlib.arguments import Norm
 from robustlib.attacks.square_patterns import corners, propose_bump, signs, tiles
 from robustlib.inference.oracle import Margins, Oracle, as_oracle
+from robustlib.inference.steps import BallSearch, Phase, Rows
 from robustlib.input_checks import checked
-from robustlib.norms import Radius, beside
+from robustlib.norms import Radius, beside, per_example
 from robustlib.rng import Draws, default_draws
 
 # After how many queries the share of the image that a square covers is halved (again).
@@ -19,20 +22,44 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 AHEAD = 8  # queries of an example that are tried at once where few examples are left to fill a batch
 
 
-@dataclass
-class Run:
-    place: Tensor
-    x: Tensor
-    y: Tensor
+@dataclass(kw_only=True)
+class Run(Rows):
+    """Where each example's search is. query: the number of the next one.  index, seed: of its draws."""
+
     eps: Tensor
-    x_adv: Tensor
     value: Tensor  # the margin: above 0 where misclassified
     rough: Tensor  # see `Margins`
-    query: Tensor  # the number of the next query
-    draws: Draws
+    query: Tensor
+    index: Tensor
+    seed: int
 
-    def __getitem__(self, chosen: Tensor) -> "Run":
-        return Run(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+
+@dataclass(frozen=True)
+class QuerySearch(BallSearch[Run]):
+    """Queries up to the last with a size of square, both told by the phase. Eagerly several of an example at once."""
+
+    norm: Norm
+
+    def claimed_by(self, run: Run) -> tuple[Tensor, ...]:
+        return run.x_adv, run.query
+
+    def found_by(self, run: Run) -> tuple[Tensor, ...]:
+        return run.x_adv, run.query
+
+    def walk(
+        self, oracle: Oracle, run: Run, place: Tensor, phases: Sequence[Phase], found: tuple[Tensor, ...]
+    ) -> tuple[Run, Tensor]:
+        for phase in phases:
+            side, last = phase.kind  # pyright: ignore[reportGeneralTypeIssues]
+            going = (run.query <= last).nonzero().squeeze(1)
+            if len(going) == 0:
+                break
+            fell = advance(oracle, run, going, side, self.norm, last)
+            if fell.any():
+                for whole, rows in zip(found, self.claimed_by(run), strict=True):
+                    whole[place[fell]] = rows[fell]
+                run, place = run[~fell], place[~fell]
+        return run, place
 
 
 @checked
@@ -61,31 +88,54 @@ def square(
     eps = eps if isinstance(eps, Tensor) else torch.full_like(y, eps, dtype=torch.float64)
     x_adv = stripes(x, eps, draws) if norm == "Linf" else tiles(x, eps, norm, draws)
     value, rough = oracle.margins(x_adv, y)
-    run = Run(torch.arange(len(x), device=x.device), x, y, eps, x_adv, value, rough, torch.ones_like(y), draws)
-    fell = oracle.is_done(x_adv, y, value > 0)
-    found = x_adv.clone()
+    run = Run(
+        x=x, y=y, x_adv=x_adv, eps=eps, value=value, rough=rough, query=torch.ones_like(y), index=draws.index,
+        seed=draws.seed,
+    )  # fmt: skip
+    found = (x_adv.clone(), torch.ones_like(y))
+    place = (~oracle.is_done(x_adv, y, value > 0)).nonzero().squeeze(1)
+    search, run = QuerySearch(partial(one_query, norm=norm), stay, oracle.is_done, norm), run[place]
     for first, last in spans(queries):
-        side = side_length(x, share, first, norm)
-        while True:
-            found[run.place[fell]] = run.x_adv[fell]
-            if spent is not None:
-                spent[run.place[fell]] = run.query[fell]
-            run = run[~fell] if fell.any() else run
-            going = (run.query <= last).nonzero().squeeze(1)
-            fell = torch.zeros_like(run.y, dtype=torch.bool)
-            if len(going) == 0:
-                break
-            fell = advance(oracle, run, going, side, norm, last)
-    found[run.place] = run.x_adv
+        phase = Phase((side_length(x, share, first, norm), last))
+        while len(place) and (left := last + 1 - int(run.query.min())) > 0:
+            run, place = oracle.take_steps(search, run, place, [phase] * left, found)
+    for whole, rows in zip(found, search.found_by(run), strict=True):
+        whole[place] = rows
     if spent is not None:
-        spent[run.place] = run.query
-    return found
+        spent.copy_(found[1])
+    return found[0]
 
 
 def spans(queries: int) -> list[tuple[int, int]]:
     """The first and the last of the queries, from 1, that share a size of square; the first guess counts as one."""
     ends = [end for end in HALVINGS if end < queries - 1] + [queries - 1]
     return [span for span in zip([1, *(end + 1 for end in ends)], ends, strict=False) if span[0] <= span[1]]
+
+
+def proposed(run: Run, side: int, norm: Norm) -> Tensor:
+    """Each example's next candidate."""
+    propose, numbers = (propose_square, 2) if norm == "Linf" else (propose_bump, 5)
+    numbers += run.x.shape[1]
+    places = run.query[:, None] * numbers + torch.arange(numbers, device=run.query.device)
+    drawn = Draws(run.seed, run.index).uniform_at(places, "square")
+    return propose(run.x, run.x_adv, side, run.eps, norm, drawn)
+
+
+def one_query(oracle: Oracle, run: Run, phase: Phase, *, norm: Norm) -> Tensor:
+    """The next query of every example, as a step of fixed shape. One that the oracle left unanswered comes again."""
+    side, last = phase.kind  # pyright: ignore[reportGeneralTypeIssues]
+    candidate, going = proposed(run, side, norm), run.query <= last
+    new = going & (candidate != run.x_adv).flatten(1).any(1)
+    found, answered = oracle.compared_margins(candidate, run.y, Margins(run.value, run.rough), new, run.query)
+    larger = new & answered & (found.value > run.value)
+    run.query = run.query + (going & (answered | ~new))
+    run.x_adv = torch.where(per_example(larger, candidate), candidate, run.x_adv)
+    run.value, run.rough = torch.where(larger, found.value, run.value), torch.where(larger, found.rough, run.rough)
+    return larger & (run.value > 0)
+
+
+def stay(oracle: Oracle, run: Run, phase: Phase) -> None:
+    """A query has gone where it goes already."""
 
 
 def advance(oracle: Oracle, run: Run, going: Tensor, side: int, norm: Norm, last: int) -> Tensor:
@@ -98,14 +148,13 @@ def advance(oracle: Oracle, run: Run, going: Tensor, side: int, norm: Norm, last
     rows = going.repeat(ahead)
     query = run.query[rows] + torch.arange(ahead, device=rows.device).repeat_interleave(len(going))
     rows, query = rows[query <= last], query[query <= last]
-    propose, numbers = (propose_square, 2) if norm == "Linf" else (propose_bump, 5)
-    places = query[:, None] * (numbers + run.x.shape[1]) + torch.arange(numbers + run.x.shape[1], device=rows.device)
-    x, before = run.x[rows], run.x_adv[rows]
-    candidate = propose(x, before, side, run.eps[rows], norm, run.draws[rows].uniform_at(places, "square"))
+    before = run[rows]
+    before.query = query
+    candidate = proposed(before, side, norm)
     # Some squares change nothing, as where the image lies on that side of the ball already: they need no pass.
-    new = (candidate != before).flatten(1).any(1).nonzero().squeeze(1)
-    than = Margins(run.value[rows[new]], run.rough[rows[new]])
-    larger, (value, rough) = oracle.larger_margins(candidate[new], run.y[rows[new]], than)
+    new = (candidate != before.x_adv).flatten(1).any(1).nonzero().squeeze(1)
+    than = Margins(before.value[new], before.rough[new])
+    larger, (value, rough) = oracle.larger_margins(candidate[new], before.y[new], than)
     up = new[larger]
     # Rows are query by query: the first that climbs is the one at the lowest place.
     none = len(rows)

@@ -139,6 +139,8 @@ def evaluate_curve(
         # What a user's attack does besides must be done in this process.
         fork = all(as_stage(attack).is_ours for _, named in plan for _, attack in named)
         shares = None if replicas is None else make_shares(replicas, device, fork=fork)
+        for replica in () if replicas is None else replicas.every:
+            replica.recordings.forget()  # the mode tells of this evaluation
         for rows in batches(chosen, size, grouped=replicas is None):
             images, labels = as_images(x[rows], device), y[rows].to(device)
             own = Draws(seed, rows.to(device))

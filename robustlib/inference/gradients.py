@@ -15,13 +15,21 @@ Values = Callable[..., Tensor]  # logits (B, K), rows that go with them -> value
 
 @torch.enable_grad()
 def pull(
-    net: Net, x: Tensor, values: Values, *rows: Tensor, half: bool = False, n: int | None = None, doubt: bool = False
+    net: Net,
+    x: Tensor,
+    values: Values,
+    *rows: Tensor,
+    half: bool = False,
+    n: int | None = None,
+    doubt: bool = False,
+    looking: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One pass forward and one back for each value; `x` may be filled up beyond its first n examples.
 
     The gradient enters the network scaled to a largest entry of 1 an example, and is scaled back after: half precision
     would otherwise lose the tiny gradients of confident examples.
-    doubt: a gradient that vanishes on its way back is given as NaN, for somebody else to compute.
+    doubt: a gradient that vanishes on its way back is given as NaN, for somebody else to compute.  looking: at whether
+    there is such a one, which a recording cannot.
     """
     if torch.is_inference_mode_enabled():
         raise ValueError("expected a call outside of torch.inference_mode(), in which nothing has a gradient")
@@ -47,16 +55,16 @@ def pull(
         if back is None:  # the logits depend on weights, but on no image
             raise ValueError(NO_GRADIENT)
         back = back[:n].to(kept).contiguous()
-        back = without_vanished(back, slope) if doubt else back
+        back = without_vanished(back, slope, looking) if doubt else back
         gradients.append(back if scale is None else back * scale.to(kept).reshape(-1, *[1] * (x.ndim - 1)))
     return logits.detach().to(kept), found.detach().to(kept), torch.stack(gradients, 1)
 
 
-def without_vanished(back: Tensor, slope: Tensor) -> Tensor:
+def without_vanished(back: Tensor, slope: Tensor, looking: bool = True) -> Tensor:
     """The images' gradients, NaN for those that are zero everywhere, though that of the logits, `slope`, is not."""
     flat = back.flatten(1)
     zero = (flat[:, :FEW] == 0).all(1)  # most gradients are told from zero by a few pixels
-    if not zero.any():
+    if looking and not zero.any():
         return back
     vanished = zero & (flat == 0).all(1) & (slope != 0).any(1)
     return torch.where(vanished.reshape(-1, *[1] * (back.ndim - 1)), torch.nan, back)

@@ -1,6 +1,6 @@
 """The oracle: what an attack may ask of a model, and the answers of a plain module."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -79,6 +79,16 @@ class Oracle(Careful, nn.Module):
         places = (found > than.value).nonzero().squeeze(1)
         return places, Margins(found[places], found[places])
 
+    def compared_margins(
+        self, x: Tensor, y: Tensor, than: Margins, new: Tensor, first: Tensor
+    ) -> tuple[Margins, Tensor]:
+        """Margins of images, to be told from theirs, and for which images they could be told, (B,): all, of a plain
+        model. In a recorded step the judge is asked about so many alone; the others may be asked about again.
+
+        new: images that need be told, shape (B,).  first: those of the lowest number, shape (B,), go first.
+        """
+        return self.margins(x, y), torch.ones_like(new)
+
     def surely_right(self, x: Tensor, y: Tensor) -> Tensor:
         """Which images the model that this is a copy of surely classifies as y, (B,): none, where it is no copy."""
         return torch.zeros_like(y, dtype=torch.bool)
@@ -100,6 +110,12 @@ class Oracle(Careful, nn.Module):
         float32 to attack them on.
         """
         return []
+
+    def take_steps(
+        self, search: Any, run: Any, place: Tensor, phases: Sequence[Any], found: tuple[Tensor, ...]
+    ) -> tuple[Any, Tensor]:
+        """Steps of an attack, in whatever way the model's device has for them: see `BallSearch.walk`."""
+        return search.walk(self, run, place, phases, found)
 
 
 class PlainModel(Oracle):

@@ -1,13 +1,18 @@
 """A copy of a model that attacks search on: what it says itself, and what it leaves to the model that judges."""
 
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from robustlib.inference.batched_model import BatchedModel
+from robustlib.inference.cuda_graphs import Graphs
+from robustlib.inference.fixed_oracle import Asked, FixedOracle
 from robustlib.inference.gradients import Net, Values
 from robustlib.inference.oracle import Margins, Oracle
+from robustlib.inference.recorded_steps import SHORT, Recorder, Recordings
 from robustlib.losses import margin, misclassified
 
 DOUBT = 1 / 32  # of its drift: nearer than that, half precision is not asked which of two images has the larger margin
@@ -16,12 +21,12 @@ DOUBT = 1 / 32  # of its drift: nearer than that, half precision is not asked wh
 class Replica(BatchedModel):
     """A copy of a model, or the model itself, at fixed batch sizes. It is made once: see `but`.
 
-    mode: what `net` is, in words.  drift: how far `net`'s logits may lie from those of the model that it stands for; 0
+    form: what `net` is, in words.  drift: how far `net`'s logits may lie from those of the model that it stands for; 0
     where it is that model.
     judge: what has the last word on whether an image is misclassified, None where `net` needs no other.
     in_float32: of one in half precision the copy in float32, which takes the last steps where rounding hides them.
     in_half: of one in float32 the copy in half precision, for gradients that go with its own logits.
-    recorded: `net` replays CUDA graphs.  The others: see `BatchedModel`.
+    recorded: `net` replays CUDA graphs, and attacks' steps on it are recorded.  The others: see `BatchedModel`.
     """
 
     def __init__(
@@ -37,18 +42,26 @@ class Replica(BatchedModel):
         **batched: Any,
     ):
         super().__init__(net, **batched)
-        self.mode = mode
+        self.form = mode
         self.drift = drift
         self.copies = (judge, in_float32, in_half)  # in a tuple, so that they are no parts of this module
         self.recorded = recorded
+        self.recordings = Recordings()
+
+    @property
+    def mode(self) -> str:
+        """What `net` is, and how the steps on it were taken since `recordings.forget()`, in words."""
+        fine = "" if self.in_float32 is None else self.in_float32.recordings.refused
+        return self.form + self.recordings.words() + (f", steps in float32 not recorded: {fine}" if fine else "")
 
     def but(self, **changed: Any) -> "Replica":
         """The same but for what is given. Both call one net, count together unless a count is given, and learn together
         what memory holds unless sizes are.
         """
         how = ("dtype", "memory_format", "precision", "spare", "count", *(() if "sizes" in changed else ("room",)))
-        names = ("net", "mode", "drift", "judge", "in_float32", "in_half", "recorded", *how)
-        return Replica(**{name: getattr(self, name) for name in names} | changed)
+        names = ("net", "drift", "judge", "in_float32", "in_half", "recorded", *how)
+        same: dict[str, Any] = {name: getattr(self, name) for name in names} | {"mode": self.form}
+        return Replica(**same | changed)
 
     @property
     def judge(self) -> "Replica | None":
@@ -61,6 +74,23 @@ class Replica(BatchedModel):
     @property
     def in_half(self) -> "Replica | None":
         return self.copies[2]
+
+    def take_steps(
+        self, search: Any, run: Any, place: Tensor, phases: Sequence[Any], found: tuple[Tensor, ...]
+    ) -> tuple[Any, Tensor]:
+        """Recorded, where passes are; see `recorded_steps.py`."""
+        if not self.recorded or not self.sizes or self.recordings.refused or len(phases) < SHORT:
+            return search.walk(self, run, place, phases, found)
+        quick = self if self.in_half is None else self.in_half
+        finer = None if self.finer is None else self.finer.asked()
+        fixed = partial(FixedOracle, self.asked(), quick.asked(), finer, DOUBT * self.drift)
+        recorder = Recorder(self, fixed, self.recordings, self.sizes, search, phases, found)
+        return recorder.walk(run, place)
+
+    def asked(self) -> Asked:
+        """The network itself, without the graphs of its passes."""
+        net = cast(Graphs, self.net).net if self.recorded else self.net
+        return Asked(net, self.dtype, self.memory_format, self.precision, self.spare is not None, self.count)
 
     def gradients(self, x: Tensor, values: Values, *rows: Tensor) -> Tensor:
         quick = self if self.in_half is None else self.in_half

@@ -1,19 +1,21 @@
 """Iterative attacks as steps over tensors of fixed shape, and what runs them and leaves out the examples that are done.
 
-A step is two functions of a state, a dataclass whose tensors have a row for each example. `ask` calls the model at the
-state's `x_adv` and returns what it says of each row; `move` goes on from there. Neither changes the number of rows,
-chooses rows by a mask or makes Python look at a number, so that a step can be recorded as a CUDA graph. What is done is
-left out here, between the steps.
+A step is two functions of an oracle, a state and a phase. The state is a dataclass whose tensors have a row for each
+example; the phase is what differs from step to step. `ask` asks the oracle about the state's `x_adv` and returns what
+it says of each row; `move` goes on from there. Both put new tensors in place of the state's. Neither changes the number
+of rows, chooses rows by a mask, writes into a tensor of the state or makes Python look at a number, so that a step can
+be recorded as a CUDA graph (`recorded_steps.py`). What is done is left out here, between the steps.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from robustlib.inference.oracle import Oracle
 from robustlib.norms import per_example
 
 
@@ -66,6 +68,18 @@ class Nearest(Rows):
         self.nearer = torch.zeros_like(self.y, dtype=torch.bool)
 
 
+@dataclass(frozen=True)
+class Phase:
+    """What a step is besides its state: all that may differ between the steps of a run.
+
+    kind: steps of one kind do the same.  numbers: what differs between them: floats; tensors without dimensions in a
+    step that is recorded, so that no number is frozen into it.
+    """
+
+    kind: Hashable = None
+    numbers: tuple[Any, ...] = ()
+
+
 State = TypeVar("State", bound=Rows)
 NearestState = TypeVar("NearestState", bound=Nearest)
 Judge = Callable[[Tensor, Tensor, Tensor], Tensor]  # images, classes, which are claimed -> of which it is so
@@ -77,61 +91,125 @@ def join(states: Sequence[State]) -> State:
     return states[0].with_rows({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
+@dataclass(frozen=True)
+class BallSearch(Generic[State]):
+    """Steps within a radius. An example is done with at its first misclassified image. See `search_ball`."""
+
+    ask: Callable[[Oracle, State, Phase], Tensor]
+    move: Callable[[Oracle, State, Phase], None]
+    judge: Judge | None
+
+    def claimed_by(self, run: State) -> tuple[Tensor, ...]:
+        """What is kept of an example that is claimed to be misclassified."""
+        return (run.x_adv,)
+
+    def found_by(self, run: State) -> tuple[Tensor, ...]:
+        """What is kept of one that was not done in the end."""
+        return (run.result,)
+
+    def walk(
+        self, oracle: Oracle, run: State, place: Tensor, phases: Sequence[Phase], found: tuple[Tensor, ...]
+    ) -> tuple[State, Tensor]:
+        """The steps, each with a look at what is done. found: is filled in for those.  place: of the rows in it.
+
+        Returns what is not done, and its places.
+        """
+        for phase in phases:
+            claimed = self.ask(oracle, run, phase)
+            if self.judge is not None and (done := self.judge(run.x_adv, run.y, claimed)).any():
+                found[0][place[done]] = run.x_adv[done]
+                going = still_needed(place, done, run.rival)
+                run, place = run[going], place[going]
+                if len(place) == 0:
+                    break
+            self.move(oracle, run, phase)
+        return run, place
+
+
+@dataclass(frozen=True)
+class NearestSearch(Generic[NearestState]):
+    """Steps towards the nearest misclassified image. See `search_nearest`."""
+
+    ask: Callable[[Oracle, NearestState, Phase], Tensor]
+    move: Callable[[Oracle, NearestState, Phase], Tensor | None]
+    judge: Judge
+
+    def found_by(self, run: NearestState) -> tuple[Tensor, ...]:
+        return run.best, run.distance
+
+    def walk(
+        self, oracle: Oracle, run: NearestState, place: Tensor, phases: Sequence[Phase], found: tuple[Tensor, ...]
+    ) -> tuple[NearestState, Tensor]:
+        """As for `BallSearch`."""
+        for phase in phases:
+            if len(place) == 0:
+                break
+            how_far = self.ask(oracle, run, phase)
+            nearer, claimed = nearer_ones(run, how_far)
+            take(run, how_far, nearer & (self.judge(run.x_adv, run.y, claimed) | ~claimed))
+            if (done := self.move(oracle, run, phase)) is not None and done.any():
+                for whole, rows in zip(found, self.found_by(run), strict=True):
+                    whole[place[done]] = rows[done]
+                going = still_needed(place, done, run.rival)
+                run, place = run[going], place[going]
+        return run, place
+
+
+def nearer_ones(run: Nearest, how_far: Tensor) -> tuple[Tensor, Tensor]:
+    """Which images are nearer than the nearest so far, and which of them need be confirmed."""
+    nearer = how_far < run.distance
+    return nearer, nearer if run.reach is None else nearer & (how_far <= run.reach)
+
+
+def take(run: Nearest, how_far: Tensor, nearer: Tensor) -> None:
+    """These images are the nearest ones now."""
+    run.nearer = nearer
+    run.distance = torch.where(nearer, how_far, run.distance)
+    run.best = torch.where(per_example(nearer, run.x), run.x_adv, run.best)
+
+
 def search_ball(
+    oracle: Oracle,
     run: State,
-    ask: Callable[[State, int], Tensor],
-    move: Callable[[State, int], None],
-    asks: int,
+    ask: Callable[[Oracle, State, Phase], Tensor],
+    move: Callable[[Oracle, State, Phase], None],
+    phases: Sequence[Phase],
     judge: Judge | None,
 ) -> Tensor:
     """Steps within a radius. An example is done with at its first misclassified image; else it gives its `result`.
 
-    ask: returns which images the model claims to misclassify, shape (B,).  asks: how often; a move follows each.
+    ask: returns which images the model claims to misclassify, shape (B,).  phases: of the steps, in their order.
     judge: which claims are right, as `Oracle.is_done` says; None goes on with all examples to the end.
     """
-    found, place = run.x_adv.clone(), torch.arange(len(run.x), device=run.x.device)
-    for number in range(asks):
-        claimed = ask(run, number)
-        if judge is not None and (done := judge(run.x_adv, run.y, claimed)).any():
-            found[place[done]] = run.x_adv[done]
-            going = still_needed(place, done, run.rival)
-            run, place = run[going], place[going]
-            if len(place) == 0:
-                return found
-        move(run, number)
-    found[place] = run.result
-    return found
+    return whole_search(oracle, BallSearch(ask, move, judge), run, phases, (run.x_adv.clone(),))[0]
 
 
 def search_nearest(
+    oracle: Oracle,
     run: NearestState,
-    ask: Callable[[NearestState, int], Tensor],
-    move: Callable[[NearestState, int], Tensor | None],
-    asks: int,
-    judge: Judge,
+    ask: Callable[[Oracle, NearestState, Phase], Tensor],
+    move: Callable[[Oracle, NearestState, Phase], Tensor | None],
+    phases: Sequence[Phase],
 ) -> tuple[Tensor, Tensor]:
     """Steps towards the nearest misclassified image: that image and its distance, infinite where none was found.
 
     ask: returns how far the images are from x, shape (B,), infinitely far those that the model does not misclassify.
-    move: returns which examples are done, or None.  judge: which claims are right, as `Oracle.is_adversarial` says.
+    move: returns which examples are done, or None.  phases: of the steps, in their order.  `Oracle.is_adversarial` says
+    which images are misclassified for sure.
     """
-    best, distance = run.best.clone(), run.distance.clone()
-    place = torch.arange(len(run.x), device=run.x.device)
-    for number in range(asks):
-        if len(place) == 0:
-            break
-        how_far = ask(run, number)
-        nearer = how_far < run.distance
-        claimed = nearer if run.reach is None else nearer & (how_far <= run.reach)
-        run.nearer = nearer & (judge(run.x_adv, run.y, claimed) | ~claimed)
-        run.distance = torch.where(run.nearer, how_far, run.distance)
-        run.best = torch.where(per_example(run.nearer, run.x), run.x_adv, run.best)
-        if (done := move(run, number)) is not None and done.any():
-            best[place[done]], distance[place[done]] = run.best[done], run.distance[done]
-            going = still_needed(place, done, run.rival)
-            run, place = run[going], place[going]
-    best[place], distance[place] = run.best, run.distance
+    search = NearestSearch(ask, move, oracle.is_adversarial)
+    best, distance = whole_search(oracle, search, run, phases, (run.best.clone(), run.distance.clone()))
     return best, distance
+
+
+def whole_search(
+    oracle: Oracle, search: Any, run: Rows, phases: Sequence[Phase], found: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """The steps as the oracle takes them, and what was found of every example."""
+    run, place = oracle.take_steps(search, run, torch.arange(len(run.x), device=run.x.device), phases, found)
+    for whole, rows in zip(found, search.found_by(run), strict=True):
+        whole[place] = rows
+    return found
 
 
 def still_needed(place: Tensor, done: Tensor, rival: Tensor | None) -> Tensor:
