@@ -16,7 +16,7 @@ from robustlib.checks.whole_evaluation import check_whole
 from robustlib.datasets.choose import choose
 from robustlib.datasets.lazy_images import LazyImages
 from robustlib.evaluation.batches import Ready, evaluate_curve, given
-from robustlib.evaluation.certified import evaluate_certified
+from robustlib.evaluation.certified import evaluate_certified, voter_for
 from robustlib.evaluation.outcome_checks import check_outcome
 from robustlib.inference.replica import Replica
 from robustlib.metrics import summarise
@@ -79,10 +79,11 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
     radii = spec.attack.curve or (spec.attack.eps,)
     recipes = [recipe_of(spec.attack, eps, ready.classes) for eps in radii]
     budgets = [0.0 if spec.attack.name == "clean" else eps for eps in radii]
-    before, batches = cost(ready, made_on), []
+    before, batches, voter = cost(ready, made_on), [], None
     common: Any = {"seed": spec.seed, "index": rows, "device": device}
     if spec.attack.name == CERTIFY:
-        found = evaluate_certified(ready, x, y, radii, **common, **spec.attack.params)
+        voter = voter_for(ready, x, spec.attack.params.get("sigma"), device)
+        found = evaluate_certified(ready, x, y, radii, voter=voter, **common, **spec.attack.params)
     else:
         plan = [(eps, recipe.stages) for eps, recipe in zip(budgets, recipes, strict=True)]
         search: Any = {"norm": spec.attack.norm or "Linf", "batch_size": spec.batch_size}
@@ -93,7 +94,8 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
         yield Progress(sum(len(done[0].x_adv) for done in batches), len(rows), "examples")
     seconds = time.perf_counter() - start
     shared = surroundings(context) | {"seconds": seconds / len(recipes)}
-    extra: dict[str, Any] = {"mode": ready.mode(budgets[0]), "warmup_seconds": 0.0 if warm else ready.seconds}
+    mode = ready.mode(budgets[0]) if voter is None else voter.mode
+    extra: dict[str, Any] = {"mode": mode, "warmup_seconds": 0.0 if warm else ready.seconds}
     if len(radii) > 1:
         extra["curve_seconds"] = seconds
     extra |= {name: after - before[name] for name, after in cost(ready, made_on).items()}
