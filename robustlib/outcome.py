@@ -1,4 +1,4 @@
-"""The outcome of an evaluation for each example: every verdict by a fresh pass of the given model in strict float32."""
+"""The outcome of an evaluation for each example: every error by a fresh pass of the given model in strict float32."""
 
 import math
 from collections.abc import Sequence

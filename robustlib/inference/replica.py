@@ -1,11 +1,14 @@
 """A copy of a model that attacks search on: what it says itself, and what it leaves to the model that judges."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from robustlib.inference.batched_model import BatchedModel
+from robustlib.inference.cudnn_tuning import tuned
 from robustlib.inference.gradients import Net, Values
 from robustlib.inference.oracle import Margins, Oracle
 from robustlib.losses import margin, misclassified
@@ -21,7 +24,8 @@ class Replica(BatchedModel):
     judge: what has the last word on whether an image is misclassified, None where `net` needs no other.
     in_float32: of one in half precision the copy in float32, which takes the last steps where rounding hides them.
     in_half: of one in float32 the copy in half precision, for gradients that go with its own logits.
-    recorded: `net` replays CUDA graphs.  The others: see `BatchedModel`.
+    recorded: `net` replays CUDA graphs.  tuned: cuDNN may measure which algorithm is the fastest for each batch size.
+    The others: see `BatchedModel`.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class Replica(BatchedModel):
         in_float32: "Replica | None" = None,
         in_half: "Replica | None" = None,
         recorded: bool = False,
+        tuned: bool = False,
         **batched: Any,
     ):
         super().__init__(net, **batched)
@@ -41,13 +46,14 @@ class Replica(BatchedModel):
         self.drift = drift
         self.copies = (judge, in_float32, in_half)  # in a tuple, so that they are no parts of this module
         self.recorded = recorded
+        self.tuned = tuned
 
     def but(self, **changed: Any) -> "Replica":
         """The same but for what is given. Both call one net, count together unless a count is given, and learn together
         what memory holds unless sizes are.
         """
         how = ("dtype", "memory_format", "precision", "spare", "count", *(() if "sizes" in changed else ("room",)))
-        names = ("net", "mode", "drift", "judge", "in_float32", "in_half", "recorded", *how)
+        names = ("net", "mode", "drift", "judge", "in_float32", "in_half", "recorded", "tuned", *how)
         return Replica(**{name: getattr(self, name) for name in names} | changed)
 
     @property
@@ -61,6 +67,14 @@ class Replica(BatchedModel):
     @property
     def in_half(self) -> "Replica | None":
         return self.copies[2]
+
+    @contextmanager
+    def tuned_arithmetic(self) -> Iterator[None]:
+        with tuned(), super().arithmetic():
+            yield
+
+    def arithmetic(self) -> AbstractContextManager[None]:
+        return self.tuned_arithmetic() if self.tuned and self.sizes else super().arithmetic()
 
     def gradients(self, x: Tensor, values: Values, *rows: Tensor) -> Tensor:
         quick = self if self.in_half is None else self.in_half
@@ -112,10 +126,10 @@ class Replica(BatchedModel):
         """The judge, where it tells small differences apart that `net` is too rough for."""
         return None if self.judge is None or self.judge.net is self.net else self.judge
 
-    def surely_right(self, x: Tensor, y: Tensor) -> Tensor:
+    def surely_right(self, x: Tensor, y: Tensor, logits: Tensor | None = None) -> Tensor:
         """One in float16 is not asked: beyond its range it may give finite logits of something else."""
         asked = self.in_float32 if self.precision == torch.float16 and self.in_float32 is not None else self
-        return ~asked.in_doubt(asked(x), y)
+        return ~asked.in_doubt(asked(x) if logits is None else logits, y)
 
     def on_edge(self, x_adv: Tensor, y: Tensor) -> list[tuple[Oracle, Tensor]]:
         return [] if self.in_float32 is None else where(self.in_float32, self.in_doubt(self(x_adv), y))
@@ -126,14 +140,15 @@ class Replica(BatchedModel):
         return where(self.in_float32, claimed & ~self.is_adversarial(x, y, claimed))
 
     @torch.no_grad()
-    def astray(self, x_adv: Tensor) -> list[tuple[Oracle, Tensor]]:
+    def astray(self, x_adv: Tensor) -> tuple[list[tuple[Oracle, Tensor]], Tensor | None]:
         """Beyond float16's range a norm is infinite, and what is divided by it zero: a gradient and logits that are
         finite, and not the model's. The attack was one on another function.
         """
         if self.in_float32 is None or self.precision != torch.float16:
-            return []
-        apart = (self(x_adv) - self.in_float32(x_adv)).abs().amax(1)
-        return where(self.in_float32, ~(apart <= self.drift + self.in_float32.drift))
+            return [], None
+        logits = self.in_float32(x_adv)
+        apart = (self(x_adv) - logits).abs().amax(1)
+        return where(self.in_float32, ~(apart <= self.drift + self.in_float32.drift)), logits
 
 
 def where(oracle: Oracle, rows: Tensor) -> list[tuple[Oracle, Tensor]]:
