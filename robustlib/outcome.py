@@ -1,4 +1,4 @@
-"""The outcome of an evaluation for each example: every verdict by a fresh pass of the given model in strict float32."""
+"""The outcome of an evaluation for each example: every error by a fresh pass of the given model in strict float32."""
 
 import math
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Batch:
-    """The outcome of a batch, and its attacked images as they were judged: float32, shape (B, C, H, W), on the CPU.
+    """The outcome of a batch, and its attacked images as they were judged, float32, shape (B, C, H, W), on that device.
 
     stage: position of the attack that broke each example, -1 for one misclassified as it is, the number of attacks for
     one that stands.  seconds: spent on each attack.

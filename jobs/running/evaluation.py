@@ -16,7 +16,8 @@ from robustlib.checks.whole_evaluation import check_whole
 from robustlib.datasets.choose import choose
 from robustlib.datasets.lazy_images import LazyImages
 from robustlib.evaluation.batches import Ready, evaluate_curve, given
-from robustlib.evaluation.certified import evaluate_certified
+from robustlib.evaluation.certified import evaluate_certified, voter_for
+from robustlib.evaluation.kept_images import KeptImages
 from robustlib.evaluation.outcome_checks import check_outcome
 from robustlib.inference.replica import Replica
 from robustlib.metrics import summarise
@@ -79,21 +80,27 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
     radii = spec.attack.curve or (spec.attack.eps,)
     recipes = [recipe_of(spec.attack, eps, ready.classes) for eps in radii]
     budgets = [0.0 if spec.attack.name == "clean" else eps for eps in radii]
-    before, batches = cost(ready, made_on), []
+    before, batches, voter = cost(ready, made_on), [], None
     common: Any = {"seed": spec.seed, "index": rows, "device": device}
     if spec.attack.name == CERTIFY:
-        found = evaluate_certified(ready, x, y, radii, **common, **spec.attack.params)
+        voter = voter_for(ready, x, spec.attack.params.get("sigma"), device)
+        found = evaluate_certified(ready, x, y, radii, voter=voter, **common, **spec.attack.params)
     else:
         plan = [(eps, recipe.stages) for eps, recipe in zip(budgets, recipes, strict=True)]
         search: Any = {"norm": spec.attack.norm or "Linf", "batch_size": spec.batch_size}
         chance: Any = {"draws": spec.draws, "eot_draws": spec.eot_draws, "surrogate": made_on}
         found = evaluate_curve(ready.model, x, y, plan, ready=ready, **common, **search, **chance)
+    keep = 0 if isinstance(spec, ShardSpec) and spec.first else spec.images  # the first shard holds all that are kept
+    kept = [KeptImages(keep) for _ in radii]
     for batch in found:
-        batches.append(batch)
-        yield Progress(sum(len(done[0].x_adv) for done in batches), len(rows), "examples")
+        for images, one in zip(kept, batch, strict=True):
+            images.add(one)
+        batches.append(tuple(replace(one, x_adv=one.x_adv[:0].clone()) for one in batch))
+        yield Progress(sum(len(done[0].outcome.index) for done in batches), len(rows), "examples")
     seconds = time.perf_counter() - start
     shared = surroundings(context) | {"seconds": seconds / len(recipes)}
-    extra: dict[str, Any] = {"mode": ready.mode(budgets[0]), "warmup_seconds": 0.0 if warm else ready.seconds}
+    mode = ready.mode(budgets[0]) if voter is None else voter.mode
+    extra: dict[str, Any] = {"mode": mode, "warmup_seconds": 0.0 if warm else ready.seconds}
     if len(radii) > 1:
         extra["curve_seconds"] = seconds
     extra |= {name: after - before[name] for name, after in cost(ready, made_on).items()}
@@ -105,12 +112,12 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
     if surrogate is not None:
         extra["surrogate"] = surrogate.told(join([batch[0].outcome for batch in batches]), x, device)
     results: dict[float | None, Result] = {}
-    for eps, recipe, found in zip(radii, recipes, zip(*batches, strict=True), strict=True):
+    for eps, recipe, images, found in zip(radii, recipes, kept, zip(*batches, strict=True), strict=True):
         own = extra | {"substitutions": list(recipe.substitutions)}
         if ready.replicas is not None:
             own["stages"] = stages(recipe, found)
         attacks = [attack for _, attack in given(recipe.stages, made_on)]
-        results[eps] = result(found, spec, context, shared | {"extra": own}, ready, eps, attacks)
+        results[eps] = result(found, images, spec, context, shared | {"extra": own}, ready, eps, attacks)
     yield results
 
 
@@ -145,6 +152,7 @@ def stages(recipe: Recipe, batches: Sequence[Batch]) -> list[dict[str, Any]]:
 
 def result(
     batches: Sequence[Batch],
+    images: KeptImages,
     spec: EvalSpec,
     context: Context,
     shared: dict[str, Any],
@@ -154,20 +162,19 @@ def result(
 ) -> Result:
     """The row, the per-example outcomes and the kept images of one radius, with what checks say of them."""
     outcome = join([batch.outcome for batch in batches])
-    x_adv = torch.cat([batch.x_adv for batch in batches])
     checks = []
     if spec.attack.name != CERTIFY:
         norm: Any = spec.attack.norm
         checks = check_outcome(
-            ready, LazyImages(load_data(spec.data).images), outcome, x_adv, norm=norm, eps=eps, seed=spec.seed,
+            ready, LazyImages(load_data(spec.data).images), outcome, images, norm=norm, eps=eps, seed=spec.seed,
             attacks=attacks, eot_draws=spec.eot_draws, device=torch.device(context.device),
         )  # fmt: skip
     if not isinstance(spec, ShardSpec):  # a shard's few images are not all that these are about
         checks += check_whole(vars(outcome), shared["extra"], eps, spec.draws)
     table = example_outcomes.to_table({f.name: getattr(outcome, f.name) for f in fields(outcome)})
     stored = ()
-    if spec.images and not (isinstance(spec, ShardSpec) and spec.first):  # the first shard holds all that are kept
-        packed = safetensors.torch.save({"x_adv": x_adv[: spec.images].contiguous()})
+    if images.first:
+        packed = safetensors.torch.save({"x_adv": images.first_images()})
         stored = (artifacts.put(context.artifacts, "images", packed),)
     return Result(summarise(vars(outcome)) | shared | verdict_columns(checks), example_outcomes.encode(table), stored)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from robustlib.checks.idle_attacks import noise_nearer, unmoved
 from robustlib.checks.normalisation import normalisation
 from robustlib.checks.thresholds import WARN, CheckResult, check_result
 from robustlib.inference.gradients import Net, pull
+from robustlib.inference.image_rows import Images
 from robustlib.inference.predict import predict, verdict
 from robustlib.losses import cross_entropy
 from robustlib.memory import as_many_as_fit, out_of_memory
@@ -28,6 +30,12 @@ DIFFERENTIATED = 32  # of them by the gradient
 MOST = 128  # standing images that a random point is tried on
 ROUNDED = 64  # broken images that are rounded
 SETS_ITS_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.MultiheadAttention)
+
+
+class Attacked(Protocol):
+    """Attacked images by their rows: a tensor, or what has some of them."""
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor: ...
 
 
 def look_at_model(model: nn.Module, x: Tensor, *, randomised: bool) -> list[CheckResult]:
@@ -99,9 +107,9 @@ def gradients(model: Net, x: Tensor, y: Tensor) -> list[CheckResult]:
 
 def look_at_outcome(
     model: nn.Module,
-    x: Tensor,
+    x: Images,
     y: Tensor,
-    x_adv: Tensor,
+    x_adv: Attacked,
     outcome: Outcome,
     *,
     norm: Norm | None,
@@ -110,7 +118,8 @@ def look_at_outcome(
     search: nn.Module | None = None,
     attacks: Sequence[AttackFunction] = (),
 ) -> list[CheckResult]:
-    """Checks of an evaluation's outcome. x: its images as floats, and x_adv the attacked ones, in the outcome's order.
+    """Checks of an evaluation's outcome. x: its images as floats, and x_adv the attacked ones, in the outcome's order,
+    on any device; of these at least those that `to_round` names.
 
     model: the one that judges, one that always gives the same answer. norm: None where images are as they are, and
     what is done to them has none.  eps: 0 for a clean evaluation, None for an attack without a limit.
@@ -152,7 +161,7 @@ def above_chance(outcome: Outcome) -> CheckResult:
 
 def noise(
     model: nn.Module,
-    x: Tensor,
+    x: Images,
     y: Tensor,
     outcome: Outcome,
     norm: Norm,
@@ -171,12 +180,17 @@ def noise(
     return check_result("noise", int(fell.sum()), examples=index[fell].tolist())
 
 
-def eight_bit(model: nn.Module, x_adv: Tensor, y: Tensor, outcome: Outcome) -> CheckResult:
+def to_round(outcome: Outcome) -> np.ndarray:
+    """The first places of attacked images that are misclassified and were not so before."""
+    return np.flatnonzero(outcome.success & (outcome.distance > 0))[:ROUNDED]
+
+
+def eight_bit(model: nn.Module, x_adv: Attacked, y: Tensor, outcome: Outcome) -> CheckResult:
     """Whether attacked images survive being stored as pictures."""
-    rows = torch.from_numpy(np.flatnonzero(outcome.success & (outcome.distance > 0))[:ROUNDED])
+    rows = torch.from_numpy(to_round(outcome))
     if len(rows) == 0:
         return check_result("eight-bit", None, "no adversarial image was found")
-    rounded = (x_adv[rows] * 255).round() / 255
+    rounded = (x_adv[rows].to(y.device) * 255).round() / 255
     stands = predict(model, rounded) == y[rows]
     places = torch.from_numpy(outcome.index)[rows[stands.cpu()]]
     return check_result("eight-bit", stands.float().mean().item(), examples=places.tolist())

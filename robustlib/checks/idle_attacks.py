@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robustlib.arguments import Norm
 from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.checks.thresholds import CheckResult, check_result
+from robustlib.inference.image_rows import Images
 from robustlib.inference.predict import verdict
 from robustlib.metrics import CLEAN
 from robustlib.norms import draw_in_ball, size
@@ -26,7 +27,7 @@ SHARES = (0.25, 0.5, 1.0)  # of an attack's distance, at which random points are
 
 def unmoved(
     model: nn.Module,
-    x: Tensor,
+    x: Images,
     y: Tensor,
     outcome: Outcome,
     attacks: Sequence[AttackFunction],
@@ -48,7 +49,7 @@ def unmoved(
         return check_result("unmoved", None, "too few images are robust to tell")
     # Evenly, not the first of them: data sets may lie sorted by class.
     rows = torch.from_numpy(standing[np.linspace(0, len(standing) - 1, min(len(standing), FEW)).astype(int)])
-    x, y, draws = x[rows], y[rows], Draws(seed, torch.from_numpy(outcome.index)[rows].to(x.device))
+    x, y, draws = x[rows], y[rows], Draws(seed, torch.from_numpy(outcome.index)[rows].to(y.device))
     still = torch.arange(len(x), device=x.device)
     with seeded(seed, "checks/unmoved", x.device):
         for attack in map(as_stage, attacks):
@@ -68,7 +69,7 @@ def farthest(x: Tensor, norm: Norm) -> Tensor:
 
 
 def noise_nearer(
-    model: nn.Module, x: Tensor, y: Tensor, outcome: Outcome, *, norm: Norm, seed: int, search: nn.Module | None = None
+    model: nn.Module, x: Images, y: Tensor, outcome: Outcome, *, norm: Norm, seed: int, search: nn.Module | None = None
 ) -> CheckResult:
     """Random points at increasing radii, up to what an attack without a limit found, or any image where it found none.
 
@@ -79,7 +80,7 @@ def noise_nearer(
         return check_result("noise-nearer", None, "no image was attacked")
     images, classes = x[rows], y[rows]
     index = torch.from_numpy(outcome.index)[rows].to(x.device)
-    distance = torch.from_numpy(outcome.distance)[rows].to(x)
+    distance = torch.from_numpy(outcome.distance)[rows].to(images)
     reach = torch.where(distance.isnan(), farthest(images, norm), distance)
     beaten = torch.zeros_like(classes, dtype=torch.bool)
     for turn, share in enumerate(SHARES):

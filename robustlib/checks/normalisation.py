@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.checks.thresholds import PASS, CheckResult, check_result
+from robustlib.inference.image_rows import Images
 from robustlib.inference.predict import predict
 from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.models.layers import Normalize
@@ -21,7 +22,7 @@ ALIKE = 0.02  # so many images cannot tell apart what differs by less: the usual
 Usual = tuple[str, Tensor, Tensor]  # the line that says so, mean, standard deviation
 
 
-def normalisation(model: nn.Module, x: Tensor, y: Tensor, outcome: Outcome) -> CheckResult:
+def normalisation(model: nn.Module, x: Images, y: Tensor, outcome: Outcome) -> CheckResult:
     """How much more accurate another usual normalisation makes it. x, y: as the outcome has them.
 
     It is looked at only where the clean accuracy is near chance; a few passes of at most 128 images.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.inference.oracle import as_oracle
-from robustlib.inference.predict import predict, verdict
+from robustlib.inference.predict import verdict
 from robustlib.input_checks import check_labels
 from robustlib.outcome import check_attacked
 from robustlib.rng import Draws, default_draws
@@ -56,7 +56,7 @@ def attack_in_sequence(
     check_labels("attack_in_sequence", x, y)
     draws = default_draws(x, draws)
     search = model if search is None else search
-    prediction = (predict(model, x) if clean is None else clean).clone()
+    prediction = (verdict(model, search, x, y) if clean is None else clean).clone()
     x_adv, broken_by = x.clone(), torch.where(prediction == y, len(attacks), -1)
     seconds, queries = [], torch.full_like(y, -1, dtype=torch.int64)
     for position, attack in enumerate(map(as_stage, attacks)):
@@ -74,15 +74,18 @@ def attack_in_sequence(
             owner = f"attack {position + 1} of {len(attacks)}"
             check_attacked(owner, found, x[standing])
             found = found.detach()
-            for finer, strayed in as_oracle(search).astray(found):
+            astray, logits = as_oracle(search).astray(found)
+            for finer, strayed in astray:
                 rows, again = standing[strayed], {name: values[strayed] for name, values in options.items()}
                 own = draws[rows].restart(position)
                 found[strayed] = attack(finer, x[rows], y[rows], draws=own, **again)
+                if logits is not None:
+                    logits[strayed] = finer.logits(found[strayed])
             if found.isnan().any():
                 raise RuntimeError(f"{owner} gives images that hold NaN")
             if "spent" in options:
                 queries[standing] = total(queries[standing], options["spent"])
-            predicted = verdict(model, search, found, y[standing])
+            predicted = verdict(model, search, found, y[standing], logits)
             fell = predicted != y[standing]
             rows = standing[fell]
             x_adv[rows], prediction[rows], broken_by[rows] = found[fell], predicted[fell], position

@@ -1,4 +1,4 @@
-"""The evaluation of a model, clean and attacked: every verdict by a fresh pass of the given model in strict float32."""
+"""The evaluation of a model, clean and attacked: every error of it by a fresh pass of the model in strict float32."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ from robustlib.inference.model_modes import (
     moved,
     strict_float32,
 )
-from robustlib.inference.predict import predict
+from robustlib.inference.predict import verdict
 from robustlib.inference.replica import Replica
 from robustlib.inference.threads import Shares, make_shares, make_threaded, thread_count, threads_each, threads_of
 from robustlib.input_checks import check_data, check_highest, check_radii
@@ -241,7 +241,7 @@ def judge_fixed(
 ) -> tuple[Batch, ...]:
     """A batch's outcome at each radius, for a model that always gives the same answer."""
     exact, search = replicas.exact, replicas.for_radius(plan[0][0])
-    clean = predict(exact, x)
+    clean = verdict(exact, search, x, y)
     attacks = [(eps, [attack for _, attack in given(named, replicas.surrogate)]) for eps, named in plan]
     if len(plan) == 1:
         names = {name for name, _ in plan[0][1]}
@@ -258,5 +258,5 @@ def judge_fixed(
         by = np.array([*names, NOTHING, CLEAN])[result.broken_by.cpu()]  # the last is position -1: wrong as it is
         scores = (Score.fixed(clean, y), Score.fixed(result.prediction, y))
         outcome = judge(draws.index, y, *scores, size(result.x_adv - x, norm), by, result.queries)
-        found.append(Batch(outcome, result.x_adv.cpu(), result.broken_by.cpu().numpy(), result.seconds))
+        found.append(Batch(outcome, result.x_adv, result.broken_by.cpu().numpy(), result.seconds))
     return tuple(found)

@@ -115,7 +115,7 @@ def evaluate(
         ready.model, x, y, [(eps, named)], norm=norm, batch_size=batch_size, device=device, ready=ready, **chance
     )
     batches = [batch for (batch,) in found]
-    outcome, x_adv = join([batch.outcome for batch in batches]), torch.cat([batch.x_adv for batch in batches])
+    outcome, x_adv = join([batch.outcome for batch in batches]), torch.cat([batch.x_adv.cpu() for batch in batches])
     checks = check_outcome(
         ready, x, outcome, x_adv, norm=norm if bounded else None, eps=eps, seed=seed, attacks=[one for _, one in named],
         eot_draws=eot_draws, device=device,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustlib.arguments import Norm
 from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.evaluation.attack_sequence import Found, attack_in_sequence, total
-from robustlib.inference.predict import predict, verdict
+from robustlib.inference.predict import verdict
 from robustlib.norms import added, per_example, size
 from robustlib.rng import Draws, default_draws
 
@@ -41,7 +41,7 @@ def curve(
     """
     draws = default_draws(x, draws)
     search = model if search is None else search
-    clean = predict(model, x) if clean is None else clean
+    clean = verdict(model, search, x, y) if clean is None else clean
     descent = Descent.begin(x, y, clean, plan)
     groups = side_by_side(plan)
     going, start = torch.arange(len(x), device=x.device), None

@@ -89,8 +89,11 @@ class Oracle(Careful, nn.Module):
         """
         return self.margins(x, y), torch.ones_like(new)
 
-    def surely_right(self, x: Tensor, y: Tensor) -> Tensor:
-        """Which images the model that this is a copy of surely classifies as y, (B,): none, where it is no copy."""
+    def surely_right(self, x: Tensor, y: Tensor, logits: Tensor | None = None) -> Tensor:
+        """Which images the model that this is a copy of surely classifies as y, (B,): none, where it is no copy.
+
+        logits: of the images, where `astray` has given them.
+        """
         return torch.zeros_like(y, dtype=torch.bool)
 
     def on_edge(self, x_adv: Tensor, y: Tensor) -> "list[tuple[Oracle, Tensor]]":
@@ -105,11 +108,11 @@ class Oracle(Careful, nn.Module):
         """
         return []
 
-    def astray(self, x_adv: Tensor) -> "list[tuple[Oracle, Tensor]]":
+    def astray(self, x_adv: Tensor) -> "tuple[list[tuple[Oracle, Tensor]], Tensor | None]":
         """Attacked images of which half precision computes another function, by their places, with the oracle in
-        float32 to attack them on.
+        float32 to attack them on; and that one's logits of all images, None where it was not asked.
         """
-        return []
+        return [], None
 
     def take_steps(
         self, search: Any, run: Any, place: Tensor, phases: Sequence[Any], found: tuple[Tensor, ...]

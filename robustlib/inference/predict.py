@@ -28,12 +28,15 @@ def correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def verdict(model: nn.Module, search: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The model's class for each image, or the true one where it need not be asked: where its copy is surely right."""
+def verdict(model: nn.Module, search: nn.Module, x: Tensor, y: Tensor, logits: Tensor | None = None) -> Tensor:
+    """The model's class for each image, or the true one where it need not be asked: where its copy is surely right.
+
+    logits: see `Oracle.surely_right`.
+    """
     if search is model:
         return predict(model, x)
     prediction = y.clone()
-    doubtful = (~as_oracle(search).surely_right(x, y)).nonzero().squeeze(1)
+    doubtful = (~as_oracle(search).surely_right(x, y, logits)).nonzero().squeeze(1)
     if len(doubtful):
         prediction[doubtful] = predict(model, x[doubtful])
     return prediction

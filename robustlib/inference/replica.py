@@ -1,6 +1,7 @@
 """A copy of a model that attacks search on: what it says itself, and what it leaves to the model that judges."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from robustlib.inference.batched_model import BatchedModel
 from robustlib.inference.cuda_graphs import Graphs
+from robustlib.inference.cudnn_tuning import tuned
 from robustlib.inference.fixed_oracle import Asked, FixedOracle
 from robustlib.inference.gradients import Net, Values
 from robustlib.inference.oracle import Margins, Oracle
@@ -26,7 +28,8 @@ class Replica(BatchedModel):
     judge: what has the last word on whether an image is misclassified, None where `net` needs no other.
     in_float32: of one in half precision the copy in float32, which takes the last steps where rounding hides them.
     in_half: of one in float32 the copy in half precision, for gradients that go with its own logits.
-    recorded: `net` replays CUDA graphs, and attacks' steps on it are recorded.  The others: see `BatchedModel`.
+    recorded: `net` replays CUDA graphs, and attacks' steps on it are recorded.  tuned: cuDNN may measure which
+    algorithm is the fastest for each batch size.  The others: see `BatchedModel`.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Replica(BatchedModel):
         in_float32: "Replica | None" = None,
         in_half: "Replica | None" = None,
         recorded: bool = False,
+        tuned: bool = False,
         **batched: Any,
     ):
         super().__init__(net, **batched)
@@ -46,6 +50,7 @@ class Replica(BatchedModel):
         self.drift = drift
         self.copies = (judge, in_float32, in_half)  # in a tuple, so that they are no parts of this module
         self.recorded = recorded
+        self.tuned = tuned
         self.recordings = Recordings()
 
     @property
@@ -59,7 +64,7 @@ class Replica(BatchedModel):
         what memory holds unless sizes are.
         """
         how = ("dtype", "memory_format", "precision", "spare", "count", *(() if "sizes" in changed else ("room",)))
-        names = ("net", "drift", "judge", "in_float32", "in_half", "recorded", *how)
+        names = ("net", "drift", "judge", "in_float32", "in_half", "recorded", "tuned", *how)
         same: dict[str, Any] = {name: getattr(self, name) for name in names} | {"mode": self.form}
         return Replica(**same | changed)
 
@@ -91,6 +96,14 @@ class Replica(BatchedModel):
         """The network itself, without the graphs of its passes."""
         net = cast(Graphs, self.net).net if self.recorded else self.net
         return Asked(net, self.dtype, self.memory_format, self.precision, self.spare is not None, self.count)
+
+    @contextmanager
+    def tuned_arithmetic(self) -> Iterator[None]:
+        with tuned(), super().arithmetic():
+            yield
+
+    def arithmetic(self) -> AbstractContextManager[None]:
+        return self.tuned_arithmetic() if self.tuned and self.sizes else super().arithmetic()
 
     def gradients(self, x: Tensor, values: Values, *rows: Tensor) -> Tensor:
         quick = self if self.in_half is None else self.in_half
@@ -142,10 +155,10 @@ class Replica(BatchedModel):
         """The judge, where it tells small differences apart that `net` is too rough for."""
         return None if self.judge is None or self.judge.net is self.net else self.judge
 
-    def surely_right(self, x: Tensor, y: Tensor) -> Tensor:
+    def surely_right(self, x: Tensor, y: Tensor, logits: Tensor | None = None) -> Tensor:
         """One in float16 is not asked: beyond its range it may give finite logits of something else."""
         asked = self.in_float32 if self.precision == torch.float16 and self.in_float32 is not None else self
-        return ~asked.in_doubt(asked(x), y)
+        return ~asked.in_doubt(asked(x) if logits is None else logits, y)
 
     def on_edge(self, x_adv: Tensor, y: Tensor) -> list[tuple[Oracle, Tensor]]:
         return [] if self.in_float32 is None else where(self.in_float32, self.in_doubt(self(x_adv), y))
@@ -156,14 +169,15 @@ class Replica(BatchedModel):
         return where(self.in_float32, claimed & ~self.is_adversarial(x, y, claimed))
 
     @torch.no_grad()
-    def astray(self, x_adv: Tensor) -> list[tuple[Oracle, Tensor]]:
+    def astray(self, x_adv: Tensor) -> tuple[list[tuple[Oracle, Tensor]], Tensor | None]:
         """Beyond float16's range a norm is infinite, and what is divided by it zero: a gradient and logits that are
         finite, and not the model's. The attack was one on another function.
         """
         if self.in_float32 is None or self.precision != torch.float16:
-            return []
-        apart = (self(x_adv) - self.in_float32(x_adv)).abs().amax(1)
-        return where(self.in_float32, ~(apart <= self.drift + self.in_float32.drift))
+            return [], None
+        logits = self.in_float32(x_adv)
+        apart = (self(x_adv) - logits).abs().amax(1)
+        return where(self.in_float32, ~(apart <= self.drift + self.in_float32.drift)), logits
 
 
 def where(oracle: Oracle, rows: Tensor) -> list[tuple[Oracle, Tensor]]:

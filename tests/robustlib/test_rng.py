@@ -8,7 +8,18 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from robustlib.rng import GOLDEN, Draws, default_draws, generator, logical_shift, mix, seeded
+from robustlib.rng import (
+    BLOCK,
+    GOLDEN,
+    Draws,
+    default_draws,
+    generator,
+    logical_shift,
+    mix,
+    normal_at,
+    normal_keys,
+    seeded,
+)
 
 MASK = 2**64 - 1
 CPU = torch.device("cpu")
@@ -147,3 +158,22 @@ def test_generator_and_seeded_depend_on_seed_and_stream_not_on_torch():
     }
     assert len(permutations) == 4
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def normal_by_definition(draws: Draws, shape: tuple[int, ...], stream: str) -> Tensor:
+    """Box and Muller's, one stream at a time, each operation a tensor of its own."""
+    radius = (-2 * (1 - draws.uniform(shape, f"{stream}/radius")).log()).sqrt()
+    return radius * (2 * math.pi * draws.uniform(shape, f"{stream}/angle")).cos()
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 5, 7), (3, 32, 32), (BLOCK + 13,)])
+def test_normal_numbers_of_many_streams_at_once_are_those_of_each(shape: tuple[int, ...]):
+    """To the bit: stored certificates rest on them."""
+    draws, streams = Draws(11, torch.tensor([3, 0, 9999, 2**40])), [f"certify/{draw}" for draw in range(6)]
+    keys = normal_keys(11, streams)
+    expected = torch.stack([normal_by_definition(draws, shape, stream) for stream in streams])
+    assert torch.equal(draws.normals(shape, keys), expected)
+    assert all(torch.equal(draws.normal(shape, stream), one) for stream, one in zip(streams, expected, strict=True))
+    of, row = torch.tensor([5, 0, 2]), torch.tensor([1, 3, 1])
+    assert torch.equal(normal_at(draws.index[row], keys[:, of], shape), expected[of, row])
+    assert len(normal_at(draws.index[:0], keys[:, :0], shape)) == 0

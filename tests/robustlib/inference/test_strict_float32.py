@@ -12,8 +12,10 @@ from robustlib.attacks import ATTACKS
 from robustlib.audit.audit import audit
 from robustlib.checks.evaluation_checks import look_at_outcome
 from robustlib.evaluation.batches import evaluate_batches, make_ready
+from robustlib.inference import fast_copy
 from robustlib.inference.fast_copy import make_replicas
 from robustlib.inference.model_modes import PRECISIONS, read_switches, strict_float32, switch, write_switches
+from robustlib.inference.replica import Replica
 
 
 class Spy(nn.Module):
@@ -131,3 +133,40 @@ def test_a_model_stays_where_it_is():
         with pytest.raises(ValueError, match="meta"):
             next(run)  # there is nothing to compute with on "meta"
     assert set(asked) <= {torch.device("meta")} and model.linear.weight.is_meta
+
+
+def test_cudnn_is_tuned_for_fixed_batch_sizes_alone_and_put_back():
+    class Tuned(Spy):
+        def forward(self, x: Tensor) -> Tensor:
+            found.append(torch.backends.cudnn.benchmark)
+            return super().forward(x)
+
+    found: list[bool] = []
+    before = torch.backends.cudnn.benchmark
+    for sizes, expected in ((8,), True), ((), False):
+        replica = Replica(Tuned().eval(), sizes=sizes, tuned=True)
+        with strict_float32():
+            replica(X[:8])
+            replica.but(mode="other").values_and_grads(X[:8], lambda z: z[:, :1])
+        assert set(found) == {expected} and torch.backends.cudnn.benchmark == before
+        found.clear()
+
+
+@pytest.mark.parametrize("seconds, last", [((0.5, 1.0), True), ((0.99, 1.0), False), ((2.0, 1.0), False)])
+def test_a_gpu_gets_images_channels_last_where_that_is_much_quicker(
+    seconds: tuple[float, float], last: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Of the two layouts, each is timed on the same batch, and channels-last first."""
+    shown: list[Tensor] = []
+
+    class Shown(Spy):
+        def forward(self, x: Tensor) -> Tensor:
+            shown.append(x)
+            return super().forward(x)
+
+    times = iter(seconds)
+    monkeypatch.setattr(fast_copy, "seconds_of", lambda call: (call(), next(times))[1])
+    replica = Replica(Shown().eval(), sizes=(8, 16))
+    assert fast_copy.quicker_channels_last(replica, X[:3]) == last
+    assert [x.is_contiguous(memory_format=torch.channels_last) for x in shown][:1] == [True]
+    assert [len(x) for x in shown] == [8, 8]
