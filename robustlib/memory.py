@@ -7,22 +7,31 @@ from typing import TypeVar
 
 import torch
 
+from robustlib.gpu_failures import chain, named
+
 Found = TypeVar("Found")
 
 # Within the words of a RuntimeError, torch.AcceleratorError among them: of CUDA, of cuBLAS, cuDNN and their kin, and of
-# PyTorch's allocator on a CPU.
-WORDS = ("out of memory", "alloc_failed", "allocation_failed", "can't allocate memory", "not enough memory")
+# PyTorch's allocator on a CPU. The libraries are made ready at their first call, which takes memory: where there is
+# none they say that they are not.
+WORDS = (
+    "out of memory",
+    "alloc_failed",
+    "allocation_failed",
+    "can't allocate memory",
+    "not enough memory",
+    "cublas_status_not_initialized",
+    "cusolver_status_not_initialized",
+    "cusparse_status_not_initialized",
+    "cudnn_status_not_initialized",
+)
 
 
 def out_of_memory(error: BaseException | None) -> bool:
     """Whether the error says that memory ran out, a GPU's or the machine's, or came while such a one was handled: the
     end of a recording that failed hides it.
     """
-    while error is not None:
-        if says_so(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(says_so(one) for one in chain(error))
 
 
 def says_so(error: BaseException) -> bool:
@@ -30,7 +39,10 @@ def says_so(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in WORDS)
+    if not isinstance(error, RuntimeError):
+        return False
+    text = str(error).lower()
+    return any(words in text for words in WORDS) and named(text) is None
 
 
 def as_many_as_fit(look: Callable[[int], Found], most: int) -> Found:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from robustlib.inference.cuda_graphs import Graphs, RecordingFailed
 from robustlib.inference.gradients import Net, Values, pull
 from robustlib.inference.model_modes import no_autocast, strict_float32
 from robustlib.inference.oracle import Oracle
@@ -184,7 +185,10 @@ class BatchedModel(Oracle):
                 start = chunk.stop
                 continue
             except Exception as error:
-                if not out_of_memory(error) or not self.shrink(chunk.stop - chunk.start):
+                tried = chunk.stop - chunk.start
+                # In a recording CUDA may tell of memory that ran out as of another error.
+                in_vain = isinstance(error, RecordingFailed) and self.size_of(tried) > min(self.sizes, default=0)
+                if not (in_vain or out_of_memory(error)) or not self.shrink(tried):
                     raise
             free()  # here, where the error no longer holds what was to be freed
         return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
@@ -214,6 +218,8 @@ class BatchedModel(Oracle):
             self.room.sizes = tuple(fitting for fitting in self.sizes if fitting <= half) or (half,)
         else:
             self.room.most = half
+        if isinstance(self.net, Graphs):
+            self.net.forget(self.room.sizes[-1] if self.sizes else half)
         return size > 1
 
     def fill(self, x: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from robustlib.memory import as_many_as_fit, out_of_memory
         torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
         RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
         MemoryError(),
@@ -32,6 +34,7 @@ def test_memory_that_ran_out(error: Exception):
     [
         RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
         torch.AcceleratorError("CUDA error: device-side assert triggered"),
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
         ValueError("gave no answer in 3 tries: HTTP 500 out of memory"),  # a server's memory, which is not ours
         OSError(errno.ENOENT, "No such file or directory"),
     ],
