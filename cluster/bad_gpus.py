@@ -28,7 +28,7 @@ class BadGpus:
     def failed(self, gpu: Gpu, claimed: Claimed, failed: Failed) -> bool:
         """A job failed of the GPU; returns whether the GPU is given up for that."""
         reason = f"{failed.error_class}: {first_line(failed.message)}"
-        if failed.gpu in ("unfit", "crowded"):
+        if failed.gpu in ("unfit", "crowded", "busy"):
             return self.add(gpu, f"job {claimed.id}, {claimed.fence}", reason)
         return failed.gpu == "lost" and self.died(gpu, claimed, reason)
 

@@ -70,14 +70,22 @@ class Progressed:
 
 
 @dataclass(frozen=True)
+class GpuMemory:
+    """Bytes of a GPU that a job took at most, and that the GPU has."""
+
+    peak: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Finished:
-    """gpu_share: of a GPU that the process has needed; None on a CPU."""
+    """gpu_memory: None on a CPU."""
 
     job: Claimed
     row: dict[str, Any]
     examples: bytes | None
     artifacts: tuple[Any, ...]
-    gpu_share: float | None = None
+    gpu_memory: GpuMemory | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from robustq.cluster.messages import (
     Failed,
     Finished,
     Frame,
+    GpuMemory,
     Heartbeat,
     Place,
     Progressed,
@@ -24,7 +25,7 @@ from robustq.cluster.messages import (
     WorkerSettings,
 )
 from robustq.cluster.process_identity import identity
-from robustq.cluster.slots import CONTEXT_BYTES, share_for
+from robustq.cluster.slots import CONTEXT_BYTES
 from robustq.jobs.queue.transitions import Claimed
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -147,6 +148,8 @@ def run_one(job: Claimed, settings: WorkerSettings) -> Iterator[Frame]:
     from robustq.jobs.running import run  # torch: in the worker only
     from robustq.jobs.specs import EvalSpec, TrainSpec, parse
 
+    if settings.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()  # what a row tells is what its own job took
     spec = parse(job.spec)
     assert isinstance(spec, TrainSpec | EvalSpec)  # worst cases are settled by the driver
     context = run.Context(
@@ -159,7 +162,7 @@ def run_one(job: Claimed, settings: WorkerSettings) -> Iterator[Frame]:
             case run.Result():
                 if settings.device == "cuda":
                     torch.cuda.synchronize()  # raises where the context was lost and a check took that for its finding
-                yield Finished(job, frame.row, frame.examples, frame.artifacts, needed_share(settings))
+                yield Finished(job, frame.row, frame.examples, frame.artifacts, gpu_memory(settings))
 
 
 def prepare(settings: WorkerSettings) -> bool:
@@ -176,9 +179,9 @@ def prepare(settings: WorkerSettings) -> bool:
     return True
 
 
-def needed_share(settings: WorkerSettings) -> float | None:
+def gpu_memory(settings: WorkerSettings) -> GpuMemory | None:
     if settings.device != "cuda":
         return None
     import torch
 
-    return share_for(torch.cuda.max_memory_reserved(), torch.cuda.get_device_properties(0).total_memory)
+    return GpuMemory(torch.cuda.max_memory_reserved(), torch.cuda.get_device_properties(0).total_memory)

@@ -4,20 +4,20 @@ from collections.abc import Iterator
 from typing import Literal
 
 # asserted: the code that ran said so itself; the GPU may be sound.  lost: CUDA's context is gone, by that code or the
-# GPU.  unfit: nobody could compute there.
-Failure = Literal["asserted", "lost", "unfit"]
+# GPU.  unfit: nobody could compute there.  busy: it takes no process beside the one that it has.
+Failure = Literal["asserted", "lost", "unfit", "busy"]
 
-# In CUDA's words (cudaGetErrorString), small letters, and PyTorch's where it finds no device. All but the last kind are
+# In CUDA's words (cudaGetErrorString), small letters, and PyTorch's where it finds no device. Most are
 # "sticky": https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html.
 WORDS: dict[Failure, tuple[str, ...]] = {
     "asserted": ("device-side assert",),
+    "busy": ("busy or unavailable",),
     "unfit": (
         "uncorrectable ecc",
         "uncorrectable nvlink",
         "ecc error",
         "fallen off the bus",
         "gpu is lost",
-        "busy or unavailable",
         "no cuda-capable device",
         "no cuda gpus are available",
         "no kernel image is available",

@@ -18,7 +18,8 @@ cluster.doctor cluster.remote
 cluster.driver
 cluster.ray_connection
 cluster.ray_isolation cluster.worker
-cluster.ray_sessions cluster.worker_ends
+cluster.gpu_probe cluster.ray_sessions
+cluster.worker_ends
 cluster.bad_gpus
 cluster.messages cluster.process_identity cluster.ray_failures cluster.slots
 jobs.commands

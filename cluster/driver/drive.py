@@ -65,7 +65,7 @@ def drive(
         return found
 
     gpus = BadGpus()
-    here = (slots or local_slots(width, cpus_per_job)) if address is None else None
+    here = (slots or local_slots(width, cpus_per_job, tell)) if address is None else None
 
     def on_ray(ray: Any) -> dict[str, int]:
         nonlocal cpus_per_job

@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 
 from sqlalchemy import Connection, select
 
@@ -23,7 +24,7 @@ from robustq.cluster.messages import (
 )
 from robustq.cluster.ray_connection import remote_bundle, slots_of, worker_env
 from robustq.cluster.ray_failures import RayLost
-from robustq.cluster.slots import GPU_BUNDLE_SECONDS, bundle_budget, bundle_size, next_share
+from robustq.cluster.slots import GPU_BUNDLE_SECONDS, bundle_budget, bundle_size, next_share, share_for
 from robustq.jobs.errors import RunError
 from robustq.jobs.queue import driver_jobs, transitions
 from robustq.jobs.queue.claims import claim
@@ -189,8 +190,18 @@ def judge_gpu(driver: Driver, bundle: Bundle, frame: Frame) -> None:
         return
     if isinstance(frame, Finished):
         driver.gpus.worked(bundle.place.gpu)
+    elif isinstance(frame, Failed) and is_exclusive(bundle, frame):
+        if driver.slots.shared:
+            driver.slots = replace(driver.slots, shared=False)
+            name = bad_gpus.name(bundle.place.gpu)
+            driver.tell(f"{name} takes one process at a time (its exclusive mode): each bundle gets a GPU of its own")
     elif isinstance(frame, Failed):
         give_up_gpu(driver, bundle.place.gpu, driver.gpus.failed(bundle.place.gpu, frame.job, frame))
+
+
+def is_exclusive(bundle: Bundle, frame: Failed) -> bool:
+    """Whether a GPU refused a process because it had another of ours."""
+    return frame.gpu == "busy" and bundle.settings.gpu_share < 1
 
 
 def give_up_gpu(driver: Driver, gpu: Gpu, given_up: bool) -> None:
@@ -214,10 +225,12 @@ def record_frame(db: Connection, driver: Driver, bundle: Bundle, frame: Frame) -
             transitions.start(db, claimed, driver.id, place.node, place.pid, place.gpu_ids, place.log)
         case Progressed(claimed, done, total, note):
             transitions.progress(db, claimed, done, total, note)
-        case Finished(claimed, row, examples, artifacts, gpu_share):
+        case Finished(claimed, row, examples, artifacts, gpu_memory):
             transitions.finish(db, claimed, row, None if examples is None else (examples, row["n"]), artifacts)
-            if gpu_share is not None and claimed.gpu_share is None:
-                transitions.learn_share(db, claimed, gpu_share)
+            if gpu_memory is not None and claimed.gpu_share is None:
+                # A share of the smallest GPU that was met: bytes that are little of a large one may be much of another.
+                driver.smallest_gpu = min(driver.smallest_gpu or gpu_memory.total, gpu_memory.total)
+                transitions.learn_share(db, claimed, share_for(gpu_memory.peak, driver.smallest_gpu))
         case Refused():
             for claimed in bundle.open.values():
                 transitions.release(db, claimed, "lost")
@@ -231,6 +244,8 @@ def record_failure(db: Connection, bundle: Bundle, frame: Failed) -> None:
     larger = next_share(bundle.settings.gpu_share) if frame.out_of_memory else None
     if frame.disk_full:
         transitions.release(db, claimed, "disk full")
+    elif is_exclusive(bundle, frame):
+        transitions.release(db, claimed, "gpu busy")
     elif larger is not None and frame.gpu is None:
         transitions.release(db, claimed, "out of memory", gpu_share=larger)
     elif frame.gpu is not None or frame.out_of_memory:
@@ -291,4 +306,4 @@ def count_slots(driver: Driver) -> None:
         return
     found = slots_of(driver.ray, 1, driver.slots.num_cpus)
     if found.num_gpus == driver.slots.num_gpus:
-        driver.slots = found
+        driver.slots = replace(found, shared=driver.slots.shared)

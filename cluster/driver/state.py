@@ -69,6 +69,7 @@ class Driver:
     on_cluster: Ray was there already, on machines of its own; else it is this driver's.
     ray_health: of the Ray that it runs on; ray_died: whether that has died.  tell: hears what a person should know of.
     gpus: what is known of them in this run.  blocked: bundles that came to one that is given up, and keep its place.
+    smallest_gpu: bytes of the smallest GPU that a job has run on.
     """
 
     store: Store
@@ -91,6 +92,7 @@ class Driver:
     ray_died: bool = False
     tell: Callable[[str], None] = lambda text: None
     gpus: BadGpus = field(default_factory=BadGpus)
+    smallest_gpu: int | None = None
     blocked: list[Bundle] = field(default_factory=list)
 
     @property

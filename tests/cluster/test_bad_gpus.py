@@ -5,6 +5,7 @@ No GPU is at work here: errors are raised in CUDA's words, and a driver is hande
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from robustq.cluster import worker
 from robustq.cluster.bad_gpus import MOST, BadGpus
 from robustq.cluster.driver.loop import check_gpus, loop, record
 from robustq.cluster.driver.state import Bundle, Driver
-from robustq.cluster.messages import Failed, Finished, Frame, Place, Refused, Started, WorkerSettings
+from robustq.cluster.messages import Failed, Finished, Frame, GpuMemory, Place, Refused, Started, WorkerSettings
 from robustq.cluster.slots import Slots
 from robustq.cluster.worker import failure, run_bundle
 from robustq.jobs.commands.queue_actions import status_text
@@ -25,8 +26,11 @@ from robustq.jobs.queue.claims import claim
 from robustq.jobs.queue.probe_jobs import submit_probes
 from robustq.jobs.queue.status import bad_gpus, counts, job_log
 from robustq.jobs.queue.transitions import Claimed
+from robustq.jobs.running.context import Result
+from robustq.jobs.specs import AttackSpec, EvalSpec, ModelSpec
 from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.schema import job
+from tests.helpers.small_store import DATA
 
 FIRST, SECOND = ("here", "0"), ("here", "1")
 ASSERT = "CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously reported"
@@ -56,7 +60,7 @@ def raised(number: int, gpu: Any, model: str = "a") -> Failed:
         ("CUDA error: unspecified launch failure", "lost"),
         ("CUDA error: misaligned address", "lost"),
         (ECC, "unfit"),
-        (BUSY, "unfit"),
+        (BUSY, "busy"),
         ("CUDA error: no kernel image is available for execution on the device", "unfit"),
         ("CUDA error: unknown error", "unfit"),
         ("CUDA error: invalid configuration argument", None),  # a launch that the job asked for
@@ -256,3 +260,61 @@ def test_memory_that_ran_out_on_a_whole_gpu_is_no_end_for_good(gpu: Any, driver:
         log = job_log(db, first.id)
     assert (log["state"], log["crashes"], log["attempts"][0]["outcome"]) == ("queued", 1, "crashed")
     assert len(driver.gpus.failures.get(FIRST, {})) == (gpu is not None)
+
+
+def test_a_gpu_in_exclusive_mode_gets_one_process(driver: Driver, store: Store):
+    told: list[str] = []
+    driver.tell = told.append
+    for _ in range(2 * MOST):
+        with store.begin() as db:
+            db.execute(sa.update(job).values(gpu_share=0.25))
+        bundle, first = sent(driver, FIRST, 0.25)
+        record(driver, [(bundle, Failed(first, "AcceleratorError", BUSY, "", gpu="busy"))], [(bundle, "")])
+        with store.begin() as db:
+            log = job_log(db, first.id)
+        assert (log["state"], log["crashes"]) == ("queued", 0)
+    assert told == ["GPU 0 of here takes one process at a time (its exclusive mode): each bundle gets a GPU of its own"]
+    assert (driver.slots.shared, driver.slots.share(0.25), driver.slots.smallest, driver.gpus.bad) == (False, 1, 1, {})
+    # One that refuses a process that would be alone is no use to anybody.
+    for _ in range(MOST):
+        bundle, first = sent(driver, FIRST, 1.0)
+        record(driver, [(bundle, Failed(first, "AcceleratorError", BUSY, "", gpu="busy"))], [(bundle, "")])
+    assert list(driver.gpus.bad) == [FIRST]
+
+
+def test_a_share_is_one_of_the_smallest_gpu_that_was_met(driver: Driver, store: Store):
+    """12 GB with what is to spare are a quarter of 80 GB, and all of 16."""
+    for total, share in ((80, 1 / 4), (16, 1.0), (80, 1.0)):
+        with store.begin() as db:
+            db.execute(sa.update(job).values(gpu_share=None))
+        bundle, first = sent(driver, FIRST)
+        memory = GpuMemory(12 * 2**30, total * 2**30)
+        probed = {"n": 0, "seconds": 0.0, "device": "cuda", "versions": {}}
+        record(driver, [(bundle, Finished(first, probed, None, (), memory))], [(bundle, "")])
+        with store.begin() as db:
+            known = (job.c.state == "queued") & job.c.gpu_share.is_not(
+                None
+            )  # not of the one that it shared a bundle with
+            assert set(db.execute(sa.select(job.c.gpu_share).where(known)).scalars()) == {share}
+
+
+def test_a_row_tells_the_memory_of_its_own_job(monkeypatch):
+    """The peak of one process: 30 GB of the first job were told of every later one."""
+    peak = [0]
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: peak.__setitem__(0, 0))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: peak[0])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(total_memory=80))
+    monkeypatch.setattr(worker, "prepare", lambda settings: True)
+
+    def run(spec: Any, context: Any) -> Iterator[Any]:
+        peak[0] = max(peak[0], spec.examples)
+        yield Result({"n": 0})
+
+    monkeypatch.setattr("robustq.jobs.running.run.run", run)
+    spec = EvalSpec(model=ModelSpec(arch="lenet5"), data=DATA, attack=AttackSpec(name="clean"))
+    jobs = [
+        Claimed(n, "k", 1, "eval", spec.model_copy(update={"examples": n}).model_dump(mode="json"), {}) for n in (30, 2)
+    ]
+    frames = [frame for frame in run_bundle(jobs, ON_GPU) if isinstance(frame, Finished)]
+    assert [frame.gpu_memory for frame in frames] == [GpuMemory(30, 80), GpuMemory(2, 80)]
