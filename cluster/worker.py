@@ -27,6 +27,7 @@ from robustq.cluster.messages import (
 from robustq.cluster.process_identity import identity
 from robustq.cluster.slots import CONTEXT_BYTES
 from robustq.jobs.queue.transitions import Claimed
+from robustq.jobs.text.safe_text import say
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CROWDED = 1 / 8  # of a GPU's memory that others hold of one that is to be one process's alone
@@ -145,6 +146,7 @@ def is_crowded() -> bool:
 def run_one(job: Claimed, settings: WorkerSettings) -> Iterator[Frame]:
     import torch
 
+    from robustlib.inference.global_switches import put_back
     from robustq.jobs.running import run  # torch: in the worker only
     from robustq.jobs.specs import EvalSpec, TrainSpec, parse
 
@@ -155,7 +157,18 @@ def run_one(job: Claimed, settings: WorkerSettings) -> Iterator[Frame]:
     context = run.Context(
         device=settings.device, artifacts=settings.artifacts, folder=settings.folder, weights=job.weights
     )
-    for frame in run.run(spec, context):
+    with put_back() as changed:  # what a model switches while it runs is no other job's
+        yield from frames_of(job, run.run(spec, context), settings)
+    if changed:
+        say(f"robustq: job {job.id} changed {', '.join(changed)} for the whole process: put back", err=True)
+
+
+def frames_of(job: Claimed, steps: Iterator[Any], settings: WorkerSettings) -> Iterator[Frame]:
+    import torch
+
+    from robustq.jobs.running import run
+
+    for frame in steps:
         match frame:
             case run.Progress():
                 yield Progressed(job, frame.done, frame.total, frame.note)

@@ -43,6 +43,15 @@ WORDS: dict[Failure, tuple[str, ...]] = {
 }
 
 
+# What PyTorch says where a tensor is to go to a GPU and there is none that it could use.
+NO_GPU = ("no nvidia driver", "not compiled with cuda", "no cuda gpus are available", "no cuda-capable device")
+
+
+def asks_for_a_gpu(error: BaseException | None) -> bool:
+    """Whether the error, or one that it came of, is that there is no GPU."""
+    return any(word in str(one).lower() for one in chain(error) for word in NO_GPU)
+
+
 def gpu_failure(error: BaseException | None) -> Failure | None:
     """What the error says of the GPU, or one that it came of; None where it says nothing."""
     for one in chain(error):
