@@ -26,8 +26,8 @@ from robustlib.model_calls import rows_of
 CPU_SIZES = (*range(8, 136, 8), 256, 512)
 CPU_BYTES = 4 * 64 * 3 * 32 * 32  # of the images of a pass, of whose activations a CPU's caches still hold enough
 CUDA_SIZES = (8, 32, 128, 512, 2048)  # of which the largest three that fit are taken: (128, 512, 2048) for CIFAR's
-# Bytes of activations that a pass keeps for its gradient, for each byte of its images: of networks for small images
-# 300 to 450 (ResNet-18 on CIFAR), of those for large ones 65 (ResNet-50 at 224 pixels); counted, not measured.
+# Bytes of activations that a pass keeps for its gradient, for each byte of its images: twice what was counted of
+# ResNet-18 on CIFAR's images, 222; ResNet-50 at 224 pixels keeps 66. What needs more halves itself.
 ACTIVATIONS = 450
 PART = 0.25  # of the memory that the process may have for one pass: beside it lie other copies and what attacks keep
 FULL = 0.75  # a batch at least so full is filled up; a smaller one is split
