@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from robustlib.datasets import load
+from robustq.cluster.gpu_probe import reason_against
 from robustq.cluster.ray_connection import gpu_count, local_ray, local_slots
 from robustq.cluster.slots import usable_cpus
 from robustq.jobs.errors import StoreError
@@ -23,6 +24,7 @@ def examine(store: str, *, as_json: bool) -> tuple[str, bool]:
     rows += [
         check("torch with torchvision", torch_pair),
         check("processors", lambda: f"{usable_cpus()} CPUs, {gpu_count()} GPUs"),
+        check("GPUs", try_gpus),
         check("ray", try_ray),
         check("cache", try_cache),
         check("store", lambda: try_store(store)),
@@ -48,6 +50,14 @@ def torch_pair() -> str:
     kept = torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return f"{len(kept)} of 1 boxes kept; CUDA devices: {', '.join(names) or 'none'}"
+
+
+def try_gpus() -> str:
+    """As a run tries them, before its first job."""
+    gpus = gpu_count()
+    if gpus and (why := reason_against(gpus)):
+        raise RuntimeError(f"{gpus} are there, and none can be used, so that jobs run on CPUs: {why}")
+    return f"{gpus} of {gpus} multiply in a process of their own" if gpus else "none"
 
 
 def try_ray() -> str:

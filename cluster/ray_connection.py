@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from robustlib.regular_files import irregular
-from robustq.cluster import worker_ends
+from robustq.cluster import gpu_probe, worker_ends
 from robustq.cluster.messages import Frame, WorkerSettings
 from robustq.cluster.process_identity import end
 from robustq.cluster.ray_failures import accepts_connection
@@ -117,11 +118,22 @@ def gpu_count() -> int:
 
     visible = NvidiaGPUAcceleratorManager.get_current_process_visible_accelerator_ids()
     found = NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
-    return found if visible is None else min(found, len(visible))
+    if visible is None:
+        return found
+    # CUDA reads the list up to the first that is none: -1 alone hides all.
+    visible = list(takewhile(lambda id_: id_.strip() and not id_.strip().startswith("-"), visible))
+    if found and visible and all(id_.strip().startswith("MIG-") for id_ in visible):
+        return len(visible)  # slices, several of a board; Ray counts boards
+    return min(found, len(visible))
 
 
-def local_slots(jobs: int, cpus_per_job: int | None) -> Slots:
-    return plan_slots(usable_cpus(), gpu_count(), jobs, cpus_per_job)
+def local_slots(jobs: int, cpus_per_job: int | None, tell: Callable[[str], None] = lambda text: None) -> Slots:
+    """The slots of this machine, on its CPUs where torch cannot use the GPUs that Ray would hand out, which is told."""
+    gpus = gpu_count()
+    if gpus and (why := gpu_probe.reason_against(gpus)):
+        tell(f"no GPU is used, jobs run on CPUs: {why}")
+        gpus = 0
+    return plan_slots(usable_cpus(), gpus, jobs, cpus_per_job)
 
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}

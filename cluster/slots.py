@@ -12,11 +12,14 @@ CONTEXT_BYTES = 2**30  # that each process takes of a GPU beside its tensors
 
 @dataclass(frozen=True)
 class Slots:
-    """Equal places to run bundles in: how many, and what each one holds. Several small bundles may share a GPU's."""
+    """Equal places to run bundles in: how many, and what each one holds. Several small bundles may share a GPU's,
+    unless the GPU takes one process at a time (`shared`).
+    """
 
     count: int
     num_gpus: float
     num_cpus: int
+    shared: bool = True
 
     @property
     def device(self) -> str:
@@ -25,11 +28,11 @@ class Slots:
     @property
     def smallest(self) -> float:
         """The least share of a slot that a bundle may have."""
-        return SHARES[0] if self.num_gpus else 1.0
+        return SHARES[0] if self.num_gpus and self.shared else 1.0
 
     def share(self, gpu_share: float | None) -> float:
         """The share of a slot that a bundle gets which needs so much of a GPU; a whole one where nothing is known."""
-        return gpu_share if self.num_gpus and gpu_share is not None else 1.0
+        return gpu_share if self.num_gpus and self.shared and gpu_share is not None else 1.0
 
 
 def plan_slots(cpus: int, gpus: int, jobs: int, cpus_per_job: int | None = None) -> Slots:

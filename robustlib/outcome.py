@@ -126,6 +126,18 @@ def gather(batches: Sequence[Batch], place: Tensor) -> Batch:
     )
 
 
+def one_below_the_other(batches: Sequence[Batch]) -> Batch:
+    """Batches that were worked on in turn as one. An attack's seconds are those of all."""
+    if len(batches) == 1:
+        return batches[0]
+    return Batch(
+        join([batch.outcome for batch in batches]),
+        torch.cat([batch.x_adv for batch in batches]),
+        np.concatenate([batch.stage for batch in batches]),
+        [sum(seconds) for seconds in zip(*(batch.seconds for batch in batches), strict=True)],
+    )
+
+
 def check_attacked(owner: str, found: Any, x: Tensor) -> None:
     """Raise TypeError or ValueError unless an attack gives an image for each of x, like them."""
     if not isinstance(found, Tensor):

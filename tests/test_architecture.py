@@ -18,7 +18,9 @@ cluster.doctor cluster.remote
 cluster.driver
 cluster.ray_connection
 cluster.ray_isolation cluster.worker
-cluster.ray_sessions cluster.worker_ends
+cluster.gpu_probe cluster.ray_sessions
+cluster.worker_ends
+cluster.bad_gpus
 cluster.messages cluster.process_identity cluster.ray_failures cluster.slots
 jobs.commands
 jobs.report jobs.verification
@@ -39,7 +41,7 @@ robustlib.hyperplane robustlib.losses
 robustlib.norms
 robustlib.datasets robustlib.model_calls robustlib.rng
 robustlib.hashing robustlib.memory robustlib.metrics robustlib.normalisations robustlib.settings
-robustlib.addresses robustlib.arguments robustlib.durable_files robustlib.regular_files
+robustlib.addresses robustlib.arguments robustlib.durable_files robustlib.gpu_failures robustlib.regular_files
 """
 LAYER = {place: i for i, line in enumerate(LAYERS.split("\n")) for place in line.split()}
 MOST_IN_A_FOLDER = 16  # modules of a folder of jobs/

@@ -12,6 +12,7 @@ import psutil
 from sqlalchemy import Connection, update
 
 from robustlib import VERSION
+from robustq.cluster.bad_gpus import BadGpus
 from robustq.cluster.driver.leases import dead_drivers
 from robustq.cluster.driver.loop import loop
 from robustq.cluster.driver.progress import Progress
@@ -63,7 +64,8 @@ def drive(
     if not any(found[state] for state in transitions.UNFINISHED):
         return found
 
-    here = (slots or local_slots(width, cpus_per_job)) if address is None else None
+    gpus = BadGpus()
+    here = (slots or local_slots(width, cpus_per_job, tell)) if address is None else None
 
     def on_ray(ray: Any) -> dict[str, int]:
         nonlocal cpus_per_job
@@ -72,7 +74,8 @@ def drive(
             check_artifacts(ray, store.artifacts)
             there = slots or slots_of(ray, width, cpus_per_job)
             cpus_per_job = there.num_cpus  # also on what is there after a restart
-        held = Driver(store, ray, there, sweep_id, on_cluster=here is None, ray_health=RayHealth(ray), tell=tell)
+        known: Any = {"ray_health": RayHealth(ray), "gpus": gpus}
+        held = Driver(store, ray, there, sweep_id, on_cluster=here is None, tell=tell, **known)
         return work(held, watch)
 
     def ended() -> int:
@@ -109,7 +112,7 @@ def give_back(driver: Driver) -> None:
 
     Raises RunError, with what was recorded kept beside, where the store is not at its place any more.
     """
-    for bundle in driver.bundles:
+    for bundle in (*driver.bundles, *driver.blocked):
         with suppress(Exception):  # a Ray that is gone has stopped them; what counts is to give the jobs back
             driver.ray.cancel(bundle.frames, force=True)
     lost = driver.store_change()

@@ -2,18 +2,29 @@
 
 import os
 import time
+from dataclasses import replace
 
 from sqlalchemy import Connection, select
 
-from robustq.cluster import worker_ends
+from robustq.cluster import bad_gpus, worker_ends
 from robustq.cluster.driver import watchdog
 from robustq.cluster.driver.leases import keep_leases
 from robustq.cluster.driver.prometheus import Metrics
 from robustq.cluster.driver.state import Bundle, Driver, Totals, Watch
-from robustq.cluster.messages import Failed, Finished, Frame, Heartbeat, Progressed, Started, WorkerSettings
+from robustq.cluster.messages import (
+    Failed,
+    Finished,
+    Frame,
+    Gpu,
+    Heartbeat,
+    Progressed,
+    Refused,
+    Started,
+    WorkerSettings,
+)
 from robustq.cluster.ray_connection import remote_bundle, slots_of, worker_env
 from robustq.cluster.ray_failures import RayLost
-from robustq.cluster.slots import GPU_BUNDLE_SECONDS, bundle_budget, bundle_size, next_share
+from robustq.cluster.slots import GPU_BUNDLE_SECONDS, bundle_budget, bundle_size, next_share, share_for
 from robustq.jobs.errors import RunError
 from robustq.jobs.queue import driver_jobs, transitions
 from robustq.jobs.queue.claims import claim
@@ -41,6 +52,7 @@ def loop(driver: Driver, watch: Watch) -> dict[str, int]:
             metrics.show(totals)
         if not left:
             return totals.counts
+        check_gpus(driver)
         frames, ended = collect(driver)
         record(driver, frames, ended)
         housekeep(driver)
@@ -55,6 +67,13 @@ def check_ray(driver: Driver) -> None:
     if not driver.on_cluster:  # here all frames lie in this process; elsewhere to ask for a large one may be its end
         record(driver, *collect(driver))
     raise RayLost(f"Ray's {found} has died")
+
+
+def check_gpus(driver: Driver) -> None:
+    """Raise RunError where every GPU is given up: jobs that fail there one after the other are better kept."""
+    if driver.blocked and not driver.bundles and driver.free_slots < driver.slots.smallest:
+        why = "; ".join(f"{bad_gpus.name(gpu)}: {reason}" for gpu, reason in driver.gpus.bad.items())
+        raise RunError(f"no GPU is left that jobs do not fail on ({why}); the jobs that are left are still queued")
 
 
 def plan(db: Connection, driver: Driver) -> tuple[list[list[transitions.Claimed]], bool, Totals]:
@@ -87,7 +106,8 @@ def launch(driver: Driver, claimed: list[transitions.Claimed]) -> Bundle:
     slots = driver.slots
     share = slots.share(claimed[0].gpu_share)
     threads = max(1, int(slots.num_cpus * share))
-    settings = WorkerSettings(slots.device, threads, driver.store.artifacts, os.getcwd(), share)
+    bad = frozenset(driver.gpus.bad)
+    settings = WorkerSettings(slots.device, threads, driver.store.artifacts, os.getcwd(), share, bad)
     task = remote_bundle(slots.num_gpus * share, slots.num_cpus * share)
     env = {} if driver.on_cluster else worker_env(slots)
     named = task.options(name=claimed[0].name, runtime_env=env)
@@ -145,17 +165,50 @@ def record(driver: Driver, frames: list[tuple[Bundle, Frame]], ended: list[tuple
     for batch in batches:
         driver.write(lambda db, batch=batch: record_batch(db, driver, batch), sign=True)
         for bundle, frame in batch:
+            judge_gpu(driver, bundle, frame)
             update_bundle(bundle, frame)
             driver.began |= isinstance(frame, Started)
+            if isinstance(frame, Refused):
+                driver.bundles.remove(bundle)
+                driver.blocked.append(bundle)
     for bundle, reason in ended:
         driver.write(lambda db, bundle=bundle, reason=reason: watchdog.close(db, bundle, reason))
         driver.bundles.remove(bundle)
+        if reason and bundle.running and bundle.place and driver.slots.num_gpus:
+            give_up_gpu(driver, bundle.place.gpu, driver.gpus.died(bundle.place.gpu, bundle.running, reason))
     for _, frame in frames:
         if isinstance(frame, Finished) and frame.job.kind == "train":
             drop_partial(driver.store.artifacts, frame.job.key)
         if isinstance(frame, Failed) and frame.disk_full:
             # Every other job would meet the same end: stop here, with all that was recorded kept.
             raise RunError(f"no room left on the disk ({frame.message}): make room, then run the same command again")
+
+
+def judge_gpu(driver: Driver, bundle: Bundle, frame: Frame) -> None:
+    """What a frame says of the GPU that it came from."""
+    if bundle.place is None or not driver.slots.num_gpus:
+        return
+    if isinstance(frame, Finished):
+        driver.gpus.worked(bundle.place.gpu)
+    elif isinstance(frame, Failed) and is_exclusive(bundle, frame):
+        if driver.slots.shared:
+            driver.slots = replace(driver.slots, shared=False)
+            name = bad_gpus.name(bundle.place.gpu)
+            driver.tell(f"{name} takes one process at a time (its exclusive mode): each bundle gets a GPU of its own")
+    elif isinstance(frame, Failed):
+        give_up_gpu(driver, bundle.place.gpu, driver.gpus.failed(bundle.place.gpu, frame.job, frame))
+
+
+def is_exclusive(bundle: Bundle, frame: Failed) -> bool:
+    """Whether a GPU refused a process because it had another of ours."""
+    return frame.gpu == "busy" and bundle.settings.gpu_share < 1
+
+
+def give_up_gpu(driver: Driver, gpu: Gpu, given_up: bool) -> None:
+    if given_up:
+        told = driver.gpus.told(gpu)
+        driver.tell(told)
+        driver.write(lambda db: transitions.note(db, transitions.BAD_GPU, driver_id=driver.id, text=told))
 
 
 def record_batch(db: Connection, driver: Driver, batch: list[tuple[Bundle, Frame]]) -> None:
@@ -172,18 +225,33 @@ def record_frame(db: Connection, driver: Driver, bundle: Bundle, frame: Frame) -
             transitions.start(db, claimed, driver.id, place.node, place.pid, place.gpu_ids, place.log)
         case Progressed(claimed, done, total, note):
             transitions.progress(db, claimed, done, total, note)
-        case Finished(claimed, row, examples, artifacts, gpu_share):
+        case Finished(claimed, row, examples, artifacts, gpu_memory):
             transitions.finish(db, claimed, row, None if examples is None else (examples, row["n"]), artifacts)
-            if gpu_share is not None and claimed.gpu_share is None:
-                transitions.learn_share(db, claimed, gpu_share)
-        case Failed(claimed, error_class, message, traceback, disk_full, out_of_memory):
-            larger = next_share(bundle.settings.gpu_share) if out_of_memory else None
-            if disk_full:
-                transitions.release(db, claimed, "disk full")
-            elif larger is not None:
-                transitions.release(db, claimed, "out of memory", gpu_share=larger)
-            else:
-                transitions.fail(db, claimed, error_class, message, traceback)
+            if gpu_memory is not None and claimed.gpu_share is None:
+                # A share of the smallest GPU that was met: bytes that are little of a large one may be much of another.
+                driver.smallest_gpu = min(driver.smallest_gpu or gpu_memory.total, gpu_memory.total)
+                transitions.learn_share(db, claimed, share_for(gpu_memory.peak, driver.smallest_gpu))
+        case Refused():
+            for claimed in bundle.open.values():
+                transitions.release(db, claimed, "lost")
+        case Failed():
+            record_failure(db, bundle, frame)
+
+
+def record_failure(db: Connection, bundle: Bundle, frame: Failed) -> None:
+    """Record what a job raised: as its own end only where the machine has no part in it."""
+    claimed = frame.job
+    larger = next_share(bundle.settings.gpu_share) if frame.out_of_memory else None
+    if frame.disk_full:
+        transitions.release(db, claimed, "disk full")
+    elif is_exclusive(bundle, frame):
+        transitions.release(db, claimed, "gpu busy")
+    elif larger is not None and frame.gpu is None:
+        transitions.release(db, claimed, "out of memory", gpu_share=larger)
+    elif frame.gpu is not None or frame.out_of_memory:
+        transitions.crash(db, claimed, f"{frame.error_class}: {frame.message}", frame.error_class, frame.traceback)
+    else:
+        transitions.fail(db, claimed, frame.error_class, frame.message, frame.traceback)
 
 
 def update_bundle(bundle: Bundle, frame: Frame) -> None:
@@ -197,6 +265,9 @@ def update_bundle(bundle: Bundle, frame: Frame) -> None:
         case Finished(claimed) | Failed(claimed):
             bundle.open.pop(claimed.id)
             bundle.running = None
+        case Refused(place):
+            bundle.place = place
+            bundle.open.clear()
 
 
 def housekeep(driver: Driver) -> None:
@@ -235,4 +306,4 @@ def count_slots(driver: Driver) -> None:
         return
     found = slots_of(driver.ray, 1, driver.slots.num_cpus)
     if found.num_gpus == driver.slots.num_gpus:
-        driver.slots = found
+        driver.slots = replace(found, shared=driver.slots.shared)

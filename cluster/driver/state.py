@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from robustq.cluster.bad_gpus import BadGpus
 from robustq.cluster.messages import Place, WorkerSettings
 from robustq.cluster.ray_failures import RayHealth
 from robustq.cluster.slots import Slots
@@ -67,6 +68,8 @@ class Driver:
     watched: other drivers that hold jobs, with their last sign of life and how often it was found to be still the last.
     on_cluster: Ray was there already, on machines of its own; else it is this driver's.
     ray_health: of the Ray that it runs on; ray_died: whether that has died.  tell: hears what a person should know of.
+    gpus: what is known of them in this run.  blocked: bundles that came to one that is given up, and keep its place.
+    smallest_gpu: bytes of the smallest GPU that a job has run on.
     """
 
     store: Store
@@ -88,11 +91,14 @@ class Driver:
     ray_health: RayHealth | None = None
     ray_died: bool = False
     tell: Callable[[str], None] = lambda text: None
+    gpus: BadGpus = field(default_factory=BadGpus)
+    smallest_gpu: int | None = None
+    blocked: list[Bundle] = field(default_factory=list)
 
     @property
     def free_slots(self) -> float:
         """Slots, or parts of one, that are free."""
-        return self.slots.count - sum(bundle.share for bundle in self.bundles)
+        return self.slots.count - sum(bundle.share for bundle in (*self.bundles, *self.blocked))
 
     def write(self, change: Callable[[Connection], Any], *, sign: bool = False) -> Any:
         """A change in a transaction that a server which restarts does not stop; returns what it returns.

@@ -7,7 +7,7 @@ from typing import Any
 
 from robustq.jobs.commands import terminal_rows
 from robustq.jobs.errors import JobsFailed, SpecError
-from robustq.jobs.queue.status import any_unfinished, counts, failures, job_log, running, sweeps
+from robustq.jobs.queue.status import any_unfinished, bad_gpus, counts, failures, job_log, running, sweeps
 from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.sweeps import find_sweep, jobs_of, sweep_name
@@ -30,6 +30,7 @@ def status_text(store: Store, name: str | None, *, as_json: bool) -> str:
             "sweeps": sweeps(db),
             "running": running(db),
             "failed": failures(db, chosen),
+            "bad_gpus": bad_gpus(db),
         }
     if as_json:
         return tables.json_text(data)
@@ -40,6 +41,8 @@ def status_text(store: Store, name: str | None, *, as_json: bool) -> str:
     if data["running"]:
         shown = ("id", "kind", "arch", "attack", "progress_done", "progress_total", "progress_note", "seconds")
         parts.append("running:\n" + tables.table(data["running"], shown))
+    if data["bad_gpus"]:
+        parts.append("\n".join(data["bad_gpus"]))
     if data["failed"]:
         parts.append("failed:\n" + tables.table(data["failed"]))
     return "\n\n".join(parts)

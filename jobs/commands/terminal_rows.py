@@ -140,6 +140,7 @@ def shown_replays(rows: "Sequence[Replayed]") -> list[Shown]:
             "robust %": f"{percent(row['old_robust_accuracy'])} > {percent(row['new_robust_accuracy'])}",
             "examples that differ": row["examples_that_differ"],
             "same machine": "yes" if row["same_machine"] else "no",
+            "why": row["reason"],
         }
         for row in rows
     ]

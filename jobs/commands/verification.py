@@ -94,8 +94,8 @@ def replay(
 ) -> None:
     """Run NUMBER stored evaluations again, drawn at random, and compare: the store is not written to.
 
-    On the same kind of machine with the same versions all must be equal to the bit; elsewhere a result may move within
-    its interval. Exit code 1 where one does not come out so.
+    On the same CPU with the same versions all must be equal to the bit; on a GPU, and elsewhere, a result may move
+    within its interval. Exit code 1 where one does not come out so.
 
     \b
     robustq replay 3

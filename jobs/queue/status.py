@@ -7,7 +7,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
 from robustq.jobs.errors import SpecError
-from robustq.jobs.store.schema import STATES, attempt, event, job, job_dep, result, sweep, sweep_job
+from robustq.jobs.queue.transitions import BAD_GPU
+from robustq.jobs.store.schema import STATES, attempt, driver, event, job, job_dep, result, sweep, sweep_job
 from robustq.jobs.store.sweeps import LATEST_FIRST, jobs_of
 
 
@@ -85,6 +86,13 @@ def running(db: Connection) -> list[dict[str, Any]]:
         .order_by(job.c.id)
     ).mappings()  # fmt: skip
     return [dict(row) | {"seconds": max(0.0, time.time() - row["started_at"])} for row in rows]
+
+
+def bad_gpus(db: Connection) -> list[str]:
+    """GPUs that the drivers at work have given up, a line each."""
+    told = select(event.c.data).join(driver, driver.c.id == event.c.driver_id)
+    rows = db.execute(told.where((event.c.kind == BAD_GPU) & driver.c.stopped_at.is_(None)).order_by(event.c.id))
+    return [data["text"] for data in rows.scalars()]
 
 
 def failures(db: Connection, sweep_id: int | None = None, most: int = 20) -> list[dict[str, Any]]:

@@ -33,6 +33,8 @@ from robustq.jobs.text.safe_text import hide
 LEASE_SECONDS = 120.0
 BACKOFF_SECONDS = 5.0  # after a job's first crash, doubled by each further one
 LONGEST_PAUSE_SECONDS = 60.0  # after a crash
+DIED = "WorkerDied"
+BAD_GPU = "gpu given up"  # an event
 LIVE = ("leased", "running")
 UNFINISHED = ("blocked", "queued", *LIVE)
 STEPS = 2  # between the priorities of two sweeps: a training comes one before its sweep's evaluations
@@ -57,9 +59,17 @@ class Claimed:
         return f"rq:{self.kind}:{self.id}"
 
 
-def note(db: Connection, kind: str, job_id: int | None = None, fence: int | None = None, **data: Any) -> None:
-    """Record an event: what happened, for `robustq logs`."""
-    db.execute(sa.insert(event).values(at=time.time(), job_id=job_id, fence=fence, kind=kind, data=data or None))
+def note(
+    db: Connection,
+    kind: str,
+    job_id: int | None = None,
+    fence: int | None = None,
+    driver_id: str | None = None,
+    **data: Any,
+) -> None:
+    """Record an event: what happened, for `robustq logs`; of a driver, for `robustq status` while it runs."""
+    about = {"job_id": job_id, "fence": fence, "driver_id": driver_id}
+    db.execute(sa.insert(event).values(at=time.time(), kind=kind, data=data or None, **about))
 
 
 def register(
@@ -231,8 +241,12 @@ def release(db: Connection, claimed: Claimed, outcome: str, gpu_share: float | N
     return changed.rowcount == 1
 
 
-def crash(db: Connection, claimed: Claimed, reason: str) -> bool:
-    """The worker died under a running job: try again, later each time, alone; after `max_crashes` it has failed."""
+def crash(db: Connection, claimed: Claimed, reason: str, error_class: str = DIED, traceback: str = "") -> bool:
+    """The worker died under a running job, or its machine failed it: try again, later each time, alone; after
+    `max_crashes` it has failed.
+
+    error_class, traceback: of an error that came instead of the worker's end.
+    """
     row = db.execute(select(job.c.crashes, job.c.max_crashes).where(mine(claimed))).first()
     if row is None:
         return False
@@ -242,11 +256,12 @@ def crash(db: Connection, claimed: Claimed, reason: str) -> bool:
         logs = select(attempt.c.log).where((attempt.c.job_id == claimed.id) & (attempt.c.fence == claimed.fence))
         place = db.execute(logs).scalar()
         where = f"; what it printed: {place}" if place else ""
-        return fail(db, claimed, "WorkerDied", f"its worker died {crashes} times, last: {reason}{where}", reason)
+        what = "its worker died" if error_class == DIED else "its machine failed it"
+        return fail(db, claimed, error_class, f"{what} {crashes} times, last: {reason}{where}", traceback or reason)
     pause = min(BACKOFF_SECONDS * 2 ** (crashes - 1), LONGEST_PAUSE_SECONDS)
     values = {"state": "queued", "lease_owner": None, "crashes": crashes, "not_before": time.time() + pause}
     db.execute(update(job).where(mine(claimed)).values(**values))
-    end_attempt(db, claimed, "crashed", error_class="WorkerDied", traceback=hide(reason))
+    end_attempt(db, claimed, "crashed", error_class=error_class, traceback=hide(traceback or reason))
     return True
 
 

@@ -1,6 +1,7 @@
 """The context of a job: where it runs, and what it hands back."""
 
 import platform
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,19 @@ def surroundings(context: Context) -> dict[str, Any]:
     device = cpu_name() if context.device == "cpu" else torch.cuda.get_device_name(context.device)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     versions |= {"kernel": KERNEL_VERSION, "robustq": VERSION}
+    if context.device != "cpu":  # whose last bits are those of its libraries
+        cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
+        versions |= {"cuda": torch.version.cuda, "cudnn": str(cudnn), "gpu_driver": gpu_driver()}
     return {"device": f"{context.device}: {device}", "versions": versions}
+
+
+def gpu_driver(told: Path = Path("/proc/driver/nvidia/version")) -> str:
+    """The version of NVIDIA's driver, as Linux tells it; empty elsewhere."""
+    try:
+        found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", told.read_text())
+    except OSError:
+        return ""
+    return found[1] if found else ""
 
 
 def cpu_name() -> str:

@@ -63,6 +63,9 @@ def are_kept(found: Result, context: Context) -> bool:
     return not any(artifacts.reason_of(context.artifacts, stored.sha256) for stored in found.artifacts)
 
 
+# PyTorch's generator gives a GPU's threads numbers each, so that how many run at once decides which go where.
+CARDS = ", its own random numbers those of this card"
+
 # What the latest curve found at each radius: the jobs of a curve run one after the other in one process.
 last_curve: dict[str, dict[float | None, Result]] = {}
 
@@ -99,7 +102,7 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
         yield Progress(sum(len(done[0].outcome.index) for done in batches), len(rows), "examples")
     seconds = time.perf_counter() - start
     shared = surroundings(context) | {"seconds": seconds / len(recipes)}
-    mode = ready.mode(budgets[0]) if voter is None else voter.mode
+    mode = mode_of(ready, budgets[0], device) if voter is None else voter.mode
     extra: dict[str, Any] = {"mode": mode, "warmup_seconds": 0.0 if warm else ready.seconds}
     if len(radii) > 1:
         extra["curve_seconds"] = seconds
@@ -119,6 +122,12 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
         attacks = [attack for _, attack in given(recipe.stages, made_on)]
         results[eps] = result(found, images, spec, context, shared | {"extra": own}, ready, eps, attacks)
     yield results
+
+
+def mode_of(ready: Ready, eps: float | None, device: torch.device) -> str:
+    """In which form the model is searched, in words; of a random one on a GPU also whose its random numbers are."""
+    cards = ready.replicas is None and device.type == "cuda"
+    return ready.mode(eps) + (CARDS if cards else "")
 
 
 def examples_of(spec: EvalSpec, y: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ from robustlib.attacks import ATTACKS
 from robustlib.attacks.surrogate_training import ARCH, EPOCHS
 from robustlib.attacks.types import as_stage
 from robustlib.defences import RANDOMISED
+from robustlib.gpu_failures import asks_for_a_gpu
+from robustlib.inference.model_modes import device_of
 from robustlib.inference.throughput import VERDICTS, Work
 from robustlib.settings import AUDIT, CERTIFY
 from robustlib.training import OBJECTIVES
@@ -23,6 +25,7 @@ from robustq.jobs.submission.plan import Planned, Resolved
 CURVE = 2  # a curve costs about so many searches of its costliest radius: docs/architecture.md
 BACKWARD = 2  # a gradient beside its pass forward, in passes
 AUDIT_WORK = Work(1500, 1000)  # beside its queries, if all of the model's forms are tried: a rule of thumb
+UNKNOWN = 100.0  # millions of multiplications, for a model that nothing is known of
 STEP = Work(3, 2)  # a training step beside its attack, in passes of an evaluation: a rule of thumb, not measured
 
 
@@ -55,12 +58,20 @@ def weighed(work: Work) -> int:
 
 
 def pass_cost(spec: ModelSpec, ref: DataRef) -> float:
-    """Multiplications of one pass of the model forward, in millions; of its parameters, where it takes no pass."""
+    """Multiplications of one pass of the model forward, in millions; of its parameters, where it takes no pass; UNKNOWN
+    where it cannot be built on this machine.
+    """
     test = load_data(ref)
-    model = build_model(unmeasured(spec, test), test, 0)
+    try:
+        model = build_model(unmeasured(spec, test), test, 0)
+    except ValueError as error:
+        if not asks_for_a_gpu(error):
+            raise
+        return UNKNOWN  # a factory that puts its model on a GPU, where there is none
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         try:
-            model(torch.zeros(1, *test.images.shape[1:]))
+            x = torch.zeros(1, *test.images.shape[1:])
+            model(x.to(device_of(model, x)))
         except Exception:  # its jobs will say what is wrong with it, and must be there to do so
             return sum(p.numel() for p in model.parameters()) / 1e6
     return max(counter.get_total_flops() / 2e6, 1e-3)

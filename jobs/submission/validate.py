@@ -35,7 +35,8 @@ from robustlib.datasets.choose import choose
 from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify, match_sigma
 from robustlib.evaluation.batches import make_ready
-from robustlib.inference.model_modes import as_images
+from robustlib.gpu_failures import asks_for_a_gpu
+from robustlib.inference.model_modes import as_images, device_of
 from robustlib.models import Tell, first_layer, network
 from robustlib.models.layers import Normalize
 from robustlib.models.loading import users_model
@@ -258,9 +259,13 @@ def check_surrogate(attack: str, label: str | None, models: Mapping[str, ModelSp
         known = ", ".join(models)
         raise ValueError(f"{attack}: there is no model {label!r} to be its surrogate, expected one of: {known}")
     some = torch.from_numpy(dataset.images[:2])
-    with users_model(models[label].reference):
-        ready = make_ready(build_model(models[label], dataset, 0), some, dataset.num_classes, torch.device("cpu"))
-        ready.as_surrogate()
+    try:
+        with users_model(models[label].reference):
+            ready = make_ready(build_model(models[label], dataset, 0), some, dataset.num_classes, torch.device("cpu"))
+            ready.as_surrogate()
+    except ValueError as error:
+        if not asks_for_a_gpu(error):  # which is told of the model itself
+            raise
 
 
 def check_model(spec: ModelSpec, ref: DataRef, *, stated: bool, trained: bool, tell: Tell | None = None) -> None:
@@ -269,8 +274,17 @@ def check_model(spec: ModelSpec, ref: DataRef, *, stated: bool, trained: bool, t
     stated: whether the study says how images are normalised.  trained: whether it is to be trained.  tell: is told what
     was taken from a file of weights.
     """
-    with users_model(spec.reference):
-        try_model(spec, load_data(ref), stated=stated, trained=trained, tell=tell)
+    try:
+        with users_model(spec.reference):
+            try_model(spec, load_data(ref), stated=stated, trained=trained, tell=tell)
+    except ValueError as error:
+        if spec.reference is None or not asks_for_a_gpu(error):
+            raise
+        if tell is not None:
+            tell(
+                f"{spec.reference} asks for a GPU, which this machine has not: whether it builds, and takes the data, "
+                "its first job will say"
+            )
 
 
 def try_model(spec: ModelSpec, dataset: load.Dataset, *, stated: bool, trained: bool, tell: Tell | None) -> None:
@@ -281,6 +295,7 @@ def try_model(spec: ModelSpec, dataset: load.Dataset, *, stated: bool, trained: 
         raise ValueError("train has no effect: the model has no parameters that could be trained")
     if measured:
         check_first_layer(spec, model, dataset)
+    some = some.to(device_of(model, some))  # where a factory that ends with `.cuda()` has put it
     if trained:
         check_reached(model, some)
     model = defend(model, spec)

@@ -28,11 +28,17 @@ from robustq.jobs.store.schema import job, result
 from robustq.jobs.verification import diff
 
 EQUAL, DIFFERS = "equal", "differs"
+LAST_BITS = (
+    "on a GPU bits may differ from run to run: some of cuDNN's kernels sum up in no fixed order, and others are taken "
+    "for other batch sizes"
+)
 SHOWN = ("model", "attack", "norm", "eps", "seed", "n")
 
 
 class Replayed(TypedDict):
-    """What came of running an evaluation again. outcome: EQUAL, DIFFERS, or what `diff` says. Accuracies: fractions."""
+    """What came of running an evaluation again. outcome: EQUAL, DIFFERS, or what `diff` says.  reason: why it may be
+    other than equal on the same machine; empty where it may not.  Accuracies: fractions.
+    """
 
     job_id: int
     model: str
@@ -42,6 +48,7 @@ class Replayed(TypedDict):
     seed: int
     n: int
     outcome: str
+    reason: str
     same_machine: bool
     examples_that_differ: int
     old_robust_accuracy: float
@@ -60,9 +67,9 @@ def replay(
 ) -> list[Replayed]:
     """Run stored evaluations again: those of these numbers, or `number` drawn at random, as `seed` says.
 
-    Each row says whether the result is equal to the bit; where it is not, on the same kind of device with the same
-    versions it differs, and elsewhere it is within or changed beyond its interval, as in `diff`. Worst cases are not
-    drawn: they are computed from other evaluations. Raises SpecError where there is nothing to run.
+    Each row says whether the result is equal to the bit; where it is not, on the same CPU with the same versions it
+    differs, and elsewhere, also on a GPU, it is within or changed beyond its interval, as in `diff`. Worst cases are
+    not drawn: they are computed from other evaluations. Raises SpecError where there is nothing to run.
     """
     torch.set_num_threads(threads)
     last_curve.clear()  # what this process may have found before must not stand in for a run
@@ -128,6 +135,7 @@ def run_again(store: Store, row: ResultRow) -> Replayed:
         seed=row["seed"],
         n=row["n"],
         outcome=judged,
+        reason=LAST_BITS if on_gpu(before) and judged != EQUAL else "",
         same_machine=same_machine,
         examples_that_differ=differing,
         old_robust_accuracy=before["robust_accuracy"],
@@ -164,7 +172,11 @@ def judge_again(
         return EQUAL, 0
     fell = outcome["adversarial_prediction"] != new["adversarial_prediction"]
     beyond = diff.judge_examples(outcome, new, distances=before["eps"] is None).change
-    return DIFFERS if same_machine else beyond, int(fell.sum())
+    return DIFFERS if same_machine and not on_gpu(before) else beyond, int(fell.sum())
+
+
+def on_gpu(row: Mapping[str, Any]) -> bool:
+    return row["device"].startswith("cuda")
 
 
 def made_with(row: Mapping[str, Any]) -> tuple[Any, ...]:

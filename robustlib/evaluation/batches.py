@@ -35,10 +35,10 @@ from robustlib.inference.predict import verdict
 from robustlib.inference.replica import Replica
 from robustlib.inference.threads import Shares, make_shares, make_threaded, thread_count, threads_each, threads_of
 from robustlib.input_checks import check_data, check_highest, check_radii
-from robustlib.memory import as_many_as_fit
+from robustlib.memory import Pieces, as_many_as_fit, free_memory
 from robustlib.metrics import CLEAN, NOTHING
 from robustlib.norms import size
-from robustlib.outcome import Batch, Score, check_budget, check_classes, gather, judge
+from robustlib.outcome import Batch, Score, check_budget, check_classes, gather, judge, one_below_the_other
 from robustlib.rng import Draws, seeded
 from robustlib.settings import ON_ALL
 
@@ -141,6 +141,7 @@ def evaluate_curve(
         shares = None if replicas is None else make_shares(replicas, device, fork=fork)
         for replica in () if replicas is None else replicas.every:
             replica.recordings.forget()  # the mode tells of this evaluation
+        pieces = Pieces()  # of what attacks keep for each example; what a pass takes the replicas see to
         for rows in batches(chosen, size, grouped=replicas is None):
             images, labels = as_images(x[rows], device), y[rows].to(device)
             own = Draws(seed, rows.to(device))
@@ -152,10 +153,10 @@ def evaluate_curve(
                         judge_randomised(ready.model, images, labels, own, norm, eps, named, draws, eot_draws)
                         for eps, named in budgets
                     )
-            elif shares is None:
-                found = judge_fixed(replicas, images, labels, own, plan, norm)
             else:
-                found = judge_shared(shares, images, labels, own, plan, norm)
+                how = partial(judge_fixed, replicas) if shares is None else partial(judge_shared, shares)
+                parts = pieces.of(len(rows), lambda part: how(images[part], labels[part], own[part], plan, norm))  # noqa: B023
+                found = tuple(one_below_the_other(batches) for batches in zip(*parts, strict=True))
             yield found
 
     yield from each_within(steps(), strict_float32, partial(evaluating, ready.model))
@@ -190,7 +191,7 @@ def replicas_for_threads(model: nn.Module, sample: Tensor) -> Replicas:
 
 def fitting(x: Tensor, device: torch.device) -> int:
     """How many examples to work on together: attacks keep some twenty images for each of them."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 4 * 2**30
+    free = free_memory(device) if device.type == "cuda" else 4 * 2**30
     most = 8192 if device.type == "cuda" else 2048
     return max(16, min(most, free // 4 // (20 * 4 * x.numel())))
 

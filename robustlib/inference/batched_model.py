@@ -14,17 +14,22 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from robustlib.inference.cuda_graphs import Graphs, RecordingFailed
 from robustlib.inference.gradients import Net, Values, pull
 from robustlib.inference.model_modes import no_autocast, strict_float32
 from robustlib.inference.oracle import Oracle
-from robustlib.memory import free, out_of_memory
+from robustlib.memory import free, out_of_memory, process_memory
 from robustlib.model_calls import rows_of
 
 # Measured: sizes that are multiples of 8 agree to the bit, with one thread and with two, where convolutions are in
 # bfloat16 or float32 and matrices in float32; on some CPUs not the smallest one: see steady_sizes in fast_copy.py.
 CPU_SIZES = (*range(8, 136, 8), 256, 512)
 CPU_BYTES = 4 * 64 * 3 * 32 * 32  # of the images of a pass, of whose activations a CPU's caches still hold enough
-CUDA_SIZES = (128, 512, 2048)
+CUDA_SIZES = (8, 32, 128, 512, 2048)  # of which the largest three that fit are taken: (128, 512, 2048) for CIFAR's
+# Bytes of activations that a pass keeps for its gradient, for each byte of its images: twice what was counted of
+# ResNet-18 on CIFAR's images, 222; ResNet-50 at 224 pixels keeps 66. What needs more halves itself.
+ACTIVATIONS = 450
+PART = 0.25  # of the memory that the process may have for one pass: beside it lie other copies and what attacks keep
 FULL = 0.75  # a batch at least so full is filled up; a smaller one is split
 
 NONE = torch.empty(0, dtype=torch.int64)
@@ -33,7 +38,8 @@ NONE = torch.empty(0, dtype=torch.int64)
 def batch_sizes(x: Tensor, dtype: torch.dtype = torch.float32) -> tuple[int, ...]:
     """The fixed batch sizes for images like these, in this arithmetic, on their device."""
     if x.device.type == "cuda":
-        return CUDA_SIZES
+        most = PART * process_memory(x.device) / (ACTIVATIONS * x[0].numel() * dtype.itemsize)
+        return tuple(size for size in CUDA_SIZES if size <= most)[-3:] or CUDA_SIZES[:1]
     return tuple(
         size for size in CPU_SIZES if size == CPU_SIZES[0] or size * x[0].numel() * dtype.itemsize <= CPU_BYTES
     )
@@ -184,7 +190,10 @@ class BatchedModel(Oracle):
                 start = chunk.stop
                 continue
             except Exception as error:
-                if not out_of_memory(error) or not self.shrink(chunk.stop - chunk.start):
+                tried = chunk.stop - chunk.start
+                # In a recording CUDA may tell of memory that ran out as of another error.
+                in_vain = isinstance(error, RecordingFailed) and self.size_of(tried) > min(self.sizes, default=0)
+                if not (in_vain or out_of_memory(error)) or not self.shrink(tried):
                     raise
             free()  # here, where the error no longer holds what was to be freed
         return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
@@ -214,6 +223,8 @@ class BatchedModel(Oracle):
             self.room.sizes = tuple(fitting for fitting in self.sizes if fitting <= half) or (half,)
         else:
             self.room.most = half
+        if isinstance(self.net, Graphs):
+            self.net.forget(self.room.sizes[-1] if self.sizes else half)
         return size > 1
 
     def fill(self, x: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ from dataclasses import astuple, dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from robustlib.inference.batched_model import Count, batch_sizes
 from robustlib.inference.copy_agreement import compare, known_slopes, repeated
-from robustlib.inference.cuda_graphs import Graphs
+from robustlib.inference.cuda_graphs import Graphs, RecordingFailed, no_recordings
 from robustlib.inference.cudnn_tuning import MUCH, seconds_of
 from robustlib.inference.gradients import Net
 from robustlib.inference.graph_rewriting import Normalized, fold, steady_linear
@@ -75,7 +75,8 @@ def make_replicas(model: nn.Module, sample: Tensor, *, half: bool | None = None)
     if not exact.sizes:
         return Replicas(exact, exact, exact)
     half = suits_half(model, sample.device) if half is None else half
-    known, given_up = (exact(sample), known_slopes(exact, sample)), list[str]()
+    known = exact(sample), known_slopes(exact, sample)
+    given_up = [why] if sample.is_cuda and (why := no_recordings()) else list[str]()
     rough = None
     if half:
         rough = first_that_agrees(forms(model, sample, halves(sample.device)), sample, *known, given_up)
@@ -188,7 +189,7 @@ def forms(model: nn.Module, sample: Tensor, dtypes: list[torch.dtype]) -> list[C
     for dtype in dtypes:
         sizes = batch_sizes(sample, dtype)
         for make in (folded, plain):
-            for graphs in (True, False) if sample.is_cuda else (False,):
+            for graphs in (True, False) if sample.is_cuda and not no_recordings() else (False,):
                 ways.append(partial(search_replica, make, model, dtype, sizes, graphs))
     return ways
 
@@ -212,9 +213,12 @@ def attempt(
     except (
         Exception
     ) as error:  # tracing, casting and graphing a user's model may raise anything: a plainer form is tried
-        if not out_of_memory(error):
+        if out_of_memory(error):
+            drift, fault = 0.0, "no memory for it"
+        elif isinstance(error, RecordingFailed):
+            drift, fault = 0.0, str(error)
+        else:
             return None
-        drift, fault = 0.0, "no memory for it"
     if fault or replica is None:
         if given_up is not None:
             given_up.append(f"{replica.mode}: {fault}" if replica else fault)
@@ -238,6 +242,7 @@ def search_replica(
     memory_format = torch.channels_last if has_images else torch.contiguous_format
     net = net.to(dtype=dtype, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     takes = (dtype, memory_format)
+    let_go(net)
     if isinstance(net, Normalized):
         net.dtype, net.memory_format = takes
         takes = (torch.float32, torch.contiguous_format)
@@ -252,6 +257,15 @@ def search_replica(
         precision=dtype,
         recorded=graphs,
     )
+
+
+def let_go(net: nn.Module) -> None:
+    """Undo the circle of a traced network and its graph: else their memory waits for the garbage collector, which knows
+    nothing of a GPU's.
+    """
+    for layer in net.modules():
+        if isinstance(layer, fx.GraphModule):
+            layer.graph.owning_module = None
 
 
 def plain(model: nn.Module) -> tuple[nn.Module, str]:

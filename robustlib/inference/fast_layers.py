@@ -18,9 +18,10 @@ ROWS = 32
 
 
 class Wide(nn.Module):
-    """A layer that stays in float32 when the network around it is cast."""
+    """A layer that stays in float32 when the network around it is cast, and goes where that goes."""
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Wide":
+        super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
         return self
 
 

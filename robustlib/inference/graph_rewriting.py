@@ -34,6 +34,7 @@ class Normalized(Wide):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Normalized":
         self.inner._apply(fn, recurse)
+        self.mean, self.std = (tensor.to(fn(tensor).device) for tensor in (self.mean, self.std))
         return self
 
     def forward(self, x: Tensor) -> Tensor:

@@ -136,8 +136,11 @@ def check_there(model: nn.Module) -> None:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Mixed precision for training: bfloat16 where asked for, or where "auto" finds a CUDA device that has it."""
-    has_it = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    """Mixed precision for training: bfloat16 where asked for, or where "auto" finds a CUDA device that has it.
+
+    By emulation, as on T4 and V100, it is slower than float32.
+    """
+    has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     wanted = precision == "bfloat16" or (precision == "auto" and has_it)
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
@@ -229,14 +232,31 @@ def without_graphs(*models: nn.Module) -> dict[int, Any]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, each of its layers put back afterwards."""
+    """The model in eval mode, each of its layers put back afterwards.
+
+    cuDNN takes the gradient of an LSTM, a GRU or an RNN in training mode alone, which differs from eval mode by dropout
+    between layers: on a GPU they are in that mode without dropout, and compute the same.
+    """
     modes = {layer: layer.training for layer in model.modules() if hasattr(layer, "training")}  # a frozen one has none
+    dropouts = {layer: layer.dropout for layer in recurrent_on_gpu(model)}
     into_mode(model, training=False)
+    for layer in dropouts:
+        layer.training, layer.dropout = True, 0.0
     try:
         yield
     finally:
         for layer, mode in modes.items():
             layer.training = mode
+        for layer, dropout in dropouts.items():
+            layer.dropout = dropout
+
+
+def recurrent_on_gpu(model: nn.Module) -> list[nn.RNNBase]:
+    return [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, nn.RNNBase) and any(p.is_cuda for p in layer.parameters())
+    ]
 
 
 def layout(model: nn.Module) -> torch.memory_format:

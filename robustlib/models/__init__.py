@@ -12,7 +12,7 @@ from robustlib.models.black_box import BlackBoxModel
 from robustlib.models.convnet3 import ConvNet3
 from robustlib.models.layers import Normalize
 from robustlib.models.lenet5 import LeNet5
-from robustlib.models.loading import call_factory, check_options, users_code
+from robustlib.models.loading import build_users, check_options, users_code
 from robustlib.models.randomised import dropout_at_inference
 from robustlib.models.resnet import ResNet18
 from robustlib.models.weights import Tell as Tell
@@ -78,12 +78,13 @@ def build(
     normalize: mean and standard deviation of the first layer, by channel or one for all; a user's own model gets such a
     layer where they are given.  entry: see `load_weights`.  Weights that carry the first layer (`normalize.mean`)
     decide it themselves.  dropout: rate at inference.  tell: is told in one line what was taken from the weights, where
-    that is not simply all.  Raises ValueError or FileNotFoundError where something does not exist or does not fit.
+    that is not simply all, and what the file switched for the whole process.  Raises ValueError or FileNotFoundError
+    where something does not exist or does not fit.
     """
     facts = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size}
     first = None if normalize is None else first_layer(*normalize, in_channels)
     if file is not None:
-        model = call_factory(file, facts, options or {})
+        model = build_users(file, facts, options or {}, tell)
     elif arch is not None:
         check_facts(arch, options or {})
         model = network(arch, **facts, **(options or {}))

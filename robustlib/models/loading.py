@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from robustlib.addresses import is_address, public
+from robustlib.inference.global_switches import put_back
 from robustlib.memory import out_of_memory
 from robustlib.models.black_box import BlackBoxModel, endpoint
 from robustlib.models.user_imports import Loader, UserFolder
@@ -106,6 +107,20 @@ def is_number(parameter: inspect.Parameter) -> bool:
         return type(parameter.default) in (int, float)
     words = set(re.findall(r"\w+", kind if isinstance(kind, str) else inspect.formatannotation(kind)))
     return bool(words & {"int", "float"}) and words <= {"int", "float", "None", "Optional", "Union", "typing"}
+
+
+def build_users(
+    reference: str, facts: dict[str, Any], options: dict[str, Any], tell: Callable[[str], None] | None = None
+) -> nn.Module:
+    """`call_factory`, with what the user's file switched for the whole process put back. tell: hears what it was."""
+    with put_back() as changed:
+        model = call_factory(reference, facts, options)
+    if changed and tell is not None:
+        tell(
+            f"{reference} sets {', '.join(changed)} for the whole process: put back once the model is made, so that no "
+            "other job runs under it"
+        )
+    return model
 
 
 def call_factory(reference: str, facts: dict[str, Any], options: dict[str, Any]) -> nn.Module:

@@ -130,6 +130,6 @@ def test_a_full_disk_is_told_apart(plan, settings, monkeypatch):
         (RuntimeError("shapes cannot be multiplied"), False),
     ],
 )
-def test_memory_that_ran_out_is_known_in_whatever_words(error: BaseException, ran_out: bool, plan):
+def test_memory_that_ran_out_is_known_in_whatever_words(error: BaseException, ran_out: bool, plan, settings):
     """It is answered by a larger share of the GPU, where there is one, and not booked as the job's own end."""
-    assert failure(claimed(plan[0], 1), error).out_of_memory is ran_out
+    assert failure(claimed(plan[0], 1), error, settings).out_of_memory is ran_out

@@ -8,6 +8,7 @@ others have it by then.
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import pytest
@@ -156,11 +157,14 @@ class FakeCuda:
         self.memory, self.now, self.refuses = Memory(), Stream(), ""
         self.devices: list[object] = []  # that were made the current one
         self.streams: list[Stream] = []  # on which was recorded
+        self.pools: list[Any] = []  # in which
+        self.handles, self.sync_debug = count(1), 0
 
     @contextmanager
     def graph(self, graph: Graph, pool: Any = None, stream: Any = None, **_: Any) -> Iterator[None]:
         before, self.now = self.now, stream or Stream()
         self.streams.append(self.now)
+        self.pools.append(pool)
         held = self.memory.held()
         recorder = Recorder(graph)
         try:
@@ -205,6 +209,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
         "device": fake.device,
         "synchronize": lambda *_: None,
         "empty_cache": lambda: None,
+        "graph_pool_handle": lambda: (0, next(fake.handles)),
+        "get_sync_debug_mode": lambda: fake.sync_debug,
+        "set_sync_debug_mode": lambda mode: setattr(fake, "sync_debug", mode),
     }
     for name, value in names.items():
         monkeypatch.setattr(torch.cuda, name, value)

@@ -11,7 +11,8 @@ import torch
 from robustq.jobs.errors import RunError, SpecError
 from robustq.jobs.queue import claims, transitions, worst_case
 from robustq.jobs.results.filters import Filters, make_filters
-from robustq.jobs.running.context import Context, Result
+from robustq.jobs.running import context, evaluation
+from robustq.jobs.running.context import Context, Result, surroundings
 from robustq.jobs.running.run import run
 from robustq.jobs.specs import EvalSpec, TrainSpec, parse
 from robustq.jobs.store import example_outcomes
@@ -141,6 +142,61 @@ def test_an_outcome_that_was_changed_is_found(spoilt, release):
     (row,) = replay.replay(spoilt, 1, filters=Filters(), job_ids=[id_])
     assert (row["outcome"], row["same_machine"], row["examples_that_differ"]) == ("differs", True, 0)
     assert replay.count_wrong([row]) == 1
+
+
+@pytest.mark.parametrize(("flips", "outcome"), [(None, "equal"), (0, "within"), (12, "changed")])
+def test_on_the_same_gpu_last_bits_may_differ(spoilt, monkeypatch, flips, outcome):
+    """No GPU is at work: the rows say that one was, before and now."""
+    there = {"device": "cuda: H100"}
+    monkeypatch.setattr(evaluation, "surroundings", lambda context: surroundings(context) | there)
+    monkeypatch.setattr(replay, "device_for", lambda before: "cpu")
+    with spoilt.begin() as db:
+        id_ = first_evaluation(db)
+        db.execute(sa.update(result).where(result.c.job_id == id_).values(**there))
+        blob = db.execute(sa.select(example_blob.c.data).where(example_blob.c.job_id == id_)).scalar_one()
+        columns = example_outcomes.to_columns(example_outcomes.decode(blob))
+        if flips is not None:
+            correct = columns["adversarial_correct"]
+            columns["adversarial_correct"] = np.where(np.arange(len(correct)) < flips, 1 - correct, correct)
+            columns["distance"] = np.nextafter(columns["distance"], np.float32(9))
+        data = example_outcomes.encode(example_outcomes.to_table(columns))
+        db.execute(sa.update(example_blob).where(example_blob.c.job_id == id_).values(data=data))
+    (row,) = replay.replay(spoilt, 1, filters=Filters(), job_ids=[id_])
+    assert (row["outcome"], row["same_machine"]) == (outcome, True)
+    assert row["reason"].startswith("on a GPU bits may differ") == (flips is not None)
+    assert replay.count_wrong([row]) == (outcome == "changed")
+
+
+def test_a_row_of_a_gpu_names_its_libraries(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H100")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91300)
+    monkeypatch.setattr(context, "gpu_driver", lambda: "580.95.05")
+    row = surroundings(Context("cuda", ""))
+    wanted = {"cuda": "13.0", "cudnn": "91300", "gpu_driver": "580.95.05"}
+    assert row["device"] == "cuda: H100" and row["versions"].items() >= wanted.items()
+    assert not wanted.keys() & surroundings(Context("cpu", ""))["versions"].keys()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  Tue Sep 23 10:11:16 UTC 2025",
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (builder@host)",
+    ],
+)
+def test_the_version_of_the_driver_is_read(tmp_path, line):
+    (tmp_path / "version").write_text(line + "\nGCC version: gcc version 12.3.0\n")
+    assert context.gpu_driver(tmp_path / "version") == "580.95.05"
+    assert context.gpu_driver(tmp_path / "none") == ""
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_random_numbers_of_a_card_are_named_as_such(device):
+    random = evaluation.Ready(torch.nn.Identity(), None, 2, 0.0)
+    mode = evaluation.mode_of(random, 0.1, torch.device(device))
+    assert mode.endswith("its own random numbers those of this card") == (device == "cuda")
 
 
 @pytest.mark.parametrize(("flips", "outcome"), [(0, "within"), (12, "changed")])

@@ -126,6 +126,30 @@ def test_batch_size_changes_nothing(norm: Norm, model: Rows, x: Tensor, y: Tenso
             assert np.array_equal(getattr(other, name), values, equal_nan=name == "distance"), name
 
 
+def test_what_attacks_keep_is_halved_where_memory_does_not_hold_it(model: Rows, x: Tensor, y: Tensor):
+    """An attack is asked for fewer images at once, and the outcome is that of all at once."""
+    eps, seen = radius(0.15, model, "L2"), list[int]()
+    name, pgd = attack("pgd", "L2", eps=eps, steps=2)
+
+    def hungry(model: nn.Module, x: Tensor, y: Tensor, *, draws: Draws) -> Tensor:
+        seen.append(len(x))
+        if len(x) > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return pgd(model, x, y, draws=draws)
+
+    kind = {"norm": "L2", "eps": eps, "batch_size": N // 2}
+    found, expected = (
+        list(evaluate_batches(model, x, y, [(name, which)], **kind))  # pyright: ignore[reportArgumentType]
+        for which in (hungry, pgd)
+    )
+    assert [len(batch.x_adv) for batch in found] == [N // 2, N // 2]
+    assert max(seen[:4]) > 40 >= max(seen[4:])  # the second batch begins with what the first has shown
+    for batch, right in zip(found, expected, strict=True):
+        assert torch.equal(batch.x_adv, right.x_adv) and np.array_equal(batch.stage, right.stage)
+        for field, values in vars(right.outcome).items():
+            assert np.array_equal(getattr(batch.outcome, field), values, equal_nan=field == "distance"), field
+
+
 def test_without_an_attack_images_are_right_or_wrong_as_they_are(model: Rows, x: Tensor, y: Tensor):
     found = outcome(model, x, y, [], num_classes=2)
     assert np.array_equal(found.success, WRONG.numpy()) and set(found.broken_by[WRONG.numpy()]) == {"clean"}

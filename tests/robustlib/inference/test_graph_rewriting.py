@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlib.inference.fast_copy import make_replicas
+from robustlib.inference.fast_copy import folded, make_replicas, search_replica
 from robustlib.inference.fast_layers import HalvingPool, ReluPool, SteadyLinear, WideLinear
 from robustlib.inference.graph_rewriting import Folded, Normalized, fold, refresh
 from robustlib.models import build
@@ -136,3 +136,20 @@ def test_refreshing_takes_the_weights_as_they_are():
     assert not torch.allclose(folded(x), net(x))
     refresh(folded)
     assert torch.equal(folded(x), net(x))
+
+
+def test_a_copy_that_moves_goes_whole_and_what_is_wide_stays_wide():
+    """Its normalisation and its logits keep float32 when it is cast, and lay behind when it moved."""
+    net = search_replica(
+        folded, build(arch="lenet5", in_channels=1, num_classes=10, image_size=(8, 8)), torch.bfloat16, (8,), False
+    ).net
+    assert isinstance(net, Normalized)
+    kinds = {name: t.dtype for name, t in net.state_dict().items()}
+    wide = {name for name, kind in kinds.items() if kind == torch.float32}
+    assert {"mean", "std"} < wide < set(kinds)  # and the last layer's
+    values = {name: t.clone() for name, t in net.state_dict().items()}
+    net.to("cpu", torch.bfloat16)
+    assert all(torch.equal(t, values[name]) and t.dtype == kinds[name] for name, t in net.state_dict().items())
+    net.to("meta")
+    assert {t.device.type for t in (*net.parameters(), *net.buffers())} == {"meta"}
+    assert {name: t.dtype for name, t in net.state_dict().items()} == kinds

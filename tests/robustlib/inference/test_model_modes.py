@@ -1,9 +1,12 @@
 """The modes a model runs in are set for a block and put back, also when the block fails."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
+from robustlib.inference import model_modes
 from robustlib.inference.model_modes import as_images, autocast, evaluating, layout, strict_float32
 
 CPU = torch.device("cpu")
@@ -31,6 +34,34 @@ def test_evaluating_puts_every_layer_back():
         assert not any(layer.training for layer in model.modules())
         raise KeyError
     assert [layer.training for layer in model.modules()] == flags
+
+
+def test_recurrent_layers_have_a_gradient_on_a_gpu_too(monkeypatch):
+    """cuDNN takes one in training mode alone; here that they are then so is seen, and that they compute the same."""
+    torch.manual_seed(0)
+    lstm = nn.LSTM(4, 5, num_layers=2, dropout=0.5, batch_first=True)
+    model, x = nn.Sequential(lstm, nn.Dropout()).train(), torch.rand(3, 6, 4)
+    with evaluating(model):
+        assert not lstm.training  # on a CPU
+        expected = lstm(x)[0]
+    monkeypatch.setattr(model_modes, "recurrent_on_gpu", lambda model: [lstm])
+    for _ in range(2):
+        with evaluating(model):
+            assert lstm.training and not model[1].training
+            assert torch.equal(lstm(x)[0], expected)
+        assert (lstm.training, lstm.dropout) == (True, 0.5)
+
+
+def test_auto_is_bfloat16_only_where_the_gpu_has_it(monkeypatch):
+    """T4 and V100 compute it by emulation, which `is_bf16_supported` calls support."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True, raising=False)
+    monkeypatch.setattr(torch, "autocast", lambda kind, dtype, enabled: enabled)
+    for major, has_it in ((7, False), (8, True), (9, True)):
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, m=major: SimpleNamespace(major=m))
+        assert autocast(torch.device("cuda"), "auto") is has_it
+        assert autocast(torch.device("cuda"), "bfloat16") and not autocast(torch.device("cuda"), "float32")
 
 
 def test_layout():

@@ -1,0 +1,320 @@
+"""What a GPU does to jobs is not booked as their own end, and a GPU on which they keep dying is given up.
+
+No GPU is at work here: errors are raised in CUDA's words, and a driver is handed the frames that a worker would send.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import torch
+
+from robustq.cluster import worker
+from robustq.cluster.bad_gpus import MOST, BadGpus
+from robustq.cluster.driver.loop import check_gpus, loop, record
+from robustq.cluster.driver.state import Bundle, Driver
+from robustq.cluster.messages import Failed, Finished, Frame, GpuMemory, Place, Refused, Started, WorkerSettings
+from robustq.cluster.slots import Slots
+from robustq.cluster.worker import failure, run_bundle
+from robustq.jobs.commands.queue_actions import status_text
+from robustq.jobs.errors import RunError
+from robustq.jobs.queue import transitions
+from robustq.jobs.queue.claims import claim
+from robustq.jobs.queue.probe_jobs import submit_probes
+from robustq.jobs.queue.status import bad_gpus, counts, job_log
+from robustq.jobs.queue.transitions import Claimed
+from robustq.jobs.running.context import Result
+from robustq.jobs.specs import AttackSpec, EvalSpec, ModelSpec
+from robustq.jobs.store.connection import Store, open_store
+from robustq.jobs.store.schema import job
+from tests.helpers.small_store import DATA
+
+FIRST, SECOND = ("here", "0"), ("here", "1")
+ASSERT = "CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously reported"
+ILLEGAL = "CUDA error: an illegal memory access was encountered"
+ECC = "CUDA error: uncorrectable ECC error encountered"
+BUSY = "CUDA error: all CUDA-capable devices are busy or unavailable"
+ON_GPU = WorkerSettings("cuda", 1, "", "")
+
+
+def place(gpu: tuple[str, str]) -> Place:
+    return Place(gpu[0], "n", 1, "p", gpu[1], None)
+
+
+def a_job(number: int, model: str = "a") -> Claimed:
+    return Claimed(number, f"{number:064x}", 1, "eval", {"model": {"arch": model}}, {})
+
+
+def raised(number: int, gpu: Any, model: str = "a") -> Failed:
+    return Failed(a_job(number, model), "AcceleratorError", ILLEGAL if gpu == "lost" else ECC, "", gpu=gpu)
+
+
+@pytest.mark.parametrize(
+    ("text", "gpu"),
+    [
+        (ASSERT, "asserted"),
+        (ILLEGAL, "lost"),
+        ("CUDA error: unspecified launch failure", "lost"),
+        ("CUDA error: misaligned address", "lost"),
+        (ECC, "unfit"),
+        (BUSY, "busy"),
+        ("CUDA error: no kernel image is available for execution on the device", "unfit"),
+        ("CUDA error: unknown error", "unfit"),
+        ("CUDA error: invalid configuration argument", None),  # a launch that the job asked for
+        ("CUDA error: operation not permitted when stream is capturing", None),
+        ("mat1 and mat2 shapes cannot be multiplied", None),
+    ],
+)
+def test_what_an_error_says_of_the_gpu(text: str, gpu: str | None, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    found = failure(a_job(1), torch.AcceleratorError(text), ON_GPU)
+    assert (found.gpu, found.out_of_memory) == (gpu, False)
+    try:
+        raise ValueError("the model fails on float32 images") from torch.AcceleratorError(text)
+    except ValueError as error:
+        assert failure(a_job(1), error, ON_GPU).gpu == gpu
+    assert failure(a_job(1), torch.AcceleratorError(text), WorkerSettings("cpu", 1, "", "")).gpu is None
+
+
+def test_a_lost_context_is_known_by_a_look(monkeypatch):
+    def lost() -> None:
+        raise torch.AcceleratorError(ILLEGAL)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+    assert failure(a_job(1), ValueError("the model gives NaN"), ON_GPU).gpu == "lost"
+
+
+@pytest.mark.parametrize(("others", "gpu"), [(0, None), (60, "crowded")])
+def test_memory_that_others_hold_is_told_apart(others: int, gpu: str | None, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: ((80 - 15 - others) * 2**30, 80 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 15 * 2**30)
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    found = failure(a_job(1), error, ON_GPU)
+    assert (found.out_of_memory, found.gpu) == (True, gpu)
+    shared = WorkerSettings("cuda", 1, "", "", gpu_share=0.5)  # whose neighbours are meant to be there
+    assert failure(a_job(1), error, shared).gpu is None
+
+
+@pytest.fixture
+def jobs_that(monkeypatch) -> dict[int, Exception]:
+    """Jobs by number that raise; the others finish."""
+    raises: dict[int, Exception] = {}
+
+    def run_one(claimed: Claimed, settings: WorkerSettings) -> Iterator[Frame]:
+        if claimed.id in raises:
+            raise raises[claimed.id]
+        yield Finished(claimed, {}, None, ())
+
+    monkeypatch.setattr(worker, "run_one", run_one)
+    monkeypatch.setattr(worker, "prepare", lambda settings: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    return raises
+
+
+def test_after_a_lost_context_the_bundle_ends(jobs_that):
+    jobs_that[1] = torch.AcceleratorError(ASSERT)
+    frames = list(run_bundle([a_job(1), a_job(2), a_job(3)], ON_GPU))
+    assert [type(frame) for frame in frames] == [Started, Failed]
+    jobs_that[1] = ValueError("its own")
+    kinds = [type(frame) for frame in run_bundle([a_job(1), a_job(2)], ON_GPU)]
+    assert kinds == [Started, Failed, Started, Finished]
+
+
+def test_a_bundle_on_a_gpu_that_is_given_up_runs_nothing(monkeypatch, jobs_that):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setattr(worker.platform, "node", lambda: "here")
+    elsewhere = WorkerSettings("cuda", 1, "", "", bad_gpus=frozenset({FIRST}))
+    assert [type(frame) for frame in run_bundle([a_job(1)], elsewhere)] == [Started, Finished]
+    there = WorkerSettings("cuda", 1, "", "", bad_gpus=frozenset({SECOND}))
+    frames = run_bundle([a_job(1)], there)
+    found = next(frames)
+    assert isinstance(found, Refused) and found.place.gpu == SECOND
+    # It would now wait for its end: Ray gives the GPU to nobody meanwhile.
+
+
+def test_a_gpu_is_given_up_after_a_few_failures_in_a_row():
+    gpus = BadGpus()
+    assert [gpus.failed(FIRST, a_job(n), raised(n, "unfit")) for n in (1, 2)] == [False, False]
+    gpus.worked(FIRST)
+    assert [gpus.failed(FIRST, a_job(n), raised(n, "unfit")) for n in (3, 4, 5, 6)] == [False, False, True, False]
+    assert gpus.told(FIRST) == (
+        f"GPU 0 of here is given up for the rest of this run: {MOST} jobs in turn failed there, "
+        "last: AcceleratorError: CUDA error: uncorrectable ECC error encountered"
+    )
+
+
+def test_one_model_alone_does_not_give_up_a_gpu():
+    """Its kernels may be what loses the context; three models are another matter."""
+    gpus = BadGpus()
+    assert not any(gpus.failed(FIRST, a_job(n), raised(n, "lost")) for n in range(10))
+    assert not gpus.failed(FIRST, a_job(11, "b"), raised(11, "lost"))
+    assert gpus.failed(FIRST, a_job(12, "c"), raised(12, "lost"))
+
+
+def test_a_model_that_fails_on_every_gpu_is_evidence_against_none():
+    gpus = BadGpus()
+    for number, model in enumerate("abc"):
+        for gpu in (FIRST, SECOND):
+            assert not gpus.failed(gpu, a_job(number, model), raised(number, "lost", model))
+    assert not any(gpus.failed(FIRST, a_job(n), raised(n, "asserted", str(n))) for n in range(9))
+    assert gpus.bad == {}
+
+
+class NoRay:
+    def cancel(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = open_store(str(tmp_path / "r.db"), create=True, write=True)
+    submit_probes(store, 6)
+    yield store
+    store.engine.dispose()
+
+
+@pytest.fixture
+def driver(store: Store, monkeypatch) -> Driver:
+    monkeypatch.setattr(transitions, "BACKOFF_SECONDS", 0.0)
+    found = Driver(store, NoRay(), Slots(1, 1, 1), None)
+    with store.begin() as db:
+        found.beat_at = transitions.register(db, found.id, "here", 1, 0.0, "0")
+    return found
+
+
+def sent(driver: Driver, gpu: tuple[str, str], share: float = 1.0) -> tuple[Bundle, Claimed]:
+    """A bundle of two jobs at work on a GPU, with its first one."""
+    with driver.store.begin() as db:
+        claimed = claim(db, driver.id, most=2)
+    settings = WorkerSettings("cuda", 1, "", "", share)
+    bundle = Bundle(None, {c.id: c for c in claimed}, settings, share)
+    driver.bundles.append(bundle)
+    record(driver, [(bundle, Started(claimed[0], place(gpu)))], [])
+    return bundle, claimed[0]
+
+
+def test_what_the_gpu_did_is_tried_again_five_times(driver: Driver, store: Store):
+    log: dict[str, Any] = {}
+    for n in range(1, 6):
+        bundle, first = sent(driver, FIRST)
+        record(driver, [(bundle, Failed(first, "AcceleratorError", ASSERT, "trace", gpu="asserted"))], [(bundle, "")])
+        with store.begin() as db:
+            log = job_log(db, first.id)
+        assert (log["state"], log["crashes"]) == ("queued" if n < 5 else "failed", n)
+        assert counts_of(store)["queued"] == (6 if n < 5 else 5)  # also the one that shared its bundle
+        driver.store.write(lambda db, first=first: db.execute(sa.update(job).values(priority=job.c.id == first.id)))
+    assert log["error_class"] == "AcceleratorError"
+    assert log["error_message"].startswith("its machine failed it 5 times, last: AcceleratorError: CUDA error: device-")
+    assert log["attempts"][-1]["traceback"] == "trace"
+
+
+def counts_of(store: Store) -> dict[str, int]:
+    with store.begin() as db:
+        return counts(db)
+
+
+def test_a_bad_gpu_is_named_and_does_not_empty_the_queue(driver: Driver, store: Store):
+    told: list[str] = []
+    driver.tell = told.append
+    for _ in range(MOST):
+        bundle, first = sent(driver, FIRST)
+        record(driver, [(bundle, Failed(first, "AcceleratorError", ECC, "", gpu="unfit"))], [(bundle, "")])
+    assert len(told) == 1 and told[0].startswith("GPU 0 of here is given up for the rest of this run: 3 jobs in turn")
+    with store.begin() as db:
+        assert bad_gpus(db) == told
+    assert told[0] in status_text(store, None, as_json=False)
+    # The next bundle comes there too, and keeps its place: with that no GPU is left.
+    with store.begin() as db:
+        claimed = claim(db, driver.id, most=2)
+    bundle = Bundle(None, {c.id: c for c in claimed}, ON_GPU, 1.0)
+    driver.bundles.append(bundle)
+    record(driver, [(bundle, Refused(place(FIRST)))], [])
+    assert (driver.bundles, driver.blocked, driver.free_slots) == ([], [bundle], 0)
+    with pytest.raises(RunError, match=r"no GPU is left that jobs do not fail on \(GPU 0 of here: AcceleratorError"):
+        check_gpus(driver)
+    with pytest.raises(RunError, match="the jobs that are left are still queued"):
+        loop(driver, lambda counts, costs: None)
+    assert counts_of(store) == dict.fromkeys(counts_of(store), 0) | {"queued": 6}
+    with store.begin() as db:
+        transitions.stop(db, driver.id)
+        assert bad_gpus(db) == []  # that was for its run
+
+
+@pytest.mark.parametrize(("share", "after"), [(0.125, 0.25), (0.5, 1.0)])
+def test_memory_that_ran_out_takes_a_larger_share(share: float, after: float, driver: Driver, store: Store):
+    bundle, first = sent(driver, FIRST, share)
+    record(driver, [(bundle, Failed(first, "OutOfMemoryError", "CUDA out of memory", "", out_of_memory=True))], [])
+    with store.begin() as db:
+        log = job_log(db, first.id)
+    assert (log["state"], log["gpu_share"], log["crashes"]) == ("queued", after, 0)
+
+
+@pytest.mark.parametrize("gpu", [None, "crowded"])
+def test_memory_that_ran_out_on_a_whole_gpu_is_no_end_for_good(gpu: Any, driver: Driver, store: Store):
+    bundle, first = sent(driver, FIRST)
+    failed = Failed(first, "OutOfMemoryError", "CUDA out of memory", "trace", out_of_memory=True, gpu=gpu)
+    record(driver, [(bundle, failed)], [])
+    with store.begin() as db:
+        log = job_log(db, first.id)
+    assert (log["state"], log["crashes"], log["attempts"][0]["outcome"]) == ("queued", 1, "crashed")
+    assert len(driver.gpus.failures.get(FIRST, {})) == (gpu is not None)
+
+
+def test_a_gpu_in_exclusive_mode_gets_one_process(driver: Driver, store: Store):
+    told: list[str] = []
+    driver.tell = told.append
+    for _ in range(2 * MOST):
+        with store.begin() as db:
+            db.execute(sa.update(job).values(gpu_share=0.25))
+        bundle, first = sent(driver, FIRST, 0.25)
+        record(driver, [(bundle, Failed(first, "AcceleratorError", BUSY, "", gpu="busy"))], [(bundle, "")])
+        with store.begin() as db:
+            log = job_log(db, first.id)
+        assert (log["state"], log["crashes"]) == ("queued", 0)
+    assert told == ["GPU 0 of here takes one process at a time (its exclusive mode): each bundle gets a GPU of its own"]
+    assert (driver.slots.shared, driver.slots.share(0.25), driver.slots.smallest, driver.gpus.bad) == (False, 1, 1, {})
+    # One that refuses a process that would be alone is no use to anybody.
+    for _ in range(MOST):
+        bundle, first = sent(driver, FIRST, 1.0)
+        record(driver, [(bundle, Failed(first, "AcceleratorError", BUSY, "", gpu="busy"))], [(bundle, "")])
+    assert list(driver.gpus.bad) == [FIRST]
+
+
+def test_a_share_is_one_of_the_smallest_gpu_that_was_met(driver: Driver, store: Store):
+    """12 GB with what is to spare are a quarter of 80 GB, and all of 16."""
+    for total, share in ((80, 1 / 4), (16, 1.0), (80, 1.0)):
+        with store.begin() as db:
+            db.execute(sa.update(job).values(gpu_share=None))
+        bundle, first = sent(driver, FIRST)
+        memory = GpuMemory(12 * 2**30, total * 2**30)
+        probed = {"n": 0, "seconds": 0.0, "device": "cuda", "versions": {}}
+        record(driver, [(bundle, Finished(first, probed, None, (), memory))], [(bundle, "")])
+        with store.begin() as db:
+            known = (job.c.state == "queued") & job.c.gpu_share.is_not(
+                None
+            )  # not of the one that it shared a bundle with
+            assert set(db.execute(sa.select(job.c.gpu_share).where(known)).scalars()) == {share}
+
+
+def test_a_row_tells_the_memory_of_its_own_job(monkeypatch):
+    """The peak of one process: 30 GB of the first job were told of every later one."""
+    peak = [0]
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: peak.__setitem__(0, 0))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: peak[0])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(total_memory=80))
+    monkeypatch.setattr(worker, "prepare", lambda settings: True)
+
+    def run(spec: Any, context: Any) -> Iterator[Any]:
+        peak[0] = max(peak[0], spec.examples)
+        yield Result({"n": 0})
+
+    monkeypatch.setattr("robustq.jobs.running.run.run", run)
+    spec = EvalSpec(model=ModelSpec(arch="lenet5"), data=DATA, attack=AttackSpec(name="clean"))
+    jobs = [
+        Claimed(n, "k", 1, "eval", spec.model_copy(update={"examples": n}).model_dump(mode="json"), {}) for n in (30, 2)
+    ]
+    frames = [frame for frame in run_bundle(jobs, ON_GPU) if isinstance(frame, Finished)]
+    assert [frame.gpu_memory for frame in frames] == [GpuMemory(30, 80), GpuMemory(2, 80)]

@@ -1,0 +1,86 @@
+"""GPUs that Ray counts and torch cannot use are found before the first job. NVML's count is made up here."""
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from robustq.cluster import doctor, gpu_probe, ray_connection
+from robustq.cluster.gpu_probe import reason_against
+from robustq.cluster.ray_connection import gpu_count, import_ray, local_slots
+from robustq.cluster.slots import usable_cpus
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many boards the driver of NVIDIA counts."""
+    import_ray()
+    from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
+
+    found = [1]
+    monkeypatch.setattr(NvidiaGPUAcceleratorManager, "get_current_node_num_accelerators", lambda: found[0])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    reason_against.cache_clear()
+    yield found
+    reason_against.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("boards", "visible", "count"),
+    [
+        (1, None, 1),
+        (4, "0,2", 2),
+        (4, "", 0),
+        (4, "-1", 0),
+        (4, "1,-1,2", 1),  # as CUDA reads it
+        (1, "MIG-a,MIG-b", 2),
+        (0, "MIG-a,MIG-b", 0),
+        (1, "GPU-5e2", 1),
+    ],
+)
+def test_gpus_are_counted_as_cuda_does(gpus: list[int], monkeypatch, boards: int, visible: str | None, count: int):
+    gpus[0] = boards
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpu_count() == count
+
+
+def test_a_run_goes_to_the_cpus_where_torch_cannot_use_the_gpu(gpus: list[int]):
+    """The probe is a real one: torch finds no driver here."""
+    told: list[str] = []
+    slots = local_slots(1, None, told.append)
+    assert (slots.device, slots.num_gpus, slots.num_cpus) == ("cpu", 0, usable_cpus())
+    assert len(told) == 1 and told[0].startswith("no GPU is used, jobs run on CPUs: ")
+    assert "RuntimeError: " in told[0] or "AssertionError: " in told[0]
+    found = doctor.check("GPUs", doctor.try_gpus)
+    assert found["ok"] == "no" and "1 are there, and none can be used" in found["found"]
+
+
+def test_gpus_that_multiply_are_used(gpus: list[int], monkeypatch):
+    runs: list[list[str]] = []
+
+    def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        runs.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(gpu_probe.subprocess, "run", run)
+    gpus[0], told = 2, list[str]()
+    slots = local_slots(1, None, told.append)
+    assert (slots.device, slots.count, told) == ("cuda", 2, [])
+    assert doctor.try_gpus() == "2 of 2 multiply in a process of their own"
+    assert len(runs) == 1  # once a process
+    compile(gpu_probe.CODE, "probe", "exec")
+
+
+def test_a_probe_that_never_ends_is_an_answer(gpus: list[int], monkeypatch):
+    def run(command: list[str], timeout: float, **options: object) -> None:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(gpu_probe.subprocess, "run", run)
+    assert reason_against(1) == "a product of two matrices took them more than 180 seconds"
+
+
+def test_without_a_gpu_nothing_is_tried(gpus: list[int], monkeypatch):
+    gpus[0] = 0
+    monkeypatch.setattr(ray_connection.gpu_probe, "reason_against", lambda gpus: pytest.fail("tried"))
+    assert local_slots(1, None).device == "cpu" and doctor.try_gpus() == "none"

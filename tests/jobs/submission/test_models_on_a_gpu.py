@@ -1,0 +1,74 @@
+"""Factories that put their model on a GPU are queued on a machine without one, and what was not checked is said."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from robustq.jobs.errors import SpecError
+from robustq.jobs.specs import DataRef, ModelSpec
+from robustq.jobs.study.study import load_study
+from robustq.jobs.submission import cost, validate
+from robustq.jobs.submission.expand_study import expand, resolve
+from robustq.jobs.submission.plan import Planned
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this is about machines without a GPU")
+
+STUDY = """dataset: digits
+models:
+  mine: {file: "m.py:make"}
+  plain: {file: "m.py:plain"}
+attacks:
+  - {name: pgd, eps: 0.1}
+  - {name: transfer, surrogate: mine, eps: 0.1}
+examples: 10
+"""
+MODULE = """import torch
+
+def plain():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+def make():
+    return plain().cuda()
+"""
+
+
+def planned(folder: Path, module: str, capsys: Any) -> tuple[list[Planned], str]:
+    (folder / "m.py").write_text(module)
+    (folder / "s.yaml").write_text(STUDY)
+    study, origin = load_study(folder / "s.yaml", {})
+    resolved = resolve(study, origin, folder, folder)
+    capsys.readouterr()
+    plan = expand(resolved)
+    return cost.with_costs(plan, resolved), capsys.readouterr().err
+
+
+def test_a_factory_that_asks_for_a_gpu_is_queued(tmp_path: Path, capsys):
+    plan, told = planned(tmp_path, MODULE, capsys)
+    costs = {row.model: row.cost for row in plan if row.spec.kind == "eval"}
+    assert costs["mine"] > 0 and costs["plain"] > 0
+    assert "m.py:make asks for a GPU, which this machine has not: whether it builds, and takes the data" in told
+    assert "plain asks" not in told
+
+
+def test_any_other_fault_of_it_is_refused(tmp_path: Path, capsys):
+    with pytest.raises(SpecError, match=r"s.yaml:3: .*not here"):
+        planned(tmp_path, MODULE.replace("return plain().cuda()", "raise RuntimeError('not here')"), capsys)
+
+
+def test_images_go_to_where_the_model_is(monkeypatch):
+    """As on a driver with a GPU, where a factory has put the model there; the device is made up by its dtype's twin."""
+    asked: list[nn.Module] = []
+    there = torch.device("cpu")
+
+    def device_of(model: nn.Module, x: torch.Tensor) -> torch.device:
+        asked.append(model)
+        return there
+
+    monkeypatch.setattr(validate, "device_of", device_of)
+    data = DataRef(place="digits", sha256="0" * 64)
+    monkeypatch.setattr("robustq.jobs.running.inputs.check_data", lambda ref: None)
+    validate.check_model(ModelSpec(arch="lenet5"), data, stated=False, trained=False)
+    assert len(asked) == 1
