@@ -1,0 +1,263 @@
+"""Convolutions that take the ReLU after them along: which do, which are left alone, and what is said where none can."""
+
+import copy
+import operator
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms import Normalize
+from torchvision.transforms.v2 import Normalize as NormalizeV2
+
+from robustlib.inference import cudnn_layers, fast_copy
+from robustlib.inference.cudnn_layers import ConvRelu
+from robustlib.inference.fast_copy import make_replicas, search_replica
+from robustlib.inference.graph_fusion import fuse
+from robustlib.inference.graph_rewriting import Normalized, fold, refresh
+from robustlib.models import build
+from tests.helpers.fake_cuda import install
+
+Body = Callable[[Any, Tensor], Tensor]
+
+
+class Block(nn.Module):
+    """Some layers, called as a function of them says."""
+
+    def __init__(self, body: Body, **layers: Any):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1, **layers)
+        self.other, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.relu, self.in_place, self.pool = nn.ReLU(), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self, x).flatten(1)
+
+
+BODIES: dict[str, Body] = {
+    "F.relu": lambda m, x: F.relu(m.conv(x)),
+    "F.relu in place": lambda m, x: F.relu(m.conv(x), inplace=True),
+    "nn.ReLU": lambda m, x: m.relu(m.conv(x)),
+    "nn.ReLU in place": lambda m, x: m.in_place(m.conv(x)),
+    "method": lambda m, x: m.conv(x).relu(),
+    "method in place": lambda m, x: m.conv(x).relu_(),
+    "BatchNorm": lambda m, x: m.relu(m.norm(m.conv(x))),
+    "+": lambda m, x: torch.relu(m.conv(x) + x),
+    "+ of the other order": lambda m, x: torch.relu(x + m.conv(x)),
+    "torch.add": lambda m, x: m.relu(torch.add(x, m.conv(x))),
+    "method add": lambda m, x: m.relu(m.conv(x).add(x)),
+    "iadd": lambda m, x: m.in_place(operator.iadd(m.conv(x), x)),
+    "add_": lambda m, x: m.in_place(m.conv(x).add_(x)),
+    "shortcut": lambda m, x: m.in_place(m.norm(m.conv(x)) + m.other(x)),
+    "before a pool": lambda m, x: m.pool(m.relu(m.conv(x))),
+    "before a pool that is ReLU's last": lambda m, x: m.relu(m.pool(m.conv(x))),
+    "before a pool by two": lambda m, x: F.max_pool2d(m.relu(m.conv(x)), 2),
+}
+LEFT_ALONE: dict[str, Body] = {
+    "used before ReLU": lambda m, x: (y := m.conv(x)).relu() + y,
+    "the sum used before ReLU": lambda m, x: (y := m.conv(x) + x).relu() + y,
+    "scaled": lambda m, x: torch.add(x, m.conv(x), alpha=2).relu(),
+    "a number added": lambda m, x: (m.conv(x) + 1).relu(),
+    "added to itself": lambda m, x: ((y := m.conv(x)) + y).relu(),
+    "into another tensor": lambda m, x: (z := x * 1).add_(m.conv(x)).relu() + z,
+    "another activation": lambda m, x: m.conv(x).sigmoid().relu(),
+    "average": lambda m, x: F.avg_pool2d(m.conv(x), 2).relu(),
+}
+OTHER_CONVOLUTIONS: list[dict[str, Any]] = [
+    {"padding_mode": "reflect"},
+    {"groups": 4},
+]
+
+
+def fused(net: nn.Module) -> tuple[nn.Module, int]:
+    found = fold(copy.deepcopy(net))
+    return found, fuse(found)
+
+
+def compare(found: nn.Module, net: nn.Module, shape: tuple[int, ...] = (3, 4, 8, 8)) -> None:
+    x = torch.randn(shape, dtype=next(net.parameters()).dtype, requires_grad=True)
+    expected, came = net(x), found(x)
+    into = torch.randn_like(expected)
+    torch.testing.assert_close(came, expected)
+    torch.testing.assert_close(torch.autograd.grad(came, x, into), torch.autograd.grad(expected, x, into))
+
+
+def block(body: Body, **layers: Any) -> nn.Module:
+    torch.manual_seed(0)
+    net = Block(body, **layers).double().eval().requires_grad_(False)
+    net.norm.running_mean, net.norm.running_var = torch.randn(4).double(), torch.rand(4).double() + 0.5
+    return net
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_convolution_takes_its_relu_along(name: str):
+    net = block(BODIES[name])
+    found, count = fused(net)
+    layers = [layer for layer in found.modules() if isinstance(layer, ConvRelu)]
+    assert count == len(layers) == 1 and layers[0].masked == ("pool" not in name)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in found.modules())
+    compare(found, net)
+
+
+@pytest.mark.parametrize("name", LEFT_ALONE)
+def test_what_another_node_uses_is_left_alone(name: str):
+    found, count = fused(net := block(LEFT_ALONE[name]))
+    assert count == 0
+    compare(found, net)
+
+
+@pytest.mark.parametrize("layers", OTHER_CONVOLUTIONS, ids=str)
+def test_convolutions_that_cudnn_does_not_fuse_are_left_alone(layers: dict[str, Any]):
+    found, count = fused(net := block(BODIES["F.relu"], **layers))
+    assert count == 0
+    compare(found, net)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("padding, kernel, fuses", [("same", 3, True), ("same", (3, 4), False), ("valid", 3, True)])
+def test_padding_in_words(padding: str, kernel: Any, fuses: bool):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 5, kernel, padding=padding), nn.ReLU(), nn.Flatten()).double()
+    found, count = fused(net.eval())
+    assert count == fuses
+    compare(found, net)
+
+
+def test_a_residual_network_has_a_relu_in_every_convolution_but_the_shortcuts():
+    """17 of 20; and the fused form follows the weights, as the folded one does."""
+    torch.manual_seed(0)
+    net = build(arch="resnet18", in_channels=3, num_classes=7, image_size=(8, 8), normalize=((0.4,) * 3, (0.2,) * 3))
+    net, x = net.eval(), torch.rand(2, 3, 8, 8)
+    found = fold(net)
+    assert isinstance(found, Normalized) and fuse(found) == 17
+    assert sum(isinstance(layer, ConvRelu) for layer in found.modules()) == 17
+    before = found(x)
+    with torch.no_grad():
+        for weights in net.parameters():
+            weights += 0.01 * torch.randn_like(weights)
+    refresh(found)
+    assert not torch.allclose(before, net(x), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(8 * 64, 5)).eval()
+
+
+@pytest.fixture
+def on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forms of a GPU, in bfloat16, which a CPU computes too, at two batch sizes."""
+    install(monkeypatch)
+
+    class Sample(Tensor):
+        is_cuda = True
+
+    forms = fast_copy.forms
+    monkeypatch.setattr(fast_copy, "suits_half", lambda model, device: True)
+    monkeypatch.setattr(fast_copy, "batch_sizes", lambda x, dtype=torch.float32: (8, 32))
+    monkeypatch.setattr(fast_copy, "forms", lambda net, x, dtypes: forms(net, x.as_subclass(Sample), dtypes))
+
+
+def test_a_gpu_searches_on_the_fused_form(on_cuda: None, net: nn.Module):
+    x = torch.rand(64, 3, 8, 8)
+    replicas = make_replicas(net, x)
+    assert replicas.search.mode == "bfloat16, fused, channels-last, graphs"
+    assert replicas.fine.mode == "float32, folded, channels-last, graphs"
+    assert (replicas.search(x).argmax(1) == net(x).argmax(1)).float().mean() > 0.95
+
+
+def test_a_gpu_whose_cudnn_refuses_searches_on_the_folded_form_and_says_so(
+    on_cuda: None, net: nn.Module, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: Any) -> Tensor:
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED\nat a line of its own")
+
+    monkeypatch.setattr(cudnn_layers, "ordinary_calls", refuse)
+    assert make_replicas(net, torch.rand(64, 3, 8, 8)).search.mode == (
+        "bfloat16, folded, channels-last, graphs (given up: bfloat16, fused, channels-last, graphs: "
+        "RuntimeError (cuDNN error: CUDNN_STATUS_NOT_SUPPORTED))"
+    )
+
+
+def test_a_fused_form_that_computes_something_else_is_not_used(
+    on_cuda: None, net: nn.Module, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cudnn_layers, "input_gradient", lambda g, x, w, how: torch.zeros_like(x) - 1)
+    mode = make_replicas(net, torch.rand(64, 3, 8, 8)).search.mode
+    assert mode.startswith("bfloat16, folded") and mode.endswith("fused, channels-last, graphs: other gradients)")
+
+
+def test_a_network_without_such_convolutions_has_no_fused_form(on_cuda: None):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    assert make_replicas(net, torch.rand(64, 3, 2, 2)).search.mode == "bfloat16, folded, graphs"
+
+
+def test_a_cpu_does_not_use_it(net: nn.Module):
+    x = torch.rand(64, 3, 8, 8)
+    for half in (True, False):
+        replicas = make_replicas(net, x, half=half)
+        assert "fused" not in replicas.search.mode
+        assert not any(isinstance(layer, ConvRelu) for layer in replicas.search.modules())
+
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+class Standardised(nn.Module):
+    """The first layer that people write."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, inner: nn.Module, axes: int):
+        super().__init__()
+        shape = (1, 3, 1, 1) if axes == 4 else (3, 1, 1)
+        self.register_buffer("mean", torch.tensor(MEAN).reshape(shape))
+        self.register_buffer("std", torch.tensor(STD).reshape(shape))
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner((x - self.mean) / self.std)
+
+
+FIRST: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "torchvision": lambda net: nn.Sequential(Normalize(MEAN, STD), net),
+    "torchvision, version 2": lambda net: nn.Sequential(NormalizeV2(list(MEAN), list(STD)), net),
+    "torchvision, in place": lambda net: nn.Sequential(Normalize(MEAN, STD, inplace=True), net),
+    "buffers of (1, 3, 1, 1)": partial(Standardised, axes=4),
+    "buffers of (3, 1, 1)": partial(Standardised, axes=3),
+}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_normalisation_in_front_is_done_in_float32_whoever_wrote_it(name: str, net: nn.Module):
+    model, x = FIRST[name](net).eval(), torch.rand(16, 3, 8, 8)
+    folded = fold(copy.deepcopy(model))
+    assert isinstance(folded, Normalized)
+    torch.testing.assert_close(folded.mean.flatten(), torch.tensor(MEAN))
+    torch.testing.assert_close(folded(x), model(x.clone()), rtol=1e-4, atol=1e-5)
+    half = search_replica(fast_copy.folded, model, torch.bfloat16, (16,), False)
+    assert half.dtype == torch.float32  # images come as they are
+
+
+def test_torchvisions_normalize_elsewhere_than_in_front_stays_where_it_is(net: nn.Module):
+    class Later(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.normalise, self.net = Normalize(MEAN, STD), net
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(self.normalise(x.sqrt()))
+
+    model, x = Later().eval(), torch.rand(4, 3, 8, 8)
+    folded = fold(copy.deepcopy(model))
+    assert not isinstance(folded, Normalized)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-4, atol=1e-5)
