@@ -61,7 +61,7 @@ def test_only_the_gradients_that_are_wanted_are_computed():
     assert not layer(x.detach(), addend.detach()).requires_grad
 
 
-def test_an_addend_of_one_number_a_channel_has_a_gradient_of_its_own_shape():
+def test_an_addend_of_one_number_a_channel_has_a_gradient_of_its_shape():
     layer, x, _ = case(SHAPES["3x3"], torch.float64)
     small = torch.randn(6, 1, 1, dtype=torch.float64, requires_grad=True)
     pairs = [

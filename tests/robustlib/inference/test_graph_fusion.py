@@ -127,7 +127,7 @@ def test_padding_in_words(padding: str, kernel: Any, fuses: bool):
     compare(found, net)
 
 
-def test_a_residual_network_has_a_relu_in_every_convolution_but_the_shortcuts():
+def test_all_convolutions_of_a_residual_network_but_shortcuts_are_fused():
     """17 of 20; and the fused form follows the weights, as the folded one does."""
     torch.manual_seed(0)
     net = build(arch="resnet18", in_channels=3, num_classes=7, image_size=(8, 8), normalize=((0.4,) * 3, (0.2,) * 3))
@@ -173,7 +173,7 @@ def test_a_gpu_searches_on_the_fused_form(on_cuda: None, net: nn.Module):
     assert (replicas.search(x).argmax(1) == net(x).argmax(1)).float().mean() > 0.95
 
 
-def test_a_gpu_whose_cudnn_refuses_searches_on_the_folded_form_and_says_so(
+def test_where_cudnn_refuses_the_folded_form_is_used_and_that_is_said(
     on_cuda: None, net: nn.Module, monkeypatch: pytest.MonkeyPatch
 ):
     def refuse(*_: Any) -> Tensor:
@@ -238,7 +238,7 @@ FIRST: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", FIRST)
-def test_normalisation_in_front_is_done_in_float32_whoever_wrote_it(name: str, net: nn.Module):
+def test_normalisation_in_front_is_in_float32_whoever_wrote_it(name: str, net: nn.Module):
     model, x = FIRST[name](net).eval(), torch.rand(16, 3, 8, 8)
     folded = fold(copy.deepcopy(model))
     assert isinstance(folded, Normalized)
@@ -248,7 +248,7 @@ def test_normalisation_in_front_is_done_in_float32_whoever_wrote_it(name: str, n
     assert half.dtype == torch.float32  # images come as they are
 
 
-def test_torchvisions_normalize_elsewhere_than_in_front_stays_where_it_is(net: nn.Module):
+def test_torchvisions_normalize_elsewhere_stays_where_it_is(net: nn.Module):
     class Later(nn.Module):
         def __init__(self) -> None:
             super().__init__()
