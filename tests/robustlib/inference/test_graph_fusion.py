@@ -3,23 +3,17 @@
 import copy
 import operator
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms import Normalize
-from torchvision.transforms.v2 import Normalize as NormalizeV2
 
-from robustlib.inference import cudnn_layers, fast_copy
 from robustlib.inference.cudnn_layers import ConvRelu
-from robustlib.inference.fast_copy import make_replicas, search_replica
 from robustlib.inference.graph_fusion import fuse
 from robustlib.inference.graph_rewriting import Normalized, fold, refresh
 from robustlib.models import build
-from tests.helpers.fake_cuda import install
 
 Body = Callable[[Any, Tensor], Tensor]
 
@@ -142,122 +136,3 @@ def test_all_convolutions_of_a_residual_network_but_shortcuts_are_fused():
     refresh(found)
     assert not torch.allclose(before, net(x), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(found(x), net(x), rtol=1e-4, atol=1e-4)
-
-
-@pytest.fixture
-def net() -> nn.Module:
-    torch.manual_seed(0)
-    body = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()]
-    return nn.Sequential(*body, nn.Flatten(), nn.Linear(8 * 64, 5)).eval()
-
-
-@pytest.fixture
-def on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The forms of a GPU, in bfloat16, which a CPU computes too, at two batch sizes."""
-    install(monkeypatch)
-
-    class Sample(Tensor):
-        is_cuda = True
-
-    forms = fast_copy.forms
-    monkeypatch.setattr(fast_copy, "suits_half", lambda model, device: True)
-    monkeypatch.setattr(fast_copy, "batch_sizes", lambda x, dtype=torch.float32: (8, 32))
-    monkeypatch.setattr(fast_copy, "forms", lambda net, x, dtypes: forms(net, x.as_subclass(Sample), dtypes))
-
-
-def test_a_gpu_searches_on_the_fused_form(on_cuda: None, net: nn.Module):
-    x = torch.rand(64, 3, 8, 8)
-    replicas = make_replicas(net, x)
-    assert replicas.search.mode == "bfloat16, fused, channels-last, graphs"
-    assert replicas.fine.mode == "float32, folded, channels-last, graphs"
-    assert (replicas.search(x).argmax(1) == net(x).argmax(1)).float().mean() > 0.95
-
-
-def test_where_cudnn_refuses_the_folded_form_is_used_and_that_is_said(
-    on_cuda: None, net: nn.Module, monkeypatch: pytest.MonkeyPatch
-):
-    def refuse(*_: Any) -> Tensor:
-        raise RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED\nat a line of its own")
-
-    monkeypatch.setattr(cudnn_layers, "ordinary_calls", refuse)
-    assert make_replicas(net, torch.rand(64, 3, 8, 8)).search.mode == (
-        "bfloat16, folded, channels-last, graphs (given up: bfloat16, fused, channels-last, graphs: "
-        "RuntimeError (cuDNN error: CUDNN_STATUS_NOT_SUPPORTED))"
-    )
-
-
-def test_a_fused_form_that_computes_something_else_is_not_used(
-    on_cuda: None, net: nn.Module, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(cudnn_layers, "input_gradient", lambda g, x, w, how: torch.zeros_like(x) - 1)
-    mode = make_replicas(net, torch.rand(64, 3, 8, 8)).search.mode
-    assert mode.startswith("bfloat16, folded") and mode.endswith("fused, channels-last, graphs: other gradients)")
-
-
-def test_a_network_without_such_convolutions_has_no_fused_form(on_cuda: None):
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
-    assert make_replicas(net, torch.rand(64, 3, 2, 2)).search.mode == "bfloat16, folded, graphs"
-
-
-def test_a_cpu_does_not_use_it(net: nn.Module):
-    x = torch.rand(64, 3, 8, 8)
-    for half in (True, False):
-        replicas = make_replicas(net, x, half=half)
-        assert "fused" not in replicas.search.mode
-        assert not any(isinstance(layer, ConvRelu) for layer in replicas.search.modules())
-
-
-MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-
-
-class Standardised(nn.Module):
-    """The first layer that people write."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, inner: nn.Module, axes: int):
-        super().__init__()
-        shape = (1, 3, 1, 1) if axes == 4 else (3, 1, 1)
-        self.register_buffer("mean", torch.tensor(MEAN).reshape(shape))
-        self.register_buffer("std", torch.tensor(STD).reshape(shape))
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner((x - self.mean) / self.std)
-
-
-FIRST: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "torchvision": lambda net: nn.Sequential(Normalize(MEAN, STD), net),
-    "torchvision, version 2": lambda net: nn.Sequential(NormalizeV2(list(MEAN), list(STD)), net),
-    "torchvision, in place": lambda net: nn.Sequential(Normalize(MEAN, STD, inplace=True), net),
-    "buffers of (1, 3, 1, 1)": partial(Standardised, axes=4),
-    "buffers of (3, 1, 1)": partial(Standardised, axes=3),
-}
-
-
-@pytest.mark.parametrize("name", FIRST)
-def test_normalisation_in_front_is_in_float32_whoever_wrote_it(name: str, net: nn.Module):
-    model, x = FIRST[name](net).eval(), torch.rand(16, 3, 8, 8)
-    folded = fold(copy.deepcopy(model))
-    assert isinstance(folded, Normalized)
-    torch.testing.assert_close(folded.mean.flatten(), torch.tensor(MEAN))
-    torch.testing.assert_close(folded(x), model(x.clone()), rtol=1e-4, atol=1e-5)
-    half = search_replica(fast_copy.folded, model, torch.bfloat16, (16,), False)
-    assert half.dtype == torch.float32  # images come as they are
-
-
-def test_torchvisions_normalize_elsewhere_stays_where_it_is(net: nn.Module):
-    class Later(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.normalise, self.net = Normalize(MEAN, STD), net
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.net(self.normalise(x.sqrt()))
-
-    model, x = Later().eval(), torch.rand(4, 3, 8, 8)
-    folded = fold(copy.deepcopy(model))
-    assert not isinstance(folded, Normalized)
-    torch.testing.assert_close(folded(x), model(x), rtol=1e-4, atol=1e-5)
