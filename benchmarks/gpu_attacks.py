@@ -24,6 +24,7 @@ from robustlib.rng import Draws
 EXAMPLES = {"deepfool": 1000, "autoattack": 500}  # at most; PGD takes all that are asked for
 REFERENCES = {"pgd": "torchattacks", "deepfool": "adv-lib", "autoattack": "pyautoattack"}
 ALIKE = 0.01  # how far PGD's robust accuracy, and DeepFool's median in units of the other's, may lie from a peer's
+FEW = 64  # images that a library attacks before it is timed
 PART = "attacks"
 
 
@@ -101,7 +102,7 @@ class Attacks:
 
     def measure(self, task: str, library: str, call: Callable[[Case], Tensor], case: Case) -> Iterator[Figure]:
         if task in ("pgd", "deepfool"):  # libraries load kernels at the first call; that is not timed
-            call(first(case, min(len(case.x), case.budget.batch_size)))
+            call(first(case, FEW))
         before = passes(case.ready)
         seconds, x_adv = timed(lambda: call(case))
         work = Work(*(b - a for a, b in zip(before, passes(case.ready), strict=True)))
