@@ -1,185 +1,93 @@
-"""Checks and timings for which a GPU is needed, in one command: whether the kernels' numbers are right on it.
+"""Checks and timings for which a GPU is needed, in one command each: JSON lines as they come, and a table at the end.
 
-`python benchmarks/gpu.py correctness` prints a table, writes JSON lines, and ends with 1 where something is not right.
+`python benchmarks/gpu.py all` says whether the kernels' numbers are right there, and how fast attacks and certificates
+are beside other libraries. Ends with 1 where a number is wrong, whatever the speed.
 """
 
-import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import click
-import numpy as np
 import tabulate
 import torch
-from attacks import Case, device_name, judged, make_case, ours
-from hard_nets import Faint, Steep
-from peers import PEERS, Budget
-from torch import Tensor, nn
+from attacks import Case, device_name, make_case
+from gpu_attacks import Attacks
+from gpu_checks import correctness
+from gpu_figures import GOALS, Figure, Log, measured, table
+from gpu_smoothing import Certificates
+from gpu_training import Lesson
+from gpu_training import steps as training_steps
+from peers import Budget
 
-from robustlib.attacks import ATTACKS
-from robustlib.evaluation.batches import Ready, evaluate_batches
-from robustlib.inference.copy_agreement import FLOAT32_TURN, HALF_TURN, repeated, turn
-from robustlib.inference.cuda_graphs import Graphs
-from robustlib.inference.fast_copy import make_replicas
-from robustlib.inference.model_modes import evaluating, strict_float32
-from robustlib.inference.replica import Replica
-from robustlib.losses import misclassified
-from robustlib.outcome import join
-from robustlib.rng import Draws
+from robustlib.datasets import load
 
-SAME = 1e-3  # how far a recorded gradient may lie from the same one computed step by step, in units of the longer
+CHECKED = 300  # images of `correctness` that DeepFool and AutoAttack are checked on
+SECONDS = {"attacks": 240.0, "smoothing": 30.0, "training": 120.0, "all": 330.0}
+OUT = Path("benchmarks/out")
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@dataclass(frozen=True)
-class Check:
-    """A value, and whether it is what is expected. right: None where it was not measured.  mode: of the copy."""
-
-    name: str
-    value: float | None
-    expected: str
-    right: bool | None
-    note: str = ""
-    seconds: float = 0.0
-    device: str = ""
-
-
-def deepfool(case: Case) -> Iterator[Check]:
-    """The median distance of images that were right and fell, beside adv-lib's and beside our own without a copy."""
-    own = judged(case, ours("deepfool", case), "deepfool")[1]
-    assert own is not None
-    bare = partial(ATTACKS["deepfool"], case.plain.eval(), norm="L2")
-    others: dict[str, Callable[[], Tensor]] = {
-        "adv-lib": lambda: PEERS["deepfool"]["adv-lib"](case.plain, case.x, case.y, case.budget),
-        "the bare model": lambda: torch.cat(
-            [bare(x, y) for x, y in zip(case.x.split(250), case.y.split(250), strict=True)]
-        ),
-    }
-    for name, call in others.items():
-        try:
-            with strict_float32():
-                median = judged(case, call(), "deepfool")[1]
-        except ImportError as error:
-            yield Check(f"deepfool, beside {name}", None, "within 1 %", None, f"not measured: {error}")
-            continue
-        assert median is not None
-        right = abs(own / median - 1) <= 0.01
-        yield Check(f"deepfool, beside {name}", own / median, "0.99 to 1.01", right, f"{own:.4f} and {median:.4f}")
-
-
-def autoattack(case: Case, verdicts: Path | None) -> Iterator[Check]:
-    """Image by image beside a reference's verdicts: a uint8 an image, 1 where it still was right."""
-    if verdicts is None:
-        yield Check("autoattack, beside the reference", None, "the same images", None, "not measured: no --verdicts")
-        return
-    with strict_float32(), torch.no_grad():
-        x_adv = ours("autoattack", case)
-        fell = torch.cat(
-            [misclassified(case.plain(a), b) for a, b in zip(x_adv.split(250), case.y.split(250), strict=True)]
-        )
-    stands, expected = (~fell).cpu().numpy(), np.load(verdicts)[: len(case.x)].astype(bool)
-    more, less = np.flatnonzero(stands & ~expected), np.flatnonzero(~stands & expected)
-    note = f"{stands.sum()} stand, {expected.sum()} of the reference's; ours alone {more.tolist()}, its {less.tolist()}"
-    # Random numbers differ between tools: an image may fall to one and not to the other.
-    right = max(len(more), len(less)) <= max(1, len(case.x) // 300)
-    yield Check("autoattack, beside the reference", float(len(more) + len(less)), "an image each way", right, note)
-
-
-def gradients(case: Case) -> Iterator[Check]:
-    """Recorded passes beside the same network step by step, and the search copy beside the model, at each size."""
-    replicas = case.ready.replicas
-    assert replicas is not None
-    for name, replica in copies(case).items():
-        for size in sizes_of(replica, case.device):
-            x, alone = repeated(case.x, size), replace_net(replica, size)
-            for count in (1, 10):
-                values = partial(first_logits, count=count)
-                found = alone.values_and_grads(x, values)[2]
-                if replica.recorded:
-                    eager = replace_net(replica, size, cast(Graphs, replica.net).net).values_and_grads(x, values)[2]
-                    far = turn(found, eager)
-                    yield Check(f"{name}, {size} images, {count} values: recorded", far, f"<= {SAME}", far <= SAME)
-                few = slice(0, 64)
-                with strict_float32():
-                    exact = replicas.exact.values_and_grads(x[few], values)[2]
-                far, most = turn(found[few], exact), FLOAT32_TURN if replica.precision == torch.float32 else HALF_TURN
-                yield Check(f"{name}, {size} images, {count} values: the model's", far, f"<= {most}", far <= most)
-
-
-def sizes_of(replica: Replica, device: torch.device) -> tuple[int, ...]:
-    """All batch sizes; on a CPU, where they agree to the bit, the smallest."""
-    return replica.sizes if device.type == "cuda" or replica.recorded else replica.sizes[:1]
-
-
-def first_logits(logits: Tensor, count: int) -> Tensor:
-    return logits[:, :count]
-
-
-def copies(case: Case) -> dict[str, Replica]:
-    """The search copy, and the one in float32 where that is another."""
-    replicas = case.ready.replicas
-    assert replicas is not None
-    found = {"search": replicas.search}
-    return found if replicas.fine is replicas.search else found | {"fine": replicas.fine}
-
-
-def replace_net(replica: Replica, size: int, net: nn.Module | None = None) -> Replica:
-    """The replica at this batch size alone, without its float32 copy."""
-    kinds = {"dtype": replica.dtype, "memory_format": replica.memory_format, "precision": replica.precision}
-    return Replica(net or replica.net, sizes=(size,), drift=replica.drift, **kinds)
-
-
-def drift(case: Case) -> Iterator[Check]:
-    """How far logits lie from the model's at each batch size, in units of the drift that is allowed for."""
-    replicas = case.ready.replicas
-    assert replicas is not None
-    x = case.x[:250]
-    exact = replicas.exact(x)
-    for name, replica in copies(case).items():
-        for size in sizes_of(replica, case.device):
-            far = (replace_net(replica, size)(x) - exact).abs().max().item() / max(replica.drift, 1e-30)
-            yield Check(f"{name}, {size} images: drift", far, "<= 1 of what is allowed for", far <= 1)
-
-
-def ranges(case: Case) -> Iterator[Check]:
-    """Networks that float16 cannot compute fall all the same, and the search ends in float32."""
-    device, draws = case.device, Draws(0, torch.arange(64, device=case.device))
-    steep = Steep().eval().to(device)
-    generator = torch.Generator().manual_seed(0)
-    x = (0.5 + 0.02 * torch.randn(64, 3, 4, 4, generator=generator)).clamp(0, 1).to(device)
-    y = torch.zeros(64, dtype=torch.long, device=device)
-    attack = partial(ATTACKS["pgd"], eps=0.1, steps=20, random_start=False, loss="margin")
-    ready = Ready(steep, replicas := make_replicas(steep, x), 2, 0.0)
-    batches = list(evaluate_batches(steep, x, y, [("pgd", attack)], eps=0.1, device=device, ready=ready))
-    stands = 1 - float(join([batch.outcome for batch in batches]).success.mean())
-    note = f"{replicas.search.mode}, {replicas.passes.overflows} images in float32"
-    yield Check("beyond float16's range: robust accuracy", stands, "0", stands == 0, note)
-    faint = Faint().eval().to(device)
-    replicas = make_replicas(faint, torch.rand(64, 1, 4, 4, generator=generator).to(device))
-    x = torch.full((64, 1, 4, 4), 0.2, device=device)
-    with evaluating(faint), strict_float32():
-        found = ATTACKS["apgd-ce"](replicas.search, x, y, eps=0.1, steps=10, draws=draws)
-        stands = (~misclassified(faint(found), y)).float().mean().item()
-    yield Check("a last step below float16: robust accuracy", stands, "0", stands == 0, replicas.search.mode)
-
-
-def correctness(case: Case, verdicts: Path | None) -> Iterator[Check]:
-    """Every check, told as it comes."""
-    parts: list[Callable[[], Iterator[Check]]] = [
-        partial(ranges, case),
-        partial(gradients, case),
-        partial(drift, case),
-        partial(deepfool, case),
-        partial(autoattack, case, verdicts),
+def options(*, part: str, examples: int, verdicts: bool = False, weights: bool = True) -> Callable[[Any], Any]:
+    """The options of a command, with its defaults."""
+    found = [
+        click.option("--model", default="resnet18", show_default=True, help="Architecture."),
+        click.option("--dataset", required=True, help="Such as parquet:PATH."),
+        click.option("--examples", type=int, default=examples, show_default=True),
+        click.option("--eps", type=float, default=8 / 255, show_default=True),
+        click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True),
+        click.option("--out", type=click.Path(path_type=Path), default=OUT / f"gpu-{part}.jsonl", show_default=True),
     ]
-    for part in parts:
-        start = time.perf_counter()
-        for check in part():
-            yield replace(check, seconds=time.perf_counter() - start, device=device_name(case.device))
-            start = time.perf_counter()
+    if weights:
+        found.append(click.option("--weights", required=True, type=FILE))
+    if verdicts:
+        words = "A reference's verdicts: .npy, uint8, 1 for each image that still is right."
+        found.append(click.option("--verdicts", type=FILE, help=words))
+    if part in SECONDS:
+        words = "After which nothing more is begun."
+        found.append(click.option("--seconds", type=float, default=SECONDS[part], show_default=True, help=words))
+    if part in ("attacks", "all"):
+        words = "Of the other libraries."
+        found.append(click.option("--batch-size", type=int, default=500, show_default=True, help=words))
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(found):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def case_of(model: str, weights: Path, dataset: str, examples: int, eps: float, device: str, size: int = 500) -> Case:
+    case = make_case(model, weights, dataset, examples, Budget(eps, 20, eps / 4, size), torch.device(device))
+    case = replace(case, budget=replace(case.budget, classes=case.ready.classes))
+    click.echo(f"{device_name(case.device)}: {case.ready.mode(eps)}, made in {case.ready.seconds:.1f} s", err=True)
+    return case
+
+
+def told(figures: Iterable[Figure], case: Case) -> Iterator[Figure]:
+    """The figures, each said as it comes, with model and device."""
+    for figure in figures:
+        value = "-" if figure.value is None else f"{figure.value:.4g}"
+        click.echo(f"{figure.task} {figure.library}: {value} {figure.unit} {figure.note}", err=True)
+        yield replace(figure, model=case.name, device=device_name(case.device))
+
+
+def show(log: Log, device: str) -> None:
+    """The tables: checks, figures, goals. Ends with 1 where something is wrong."""
+    words = {True: "right", False: "WRONG", None: "-"}
+    if log.checks:
+        rows = [[check.name, check.value, check.expected, words[check.right], check.note] for check in log.checks]
+        click.echo(tabulate.tabulate(rows, headers=["check", "value", "expected", "", "note"], floatfmt=".4g"))
+    if log.figures:
+        heads = ["task", "library", "value", "unit", "times the fastest peer", "", "note"]
+        click.echo(tabulate.tabulate(table(log.figures), headers=heads, floatfmt=".4g"))
+        goals = [goal.said(log.figures, torch.device(device).type == "cuda") for goal in GOALS]
+        click.echo(tabulate.tabulate(goals, headers=["goal", "value", ""], floatfmt=".4g"))
+    if log.wrong:
+        raise SystemExit(1)
 
 
 @click.group()
@@ -188,32 +96,79 @@ def main() -> None:
 
 
 @main.command("correctness")
-@click.option("--model", default="resnet18", show_default=True, help="Architecture.")
-@click.option("--weights", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--dataset", required=True, help="Such as parquet:PATH.")
-@click.option("--verdicts", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="A reference's verdicts: .npy, uint8, 1 for each image that still is right.")  # fmt: skip
-@click.option("--examples", type=int, default=300, show_default=True)
-@click.option("--eps", type=float, default=8 / 255, show_default=True)
-@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/out/gpu-correctness.jsonl"))
+@options(part="correctness", examples=CHECKED, verdicts=True)
 def correctness_command(model: str, weights: Path, dataset: str, verdicts: Path | None, examples: int, eps: float,
                         device: str, out: Path) -> None:  # fmt: skip
     """Whether the numbers are right: DeepFool, AutoAttack, recorded gradients, drift, float16's range."""
-    case = make_case(model, weights, dataset, examples, Budget(eps, 20, eps / 4, 250), torch.device(device))
-    click.echo(f"{device_name(case.device)}: {case.ready.mode(eps)}, made in {case.ready.seconds:.1f} s", err=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    checks = []
-    with out.open("w") as file:
-        for check in correctness(case, verdicts):
-            checks.append(check)
-            file.write(json.dumps(asdict(check)) + "\n")
-            file.flush()
-    words = {True: "right", False: "WRONG", None: "-"}
-    rows = [[check.name, check.value, check.expected, words[check.right], check.note] for check in checks]
-    click.echo(tabulate.tabulate(rows, headers=["check", "value", "expected", "", "note"], floatfmt=".4g"))
-    if any(check.right is False for check in checks):
-        raise SystemExit(1)
+    case = case_of(model, weights, dataset, examples, eps, device)
+    with Log(out) as log:
+        log.write(correctness(case, verdicts))
+    show(log, device)
+
+
+@main.command("attacks")
+@options(part="attacks", examples=10_000, verdicts=True)
+def attacks_command(model: str, weights: Path, dataset: str, verdicts: Path | None, examples: int, eps: float,
+                    device: str, out: Path, seconds: float, batch_size: int) -> None:  # fmt: skip
+    """PGD-20, eight radii of it as one search, DeepFool and AutoAttack, each beside its peers; passes, launches."""
+    case = case_of(model, weights, dataset, examples, eps, device, batch_size)
+    with Log(out) as log:
+        log.write(told(measured("attacks", Attacks(case, verdicts).steps(), seconds), case))
+    show(log, device)
+
+
+@main.command("smoothing")
+@options(part="smoothing", examples=1000)
+@click.option("--votes", type=int, default=10_000, show_default=True, help="An image, besides the first hundred.")
+@click.option("--sigma", type=float, default=0.25, show_default=True)
+def smoothing_command(model: str, weights: Path, dataset: str, examples: int, eps: float, device: str, out: Path,
+                      seconds: float, votes: int, sigma: float) -> None:  # fmt: skip
+    """Votes a second of certificates, and whether they are those of strict float32."""
+    case = case_of(model, weights, dataset, examples, eps, device)
+    part = Certificates(case, sigma, votes, seconds=seconds)
+    with Log(out) as log:
+        log.write(told(measured("smoothing", part.steps(), seconds), case))
+    show(log, device)
+
+
+@main.command("training")
+@options(part="training", examples=45_000, weights=False)
+@click.option("--steps", type=int, default=10, show_default=True, help="Of PGD.")
+def training_command(model: str, dataset: str, examples: int, eps: float, device: str, out: Path, seconds: float,
+                     steps: int) -> None:  # fmt: skip
+    """Seconds an epoch of standard training and training on PGD, beside the loop that people write."""
+    lesson = Lesson(model, load.load(dataset, "train"), examples, torch.device(device), eps, steps)
+    with Log(out) as log:
+        for figure in measured("training", training_steps(lesson), seconds):
+            named = replace(figure, model=model, device=device_name(lesson.device))
+            click.echo(f"{named.task} {named.library}: {named.value} {named.unit} {named.note}", err=True)
+            log.write([named])
+    show(log, device)
+
+
+@main.command("all")
+@options(part="all", examples=10_000, verdicts=True)
+def all_command(model: str, weights: Path, dataset: str, verdicts: Path | None, examples: int, eps: float,
+                device: str, out: Path, seconds: float, batch_size: int) -> None:  # fmt: skip
+    """Correctness, attacks and smoothing, one after the other: under six minutes on a GPU."""
+    start = time.perf_counter()
+
+    def left(most: float) -> float:
+        return max(0.0, min(most, seconds - (time.perf_counter() - start)))
+
+    case = case_of(model, weights, dataset, examples, eps, device, batch_size)
+    few = replace(case, x=case.x[:CHECKED], y=case.y[:CHECKED])
+    with Log(out) as log:
+        log.write(correctness(few, verdicts, left(seconds)))
+        # Certificates before attacks: they are short, and what comes last is what a limit of time leaves out.
+        certificates = Certificates(case, seconds=SECONDS["smoothing"])
+        parts: dict[str, Callable[[], Any]] = {
+            "smoothing": certificates.steps,
+            "attacks": Attacks(case, verdicts).steps,
+        }
+        for name, steps in parts.items():
+            log.write(told(measured(name, steps(), left(SECONDS[name])), case))
+    show(log, device)
 
 
 if __name__ == "__main__":

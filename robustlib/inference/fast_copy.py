@@ -18,12 +18,14 @@ from robustlib.inference.copy_agreement import compare, known_slopes, repeated
 from robustlib.inference.cuda_graphs import Graphs, RecordingFailed, no_recordings
 from robustlib.inference.cudnn_tuning import MUCH, seconds_of
 from robustlib.inference.gradients import Net
+from robustlib.inference.graph_fusion import fuse
 from robustlib.inference.graph_rewriting import Normalized, fold, steady_linear
 from robustlib.inference.model_modes import copied, layout
 from robustlib.inference.replica import Replica
 from robustlib.memory import out_of_memory
 from robustlib.model_calls import ask
 
+REFUSAL = 80  # characters of an error's first line, for the mode
 ORDINARY = 64  # a batch size that all CPUs treat like the larger ones
 
 
@@ -184,10 +186,21 @@ def halves(device: torch.device) -> list[torch.dtype]:
 
 
 def forms(model: nn.Module, sample: Tensor, dtypes: list[torch.dtype]) -> list[Callable[[], Replica]]:
-    """Ways to make the search copy, the quickest first."""
+    """Ways to make the search copy, the quickest first: this is where a form is chosen.
+
+    Fused only on CUDA devices, in half precision: in strict float32 the convolutions themselves take most of the time,
+    and cuDNN makes fused ones for tensor cores.  Fused only where it can be recorded: if that fails it does for the
+    folded form too, and each form that is given up costs a recording.
+    A form is a function from the model to a network and its name. One by torch.compile would stand before these, where
+    the work left is many times its warm-up: on an H100 it made 328,000 forwards and 151,000 gradients a second of
+    ResNet-18 where the folded form made 180,000 and 101,000 (float16, graphs, batches of 2,048). The fused form, which
+    needs no warm-up, has not been measured there: `benchmarks/gpu.py attacks` gives its rates beside the folded form's.
+    """
     ways: list[Callable[[], Replica]] = []
     for dtype in dtypes:
         sizes = batch_sizes(sample, dtype)
+        if sample.is_cuda and dtype != torch.float32:
+            ways.append(partial(search_replica, fused, model, dtype, sizes, True))
         for make in (folded, plain):
             for graphs in (True, False) if sample.is_cuda and not no_recordings() else (False,):
                 ways.append(partial(search_replica, make, model, dtype, sizes, graphs))
@@ -213,17 +226,24 @@ def attempt(
     except (
         Exception
     ) as error:  # tracing, casting and graphing a user's model may raise anything: a plainer form is tried
-        if out_of_memory(error):
-            drift, fault = 0.0, "no memory for it"
-        elif isinstance(error, RecordingFailed):
-            drift, fault = 0.0, str(error)
-        else:
+        # Of a model without gradients every form raises: nothing that is said of this one.
+        known = out_of_memory(error) or isinstance(error, RecordingFailed)
+        if not known and (replica is None or slopes is None):
             return None
+        drift, fault = 0.0, "no memory for it" if out_of_memory(error) else refusal(error)
     if fault or replica is None:
         if given_up is not None:
             given_up.append(f"{replica.mode}: {fault}" if replica else fault)
         return None
     return replica.but(drift=4 * drift, sizes=steady_sizes(replica, sample), count=Count())
+
+
+def refusal(error: Exception) -> str:
+    """What a copy raised when it was called, in few words."""
+    if isinstance(error, RecordingFailed):
+        return str(error)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}{f' ({lines[0][:REFUSAL]})' if lines else ''}"
 
 
 def search_replica(
@@ -274,3 +294,11 @@ def plain(model: nn.Module) -> tuple[nn.Module, str]:
 
 def folded(model: nn.Module) -> tuple[nn.Module, str]:
     return fold(copied(model)), "folded"
+
+
+def fused(model: nn.Module) -> tuple[nn.Module, str]:
+    """Raises ValueError where there is nothing to fuse: the folded form then is the same."""
+    net = fold(copied(model))
+    if not fuse(net):
+        raise ValueError("no convolution has a ReLU after it")
+    return net, "fused"

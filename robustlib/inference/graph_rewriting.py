@@ -89,7 +89,7 @@ def fold(model: nn.Module) -> nn.Module:
 
     Raises whatever tracing the model raises.
     """
-    graph = fx.symbolic_trace(model)
+    graph = traced(model)
     fold_layers(graph)
     pool_first(graph)
     halve(graph)
@@ -99,6 +99,25 @@ def fold(model: nn.Module) -> nn.Module:
     graph.delete_all_unused_submodules()
     graph.recompile()
     return graph if normalisation is None else Normalized(*normalisation, graph)
+
+
+class Tracer(fx.Tracer):
+    """Does not look into torchvision's Normalize, which asks what its images are."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return normalises(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+def traced(model: nn.Module) -> fx.GraphModule:
+    tracer = Tracer()
+    graph = tracer.trace(model)
+    return fx.GraphModule(tracer.root, graph, type(model).__name__)
+
+
+def normalises(layer: nn.Module) -> bool:
+    """Whether it is torchvision's, of either version; told by name, since torchvision takes long to load."""
+    kind = type(layer)
+    return kind.__name__ == "Normalize" and kind.__module__.startswith("torchvision.transforms.")
 
 
 def refresh(net: nn.Module) -> None:
@@ -235,6 +254,12 @@ def take_out_normalisation(graph: fx.GraphModule) -> tuple[Tensor, Tensor] | Non
     """Where the network begins with (x - mean) / std, its mean and std; the graph then is without it."""
     images = next(node for node in graph.graph.nodes if node.op == "placeholder")
     minus = only_user(images)
+    if is_a(minus, graph, nn.Module, ()) and normalises(layer := graph.get_submodule(str(minus.target))):
+        minus.replace_all_uses_with(images)
+        graph.graph.erase_node(minus)
+        device = next((weight.device for weight in graph.parameters()), None)
+        mean, std = (torch.as_tensor(values, dtype=torch.float32) for values in (layer.mean, layer.std))
+        return mean.reshape(-1, 1, 1).to(device), std.reshape(-1, 1, 1).to(device)
     over = only_user(minus) if is_a(minus, graph, None, MINUS) else None
     if not is_a(minus, graph, None, MINUS) or not is_a(over, graph, None, OVER):
         return None

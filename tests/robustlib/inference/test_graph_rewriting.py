@@ -1,13 +1,18 @@
 """The folded form computes what the network computes, follows it while it trains, and leaves it as it was."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms import Normalize
+from torchvision.transforms.v2 import Normalize as NormalizeV2
 
-from robustlib.inference.fast_copy import folded, make_replicas, search_replica
+from robustlib.inference import fast_copy
+from robustlib.inference.fast_copy import make_replicas, search_replica
 from robustlib.inference.fast_layers import HalvingPool, ReluPool, SteadyLinear, WideLinear
 from robustlib.inference.graph_rewriting import Folded, Normalized, fold, refresh
 from robustlib.models import build
@@ -141,7 +146,11 @@ def test_refreshing_takes_the_weights_as_they_are():
 def test_a_copy_that_moves_goes_whole_and_what_is_wide_stays_wide():
     """Its normalisation and its logits keep float32 when it is cast, and lay behind when it moved."""
     net = search_replica(
-        folded, build(arch="lenet5", in_channels=1, num_classes=10, image_size=(8, 8)), torch.bfloat16, (8,), False
+        fast_copy.folded,
+        build(arch="lenet5", in_channels=1, num_classes=10, image_size=(8, 8)),
+        torch.bfloat16,
+        (8,),
+        False,
     ).net
     assert isinstance(net, Normalized)
     kinds = {name: t.dtype for name, t in net.state_dict().items()}
@@ -153,3 +162,64 @@ def test_a_copy_that_moves_goes_whole_and_what_is_wide_stays_wide():
     net.to("meta")
     assert {t.device.type for t in (*net.parameters(), *net.buffers())} == {"meta"}
     assert {name: t.dtype for name, t in net.state_dict().items()} == kinds
+
+
+@pytest.fixture
+def inner() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5)).eval()
+
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+class Standardised(nn.Module):
+    """The first layer that people write."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, inner: nn.Module, axes: int):
+        super().__init__()
+        shape = (1, 3, 1, 1) if axes == 4 else (3, 1, 1)
+        self.register_buffer("mean", torch.tensor(MEAN).reshape(shape))
+        self.register_buffer("std", torch.tensor(STD).reshape(shape))
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner((x - self.mean) / self.std)
+
+
+FIRST: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "torchvision": lambda net: nn.Sequential(Normalize(MEAN, STD), net),
+    "torchvision, version 2": lambda net: nn.Sequential(NormalizeV2(list(MEAN), list(STD)), net),
+    "torchvision, in place": lambda net: nn.Sequential(Normalize(MEAN, STD, inplace=True), net),
+    "buffers of (1, 3, 1, 1)": partial(Standardised, axes=4),
+    "buffers of (3, 1, 1)": partial(Standardised, axes=3),
+}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_normalisation_in_front_is_in_float32_whoever_wrote_it(name: str, inner: nn.Module):
+    model, x = FIRST[name](inner).eval(), torch.rand(16, 3, 8, 8)
+    folded = fold(copy.deepcopy(model))
+    assert isinstance(folded, Normalized)
+    torch.testing.assert_close(folded.mean.flatten(), torch.tensor(MEAN))
+    torch.testing.assert_close(folded(x), model(x.clone()), rtol=1e-4, atol=1e-5)
+    half = search_replica(fast_copy.folded, model, torch.bfloat16, (16,), False)
+    assert half.dtype == torch.float32  # images come as they are
+
+
+def test_torchvisions_normalize_elsewhere_stays_where_it_is(inner: nn.Module):
+    class Later(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.normalise, self.net = Normalize(MEAN, STD), inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(self.normalise(x.sqrt()))
+
+    model, x = Later().eval(), torch.rand(4, 3, 8, 8)
+    folded = fold(copy.deepcopy(model))
+    assert not isinstance(folded, Normalized)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-4, atol=1e-5)
