@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from robustlib.inference.batched_model import BatchedModel
 from robustlib.inference.copy_agreement import HALF_DRIFT
+from robustlib.inference.oracle import as_oracle
 from robustlib.inference.predict import classes_of
 from robustlib.inference.recorded_call import RecordedCall, logits_in_kernels, record_call
 from robustlib.inference.replica import Replica
@@ -53,8 +53,8 @@ def keys_of(draws: Draws, stream: str, n: int) -> Tensor:
 
 def draws_at_once(model: nn.Module, x: Tensor) -> int:
     """How many noisy copies of all images pass at once: as many as the largest batch of a GPU takes."""
-    if x.is_cuda and isinstance(model, BatchedModel) and model.batch:
-        return max(1, model.batch // max(len(x), 1))
+    if x.is_cuda and (batch := as_oracle(model).batch):
+        return max(1, batch // max(len(x), 1))
     return max(1, PASS // max(x.numel(), 1))
 
 

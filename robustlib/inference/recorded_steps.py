@@ -64,10 +64,11 @@ class Recordings:
         for name in [name for name in self.blocks if name[0] is key]:  # pyright: ignore[reportIndexIssue]
             del self.blocks[name]
 
-    def keep(self, key: Hashable, make: Callable[[Any], Block]) -> Block:
+    def keep(self, key: Hashable, make: Callable[[Any], Block], device: torch.device) -> Block:
         """The block of this key, made where there is none."""
         if key not in self.blocks:
-            self.pool = torch.cuda.graphs.graph_pool_handle() if self.pool is None else self.pool
+            if self.pool is None:
+                self.pool = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
             self.blocks[key] = make(self.pool)
         self.blocks.move_to_end(key)
         while len(self.blocks) > 1 and sum(block.nbytes for block in self.blocks.values()) > KEPT_BYTES:
@@ -153,7 +154,7 @@ class Recorder:
             empty = place.new_full((size,), -1)
             return Block(blank(run, size), blank(run, size), empty, window.marks(run, size), self.fixed, pool)
 
-        fitting = self.recordings.keep((key, size), make)
+        fitting = self.recordings.keep((key, size), make, place.device)
         fitting.load(run, place)
         return fitting
 

@@ -1,15 +1,13 @@
 """Blocks of examples in memory that stays where it is, and the steps over them that are recorded as CUDA graphs."""
 
-import gc
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustlib.inference.cuda_graphs import on_a_stream_of, recording
+from robustlib.inference.cuda_graphs import no_waits, on_a_stream_of, recording
 from robustlib.inference.fixed_oracle import CannotRecord, FixedOracle, Passes
 from robustlib.inference.steps import Phase, Rows
 
@@ -29,8 +27,8 @@ class Block:
     """A fixed number of examples: their state in buffers, as it was when the window began, and what steps noted since.
 
     place: of each row in the whole batch, -1 where it is none or done.  marks: see `window_looks.py`.
-    oracle: makes what a step of so many rows asks.  pool: the memory of recordings, the same for all blocks: nothing in
-    it is read after a replay.  numbers: those of the phase that is played.  seen: how often a kind of step was taken
+    oracle: makes what a step of so many rows asks.  pool: the memory of recordings and their stream, the same for all
+    blocks: nothing in it is read after a replay.  numbers: those of the phase that is played.  seen: how often a kind of step was taken
     without a recording.
     """
 
@@ -98,12 +96,13 @@ class Block:
 
     def record(self, step: Step, phase: Phase) -> Recorded:
         """The step as a graph, after one that counts for nothing, in which libraries choose their kernels."""
-        with on_a_stream_of(self.place) as stream:
+        pool, stream = self.pool
+        with on_a_stream_of(self.place, stream), no_waits():
             state = self.state.with_rows({name: rows.clone() for name, rows in self.state.rows().items()})
             step(self.oracle(len(self.place)), state, dict(self.marks), phase)
             del state
         graph = torch.cuda.CUDAGraph()
-        with without_collection(), recording(graph, self.place, stream, pool=self.pool):
+        with recording(graph, self.place, stream, pool):
             passes = self.step(step, phase)
         return Recorded(graph, passes)
 
@@ -143,18 +142,6 @@ def described(value: Tensor) -> str:
 def count(passes: list[Passes], rows: int) -> None:
     for each in passes:
         each.add(rows)
-
-
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """No cyclic garbage is collected: an old graph that went in the middle of a recording would spoil it."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
 
 
 def blank(run: Rows, size: int) -> Rows:
