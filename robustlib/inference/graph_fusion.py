@@ -26,7 +26,7 @@ def fuse(net: nn.Module) -> int:
     graph = net.inner if isinstance(net, Normalized) else net
     assert isinstance(graph, fx.GraphModule)
     found = fuse_relus(graph) + fuse_pools(graph)
-    graph.graph.lint()
+    graph.delete_all_unused_submodules()
     graph.recompile()
     return found
 
@@ -43,9 +43,8 @@ def fuse_relus(graph: fx.GraphModule) -> int:
         if (geometry := geometry_of(conv, graph)) is None:
             continue
         with graph.graph.inserting_before(relu):
-            graph.set_submodule(str(conv.target), ConvRelu(graph.get_submodule(str(conv.target)), geometry))
             given = (conv.args[0],) if addend is None else (conv.args[0], addend)
-            relu.replace_all_uses_with(graph.graph.call_module(str(conv.target), given))
+            relu.replace_all_uses_with(graph.graph.call_module(put(graph, conv, geometry), given))
         for node in dict.fromkeys((relu, before, conv)):
             graph.graph.erase_node(node)
         found += 1
@@ -61,10 +60,16 @@ def fuse_pools(graph: fx.GraphModule) -> int:
         pool = only_user(conv)
         then = only_user(pool) if is_a(pool, graph, nn.MaxPool2d, POOLS) else None
         if is_a(pool, graph, ReluPool, ()) or is_a(then, graph, nn.ReLU, ALL_RELUS):
-            target = str(conv.target)
-            graph.set_submodule(target, ConvRelu(graph.get_submodule(target), geometry, masked=False))
+            conv.target = put(graph, conv, geometry, masked=False)
             found += 1
     return found
+
+
+def put(graph: fx.GraphModule, conv: fx.Node, geometry: Geometry, masked: bool = True) -> str:
+    """Make the layer that computes the convolution with its ReLU; the name that it has in the network."""
+    name = f"fused_{conv.name}"
+    graph.add_submodule(name, ConvRelu(graph.get_submodule(str(conv.target)), geometry, masked))
+    return name
 
 
 def added(node: fx.Node) -> list[tuple[fx.Node, fx.Node]] | None:

@@ -50,6 +50,7 @@ BODIES: dict[str, Body] = {
     "before a pool": lambda m, x: m.pool(m.relu(m.conv(x))),
     "before a pool that is ReLU's last": lambda m, x: m.relu(m.pool(m.conv(x))),
     "before a pool by two": lambda m, x: F.max_pool2d(m.relu(m.conv(x)), 2),
+    "its weights used elsewhere": lambda m, x: m.relu(m.conv(x)) * m.conv.weight.mean(),
 }
 LEFT_ALONE: dict[str, Body] = {
     "used before ReLU": lambda m, x: (y := m.conv(x)).relu() + y,
