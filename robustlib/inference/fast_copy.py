@@ -19,7 +19,7 @@ from robustlib.inference.cuda_graphs import Graphs, RecordingFailed, no_recordin
 from robustlib.inference.cudnn_tuning import MUCH, seconds_of
 from robustlib.inference.gradients import Net
 from robustlib.inference.graph_fusion import fuse
-from robustlib.inference.graph_rewriting import Normalized, fold, steady_linear
+from robustlib.inference.graph_rewriting import Normalized, fold, normalises, steady_linear
 from robustlib.inference.model_modes import copied, layout
 from robustlib.inference.replica import Replica
 from robustlib.memory import out_of_memory
@@ -197,12 +197,15 @@ def forms(model: nn.Module, sample: Tensor, dtypes: list[torch.dtype]) -> list[C
     needs no warm-up, has not been measured there: `benchmarks/gpu.py attacks` gives its rates beside the folded form's.
     """
     ways: list[Callable[[], Replica]] = []
+    records = sample.is_cuda and not no_recordings()
+    # On CPUs stored results must replay to the bit: there this waits for the next version of the kernels.
+    can_fold = sample.is_cuda or not any(normalises(layer) for layer in model.modules())
     for dtype in dtypes:
         sizes = batch_sizes(sample, dtype)
-        if sample.is_cuda and dtype != torch.float32:
+        if records and dtype != torch.float32:
             ways.append(partial(search_replica, fused, model, dtype, sizes, True))
-        for make in (folded, plain):
-            for graphs in (True, False) if sample.is_cuda and not no_recordings() else (False,):
+        for make in (folded, plain) if can_fold else (plain,):
+            for graphs in (True, False) if records else (False,):
                 ways.append(partial(search_replica, make, model, dtype, sizes, graphs))
     return ways
 

@@ -28,8 +28,8 @@ class Block:
 
     place: of each row in the whole batch, -1 where it is none or done.  marks: see `window_looks.py`.
     oracle: makes what a step of so many rows asks.  pool: the memory of recordings and their stream, the same for all
-    blocks: nothing in it is read after a replay.  numbers: those of the phase that is played.  seen: how often a kind of step was taken
-    without a recording.
+    blocks: nothing in it is read after a replay.  numbers: those of the phase that is played.  seen: how often a kind
+    of step was taken without a recording.
     """
 
     state: Rows
