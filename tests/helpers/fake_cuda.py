@@ -126,8 +126,13 @@ class FakeCuda:
         self.streams.append(self.now)
         self.pools.append(pool)
         held = self.memory.held()
-        with Recorder(graph):
-            yield
+        try:
+            with Recorder(graph):
+                yield
+        except Exception as error:  # which the end of a recording hides
+            raise torch.AcceleratorError(
+                "CUDA error: operation failed due to a previous error during capture"
+            ) from error
         if self.refuses:  # as torch.cuda.graph then does, which stays on its stream
             raise RuntimeError(self.refuses)
         inside = [place.block for call in graph.calls for place in tree_leaves(call[1:]) if isinstance(place, Place)]
