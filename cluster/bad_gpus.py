@@ -28,8 +28,10 @@ class BadGpus:
     def failed(self, gpu: Gpu, claimed: Claimed, failed: Failed) -> bool:
         """A job failed of the GPU; returns whether the GPU is given up for that."""
         reason = f"{failed.error_class}: {first_line(failed.message)}"
-        if failed.gpu in ("unfit", "crowded", "busy"):
+        if failed.gpu in ("unfit", "busy"):
             return self.add(gpu, f"job {claimed.id}, {claimed.fence}", reason)
+        if failed.gpu == "crowded":  # one job may be too large for what others leave
+            return self.add(gpu, f"job {claimed.id}", reason)
         return failed.gpu == "lost" and self.died(gpu, claimed, reason)
 
     def died(self, gpu: Gpu, claimed: Claimed, reason: str) -> bool:

@@ -174,7 +174,8 @@ def record(driver: Driver, frames: list[tuple[Bundle, Frame]], ended: list[tuple
     for bundle, reason in ended:
         driver.write(lambda db, bundle=bundle, reason=reason: watchdog.close(db, bundle, reason))
         driver.bundles.remove(bundle)
-        if reason and bundle.running and bundle.place and driver.slots.num_gpus:
+        killed = reason and not reason.startswith("OutOfMemoryError")  # by Ray, for the machine's memory
+        if killed and bundle.running and bundle.place and driver.slots.num_gpus:
             give_up_gpu(driver, bundle.place.gpu, driver.gpus.died(bundle.place.gpu, bundle.running, reason))
     for _, frame in frames:
         if isinstance(frame, Finished) and frame.job.kind == "train":
@@ -304,6 +305,8 @@ def count_slots(driver: Driver) -> None:
     """Nodes come and go; what a slot is stays as it was."""
     if driver.ray_health is not None and not driver.ray_health.probe():
         return
+    # What keeps the place of a GPU says nothing more, unless it has gone with its node.
+    driver.blocked = [one for one in driver.blocked if not driver.ray.wait([one.frames], timeout=0)[0]]
     found = slots_of(driver.ray, 1, driver.slots.num_cpus)
     if found.num_gpus == driver.slots.num_gpus:
         driver.slots = replace(found, shared=driver.slots.shared)

@@ -97,8 +97,12 @@ class Driver:
 
     @property
     def free_slots(self) -> float:
-        """Slots, or parts of one, that are free."""
-        return self.slots.count - sum(bundle.share for bundle in (*self.bundles, *self.blocked))
+        """Slots, or parts of one, that are free. A GPU that is given up and whose place is kept is none, whatever part
+        of it is kept.
+        """
+        blocked = {bundle.place.gpu for bundle in self.blocked if bundle.place}
+        at_work = [bundle.share for bundle in self.bundles if bundle.place is None or bundle.place.gpu not in blocked]
+        return self.slots.count - len(blocked) - sum(at_work)
 
     def write(self, change: Callable[[Connection], Any], *, sign: bool = False) -> Any:
         """A change in a transaction that a server which restarts does not stop; returns what it returns.

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
 from robustq.jobs.errors import SpecError
-from robustq.jobs.queue.transitions import BAD_GPU
+from robustq.jobs.queue.transitions import BAD_GPU, LEASE_SECONDS
 from robustq.jobs.store.schema import STATES, attempt, driver, event, job, job_dep, result, sweep, sweep_job
 from robustq.jobs.store.sweeps import LATEST_FIRST, jobs_of
 
@@ -90,8 +90,9 @@ def running(db: Connection) -> list[dict[str, Any]]:
 
 def bad_gpus(db: Connection) -> list[str]:
     """GPUs that the drivers at work have given up, a line each."""
-    told = select(event.c.data).join(driver, driver.c.id == event.c.driver_id)
-    rows = db.execute(told.where((event.c.kind == BAD_GPU) & driver.c.stopped_at.is_(None)).order_by(event.c.id))
+    told = select(event.c.data).join(driver, driver.c.id == event.c.driver_id).where(event.c.kind == BAD_GPU)
+    at_work = driver.c.stopped_at.is_(None) & (driver.c.heartbeat_at > time.time() - 2 * LEASE_SECONDS)
+    rows = db.execute(told.where(at_work).order_by(event.c.id))
     return [data["text"] for data in rows.scalars()]
 
 

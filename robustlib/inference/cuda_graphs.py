@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from robustlib.gpu_failures import chain
 from robustlib.model_calls import Careful
 
 NO_GRADIENT = (
@@ -200,7 +201,8 @@ def recording(graph: torch.cuda.CUDAGraph, x: Tensor, stream: torch.cuda.Stream,
             with torch.cuda.graph(graph, pool=pool, stream=stream):
                 yield
         except Exception as error:
-            text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            *_, first = chain(error)  # the network's own, which the end of the recording hides
+            text = f"{type(first).__name__}: {' '.join(str(first).split())[:200]}"
             if NEVER_FORGETS:
                 spoilt.append(text)
             raise RecordingFailed(f"a pass of {len(x)} images cannot be recorded: {text}") from error

@@ -262,6 +262,25 @@ def test_memory_that_ran_out_on_a_whole_gpu_is_no_end_for_good(gpu: Any, driver:
     assert len(driver.gpus.failures.get(FIRST, {})) == (gpu is not None)
 
 
+def test_a_gpu_that_is_given_up_is_no_part_of_a_slot(driver: Driver):
+    """Were the rest of it counted as free, jobs that need a whole GPU would be waited for for ever."""
+    driver.slots = Slots(2, 1, 1)
+    driver.blocked = [Bundle(None, {}, ON_GPU, 0.125, place=place(FIRST)) for _ in range(3)]
+    driver.bundles = [
+        Bundle(None, {}, ON_GPU, 0.25, place=place(FIRST)),  # began there before
+        Bundle(None, {}, ON_GPU, 0.5, place=place(SECOND)),
+    ]
+    assert driver.free_slots == 0.5
+    driver.bundles.append(Bundle(None, {}, ON_GPU, 0.25))  # on its way
+    assert driver.free_slots == 0.25
+
+
+def test_one_job_too_large_for_what_others_leave_gives_up_no_gpu():
+    gpus = BadGpus()
+    assert not any(gpus.failed(FIRST, a_job(1), raised(1, "crowded")) for _ in range(5))
+    assert [gpus.failed(FIRST, a_job(n), raised(n, "crowded")) for n in (2, 3)] == [False, True]
+
+
 def test_a_gpu_in_exclusive_mode_gets_one_process(driver: Driver, store: Store):
     told: list[str] = []
     driver.tell = told.append

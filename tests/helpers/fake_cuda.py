@@ -170,6 +170,10 @@ class FakeCuda:
         try:
             with recorder:
                 yield
+        except Exception as error:  # which the end of a recording hides
+            raise torch.AcceleratorError(
+                "CUDA error: operation failed due to a previous error during capture"
+            ) from error
         finally:
             recorder.put_back()
             recorder.before.clear()

@@ -16,6 +16,7 @@ from robustlib.inference import cuda_graphs, fast_copy
 from robustlib.inference.cuda_graphs import Graphs, RecordingFailed
 from robustlib.inference.fast_copy import attempt, make_replicas, search_replica
 from robustlib.inference.replica import Replica
+from robustlib.memory import out_of_memory
 from tests.helpers.fake_cuda import FakeCuda, install
 
 SIZES = (8, 32)
@@ -121,6 +122,18 @@ def test_a_network_that_waits_for_the_device_is_not_tried(cuda: FakeCuda, monkey
         with pytest.raises(RecordingFailed, match="waits for the device: called a synchronizing"):
             Graphs(looks)(asked)  # pyright: ignore[reportArgumentType]
     assert (cuda.streams, cuda.sync_debug, cuda_graphs.spoilt) == ([], 0, [])
+
+
+@pytest.mark.parametrize("error", [ValueError, torch.OutOfMemoryError])
+def test_the_end_of_a_recording_does_not_hide_what_came_in_it(error, cuda: FakeCuda, x: Tensor):
+    def fails(images: Tensor) -> Tensor:
+        if cuda.streams:  # in the recording, and not before
+            raise error("of its own")
+        return images.flatten(1) * 2
+
+    with pytest.raises(RecordingFailed, match=f"8 images cannot be recorded: {error.__name__}: of its own") as raised:
+        Graphs(fails)(x[:8])  # pyright: ignore[reportArgumentType]
+    assert out_of_memory(raised.value) == (error is torch.OutOfMemoryError)
 
 
 def test_what_cannot_be_recorded_is_told_in_the_mode(recorded: FakeCuda, monkeypatch, net: nn.Module, x: Tensor):
