@@ -254,7 +254,7 @@ class Doubts:
         for some, own in zip(rows.split(self.model.batch), keys.split(self.model.batch, 1), strict=True):
             if len(some):
                 noise = normal_at(self.index[some], own, tuple(self.x.shape[1:]))
-                chosen = classes_of(self.model(self.x[some] + self.sigma * noise))
+                chosen = classes_of(ask(self.model, self.x[some] + self.sigma * noise))
                 self.hits.index_add_(0, some, (chosen == self.guess[some]).long())
         return self.hits
 
