@@ -44,11 +44,12 @@ def fill_evenly(steepness: Tensor, speed: Tensor | None, room: Tensor, need: Ten
         rate = steepness * speed
         until = torch.where(speed > 0, room / speed.clamp_min(torch.finfo(speed.dtype).tiny), 0)
     t, work = torch.zeros_like(need), torch.empty_like(rate)
-    for _ in range(PASSES if looks(need) else BLIND_PASSES):
+    looking = looks(need)
+    for _ in range(PASSES if looking else BLIND_PASSES):
         short = need - torch.minimum(until, t, out=work).mul_(rate).sum(1, keepdim=True)
         slope = torch.gt(until, t, out=work).mul_(rate).sum(1, keepdim=True)
         going = (short > 1e-6 * need) & (slope > 0)
-        if looks(need) and not going.any():
+        if looking and not going.any():
             break
         t = torch.where(going, t + short / slope.clamp_min(torch.finfo(slope.dtype).tiny), t)
     return (t if speed is None else t * speed).minimum(room)

@@ -126,26 +126,29 @@ class Recorder:
         self, window: Any, key: Hashable, again: list[int], run: Rows, place: Tensor
     ) -> tuple[Rows, Tensor]:
         """These rows through all steps but the first."""
-        at, block = 1, None
+        at, block, began = 1, None, False
         while at < len(self.phases) and len(place):
             until = at + min(at, LONGEST, len(self.phases) - at)
             try:
                 block = self.fitting(window, key, block, run, place, len(self.phases) - at)
                 block.begin_window()
+                began = True
                 for number in range(at, until):
                     self.recordings.played += block.take(window.step, self.phases[number], again[number])
             except Exception as error:  # a user's model may do what cannot be recorded; eagerly it raises what is wrong
                 self.recordings.refuse(error)
                 if block is not None:
-                    run, place = block.rows_of(block.before)
+                    run, place = block.rows_of(block.before if began else block.state)
                 return self.search.walk(self.oracle, run, place, self.phases[at:], self.found)
-            self.look(window, block, self.phases[at:until])
-            run, place = block.rows_of(block.state)
-            at = until
-        return run, place
+            if self.look(window, block, self.phases[at:until]):
+                run, place = block.rows_of(block.state)
+            at, began = until, False
+        return (run, place) if block is None else block.rows_of(block.state)
 
     def fitting(self, window: Any, key: Hashable, block: Block | None, run: Rows, place: Tensor, steps: int) -> Block:
-        """The block to go on in with these rows: where steps enough are left, the smallest that holds them."""
+        """The block to go on in: where steps enough are left, the smallest that holds these rows. They are read only
+        where they are fewer than before.
+        """
         size = next(size for size in self.sizes if size >= len(place))
         if block is not None and (len(block.place) == size or steps < MOVE):
             return block
@@ -158,10 +161,10 @@ class Recorder:
         fitting.load(run, place)
         return fitting
 
-    def look(self, window: Any, block: Block, phases: Sequence[Phase]) -> None:
-        """Keep what the window has found, and let go of what is done."""
+    def look(self, window: Any, block: Block, phases: Sequence[Phase]) -> bool:
+        """Keep what the window has found, and let go of what is done. Returns whether there was such."""
         if (looked := window.look(block)) is None:
-            return
+            return False
         done, rows = looked.done, looked.done.nonzero().squeeze(1)
         for whole, part in zip(self.found, looked.found, strict=True):
             whole[block.place[rows]] = part[rows]
@@ -170,6 +173,7 @@ class Recorder:
         rows = (block.place >= 0).nonzero().squeeze(1)
         rival = None if block.state.rival is None else block.state.rival[rows]
         block.place[rows[~still_needed(block.place[rows], done[rows], rival)]] = -1
+        return True
 
     def take_again(self, block: Block, rows: Tensor, phases: Sequence[Phase]) -> Tensor:
         """The window's steps eagerly for these rows, from where they were before. Returns which of them are done."""

@@ -16,13 +16,14 @@ from robustlib import hyperplane
 from robustlib.attacks import ATTACKS
 from robustlib.evaluation import batches
 from robustlib.evaluation.batches import Ready, evaluate_batches
-from robustlib.inference import fixed_oracle
+from robustlib.inference import fixed_oracle, recorded_steps
 from robustlib.inference.cuda_graphs import Graphs
 from robustlib.inference.fast_copy import Replicas
 from robustlib.inference.gradients import without_vanished
 from robustlib.inference.oracle import Oracle
 from robustlib.inference.recorded_steps import LONGEST
 from robustlib.inference.replica import Replica
+from robustlib.inference.step_blocks import blank
 from robustlib.inference.steps import Phase, Rows, search_ball
 from robustlib.losses import misclassified
 from tests.helpers.fake_cuda import FakeCuda, install, looks_at_numbers
@@ -241,6 +242,23 @@ def test_an_evaluation_tells_how_its_own_steps_were_taken(
         attack = partial(ATTACKS[name], eps=0.02, **({"queries": 3} if name == "noise" else {}))
         list(evaluate_batches(net, x, y, [(name, attack)], eps=0.02, ready=ready))
         assert ready.mode(0.02) == f"float32, graphs{words}"
+
+
+def test_memory_that_does_not_hold_a_smaller_block(
+    cuda: FakeCuda, net: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    """Those who are left go on eagerly from where they are."""
+    y, model = net(x[:16]).argmax(1), recorded(net)
+
+    def make(run: Rows, size: int) -> Rows:
+        if size < SIZES[-1]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return blank(run, size)
+
+    monkeypatch.setattr(recorded_steps, "blank", make)
+    attack = partial(PGD, x=x[:16], y=y, eps=0.04, steps=14)
+    torch.testing.assert_close(attack(model), attack(eager(net)))
+    assert model.mode == "float32, graphs, steps not recorded: no memory for it"
 
 
 def test_a_run_of_few_steps_records_nothing(cuda: FakeCuda, net: nn.Module, x: Tensor):
