@@ -38,7 +38,7 @@ robustlib.attacks robustlib.defences
 robustlib.input_checks robustlib.models robustlib.outcome
 robustlib.inference
 robustlib.hyperplane robustlib.losses
-robustlib.norms
+robustlib.normal_streams robustlib.norms
 robustlib.datasets robustlib.model_calls robustlib.rng
 robustlib.hashing robustlib.memory robustlib.metrics robustlib.normalisations robustlib.settings
 robustlib.addresses robustlib.arguments robustlib.durable_files robustlib.gpu_failures robustlib.regular_files

@@ -13,7 +13,8 @@ from robustlib.inference.replica import Replica
 from robustlib.losses import margin
 from robustlib.memory import free, out_of_memory
 from robustlib.model_calls import Careful, ask
-from robustlib.rng import Draws, normal_at, normal_keys
+from robustlib.normal_streams import normal_at, normal_keys, normals
+from robustlib.rng import Draws
 
 PASS = 512 * 3 * 32 * 32  # values of the noisy images that pass at once on a CPU
 SAMPLE_DRAWS = 2  # noisy copies of each image of a sample, on which a copy is compared with its model
@@ -33,7 +34,7 @@ def vote(
     counts = None
     keys = keys_of(draws, stream, n)
     for chunk in chunks(n, draws_at_once(model, x)):
-        noise = draws.normals(tuple(x.shape[1:]), keys[:, chunk.start : chunk.stop]).flatten(0, 1)
+        noise = normals(draws, tuple(x.shape[1:]), keys[:, chunk.start : chunk.stop]).flatten(0, 1)
         noisy = x.repeat(len(chunk), *[1] * (x.ndim - 1)) + sigma * noise
         logits = ask(model, noisy)
         chosen = classes_of(logits).reshape(len(chunk), -1).T  # (B, copies)
@@ -202,7 +203,7 @@ class Chunk:
 
     def count(self, logits_of: Callable[[Tensor], Tensor], n: int) -> None:
         """The votes on the first n of the D noisy copies."""
-        noise = self.draws.normals(tuple(self.x.shape[1:]), self.keys[:, :n])
+        noise = normals(self.draws, tuple(self.x.shape[1:]), self.keys[:, :n])
         logits = logits_of((self.x + self.sigma * noise).flatten(0, 1))
         against = margin(logits, self.guess.repeat(n)).reshape(n, -1)
         # NaN and infinity are never a vote: the first class would get it, and be certified.
@@ -269,7 +270,7 @@ def make_voter(exact: Replica, copy: Replica, sample: Tensor, sigma: float) -> R
     if copy.precision == torch.float32:
         return exact
     draws = Draws(0, torch.arange(len(sample), device=sample.device))
-    noise = draws.normals(tuple(sample.shape[1:]), keys_of(draws, "certify/drift", SAMPLE_DRAWS))
+    noise = normals(draws, tuple(sample.shape[1:]), keys_of(draws, "certify/drift", SAMPLE_DRAWS))
     noisy = (sample + sigma * noise).flatten(0, 1)
     expected = exact(noisy)
     off = (copy.but(spare=None)(noisy) - expected).abs().max().item()

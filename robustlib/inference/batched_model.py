@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from robustlib.inference.cuda_graphs import Graphs, RecordingFailed
+from robustlib.inference.cuda_graphs import RecordingFailed
 from robustlib.inference.gradients import Net, Values, pull
 from robustlib.inference.model_modes import no_autocast, strict_float32
 from robustlib.inference.oracle import Oracle
@@ -223,9 +223,11 @@ class BatchedModel(Oracle):
             self.room.sizes = tuple(fitting for fitting in self.sizes if fitting <= half) or (half,)
         else:
             self.room.most = half
-        if isinstance(self.net, Graphs):
-            self.net.forget(self.room.sizes[-1] if self.sizes else half)
+        self.forget(self.room.sizes[-1] if self.sizes else half)
         return size > 1
+
+    def forget(self, beyond: int) -> None:
+        """Give back the memory that was kept for batches of more examples; where nothing is recorded there is none."""
 
     def fill(self, x: Tensor) -> Tensor:
         """The chunk as `net` takes it: filled up with copies of its last example to the next fixed size."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustlib.inference.batched_model import BatchedModel
-from robustlib.inference.cuda_graphs import WARM_UPS, Graphs, on_a_stream_of, recording
+from robustlib.inference.cuda_graphs import WARM_UPS, on_a_stream_of, recording
+from robustlib.inference.replica import Replica
 from robustlib.model_calls import rows_of
 
 
@@ -43,11 +43,11 @@ def record_call(function: Callable[[], None], *written: Tensor) -> RecordedCall:
     return RecordedCall(graph, function)
 
 
-def logits_in_kernels(model: BatchedModel, x: Tensor) -> Tensor:
+def logits_in_kernels(model: Replica, x: Tensor) -> Tensor:
     """The model's logits, float32, for at most as many images as one pass takes, by nothing but kernels: to be called
     within what is recorded. They are not counted, nor is what half precision cannot hold computed anew.
     """
-    net = model.net.net if isinstance(model.net, Graphs) else model.net
+    net = model.asked().net
     images = model.fill(x)
     with model.arithmetic():
         return rows_of(net(images), len(images))[: len(x)].float()

@@ -64,6 +64,12 @@ class Recordings:
         for name in [name for name in self.blocks if name[0] is key]:  # pyright: ignore[reportIndexIssue]
             del self.blocks[name]
 
+    def forget_blocks(self, beyond: int) -> None:
+        """Give back blocks of more examples, and the recordings of all: their pool is given back as a whole."""
+        if any(len(block.place) > beyond for block in self.blocks.values()):
+            self.blocks.clear()
+            self.pool = None
+
     def keep(self, key: Hashable, make: Callable[[Any], Block], device: torch.device) -> Block:
         """The block of this key, made where there is none."""
         if key not in self.blocks:

@@ -92,6 +92,11 @@ class Replica(BatchedModel):
         recorder = Recorder(self, fixed, self.recordings, self.sizes, search, phases, found)
         return recorder.walk(run, place)
 
+    def forget(self, beyond: int) -> None:
+        if self.recorded:
+            cast(Graphs, self.net).forget(beyond)
+            self.recordings.forget_blocks(beyond)
+
     def asked(self) -> Asked:
         """The network itself, without the graphs of its passes."""
         net = cast(Graphs, self.net).net if self.recorded else self.net

@@ -176,7 +176,7 @@ def test_the_graphs_of_a_network_share_a_pool_and_a_stream(cuda: FakeCuda, net: 
 
 def test_a_size_that_is_given_up_gives_its_memory_back(cuda: FakeCuda, net: nn.Module, x: Tensor):
     graphs = Graphs(net)
-    replica = Replica(graphs, sizes=SIZES)
+    replica = Replica(graphs, sizes=SIZES, recorded=True)
     replica(x)
     replica.values_and_grads(x, ten)
     held = weakref.ref(next(both for shape, both in graphs.both.items() if shape[0] == 32).out)

@@ -210,8 +210,8 @@ def test_what_cannot_be_recorded_runs_eagerly_and_says_so(cuda: FakeCuda, net: n
     before = torch.cuda.current_stream()
     model = Replica(Plain(awkward), sizes=SIZES, recorded=True, mode="float32, graphs")
     torch.testing.assert_close(PGD(model, x, y), PGD(eager(net), x, y))
-    words = "steps not recorded: operation not permitted when stream is capturing"
-    assert model.mode == f"float32, graphs, {words}"
+    words = "steps not recorded: a pass of 8 images cannot be recorded: RuntimeError: operation not permitted"
+    assert model.mode == f"float32, graphs, {words} when stream is capturing"
     assert torch.cuda.current_stream() is before
     later = recorded(net)
     torch.testing.assert_close(PGD(later, x, y), PGD(eager(net), x, y))

@@ -179,7 +179,7 @@ def test_factories_that_do_not_exist_or_build_no_model(reference: str, error, me
 def test_a_model_of_the_users_own_may_have_a_part_named_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Only together with a part named normalize does `net` mean our own layout."""
     inner = nn.Sequential(OrderedDict(net=nn.Linear(2, 3), head=nn.Linear(3, 3)))
-    monkeypatch.setattr("robustlib.models.call_factory", lambda *_, **__: inner)
+    monkeypatch.setattr("robustlib.models.build_users", lambda *_, **__: inner)
     weights = {key: torch.randn_like(value) for key, value in inner.state_dict().items()}
     model = build(file="my_model.py:small", weights=save(weights, tmp_path / "w.pt"), **FACTS)
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
