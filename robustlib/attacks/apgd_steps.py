@@ -12,7 +12,7 @@ from robustlib.arguments import Norm
 from robustlib.inference.oracle import Oracle
 from robustlib.inference.steps import Phase, Rows, search_ball
 from robustlib.losses import Loss, misclassified
-from robustlib.norms import Radius, ascent, per_example, project_in_box, size, steepest
+from robustlib.norms import Radius, ascent, either, per_example, project_in_box, size, steepest
 
 MOMENTUM = 0.75
 RHO = 0.75  # share of a window's steps in which the loss must rise, or else the step is halved
@@ -106,8 +106,8 @@ def ascend(
             run.rises = run.rises + (value > run.value)
         run.value = value
         run.best_value = torch.where(better, value, run.best_value)
-        run.best = torch.where(per_example(better, run.x), run.x_adv, run.best)
-        run.best_gradient = torch.where(per_example(better, run.x), run.gradient, run.best_gradient)
+        run.best = either(better, run.x_adv, run.best)
+        run.best_gradient = either(better, run.gradient, run.best_gradient)
         return misclassified(logits, run.y)
 
     def go_on(oracle: Oracle, run: Run, phase: Phase) -> None:
@@ -161,9 +161,8 @@ def adapt_l1(run: Run, length: float) -> None:
 
 
 def go_back(run: Run, chosen: Tensor) -> None:
-    mask = per_example(chosen, run.x)
-    run.x_adv = torch.where(mask, run.best, run.x_adv)
-    run.gradient = torch.where(mask, run.best_gradient, run.gradient)
+    run.x_adv = either(chosen, run.best, run.x_adv)
+    run.gradient = either(chosen, run.best_gradient, run.gradient)
     # The loss that the next step is compared with stays that of the step before, as in the authors' code.
 
 

@@ -13,7 +13,7 @@ from robustlib.inference.parallel_targets import Turned, in_turn
 from robustlib.inference.steps import Nearest, Phase, search_nearest
 from robustlib.input_checks import checked
 from robustlib.losses import misclassified, other_classes, targeted_margin
-from robustlib.norms import Radius, draw_in_ball, dual_size, per_example, size
+from robustlib.norms import Radius, draw_in_ball, dual_size, either, per_example, size
 from robustlib.rng import Draws, default_draws
 
 ALPHA_MAX, ETA, BETA = 0.1, 1.05, 0.9
@@ -127,7 +127,7 @@ def run_once(oracle: Oracle, run: Run, norm: Norm, steps: int) -> tuple[Tensor, 
 
     def move(oracle: Oracle, run: Run, phase: Phase) -> Tensor:
         back = run.x + BETA * (run.x_adv - run.x)
-        run.x_adv = torch.where(per_example(run.wrong, run.x), back, run.x_adv)
+        run.x_adv = either(run.wrong, back, run.x_adv)
         return run.distance <= run.goal
 
     return search_nearest(oracle, run, ask, move, [Phase()] * steps)

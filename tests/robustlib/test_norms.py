@@ -7,8 +7,9 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
+from robustlib import norms
 from robustlib.arguments import Norm
-from robustlib.norms import ascent, draw_in_ball, dual_size, inside, per_example, project, size
+from robustlib.norms import ascent, draw_in_ball, dual_size, either, inside, per_example, project, size
 from robustlib.rng import Draws
 
 NORMS: list[Norm] = ["Linf", "L2"]
@@ -132,3 +133,18 @@ def test_inside_checks_the_ball_and_the_box(norm: Norm):
 def test_unknown_norm(call, delta: Tensor):
     with pytest.raises(ValueError, match=r"^unknown norm 'L3', expected one of: Linf, L2, L1$"):
         call(delta, "L3")
+
+
+@pytest.mark.parametrize("looks", [True, False])
+@pytest.mark.parametrize("rows", [[], [3], [0, 1, 2, 4, 5, 6], list(range(7))])
+def test_either_is_torch_where_by_rows(rows: list[int], looks: bool, monkeypatch: pytest.MonkeyPatch):
+    """To the bit, also of NaN and of zeros with a sign, and neither is written into."""
+    monkeypatch.setattr(norms, "looks", lambda tensor: looks)
+    one, other = torch.randn(7, 2, 3), torch.randn(7, 2, 3)
+    one[0, 0, 0], other[3, 0, 0], one[1, 0, 0], other[1, 0, 1] = torch.nan, torch.nan, -0.0, -0.0
+    mask = torch.zeros(7, dtype=torch.bool)
+    mask[rows] = True
+    before, expected = (one.clone(), other.clone()), torch.where(per_example(mask, one), one, other)
+    found = either(mask, one, other)
+    for a, b in ((found, expected), (one, before[0]), (other, before[1])):
+        assert torch.equal(a.view(torch.int32), b.view(torch.int32))

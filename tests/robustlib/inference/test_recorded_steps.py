@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.hard_nets import Faint, Steep
-from robustlib import hyperplane
+from robustlib import hyperplane, norms
 from robustlib.attacks import ATTACKS
 from robustlib.evaluation import batches
 from robustlib.evaluation.batches import Ready, evaluate_batches
@@ -59,7 +59,8 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     """Graphs on a CPU, whose numbers cost as much to look at as a device's."""
-    monkeypatch.setattr(hyperplane, "looks", lambda tensor: False)
+    for module in (hyperplane, norms):
+        monkeypatch.setattr(module, "looks", lambda tensor: False)
     monkeypatch.setattr(hyperplane, "BLIND_PASSES", 10)
     return install(monkeypatch)
 
