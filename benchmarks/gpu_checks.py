@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from hard_nets import Faint, Steep
 from peers import PEERS
 from torch import Tensor, nn
 
+from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS
 from robustlib.evaluation.batches import Ready, evaluate_batches
 from robustlib.inference.copy_agreement import FLOAT32_TURN, HALF_TURN, repeated, turn
@@ -168,6 +169,45 @@ def ranges(case: Case) -> Iterator[Check]:
     yield Check("a last step below float16: robust accuracy", stands, "0", stands == 0, replicas.search.mode)
 
 
+STEPS: dict[str, tuple[Norm, dict[str, Any]]] = {
+    "pgd": ("Linf", {"steps": 20}),
+    "mifgsm": ("Linf", {"steps": 20}),
+    "apgd-ce": ("Linf", {"steps": 50}),
+    "apgd-t": ("Linf", {"steps": 30, "targets": 2}),
+    "fab-t": ("Linf", {"steps": 30, "targets": 2}),
+    "square": ("Linf", {"queries": 300}),
+    "deepfool": ("L2", {}),
+    "fmn": ("L2", {"steps": 50}),
+    "cw": ("L2", {"steps": 40, "search_steps": 2}),
+}
+
+
+def recorded_steps(case: Case) -> Iterator[Check]:
+    """Attacks whose steps are recorded beside the same attacks on the same copy step by step: who falls. Attacks that
+    look for the nearest image are given half of an L2 of 1, so that some stand.
+    """
+    replicas = case.ready.replicas
+    assert replicas is not None
+    if case.device.type == "cpu" and not replicas.search.recorded:
+        yield Check("recorded steps", None, "who falls is the same", None, "not measured: a CPU records nothing")
+        return
+    for name, (norm, options) in STEPS.items():
+        eps = case.budget.eps if norm == "Linf" else 0.5
+        search = replicas.for_radius(eps)
+        step_by_step = search.but(net=search.asked().net, recorded=False)
+        found = []
+        for replica in (search, step_by_step):
+            replica.recordings.forget()
+            with strict_float32():
+                x_adv = ATTACKS[name](replica, case.x, case.y, norm=norm, eps=eps, **options)
+            found.append(standing(case, x_adv))
+        what, apart = f"{name}: recorded steps", int((found[0] != found[1]).sum())
+        # Last bits may differ on a GPU, and with them an image at the boundary.
+        most, played = max(1, len(case.x) // 100), search.recordings.played > 0
+        note = f"{found[1].sum()} stand; {search.mode}"
+        yield Check(what, float(apart), f"recorded, <= {most} images apart", played and apart <= most, note)
+
+
 def correctness(case: Case, verdicts: Path | None, seconds: float = math.inf) -> Iterator[Check]:
     """Every check, told as it comes. seconds: after which none is begun."""
     began = time.perf_counter()
@@ -175,6 +215,7 @@ def correctness(case: Case, verdicts: Path | None, seconds: float = math.inf) ->
         partial(ranges, case),
         partial(gradients, case),
         partial(drift, case),
+        partial(recorded_steps, case),
         partial(deepfool, case),
         partial(autoattack, case, verdicts),
     ]

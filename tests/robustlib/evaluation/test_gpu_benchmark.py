@@ -13,11 +13,11 @@ import pytest
 import safetensors.torch
 import torch
 from click.testing import CliRunner, Result
-from torch import nn
+from torch import Tensor, nn
 
 from robustlib.evaluation.batches import Ready
 from robustlib.inference.cuda_graphs import Graphs
-from robustlib.inference.fast_copy import make_replicas
+from robustlib.inference.fast_copy import Replicas, make_replicas
 from robustlib.inference.replica import Replica
 from robustlib.inference.throughput import calibrate
 from tests.helpers.fake_cuda import install
@@ -75,6 +75,8 @@ def test_what_is_right_is_told_from_what_is_not(
     """At this radius every digit falls; a reference by which half of them stand is another network's."""
     result, found = run(gpu, weights, np.zeros(N, np.uint8), tmp_path)
     assert result.exit_code == 0, result.output
+    not_here = found.pop("recorded steps")
+    assert not_here["right"] is None and not_here["note"] == "not measured: a CPU records nothing"
     assert all(row["right"] for row in found.values()) and "WRONG" not in result.output
     assert found["deepfool, beside adv-lib"]["value"] == pytest.approx(1, abs=0.01)
     assert found["beyond float16's range: robust accuracy"]["value"] == 0
@@ -295,3 +297,34 @@ def test_launches_and_utilisation_of_a_gpu(gpu: Any, monkeypatch: pytest.MonkeyP
     events.clear()
     with pytest.raises(RuntimeError, match="saw nothing on the device"):
         list(profile.profiled(lambda: None, 3, torch.device("cuda")))
+
+
+class Looking(nn.Module):
+    """Makes Python look at a number, which no recording holds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.sum().item() > 1e9 else x
+
+
+@pytest.mark.parametrize("recordable", [True, False])
+def test_recorded_steps_are_held_to_the_same_steps_one_by_one(
+    recordable: bool, checks: Any, net: nn.Module, test: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+):
+    """On fakes of CUDA graphs: right where they are recorded and give the same, wrong where they could not be."""
+    install(monkeypatch)
+    monkeypatch.setattr(checks, "STEPS", {"pgd": ("Linf", {"steps": 12})})
+    model = net if recordable else nn.Sequential(Looking(), net)
+    replica = Replica(StepByStep(model), sizes=(8, 32), recorded=True, mode="float32")
+    budget = sys.modules["peers"].Budget(eps=0.1, steps=12, step_size=0.02, batch_size=20)
+    ready = Ready(model, Replicas(replica, replica, replica), 10, 0.0)
+    case = sys.modules["attacks"].Case("net", model, ready, test[0][:20], test[1][:20], torch.device("cpu"), budget)
+    (found,) = checks.recorded_steps(case)
+    assert (found.value, found.right) == (0, recordable)
+    assert found.note.endswith("float32, recorded steps") == recordable
+
+
+class StepByStep(Graphs):
+    """Calls the network itself: passes that nobody records."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.net(x)
