@@ -1,6 +1,7 @@
 """Votes of a model over noisy copies of images: by the model itself, or by its quick copy wherever that is sure."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from robustlib.inference.predict import classes_of
 from robustlib.inference.recorded_call import RecordedCall, logits_in_kernels, record_call
 from robustlib.inference.replica import Replica
 from robustlib.losses import margin
-from robustlib.memory import free, out_of_memory
+from robustlib.memory import free
 from robustlib.model_calls import Careful, ask
 from robustlib.normal_streams import normal_at, normal_keys, normals
 from robustlib.rng import Draws
@@ -106,7 +107,9 @@ class QuickVoter(Careful, nn.Module):
         def look(noisy: Tensor, logits: Tensor) -> None:
             found = self.copy(noisy)
             torch.maximum(off, (found - logits).abs().amax(1).reshape(-1, len(x)).amax(0), out=off)  # NaN stays
-            first, second = found.topk(min(2, found.shape[1]), dim=1).values.T.chunk(2)
+            if found.shape[1] == 1:
+                return  # one class has all votes
+            first, second = found.topk(2, dim=1).values.T.chunk(2)
             doubts.add_((~(first - second > self.drift)).reshape(-1, len(x)).sum(0))
 
         guess = vote(self.exact, x, sigma, n, draws, stream, look).argmax(1)
@@ -216,13 +219,11 @@ class Chunk:
         """Play the votes from a CUDA graph from now on, if they can be recorded."""
         if not self.copy.recorded or self.doubtful.numel() > self.copy.batch:
             return False
-        try:
+        with suppress(Exception):  # a user's model may do anything that a recording does not allow
             self.recorded = record_call(self.count_all, self.hits, self.doubtful)
-        except Exception as error:  # a user's model may do anything that a recording does not allow
-            if out_of_memory(error):
-                free()
-            return False
-        return True
+            return True
+        free()  # where the error no longer holds what may have been too much
+        return False
 
     def count_all(self) -> None:
         self.count(lambda x: logits_in_kernels(self.copy, x), len(self.live))

@@ -225,7 +225,9 @@ def judge_shared(
     """`judge_fixed`, each thread or process with its share of the examples."""
 
     def work(replicas: Replicas, rows: Tensor) -> tuple[Batch, ...]:
-        return judge_fixed(replicas, x[rows], y[rows], draws[rows], plan, norm)
+        found = judge_fixed(replicas, x[rows], y[rows], draws[rows], plan, norm)
+        # A radius's images lie in the memory of all radii, which would be sent along with each.
+        return tuple(replace(batch, x_adv=batch.x_adv.clone()) for batch in found)
 
     parts = shares.scatter(len(x), work)
     place = torch.cat([rows for rows, _ in parts]).argsort()

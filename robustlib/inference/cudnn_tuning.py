@@ -38,14 +38,14 @@ class Tuning:
 tuned = Tuning()
 
 
-def seconds_of(call: Callable[[], object]) -> float:
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     """The shortest of some runs on the GPU, after one that is not counted."""
     call()
     found = []
     for _ in range(RUNS):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
         start = time.perf_counter()
         call()
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
         found.append(time.perf_counter() - start)
     return min(found)

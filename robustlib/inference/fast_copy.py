@@ -153,7 +153,7 @@ def takes_channels_last(model: nn.Module, x: Tensor, logits: Tensor) -> bool:
 def quicker_channels_last(replica: Replica, sample: Tensor) -> bool:
     """Whether a GPU computes batches of the smallest size much sooner with the images channels-last."""
     x, other = repeated(sample, replica.sizes[0]), replica.but(memory_format=torch.channels_last)
-    return seconds_of(lambda: other(x)) < MUCH * seconds_of(lambda: replica(x))
+    return seconds_of(lambda: other(x), x.device) < MUCH * seconds_of(lambda: replica(x), x.device)
 
 
 def steady_sizes(replica: Replica, sample: Tensor) -> tuple[int, ...]:

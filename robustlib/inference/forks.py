@@ -8,6 +8,7 @@ import os
 import pickle
 import select
 import signal
+import struct
 import sys
 import time
 import traceback
@@ -20,9 +21,12 @@ from typing import Any, TypeVar
 
 import torch
 
+from robustlib.memory import out_of_memory
+
 STUCK_SECONDS = 60.0
 LOOK_SECONDS = 5.0
-WHOLE = b"."  # the end of an answer
+SIZE = struct.Struct("q")  # before an answer: its bytes
+AUTOGRAD = "fork-based multiprocessing"  # in the error of a backward pass that no fork of this process can make
 PR_SET_PDEATHSIG = 1  # it ends with its parent
 
 Part = TypeVar("Part")
@@ -45,23 +49,27 @@ class Fork:
 
     def answer(self) -> bytes:
         """What it says in the end; empty where it died, or is stuck."""
-        while not self.is_stuck():
+        while len(self.said) < SIZE.size or len(self.said) < SIZE.size + SIZE.unpack_from(self.said)[0]:
             if select.select([self.pipe], [], [], LOOK_SECONDS)[0]:
                 part = os.read(self.pipe, 2**20)
                 if not part:
-                    return bytes(self.said[:-1]) if self.said.endswith(WHOLE) else b""
+                    return b""
                 self.said += part
-        return b""
+            elif self.is_stuck():
+                return b""
+        return bytes(self.said[SIZE.size :])
 
     def is_stuck(self) -> bool:
-        """Whether it has slept, and used no time of a processor, for long: it waits for a lock that a thread of its
-        parent held.
+        """Whether it has ended, though somebody that it started holds its pipe; or has slept, and used no time of a
+        processor, for long: it waits for a lock that a thread of its parent held.
         """
         try:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended
-            return False
+        except OSError:
+            return True
         state, ticks = fields[0], int(fields[11]) + int(fields[12])
+        if state == "Z":
+            return True
         if state != "S" or ticks != self.ticks:
             self.ticks, self.since = ticks, time.monotonic()
         return time.monotonic() - self.since > STUCK_SECONDS
@@ -78,29 +86,50 @@ class Fork:
 def in_processes(works: Sequence[Callable[[], Part]]) -> list[Part]:
     """What each of the works returns: the first is done here, each other in a fork of this process.
 
-    The work of a fork that dies or hangs is done here too, with a warning. Raises what a work raises.
+    The work of a fork that dies, hangs or cannot be made is done here too, with a warning. Raises what a work raises.
     """
-    forks: list[Fork] = []
+    forks: list[Fork | None] = []
     try:
         for work in works[1:]:
             forks.append(fork(work))
         found = [works[0]()]
         for work, child in zip(works[1:], forks, strict=True):
-            answer = child.answer()
+            answer = child.answer() if child is not None else b""
             if not answer:
-                warnings.warn("a process that shared the examples died or hung: its share is done anew", stacklevel=2)
+                what = "died or hung" if child is not None else "could not be made"
+                warnings.warn(f"a process that shared the examples {what}: its share is done anew", stacklevel=2)
             found.append(result_of(answer) if answer else work())
         return found
     finally:
         for child in forks:
-            child.end()
+            if child is not None:
+                child.end()
 
 
-def fork(work: Callable[[], Any]) -> Fork:
+def can_differentiate() -> bool:
+    """Whether a fork can make a backward pass: none can once autograd has started threads for another device than the
+    CPU, which a GPU that is there is enough for.
+    """
+    child = fork(lambda: torch.ones(1, requires_grad=True).sum().backward())
+    if child is None:
+        return False
+    try:
+        return bool(child.answer())
+    finally:
+        child.end()
+
+
+def fork(work: Callable[[], Any]) -> Fork | None:
+    """None where the machine lets no more processes be made."""
     parent, (ours, theirs) = os.getpid(), os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads that may hold a lock: see `is_stuck`
-        pid = os.fork()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads that may hold a lock: see `is_stuck`
+            pid = os.fork()
+    except OSError:
+        os.close(ours)
+        os.close(theirs)
+        return None
     if pid:
         os.close(theirs)
         return Fork(pid, ours)
@@ -121,14 +150,20 @@ def be_a_fork(work: Callable[[], Any], parent: int, pipe: int) -> None:
     try:
         answer = pickle.dumps((work(), None))
     except Exception as error:
+        if AUTOGRAD in str(error):
+            return  # it is done in the parent
         answer = pickled_error(error)
     with open(pipe, "wb") as file:
-        file.write(answer + WHOLE)
+        file.write(SIZE.pack(len(answer)) + answer)
 
 
 def pickled_error(error: Exception) -> bytes:
-    """The error with its traceback; a RuntimeError of the same text for one that pickle does not take."""
+    """The error with its traceback: a RuntimeError of the same text for one that pickle does not take, a MemoryError
+    for one that says that memory ran out, perhaps by its cause alone, which pickle leaves out.
+    """
     text = "".join(traceback.format_exception(error))
+    if out_of_memory(error):
+        error = MemoryError(f"{type(error).__name__}: {error}")
     try:
         pickle.loads(found := pickle.dumps((None, (error, text))))
         return found

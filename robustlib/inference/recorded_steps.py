@@ -23,7 +23,7 @@ from robustlib.inference.step_blocks import Block, blank
 from robustlib.inference.step_keys import NotPlain, key_of
 from robustlib.inference.steps import BallSearch, Phase, Rows, join, still_needed
 from robustlib.inference.window_looks import BallWindow, NearestWindow
-from robustlib.memory import out_of_memory
+from robustlib.memory import free, out_of_memory
 
 SHORT = 6  # a run of fewer steps records nothing
 # A look costs a wait for the device, and a step that is taken in vain for those who are done. Most fall in the first
@@ -63,6 +63,8 @@ class Recordings:
         """Let go of the blocks of a run that no other can go on with."""
         for name in [name for name in self.blocks if name[0] is key]:  # pyright: ignore[reportIndexIssue]
             del self.blocks[name]
+        if not self.blocks:
+            self.pool = None
 
     def forget_blocks(self, beyond: int) -> None:
         """Give back blocks of more examples, and the recordings of all: their pool is given back as a whole."""
@@ -143,6 +145,9 @@ class Recorder:
                     self.recordings.played += block.take(window.step, self.phases[number], again[number])
             except Exception as error:  # a user's model may do what cannot be recorded; eagerly it raises what is wrong
                 self.recordings.refuse(error)
+            # Out of the block: the error no longer holds what was to be freed, nor is it the context of later ones.
+            if block is None or self.recordings.refused:
+                free()
                 if block is not None:
                     run, place = block.rows_of(block.before if began else block.state)
                 return self.search.walk(self.oracle, run, place, self.phases[at:], self.found)

@@ -136,7 +136,7 @@ class Replica(BatchedModel):
 
     def in_doubt(self, logits: Tensor, y: Tensor) -> Tensor:
         if self.drift == 0:
-            return misclassified(logits, y)
+            return misclassified(logits, y) | logits.isnan().any(1)
         return ~(margin(logits, y) < -self.drift)  # NaN too
 
     @torch.no_grad()

@@ -6,6 +6,7 @@ Processes do not wait for each other's Python besides.
 """
 
 import copy
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from robustlib.inference.batched_model import Count
 from robustlib.inference.fast_copy import Replicas
-from robustlib.inference.forks import can_fork, in_processes
+from robustlib.inference.forks import can_differentiate, can_fork, in_processes
 from robustlib.inference.model_modes import without_graphs
 
 MOST = 4  # threads that run Python at once: more would wait for each other
@@ -70,17 +71,17 @@ class ForkedReplicas:
         """The work done on every share of n rows, each in a process, with the rows of each share."""
         rows = shares_of(n, self.number)
         with threads_of(1):
-            found = in_processes([partial(self.at_work, work, share, first=k == 0) for k, share in enumerate(rows)])
-        for _, passes in found[1:]:
-            for count, more in zip(self.replicas.counts, passes, strict=True):
+            found = in_processes([partial(self.at_work, work, share, os.getpid()) for share in rows])
+        for _, passes in found:
+            for count, more in zip(self.replicas.counts, passes, strict=False):
                 more.move_to(count)
         return [(share, part) for share, (part, _) in zip(rows, found, strict=True)]
 
-    def at_work(
-        self, work: Callable[[Replicas, Tensor], Part], rows: Tensor, *, first: bool
-    ) -> tuple[Part, list[Count]]:
-        """first: in this process, which goes on counting."""
-        for count in () if first else self.replicas.counts:
+    def at_work(self, work: Callable[[Replicas, Tensor], Part], rows: Tensor, parent: int) -> tuple[Part, list[Count]]:
+        """Returns what a fork has counted; the parent, whose number this is, goes on counting."""
+        if os.getpid() == parent:
+            return work(self.replicas, rows), []
+        for count in self.replicas.counts:
             count.clear()
         return work(self.replicas, rows), self.replicas.counts
 
@@ -116,11 +117,14 @@ def make_shares(replicas: Replicas, device: torch.device, *, fork: bool) -> Shar
     """None where nothing is to be shared out: see `make_threaded`.
 
     fork: what is done may be done in another process. A model that cannot be copied is not: it holds what a process
-    has to itself, as a connection is. Nor is one without tensors, which calls something else.
+    has to itself, as a connection is. Nor is one without tensors, or with a black box in it, which call something else.
     """
     threaded, number = make_threaded(replicas, device), torch.get_num_threads()
+    if threaded is None or not (fork and can_fork() and number <= MOST_FORKS):
+        return threaded
     has_tensors = any(True for _ in (*replicas.exact.parameters(), *replicas.exact.buffers()))
-    if threaded is None or not (fork and can_fork() and has_tensors and number <= MOST_FORKS):
+    asks_others = any(hasattr(layer, "call_lock") for replica in replicas.every for layer in replica.modules())
+    if not has_tensors or asks_others or not can_differentiate():
         return threaded
     return ForkedReplicas(replicas, number)
 
@@ -138,7 +142,7 @@ def make_threaded(replicas: Replicas, device: torch.device) -> ThreadedReplicas 
             replica.count.clear()
     except Exception:  # a user's model may hold on to anything
         return None
-    return ThreadedReplicas([replicas, *copies], threads_each())
+    return ThreadedReplicas([replicas, *copies], torch.get_num_threads() // number)
 
 
 def size_of(replicas: Replicas) -> int:

@@ -193,3 +193,10 @@ def test_where_there_is_no_half_precision_the_model_votes(net: nn.Module, test: 
     replicas = make_replicas(net, test[0][:64], half=False)
     ready = Ready(net, replicas, 10, 0.0)
     assert voter_for(ready, test[0], 0.3, CPU) is replicas.exact
+
+
+def test_one_class_has_all_votes():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 1)).eval()
+    exact, copy = Replica(net), Replica(nn.Sequential(nn.Flatten(), nn.Linear(12, 1)).eval(), precision=torch.bfloat16)
+    found = certify(QuickVoter(exact, copy, 10.0), torch.rand(4, 3, 2, 2), sigma=0.25, n0=10, n=100)
+    assert found.guess.tolist() == found.prediction.tolist() == [0] * 4

@@ -228,3 +228,23 @@ def test_what_it_does_not_take_is_refused(attack: str, options: dict, message: s
     x, y, _ = points
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
         evaluate(half_plane, x, y, attack, **options)
+
+
+class Standardised(nn.Module):
+    """Divides each image by its deviation, which a black image has none of."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1) - x.flatten(1).mean(1, keepdim=True)
+        return flat / flat.square().mean(1, keepdim=True).sqrt()
+
+
+@pytest.mark.parametrize("attack", ["clean", "noise", "pgd"])
+def test_nan_is_no_class_beyond_the_first_images_too(attack: str):
+    """The first class is the largest of logits that are NaN: two black images of it were right, and robust."""
+    torch.manual_seed(0)
+    model = nn.Sequential(Standardised(), nn.Linear(64, 10)).eval()
+    x = torch.rand(80, 1, 8, 8)
+    y = model(x).argmax(1)
+    x[70:72], y[70:72] = 0, 0
+    with pytest.raises(ValueError, match="the model gives NaN logits for"):
+        evaluate(model, x, y, attack, eps=2 / 255)

@@ -16,10 +16,14 @@ from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
 from robustlib.attacks.types import as_stage
-from robustlib.evaluation.batches import evaluate_batches, make_ready
+from robustlib.evaluation.batches import evaluate_batches, evaluate_curve, make_ready
 from robustlib.inference import forks, threads
+from robustlib.inference.fast_copy import Replicas
 from robustlib.inference.forks import in_processes
 from robustlib.inference.threads import ForkedReplicas, ThreadedReplicas, make_shares
+from robustlib.memory import out_of_memory
+from robustlib.models.black_box import BlackBoxModel
+from robustlib.models.layers import Normalize
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(not forks.can_fork(), reason="forks are used on Linux alone")
@@ -113,9 +117,62 @@ def test_the_work_of_a_process_that_hangs_is_done_anew(monkeypatch: pytest.Monke
         assert in_processes([os.getpid, works])[1] != here
 
 
+def test_where_no_process_can_be_made(monkeypatch: pytest.MonkeyPatch):
+    def refuse() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refuse)
+    before = os.listdir("/proc/self/fd")
+    with pytest.warns(UserWarning, match="could not be made"):
+        assert in_processes([lambda: 1, lambda: 2]) == [1, 2]
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert not forks.can_differentiate()
+
+
+def test_what_a_process_leaves_behind_is_not_waited_for():
+    """A process that the model started holds the pipe open."""
+
+    def leaves():
+        if os.fork() == 0:
+            time.sleep(30)
+            os._exit(0)
+        return "done"
+
+    start = time.monotonic()
+    assert in_processes([str, leaves]) == ["", "done"]
+    assert time.monotonic() - start < 20
+
+
+def test_memory_that_ran_out_says_so_though_only_its_cause_does():
+    def fails():
+        try:
+            raise MemoryError
+        except MemoryError as error:
+            raise ValueError("the model fails") from error
+
+    with pytest.raises(MemoryError, match=r"^ValueError: the model fails") as raised:
+        in_processes([int, fails])
+    assert out_of_memory(raised.value)
+
+
+def test_a_backward_pass_that_no_fork_can_make_is_made_here():
+    """As where autograd has threads for a GPU. PyTorch says so in these words."""
+    here = os.getpid()
+
+    def fails():
+        if os.getpid() != here:
+            raise RuntimeError("Unable to handle autograd's threading in combination with fork-based multiprocessing.")
+        return "done"
+
+    with pytest.warns(UserWarning, match="died or hung"):
+        assert in_processes([str, fails]) == ["", "done"]
+    assert forks.can_differentiate()
+
+
 def test_it_ends_with_its_parent():
     code = """
 import os, time
+from robustlib.inference.fast_copy import Replicas
 from robustlib.inference.forks import in_processes
 def tells():
     print(os.getpid(), flush=True)
@@ -164,12 +221,46 @@ def test_who_shares_out_by_processes(two_threads, net: nn.Module, test):
     assert isinstance(shares, ForkedReplicas) and shares.number == 2
     assert isinstance(make_shares(replicas, CPU, fork=False), ThreadedReplicas)
 
+    black_box = BlackBoxModel(lambda x: x.flatten(1)[:, :10], 10)
+    behind = nn.Sequential(Normalize([0.5], [0.5]), black_box)
+    asked = make_ready(behind.eval(), test[0], 10, CPU).replicas
+    assert asked is not None and isinstance(make_shares(asked, CPU, fork=True), ThreadedReplicas)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "can_differentiate", lambda: False)
+        assert isinstance(make_shares(replicas, CPU, fork=True), ThreadedReplicas)
+
     class NoTensors(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.flatten(1)[:, :10]
 
     replicas = make_ready(NoTensors(), test[0], 10, CPU).replicas
     assert replicas is not None and isinstance(make_shares(replicas, CPU, fork=True), ThreadedReplicas)
+
+
+def test_passes_are_counted_also_of_a_process_that_died(two_threads, net: nn.Module, test):
+    replicas = make_ready(net, test[0], 10, CPU).replicas
+    assert replicas is not None
+    shares, here = make_shares(replicas, CPU, fork=True), os.getpid()
+    assert isinstance(shares, ForkedReplicas)
+
+    def work(own: Replicas, rows: Tensor) -> int:
+        own.search(test[0][rows])
+        if os.getpid() != here and len(rows) == 16:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return len(rows)
+
+    before = replicas.passes.forwards
+    assert [part for _, part in shares.scatter(20, work)] == [10, 10]
+    assert replicas.passes.forwards == before + 20
+    with pytest.warns(UserWarning, match="died"):
+        assert [part for _, part in shares.scatter(32, work)] == [16, 16]
+    assert replicas.passes.forwards == before + 52
+
+
+def test_images_of_a_radius_are_sent_without_those_of_the_others(two_threads, net: nn.Module, test):
+    plan = [(eps, [("pgd", partial(ATTACKS["pgd"], eps=eps))]) for eps in (0.03, 0.06, 0.09)]
+    (radii,) = evaluate_curve(net, test[0][:20], test[1][:20], plan, num_classes=10)
+    assert [batch.x_adv.untyped_storage().nbytes() for batch in radii] == [radii[0].x_adv.nbytes] * 3
 
 
 def test_a_users_attack_stays_in_this_process(two_threads, net: nn.Module, test):

@@ -26,6 +26,7 @@ from robustlib.inference.replica import Replica
 from robustlib.inference.step_blocks import blank
 from robustlib.inference.steps import Phase, Rows, search_ball
 from robustlib.losses import misclassified
+from robustlib.memory import out_of_memory
 from tests.helpers.fake_cuda import FakeCuda, install, looks_at_numbers
 
 SIZES = (8, 16)
@@ -233,10 +234,28 @@ def test_memory_that_does_not_hold_a_recording(cuda: FakeCuda, net: nn.Module, x
     assert model.mode == "float32, steps not recorded: no memory for it"
 
 
+def test_errors_after_a_recording_without_memory_are_no_lack_of_memory(cuda: FakeCuda, net: nn.Module, x: Tensor):
+    """Else batches would be halved for an error of the model's own."""
+    calls = [0]
+
+    class Fails(Graphs):
+        def __call__(self, x: Tensor) -> Tensor:
+            calls[0] += 1
+            if calls[0] > 4:
+                raise ValueError("the model's own")
+            return self.net(x)
+
+    cuda.refuses = "CUDA out of memory"
+    model = Replica(Fails(net), sizes=SIZES, recorded=True, mode="float32")
+    with pytest.raises(ValueError, match="the model's own") as raised:
+        PGD(model, x, net(x).argmax(1))
+    assert model.recordings.refused and not out_of_memory(raised.value) and model.sizes == SIZES
+
+
 def test_an_evaluation_tells_how_its_own_steps_were_taken(
     cuda: FakeCuda, net: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(batches, "make_threaded", lambda *_: None)
+    monkeypatch.setattr(batches, "make_shares", lambda *_, **__: None)  # the fakes cannot be copied
     y, model = net(x).argmax(1), recorded(net)
     ready = Ready(net, Replicas(eager(net), model, model), classes=10, seconds=0.0)
     for name, words in (("pgd", ", recorded steps"), ("noise", "")):
