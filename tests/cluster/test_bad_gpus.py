@@ -93,7 +93,7 @@ NO_KERNEL = "CUDA error: no kernel image is available for execution on the devic
 
 
 @pytest.mark.parametrize(("works", "gpu"), [(True, "unbuilt"), (False, "unfit")])
-def test_an_extension_that_was_built_for_other_gpus_is_told_from_a_torch_that_was(works: bool, gpu: str, monkeypatch):
+def test_an_extension_for_other_gpus_is_told_from_a_torch_for_others(works: bool, gpu: str, monkeypatch):
     monkeypatch.setattr(worker, "multiplies", lambda: works)
     assert failure(a_job(1), torch.AcceleratorError(NO_KERNEL), ON_GPU).gpu == gpu
 
