@@ -224,6 +224,15 @@ def correctness(case: Case, verdicts: Path | None, seconds: float = math.inf) ->
         if start - began > seconds:
             yield Check(part.func.__name__, None, "", None, f"not measured: {seconds:.0f} s were over")
             continue
-        for check in part():
+        for check in told(part):
             yield replace(check, seconds=time.perf_counter() - start, device=device_name(case.device))
             start = time.perf_counter()
+
+
+def told(part: partial[Iterator[Check]]) -> Iterator[Check]:
+    """The checks of a part. One that raises is wrong, and the last of its part: the next parts are asked."""
+    try:
+        yield from part()
+    except Exception as error:
+        line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        yield Check(part.func.__name__, None, "no error", False, f"{type(error).__name__}: {line}")

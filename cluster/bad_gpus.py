@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from robustq.cluster.messages import Failed, Gpu
 from robustq.jobs.queue.transitions import Claimed
+from robustq.jobs.text.safe_text import hide, one_line
 
 MOST = 3  # failures of a GPU without a job that ended well between them, after which nothing more is sent there
 
@@ -30,12 +31,11 @@ class BadGpus:
         reason = f"{failed.error_class}: {first_line(failed.message)}"
         if failed.gpu in ("unfit", "busy"):
             return self.add(gpu, f"job {claimed.id}, {claimed.fence}", reason)
-        if failed.gpu == "crowded":  # one job may be too large for what others leave
-            return self.add(gpu, f"job {claimed.id}", reason)
-        return failed.gpu == "lost" and self.died(gpu, claimed, reason)
+        # One model may be too large for what others leave, or have an extension that was built for other GPUs.
+        return failed.gpu in ("lost", "unbuilt", "crowded") and self.died(gpu, claimed, reason)
 
     def died(self, gpu: Gpu, claimed: Claimed, reason: str) -> bool:
-        """A worker ended there under a job, for which the job's model may be the reason: each model counts once, and
+        """A job or its worker ended there, for which the job's model may be the reason: each model counts once, and
         none that fares so elsewhere too. Returns whether the GPU is given up for that.
         """
         model = json.dumps(claimed.spec.get("model", claimed.id), sort_keys=True)
@@ -56,8 +56,11 @@ class BadGpus:
 
     def told(self, gpu: Gpu) -> str:
         """A line on a GPU that is given up."""
-        return (
-            f"{name(gpu)} is given up for the rest of this run: {MOST} jobs in turn failed there, last: {self.bad[gpu]}"
+        return one_line(
+            hide(
+                f"{name(gpu)} is given up for the rest of this run: {MOST} failures in turn there, "
+                f"last: {self.bad[gpu]}"
+            )
         )
 
 

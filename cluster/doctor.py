@@ -6,8 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from robustlib.datasets import load
-from robustq.cluster.gpu_probe import reason_against
-from robustq.cluster.ray_connection import gpu_count, local_ray, local_slots
+from robustq.cluster import gpu_probe
+from robustq.cluster.ray_connection import gpu_count, gpu_ids, local_ray, local_slots
 from robustq.cluster.slots import usable_cpus
 from robustq.jobs.errors import StoreError
 from robustq.jobs.store.connection import open_store
@@ -54,10 +54,14 @@ def torch_pair() -> str:
 
 def try_gpus() -> str:
     """As a run tries them, before its first job."""
-    gpus = gpu_count()
-    if gpus and (why := reason_against(gpus)):
-        raise RuntimeError(f"{gpus} are there, and none can be used, so that jobs run on CPUs: {why}")
-    return f"{gpus} of {gpus} multiply in a process of their own" if gpus else "none"
+    ids = gpu_ids()
+    reasons = gpu_probe.trial(tuple(ids))
+    if all(reasons) and ids:
+        why = "; ".join(dict.fromkeys(reasons))
+        raise RuntimeError(f"{len(ids)} are there, and none can be used, so that jobs run on CPUs: {why}")
+    if line := gpu_probe.told(ids, reasons):
+        raise RuntimeError(line)
+    return f"{len(ids)} of {len(ids)} multiply in a process of their own" if ids else "none"
 
 
 def try_ray() -> str:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import replace
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
@@ -112,28 +113,37 @@ def check_token(address: str, *, insecure: bool) -> None:
 
 
 def gpu_count() -> int:
-    """GPUs that Ray would hand out, found without loading torch."""
+    """How many GPUs Ray would hand out."""
+    return len(gpu_ids())
+
+
+def gpu_ids() -> list[str]:
+    """GPUs that Ray would hand out, as in CUDA_VISIBLE_DEVICES, found without loading torch."""
     import_ray()
     from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
 
     visible = NvidiaGPUAcceleratorManager.get_current_process_visible_accelerator_ids()
     found = NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
     if visible is None:
-        return found
+        return [str(number) for number in range(found)]
     # CUDA reads the list up to the first that is none: -1 alone hides all.
     visible = list(takewhile(lambda id_: id_.strip() and not id_.strip().startswith("-"), visible))
     if found and visible and all(id_.strip().startswith("MIG-") for id_ in visible):
-        return len(visible)  # slices, several of a board; Ray counts boards
-    return min(found, len(visible))
+        return visible  # slices, several of a board; Ray counts boards
+    return visible[:found]
 
 
 def local_slots(jobs: int, cpus_per_job: int | None, tell: Callable[[str], None] = lambda text: None) -> Slots:
-    """The slots of this machine, on its CPUs where torch cannot use the GPUs that Ray would hand out, which is told."""
-    gpus = gpu_count()
-    if gpus and (why := gpu_probe.reason_against(gpus)):
-        tell(f"no GPU is used, jobs run on CPUs: {why}")
-        gpus = 0
-    return plan_slots(usable_cpus(), gpus, jobs, cpus_per_job)
+    """The slots of this machine: on the GPUs that torch can use of those that Ray would hand out, on its CPUs where
+    that are none. What cannot be used is told.
+    """
+    ids = gpu_ids()
+    reasons = gpu_probe.trial(tuple(ids))
+    if line := gpu_probe.told(ids, reasons):
+        tell(line)
+    usable = [id_ for id_, why in zip(ids, reasons, strict=True) if not why]
+    slots = plan_slots(usable_cpus(), len(usable), jobs, cpus_per_job)
+    return replace(slots, gpus=",".join(usable)) if 0 < len(usable) < len(ids) else slots
 
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
@@ -166,7 +176,7 @@ def started(ray: Any, slots: Slots) -> Iterator[None]:
         with ExitStack() as stack:
             folder = stack.enter_context(session_folder())
             try:
-                with isolated(), announce_if_killed():
+                with isolated(), visible(slots.gpus), announce_if_killed():
                     start(ray, slots, folder)
             except Exception as error:  # Ray raises what it likes, also a bare Exception
                 ray.shutdown()
@@ -183,6 +193,20 @@ def started(ray: Any, slots: Slots) -> Iterator[None]:
                 raise
             yield
             return
+
+
+@contextmanager
+def visible(gpus: str | None) -> Iterator[None]:
+    """Only these GPUs are there for processes that are started within the block; None for those that are."""
+    before = os.environ.get(name := "CUDA_VISIBLE_DEVICES")
+    if gpus is not None:
+        os.environ[name] = gpus
+    try:
+        yield
+    finally:
+        if gpus is not None:
+            os.environ.pop(name)
+            os.environ |= {} if before is None else {name: before}
 
 
 def start(ray: Any, slots: Slots, folder: str) -> None:

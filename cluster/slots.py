@@ -13,13 +13,15 @@ CONTEXT_BYTES = 2**30  # that each process takes of a GPU beside its tensors
 @dataclass(frozen=True)
 class Slots:
     """Equal places to run bundles in: how many, and what each one holds. Several small bundles may share a GPU's,
-    unless the GPU takes one process at a time (`shared`).
+    unless the GPU takes one process at a time (`shared`). gpus: which of this machine's may be used, as in
+    CUDA_VISIBLE_DEVICES; None for all that are visible.
     """
 
     count: int
     num_gpus: float
     num_cpus: int
     shared: bool = True
+    gpus: str | None = None
 
     @property
     def device(self) -> str:

@@ -120,7 +120,7 @@ def failure(job: Claimed, error: BaseException, settings: WorkerSettings) -> Fai
 def gpu_state(error: BaseException, settings: WorkerSettings, *, ran_out: bool) -> Failure | Literal["crowded"] | None:
     """What an error says of the GPU; also one that came of it without saying so, since a lost context stays lost."""
     if (found := gpu_failure(error)) is not None:
-        return found
+        return "unfit" if found == "unbuilt" and not multiplies() else found
     if ran_out:
         return "crowded" if settings.gpu_share >= 1 and is_crowded() else None
     import torch
@@ -130,6 +130,16 @@ def gpu_state(error: BaseException, settings: WorkerSettings, *, ran_out: bool) 
     except Exception as lost:
         return gpu_failure(lost) or "lost"
     return None
+
+
+def multiplies() -> bool:
+    """Whether torch's own kernels run on the GPU, so that those which do not are of a user's extension."""
+    import torch
+
+    try:
+        return torch.ones(2, 2, device="cuda").mm(torch.ones(2, 2, device="cuda")).sum().item() == 8
+    except Exception:
+        return False
 
 
 def is_crowded() -> bool:
@@ -184,6 +194,8 @@ def prepare(settings: WorkerSettings) -> bool:
 
     # Set here, since a reused worker keeps the number it had when torch was first loaded.
     torch.set_num_threads(settings.threads)
+    if settings.device == "cuda":
+        torch.cuda.init()  # says why there is no GPU; what comes next would complain of its arguments
     if settings.device == "cuda" and settings.gpu_share < 1:
         # Shares are Ray's bookkeeping: this keeps one bundle from taking its neighbours' memory.
         torch.cuda.set_per_process_memory_fraction(settings.gpu_share)

@@ -4,28 +4,31 @@ from collections.abc import Iterator
 from typing import Literal
 
 # asserted: the code that ran said so itself; the GPU may be sound.  lost: CUDA's context is gone, by that code or the
-# GPU.  unfit: nobody could compute there.  busy: it takes no process beside the one that it has.
-Failure = Literal["asserted", "lost", "unfit", "busy"]
+# GPU.  unbuilt: the code that ran, torch's or an extension's, was not built for this GPU.  unfit: nobody could compute
+# there.  busy: it takes no process beside the one that it has.
+Failure = Literal["asserted", "lost", "unbuilt", "unfit", "busy"]
 
 # In CUDA's words (cudaGetErrorString), small letters, and PyTorch's where it finds no device. Most are
 # "sticky": https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html.
 WORDS: dict[Failure, tuple[str, ...]] = {
     "asserted": ("device-side assert",),
     "busy": ("busy or unavailable",),
+    "unbuilt": ("no kernel image is available",),
     "unfit": (
         "uncorrectable ecc",
         "uncorrectable nvlink",
-        "ecc error",
+        "cuda error: ecc error",
         "fallen off the bus",
         "gpu is lost",
         "no cuda-capable device",
         "no cuda gpus are available",
-        "no kernel image is available",
+        "not compiled with cuda enabled",
         "driver version is insufficient",
         "no nvidia driver",
         "driver on your system is too old",
         "system not yet initialized",
-        "initialization error",
+        "cuda error: initialization error",
+        "error 3: initialization error",  # of cudaGetDeviceCount
         "cuda error: unknown error",
         "cuda unknown error",
     ),

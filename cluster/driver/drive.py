@@ -93,6 +93,8 @@ def work(driver: Driver, watch: Watch) -> dict[str, int]:
     with driver.store.begin() as db:
         pid, started = os.getpid(), psutil.Process().create_time()
         driver.beat_at = transitions.register(db, driver.id, platform.node(), pid, started, VERSION, identity(pid))
+        for gpu in driver.gpus.bad:  # before a restart of Ray, by a driver that is stopped since
+            transitions.note(db, transitions.BAD_GPU, driver_id=driver.id, text=driver.gpus.told(gpu))
     with watched(driver.store) as driver.file:
         try:
             with interruptible(driver):

@@ -172,6 +172,9 @@ def record(driver: Driver, frames: list[tuple[Bundle, Frame]], ended: list[tuple
                 driver.bundles.remove(bundle)
                 driver.blocked.append(bundle)
     for bundle, reason in ended:
+        if any(bundle is one for one in driver.blocked):  # it died of itself: it keeps the place no more, and no jobs
+            driver.blocked = [one for one in driver.blocked if one is not bundle]
+            continue
         driver.write(lambda db, bundle=bundle, reason=reason: watchdog.close(db, bundle, reason))
         driver.bundles.remove(bundle)
         killed = reason and not reason.startswith("OutOfMemoryError")  # by Ray, for the machine's memory
@@ -249,7 +252,7 @@ def record_failure(db: Connection, bundle: Bundle, frame: Failed) -> None:
         transitions.release(db, claimed, "gpu busy")
     elif larger is not None and frame.gpu is None:
         transitions.release(db, claimed, "out of memory", gpu_share=larger)
-    elif frame.gpu is not None or frame.out_of_memory:
+    elif frame.gpu is not None or (frame.out_of_memory and bundle.settings.device == "cuda"):
         transitions.crash(db, claimed, f"{frame.error_class}: {frame.message}", frame.error_class, frame.traceback)
     else:
         transitions.fail(db, claimed, frame.error_class, frame.message, frame.traceback)

@@ -126,7 +126,8 @@ def shown_changes(rows: "Sequence[Change]") -> list[Shown]:
 
 
 def shown_replays(rows: "Sequence[Replayed]") -> list[Shown]:
-    """Replays as the terminal shows them."""
+    """Replays as the terminal shows them; why some are not equal, where there is anything to say."""
+    said = any(row["reason"] for row in rows)
     return [
         {
             "outcome": row["outcome"],
@@ -140,8 +141,8 @@ def shown_replays(rows: "Sequence[Replayed]") -> list[Shown]:
             "robust %": f"{percent(row['old_robust_accuracy'])} > {percent(row['new_robust_accuracy'])}",
             "examples that differ": row["examples_that_differ"],
             "same machine": "yes" if row["same_machine"] else "no",
-            "why": row["reason"],
         }
+        | ({"why": row["reason"]} if said else {})
         for row in rows
     ]
 

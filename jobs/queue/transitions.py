@@ -242,7 +242,7 @@ def release(db: Connection, claimed: Claimed, outcome: str, gpu_share: float | N
 
 
 def crash(db: Connection, claimed: Claimed, reason: str, error_class: str = DIED, traceback: str = "") -> bool:
-    """The worker died under a running job, or its machine failed it: try again, later each time, alone; after
+    """The worker died under a running job, or it failed of a GPU: try again, later each time, alone; after
     `max_crashes` it has failed.
 
     error_class, traceback: of an error that came instead of the worker's end.
@@ -256,7 +256,7 @@ def crash(db: Connection, claimed: Claimed, reason: str, error_class: str = DIED
         logs = select(attempt.c.log).where((attempt.c.job_id == claimed.id) & (attempt.c.fence == claimed.fence))
         place = db.execute(logs).scalar()
         where = f"; what it printed: {place}" if place else ""
-        what = "its worker died" if error_class == DIED else "its machine failed it"
+        what = "its worker died" if error_class == DIED else "it failed on a GPU"
         return fail(db, claimed, error_class, f"{what} {crashes} times, last: {reason}{where}", traceback or reason)
     pause = min(BACKOFF_SECONDS * 2 ** (crashes - 1), LONGEST_PAUSE_SECONDS)
     values = {"state": "queued", "lease_owner": None, "crashes": crashes, "not_before": time.time() + pause}

@@ -183,7 +183,7 @@ def result(
     table = example_outcomes.to_table({f.name: getattr(outcome, f.name) for f in fields(outcome)})
     stored = ()
     if images.first:
-        packed = safetensors.torch.save({"x_adv": images.first_images()})
+        packed = safetensors.torch.save({"x_adv": images.first_images().contiguous()})
         stored = (artifacts.put(context.artifacts, "images", packed),)
     return Result(summarise(vars(outcome)) | shared | verdict_columns(checks), example_outcomes.encode(table), stored)
 

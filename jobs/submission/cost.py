@@ -11,7 +11,7 @@ from robustlib.attacks.surrogate_training import ARCH, EPOCHS
 from robustlib.attacks.types import as_stage
 from robustlib.defences import RANDOMISED
 from robustlib.gpu_failures import asks_for_a_gpu
-from robustlib.inference.model_modes import device_of
+from robustlib.inference.model_modes import device_of, moved
 from robustlib.inference.throughput import VERDICTS, Work
 from robustlib.settings import AUDIT, CERTIFY
 from robustlib.training import OBJECTIVES
@@ -71,7 +71,8 @@ def pass_cost(spec: ModelSpec, ref: DataRef) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         try:
             x = torch.zeros(1, *test.images.shape[1:])
-            model(x.to(device_of(model, x)))
+            device = device_of(model, x)
+            moved(model, device)(x.to(device))
         except Exception:  # its jobs will say what is wrong with it, and must be there to do so
             return sum(p.numel() for p in model.parameters()) / 1e6
     return max(counter.get_total_flops() / 2e6, 1e-3)

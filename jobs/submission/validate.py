@@ -36,7 +36,7 @@ from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify, match_sigma
 from robustlib.evaluation.batches import make_ready
 from robustlib.gpu_failures import asks_for_a_gpu
-from robustlib.inference.model_modes import as_images, device_of
+from robustlib.inference.model_modes import as_images, device_of, moved
 from robustlib.models import Tell, first_layer, network
 from robustlib.models.layers import Normalize
 from robustlib.models.loading import users_model
@@ -295,7 +295,8 @@ def try_model(spec: ModelSpec, dataset: load.Dataset, *, stated: bool, trained: 
         raise ValueError("train has no effect: the model has no parameters that could be trained")
     if measured:
         check_first_layer(spec, model, dataset)
-    some = some.to(device_of(model, some))  # where a factory that ends with `.cuda()` has put it
+    # A factory that ends with `.cuda()` has put it there, and the first layer in front of it lies on the CPU.
+    model, some = moved(model, device := device_of(model, some)), some.to(device)
     if trained:
         check_reached(model, some)
     model = defend(model, spec)
@@ -319,7 +320,9 @@ def check_first_layer(spec: ModelSpec, model: nn.Module, dataset: load.Dataset) 
     if said is None or not isinstance(given, Normalize):
         return
     wanted = first_layer(*said, dataset.in_channels)
-    if not all(torch.allclose(mine, theirs) for mine, theirs in ((wanted.mean, given.mean), (wanted.std, given.std))):
+    if not all(
+        torch.allclose(mine, theirs.cpu()) for mine, theirs in ((wanted.mean, given.mean), (wanted.std, given.std))
+    ):
         mean, std = (", ".join(f"{value:.4g}" for value in part.flatten().tolist()) for part in (given.mean, given.std))
         raise ValueError(
             f"normalize has no effect: the weights carry their own first layer (mean {mean}, std {std}); leave it out"

@@ -16,7 +16,9 @@ Step = TypeVar("Step")
 
 # Whatever computes float32 in fewer bits where it may: TF32 on GPUs, TF32 or bfloat16 on CPUs.
 PRECISIONS = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
-
+# What those follow that were not set themselves, by PyTorch's names of backends. In this order: the others follow the
+# first. The public `torch.backends.mkldnn.fp32_precision` writes the first (torch 2.14).
+GENERAL = ("generic", "cuda", "mkldnn")
 
 MATMUL: Any = torch.backends.cuda.matmul
 CONV: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
@@ -61,7 +63,8 @@ def switch(name: str) -> Any:
 
 
 def read_switches() -> dict[str, Any]:
-    found: dict[str, Any] = {name: switch(name).fp32_precision for name in PRECISIONS}
+    found: dict[str, Any] = {name: torch._C._get_fp32_precision_getter(name, "all") for name in GENERAL}
+    found |= {name: switch(name).fp32_precision for name in PRECISIONS}
     with suppress(RuntimeError):  # it contradicts the new ones already
         found["cudnn"] = torch.backends.cudnn.allow_tf32
     with suppress(RuntimeError):
@@ -70,9 +73,12 @@ def read_switches() -> dict[str, Any]:
 
 
 def write_switches(wanted: dict[str, Any]) -> None:
-    """The old switches go with the new ones: where they differ, PyTorch raises in whatever reads the old ones, as
-    `torch.backends.cudnn.flags` in a user's model does.
+    """The general ones first, since others follow them. The old switches go with the new ones: where they differ,
+    PyTorch raises in whatever reads the old ones, as `torch.backends.cudnn.flags` in a user's model does.
     """
+    for name in GENERAL:
+        if name in wanted:
+            torch._C._set_fp32_precision_setter(name, "all", wanted[name])
     if "cudnn" in wanted:
         torch.backends.cudnn.allow_tf32 = wanted["cudnn"]
     if "matmul" in wanted:

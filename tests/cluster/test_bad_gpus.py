@@ -12,8 +12,10 @@ import pytest
 import sqlalchemy as sa
 import torch
 
+from robustlib.gpu_failures import gpu_failure
 from robustq.cluster import worker
 from robustq.cluster.bad_gpus import MOST, BadGpus
+from robustq.cluster.driver import drive
 from robustq.cluster.driver.loop import check_gpus, loop, record
 from robustq.cluster.driver.state import Bundle, Driver
 from robustq.cluster.messages import Failed, Finished, Frame, GpuMemory, Place, Refused, Started, WorkerSettings
@@ -87,6 +89,51 @@ def test_a_lost_context_is_known_by_a_look(monkeypatch):
     assert failure(a_job(1), ValueError("the model gives NaN"), ON_GPU).gpu == "lost"
 
 
+NO_KERNEL = "CUDA error: no kernel image is available for execution on the device"
+
+
+@pytest.mark.parametrize(("works", "gpu"), [(True, "unbuilt"), (False, "unfit")])
+def test_an_extension_for_other_gpus_is_told_from_a_torch_for_others(works: bool, gpu: str, monkeypatch):
+    monkeypatch.setattr(worker, "multiplies", lambda: works)
+    assert failure(a_job(1), torch.AcceleratorError(NO_KERNEL), ON_GPU).gpu == gpu
+
+
+def test_a_torch_that_cannot_use_the_gpu_is_evidence_against_it(monkeypatch):
+    """Of one model, as in a study of 800 jobs: the GPU of that node is given up, the jobs go elsewhere."""
+
+    def not_compiled() -> None:
+        raise AssertionError("Torch not compiled with CUDA enabled")
+
+    monkeypatch.setattr(torch.cuda, "init", not_compiled)
+    monkeypatch.setattr(torch.cuda, "synchronize", not_compiled)
+    gpus = BadGpus()
+    for n in range(1, MOST + 1):
+        started, failed = run_bundle([a_job(n), a_job(n + 10)], ON_GPU)
+        assert isinstance(started, Started) and isinstance(failed, Failed) and failed.gpu == "unfit"
+        assert gpus.failed(FIRST, a_job(n), failed) == (n == MOST)
+
+
+def test_a_driver_that_is_missing_is_named():
+    """A real look: torch finds none here, or was built without CUDA. What comes after would complain of itself."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    _, failed = run_bundle([a_job(1)], ON_GPU)
+    assert isinstance(failed, Failed) and failed.gpu == "unfit"
+    assert "Found no NVIDIA driver" in failed.message or "not compiled with CUDA" in failed.message
+
+
+@pytest.mark.parametrize(
+    ("text", "gpu"),
+    [
+        ("CUDA error: initialization error", "unfit"),
+        ("weight initialization error", None),
+        ("ecc error in my decoder", None),
+    ],
+)
+def test_words_that_a_model_may_use_are_cudas_only_after_its_name(text: str, gpu: str | None):
+    assert gpu_failure(RuntimeError(text)) == gpu
+
+
 @pytest.mark.parametrize(("others", "gpu"), [(0, None), (60, "crowded")])
 def test_memory_that_others_hold_is_told_apart(others: int, gpu: str | None, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: ((80 - 15 - others) * 2**30, 80 * 2**30))
@@ -141,7 +188,7 @@ def test_a_gpu_is_given_up_after_a_few_failures_in_a_row():
     gpus.worked(FIRST)
     assert [gpus.failed(FIRST, a_job(n), raised(n, "unfit")) for n in (3, 4, 5, 6)] == [False, False, True, False]
     assert gpus.told(FIRST) == (
-        f"GPU 0 of here is given up for the rest of this run: {MOST} jobs in turn failed there, "
+        f"GPU 0 of here is given up for the rest of this run: {MOST} failures in turn there, "
         "last: AcceleratorError: CUDA error: uncorrectable ECC error encountered"
     )
 
@@ -206,7 +253,7 @@ def test_what_the_gpu_did_is_tried_again_five_times(driver: Driver, store: Store
         assert counts_of(store)["queued"] == (6 if n < 5 else 5)  # also the one that shared its bundle
         driver.store.write(lambda db, first=first: db.execute(sa.update(job).values(priority=job.c.id == first.id)))
     assert log["error_class"] == "AcceleratorError"
-    assert log["error_message"].startswith("its machine failed it 5 times, last: AcceleratorError: CUDA error: device-")
+    assert log["error_message"].startswith("it failed on a GPU 5 times, last: AcceleratorError: CUDA error: device-")
     assert log["attempts"][-1]["traceback"] == "trace"
 
 
@@ -221,7 +268,9 @@ def test_a_bad_gpu_is_named_and_does_not_empty_the_queue(driver: Driver, store: 
     for _ in range(MOST):
         bundle, first = sent(driver, FIRST)
         record(driver, [(bundle, Failed(first, "AcceleratorError", ECC, "", gpu="unfit"))], [(bundle, "")])
-    assert len(told) == 1 and told[0].startswith("GPU 0 of here is given up for the rest of this run: 3 jobs in turn")
+    assert len(told) == 1 and told[0].startswith(
+        "GPU 0 of here is given up for the rest of this run: 3 failures in turn"
+    )
     with store.begin() as db:
         assert bad_gpus(db) == told
     assert told[0] in status_text(store, None, as_json=False)
@@ -275,10 +324,57 @@ def test_a_gpu_that_is_given_up_is_no_part_of_a_slot(driver: Driver):
     assert driver.free_slots == 0.25
 
 
+def test_memory_that_ran_out_on_a_cpu_is_the_jobs_own_end(driver: Driver, store: Store):
+    """Five tries would be hours of work for the same end."""
+    bundle, first = sent(driver, FIRST)
+    bundle.settings = WorkerSettings("cpu", 1, "", "")
+    record(driver, [(bundle, Failed(first, "MemoryError", "", "trace", out_of_memory=True))], [])
+    with store.begin() as db:
+        assert job_log(db, first.id)["state"] == "failed"
+
+
+def test_a_worker_that_dies_right_after_it_refused_keeps_no_place(driver: Driver, store: Store):
+    with store.begin() as db:
+        claimed = claim(db, driver.id, most=2)
+    bundle = Bundle(None, {c.id: c for c in claimed}, ON_GPU, 1.0)
+    driver.bundles.append(bundle)
+    record(driver, [(bundle, Refused(place(FIRST)))], [(bundle, "WorkerCrashedError")])
+    assert (driver.bundles, driver.blocked, driver.free_slots) == ([], [], 1)
+    assert driver.gpus.failures == {} and counts_of(store)["queued"] == 6
+
+
+def test_a_gpu_that_is_given_up_stays_named_after_a_restart_of_ray(driver: Driver, store: Store, monkeypatch):
+    driver.gpus.bad[FIRST] = "AcceleratorError: \x1b[31mecc\n at postgresql://me:secret@host/db"
+    with store.begin() as db:
+        transitions.stop(db, driver.id)
+    after, named = Driver(store, NoRay(), Slots(1, 1, 1), None, gpus=driver.gpus), list[list[str]]()
+
+    def look(driver: Driver, watch: Any) -> dict[str, int]:
+        with store.begin() as db:
+            named.append(bad_gpus(db))
+        return {}
+
+    monkeypatch.setattr(drive, "loop", look)
+    drive.work(after, lambda counts, costs: None)
+    ((told,),) = named
+    assert told.startswith("GPU 0 of here is given up") and told.endswith("postgresql://me:***@host/db")
+    assert "\x1b" not in told and "\n" not in told and "secret" not in told
+
+
 def test_one_job_too_large_for_what_others_leave_gives_up_no_gpu():
     gpus = BadGpus()
     assert not any(gpus.failed(FIRST, a_job(1), raised(1, "crowded")) for _ in range(5))
-    assert [gpus.failed(FIRST, a_job(n), raised(n, "crowded")) for n in (2, 3)] == [False, True]
+    others = [gpus.failed(FIRST, a_job(n, str(n)), raised(n, "crowded", str(n))) for n in (2, 3)]
+    assert others == [False, True]
+
+
+@pytest.mark.parametrize("gpu", ["crowded", "unbuilt"])
+def test_one_model_that_is_too_large_or_built_for_others_gives_up_no_gpu(gpu: Any):
+    gpus = BadGpus()
+    for n in range(1, 9):
+        assert not gpus.failed(FIRST, a_job(n), raised(n, gpu))
+        assert not gpus.failed(SECOND, a_job(n + 10), raised(n + 10, gpu))
+    assert gpus.bad == {}
 
 
 def test_a_gpu_in_exclusive_mode_gets_one_process(driver: Driver, store: Store):

@@ -1,13 +1,15 @@
 """GPUs that Ray counts and torch cannot use are found before the first job. NVML's count is made up here."""
 
+import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from robustq.cluster import doctor, gpu_probe, ray_connection
-from robustq.cluster.gpu_probe import reason_against
-from robustq.cluster.ray_connection import gpu_count, import_ray, local_slots
+from robustq.cluster.gpu_probe import trial
+from robustq.cluster.ray_connection import gpu_count, import_ray, local_slots, visible
 from robustq.cluster.slots import usable_cpus
 
 
@@ -20,9 +22,9 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     found = [1]
     monkeypatch.setattr(NvidiaGPUAcceleratorManager, "get_current_node_num_accelerators", lambda: found[0])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    reason_against.cache_clear()
+    trial.cache_clear()
     yield found
-    reason_against.cache_clear()
+    trial.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_gpus_that_multiply_are_used(gpus: list[int], monkeypatch):
 
     def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
         runs.append(command)
-        return subprocess.CompletedProcess(command, 0, "", "")
+        return subprocess.CompletedProcess(command, 0, "2\n", "")
 
     monkeypatch.setattr(gpu_probe.subprocess, "run", run)
     gpus[0], told = 2, list[str]()
@@ -77,10 +79,79 @@ def test_a_probe_that_never_ends_is_an_answer(gpus: list[int], monkeypatch):
         raise subprocess.TimeoutExpired(command, timeout)
 
     monkeypatch.setattr(gpu_probe.subprocess, "run", run)
-    assert reason_against(1) == "a product of two matrices took them more than 180 seconds"
+    assert trial(("0",)) == ("a product of two matrices took them more than 180 seconds",)
 
 
 def test_without_a_gpu_nothing_is_tried(gpus: list[int], monkeypatch):
     gpus[0] = 0
     monkeypatch.setattr(ray_connection.gpu_probe, "reason_against", lambda gpus: pytest.fail("tried"))
     assert local_slots(1, None).device == "cpu" and doctor.try_gpus() == "none"
+
+
+@pytest.fixture
+def cards(gpus: list[int], monkeypatch) -> dict[str, str]:
+    """What each of two cards ends a process with that multiplies there; a process that has both ends with the first."""
+    ends: dict[str, str] = {"0": "", "1": ""}
+
+    def run(command: list[str], env: dict[str, str], **options: object) -> subprocess.CompletedProcess[str]:
+        seen = env["CUDA_VISIBLE_DEVICES"].split(",")
+        said = next((ends[card] for card in seen if ends[card]), "")
+        return subprocess.CompletedProcess(command, 1 if said else 0, f"{len(seen)}\n", said)
+
+    gpus[0] = 2
+    monkeypatch.setattr(gpu_probe.subprocess, "run", run)
+    return ends
+
+
+ECC = "AcceleratorError: CUDA error: uncorrectable ECC error encountered"
+
+
+def test_one_bad_card_leaves_the_others(cards: dict[str, str], monkeypatch):
+    cards["0"] = ECC
+    told: list[str] = []
+    slots = local_slots(1, None, told.append)
+    assert (slots.device, slots.count, slots.gpus) == ("cuda", 1, "1")
+    assert told == [f"1 of 2 GPUs can be used: GPU 0: {ECC}"]
+    found = doctor.check("GPUs", doctor.try_gpus)
+    assert found == {"what": "GPUs", "ok": "no", "found": f"RuntimeError: {told[0]}"}
+    # Ray's processes are to see the other one alone, and this one what it saw before.
+    with visible(slots.gpus):
+        assert gpu_count() == 1 and os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    assert gpu_count() == 2 and "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        "AcceleratorError: CUDA error: all CUDA-capable devices are busy or unavailable",
+        "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 MiB.",
+    ],
+)
+def test_a_card_that_others_are_on_is_no_bad_one(taken: str, cards: dict[str, str]):
+    cards["1"] = taken
+    assert trial(("0", "1")) == ("", "") and local_slots(1, None).count == 2
+    trial.cache_clear()
+    cards["0"] = ECC
+    assert trial(("0", "1")) == (ECC, "")
+    assert trial(("1",)) == ("",)
+
+
+def test_cards_that_torch_does_not_see_are_missed(gpus: list[int], monkeypatch):
+    """As where the driver counts two, and CUDA begins on one."""
+
+    def run(command: list[str], env: dict[str, str], **options: object) -> subprocess.CompletedProcess[str]:
+        if "1" in (seen := env["CUDA_VISIBLE_DEVICES"].split(",")) and len(seen) == 1:
+            return subprocess.CompletedProcess(command, 1, "", "RuntimeError: No CUDA GPUs are available\n")
+        return subprocess.CompletedProcess(command, 0, "1\n", "")
+
+    monkeypatch.setattr(gpu_probe.subprocess, "run", run)
+    gpus[0], told = 2, list[str]()
+    assert local_slots(1, None, told.append).count == 1
+    assert told == ["1 of 2 GPUs can be used: GPU 1: RuntimeError: No CUDA GPUs are available"]
+
+
+def test_a_file_of_the_users_stands_in_for_none_of_pythons(gpus: list[int], tmp_path: Path, monkeypatch):
+    (tmp_path / "random.py").write_text("raise SystemExit('the wrong one')\n")
+    monkeypatch.chdir(tmp_path)
+    (why,) = trial(("0",))
+    assert "the wrong one" not in why and "Error: " in why

@@ -22,6 +22,7 @@ def pretend() -> None:
 
     share = [1.0]
     said: dict[str, Any] = {
+        "init": lambda: None,
         "set_per_process_memory_fraction": lambda fraction, device=None: share.__setitem__(0, fraction),
         "get_per_process_memory_fraction": lambda device=None: share[0],
         "mem_get_info": lambda device=None: (TOTAL, TOTAL),

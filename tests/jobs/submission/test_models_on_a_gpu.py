@@ -1,5 +1,6 @@
 """Factories that put their model on a GPU are queued on a machine without one, and what was not checked is said."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from robustlib.models.layers import Normalize
 from robustq.jobs.errors import SpecError
-from robustq.jobs.specs import DataRef, ModelSpec
+from robustq.jobs.specs import DataRef, ModelSpec, Statistics
 from robustq.jobs.study.study import load_study
-from robustq.jobs.submission import cost, validate
+from robustq.jobs.submission import cost, dry_run, validate
 from robustq.jobs.submission.expand_study import expand, resolve
 from robustq.jobs.submission.plan import Planned
 
@@ -56,6 +58,41 @@ def test_a_factory_that_asks_for_a_gpu_is_queued(tmp_path: Path, capsys):
 def test_any_other_fault_of_it_is_refused(tmp_path: Path, capsys):
     with pytest.raises(SpecError, match=r"s.yaml:3: .*not here"):
         planned(tmp_path, MODULE.replace("return plain().cuda()", "raise RuntimeError('not here')"), capsys)
+
+
+def test_a_dry_run_says_what_it_cannot_measure(tmp_path: Path):
+    (tmp_path / "m.py").write_text(MODULE)
+    (tmp_path / "s.yaml").write_text(STUDY)
+    url = f"sqlite:///{tmp_path / 'none.db'}"
+    found = json.loads(dry_run.dry_run(url, tmp_path / "s.yaml", {}, as_json=True))
+    known = {(job["model"], job["attack"]): job["seconds"] for job in found["jobs"]}
+    assert known[("plain", "pgd")] is not None and known[("mine", "pgd")] is None
+    assert known[("plain", "transfer")] is None  # which makes its images on the other
+    assert found["not_measured"] == ["mine", "plain"]
+    assert found["total"]["seconds"] == sum(seconds or 0 for seconds in known.values())
+    text = dry_run.dry_run(url, tmp_path / "s.yaml", {}, as_json=False)
+    assert "will fail" not in text and text.endswith(
+        "3 of them, of mine, plain, were not measured and are not in these seconds: "
+        "the model or its surrogate asks for a GPU, which this machine has not"
+    )
+
+
+def test_a_first_layer_goes_to_where_the_model_is(monkeypatch):
+    """As behind a factory that ends with `.cuda()`; the other device is one without numbers."""
+    there = torch.device("meta")
+    seen: list[set[torch.device]] = []
+
+    def look(model: nn.Module, x: torch.Tensor, *given: Any) -> None:
+        assert isinstance(next(model.children()), Normalize)
+        seen.append({tensor.device for tensor in (x, *model.parameters(), *model.buffers())})
+
+    monkeypatch.setattr(validate, "device_of", lambda model, x: there)
+    monkeypatch.setattr(validate, "check_classes", look)
+    monkeypatch.setattr("robustq.jobs.running.inputs.check_data", lambda ref: None)
+    data = DataRef(place="digits", sha256="0" * 64)
+    spec = ModelSpec(arch="lenet5", normalize=Statistics(mean=(0.5,), std=(0.5,)))
+    validate.check_model(spec, data, stated=True, trained=False)
+    assert seen == [{there}]
 
 
 def test_images_go_to_where_the_model_is(monkeypatch):

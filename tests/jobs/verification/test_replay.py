@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 import torch
 
+from robustq.jobs.commands.terminal_rows import shown_replays
 from robustq.jobs.errors import RunError, SpecError
 from robustq.jobs.queue import claims, transitions, worst_case
 from robustq.jobs.results.filters import Filters, make_filters
@@ -235,3 +236,10 @@ def test_what_is_no_evaluation_or_was_made_elsewhere_is_refused(spoilt):
             db.execute(sa.update(result).values(device="cuda: H100"))
         with pytest.raises(RunError, match="was made on cuda: H100, and this machine has no GPU"):
             replay.replay(spoilt, 1, filters=Filters())
+
+
+def test_the_table_says_why_where_there_is_anything_to_say(finished):
+    rows = replay.replay(finished, 2, filters=Filters())
+    assert "why" not in shown_replays(rows)[0]
+    rows[1]["reason"] = "a GPU"
+    assert [row["why"] for row in shown_replays(rows)] == ["", "a GPU"]

@@ -114,6 +114,33 @@ def test_recorded_gradients_that_are_wrong_are_told(gpu: Any, checks: Any, net: 
     assert not found["search, 16 images, 10 values: the model's"]
 
 
+def test_a_check_that_raises_is_a_wrong_one_and_the_next_are_asked(gpu: Any, checks: Any, monkeypatch):
+    def one(name: str) -> Any:
+        def part(*given: Any) -> Any:
+            yield checks.Check(f"{name} begins", 0.0, "", True)
+            if name == "ranges":
+                raise RuntimeError("CUDA error: an illegal memory access\nmore")
+            if name == "drift":
+                raise KeyboardInterrupt
+
+        part.__name__ = name
+        return part
+
+    for name in ("ranges", "gradients", "drift"):
+        monkeypatch.setattr(checks, name, one(name))
+    found = list[Any]()
+    with pytest.raises(KeyboardInterrupt):
+        for check in checks.correctness(SimpleNamespace(device=torch.device("cpu")), None):
+            found.append(check)
+    assert [(check.name, check.right) for check in found] == [
+        ("ranges begins", True),
+        ("ranges", False),
+        ("gradients begins", True),
+        ("drift begins", True),
+    ]
+    assert found[1].note == "RuntimeError: CUDA error: an illegal memory access"
+
+
 def called(gpu: Any, tmp_path: Path, command: str, **options: Any) -> tuple[Result, list[dict[str, Any]]]:
     common = {"model": "convnet3", "dataset": "digits", "device": "cpu", "out": tmp_path / "found.jsonl"}
     words = [word for name, value in (common | options).items() for word in (f"--{name.replace('_', '-')}", str(value))]

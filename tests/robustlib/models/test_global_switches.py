@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from robustlib.inference.global_switches import put_back, read
+from robustlib.inference.model_modes import PRECISIONS, strict_float32, switch
 from robustlib.models import build
 
 FACTS = {"in_channels": 1, "num_classes": 10, "image_size": (8, 8)}
@@ -35,6 +36,24 @@ def test_a_file_that_switches_is_told_and_others_run_as_before(name: str, tmp_pa
     assert read() == before
     assert model(torch.rand(2, 1, 8, 8)).requires_grad
     assert len(told) == 1 and f"m.py:make sets {name} for the whole process: put back once" in told[0]
+
+
+GENERAL = ("torch.backends.", "torch.backends.cudnn.", "torch.backends.mkldnn.", "torch.backends.cuda.matmul.")
+
+
+@pytest.mark.parametrize("name", GENERAL)
+@pytest.mark.parametrize("value", ["tf32", "ieee"])
+def test_a_switch_that_others_follow_is_put_back(name: str, value: str):
+    """What is not set itself follows the general ones: those alone make TF32 of everything."""
+    before, shown = read(), [switch(one).fp32_precision for one in PRECISIONS]
+    with put_back() as changed:
+        exec(f"{name}fp32_precision = {value!r}", {"torch": torch})
+        with strict_float32():
+            assert {switch(one).fp32_precision for one in PRECISIONS} == {"ieee"}
+        assert eval(f"{name}fp32_precision", {"torch": torch}) == value
+    assert changed == ["TF32"]
+    assert read() == before and [switch(one).fp32_precision for one in PRECISIONS] == shown
+    assert eval("torch.backends.fp32_precision") == before["TF32"]["generic"]
 
 
 def test_switches_are_put_back_also_after_an_error():
