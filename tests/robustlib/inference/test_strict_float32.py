@@ -165,7 +165,7 @@ def test_a_gpu_gets_images_channels_last_where_that_is_much_quicker(
             return super().forward(x)
 
     times = iter(seconds)
-    monkeypatch.setattr(fast_copy, "seconds_of", lambda call: (call(), next(times))[1])
+    monkeypatch.setattr(fast_copy, "seconds_of", lambda call, device: (call(), next(times))[1])
     replica = Replica(Shown().eval(), sizes=(8, 16))
     assert fast_copy.quicker_channels_last(replica, X[:3]) == last
     assert [x.is_contiguous(memory_format=torch.channels_last) for x in shown][:1] == [True]
