@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm, checked_options
+from robustlib.attacks import ATTACKS
 from robustlib.attacks.autoattack import Named
 from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.checks.evaluation_checks import look_at_model
@@ -44,6 +45,7 @@ from robustlib.settings import ON_ALL
 
 Plan = Sequence[tuple[float | None, Sequence[Named]]]  # radii, each with its attacks by name
 
+MANY = 500  # passes of an example at one radius, from which on its attacks are shared out among processes
 SAMPLE = 64  # of the data set's first images, whatever is asked: what a model is looked at with before it is evaluated
 
 
@@ -136,9 +138,7 @@ def evaluate_curve(
 
     def steps() -> Iterator[tuple[Batch, ...]]:
         replicas = None if ready.replicas is None else replace(ready.replicas, surrogate=surrogate)
-        # What a user's attack does besides must be done in this process.
-        fork = all(as_stage(attack).is_ours for _, named in plan for _, attack in named)
-        shares = None if replicas is None else make_shares(replicas, device, fork=fork)
+        shares = None if replicas is None else make_shares(replicas, device, fork=is_worth_forks(plan))
         for replica in () if replicas is None else replicas.every:
             replica.recordings.forget()  # the mode tells of this evaluation
         pieces = Pieces()  # of what attacks keep for each example; what a pass takes the replicas see to
@@ -160,6 +160,15 @@ def evaluate_curve(
             yield found
 
     yield from each_within(steps(), strict_float32, partial(evaluating, ready.model))
+
+
+def is_worth_forks(plan: Plan) -> bool:
+    """Whether the attacks are ours, since what a user's does besides must be done in this process, and so long that the
+    making of processes, some 0.1 s, is little: of few passes, in large batches, Python has little to do.
+    """
+    attacks = [(name, as_stage(attack)) for _, named in plan for name, attack in named]
+    passes = sum(ATTACKS[name].cost(stage.defaults).forwards for name, stage in attacks if name in ATTACKS)
+    return all(stage.is_ours for _, stage in attacks) and passes >= len(plan) * MANY
 
 
 def make_ready(model: nn.Module, x: ImageSet, num_classes: int, device: torch.device) -> Ready:

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlib.attacks import ATTACKS
+from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.attacks.types import as_stage
+from robustlib.evaluation import batches
 from robustlib.evaluation.batches import evaluate_batches, evaluate_curve, make_ready
 from robustlib.inference import forks, threads
 from robustlib.inference.fast_copy import Replicas
@@ -199,6 +200,7 @@ def alive(pid: int) -> bool:
 
 
 def test_processes_give_what_threads_give(two_threads, monkeypatch: pytest.MonkeyPatch, net: nn.Module, test):
+    monkeypatch.setattr(batches, "MANY", 1)
     x, y = test[0][:60], test[1][:60]
     stages = [("apgd-ce", partial(ATTACKS["apgd-ce"], eps=0.06, steps=8))]
     found = []
@@ -257,13 +259,26 @@ def test_passes_are_counted_also_of_a_process_that_died(two_threads, net: nn.Mod
     assert replicas.passes.forwards == before + 52
 
 
-def test_images_of_a_radius_are_sent_without_those_of_the_others(two_threads, net: nn.Module, test):
+def test_images_of_a_radius_are_sent_without_those_of_the_others(
+    two_threads, monkeypatch: pytest.MonkeyPatch, net: nn.Module, test
+):
+    monkeypatch.setattr(batches, "MANY", 1)
     plan = [(eps, [("pgd", partial(ATTACKS["pgd"], eps=eps))]) for eps in (0.03, 0.06, 0.09)]
     (radii,) = evaluate_curve(net, test[0][:20], test[1][:20], plan, num_classes=10)
     assert [batch.x_adv.untyped_storage().nbytes() for batch in radii] == [radii[0].x_adv.nbytes] * 3
 
 
-def test_a_users_attack_stays_in_this_process(two_threads, net: nn.Module, test):
+def test_long_attacks_of_ours_are_worth_processes():
+    long, short = ("square", partial(ATTACKS["square"], eps=0.1)), ("pgd", partial(ATTACKS["pgd"], eps=0.1, steps=20))
+    mine = ("mine", lambda model, x, y, *, draws: x)
+    plans = [[long], [short], [short, long], [long, mine], [("pgd", partial(ATTACKS["pgd"], eps=0.1, steps=1000))]]
+    assert [batches.is_worth_forks([(0.1, stages)]) for stages in plans] == [True, False, True, False, True]
+    assert not batches.is_worth_forks([(k / 100, [short]) for k in range(1, 9)])  # radii are one search
+    assert batches.is_worth_forks([(0.1, ENSEMBLES["autoattack"](norm="Linf", eps=0.1).stages)])
+
+
+def test_a_users_attack_stays_in_this_process(two_threads, monkeypatch: pytest.MonkeyPatch, net: nn.Module, test):
+    monkeypatch.setattr(batches, "MANY", 0)
     where = []
 
     def mine(model: nn.Module, x: Tensor, y: Tensor, *, draws: object) -> Tensor:
