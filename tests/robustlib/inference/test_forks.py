@@ -27,7 +27,10 @@ from robustlib.models.black_box import BlackBoxModel
 from robustlib.models.layers import Normalize
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.skipif(not forks.can_fork(), reason="forks are used on Linux alone")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not forks.can_fork(), reason="forks are used on Linux alone"),
+]
 
 
 @pytest.fixture

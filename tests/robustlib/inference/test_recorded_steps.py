@@ -29,6 +29,8 @@ from robustlib.losses import misclassified
 from robustlib.memory import out_of_memory
 from tests.helpers.fake_cuda import FakeCuda, install, looks_at_numbers
 
+pytestmark = pytest.mark.slow
+
 SIZES = (8, 16)
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("pgd", "Linf", {"eps": 0.02, "steps": 9, "stop_at_success": True}),
