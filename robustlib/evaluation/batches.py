@@ -167,8 +167,10 @@ def is_worth_forks(plan: Plan) -> bool:
     making of processes, some 0.1 s, is little: of few passes, in large batches, Python has little to do.
     """
     attacks = [(name, as_stage(attack)) for _, named in plan for name, attack in named]
+    if not all(stage.is_ours for _, stage in attacks):
+        return False
     passes = sum(ATTACKS[name].cost(stage.defaults).forwards for name, stage in attacks if name in ATTACKS)
-    return all(stage.is_ours for _, stage in attacks) and passes >= len(plan) * MANY
+    return passes >= len(plan) * MANY
 
 
 def make_ready(model: nn.Module, x: ImageSet, num_classes: int, device: torch.device) -> Ready:
