@@ -169,8 +169,9 @@ def is_worth_forks(plan: Plan) -> bool:
     attacks = [(name, as_stage(attack)) for _, named in plan for name, attack in named]
     if not all(stage.is_ours for _, stage in attacks):
         return False
-    passes = sum(ATTACKS[name].cost(stage.defaults).forwards for name, stage in attacks if name in ATTACKS)
-    return passes >= len(plan) * MANY
+    known = [(ATTACKS[name], stage.defaults) for name, stage in attacks if name in ATTACKS]
+    passes = [attack.cost(given).forwards for attack, given in known if attack.defaults.keys() <= given.keys()]
+    return sum(passes) >= len(plan) * MANY
 
 
 def make_ready(model: nn.Module, x: ImageSet, num_classes: int, device: torch.device) -> Ready:
