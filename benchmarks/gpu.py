@@ -150,7 +150,7 @@ def training_command(model: str, dataset: str, examples: int, eps: float, device
 @options(part="all", examples=10_000, verdicts=True)
 def all_command(model: str, weights: Path, dataset: str, verdicts: Path | None, examples: int, eps: float,
                 device: str, out: Path, seconds: float, batch_size: int) -> None:  # fmt: skip
-    """Correctness, attacks and smoothing, one after the other: under six minutes on a GPU."""
+    """Correctness, attacks and smoothing, one after the other: made for six minutes on a GPU."""
     start = time.perf_counter()
 
     def left(most: float) -> float:

@@ -114,19 +114,21 @@ def threads_each() -> int:
 
 
 def make_shares(replicas: Replicas, device: torch.device, *, fork: bool) -> Shares | None:
-    """None where nothing is to be shared out: see `make_threaded`.
+    """None where nothing is to be shared out: see `make_threaded`.  fork: the work may be done in another process."""
+    number = torch.get_num_threads()
+    if fork and can_fork() and device.type == "cpu" and 2 <= number <= MOST_FORKS and may_be_forked(replicas):
+        return ForkedReplicas(replicas, number)
+    return make_threaded(replicas, device)
 
-    fork: what is done may be done in another process. A model that cannot be copied is not: it holds what a process
-    has to itself, as a connection is. Nor is one without tensors, or with a black box in it, which call something else.
+
+def may_be_forked(replicas: Replicas) -> bool:
+    """Whether a fork can do what is done here. One that cannot be copied holds what a process has to itself, as a
+    connection is; one without tensors, or with a black box in it, calls something else.
     """
-    threaded, number = make_threaded(replicas, device), torch.get_num_threads()
-    if threaded is None or not (fork and can_fork() and number <= MOST_FORKS):
-        return threaded
-    has_tensors = any(True for _ in (*replicas.exact.parameters(), *replicas.exact.buffers()))
-    asks_others = any(hasattr(layer, "call_lock") for replica in replicas.every for layer in replica.modules())
-    if not has_tensors or asks_others or not can_differentiate():
-        return threaded
-    return ForkedReplicas(replicas, number)
+    layers = [layer for replica in replicas.every for layer in replica.modules()]
+    if size_of(replicas) == 0 or any(hasattr(layer, "call_lock") for layer in layers):
+        return False
+    return copies_of(replicas, 1) is not None and can_differentiate()
 
 
 def make_threaded(replicas: Replicas, device: torch.device) -> ThreadedReplicas | None:
@@ -134,15 +136,21 @@ def make_threaded(replicas: Replicas, device: torch.device) -> ThreadedReplicas 
     cannot be copied.
     """
     number = thread_count()
-    if device.type != "cpu" or number < 2 or (number - 1) * size_of(replicas) > COPIES_BYTES:
+    copies = copies_of(replicas, number - 1) if device.type == "cpu" and number > 1 else None
+    return None if copies is None else ThreadedReplicas([replicas, *copies], torch.get_num_threads() // number)
+
+
+def copies_of(replicas: Replicas, number: int) -> list[Replicas] | None:
+    """So many copies, which have counted nothing; None where they are too large, or cannot be made."""
+    if number * size_of(replicas) > COPIES_BYTES:
         return None
     try:
-        copies = [copy.deepcopy(replicas, without_graphs(*replicas.every)) for _ in range(number - 1)]
-        for replica in (replica for made in copies for replica in made.every):
-            replica.count.clear()
+        copies = [copy.deepcopy(replicas, without_graphs(*replicas.every)) for _ in range(number)]
+        for count in (count for made in copies for count in made.counts):
+            count.clear()
     except Exception:  # a user's model may hold on to anything
         return None
-    return ThreadedReplicas([replicas, *copies], torch.get_num_threads() // number)
+    return copies
 
 
 def size_of(replicas: Replicas) -> int:
