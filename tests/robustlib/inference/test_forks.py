@@ -1,6 +1,7 @@
 """Work shared out among processes: its results, its errors, and processes that die, hang or outlive their parent."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -131,6 +132,21 @@ def test_where_no_process_can_be_made(monkeypatch: pytest.MonkeyPatch):
         assert in_processes([lambda: 1, lambda: 2]) == [1, 2]
     assert len(os.listdir("/proc/self/fd")) == len(before)
     assert not forks.can_differentiate()
+
+
+def test_with_many_files_open():
+    """`select.select` would refuse the pipe."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1200:
+        pytest.skip("this machine lets a process open fewer")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    held = [os.dup(0) for _ in range(1030)]
+    try:
+        assert in_processes([lambda: 1, lambda: 2]) == [1, 2]
+    finally:
+        for number in held:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_what_a_process_leaves_behind_is_not_waited_for():
