@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, select
 
-from robustq.cluster import bad_gpus, worker_ends
+from robustq.cluster import worker_ends
 from robustq.cluster.driver import watchdog
+from robustq.cluster.driver.gpu_health import check_gpus, give_up_gpu, is_exclusive, judge_gpu
 from robustq.cluster.driver.leases import keep_leases
 from robustq.cluster.driver.prometheus import Metrics
 from robustq.cluster.driver.state import Bundle, Driver, Totals, Watch
@@ -15,7 +16,6 @@ from robustq.cluster.messages import (
     Failed,
     Finished,
     Frame,
-    Gpu,
     Heartbeat,
     Progressed,
     Refused,
@@ -67,13 +67,6 @@ def check_ray(driver: Driver) -> None:
     if not driver.on_cluster:  # here all frames lie in this process; elsewhere to ask for a large one may be its end
         record(driver, *collect(driver))
     raise RayLost(f"Ray's {found} has died")
-
-
-def check_gpus(driver: Driver) -> None:
-    """Raise RunError where every GPU is given up: jobs that fail there one after the other are better kept."""
-    if driver.blocked and not driver.bundles and driver.free_slots < driver.slots.smallest:
-        why = "; ".join(f"{bad_gpus.name(gpu)}: {reason}" for gpu, reason in driver.gpus.bad.items())
-        raise RunError(f"no GPU is left that jobs do not fail on ({why}); the jobs that are left are still queued")
 
 
 def plan(db: Connection, driver: Driver) -> tuple[list[list[transitions.Claimed]], bool, Totals]:
@@ -186,33 +179,6 @@ def record(driver: Driver, frames: list[tuple[Bundle, Frame]], ended: list[tuple
         if isinstance(frame, Failed) and frame.disk_full:
             # Every other job would meet the same end: stop here, with all that was recorded kept.
             raise RunError(f"no room left on the disk ({frame.message}): make room, then run the same command again")
-
-
-def judge_gpu(driver: Driver, bundle: Bundle, frame: Frame) -> None:
-    """What a frame says of the GPU that it came from."""
-    if bundle.place is None or not driver.slots.num_gpus:
-        return
-    if isinstance(frame, Finished):
-        driver.gpus.worked(bundle.place.gpu)
-    elif isinstance(frame, Failed) and is_exclusive(bundle, frame):
-        if driver.slots.shared:
-            driver.slots = replace(driver.slots, shared=False)
-            name = bad_gpus.name(bundle.place.gpu)
-            driver.tell(f"{name} takes one process at a time (its exclusive mode): each bundle gets a GPU of its own")
-    elif isinstance(frame, Failed):
-        give_up_gpu(driver, bundle.place.gpu, driver.gpus.failed(bundle.place.gpu, frame.job, frame))
-
-
-def is_exclusive(bundle: Bundle, frame: Failed) -> bool:
-    """Whether a GPU refused a process because it had another of ours."""
-    return frame.gpu == "busy" and bundle.settings.gpu_share < 1
-
-
-def give_up_gpu(driver: Driver, gpu: Gpu, given_up: bool) -> None:
-    if given_up:
-        told = driver.gpus.told(gpu)
-        driver.tell(told)
-        driver.write(lambda db: transitions.note(db, transitions.BAD_GPU, driver_id=driver.id, text=told))
 
 
 def record_batch(db: Connection, driver: Driver, batch: list[tuple[Bundle, Frame]]) -> None:

@@ -16,7 +16,8 @@ from robustlib.gpu_failures import gpu_failure
 from robustq.cluster import worker
 from robustq.cluster.bad_gpus import MOST, BadGpus
 from robustq.cluster.driver import drive
-from robustq.cluster.driver.loop import check_gpus, loop, record
+from robustq.cluster.driver.gpu_health import check_gpus
+from robustq.cluster.driver.loop import loop, record
 from robustq.cluster.driver.state import Bundle, Driver
 from robustq.cluster.messages import Failed, Finished, Frame, GpuMemory, Place, Refused, Started, WorkerSettings
 from robustq.cluster.slots import Slots
