@@ -47,7 +47,7 @@ class Range:
 
 
 COUNT, POSITIVE, NOT_NEGATIVE = Range(least=1), Range(above=0), Range(least=0)
-INNER, SHARE = Range(above=0, below=1), Range(above=0, most=1)
+INNER, SHARE, UNIT = Range(above=0, below=1), Range(above=0, most=1), Range(least=0, most=1)
 
 RANGES: dict[str, Range] = {
     # Attacks. What is 0 here would switch the attack off: no step, no query, no class to go to, no weight of the loss.
@@ -80,6 +80,14 @@ RANGES: dict[str, Range] = {
     "n": COUNT,
     "alpha": INNER,
     "sigma": POSITIVE,
+    # Explanations.
+    "baseline": UNIT,
+    "grid": Range(least=2),
+    "window": COUNT,
+    "stride": COUNT,
+    "ridge": POSITIVE,
+    "kernel_width": POSITIVE,
+    "sharpness": POSITIVE,
     # Defences.
     "quality": Range(least=1, most=95),
     "bits": Range(least=1, most=8),

@@ -55,10 +55,11 @@ def unchecked(function: Callable[P, T]) -> Callable[P, T]:
 
 def check_batch(owner: str, given: dict[str, Any]) -> int:
     """Check images and all that has a row for each of them; returns the highest label, -1 where there is none."""
-    x, y, eps = given["x"], given.get("y"), given.get("eps")
+    called = "target" if "target" in given else "y"  # explanations are of any class, attacks know the true one
+    x, y, eps = given["x"], given.get(called), given.get("eps")
     check_images(owner, x)
     if y is not None:
-        check_labels(owner, x, y)
+        check_labels(owner, x, y, called)
     check_beside(owner, x, given)
     if len(x) == 0:
         return -1
@@ -102,15 +103,17 @@ def check_images(owner: str, x: Any, *, whole: bool = False) -> None:
         raise TypeError(f"{owner}: expected images as floats in [0, 1]{' or uint8' * whole}, got {x.dtype}{mend}")
 
 
-def check_labels(owner: str, x: ImageSet, y: Any, *, beside: bool = True) -> None:
-    """beside: labels lie on the images' device."""
+def check_labels(owner: str, x: ImageSet, y: Any, called: str = "y", *, beside: bool = True) -> None:
+    """called: the argument's name.  beside: labels lie on the images' device."""
     if not isinstance(y, Tensor) or y.dtype != torch.int64:
         came = y.dtype if isinstance(y, Tensor) else type(y).__name__
-        raise TypeError(f"{owner}: expected y as a tensor of classes, torch.int64, got {came}")
+        raise TypeError(f"{owner}: expected {called} as a tensor of classes, torch.int64, got {came}")
     if y.shape != x.shape[:1]:
-        raise ValueError(f"{owner}: expected y of shape ({len(x)},), a class for each image, got {tuple(y.shape)}")
+        raise ValueError(
+            f"{owner}: expected {called} of shape ({len(x)},), a class for each image, got {tuple(y.shape)}"
+        )
     if beside and y.device != x.device:
-        raise ValueError(f"{owner}: expected y on the images' device, {x.device}, got {y.device}")
+        raise ValueError(f"{owner}: expected {called} on the images' device, {x.device}, got {y.device}")
 
 
 def check_beside(owner: str, x: Tensor, given: dict[str, Any]) -> None:

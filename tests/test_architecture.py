@@ -32,7 +32,7 @@ jobs.text
 jobs.errors
 robustlib.audit
 robustlib.evaluation
-robustlib.training
+robustlib.explanations robustlib.training
 robustlib.checks
 robustlib.attacks robustlib.defences
 robustlib.input_checks robustlib.models robustlib.outcome
