@@ -129,12 +129,21 @@ def run(
 
         refuse_typed(ctx, "with --dry-run, which runs nothing", "priority", "cpus_per_job", "address", "insecure")
 
-        say(costs(ctx.obj, study, changes, as_json=as_json))
+        say(costs(ctx.obj, study, changes, as_json=as_json, find_slots=slots_here))
         return
     store, submitted = study_sources.submit_file(ctx.obj, study, changes, priority)
     say(submitted.line, err=True)
     where = {"cpus_per_job": cpus_per_job, "address": address, "insecure": insecure}
     finish(store, submitted.sweep_id, as_json, summary=True, **where)
+
+
+def slots_here(jobs: int, gpus: int) -> Any:
+    """The slots of this machine for a study that is yet to be run. jobs: that may run side by side."""
+    from robustq.cluster.slots import plan_slots, usable_cpus
+    from robustq.jobs.submission.wall_time import Slots
+
+    found = plan_slots(usable_cpus(), gpus, jobs)
+    return Slots(found.count, found.num_cpus)
 
 
 def finish(store: Any, sweep_id: int, as_json: bool, summary: bool = False, **where: Any) -> None:

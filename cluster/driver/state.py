@@ -16,13 +16,14 @@ from robustq.jobs.errors import RunError
 from robustq.jobs.queue import transitions
 from robustq.jobs.queue.shards import seconds_a_unit
 from robustq.jobs.queue.status import costs, counts, smallest_share
+from robustq.jobs.queue.time_left import Costs, time_left
 from robustq.jobs.queue.transitions import Claimed
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.presence import OVERWRITTEN, StoreFile
 
 TOTALS_SHARE = 20  # times as long as it took, the count of all jobs is kept: at most a twentieth of the time goes there
 
-Watch = Callable[[dict[str, int], tuple[float, float]], None]
+Watch = Callable[[dict[str, int], Costs], None]
 
 
 @dataclass
@@ -46,12 +47,12 @@ class Bundle:
 
 @dataclass
 class Totals:
-    """The jobs by state, the estimated cost of what is done and what is left, what a unit of it takes here, and the
-    smallest share of a slot that a queued job needs.
+    """The jobs by state, the estimated cost of what is done and what is left with the seconds that this takes, what a
+    unit of it takes here, and the smallest share of a slot that a queued job needs.
     """
 
     counts: dict[str, int]
-    costs: tuple[float, float]
+    costs: Costs
     unit_seconds: float
     smallest_share: float
     taken_at: float
@@ -162,7 +163,8 @@ class Driver:
         if now or self.known is None or start - self.known.taken_at > TOTALS_SHARE * self.known.took:
             unit = seconds_a_unit(db, self.slots.device)
             share = self.slots.share(smallest_share(db))
-            found = counts(db, self.sweep_id), costs(db, self.sweep_id), unit, share
+            left = time_left(db, self.sweep_id, self.slots.device, self.slots.count)
+            found = counts(db, self.sweep_id), Costs(*costs(db, self.sweep_id), left), unit, share
             end = time.monotonic()
             self.known = Totals(*found, taken_at=end, took=end - start)
         return self.known
