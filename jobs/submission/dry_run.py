@@ -1,7 +1,7 @@
 """The dry run, `--dry-run`: the jobs that a study would queue and what they will take, with nothing queued."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,9 @@ from robustq.jobs.submission.cost import job_work, surrogate_work
 from robustq.jobs.submission.expand_study import expand
 from robustq.jobs.submission.expected import Estimator, estimator
 from robustq.jobs.submission.plan import Planned, Resolved
-from robustq.jobs.submission.wall_time import Slots, wall_seconds
+from robustq.jobs.submission.wall_time import FindSlots, Slots, wall_seconds
 from robustq.jobs.text import tables
 from robustq.jobs.text.durations import duration
-
-FindSlots = Callable[[int, int], Slots]  # from the jobs that may run side by side, and the GPUs that there are
 
 
 def one_slot(jobs: int, gpus: int) -> Slots:

@@ -2,7 +2,7 @@
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from robustq.jobs.submission.plan import Planned
@@ -14,6 +14,9 @@ class Slots:
 
     count: int
     threads: int
+
+
+FindSlots = Callable[[int, int], Slots]  # from the jobs that may run side by side, and the GPUs that there are
 
 
 def wall_seconds(plan: Iterable[Planned], seconds: Mapping[str, float], slots: int) -> float:
