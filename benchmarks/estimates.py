@@ -28,8 +28,8 @@ from robustq.jobs.running.context import Context, Result
 from robustq.jobs.running.run import run
 from robustq.jobs.specs import EvalSpec, TrainSpec, parse
 from robustq.jobs.store.connection import Store, open_store
-from robustq.jobs.submission.dry_run import make_estimator
 from robustq.jobs.submission.expand_study import expand
+from robustq.jobs.submission.on_this_machine import make_estimator
 from robustq.jobs.submission.plan import Planned, Resolved
 from robustq.jobs.submission.study_sources import resolve_file
 from robustq.jobs.submission.submit import record

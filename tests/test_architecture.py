@@ -51,7 +51,7 @@ TORCH = (
     "jobs/running",
     "jobs/submission/calibration.py",
     "jobs/submission/cost.py",
-    "jobs/submission/dry_run.py",
+    "jobs/submission/on_this_machine.py",
     "jobs/submission/validate.py",
     "jobs/verification/replay.py",
 )

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select
 
 from robustlib.settings import ONE_SEARCH
 from robustq.jobs.queue.pace import COLUMNS, Pace, learnt_pace
-from robustq.jobs.store.schema import job
+from robustq.jobs.store.schema import job, result
 from robustq.jobs.store.sweeps import jobs_of
 
 LATE = 0.1  # of what a job was to take, that is left of one that took longer and does not say how far it is
@@ -91,6 +91,18 @@ def time_left(db: Connection, sweep_id: int | None, device: str, slots: float) -
         if (seen := one.at_this_pace) is not None:
             pace.learn(one.about, one.cost * one.radii, seen, one.share)
     return seconds_left(pace, running, waiting_jobs(db, sweep_id), slots)
+
+
+def seconds_left_here(db: Connection, sweep_id: int | None) -> float | None:
+    """The same as far as the store alone tells: on as many slots as jobs run now, on the device of the latest result;
+    None where nothing runs.
+    """
+    at_once = db.execute(select(sa.func.count()).where(WORK & (job.c.state == "running"))).scalar_one()
+    if at_once == 0:
+        return None
+    latest = select(result.c.device).order_by(result.c.job_id.desc()).limit(1)
+    device = str(db.execute(latest).scalar() or "").partition(":")[0]
+    return time_left(db, sweep_id, device, at_once)
 
 
 def running_jobs(db: Connection, sweep_id: int | None) -> list[Running]:

@@ -11,6 +11,7 @@ from robustlib.settings import AUDIT, CERTIFY
 from robustq.jobs.specs import EvalSpec
 from robustq.jobs.submission.plan import Planned
 from robustq.jobs.submission.wall_time import FindSlots, wall_seconds
+from robustq.jobs.text.durations import duration
 
 # Attacks from the strongest on: the one that every model gets first is the strongest that is cheap.
 STRENGTH = (
@@ -169,6 +170,11 @@ def one_everywhere(purse: Purse, items: Sequence[list[Planned]]) -> list[list[Pl
 def strength(name: str) -> int:
     """The place among STRENGTH, of what is not there the last."""
     return STRENGTH.index(name) if name in STRENGTH else len(STRENGTH)
+
+
+def left_words(found: Cut) -> str:
+    """How much work is left out, in words; nothing where some of it cannot be told."""
+    return f", {duration(found.left_seconds)} of work" if math.isfinite(found.left_seconds) else ""
 
 
 def known_seconds(plan: Sequence[Planned], estimate: Callable[[Planned], float | None]) -> dict[str, float]:

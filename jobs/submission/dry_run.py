@@ -1,85 +1,70 @@
 """The dry run, `--dry-run`: the jobs that a study would queue and what they will take, with nothing queued."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from sqlalchemy import select
-
-from robustlib.inference.throughput import Clock, Work
-from robustq.jobs.queue.pace import Pace, learnt_pace
-from robustq.jobs.running.context import Context, surroundings
+from robustlib.inference.throughput import Work
 from robustq.jobs.specs import EvalSpec, TrainSpec
-from robustq.jobs.store.connection import open_store, store_exists
-from robustq.jobs.store.schema import job
 from robustq.jobs.submission import study_sources
-from robustq.jobs.submission.calibration import Calibrations
+from robustq.jobs.submission.budget import Budget, Cut, cut, known_seconds, left_words
 from robustq.jobs.submission.cost import job_work, surrogate_work
 from robustq.jobs.submission.expand_study import expand
-from robustq.jobs.submission.expected import Estimator, estimator
-from robustq.jobs.submission.plan import Planned, Resolved
+from robustq.jobs.submission.on_this_machine import device_here, make_estimator, one_slot, slots_for
+from robustq.jobs.submission.plan import Planned
 from robustq.jobs.submission.wall_time import FindSlots, Slots, wall_seconds
 from robustq.jobs.text import tables
 from robustq.jobs.text.durations import duration
 
 
-def one_slot(jobs: int, gpus: int) -> Slots:
-    return Slots(1, torch.get_num_threads())
-
-
-def dry_run(url: str, path: Path, changes: dict[str, Any], *, as_json: bool, find_slots: FindSlots = one_slot) -> str:
+def dry_run(
+    url: str,
+    path: Path,
+    changes: dict[str, Any],
+    *,
+    as_json: bool,
+    find_slots: FindSlots = one_slot,
+    budget: Budget | None = None,
+) -> str:
     """The jobs of a study with what they will take, as text or JSON; nothing is queued. Jobs that are done take
-    nothing.
+    nothing.  budget: says of each job whether it would be queued.
     """
     resolved = study_sources.resolve_file(path, changes)
     plan = expand(resolved)
-    slots = slots_for(plan, find_slots)
+    slots = slots_for(plan, find_slots if budget is None else budget.find_slots)
     estimates = make_estimator(url, resolved, plan, slots)
-    rows, without_gpu, seconds = list[dict[str, Any]](), list[dict[str, Any]](), dict[str, float]()
+    expected = {planned.key: estimates.seconds(planned) for planned in plan}
+    seconds = known_seconds(plan, lambda planned: expected[planned.key])
+    found = None if budget is None else cut(plan, seconds, budget.seconds, slots.count)
+    rows, without_gpu = list[dict[str, Any]](), list[dict[str, Any]]()
     for planned in plan:
         if not isinstance(planned.spec, TrainSpec | EvalSpec):
             continue  # worst cases read what the others stored
         done = planned.key in estimates.done
-        work = (
-            [] if done else [job_work(planned, resolved), *(w for _, w in surrogate_work(planned.spec, resolved.data))]
-        )
-        found = estimates.seconds(planned)
-        rows.append(row(planned, sum(work, Work(0)), found, done))
-        seconds[planned.key] = rows[-1]["seconds"] or 0.0
-        if found is None:
+        besides = surrogate_work(planned.spec, resolved.data)
+        work = [] if done else [job_work(planned, resolved), *(passes for _, passes in besides)]
+        rows.append(row(planned, sum(work, Work(0)), expected[planned.key], done))
+        if found is not None:
+            rows[-1]["fits"] = any(one is planned for one in found.chosen)
+        if expected[planned.key] is None:
             without_gpu.append(rows[-1])
     total = {name: sum(row[name] or 0 for row in rows) for name in ("forwards", "gradients", "seconds")}
-    total |= {"slots": slots.count, "wall_seconds": round(wall_seconds(plan, seconds, slots.count), 1)}
+    told = {key: 0.0 if math.isinf(time) else time for key, time in seconds.items()}
+    total |= {"slots": slots.count, "wall_seconds": round(wall_seconds(plan, told, slots.count), 1)}
     if as_json:
-        told = {"device": str(device_here()), "jobs": rows, "total": total}
-        return tables.json_text(told | {"not_measured": list(dict.fromkeys(row["model"] for row in without_gpu))})
+        whole = {"device": str(device_here()), "jobs": rows, "total": total}
+        return tables.json_text(whole | {"not_measured": list(dict.fromkeys(row["model"] for row in without_gpu))})
     measured = [row for row in rows if not any(row is other for other in without_gpu)]
     notes = no_gradient(measured) + not_measured(without_gpu)
-    return tables.table(rows) + "\n" + sentence(total, len(rows), slots) + notes
+    fits = "" if budget is None or found is None else f"\n{budget_sentence(found, budget)}"
+    return tables.table(rows) + "\n" + sentence(total, len(rows), slots) + fits + notes
 
 
-def device_here() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def slots_for(plan: Sequence[Planned], find_slots: FindSlots) -> Slots:
-    """The slots of this machine that jobs of this plan will have."""
-    kinds = [planned.spec.kind for planned in plan]
-    gpus = torch.cuda.device_count() if device_here().type == "cuda" else 0
-    return find_slots(max(1, kinds.count("train"), kinds.count("eval")), gpus)
-
-
-def make_estimator(url: str, resolved: Resolved, plan: Sequence[Planned], slots: Slots, **clock: Clock) -> Estimator:
-    """What these jobs take here, by what the store knows of this machine's device and by calibrations."""
-    device = device_here()
-    pace, done = Pace(), frozenset[str]()
-    if store_exists(url):
-        with open_store(url).begin() as db:
-            done = frozenset(db.execute(select(job.c.key).where(job.c.state == "done")).scalars())
-            pace = learnt_pace(db, surroundings(Context(str(device), ""))["device"])
-    return estimator(resolved, plan, Calibrations(resolved.data, device, slots.threads, **clock), pace=pace, done=done)
+def budget_sentence(found: Cut, budget: Budget) -> str:
+    return (
+        f"in the budget of {budget.text}: {len(found.chosen)} jobs, about {duration(found.wall_seconds)}; "
+        f"left out: {len(found.left_out)} jobs{left_words(found)}"
+    )
 
 
 def sentence(total: dict[str, Any], jobs: int, slots: Slots) -> str:

@@ -110,7 +110,7 @@ def test_a_budget_is_wall_clock_on_the_slots():
     assert found.wall_seconds == 101 and keys(found.chosen) == ["b", "b:clean", "a", "a:clean", "b:fgsm", "b:pgd"]
 
 
-def test_what_is_done_costs_nothing_and_what_cannot_be_told_fits_nowhere():
+def test_what_is_done_costs_nothing_what_cannot_be_told_too_much():
     # Both trainings and the clean evaluations are done: 44 s buy the rest but AutoAttack.
     found = cut_to(44, a=0, b=0, clean=0)
     assert {"a:pgd", "b:pgd", "a:fgsm", "b:fgsm", "a:clean", "b:clean"} <= set(keys(found.chosen))

@@ -27,11 +27,11 @@ SECONDS = {"a": 10.0, "a1": 4.0, "a2": 6.0, "b": 30.0, "b1": 5.0}
         (9, 35.0),  # no sooner than b and what needs it
     ],
 )
-def test_jobs_begin_when_a_slot_is_free_and_what_they_need_is_done(slots: int, wall: float):
+def test_jobs_begin_when_a_slot_is_free_and_their_needs_are_done(slots: int, wall: float):
     assert wall_seconds(TWO_MODELS, SECONDS, slots) == wall
 
 
-def test_what_is_done_takes_nothing_and_nothing_waits_for_what_is_not_planned():
+def test_what_is_done_takes_nothing_and_what_is_elsewhere_is_there():
     assert wall_seconds(TWO_MODELS, SECONDS | {"a": 0.0, "b": 0.0}, 2) == 4 + 5  # a1 and a2 at once, then b1
     assert wall_seconds(jobs(("a1", "eval", ("elsewhere",))), SECONDS, 1) == 4
     assert wall_seconds([], {}, 1) == 0
