@@ -34,6 +34,7 @@ from robustq.jobs.specs import DataRef, ModelSpec, TrainSpec
 
 RATE_SECONDS = 0.6  # that passes of a model are measured for
 TRIAL_SECONDS = 0.5  # of an attack, or of a training's steps; an attack of longer steps is as quick as its passes
+KEPT = 3  # calibrations, whose models fill memory: a study's jobs come model by model
 NEXT_TO_NOTHING = 1e-3  # of a radius: no image falls within it, so that an attack takes all of its steps
 PROBE_STEPS, PROBE_SECONDS = 10, 5.0  # of PGD on a model that is given
 FEW_STEPS, FEW_QUERIES, FEW_VOTES = 3, 60, 64
@@ -133,7 +134,7 @@ def fewer(name: str, params: Mapping[str, Any]) -> tuple[dict[str, Any], Work]:
 
 @dataclass
 class Calibrations:
-    """The calibrations of a study's models, each made when it is asked for.
+    """The calibrations of a study's models, each made when it is asked for; the last are kept, with their models.
 
     threads: that a job will have.  clock: gives seconds.
     """
@@ -151,6 +152,8 @@ class Calibrations:
         """
         key = model.key(), examples, eot_draws, given
         if key not in self.found:
+            while len(self.found) >= KEPT:
+                self.found.pop(next(iter(self.found)))
             with self.quiet():
                 self.found[key] = unless_it_asks_for_a_gpu(lambda: self.measure(model, examples, eot_draws, given))
         return self.found[key]
