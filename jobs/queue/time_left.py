@@ -16,6 +16,7 @@ from robustq.jobs.store.schema import job, result
 from robustq.jobs.store.sweeps import jobs_of
 
 LATE = 0.1  # of what a job was to take, that is left of one that took longer and does not say how far it is
+TELLING_SHARE, TELLING_SECONDS = 0.25, 60.0  # of a job that runs: with one of these its own pace tells something
 RADII = re.compile(rf", (\d+) {ONE_SEARCH}$")
 WORK = job.c.kind.in_(("train", "eval", "shard", "probe")) & (job.c.parts == 0)
 
@@ -43,15 +44,18 @@ class Running:
 
     @property
     def at_this_pace(self) -> float | None:
-        """Seconds that all of it takes, by how far it has come; None where it has not said so."""
-        return self.elapsed / self.share if self.share > 0 and self.elapsed > 0 else None
+        """Seconds that all of it takes, by how far it has come; None where it has not said so, or only just began: what
+        came before its work, such as the start of its process, would count as often as the rest.
+        """
+        tells = self.share >= TELLING_SHARE or (self.share > 0 and self.elapsed >= TELLING_SECONDS)
+        return self.elapsed / self.share if tells and self.elapsed > 0 else None
 
     def left(self, pace: Pace) -> float | None:
         """Seconds that are left of it; None where nothing is known."""
         expected, seen = pace.seconds(self.about, self.cost * self.radii), self.at_this_pace
         if seen is None:
             return None if expected is None else max(expected - self.elapsed, LATE * expected)
-        trust = math.sqrt(min(self.share, 1.0))  # the first part holds a worker's start
+        trust = math.sqrt(min(self.share, 1.0))
         whole = seen if not expected else expected ** (1 - trust) * seen**trust
         return whole * max(0.0, 1 - self.share)
 

@@ -129,7 +129,7 @@ def fewer(name: str, params: Mapping[str, Any]) -> tuple[dict[str, Any], Work]:
         first = ATTACKS[name].first_step
         few["queries"] = min(params["queries"], max(FEW_QUERIES, 0 if first is None else first(params)))
     few |= {each: 1 for each in ("targets", "search_steps") if each in params}
-    return few, ATTACKS[name].cost(params | few)
+    return few, ATTACKS[name].cost({**params, **few})
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Estimates of a study's jobs on this machine: its device, its slots, and what the store knows of them."""
 
+import time
 from collections.abc import Sequence
 
 import torch
@@ -32,7 +33,9 @@ def slots_for(plan: Sequence[Planned], find_slots: FindSlots) -> Slots:
     return find_slots(max(1, kinds.count("train"), kinds.count("eval")), gpus)
 
 
-def make_estimator(url: str, resolved: Resolved, plan: Sequence[Planned], slots: Slots, **clock: Clock) -> Estimator:
+def make_estimator(
+    url: str, resolved: Resolved, plan: Sequence[Planned], slots: Slots, clock: Clock = time.perf_counter
+) -> Estimator:
     """What these jobs take here, by what the store knows of this machine's device and by calibrations."""
     device = device_here()
     pace, done = Pace(), frozenset[str]()
@@ -40,7 +43,7 @@ def make_estimator(url: str, resolved: Resolved, plan: Sequence[Planned], slots:
         with open_store(url).begin() as db:
             done = frozenset(db.execute(select(job.c.key).where(job.c.state == "done")).scalars())
             pace = learnt_pace(db, surroundings(Context(str(device), ""))["device"])
-    return estimator(resolved, plan, Calibrations(resolved.data, device, slots.threads, **clock), pace=pace, done=done)
+    return estimator(resolved, plan, Calibrations(resolved.data, device, slots.threads, clock), pace=pace, done=done)
 
 
 def cut_to_budget(url: str, resolved: Resolved, plan: Sequence[Planned], budget: Budget) -> Cut:

@@ -87,6 +87,8 @@ def test_time_left_of_running_and_waiting_jobs():
     part = Running(PGD, cost=20, elapsed=30, share=0.25)
     assert part.left(pace) == pytest.approx(math.sqrt(40 * 120) * 0.75)
     assert part.left(Pace()) == pytest.approx(120 * 0.75)  # nothing is known but its own progress
+    assert Running(PGD, 20, elapsed=59, share=0.2).left(Pace()) is None  # of which its start may be the most
+    assert Running(PGD, 20, elapsed=60, share=0.2).left(Pace()) == pytest.approx(300 * 0.8)
     silent, late = Running(PGD, 20, elapsed=10, share=0), Running(PGD, 20, elapsed=100, share=0)
     assert (silent.left(pace), late.left(pace), silent.left(Pace())) == (30, 4, None)
     # A search of three radii takes three times as long; each of its jobs has a third of the cost.

@@ -1,5 +1,6 @@
 """Calibrations on a small network: every attack can be tried, and what is tried is what is asked about."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.datasets import load
 from robustlib.datasets.lazy_images import LazyImages
-from robustlib.inference.throughput import Work
+from robustlib.inference.throughput import Rates, Work
 from robustlib.rng import Draws
 from robustlib.settings import TrainSettings
 from robustlib.training import OBJECTIVES, trial
@@ -79,12 +80,11 @@ def test_an_attack_is_tried_for_few_steps_and_its_passes_are_counted():
 
 def test_an_attack_that_takes_as_long_as_its_passes_is_not_slower(measured: Calibration):
     """On a clock that goes by a second between two looks; passes are said to take as long."""
-    found = Calibration(**{name: getattr(measured, name) for name in measured.__dataclass_fields__} | {"slowness": {}})
-    found.clock = Clock()
-    found.rates = type(found.rates)(forwards=64.0, gradients=96.0)  # half a second for three gradients of 16 images
+    rates = Rates(forwards=64.0, gradients=96.0)  # half a second for three gradients of 16 images
+    found = replace(measured, slowness={}, clock=Clock(), rates=rates)
     attack = ATTACKS["pgd"].given(norm="Linf", eps=0.1, steps=40)
     assert found.slower("pgd", attack) == pytest.approx(1 / 0.5)
-    found.rates = type(found.rates)(forwards=16.0, gradients=16.0)  # three seconds: too long to try
+    found.rates = Rates(forwards=16.0, gradients=16.0)  # three seconds: too long to try
     assert found.slower("pgd", attack.given(steps=50)) == 1.0
     assert found.slower("deepfool", ATTACKS["deepfool"].given(norm="L2")) == calibration.UNTRIED["deepfool"]
 
