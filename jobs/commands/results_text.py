@@ -108,7 +108,8 @@ def closing_lines(store: Store, chosen: int | str | None) -> str:
 
 
 def lines_of(db: Connection, sweep_id: int) -> list[str]:
-    name, words = sweep_name(db, sweep_id), device_hours(db, sweep_id).words
-    left_out = partial_words(count_left_out(db, sweep_id), sum(counts(db, sweep_id).values()), shlex.quote(name))
-    found = [f"{name} is {left_out}"] if left_out else []
+    name, words, found = sweep_name(db, sweep_id), device_hours(db, sweep_id).words, list[str]()
+    if left_out := count_left_out(db, sweep_id):
+        jobs = sum(counts(db, sweep_id).values())
+        found.append(f"{name} is {partial_words(left_out, jobs, shlex.quote(name))}")
     return [*found, f"device hours of {name}: {words}"] if words else found

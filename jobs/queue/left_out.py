@@ -42,9 +42,7 @@ def count_left_out(db: Connection, sweep_id: int | None = None) -> int:
 
 
 def partial_words(left_out: int, jobs: int, name: str) -> str:
-    """That a sweep is partial, in a sentence; nothing where it is whole. name: of the sweep, quoted for a shell."""
-    if not left_out:
-        return ""
+    """That a sweep is partial, and what queues the rest. name: of the sweep, quoted for a shell."""
     return (
         f"partial: {left_out} of {jobs} jobs were left out of a budget; robustq retry --sweep {name}, or the study "
         "submitted without --budget, queues them"

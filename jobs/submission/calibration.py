@@ -38,6 +38,7 @@ KEPT = 3  # calibrations, whose models fill memory: a study's jobs come model by
 NEXT_TO_NOTHING = 1e-3  # of a radius: no image falls within it, so that an attack takes all of its steps
 PROBE_STEPS, PROBE_SECONDS = 10, 5.0  # of PGD on a model that is given
 FEW_STEPS, FEW_QUERIES, FEW_VOTES = 3, 60, 64
+ENOUGH_TO_RECORD = 16  # steps: a GPU plays those of longer runs as recordings, and is many times as quick then
 # Of attacks whose gradients of several values share a pass forward, which their costs count for each: measured.
 UNTRIED = {"deepfool": 0.4, "fab": 0.5}
 
@@ -101,7 +102,7 @@ class Calibration:
 
     def tried(self, name: str, attack: AttackFunction, sigma: float | None) -> float:
         stage = as_stage(attack)
-        few, work = fewer(name, stage.defaults)
+        few, work = fewer(name, stage.defaults, ENOUGH_TO_RECORD if self.images.is_cuda else FEW_STEPS)
         expected = self.rates.seconds(work) * len(self.images)
         if math.isnan(expected) or expected > TRIAL_SECONDS or work == Work(0) or stage.lacks_surrogate:
             return UNTRIED.get(name, 1.0)
@@ -117,14 +118,17 @@ class Calibration:
         return took[-1] / expected
 
 
-def fewer(name: str, params: Mapping[str, Any]) -> tuple[dict[str, Any], Work]:
-    """Parameters under which an attack is soon done, and the passes that are then taken of an image."""
+def fewer(name: str, params: Mapping[str, Any], steps: int = FEW_STEPS) -> tuple[dict[str, Any], Work]:
+    """Parameters under which an attack is soon done, and the passes that are then taken of an image.
+
+    steps: at most so many.
+    """
     few: dict[str, Any] = {}
     if name == CERTIFY:
         few = {"n0": min(params["n0"], FEW_VOTES), "n": min(params["n"], FEW_VOTES)}
         return few, Work(few["n0"] + few["n"])
     if "steps" in params:
-        few["steps"] = 1 if name == "deepfool" else min(params["steps"], FEW_STEPS)  # it may be done after one
+        few["steps"] = 1 if name == "deepfool" else min(params["steps"], steps)  # it may be done after one
     if "queries" in params:
         first = ATTACKS[name].first_step
         few["queries"] = min(params["queries"], max(FEW_QUERIES, 0 if first is None else first(params)))

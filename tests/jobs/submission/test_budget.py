@@ -1,14 +1,24 @@
 """A study cut to a budget, by hand: clean, then one attack everywhere, then the rest; lengths of time as typed."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from robustlib.inference.throughput import Rates
 from robustlib.settings import TrainSettings
+from robustq import cli
+from robustq.jobs.queue.status import counts
 from robustq.jobs.specs import AttackSpec, DataRef, EvalSpec, ModelSpec, TrainSpec, WorstSpec
-from robustq.jobs.submission.budget import Cut, cut, known_seconds
+from robustq.jobs.store.connection import open_store
+from robustq.jobs.submission import dry_run, study_sources
+from robustq.jobs.submission.budget import Budget, Cut, cut, known_seconds
 from robustq.jobs.submission.plan import Planned
+from robustq.jobs.submission.wall_time import Slots
 from robustq.jobs.text.durations import read_duration
+from tests.helpers.steady_calibration import fix_rates
 
 DATA = DataRef(place="digits", sha256="d" * 64)
 ATTACKS = {
@@ -139,3 +149,50 @@ def test_lengths_of_time(text: str, seconds: float):
 def test_what_is_no_length_of_time(text: str):
     with pytest.raises(ValueError, match="expected a length of time"):
         read_duration(text)
+
+
+STUDY = """name: small
+dataset: digits
+models:
+  a: {arch: lenet5, train: {epochs: 5}}
+  b: {arch: convnet3, train: {epochs: 5}}
+attacks: [{name: clean}, {name: pgd, eps: 0.1, steps: 10}]
+examples: 50
+"""
+
+
+def test_a_budget_from_the_study_to_the_queue_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An epoch takes two seconds: a training fits into twelve seconds of one slot, two into those of two."""
+    fix_rates(monkeypatch, lambda model: Rates(forwards=1000.0, gradients=500.0))
+    path, url = tmp_path / "s.yaml", str(tmp_path / "r.db")
+    path.write_text(STUDY)
+
+    def states() -> dict[str, int]:
+        with open_store(url).begin() as db:
+            return {state: n for state, n in counts(db).items() if n}
+
+    def budget(slots: int, seconds: float = 12.0) -> Budget:
+        return Budget(seconds, f"{seconds:g}s", lambda jobs, gpus: Slots(slots, 1))
+
+    told = json.loads(dry_run.dry_run(url, path, {}, as_json=True, budget=budget(1)))
+    assert [row["fits"] for row in told["jobs"]] == [True] * 3 + [False] * 3
+    assert told["total"]["slots"] == 1 and not Path(url).exists()
+    _, found = study_sources.submit_file(url, path, {}, budget=budget(1))
+    assert found.line.startswith("sweep small: 6 jobs, 6 of them new; 3 of them, 11 s of work, are left out of")
+    assert states() == {"queued": 1, "blocked": 2, "cancelled": 3}
+    _, found = study_sources.submit_file(url, path, {}, budget=budget(2))
+    assert found.line == "sweep small: 6 jobs, 0 of them new, 3 that a budget had left out"
+    assert states() == {"queued": 2, "blocked": 4}
+    study_sources.submit_file(url, path, {}, budget=budget(1, 3.0))
+    assert states() == {"cancelled": 6}
+    assert study_sources.submit_file(url, path, {})[1].taken_in == 6
+    assert states() == {"queued": 2, "blocked": 4}
+    text = dry_run.dry_run(url, path, {}, as_json=False, budget=budget(1))
+    assert text.splitlines()[-1] == "in the budget of 12s: 3 jobs, about 11 s; left out: 3 jobs, 11 s of work"
+
+
+@pytest.mark.parametrize("command", ["run", "submit"])
+def test_a_wrong_budget_is_refused_in_one_line(command: str):
+    found = CliRunner().invoke(cli.main, [command, "s.yaml", "--budget", "2"], prog_name="robustq")
+    assert found.exit_code == 2
+    assert found.stderr.splitlines()[-1].endswith("expected a length of time such as 2h, 90m or 3600s, got '2'")

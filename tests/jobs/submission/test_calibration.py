@@ -71,6 +71,7 @@ def test_a_certificate_can_be_tried(measured: Calibration):
 
 def test_an_attack_is_tried_for_few_steps_and_its_passes_are_counted():
     assert fewer("pgd", {"steps": 40, "eps": 0.1}) == ({"steps": 3}, Work(3, 3))
+    assert fewer("pgd", {"steps": 40, "eps": 0.1}, 16) == ({"steps": 16}, Work(16, 16))
     assert fewer("pgd", {"steps": 2, "eps": 0.1}) == ({"steps": 2}, Work(2, 2))
     assert fewer("square", {"queries": 5000}) == ({"queries": 60}, Work(60))
     few, work = fewer("apgd-t", {"steps": 100, "targets": 9})
