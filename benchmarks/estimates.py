@@ -51,11 +51,11 @@ def main() -> None:
         store = open_store(str(Path(folder, "r.db")), create=True, write=True)
         with store.begin() as db:
             transitions.register(db, DRIVER, "here", 1, 0.0, "0")
-        found = [{"store": "cold"} | row for row in estimated(store, resolved, options.threads, clock)]
+        found = list(told("cold", estimated(store, resolved, options.threads, clock)))
         if options.warm:
             other = with_seeds(resolved, [seed + 1000 for seed in resolved.study.seeds])
-            found += [{"store": "warm"} | row for row in estimated(store, other, options.threads, clock)]
-    print(tables.table(found))
+            found += told("warm", estimated(store, other, options.threads, clock))
+    print("\n" + tables.table(found))
     for which in dict.fromkeys(row["store"] for row in found):
         for least in (0.0, LONG_SECONDS):
             print(
@@ -65,6 +65,14 @@ def main() -> None:
             )
     if options.out is not None:
         options.out.write_text(json.dumps(found))
+
+
+def told(which: str, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The lines, each printed as soon as it is there: a long study may be cut off."""
+    for row in rows:
+        line = {"store": which} | row
+        print(json.dumps(line), flush=True)
+        yield line
 
 
 def arguments() -> argparse.Namespace:
@@ -97,19 +105,30 @@ def estimated(store: Store, resolved: Resolved, threads: int, clock: Callable[[]
     print(f"{len(chosen)} jobs estimated in {time.perf_counter() - start:.1f} s", flush=True)
     with store.begin() as db:
         record(db, resolved, plan)
-    measured = shared(plan, dict(work_off(store, clock)))
-    for planned in chosen:
-        seconds, took = expected[planned.key] or float("nan"), measured[planned.key]
-        attack = planned.spec.attack if isinstance(planned.spec, EvalSpec) else None
-        yield {
-            "model": planned.model,
-            "job": planned.spec.kind if attack is None else attack.name,
-            "norm": None if attack is None else attack.norm,
-            "eps": None if attack is None else attack.eps,
-            "expected": round(seconds, 2),
-            "measured": round(took, 2),
-            "factor": round(max(seconds / took, took / seconds), 2),
-        }
+    searches = searches_of(plan)
+    measured: dict[str, float] = {}
+    by_key = {planned.key: planned for planned in chosen}
+    for key, took in work_off(store, clock):
+        measured[key] = took
+        together = searches.get(key, [key])
+        if not all(other in measured for other in together):
+            continue
+        each = sum(measured[other] for other in together) / len(together)
+        yield from (line_of(by_key[other], expected[other], each) for other in together)
+
+
+def line_of(planned: Planned, expected: float | None, took: float) -> dict[str, Any]:
+    seconds = expected or float("nan")
+    attack = planned.spec.attack if isinstance(planned.spec, EvalSpec) else None
+    return {
+        "model": planned.model,
+        "job": planned.spec.kind if attack is None else attack.name,
+        "norm": None if attack is None else attack.norm,
+        "eps": None if attack is None else attack.eps,
+        "expected": round(seconds, 2),
+        "measured": round(took, 2),
+        "factor": round(max(seconds / took, took / seconds), 2),
+    }
 
 
 def work_off(store: Store, clock: Callable[[], float]) -> Iterator[tuple[str, float]]:
@@ -138,17 +157,14 @@ def work_off(store: Store, clock: Callable[[], float]) -> Iterator[tuple[str, fl
             yield c.key, took
 
 
-def shared(plan: list[Planned], seconds: dict[str, float]) -> dict[str, float]:
-    """The seconds of each job, those of one search shared evenly among its radii: the first of them has run all."""
-    searches: dict[Any, list[str]] = defaultdict(list)
+def searches_of(plan: list[Planned]) -> dict[str, list[str]]:
+    """For each job of a search at several radii the keys of all of them: the first that runs has run all."""
+    found: dict[str, list[str]] = defaultdict(list)
     for planned in plan:
         if isinstance(planned.spec, EvalSpec) and planned.spec.attack.curve:
             attack = planned.spec.attack.model_copy(update={"eps": None})
-            searches[planned.spec.model_copy(update={"attack": attack}).key()].append(planned.key)
-    found = dict(seconds)
-    for keys in searches.values():
-        found |= dict.fromkeys(keys, sum(seconds[key] for key in keys) / len(keys))
-    return found
+            found[planned.spec.model_copy(update={"attack": attack}).key()].append(planned.key)
+    return {key: keys for keys in found.values() for key in keys}
 
 
 def summary(words: str, rows: list[dict[str, Any]], least: float) -> str:

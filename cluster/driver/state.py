@@ -63,7 +63,7 @@ class Totals:
 class Driver:
     """One driver at work on a store. sweep_id: the sweep whose jobs it runs; None for all.
 
-    began: whether a job of its has begun, so that workers are known to start.
+    began: whether a job of its has begun, so that workers are known to start.  began_at: when it began itself.
     file: of an SQLite store.  beat_at: its last sign of life, by which it knows the store for its own.
     lost: what has happened to the store, once that is known.
     watched: other drivers that hold jobs, with their last sign of life and how often it was found to be still the last.
@@ -84,6 +84,7 @@ class Driver:
     checked_at: float = field(default_factory=time.monotonic)
     known: Totals | None = None
     began: bool = False
+    began_at: float = field(default_factory=time.time)
     stop_requested: bool = False
     file: StoreFile | None = None
     beat_at: float | None = None
@@ -163,7 +164,7 @@ class Driver:
         if now or self.known is None or start - self.known.taken_at > TOTALS_SHARE * self.known.took:
             unit = seconds_a_unit(db, self.slots.device)
             share = self.slots.share(smallest_share(db))
-            left = time_left(db, self.sweep_id, self.slots.device, self.slots.count)
+            left = time_left(db, self.sweep_id, self.slots.device, self.slots.count, since=self.began_at)
             found = counts(db, self.sweep_id), Costs(*costs(db, self.sweep_id), left), unit, share
             end = time.monotonic()
             self.known = Totals(*found, taken_at=end, took=end - start)

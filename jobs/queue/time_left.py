@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
 from robustlib.settings import ONE_SEARCH
-from robustq.jobs.queue.pace import COLUMNS, Pace, learnt_pace
-from robustq.jobs.store.schema import job, result
+from robustq.jobs.queue.pace import COLUMNS, Pace, Took, learnt_pace
+from robustq.jobs.store.schema import driver, job, result
 from robustq.jobs.store.sweeps import jobs_of
 
 LATE = 0.1  # of what a job was to take, that is left of one that took longer and does not say how far it is
@@ -87,13 +87,16 @@ def seconds_left(pace: Pace, running: Iterable[Running], waiting: Iterable[Waiti
     return max(total / max(slots, 1.0), longest)
 
 
-def time_left(db: Connection, sweep_id: int | None, device: str, slots: float) -> float | None:
-    """Seconds until the queue, or a sweep, is done on so many slots of this kind of device: "cpu" or "cuda"."""
-    pace = learnt_pace(db, device)
+def time_left(
+    db: Connection, sweep_id: int | None, device: str, slots: float, *, since: float = math.inf
+) -> float | None:
+    """Seconds until the queue, or a sweep, is done on so many slots of this kind of device: "cpu" or "cuda".
+
+    since: when its driver began; what was done from then on corrects what was learnt before.
+    """
     running = running_jobs(db, sweep_id)
-    for one in running:
-        if (seen := one.at_this_pace) is not None:
-            pace.learn(one.about, one.cost * one.radii, seen, one.share)
+    seen = [Took(one.about, one.cost * one.radii, one.at_this_pace or 0.0, one.share) for one in running]
+    pace = learnt_pace(db, device, since=since, running=seen)
     return seconds_left(pace, running, waiting_jobs(db, sweep_id), slots)
 
 
@@ -106,7 +109,8 @@ def seconds_left_here(db: Connection, sweep_id: int | None) -> float | None:
         return None
     latest = select(result.c.device).order_by(result.c.job_id.desc()).limit(1)
     device = str(db.execute(latest).scalar() or "").partition(":")[0]
-    return time_left(db, sweep_id, device, at_once)
+    began = db.execute(select(sa.func.min(driver.c.started_at)).where(driver.c.stopped_at.is_(None))).scalar()
+    return time_left(db, sweep_id, device, at_once, since=math.inf if began is None else began)
 
 
 def running_jobs(db: Connection, sweep_id: int | None) -> list[Running]:

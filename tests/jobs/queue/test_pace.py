@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, update
 
-from robustq.jobs.queue.pace import MOST, Pace, learnt_pace, weighted_median
+from robustq.jobs.queue.pace import MOST, Pace, Took, corrected, learnt_pace, weighted_median
 from robustq.jobs.queue.time_left import Running, Waiting, seconds_left, time_left
 from robustq.jobs.store.connection import Store
-from robustq.jobs.store.schema import job, sweep_job
+from robustq.jobs.store.schema import job, result, sweep_job
 from tests.helpers.fake_results import add_result, add_sweep
 
 PGD: dict[str, Any] = {
@@ -23,10 +23,7 @@ def about(**changed: Any) -> dict[str, Any]:
 
 def pace_of(*rows: tuple[dict[str, Any], float, float]) -> Pace:
     """From jobs with their costs and seconds, each counting fully."""
-    pace = Pace()
-    for which, cost, seconds in rows:
-        pace.learn(which, cost, seconds, 1.0)
-    return pace
+    return Pace().learn(Took(*row) for row in rows)
 
 
 def test_the_finest_group_that_has_results_counts():
@@ -66,6 +63,19 @@ def test_median_of_weighted_values(rows: list[tuple[float, float]], median: floa
     assert weighted_median(rows) == median
 
 
+def test_what_is_done_now_corrects_what_was_learnt_before():
+    before = [Took(PGD, 10, 20), Took(about(attack="fgsm"), 10, 10), Took(about(arch="b"), 10, 400)]
+    # Twice as slow as before, of two jobs, which are weighed against one that has not changed.
+    pace = corrected([Took(PGD, 10, 40), Took(about(attack="fgsm"), 10, 20)], before)
+    assert pace.seconds(about(arch="b"), 10) == pytest.approx(400 * 2 ** (2 / 3))
+    # What ran now and before counts as it is now: the median of four seconds a unit, and two made slower.
+    assert pace.seconds(PGD, 10) == pytest.approx(10 * math.sqrt(4 * 2 * 2 ** (2 / 3)))
+    # A job with an attack that did not run there says nothing of the others; nor does one that tells nothing.
+    same = corrected([Took(about(attack="cw"), 10, 1e6), Took(PGD, 10, 0.0)], before)
+    assert same.seconds(about(arch="b"), 10) == pytest.approx(400)
+    assert corrected([], before).seconds(PGD, 10) == pytest.approx(20)
+
+
 def test_the_store_tells_of_its_latest_results_on_a_device(made_up: Store):
     with made_up.begin() as db:
         sweep_id = add_sweep(db, "s")
@@ -79,6 +89,12 @@ def test_the_store_tells_of_its_latest_results_on_a_device(made_up: Store):
         assert learnt_pace(db, "cpu: one").seconds(same, 10) == pytest.approx(50)
         assert learnt_pace(db, "cuda").seconds(same, 10) == pytest.approx(0.2)
         assert learnt_pace(db, "tpu").seconds(same, 10) is None
+        # All of it before now, and one job now that took twice as long: weighed against no change.
+        db.execute(update(result).values(recorded_at=5.0))
+        add_result(db, sweep_id, "a", "fgsm", 0.1, device="cpu: one", seconds=20.0, recorded_at=50.0, **usual)
+        add_result(db, sweep_id, "a", "fgsm", 0.1, device="cpu: one", seconds=10.0, recorded_at=5.0, **usual)
+        found = learnt_pace(db, "cpu: one", since=10.0)
+        assert found.seconds(same, 10) == pytest.approx(50 * 2**0.5)
 
 
 def test_time_left_of_running_and_waiting_jobs():
