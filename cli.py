@@ -14,6 +14,7 @@ from robustq.cluster.remote.run_remotely import cluster_option, insecure_option,
 from robustq.jobs.commands.base import (
     PRIORITY,
     SEED,
+    Budgeted,
     Commands,
     Counted,
     json_option,
@@ -35,6 +36,11 @@ from robustq.jobs.text.safe_text import address, say
 
 address_option = click.option("--address", help="Ray cluster to run on, auto for this machine's; default: none.")
 priority_option = click.option("--priority", type=PRIORITY, default=0, show_default=True, help="Higher goes first.")
+budget_option = click.option(
+    "--budget",
+    type=Budgeted(),
+    help="Queue what is worth the most of what fits into 2h, 90m or 3600s; the rest stays out of the queue.",
+)
 cpus_option = click.option(
     "--cpus-per-job", type=click.IntRange(1, 4096), help="CPU threads a job; default: shared evenly."
 )
@@ -97,6 +103,7 @@ def main(ctx: click.Context, store: str) -> None:
 @study_options
 @click.option("--dry-run", is_flag=True, help="Only print what each job will cost on this machine.")
 @priority_option
+@budget_option
 @address_option
 @insecure_option
 @cpus_option
@@ -107,6 +114,7 @@ def run(
     study: Path,
     dry_run: bool,
     priority: int,
+    budget: str | None,
     cpus_per_job: int | None,
     as_json: bool,
     address: str | None,
@@ -119,6 +127,11 @@ def run(
     robustq run study.yaml
     robustq run study.yaml --dry-run
     robustq run study.yaml --examples 100 --dataset parquet:PATH --json
+    robustq run study.yaml --budget 2h
+
+    With --budget clean evaluations come first, then one attack on every model, then the rest, as far as they are
+    expected to fit into so much time on this machine; with --address, so many hours of all its slots together. What is
+    left out stays in the sweep; the same command without --budget queues it.
     """
     from robustq.jobs.submission import study_sources
 
@@ -129,12 +142,34 @@ def run(
 
         refuse_typed(ctx, "with --dry-run, which runs nothing", "priority", "cpus_per_job", "address", "insecure")
 
-        say(costs(ctx.obj, study, changes, as_json=as_json))
+        say(costs(ctx.obj, study, changes, as_json=as_json, find_slots=slots_here, budget=make_budget(budget)))
         return
-    store, submitted = study_sources.submit_file(ctx.obj, study, changes, priority)
+    within = make_budget(budget, cpus_per_job, on_cluster=address is not None)
+    store, submitted = study_sources.submit_file(ctx.obj, study, changes, priority, within)
     say(submitted.line, err=True)
     where = {"cpus_per_job": cpus_per_job, "address": address, "insecure": insecure}
     finish(store, submitted.sweep_id, as_json, summary=True, **where)
+
+
+def slots_here(jobs: int, gpus: int, cpus_per_job: int | None = None, *, on_cluster: bool = False) -> Any:
+    """The slots of this machine for a study that is yet to be run. jobs: that may run side by side.
+
+    on_cluster: one like them, since how many a cluster has is known only once it is reached.
+    """
+    from robustq.cluster.slots import plan_slots, usable_cpus
+    from robustq.jobs.submission.wall_time import Slots
+
+    found = plan_slots(usable_cpus(), gpus, jobs, cpus_per_job)
+    return Slots(1 if on_cluster else found.count, found.num_cpus)
+
+
+def make_budget(text: str | None, cpus_per_job: int | None = None, *, on_cluster: bool = False) -> Any:
+    """The budget of a submission; None where none is given."""
+    from robustq.jobs.submission.budget import Budget
+    from robustq.jobs.text.durations import read_duration
+
+    find_slots = partial(slots_here, cpus_per_job=cpus_per_job, on_cluster=on_cluster)
+    return None if text is None else Budget(read_duration(text), text, find_slots)
 
 
 def finish(store: Any, sweep_id: int, as_json: bool, summary: bool = False, **where: Any) -> None:
@@ -144,12 +179,15 @@ def finish(store: Any, sweep_id: int, as_json: bool, summary: bool = False, **wh
 
     drive_and_watch(store, sweep_id, **where)
     say(results_text.results_text(store, sweep_id, as_json=as_json, summary=summary))
+    if not as_json and (closing := results_text.closing_lines(store, sweep_id)):
+        say(f"\n{closing}")
     queue_actions.raise_failures(store, sweep_id)
 
 
 @main.command()
 @study_options
 @priority_option
+@budget_option
 @cluster_option
 @insecure_option
 @click.option("--dry-run", is_flag=True, help="With --cluster: only list what would be sent.")
@@ -161,6 +199,7 @@ def submit(
     ctx: click.Context,
     study: Path,
     priority: int,
+    budget: str | None,
     cluster: str | None,
     insecure: bool,
     dry_run: bool,
@@ -182,18 +221,20 @@ def submit(
 
         refuse_typed(ctx, "without --cluster", "insecure", "dry_run", "send")
 
-        say(study_sources.submit_file(ctx.obj, study, changes, priority)[1].line)
+        say(study_sources.submit_file(ctx.obj, study, changes, priority, make_budget(budget))[1].line)
         return
     if dry_run:
         from robustq.cluster.remote.upload import upload_contents, upload_listing
 
-        refuse_typed(ctx, "with --dry-run, which sends nothing", "priority", "insecure")
+        refuse_typed(ctx, "with --dry-run, which sends nothing", "priority", "budget", "insecure")
         say(upload_listing(upload_contents(study, send)))
         return
     from robustq.cluster.remote import ray_jobs_api
     from robustq.jobs.submission.study_sources import READING_NAMES
 
-    options = remote_words(ctx, only=("examples", "epochs", "dataset", "priority", "choose", *READING_NAMES))[1:]
+    options = remote_words(ctx, only=("examples", "epochs", "dataset", "priority", "budget", "choose", *READING_NAMES))[
+        1:
+    ]
     there, tell = open_cluster(ctx, cluster, insecure), partial(say, err=True)
     number, what = ray_jobs_api.submit_study(there, study, options, send, tell)
     say(f"{number} {what}; follow it with: robustq attach {number} --cluster {address(cluster)}")

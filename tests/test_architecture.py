@@ -49,8 +49,9 @@ MOST_IN_A_FOLDER = 16  # modules of a folder of jobs/
 # The folders and files of jobs/ that may load torch: what a worker does, and what a study is checked against.
 TORCH = (
     "jobs/running",
+    "jobs/submission/calibration.py",
     "jobs/submission/cost.py",
-    "jobs/submission/dry_run.py",
+    "jobs/submission/on_this_machine.py",
     "jobs/submission/validate.py",
     "jobs/verification/replay.py",
 )

@@ -54,7 +54,8 @@ def drive(
 
     sweep_id: only this sweep's jobs.  slots: instead of those found.  address: of a Ray cluster to run on, "auto" for
     the one that this machine belongs to; this machine alone where it is None.  insecure: also without a token.
-    watch: called several times a second with the jobs by state, and with the estimated cost of what is done and left.
+    watch: called several times a second with the jobs by state, and with the estimated cost of what is done and left
+    and the seconds that this takes.
     tell: called with a line where Ray or the server of the store dies, and is waited for or started again.
     An interrupt, SIGTERM or SIGHUP gives every job back to the queue and goes on as KeyboardInterrupt.
     """

@@ -192,7 +192,8 @@ def record_frame(db: Connection, driver: Driver, bundle: Bundle, frame: Frame) -
     """Record one frame of a bundle."""
     match frame:
         case Started(claimed, place):
-            transitions.start(db, claimed, driver.id, place.node, place.pid, place.gpu_ids, place.log)
+            held = {"gpus": driver.slots.num_gpus * bundle.share, "cpus": float(bundle.settings.threads)}
+            transitions.start(db, claimed, driver.id, place.node, place.pid, place.gpu_ids, place.log, **held)
         case Progressed(claimed, done, total, note):
             transitions.progress(db, claimed, done, total, note)
         case Finished(claimed, row, examples, artifacts, gpu_memory):

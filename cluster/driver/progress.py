@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from robustq.jobs.queue.time_left import Costs
+from robustq.jobs.text.durations import duration as duration
 from robustq.jobs.text.safe_text import say
 
 LOG_SECONDS = 10.0  # between lines where there is no terminal
@@ -18,14 +20,14 @@ class Progress:
 
     out: TextIO = field(default_factory=lambda: sys.stderr)
     started_at: float = field(default_factory=time.monotonic)
-    before: tuple[int, float] | None = None  # jobs done, and cost of what was done, at the start
+    before: int | None = None  # jobs done at the start
     shown_at: float = -LOG_SECONDS
 
-    def __call__(self, counts: dict[str, int], costs: tuple[float, float]) -> None:
-        """Show the jobs by state, called as often as one likes. costs: estimated, of what is done and what is left."""
+    def __call__(self, counts: dict[str, int], costs: Costs) -> None:
+        """Show the jobs by state and the time left, called as often as one likes."""
         now = time.monotonic()
         if self.before is None:
-            self.before = counts["done"], costs[0]
+            self.before = counts["done"]
         if now - self.shown_at < (0.2 if self.out.isatty() else LOG_SECONDS):
             return
         self.shown_at = now
@@ -47,12 +49,10 @@ class Progress:
         if self.out.isatty() and self.before is not None:
             self.out.write("\r\x1b[K")
 
-    def state(self, counts: dict[str, int], costs: tuple[float, float], now: float) -> dict[str, float | int | None]:
-        """Jobs by state, jobs a minute since the start, seconds left at the rate at which estimated work gets done."""
+    def state(self, counts: dict[str, int], costs: Costs, now: float) -> dict[str, float | int | None]:
+        """Jobs by state, jobs a minute since the start, seconds left: None while nothing like what waits has run."""
         seconds = now - self.started_at
-        done_before, cost_before = self.before or (0, 0.0)
-        rate = (counts["done"] - done_before) / seconds if seconds > 0 else 0.0
-        worked, left = costs[0] - cost_before, costs[1]
+        rate = (counts["done"] - (self.before or 0)) / seconds if seconds > 0 else 0.0
         return {
             "done": counts["done"],
             "total": sum(counts.values()),
@@ -60,7 +60,7 @@ class Progress:
             "failed": counts["failed"],
             "jobs_per_minute": round(60 * rate, 1),
             "elapsed_seconds": round(seconds, 1),
-            "left_seconds": round(left * seconds / worked, 1) if worked > 0 else None,
+            "left_seconds": None if costs.seconds is None else round(costs.seconds, 1),
         }
 
     def line(self, state: dict[str, float | int | None]) -> str:
@@ -70,13 +70,3 @@ class Progress:
             f"{state['done']}/{state['total']} jobs, {state['running']} running{failed}, "
             f"{state['jobs_per_minute']}/min, {duration(state['elapsed_seconds'] or 0)}{left}"
         )
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -26,8 +26,8 @@ class Metrics:
             self.set(self.jobs, "state", state, n)
         self.set(self.slots, "kind", "all", self.driver.slots.count)
         self.set(self.slots, "kind", "busy", self.driver.slots.count - self.driver.free_slots)
-        for kind, cost in zip(("done", "left"), totals.costs, strict=True):
-            self.set(self.cost, "kind", kind, cost)
+        self.set(self.cost, "kind", "done", totals.costs.done)
+        self.set(self.cost, "kind", "left", totals.costs.left)
 
     def set(self, gauge: Any, tag: str, name: str, value: float) -> None:
         gauge.set(value, tags={"driver": self.driver.id[:8], tag: name})

@@ -16,13 +16,14 @@ from robustq.jobs.errors import RunError
 from robustq.jobs.queue import transitions
 from robustq.jobs.queue.shards import seconds_a_unit
 from robustq.jobs.queue.status import costs, counts, smallest_share
+from robustq.jobs.queue.time_left import Costs, time_left
 from robustq.jobs.queue.transitions import Claimed
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.presence import OVERWRITTEN, StoreFile
 
 TOTALS_SHARE = 20  # times as long as it took, the count of all jobs is kept: at most a twentieth of the time goes there
 
-Watch = Callable[[dict[str, int], tuple[float, float]], None]
+Watch = Callable[[dict[str, int], Costs], None]
 
 
 @dataclass
@@ -46,12 +47,12 @@ class Bundle:
 
 @dataclass
 class Totals:
-    """The jobs by state, the estimated cost of what is done and what is left, what a unit of it takes here, and the
-    smallest share of a slot that a queued job needs.
+    """The jobs by state, the estimated cost of what is done and what is left with the seconds that this takes, what a
+    unit of it takes here, and the smallest share of a slot that a queued job needs.
     """
 
     counts: dict[str, int]
-    costs: tuple[float, float]
+    costs: Costs
     unit_seconds: float
     smallest_share: float
     taken_at: float
@@ -62,7 +63,7 @@ class Totals:
 class Driver:
     """One driver at work on a store. sweep_id: the sweep whose jobs it runs; None for all.
 
-    began: whether a job of its has begun, so that workers are known to start.
+    began: whether a job of its has begun, so that workers are known to start.  began_at: when it began itself.
     file: of an SQLite store.  beat_at: its last sign of life, by which it knows the store for its own.
     lost: what has happened to the store, once that is known.
     watched: other drivers that hold jobs, with their last sign of life and how often it was found to be still the last.
@@ -83,6 +84,7 @@ class Driver:
     checked_at: float = field(default_factory=time.monotonic)
     known: Totals | None = None
     began: bool = False
+    began_at: float = field(default_factory=time.time)
     stop_requested: bool = False
     file: StoreFile | None = None
     beat_at: float | None = None
@@ -162,7 +164,8 @@ class Driver:
         if now or self.known is None or start - self.known.taken_at > TOTALS_SHARE * self.known.took:
             unit = seconds_a_unit(db, self.slots.device)
             share = self.slots.share(smallest_share(db))
-            found = counts(db, self.sweep_id), costs(db, self.sweep_id), unit, share
+            left = time_left(db, self.sweep_id, self.slots.device, self.slots.count, since=self.began_at)
+            found = counts(db, self.sweep_id), Costs(*costs(db, self.sweep_id), left), unit, share
             end = time.monotonic()
             self.known = Totals(*found, taken_at=end, took=end - start)
         return self.known

@@ -218,6 +218,21 @@ class Counted(WholeNumber):
         return found
 
 
+class Budgeted(click.ParamType):
+    """A length of time as it is typed, such as 2h or 90m."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        from robustq.jobs.text.durations import read_duration
+
+        try:
+            read_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+
 class Seconds(click.FloatRange):
     """A finite time above 0."""
 

@@ -7,11 +7,16 @@ from typing import Any
 
 from robustq.jobs.commands import terminal_rows
 from robustq.jobs.errors import JobsFailed, SpecError
+from robustq.jobs.queue import device_time
+from robustq.jobs.queue.left_out import count_left_out
 from robustq.jobs.queue.status import any_unfinished, bad_gpus, counts, failures, job_log, running, sweeps
+from robustq.jobs.queue.time_left import seconds_left_here
+from robustq.jobs.queue.transitions import UNFINISHED
 from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.sweeps import find_sweep, jobs_of, sweep_name
 from robustq.jobs.text import tables
+from robustq.jobs.text.durations import duration
 from robustq.jobs.text.told_specs import as_told
 
 
@@ -31,10 +36,21 @@ def status_text(store: Store, name: str | None, *, as_json: bool) -> str:
             "running": running(db),
             "failed": failures(db, chosen),
             "bad_gpus": bad_gpus(db),
+            "left_out": count_left_out(db, chosen),
+            "left_seconds": seconds_left_here(db, chosen),
+            "device_hours": device_time.as_json(hours := device_time.device_hours(db, chosen)),
         }
     if as_json:
         return tables.json_text(data)
     parts = [counts_text(data["jobs"])]
+    if (left := data["left_seconds"]) is not None and any(data["jobs"][state] for state in UNFINISHED):
+        parts[0] += f"; about {duration(left)} left"
+    if data["left_out"]:
+        named = "NAME" if name is None else shlex.quote(name)
+        how = f"robustq retry --sweep {named} queues them"
+        parts[0] += f"; {data['left_out']} of the cancelled were left out of a budget ({how})"
+    if hours.words:
+        parts[0] += f"\ndevice hours: {hours.words}"
     if name is None and data["sweeps"]:
         shown = ("sweep", *data["jobs"])
         parts.append(tables.table(data["sweeps"], shown))
@@ -56,7 +72,7 @@ def raise_failures(store: Store, chosen: int | None) -> None:
     """JobsFailed, with the first reason, where a job of the sweep failed; also where one was cancelled."""
     with store.begin() as db:
         ended = counts(db, chosen)
-        first = failures(db, chosen, most=1)
+        first, left_out = failures(db, chosen, most=1), count_left_out(db, chosen)
         named = "" if chosen is None else f" --sweep {shlex.quote(sweep_name(db, chosen))}"
     if failed := ended["failed"]:
         reason = f"{first[0]['error_class']}: {first[0]['error_message']}"
@@ -64,8 +80,8 @@ def raise_failures(store: Store, chosen: int | None) -> None:
             f"{failed} jobs failed, job {first[0]['id']} with {reason} "
             f"(robustq logs {first[0]['id']} shows all of it, robustq retry{named} queues them again)"
         )
-    if ended["cancelled"]:
-        raise JobsFailed(f"{ended['cancelled']} jobs were cancelled (robustq retry{named} queues them again)")
+    if cancelled := ended["cancelled"] - left_out:
+        raise JobsFailed(f"{cancelled} jobs were cancelled (robustq retry{named} queues them again)")
 
 
 def chosen_jobs(db: Any, job_ids: Sequence[int], name: str | None) -> Any:

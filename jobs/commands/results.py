@@ -31,9 +31,13 @@ def results(ctx: click.Context, question: Any, summary: bool, form: str, spreads
     """
     from robustq.jobs.commands import results_text
 
+    store = open_store(ctx)
     form, tell = form_of(ctx, form, as_json, spreadsheet), partial(say, err=True)
-    text = results_text.question_text(open_store(ctx), question, form, summary=summary, tell=tell)
+    text = results_text.question_text(store, question, form, summary=summary, tell=tell)
     say(text, data=form in CSV)
+    whole = form == "table" and not question.filters.groups  # a question about some rows is no question about a sweep
+    if whole and (closing := results_text.closing_lines(store, question.filters.sweep)):
+        say(f"\n{closing}")
 
 
 @click.command()

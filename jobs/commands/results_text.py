@@ -1,5 +1,6 @@
 """Results, answers and summaries as text."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
@@ -10,14 +11,19 @@ from robustq.jobs.commands import terminal_rows
 from robustq.jobs.commands.base import CSV, SPREADSHEET
 from robustq.jobs.commands.terminal_rows import Shown
 from robustq.jobs.errors import SpecError
+from robustq.jobs.queue.device_time import device_hours
+from robustq.jobs.queue.left_out import count_left_out, partial_words
+from robustq.jobs.queue.status import counts
 from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.filters import Filters, fits
 from robustq.jobs.results.questions import Question, answer, columns_of
 from robustq.jobs.results.rows import chosen_rows, result_rows, with_details
 from robustq.jobs.store.connection import Store
-from robustq.jobs.store.sweeps import latest_sweeps
+from robustq.jobs.store.sweeps import latest_sweeps, sweep_name
 from robustq.jobs.text import tables
 from robustq.jobs.text.tables import Row, json_text, table
+
+MOST_CLOSED = 5  # sweeps that the lines after a table tell of
 
 if TYPE_CHECKING:
     from robustq.jobs.results.compare import Comparison
@@ -86,3 +92,24 @@ def summary_text(rows: Sequence[ResultRow]) -> str:
     n = max(row["n"] for row in rows)
     head = f"{rows[0]['sweep']}: accuracy in % on {n} images, clean and under the worst of the attacks by radius"
     return f"{head}\n{table(terminal_rows.shown_summary(rows))}"
+
+
+def closing_lines(store: Store, chosen: int | str | None) -> str:
+    """For each sweep what a budget left out of it, and its device hours; empty where none has run.
+
+    chosen: a sweep's number, a pattern of names, or None for the latest of each name.
+    """
+    with store.begin() as db:
+        if isinstance(chosen, int):
+            ids = [chosen]
+        else:
+            ids = [id_ for name, id_ in latest_sweeps(db).items() if chosen is None or fits(name, chosen)]
+        return "\n".join(line for id_ in ids[:MOST_CLOSED] for line in lines_of(db, id_))
+
+
+def lines_of(db: Connection, sweep_id: int) -> list[str]:
+    name, words, found = sweep_name(db, sweep_id), device_hours(db, sweep_id).words, list[str]()
+    if left_out := count_left_out(db, sweep_id):
+        jobs = sum(counts(db, sweep_id).values())
+        found.append(f"{name} is {partial_words(left_out, jobs, shlex.quote(name))}")
+    return [*found, f"device hours of {name}: {words}"] if words else found

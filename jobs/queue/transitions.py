@@ -129,11 +129,21 @@ def mine(claimed: Claimed) -> Any:
 
 
 def start(
-    db: Connection, claimed: Claimed, driver_id: str, node: str, pid: int, gpu_ids: str, log: str | None = None
+    db: Connection,
+    claimed: Claimed,
+    driver_id: str,
+    node: str,
+    pid: int,
+    gpu_ids: str,
+    log: str | None = None,
+    *,
+    gpus: float | None = None,
+    cpus: float | None = None,
 ) -> bool:
     """A worker began: from here on an attempt counts. False if the job was meanwhile taken from this driver.
 
-    log: where on the node what the worker prints lies.
+    log: where on the node what the worker prints lies.  gpus, cpus: what it holds of the machine, None where that is
+    not known.
     """
     now = time.time()
     changed = db.execute(
@@ -155,6 +165,8 @@ def start(
             pid=pid,
             gpu_ids=gpu_ids,
             log=log,
+            gpus=gpus,
+            cpus=cpus,
             started_at=now,
         )
     )

@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import JSON, Boolean
 
-SCHEMA_VERSION = 7  # raise it together with a step in jobs/store/migrations
+SCHEMA_VERSION = 8  # raise it together with a step in jobs/store/migrations
 
 STATES = ("blocked", "queued", "leased", "running", "done", "failed", "cancelled")
 
@@ -147,6 +147,8 @@ attempt = Table(
     Column("node", Text),
     Column("pid", Integer),
     Column("gpu_ids", Text),
+    Column("gpus", Float),  # that it held, perhaps a share of one; null where it is not known
+    Column("cpus", Float),  # cores that it held
     Column("log", Text),  # where on the node what its worker printed lies
     Column("started_at", Float, nullable=False),
     Column("ended_at", Float),

@@ -9,6 +9,7 @@ from robustq.jobs.errors import SpecError
 from robustq.jobs.store.connection import Store
 from robustq.jobs.study.study import Origin, Study, check, load_study
 from robustq.jobs.study.yaml_with_lines import read_value
+from robustq.jobs.submission.budget import Budget
 from robustq.jobs.submission.expand_study import resolve
 from robustq.jobs.submission.plan import Resolved
 from robustq.jobs.submission.submit import Submitted, submit
@@ -18,10 +19,12 @@ from robustq.jobs.text.number_parsing import read_number, written_whole
 READING_NAMES = ("split", "label", "image", "classes", "size", "crop", "exif_transpose")
 
 
-def submit_file(url: str, path: Path, changes: dict[str, Any], priority: int = 0) -> tuple[Store, Submitted]:
+def submit_file(
+    url: str, path: Path, changes: dict[str, Any], priority: int = 0, budget: Budget | None = None
+) -> tuple[Store, Submitted]:
     """Submit the study in a file, with the command line's changes; a data set given there is relative to here."""
     study, origin, data_folder = read_file(path, changes)
-    return submit(url, study, origin, path.parent, data_folder=data_folder, priority=priority)
+    return submit(url, study, origin, path.parent, data_folder=data_folder, priority=priority, budget=budget)
 
 
 def resolve_file(path: Path, changes: dict[str, Any]) -> Resolved:

@@ -1,8 +1,9 @@
 """The submission of a study to the store: each job once, whoever asks for it and however often."""
 
+import shlex
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
+from robustq.jobs.queue.left_out import count_left_out, leave_out, take_in
 from robustq.jobs.queue.status import latest_moment
 from robustq.jobs.queue.transitions import STEPS
 from robustq.jobs.queue.user_actions import mark_wanted, retry
@@ -19,6 +21,7 @@ from robustq.jobs.store.connection import Store, open_store, parse_url, store_ex
 from robustq.jobs.store.schema import job, job_dep, sweep, sweep_job
 from robustq.jobs.store.sweeps import latest_sweeps
 from robustq.jobs.study.study import Origin, Study
+from robustq.jobs.submission.budget import Budget, Cut, left_words
 from robustq.jobs.submission.expand_study import expand, resolve
 from robustq.jobs.submission.plan import Planned, Resolved
 from robustq.jobs.submission.resubmit import has_moved, refresh
@@ -27,48 +30,83 @@ from robustq.jobs.text.canonical_json import canonical
 
 @dataclass(frozen=True)
 class Submitted:
-    """What submitting did: the sweep, its number of jobs, how many of them are new to the store."""
+    """What submitting did: the sweep, its number of jobs, how many of them are new to the store.
+
+    taken_in: those that a budget had left out before.  left_out: what this one left out, in words.
+    """
 
     sweep_id: int
     name: str
     jobs: int
     new: int
+    taken_in: int = 0
+    left_out: str = ""
 
     @property
     def line(self) -> str:
         """For people: what is queued now and was not before."""
-        return f"sweep {self.name}: {self.jobs} jobs, {self.new} of them new"
+        taken = f", {self.taken_in} that a budget had left out" if self.taken_in else ""
+        return f"sweep {self.name}: {self.jobs} jobs, {self.new} of them new{taken}{self.left_out}"
 
 
 def submit(
-    url: str, study: Study, origin: Origin, folder: Path, *, data_folder: Path, priority: int = 0
+    url: str,
+    study: Study,
+    origin: Origin,
+    folder: Path,
+    *,
+    data_folder: Path,
+    priority: int = 0,
+    budget: Budget | None = None,
 ) -> tuple[Store, Submitted]:
     """Expand a study and queue what the store does not know yet, all in one transaction; makes a store if need be.
 
-    priority: of its new jobs; those of higher priority go first.
+    priority: of its new jobs; those of higher priority go first.  budget: what does not fit is left out of the queue
+    until the study is submitted again without one, or with a larger one.
 
     A study that the store knows whole is recognised by its hash, without loading torch, unless its files have moved.
     Raises SpecError before anything is written or made.
     """
     resolved = resolve(study, origin, folder, data_folder)
-    if store_exists(url):
+    if budget is None and store_exists(url):
         store = open_store(url, create=parse_url(url)[1] is None, write=True)  # a server's database may be empty yet
         with store.begin() as db:
             known = db.execute(select(sweep.c.id).where(sweep.c.identity == resolved.identity)).scalar()
             if known is not None and not has_moved(db, known, resolved):
                 return store, again(db, known, study.name)
-    plan = expand(resolved)
+    plan, cut = expand(resolved), None
+    if budget is not None:
+        from robustq.jobs.submission.on_this_machine import cut_to_budget  # torch
+
+        cut = cut_to_budget(url, resolved, plan, budget)
+        plan = [*cut.chosen, *cut.left_out]
     store = open_store(url, create=True, write=True)
     with store.begin() as db:
-        return store, record(db, resolved, plan, priority)
+        done = record(db, resolved, plan, priority)
+        return store, done if budget is None or cut is None else keep_to(db, done, budget, cut)
+
+
+def keep_to(db: Connection, done: Submitted, budget: Budget, cut: Cut) -> Submitted:
+    """Leave what a budget does not hold out of the queue."""
+    found = {key: id_ for key, (id_, _) in known_jobs(db, [planned.key for planned in cut.left_out]).items()}
+    leave_out(db, done.sweep_id, list(found.values()), budget.text)
+    n = count_left_out(db, done.sweep_id)
+    named = shlex.quote(done.name)
+    words = (
+        f"; {n} of them{left_words(cut)}, are left out of the budget of {budget.text}: submitting the study without "
+        f"--budget, or robustq retry --sweep {named}, queues them"
+    )
+    return replace(done, left_out=words if n else "")
 
 
 def again(db: Connection, sweep_id: int, name: str) -> Submitted:
-    """A sweep that is there already, which now is the latest of its name."""
+    """A sweep that is there already, which now is the latest of its name; what a budget left out of it is queued."""
     if latest_sweeps(db)[name] != sweep_id:
         db.execute(sa.update(sweep).where(sweep.c.id == sweep_id).values(created_at=latest_moment(db)))
     mark_wanted(db, name)
-    return Submitted(sweep_id, name, count_jobs(db, sweep_id), 0)
+    members = select(sweep_job.c.job_id).where(sweep_job.c.sweep_id == sweep_id)
+    taken_in = take_in(db, db.execute(members).scalars().all()) if count_left_out(db, sweep_id) else 0
+    return Submitted(sweep_id, name, count_jobs(db, sweep_id), 0, taken_in)
 
 
 def count_jobs(db: Connection, sweep_id: int) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustlib.inference.batched_model import BatchedModel
+from robustlib.inference.oracle import Oracle
 
 
 @dataclass(frozen=True)
@@ -47,32 +48,50 @@ def stepped(steps: int) -> Work:
 VERDICTS = Work(3)  # the clean pass, that of the attacks in turn, and the one that counts
 
 
-def calibrate(replica: BatchedModel, x: Tensor, *, seconds: float = 2.0) -> Rates:
+Clock = Callable[[], float]
+
+
+def calibrate(replica: BatchedModel, x: Tensor, *, seconds: float = 2.0, clock: Clock = time.perf_counter) -> Rates:
     """Images a second through the replica at its largest batch size, forward and with a gradient, half the time each.
 
-    x: some images on the replica's device; repeated to fill the batch.
+    x: some images on the replica's device; repeated to fill the batch.  clock: gives seconds.
     """
-    size = replica.sizes[-1] if replica.sizes else len(x)
+    return rates_at(replica, x, replica.sizes[-1] if replica.sizes else len(x), seconds=seconds, clock=clock)
+
+
+def rates_at(oracle: Oracle, x: Tensor, size: int, *, seconds: float = 2.0, clock: Clock = time.perf_counter) -> Rates:
+    """The same of any oracle, asked about so many images at once."""
     x = x.repeat(-(-size // len(x)), *[1] * (x.ndim - 1))[:size]
-    calls = (lambda: replica(x), lambda: replica.values_and_grads(x, lambda z: z[:, :1]))
-    forwards = rate(calls[0], size, seconds / 2)
+    calls = (lambda: oracle(x), lambda: oracle.values_and_grads(x, lambda z: z[:, :1]))
+    forwards = rate(calls[0], size, seconds / 2, clock)
     try:
-        return Rates(forwards, rate(calls[1], size, seconds / 2))
+        return Rates(forwards, rate(calls[1], size, seconds / 2, clock))
     except ValueError:  # the model has no gradient
         return Rates(forwards, math.nan)
 
 
-def rate(call: Callable[[], object], size: int, seconds: float) -> float:
-    """Images a second of a call on `size` images; its first two runs are not counted."""
-    for _ in range(2):
+def rate(call: Callable[[], object], size: int, seconds: float, clock: Clock = time.perf_counter) -> float:
+    """Images a second of a call on `size` images; its first two runs are not counted, or its first where one takes as
+    long as all are to take.
+    """
+    if timed(call, clock) < seconds:
         call()
     wait()
-    start, runs = time.perf_counter(), 0
-    while runs == 0 or time.perf_counter() - start < seconds:
+    start, runs = clock(), 0
+    while runs == 0 or clock() - start < seconds:
         call()
         wait()
         runs += 1
-    return size * runs / (time.perf_counter() - start)
+    return size * runs / (clock() - start)
+
+
+def timed(call: Callable[[], object], clock: Clock = time.perf_counter) -> float:
+    """Seconds of one call."""
+    wait()
+    start = clock()
+    call()
+    wait()
+    return clock() - start
 
 
 def wait() -> None:

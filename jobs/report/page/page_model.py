@@ -10,10 +10,11 @@ from robustq.jobs.report.page.sweep_data import Sweep
 
 @dataclass(frozen=True)
 class WorkDone:
-    """How far the work is, in percent of its estimated cost, and what runs."""
+    """How far the work is, in percent of its estimated cost, what runs, and the time left, in words."""
 
     percent: float
     running: Table | None
+    left: str = ""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from robustq.jobs.report.page.thumbnails import Data
 from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import PageRow
 from robustq.jobs.study.yaml_with_lines import write_yaml
+from robustq.jobs.text.durations import duration
 from robustq.jobs.text.told_specs import as_told
 
 MOST_CONFUSIONS = 12  # whose confusion matrices are shown
@@ -158,7 +159,8 @@ def work_done(sweep: Sweep) -> WorkDone:
         }
         for job in sweep.running
     ]
-    return WorkDone(round(100 * share, 1), html_table.table_of("running", "Jobs that run now", lines))
+    time_left = "" if sweep.left_seconds is None else duration(sweep.left_seconds)
+    return WorkDone(round(100 * share, 1), html_table.table_of("running", "Jobs that run now", lines), time_left)
 
 
 def trusted_outcomes(db: Connection, place: RadiusRanking, data: Data, cache: PageCache) -> dict[str, Outcome]:

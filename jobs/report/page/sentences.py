@@ -1,5 +1,6 @@
 """The verdict in plain words, each sentence from the numbers beneath it."""
 
+import shlex
 from collections.abc import Sequence
 
 from robustlib.settings import CERTIFY
@@ -77,8 +78,12 @@ def limits(sweep: Sweep, headline: Sequence[RadiusRanking]) -> list[str]:
     """What readers should know before they quote a number."""
     said = []
     if not sweep.complete:
-        left = sweep.total - sweep.states["done"]
+        left = sweep.total - sweep.left_out - sweep.states["done"]
         said.append(f"The sweep is not complete: {left} of {sweep.total} jobs are not done, so numbers may still fall.")
+    if sweep.left_out:
+        how = f"robustq retry --sweep {shlex.quote(sweep.name)} queues them"
+        some = f"{sweep.left_out} of {sweep.total} jobs were left out of a budget ({how})"
+        said.append(f"The sweep is partial: {some}, so numbers may still fall.")
     for place in headline:
         where = f"at {place.norm} {eps_text(place.eps)}"
         bests = [s for s in place.all if s.trusted and s.verdict is None]

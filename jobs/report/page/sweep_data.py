@@ -7,7 +7,10 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
+from robustq.jobs.queue.device_time import NO_HOURS, DeviceHours, device_hours
+from robustq.jobs.queue.left_out import count_left_out
 from robustq.jobs.queue.status import costs, counts
+from robustq.jobs.queue.time_left import seconds_left_here
 from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.results.attack_labels import told_apart
 from robustq.jobs.results.columns import CheckRow, PageRow, Training, as_json
@@ -25,7 +28,8 @@ class Sweep:
 
     running, failed: jobs with how far they are, or why they failed.
     sizes: bytes and hash of the trained weights by (model, seed).  specs: of the rows' jobs by job_id.
-    work: estimated cost of what is done and of what is left.
+    work: estimated cost of what is done and of what is left.  left_seconds: that this takes, None where nobody knows.
+    left_out: jobs that a budget left out.  hours: of devices, that it took.
     """
 
     id: int
@@ -41,6 +45,9 @@ class Sweep:
     work: tuple[float, float]
     running: list[dict[str, Any]] = field(default_factory=list)
     failed: list[dict[str, Any]] = field(default_factory=list)
+    left_seconds: float | None = None
+    left_out: int = 0
+    hours: DeviceHours = NO_HOURS
 
     @property
     def total(self) -> int:
@@ -48,7 +55,7 @@ class Sweep:
 
     @property
     def complete(self) -> bool:
-        return self.states["done"] == self.total
+        return self.states["done"] + self.left_out == self.total
 
     @property
     def data(self) -> dict[str, Any] | None:
@@ -79,6 +86,9 @@ def gather(db: Connection, sweep_id: int, cache: PageCache) -> Sweep:
         work=costs(db, sweep_id),
         running=running_jobs(db, sweep_id),
         failed=failed_jobs(db, sweep_id),
+        left_seconds=seconds_left_here(db, sweep_id),
+        left_out=count_left_out(db, sweep_id),
+        hours=device_hours(db, sweep_id),
     )
 
 

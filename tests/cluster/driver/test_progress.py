@@ -7,6 +7,7 @@ import pytest
 
 from robustq.cluster.driver import progress
 from robustq.cluster.driver.progress import Progress, duration
+from robustq.jobs.queue.time_left import Costs
 
 COUNTS = dict.fromkeys(("blocked", "queued", "leased", "running", "done", "failed", "cancelled"), 0)
 
@@ -27,9 +28,9 @@ def clock(monkeypatch):
 def test_rate_and_time_left_count_from_this_start(clock):
     out = io.StringIO()
     show = Progress(out=out, started_at=100.0)
-    show(COUNTS | {"done": 50, "queued": 50}, (1000.0, 400.0))  # 50 were done before
+    show(COUNTS | {"done": 50, "queued": 50}, Costs(1000.0, 400.0))  # 50 were done before
     clock[0] = 160.0
-    show(COUNTS | {"done": 60, "queued": 38, "running": 2}, (1100.0, 300.0))
+    show(COUNTS | {"done": 60, "queued": 38, "running": 2}, Costs(1100.0, 300.0, 180.04))
     first, last = (json.loads(line) for line in out.getvalue().splitlines())
     assert first["left_seconds"] is None
     assert (last["done"], last["total"], last["running"]) == (60, 100, 2)
@@ -41,16 +42,16 @@ def test_lines_are_few_where_there_is_no_terminal(clock):
     show = Progress(out=out, started_at=100.0)
     for tenth in range(250):
         clock[0] = 100 + tenth / 10
-        show(COUNTS | {"queued": 1}, (0.0, 1.0))
+        show(COUNTS | {"queued": 1}, Costs(0.0, 1.0))
     assert len(out.getvalue().splitlines()) == 3
 
 
 def test_a_terminal_shows_one_line(clock):
     out = Terminal()
     show = Progress(out=out, started_at=100.0)
-    show(COUNTS | {"queued": 3}, (0.0, 9.0))
+    show(COUNTS | {"queued": 3}, Costs(0.0, 9.0))
     clock[0] = 130.0
-    show(COUNTS | {"done": 1, "running": 1, "queued": 1, "failed": 1}, (3.0, 6.0))
+    show(COUNTS | {"done": 1, "running": 1, "queued": 1, "failed": 1}, Costs(3.0, 6.0, 60.0))
     shown = out.getvalue().split("\r\x1b[K")[-1]
     assert shown == "1/4 jobs, 1 running, 1 failed, 2.0/min, 30 s, about 1 min 00 s left"
     show.close()

@@ -4,14 +4,15 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select, update
 
+from robustq.jobs.queue import transitions
 from robustq.jobs.report.page.html_table import Cell, Column, Line, Table, body_html
 from robustq.jobs.report.page.images import Grid
 from robustq.jobs.report.page.page_model import Page
 from robustq.jobs.report.page.render import SECTIONS
 from robustq.jobs.specs import AttackSpec
-from robustq.jobs.store.schema import job, job_artifact
+from robustq.jobs.store.schema import attempt, job, job_artifact, sweep
 from tests.helpers.fake_results import add_result, of_attack
 from tests.helpers.fake_sweep import ATTACKS, RADII, accuracy, columns, distrust, fill
 from tests.helpers.html_reading import Elements, page_of, report, there
@@ -255,3 +256,22 @@ def test_lines_of_a_table(row):
         '<td class="n fail" data-order="0.0">✗</td><td class="hash"></td></tr>\n'
     )
     assert (body_html(table), body_html(table)) == (expected, expected)  # the second time as it was kept
+
+
+def test_a_partial_sweep_says_so_and_what_it_cost(made_up):
+    sweep_id = fill(made_up, {"one": 1.0})
+    assert "partial" not in Elements(report(made_up)).text and "Device hours" not in Elements(report(made_up)).text
+    with made_up.begin() as db:
+        some = db.execute(select(job.c.id).where(job.c.kind == "eval").order_by(job.c.id).limit(2)).scalars().all()
+        out = {"state": "cancelled", "error_class": "OverBudget"}
+        db.execute(update(job).where(job.c.id == some[0]).values(**out))
+        transitions.register(db, "one", "here", 1, 0.0, "0")
+        held = {"fence": 1, "driver_id": "one", "started_at": 0.0, "ended_at": 7200.0, "gpus": 0.0, "cpus": 3.0}
+        db.execute(insert(attempt).values(job_id=some[1], n=1, gpu_ids="", **held))
+        (name,) = db.execute(select(sweep.c.name).where(sweep.c.id == sweep_id)).scalars()
+    text = Elements(report(made_up)).text
+    total = there(page_of(made_up, sweep_id)).sweep.total
+    how = f"robustq retry --sweep {name} queues them"
+    assert f"The sweep is partial: 1 of {total} jobs were left out of a budget ({how})" in text
+    assert "not complete" not in text and "of the estimated work is done" not in text
+    assert "Device hours: 6 of CPU cores. Every attempt counts" in text

@@ -34,6 +34,7 @@ from robustq.jobs.submission.expand_study import expand, resolve
 from robustq.jobs.submission.plan import Planned
 from robustq.jobs.verification import replay
 from tests.helpers.drain_queue import worked_off
+from tests.helpers.steady_calibration import fix_rates
 
 LEARNT = 400  # images that surrogates learn from here
 DATA = DataRef(place="digits", sha256="d" * 64)
@@ -239,7 +240,7 @@ def test_the_estimate_counts_the_surrogates_passes(tmp_path: Path, monkeypatch: 
     path = tmp_path / "study.yaml"
     path.write_text(text)
     speeds = {"lenet5": Rates(forwards=1000.0, gradients=500.0), "convnet3": Rates(forwards=100.0, gradients=50.0)}
-    monkeypatch.setattr(dry_run, "measure", lambda spec, *args: speeds[spec.arch])
+    fix_rates(monkeypatch, lambda spec: speeds[spec.arch or ""])
     found = json.loads(dry_run.dry_run(f"sqlite:///{tmp_path / 'none.db'}", path, {}, as_json=True))
     named, learnt = (row for row in found["jobs"] if (row["job"], row["model"]) == ("eval", "a"))
     # Of 20 images three verdicts and a query on LeNet-5, ten gradients on the ConvNet.

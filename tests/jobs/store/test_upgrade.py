@@ -136,5 +136,6 @@ def test_a_sweep_that_was_cancelled_before_keeps_no_jobs_of_another(
 
 def back_to_6(db: sa.Connection) -> None:
     """Make a new store one of version 6: a file of SQL like those above would not do for a server."""
-    db.execute(sa.text("ALTER TABLE sweep DROP COLUMN cancelled"))
+    for table, column in (("sweep", "cancelled"), ("attempt", "gpus"), ("attempt", "cpus")):
+        db.execute(sa.text(f"ALTER TABLE {table} DROP COLUMN {column}"))
     db.execute(sa.update(meta).values(schema_version=6))

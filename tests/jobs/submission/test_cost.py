@@ -1,6 +1,7 @@
 """The cost of a study before it runs, counted by hand."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from robustlib.inference.replica import Replica
 from robustlib.inference.throughput import Rates, Work, calibrate
 from robustq.jobs.submission import dry_run
+from tests.helpers.steady_calibration import fix_rates
 
 STUDY = """
 name: small
@@ -30,7 +32,7 @@ def study(tmp_path: Path) -> Path:
 
 
 def test_the_jobs_of_a_study(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(dry_run, "measure", lambda *args: Rates(forwards=1000.0, gradients=500.0))
+    fix_rates(monkeypatch, lambda model: Rates(forwards=1000.0, gradients=500.0))
     url = f"sqlite:///{tmp_path / 'none.db'}"
     found = json.loads(dry_run.dry_run(url, study, {}, as_json=True))
     rows = {(row["job"], row["attack"], row["eps"]): row for row in found["jobs"]}
@@ -41,7 +43,13 @@ def test_the_jobs_of_a_study(study: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert (rows["eval", "pgd", 0.0]["forwards"], rows["eval", "pgd", 0.0]["gradients"]) == (60, 0)
     for eps in (0.1, 0.2):
         assert (rows["eval", "pgd", eps]["forwards"], rows["eval", "pgd", eps]["gradients"]) == (260, 200)
-        assert rows["eval", "pgd", eps]["seconds"] == round(60 / 1000 + 200 / 500, 1)
+        # Half would stand at 0.15: 9/13 at 0.1 and 9/25 at 0.2. An image of 20 pays the first restart where it stands,
+        # and a quarter of it where it falls, of those below others seven in ten do; the second where it stands, and a
+        # tenth of what fell. Three verdicts, checks.
+        stands, falls = 9 / 13, 0.7 * (1 - 9 / 13) + (1 - 9 / 25)
+        each = 0.9 * (5 / 500) * ((stands + falls / 4) + (stands + 0.1 * (1 - stands))) / 2 + 4 / 1000
+        assert rows["eval", "pgd", eps]["seconds"] == round(20 * each, 1) == 0.2
+    assert rows["train", None, None]["seconds"] == 3 * 2.0
     whole = rows["eval", "autoattack", 0.1]
     # 101 gradients; nine targets of 101; nine of 100 and as many checks; 5,000 queries: design of the reference.
     assert whole["gradients"] == 20 * (101 + 909 + 900)
@@ -75,5 +83,5 @@ def test_calibration_counts_images():
         seen.append(len(x))
         return x.flatten(1)[:, :3]
 
-    rates = calibrate(Replica(net, sizes=(8, 16)), torch.rand(5, 1, 2, 2), seconds=0.05)
+    rates = calibrate(Replica(net, sizes=(8, 16)), torch.rand(5, 1, 2, 2), seconds=0.05, clock=time.process_time)
     assert set(seen) == {16} and rates.forwards > rates.gradients > 0

@@ -1,0 +1,135 @@
+"""The pace of work: the seconds that a unit of estimated cost takes, learnt from what the store holds."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, select
+
+from robustq.jobs.store.schema import job, result
+
+LATEST = 2000  # results that are learnt from
+MOST = 15  # of a group: those recorded last, since machines change
+NO_CHANGE = 1.0  # results that it is worth, that a machine is as quick as it was
+WHOLE_SECONDS = 1.0  # from which on a result counts fully: short ones tell of what comes beside the work
+# What jobs are alike in, from the finest to what they need at least; and how many results a calibration of the job's
+# own model and batch is worth beside them. Costs compare within a network; between networks only for want of better.
+ALIKE: tuple[tuple[tuple[str, ...], float], ...] = (
+    (("kind", "attack", "norm", "eps", "arch", "defence", "dataset"), 0.5),
+    (("kind", "attack", "norm", "arch", "defence", "dataset"), 1.0),
+    (("kind", "attack", "arch"), 2.0),
+    (("kind", "arch"), 4.0),
+)
+SAME_ATTACK = 2  # of these groups, from the finest, are of one attack on one network and its data
+FOR_WANT_OF_BETTER: tuple[tuple[str, ...], ...] = (("arch",), ("kind", "attack"), ("kind",), ())
+COLUMNS = tuple(job.c[name] for name in ALIKE[0][0])
+Group = tuple[Any, ...]
+
+
+class Took(NamedTuple):
+    """What a job took: its columns, its cost, its seconds, and how fully it counts, up to 1."""
+
+    about: Any
+    cost: float
+    seconds: float
+    weight: float = 1.0
+
+
+def group_of(about: Any, names: tuple[str, ...]) -> Group:
+    """What of a job counts in a group. about: its columns by name, or an object with them."""
+    values = (about[name] for name in names)
+    return (names, *("eval" if value == "shard" else value for value in values))
+
+
+@dataclass
+class Pace:
+    """Seconds that a unit of cost took, by groups of jobs that are alike, as logarithms with weights."""
+
+    known: dict[Group, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+
+    def learn(self, jobs: Iterable[Took], slower: float = 1.0) -> "Pace":
+        """More results; those that are told first count, where there are many. slower: than they were, jobs are now."""
+        for about, cost, seconds, weight in jobs:
+            if cost <= 0 or seconds <= 0 or weight <= 0:
+                continue
+            for names in (*(names for names, _ in ALIKE), *FOR_WANT_OF_BETTER):
+                rows = self.known[group_of(about, names)]
+                if len(rows) < MOST:
+                    rows.append((math.log(slower * seconds / cost), weight))
+        return self
+
+    def of_alike(self, about: Any, levels: int = len(ALIKE)) -> tuple[float, float, float] | None:
+        """Of the finest group of jobs alike that has results: their median as a logarithm, their weight, and how many
+        results a calibration is worth beside them; None where none has any.  levels: so many of the finest.
+        """
+        for names, worth in ALIKE[:levels]:
+            if rows := self.known.get(group_of(about, names)):
+                return weighted_median(rows), sum(weight for _, weight in rows), worth
+        return None
+
+    def seconds(self, about: Any, cost: float, calibrated: float | None = None) -> float | None:
+        """What a job is expected to take; None where nothing is known.
+
+        calibrated: what a calibration says, in seconds: it counts the less, the more is known of jobs like this one.
+        """
+        if cost <= 0:
+            return 0.0 if calibrated is None else calibrated
+        if (found := self.of_alike(about)) is not None:
+            learnt, n, worth = found
+            if calibrated is None or calibrated <= 0:
+                return cost * math.exp(learnt)
+            return cost * math.exp((n * learnt + worth * math.log(calibrated / cost)) / (n + worth))
+        if calibrated is not None:
+            return calibrated
+        for names in FOR_WANT_OF_BETTER:
+            if rows := self.known.get(group_of(about, names)):
+                return cost * math.exp(weighted_median(rows))
+        return None
+
+
+def weighted_median(rows: Iterable[tuple[float, float]]) -> float:
+    """The value below and above which lies half of the weight; of two such values the mean."""
+    ordered = sorted(rows)
+    half, below = sum(weight for _, weight in ordered) / 2, 0.0
+    for i, (value, weight) in enumerate(ordered):
+        below += weight
+        if math.isclose(below, half) and i + 1 < len(ordered):
+            return (value + ordered[i + 1][0]) / 2
+        if below > half:
+            return value
+    return ordered[-1][0]
+
+
+def corrected(now: Sequence[Took], before: Sequence[Took]) -> Pace:
+    """The pace of what was done just now, and of what was done before as it would be now: where jobs take longer than
+    such jobs did, the machine has become slower for all of them. Few of them are weighed against no change.
+    """
+    known = Pace().learn(before)
+    pairs = [
+        (job, known.of_alike(job.about, SAME_ATTACK))
+        for job in now
+        if job.cost > 0 and job.seconds > 0 and job.weight > 0
+    ]
+    ratios = [(math.log(job.seconds / job.cost) - found[0], job.weight) for job, found in pairs if found is not None]
+    n = sum(weight for _, weight in ratios)
+    slower = math.exp(weighted_median(ratios) * n / (n + NO_CHANGE)) if ratios else 1.0
+    return Pace().learn(now).learn(before, slower)
+
+
+def learnt_pace(db: Connection, device: str, *, since: float = math.inf, running: Sequence[Took] = ()) -> Pace:
+    """What the store knows of a device: its name as rows have it, or the beginning of that.
+
+    since: what was recorded from then on tells how quick the machine is now, and so does what is known of running jobs.
+    Shards count as what they are parts of; worst cases and what was split cost nothing of their own.
+    """
+    query = select(*COLUMNS, job.c.cost, result.c.seconds, result.c.recorded_at)
+    query = query.join(job, job.c.id == result.c.job_id)
+    chosen = result.c.device.startswith(device, autoescape=True) & (job.c.cost > 0)
+    chosen &= job.c.kind.in_(("train", "eval", "shard"))
+    now, before = list(running), list[Took]()
+    for row in db.execute(query.where(chosen).order_by(result.c.job_id.desc()).limit(LATEST)).mappings():
+        took = Took(row, row["cost"], row["seconds"], min(1.0, row["seconds"] / WHOLE_SECONDS))
+        (now if row["recorded_at"] >= since else before).append(took)
+    return corrected(now, before)

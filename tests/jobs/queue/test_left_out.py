@@ -1,0 +1,100 @@
+"""Jobs that a budget left out: out of the queue, in their sweep, back when they are asked for."""
+
+import pytest
+from sqlalchemy import select, update
+
+from robustq.jobs.commands import queue_actions, results_text
+from robustq.jobs.errors import JobsFailed
+from robustq.jobs.queue import claims, left_out, user_actions
+from robustq.jobs.queue.status import counts
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.schema import job
+from robustq.jobs.submission.budget import Budget, Cut
+from robustq.jobs.submission.submit import again, keep_to, record
+from robustq.jobs.submission.wall_time import Slots
+from tests.helpers.small_store import resolved, small_plan
+
+BUDGET = Budget(7200.0, "2h", lambda jobs, gpus: Slots(1, 1))
+
+
+def states(store: Store) -> dict[str, int]:
+    with store.begin() as db:
+        return {state: n for state, n in counts(db).items() if n}
+
+
+def cut_off(store: Store, kept: int = 4) -> str:
+    """Submit the small study anew with a budget that holds its first jobs; what is told of that."""
+    plan = small_plan()
+    with store.begin() as db:
+        cut = Cut(plan[:kept], plan[kept:], 60.0, 5400.0)
+        return keep_to(db, record(db, resolved(), plan), BUDGET, cut).line
+
+
+def test_what_a_budget_leaves_out_waits_for_a_submission_without_one(store: Store):
+    told = cut_off(store)
+    assert told == (
+        "sweep small: 8 jobs, 0 of them new; 4 of them, 1 h 30 min of work, are left out of the budget of 2h: "
+        "submitting the study without --budget, or robustq retry --sweep small, queues them"
+    )
+    assert states(store) == {"queued": 1, "blocked": 3, "cancelled": 4}
+    with store.begin() as db:
+        assert left_out.count_left_out(db, 1) == 4
+        (claimed,) = claims.claim(db, "one", most=9)
+        assert claimed.spec["model"]["arch"] == "lenet5" and claims.claim(db, "two", most=9) == []
+        # A smaller budget leaves out more, a larger one takes some in; the same study without one the rest.
+        found = again(db, 1, "small")
+        assert (found.taken_in, left_out.count_left_out(db, 1)) == (4, 0)
+        assert found.line == "sweep small: 8 jobs, 0 of them new, 4 that a budget had left out"
+    assert states(store) == {"queued": 1, "blocked": 6, "leased": 1}
+
+
+def test_another_budget_takes_in_what_it_holds(store: Store):
+    cut_off(store, kept=1)
+    assert states(store) == {"queued": 1, "cancelled": 7}
+    cut_off(store, kept=5)
+    assert states(store) == {"queued": 2, "blocked": 3, "cancelled": 3}
+
+
+def test_a_retry_of_the_sweep_queues_what_was_left_out(store: Store):
+    cut_off(store)
+    assert queue_actions.retry(store, [], "small") == 4
+    assert states(store) == {"queued": 2, "blocked": 6}
+
+
+def test_what_another_sweep_wants_stays_in_the_queue(store: Store):
+    with store.begin() as db:
+        record(db, resolved("other"), small_plan()[4:6])
+    cut_off(store)
+    assert states(store) == {"queued": 2, "blocked": 4, "cancelled": 2}
+    with store.begin() as db:
+        assert left_out.count_left_out(db, 1) == 2
+        # One that comes later takes them in.
+        record(db, resolved("third"), small_plan())
+    assert states(store) == {"queued": 2, "blocked": 6}
+
+
+def test_what_was_cancelled_by_hand_is_not_queued_by_a_budget(store: Store):
+    with store.begin() as db:
+        mine = db.execute(select(job.c.id).where(job.c.attack == "fgsm").order_by(job.c.id)).scalars().first()
+        user_actions.cancel(db, [mine])
+    cut_off(store)
+    with store.begin() as db:
+        assert again(db, 1, "small").taken_in == 4
+    assert states(store) == {"queued": 2, "blocked": 4, "cancelled": 2}  # it and its worst case
+
+
+def test_a_partial_sweep_is_no_failure_and_says_that_it_is_one(sqlite_store: Store):
+    cut_off(sqlite_store)
+    with sqlite_store.begin() as db:
+        db.execute(update(job).where(job.c.state != "cancelled").values(state="done"))
+    queue_actions.raise_failures(sqlite_store, 1)
+    line = "small is partial: 4 of 8 jobs were left out of a budget; robustq retry --sweep small, or the study "
+    assert results_text.closing_lines(sqlite_store, 1) == line + "submitted without --budget, queues them"
+    status = queue_actions.status_text(sqlite_store, "small", as_json=False)
+    told = "4 of the cancelled were left out of a budget (robustq retry --sweep small queues them)"
+    assert status.splitlines()[0] == f"4 done, 4 cancelled; {told}"
+    with sqlite_store.begin() as db:
+        some = db.execute(select(job.c.id).where(job.c.state == "done")).scalars().first()
+        db.execute(update(job).where(job.c.id == some).values(state="cancelled"))
+    with pytest.raises(JobsFailed, match=r"^1 jobs were cancelled"):
+        queue_actions.raise_failures(sqlite_store, 1)
