@@ -187,7 +187,8 @@ def radii_by_norm(found: Sequence[tuple[str, float, str]]) -> list[tuple[str, fl
 def job_text(log: dict[str, Any]) -> str:
     """What is known of a job, for people."""
     spec = json.dumps(log["spec"], indent=2)
-    lines = [f"job {log['id']}  {log['kind']}  {log['state']}  key {log['key'][:16]}", spec]
+    whose = f"{log['model']}, seed {log['seed']}"
+    lines = [f"job {log['id']}  {log['kind']}  {whose}  {log['state']}  key {log['key'][:16]}", spec]
     if log["error_class"]:
         lines.append(f"{log['error_class']}: {log['error_message']}")
     for attempt in log["attempts"]:

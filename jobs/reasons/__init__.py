@@ -1,1 +1,1 @@
-"""Why a result warns or fails."""
+"""Reasons why results warn or fail."""

@@ -78,10 +78,14 @@ class CheckRow(Check):
 
 
 class PageRow(ResultRow):
-    """A result as the report has it. label: its attack, see attack_labels.py.  extra: what else it recorded."""
+    """A result as the report has it. label: its attack, see attack_labels.py.  extra: what else it recorded.
+
+    name: its model, with its seed where the sweep has several.
+    """
 
     extra: dict[str, Any]
     label: str
+    name: str
 
 
 class Training(TypedDict):

@@ -107,7 +107,8 @@ def seen(db: Connection, row: Row, column: str = "adversarial_correct") -> Seen:
         found = outcome(db, row["job_id"])
     except SpecError:
         return Seen.counted(row["robust_accuracy" if column == "adversarial_correct" else "clean_accuracy"], row["n"])
-    return Seen(found["index"], found["label"], found[column])
+    right = found[column]
+    return Seen(found["index"], found["label"], right.astype(bool) if np.isin(right, (0, 1)).all() else right)
 
 
 def in_common(

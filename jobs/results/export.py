@@ -13,6 +13,7 @@ from robustq.jobs.results.columns import RESULT_COLUMNS, ResultRow
 from robustq.jobs.results.export_examples import NAME, OutcomeReader, with_outcome_counts
 from robustq.jobs.results.export_files import check_ending, check_folder, write_rows, write_text
 from robustq.jobs.results.filters import Filters, check_columns
+from robustq.jobs.results.lone_worst_cases import with_lone
 from robustq.jobs.results.rows import chosen_rows
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.text.tables import Row, csv_text
@@ -132,6 +133,7 @@ def export(
     kind = example_schema() if per_example else schema()
     wanted = tuple(dict.fromkeys((*EXAMPLE_IDENTITY, *columns))) if per_example else RESULT_COLUMNS
     rows = chosen_rows(db, filters, wanted)
+    rows = rows if per_example else with_lone(db, filters, rows, wanted)
     if per_example:
         with_outcomes = with_outcome_counts(db, rows)
         if missing := len(rows) - len(with_outcomes):

@@ -8,10 +8,18 @@ from sqlalchemy import Connection
 
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.aggregate import CELLS, LINES, MEANS, MEASURES, OVER_SEEDS, best, means_by, pivot, sort
-from robustq.jobs.results.attack_labels import ATTACK_IDENTITY, Read, attack_labels, stored_settings, told_apart
+from robustq.jobs.results.attack_labels import (
+    ATTACK_IDENTITY,
+    WORST_CASE,
+    Read,
+    attack_labels,
+    stored_settings,
+    told_apart,
+)
 from robustq.jobs.results.columns import RESULT_COLUMNS, ResultRow
 from robustq.jobs.results.filters import Filters, check_columns, is_number
 from robustq.jobs.results.hints import of_earlier_versions, unfitting
+from robustq.jobs.results.lone_worst_cases import with_lone
 from robustq.jobs.results.rows import chosen_rows
 from robustq.jobs.text.tables import Row
 
@@ -90,7 +98,7 @@ def answer(db: Connection, question: Question, tell: Callable[[str], None] = lam
         read = whole_rows(db, question.filters, question.group, tell)
         rows = means_by(read, question.group, tell)
     else:
-        rows = read = chosen_rows(db, question.filters)
+        rows = read = with_lone(db, question.filters, chosen_rows(db, question.filters), RESULT_COLUMNS)
     if not rows:
         for line in unfitting(db, question.filters):
             tell(line)
@@ -134,9 +142,9 @@ def whole_rows(db: Connection, filters: Filters, group: Sequence[str], tell: Cal
     Where groups do not tell studies apart, a job counts once.
     """
     columns = tuple(dict.fromkeys((*group, "recipe", "seed", *MEANS, "n", "verdict", "why", "job_id")))
-    rows = chosen_rows(db, filters, columns, whole=True)
+    rows = with_lone(db, filters, chosen_rows(db, filters, columns, whole=True), columns, whole=True)
     if "sweep" not in group:
-        rows = list({row["job_id"]: row for row in rows}.values())
+        rows = list({(row["job_id"], row.get("attack") == WORST_CASE): row for row in rows}.values())
     if left := of_earlier_versions(db, filters) if filters.sweep is None else 0:
         tell(f"{left} results of earlier versions of a study are left out")
     return rows

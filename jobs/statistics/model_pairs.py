@@ -55,13 +55,17 @@ def versus(first: Sequence[Seen], second: Sequence[Seen]) -> Versus:
     """
     some = first[0]
     same = bool(len(some.index)) and all(
-        np.array_equal(one.index, some.index) and np.array_equal(one.label, some.label) for one in (*first, *second)
+        same_values(one.index, some.index) and same_values(one.label, some.label) for one in (*first, *second)
     )
     fixed = all(np.isin(one.right, (0, 1)).all() for one in (*first, *second))
     if fixed and len(first) == len(second) == 1:
         one, other = first[0].right, second[0].right
         return paired_versus(one, other) if same else unpaired_versus(one, other)
     return welch(first, second, same=same)
+
+
+def same_values(one: np.ndarray, other: np.ndarray) -> bool:
+    return one is other or np.array_equal(one, other)
 
 
 def paired_versus(one: np.ndarray, other: np.ndarray) -> Versus:
@@ -76,7 +80,9 @@ def unpaired_versus(one: np.ndarray, other: np.ndarray) -> Versus:
     (p, low, high), (q, lower, higher) = ((x.mean(), *wilson(x.sum(), len(x))) for x in (one, other))
     ends = (q - p - math.hypot(q - lower, high - p), q - p + math.hypot(higher - q, p - low))
     p_value = fisher_exact(int(one.sum()), len(one), int(other.sum()), len(other))
-    return Versus(float(q - p), *map(float, ends), p_value, "Fisher's exact test, of images that are not the same")
+    return Versus(
+        float(q - p), float(ends[0]), float(ends[1]), p_value, "Fisher's exact test, of images that are not the same"
+    )
 
 
 def welch(first: Sequence[Seen], second: Sequence[Seen], *, same: bool) -> Versus:

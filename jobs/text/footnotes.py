@@ -17,19 +17,25 @@ def with_notes(
 
     whys: the reasons of each row, with "; " between them.
     """
-    reasons = [[part for part in (why or "").split("; ") if part] for why in whys]
-    notes = list(dict.fromkeys(part for parts in reasons for part in parts))
+    marks, notes = numbered(whys)
     if not notes:
         return [dict(row) for row in shown], []
-    numbers = {note: str(i + 1) for i, note in enumerate(notes)}
-    marks = ["[" + ", ".join(numbers[part] for part in parts) + "]" if parts else "" for parts in reasons]
     found = []
     for row, mark in zip(shown, marks, strict=True):
         behind = next((name for name in AFTER if name in row), list(row)[-1])
         pairs = [(name, value) for name, value in row.items()]
         place = next(i for i, (name, _) in enumerate(pairs) if name == behind) + 1
         found.append(dict([*pairs[:place], (WHY, mark), *pairs[place:]]))
-    return found, [f"[{i + 1}] {note}" for i, note in enumerate(notes)]
+    return found, notes
+
+
+def numbered(whys: Sequence[str | None]) -> tuple[list[str], list[str]]:
+    """For each row the numbers of its reasons, and the reasons with theirs."""
+    reasons = [list(dict.fromkeys(part for part in (why or "").split("; ") if part)) for why in whys]
+    notes = list(dict.fromkeys(part for parts in reasons for part in parts))
+    numbers = {note: str(i + 1) for i, note in enumerate(notes)}
+    marks = ["[" + ", ".join(numbers[part] for part in parts) + "]" if parts else "" for parts in reasons]
+    return marks, [f"[{i + 1}] {note}" for i, note in enumerate(notes)]
 
 
 def under(table: str, notes: Sequence[str], form: str) -> str:

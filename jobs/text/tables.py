@@ -22,6 +22,7 @@ GAP = "  "
 SHORTEST = 8  # characters that a shortened text keeps at least, before a column is left out instead
 NUMBER_START = re.compile(r"[-+]?[\d[]")  # how a number begins, also one with its interval behind it, or 8/255
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # other signs in TeX's oldest encoding
 MARKDOWN = {"\\": r"\\", "|": r"\|", "&": "&amp;", "<": "&lt;", ">": "&gt;"}
 LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
 

@@ -98,7 +98,7 @@ def first_images(db: Connection, root: str, row: PageRow, data: Data, cache: Pag
 
 
 def title(row: PageRow) -> str:
-    return f"{row['model']} under {condition(row)}"
+    return f"{row['name']} under {condition(row)}"
 
 
 def condition(row: PageRow) -> str:

@@ -118,6 +118,6 @@ def point_trace(name: str, i: int, x: float, y: float, **more: Any) -> Trace:
     }
 
 
-def waiting(n: int) -> str:
+def waiting(n: int, what: str = "models") -> str:
     """What to say where more lines exist than are shown at first."""
-    return f"The first {MOST_SHOWN} of {n} models are drawn; the legend shows the others." if n > MOST_SHOWN else ""
+    return f"The first {MOST_SHOWN} of {n} {what} are drawn; the legend shows the others." if n > MOST_SHOWN else ""

@@ -54,7 +54,7 @@ def make_page(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> Page
     root: the store's artifacts.  cache: what was read of outcomes and pictures before, filled by this call.
     """
     found = standings(sweep.rows, sweep.checks)
-    everywhere = rank_radii(found)
+    everywhere = rank_radii(found, lambda s, column: [cache.seen(db, row, column) for row in s.rows])
     headline = headlines(everywhere)
     data = cache.data(sweep.data)
     order = charts.model_order(found, headline, sweep.rows)
@@ -104,6 +104,7 @@ def verdict(sweep: Sweep, everywhere: Sequence[RadiusRanking], headline: Sequenc
         distrusted=[Distrusted(*words) for words in sentences.distrusted(everywhere)],
         limits=sentences.limits(sweep, headline),
         best=result_tables.best_by_radius(everywhere),
+        compared=result_tables.compared_table(headline),
     )
 
 
@@ -150,6 +151,7 @@ def work_done(sweep: Sweep) -> WorkDone:
             "job": job["id"],
             "what": "training" if job["kind"] == "train" else job["attack"] or job["kind"],
             "model": job["model"],
+            "seed": job["seed"],
             "norm": job["norm"],
             "eps": result_tables.eps_cell(job["eps"]),
             "done": f"{job['progress_done'] or 0} of {job['progress_total'] or '?'}",
@@ -162,9 +164,9 @@ def work_done(sweep: Sweep) -> WorkDone:
 
 
 def trusted_outcomes(db: Connection, place: RadiusRanking, data: Data, cache: PageCache) -> dict[str, Outcome]:
-    """The outcomes of the first seed of each model that is trusted at a radius, those that are there."""
+    """The outcomes of the first seed of each model that is trusted at a radius, those that are there, by its name."""
     found = {
-        s.model: cache.outcome(db, s.rows[0]["job_id"], len(data.names))
+        s.shown_seed: cache.outcome(db, s.rows[0]["job_id"], len(data.names))
         for s in place.all[: 5 * MOST_CONFUSIONS]
         if s.trusted
     }
@@ -173,7 +175,7 @@ def trusted_outcomes(db: Connection, place: RadiusRanking, data: Data, cache: Pa
 
 def lost_outcomes(db: Connection, headline: Sequence[RadiusRanking], data: Data, cache: PageCache) -> list[LostOutcome]:
     return [
-        LostOutcome(s.model, result_tables.at(place), s.rows[0]["job_id"])
+        LostOutcome(s.shown_seed, result_tables.at(place), s.rows[0]["job_id"])
         for place in headline
         for s in place.all[: 5 * MOST_CONFUSIONS]
         if s.trusted and cache.outcome(db, s.rows[0]["job_id"], len(data.names)) is None

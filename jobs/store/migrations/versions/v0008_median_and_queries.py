@@ -77,7 +77,8 @@ def counted(data: bytes) -> dict[str, float | int | None]:
         success = table.column("success").to_numpy()
         by = np.array([name or "" for name in table.column("broken_by").cast(pa.string()).to_pylist()])
         distances = table.column("distance").to_numpy()[success & (by != "clean")]
-        asked = table.column("queries").drop_null() if "queries" in table.column_names else []
+        known = table.column("queries").drop_null().to_numpy() if "queries" in table.column_names else ()
+        asked = np.asarray(known, np.int64)
     except (pa.ArrowException, OSError, KeyError):
         return dict.fromkeys(NEW)
     ordered, n, below = np.sort(distances), len(distances), 0.0
@@ -88,7 +89,7 @@ def counted(data: bytes) -> dict[str, float | int | None]:
     if rank:
         low, high = float(ordered[rank - 1]), float(ordered[-rank])
     if len(asked):
-        queries = int(asked.to_numpy().astype(np.int64).sum())
+        queries = int(asked.sum())
     return {"distance_median_low": low, "distance_median_high": high, "queries": queries, "queries_most": None}
 
 
