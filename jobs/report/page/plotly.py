@@ -54,7 +54,8 @@ def hundred(value: float) -> float:
 
 
 def axis(title: str, **more: Any) -> dict[str, Any]:
-    return {"title": {"text": safe(title)}, "automargin": True, **more}
+    # With a distance of its own the title makes room beside the ticks; without one it may lie on them.
+    return {"title": {"text": safe(title), "standoff": 10}, "automargin": True, **more}
 
 
 PERCENT = {"range": [-2, 102], "ticksuffix": " %", "dtick": 20}

@@ -83,7 +83,9 @@ def make_page(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> Page
             confusions=confusions(headline[0], outcomes[0], data) if headline else [],
             lost=lost_outcomes(db, headline, data, cache),
         ),
-        pictures=Pictures(list(images.grids(db, root, picture_rows(sweep.rows, order), data, cache)), data.reason),
+        pictures=Pictures(
+            list(images.grids(db, root, picture_rows(db, sweep.rows, order, data, cache), data, cache)), data.reason
+        ),
         training=line_charts.training_charts(sweep.trainings, order),
         checks=Checks(
             audits=result_tables.audits_table(sweep),
@@ -182,9 +184,11 @@ def lost_outcomes(db: Connection, headline: Sequence[RadiusRanking], data: Data,
     ]
 
 
-def picture_rows(rows: Sequence[PageRow], order: charts.ModelOrder) -> list[PageRow]:
+def picture_rows(
+    db: Connection, rows: Sequence[PageRow], order: charts.ModelOrder, data: Data, cache: PageCache
+) -> list[PageRow]:
     """The rows of which pictures are shown, of the best model first."""
-    found = sorted(images.picked_rows(rows, images.attack_names(rows)), key=lambda row: order[row["model"]])
+    found = sorted(images.shown_rows(db, rows, data, cache), key=lambda row: order[row["model"]])
     return found[: images.MOST_GRIDS]
 
 
