@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
+from robustlib.number_text import distinct
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -159,7 +161,9 @@ def check_width(owner: str, name: str, norm: Any, eps: Any) -> None:
     """In Linf a ball wider than the box is a radius in other units."""
     if norm == "Linf" and isinstance(eps, numbers.Real) and eps > 1:  # pyright: ignore[reportOperatorIssue]
         hint = f": did you mean {eps:g}/255?" if eps <= 255 else ""  # pyright: ignore[reportOperatorIssue]
-        raise ValueError(say(owner, f"expected {name} in [0, 1] for images in [0, 1], got {eps:g}{hint}"))
+        raise ValueError(
+            say(owner, f"expected {name} in [0, 1] for images in [0, 1], got {distinct((eps, 1), 6)[0]}{hint}")
+        )
 
 
 def check_arguments(owner: str, known: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robustlib.arguments import check_arguments, check_value, check_width, keywords
 from robustlib.datasets.lazy_images import ImageSet, LazyImages
+from robustlib.number_text import distinct
 from robustlib.rng import Draws
 
 P = ParamSpec("P")
@@ -141,8 +142,9 @@ def extremes(*tensors: Tensor) -> list[tuple[float, float]]:
 
 def check_box(owner: str, low: float, high: float) -> None:
     if not (low >= 0 and high <= 1):
+        ends = distinct((low, high, 0, 1), 4)
         raise ValueError(
-            f"{owner}: expected images in [0, 1], got values from {low:.4g} to {high:.4g}: "
+            f"{owner}: expected images in [0, 1], got values from {ends[0]} to {ends[1]}: "
             "leave normalisation to the model's first layer"
         )
 

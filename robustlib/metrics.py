@@ -59,5 +59,41 @@ def summarise(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
     found = columns["distance"][columns["success"] & (columns["broken_by"] != CLEAN)]
     row["any_draw_accuracy"] = float(columns["adversarial_survived"].mean())
     row["distance_median"] = float(np.median(found)) if len(found) else None
+    row["distance_median_low"], row["distance_median_high"] = median_interval(found) or (None, None)
     row["distance_mean"] = float(found.mean(dtype=np.float64)) if len(found) else None
-    return row
+    return row | summed_queries(columns)
+
+
+def median_interval(values: np.ndarray) -> tuple[float, float] | None:
+    """A 95 % interval of the median from two order statistics (Thompson 1936): no distribution is assumed.
+
+    The narrowest symmetric pair that holds the median with a chance of at least 95 %, by the binomial distribution of
+    how many values lie below it; None for fewer than six values, of which even the extremes hold it less surely.
+    """
+    n = len(values)
+    rank = max(0, int(n / 2 - 5 * math.sqrt(n)))  # ten standard deviations below the middle: no chance lies there
+    below = 0.0  # the chance that fewer than `rank` values lie below the median
+    while rank < n // 2 and (more := below + fair_coin(n, rank)) <= 0.025:
+        below, rank = more, rank + 1
+    if rank == 0:
+        return None
+    ordered = np.sort(values)
+    return float(ordered[rank - 1]), float(ordered[n - rank])
+
+
+def fair_coin(n: int, heads: int) -> float:
+    """The chance of so many heads in n throws."""
+    ways = math.lgamma(n + 1) - math.lgamma(heads + 1) - math.lgamma(n - heads + 1)
+    return math.exp(ways - n * math.log(2))
+
+
+def summed_queries(columns: Mapping[str, np.ndarray]) -> dict[str, int | None]:
+    """queries: images that attacks without gradients showed the model, of all examples together, over a search of
+    several radii down to this one.  queries_most: of one example at this radius alone. None where none were counted.
+    """
+    found: dict[str, int | None] = {}
+    for name, column, over in (("queries", "queries", np.sum), ("queries_most", "radius_queries", np.max)):
+        values = np.asarray(columns.get(column, ()), np.int64)
+        counted = values[values >= 0]
+        found[name] = int(over(counted)) if len(counted) else None
+    return found

@@ -29,8 +29,9 @@ class Outcome:
     broken_by: the attack that found it, "clean" for an image misclassified as it is, "" for one that stands.
     clean_correct, adversarial_correct: share of draws that classify correctly: 0 or 1 unless the model is randomised.
     adversarial_survived: whether every one of the draws classifies the attacked image correctly.
-    queries: images that attacks without gradients showed the model until it was done, the budget where it stands;
-    int32, -1 where no such attack ran.
+    queries: images that attacks without gradients showed the model until it was done, the budget where it stands; of
+    several radii as one search all from the largest down.  radius_queries: those at this radius alone, never more than
+    such an attack was allowed; where it is left out, all were. int32, -1 where no such attack ran.
     """
 
     index: np.ndarray
@@ -44,6 +45,11 @@ class Outcome:
     adversarial_correct: np.ndarray
     adversarial_survived: np.ndarray
     queries: np.ndarray
+    radius_queries: np.ndarray = None  # pyright: ignore[reportAssignmentType]
+
+    def __post_init__(self) -> None:
+        if self.radius_queries is None:
+            object.__setattr__(self, "radius_queries", self.queries)
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,19 @@ def score(model: nn.Module, x: Tensor, y: Tensor, draws: int) -> Score:
 
 
 def judge(
-    index: Tensor, y: Tensor, clean: Score, attacked: Score, distance: Any, broken_by: np.ndarray, queries: Tensor
+    index: Tensor,
+    y: Tensor,
+    clean: Score,
+    attacked: Score,
+    distance: Any,
+    broken_by: np.ndarray,
+    queries: Tensor,
+    radius_queries: Tensor | None = None,
 ) -> Outcome:
-    """The batch's outcome from fresh passes alone: what an attack believes of itself does not count."""
+    """The batch's outcome from fresh passes alone: what an attack believes of itself does not count.
+
+    radius_queries: None where all queries were at one radius.
+    """
     success = (attacked.prediction != y).cpu().numpy()
     wrong = (clean.prediction != y).cpu().numpy()
     # A randomised model may lose the vote on an image that no attack was found for: it is wrong as it is.
@@ -107,6 +123,7 @@ def judge(
         adversarial_correct=attacked.correct.cpu().numpy().astype(np.float32),
         adversarial_survived=attacked.survived.cpu().numpy(),
         queries=queries.cpu().numpy().astype(np.int32),
+        radius_queries=(queries if radius_queries is None else radius_queries).cpu().numpy().astype(np.int32),
     )
 
 

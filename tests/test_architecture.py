@@ -23,13 +23,13 @@ cluster.worker_ends
 cluster.bad_gpus
 cluster.messages cluster.process_identity cluster.ray_failures cluster.slots
 jobs.commands
-jobs.report jobs.verification
+jobs.paper jobs.report jobs.verification
 jobs.results jobs.submission
-jobs.queue jobs.running
+jobs.queue jobs.reasons jobs.running
 jobs.store jobs.study
 jobs.specs
 jobs.text
-jobs.errors
+jobs.errors jobs.statistics
 robustlib.audit
 robustlib.evaluation
 robustlib.explanations robustlib.training
@@ -42,6 +42,7 @@ robustlib.normal_streams robustlib.norms
 robustlib.datasets robustlib.model_calls robustlib.rng
 robustlib.hashing robustlib.memory robustlib.metrics robustlib.normalisations robustlib.settings
 robustlib.addresses robustlib.arguments robustlib.durable_files robustlib.gpu_failures robustlib.regular_files
+robustlib.number_text
 """
 LAYER = {place: i for i, line in enumerate(LAYERS.split("\n")) for place in line.split()}
 MOST_IN_A_FOLDER = 16  # modules of a folder of jobs/

@@ -11,6 +11,7 @@ from pathlib import Path
 import robustlib
 import robustq
 from robustlib.hashing import local_modules
+from robustlib.number_text import distinct
 from robustq.cluster.remote.sent_files import LEFT_OUT, SentFiles, choose_files
 from robustq.jobs.errors import SpecError
 from robustq.jobs.study.study import Origin, load_study
@@ -51,8 +52,9 @@ def upload_contents(study: Path, requested: Sequence[str] = ()) -> SentFiles:
     named = [*named_files(study, root)]
     found = choose_files(root, [root / study.resolve().name, *(path for path, _ in named)], requested)
     if (size := found.size) > LIMIT_BYTES:
+        held, most = distinct((size / 2**20, LIMIT_BYTES >> 20))
         raise SpecError(
-            f"the folder {root} holds {size / 2**20:.0f} MB, of which {LIMIT_BYTES >> 20} can be sent: put the study "
+            f"the folder {root} holds {held} MB, of which {most} can be sent: put the study "
             "and the files that it names into a folder of their own; data sets are named by their path on the cluster"
         )
     for path, missing in named:

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from robustlib.audit.explanations import CAUSES, REMEDIES
 from robustlib.checks.thresholds import LIMITS
 from robustlib.metrics import wilson
+from robustlib.number_text import distinct, percents
+from robustq.jobs.reasons.reasons import limit_of
 from robustq.jobs.results.audits import AuditFound, Trial
+from robustq.jobs.results.columns import Check
 from robustq.jobs.text.numbers import eps_text
 
 
@@ -31,26 +34,32 @@ def audit_page(found: AuditFound) -> str:
     bad = [check for check in found["checks"] if check["verdict"] != "pass"]
     parts += ["", f"Checks: {len(found['checks'])}, of which {len(bad)} did not pass"]
     for check in bad:
-        parts.append(
-            f"  {check['verdict']:4}  {check['name']} {check['value']:.3g} (at most {check['threshold']:.3g}): "
-            f"{check['note']}"
-        )
+        parts.append(f"  {check['verdict']:4}  {check['name']}{beside_limit(check)}: {check['note']}")
         if check["examples"]:
             parts.append(f"        images {', '.join(map(str, check['examples'][:10]))}")
     return "\n".join(parts)
 
 
+def beside_limit(check: Check) -> str:
+    """A check's value and the limit that it is beyond, where it has a value."""
+    limit = limit_of(check)
+    if check["value"] is None or limit is None:
+        return ""
+    value, most = distinct((check["value"], limit))
+    return f" {value} (at most {most})"
+
+
 def audit_headline(found: AuditFound) -> str:
-    naive, adaptive = 100 * found["naive_robust_accuracy"], 100 * found["adaptive_robust_accuracy"]
+    naive, adaptive = percents((found["naive_robust_accuracy"], found["adaptive_robust_accuracy"]))
     match found["verdict"]:
         case "fail":
             failed = [c["name"] for c in found["checks"] if c["verdict"] == "fail" and LIMITS[c["name"]].blocking]
-            return (
-                f"FAIL: {naive:.1f} % is no robust accuracy; at most {adaptive:.1f} % is. Failed: {', '.join(failed)}."
-            )
+            said = f"{naive} % is no robust accuracy" + ("" if naive == adaptive else f"; at most {adaptive} % is")
+            return f"FAIL: {said}. Failed: {', '.join(failed)}."
         case "warn":
-            return f"WARN: quote {adaptive:.1f} %, not {naive:.1f} %, and look at what warned below."
-    return f"PASS: {adaptive:.1f} % robust accuracy against everything that was tried."
+            other = "" if naive == adaptive else f", not {naive} %"
+            return f"WARN: quote {adaptive} %{other}, and look at what warned below."
+    return f"PASS: {adaptive} % robust accuracy against everything that was tried."
 
 
 def share_text(accuracy: float, n: int) -> str:

@@ -47,17 +47,30 @@ def export(
 @click.command()
 @click.option("--sweep", required=True, help="The sweep to report on; the latest of this name.")
 @click.option("--out", type=Output(), default=Path("report/report.html"), show_default=True)
-@click.option("--figures", type=Output(folder=True), help="Folder for the pictures as PNG files too.")
+@click.option("--figures", type=Output(folder=True), help="Folder for the pictures as files too.")
+@click.option(
+    "--figure-format",
+    "forms",
+    multiple=True,
+    type=click.Choice(["png", "svg", "pdf"]),
+    default=("png",),
+    show_default=True,
+    help="Of those files; several are several of each.",
+)
 @click.pass_context
-def report(ctx: click.Context, sweep: str, out: Path, figures: Path | None) -> None:
+def report(ctx: click.Context, sweep: str, out: Path, figures: Path | None, forms: tuple[str, ...]) -> None:
     """Write one self-contained HTML file: the most robust models, curves, attacks, images, how to repeat it.
 
     \b
     robustq report --sweep mine --out mine.html --figures pictures
+    robustq report --sweep mine --figures pictures --figure-format pdf --figure-format svg
     """
     from robustq.jobs.report.write import write_report
 
-    for path in write_report(open_store(ctx), sweep, out, figures, partial(say, err=True)):
+    if figures is None:
+        refuse_typed(ctx, "but with --figures FOLDER", "forms")
+    chosen = tuple(dict.fromkeys(forms))
+    for path in write_report(open_store(ctx), sweep, out, figures, partial(say, err=True), chosen):
         say(f"wrote {path}", err=True)
 
 

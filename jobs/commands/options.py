@@ -37,7 +37,7 @@ FILTER_NAMES = ("sweep", *FILTER_COLUMNS, "where", "only_trusted")
 
 QUESTIONS = (
     click.option("--group", metavar="COLUMNS", help="Means over rows that agree in these, such as model,attack,eps."),
-    click.option("--over-seeds", is_flag=True, help="Means over rows that differ only by their seed."),
+    click.option("--over-seeds", is_flag=True, help="Means over rows that differ only by their seed; of a pivot too."),
     click.option("--pivot", is_flag=True, help="A line a model, a column an attack: robust accuracy."),
     click.option("--sort", metavar="COLUMNS", help="Order of the rows; -COLUMN from the highest."),
     click.option(

@@ -17,6 +17,7 @@ from robustq.jobs.store.connection import Store
 from robustq.jobs.store.sweeps import find_sweep, jobs_of, sweep_name
 from robustq.jobs.text import tables
 from robustq.jobs.text.durations import duration
+from robustq.jobs.text.numbers import eps_text
 from robustq.jobs.text.told_specs import as_told
 
 
@@ -55,13 +56,24 @@ def status_text(store: Store, name: str | None, *, as_json: bool) -> str:
         shown = ("sweep", *data["jobs"])
         parts.append(tables.table(data["sweeps"], shown))
     if data["running"]:
-        shown = ("id", "kind", "arch", "attack", "progress_done", "progress_total", "progress_note", "seconds")
-        parts.append("running:\n" + tables.table(data["running"], shown))
+        parts.append("running:\n" + tables.table(*running_table(data["running"]), least=LEAST))
     if data["bad_gpus"]:
         parts.append("\n".join(data["bad_gpus"]))
     if data["failed"]:
-        parts.append("failed:\n" + tables.table(data["failed"]))
+        failed = [row | {"eps": eps_text(row["eps"])} for row in data["failed"]]
+        parts.append("failed:\n" + tables.table(failed, least=LEAST))
     return "\n\n".join(parts)
+
+
+# What a narrow terminal does without, the first first.
+LEAST = ("arch", "norm", "progress_note", "kind")
+
+
+def running_table(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Jobs that run as the terminal shows them, and the columns."""
+    of_job = ("id", "kind", "model", "seed", "arch", "attack", "norm", "eps")
+    shown = (*of_job, "progress_done", "progress_total", "progress_note", "seconds")
+    return [row | {"eps": eps_text(row["eps"])} for row in rows], shown
 
 
 def counts_text(found: dict[str, int]) -> str:

@@ -26,6 +26,7 @@ def results(ctx: click.Context, question: Any, summary: bool, form: str, spreads
     robustq results --over-seeds --sort=-robust_accuracy
     robustq results --group model,attack,eps --format latex
     robustq results --pivot --model 'b-*'
+    robustq results --over-seeds --pivot --format latex
     robustq results --best robust_accuracy --where 'n>=1000'
     robustq results --compare plain robust --attack pgd
     """

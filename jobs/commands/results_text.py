@@ -14,6 +14,7 @@ from robustq.jobs.errors import SpecError
 from robustq.jobs.queue.device_time import device_hours
 from robustq.jobs.queue.left_out import count_left_out, partial_words
 from robustq.jobs.queue.status import counts
+from robustq.jobs.results.aggregate import SD
 from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.filters import Filters, fits
 from robustq.jobs.results.questions import Question, answer, columns_of
@@ -21,6 +22,7 @@ from robustq.jobs.results.rows import chosen_rows, result_rows, with_details
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.sweeps import latest_sweeps, sweep_name
 from robustq.jobs.text import tables
+from robustq.jobs.text.footnotes import under, with_notes
 from robustq.jobs.text.tables import Row, json_text, table
 
 MOST_CLOSED = 5  # sweeps that the lines after a table tell of
@@ -37,7 +39,7 @@ def results_text(store: Store, chosen: int | None, *, as_json: bool, summary: bo
             return json_text(with_details(db, rows))
     if summary and rows:
         return summary_text(rows)
-    return table(terminal_rows.shown_results(rows), least=terminal_rows.LEAST)
+    return rows_text(rows, terminal_rows.shown_results(rows), "table")
 
 
 def question_text(store: Store, question: Question, form: str, *, summary: bool, tell: Callable[[str], None]) -> str:
@@ -50,23 +52,51 @@ def question_text(store: Store, question: Question, form: str, *, summary: bool,
             if not question.plain or form != "table":
                 raise SpecError("--summary is a table of its own: leave out the other options on how to show results")
             return summaries_text(db, question.filters)
+        if form == "latex" and question.spread:
+            return paper_text(db, question, tell)
         rows = answer(db, question, tell)
         rows = with_details(db, rows) if form == "json" and question.plain else rows
     if form in CSV:
         # Its head also where there are no rows.
         return tables.csv_text(rows, columns_of(rows, question), spreadsheet=form == SPREADSHEET)
-    return rows_text(rows, shown_rows(rows, question), form)
+    return rows_text(rows, shown_rows(rows, question), form, seeds_note(rows, question))
 
 
-def rows_text(rows: Sequence[Row], shown: Sequence[Row], form: str) -> str:
-    """Rows in one of tables.FORMATS: `rows` with every digit for programs, `shown` for people."""
+def paper_text(db: Connection, question: Question, tell: Callable[[str], None]) -> str:
+    from robustq.jobs.paper.latex import table_text
+    from robustq.jobs.paper.paper_table import paper_table
+
+    found = paper_table(db, question, tell)
+    return table_text(found) if found is not None else table([])
+
+
+def seeds_note(rows: Sequence[Row], question: Question) -> str:
+    """What ± is, where a table has it."""
+    if question.spread and any(row[name] is not None for row in rows for name in row if name.endswith(SD)):
+        return terminal_rows.SPREAD.partition(";")[0]
+    grouped = bool(question.group) and any(row["seeds"] > 1 for row in rows)
+    return terminal_rows.SPREAD if grouped else ""
+
+
+def why_of(row: Row) -> str | None:
+    """Why a row, or either side of a comparison, warns or fails."""
+    return "; ".join(filter(None, (row.get(name) for name in ("why", "first_why", "second_why")))) or None
+
+
+def rows_text(rows: Sequence[Row], shown: Sequence[Row], form: str, note: str = "") -> str:
+    """Rows in one of tables.FORMATS: `rows` with every digit for programs, `shown` for people, with why they warn or
+    fail, and `note`, below.
+    """
     if form == "json":
         return json_text(rows)
     if form in CSV:
         return tables.csv_text(rows, list(rows[0]) if rows else [], spreadsheet=form == SPREADSHEET)
+    shown, notes = with_notes(shown, [why_of(row) for row in rows]) if len(shown) == len(rows) else (shown, [])
     if form == "table":
-        return table(shown, least=terminal_rows.LEAST)
-    return {"markdown": tables.markdown, "latex": tables.latex}[form](shown, list(shown[0]) if shown else [])
+        text = table(shown, least=terminal_rows.LEAST)
+    else:
+        text = {"markdown": tables.markdown, "latex": tables.latex}[form](shown, list(shown[0]) if shown else [])
+    return under(text, [*([note] if note else []), *notes], form)
 
 
 def shown_rows(rows: Sequence[Row], question: Question) -> list[Shown]:
@@ -91,7 +121,10 @@ def summary_text(rows: Sequence[ResultRow]) -> str:
     """A sweep's results, a line a model."""
     n = max(row["n"] for row in rows)
     head = f"{rows[0]['sweep']}: accuracy in % on {n} images, clean and under the worst of the attacks by radius"
-    return f"{head}\n{table(terminal_rows.shown_summary(rows))}"
+    shown = terminal_rows.shown_summary(rows)
+    whys = [terminal_rows.summary_why(rows, line["model"]) for line in shown]
+    shown, notes = with_notes(shown, whys)
+    return f"{head}\n{under(table(shown), notes, 'table')}"
 
 
 def closing_lines(store: Store, chosen: int | str | None) -> str:

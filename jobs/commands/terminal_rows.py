@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from robustlib.checks.thresholds import FAIL
 from robustlib.settings import CERTIFY
-from robustq.jobs.results.aggregate import mean_of, rows_by
+from robustq.jobs.results.aggregate import SD, mean_of, rows_by, why_of
 from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.worst_attack import WorstCase, attacked_by_radius, worst_case_of
+from robustq.jobs.text.footnotes import WHY
 from robustq.jobs.text.numbers import eps_text, interval_text, percent, trusted, unless_failed, with_interval
-from robustq.jobs.text.tables import Row, table
+from robustq.jobs.text.tables import Row, table, text
 
 if TYPE_CHECKING:  # whose modules load what a reading command does without
     from robustq.jobs.results.compare import Comparison
-    from robustq.jobs.verification.diff import Change
-    from robustq.jobs.verification.replay import Replayed
 
 Shown = dict[str, Any]  # a row by the titles of its columns
 
@@ -23,7 +22,10 @@ SUMMARY_RADII = 6  # columns that fit a terminal beside a name
 
 
 def shown_results(rows: Sequence[ResultRow]) -> list[Shown]:
-    """Result rows as the terminal shows them."""
+    """Result rows as the terminal shows them. queries: of all images and of all radii of a search, beside the most of
+    one image at the radius.
+    """
+    counted = any(row["queries"] is not None for row in rows)
     return [
         {
             "sweep": row["sweep"],
@@ -36,7 +38,8 @@ def shown_results(rows: Sequence[ResultRow]) -> list[Shown]:
             "clean %": with_interval(row, "clean_accuracy"),
             "robust %": trusted(row),
             "checks": row["verdict"],
-            "distance": row["distance_median"],
+            "distance": distance_text(row),
+            **({"queries": row["queries"], "most an image": row["queries_most"]} if counted else {}),
             "seconds": round(row["seconds"], 1),
             "job": row["job_id"],
         }
@@ -44,38 +47,78 @@ def shown_results(rows: Sequence[ResultRow]) -> list[Shown]:
     ]
 
 
+def distance_text(row: Row) -> str:
+    """The median distance with its 95 % interval, where it has one."""
+    median, low, high = (row[f"distance_median{end}"] for end in ("", "_low", "_high"))
+    if median is None:
+        return ""
+    return text(median) if low is None else f"{text(median)} [{text(low)}, {text(high)}]"
+
+
 # What a narrow terminal does without, the first first.
-LEAST = ("seconds", "sweep", "n", "job", "distance", "recipe", "rows", "seed", "dataset", "p chi2", "clean %")
+LEAST = (
+    "seconds",
+    "most an image",
+    "queries",
+    "sweep",
+    "n",
+    "job",
+    "distance",
+    "recipe",
+    "rows",
+    "seed",
+    "dataset",
+    "p chi2",
+    "clean %",
+)
 
 
 def shown_groups(rows: Sequence[Row]) -> list[Shown]:
-    """Groups as the terminal shows them: means in percent, with the standard error over seeds where there is one."""
+    """Groups as the terminal shows them: means in percent, with the standard deviation over seeds where there is one,
+    and an interval for seeds and images: see `SPREAD`.
+    """
     measures = {"clean_accuracy": "clean %", "robust_accuracy": "robust %"}
-    shown = (*measures, "distance_median", "seconds", "seeds", "rows", "verdict")
+    shown = (*measures, "distance_median", "seconds", "seeds", "rows", "verdict", "why")
     given = [name for name in (rows[0] if rows else ()) if not name.startswith(shown)]
     spoilt = any(row["rows"] != row["seeds"] for row in rows)  # groups that hold more than seeds
     lines = []
     for row in rows:
         head = {name: eps_text(row[name]) if name == "eps" else row[name] for name in given}
-        spread = (
-            ""
-            if row["robust_accuracy_low"] is None or row["verdict"] == FAIL
-            else interval_text(row, "robust_accuracy")
-        )
+        known = row["robust_accuracy_total_low"] is not None and row["verdict"] != FAIL
+        spread = interval_text(row, "robust_accuracy_total") if known else ""
         line = head | {title: plus_minus(row, name) for name, title in measures.items()}
         line["robust %"] = unless_failed(line["robust %"], row["robust_accuracy"], row["verdict"])
-        line |= {"robust 95 %": spread, "distance": row["distance_median"], "seconds": round(row["seconds"], 1)}
+        distance, spread_of_it = row["distance_median"], row["distance_median_sd"]
+        away = text(distance) + ("" if spread_of_it is None else f" ± {text(spread_of_it)}")
+        line |= {"robust 95 %": spread, "distance": away, "seconds": round(row["seconds"], 1)}
         lines.append(line | {"seeds": row["seeds"]} | ({"rows": row["rows"]} if spoilt else {}))
     return lines
 
 
+# What stands under a table of means over seeds.
+SPREAD = (
+    "± is the standard deviation over seeds (n - 1); robust 95 % is an interval for both seeds and images, of one seed "
+    "for its images alone"
+)
+
+
 def plus_minus(row: Row, column: str) -> str:
-    error = row[f"{column}_se"]
-    return percent(row[column]) + ("" if error is None else f" ± {percent(error)}")
+    """A mean in percent with the standard deviation over seeds."""
+    deviation = row[f"{column}_sd"]
+    return percent(row[column]) + ("" if deviation is None else f" ± {percent(deviation)}")
 
 
 def shown_pivot(rows: Sequence[Row]) -> list[Shown]:
-    return [{n: percent(v) if isinstance(v, float) else v for n, v in row.items()} for row in rows]
+    """A pivot as the terminal shows it: percent, with the standard deviation over seeds where it has that."""
+    lines = []
+    for row in rows:
+        line: Shown = {n: percent(v) if isinstance(v, float) else v for n, v in row.items() if n != WHY}
+        for name in [name for name in line if name.endswith(SD) and name.removesuffix(SD) in line]:
+            deviation = line.pop(name)
+            if deviation:
+                line[name.removesuffix(SD)] += f" ± {deviation}"
+        lines.append(line)
+    return lines
 
 
 def shown_comparisons(rows: "Sequence[Comparison]") -> list[Shown]:
@@ -97,52 +140,9 @@ def shown_comparisons(rows: "Sequence[Comparison]") -> list[Shown]:
             "only first": row["only_first"],
             "only second": row["only_second"],
             "p exact": row["p_exact"],
+            "p holm": row["p_holm"],
             "p chi2": row["p_chi2"],
         }
-        for row in rows
-    ]
-
-
-def shown_changes(rows: "Sequence[Change]") -> list[Shown]:
-    """What changed, as the terminal shows it: rows that are the same are only counted."""
-    return [
-        {
-            "change": row["change"],
-            "dataset": row["dataset"],
-            "model": row["model"],
-            "attack": row["attack"],
-            "norm": row["norm"],
-            "eps": eps_text(row["eps"]),
-            "seed": row["seed"],
-            "n": row["n"],
-            "clean %": f"{percent(row['old_clean_accuracy'])} > {percent(row['new_clean_accuracy'])}",
-            "robust %": f"{percent(row['old_robust_accuracy'])} > {percent(row['new_robust_accuracy'])}",
-            "difference 95 %": "" if row["difference_low"] is None else interval_text(row, "difference"),
-            "p exact": row["p_exact"],
-        }
-        for row in rows
-        if row["change"] != "same"
-    ]
-
-
-def shown_replays(rows: "Sequence[Replayed]") -> list[Shown]:
-    """Replays as the terminal shows them; why some are not equal, where there is anything to say."""
-    said = any(row["reason"] for row in rows)
-    return [
-        {
-            "outcome": row["outcome"],
-            "job": row["job_id"],
-            "model": row["model"],
-            "attack": row["attack"],
-            "norm": row["norm"],
-            "eps": eps_text(row["eps"]),
-            "seed": row["seed"],
-            "n": row["n"],
-            "robust %": f"{percent(row['old_robust_accuracy'])} > {percent(row['new_robust_accuracy'])}",
-            "examples that differ": row["examples_that_differ"],
-            "same machine": "yes" if row["same_machine"] else "no",
-        }
-        | ({"why": row["reason"]} if said else {})
         for row in rows
     ]
 
@@ -159,6 +159,13 @@ def shown_summary(rows: Sequence[ResultRow]) -> list[Shown]:
             line[f"{norm} {eps_text(eps)}"] = worst_text(worst_case_of(here)) if here else ""
         lines.append(line)
     return lines
+
+
+def summary_why(rows: Sequence[ResultRow], model: str) -> str | None:
+    """Why a model's numbers in a summary are not to be trusted: the reasons of the rows that they rest on."""
+    cases = [worst_case_of(here) for (_, _, name), here in attacked_by_radius(rows).items() if name == model]
+    failed = [row for case in cases if case.verdict == FAIL for row in case.rows]
+    return why_of(failed)
 
 
 def worst_text(case: WorstCase[ResultRow]) -> str:
@@ -180,7 +187,8 @@ def radii_by_norm(found: Sequence[tuple[str, float, str]]) -> list[tuple[str, fl
 def job_text(log: dict[str, Any]) -> str:
     """What is known of a job, for people."""
     spec = json.dumps(log["spec"], indent=2)
-    lines = [f"job {log['id']}  {log['kind']}  {log['state']}  key {log['key'][:16]}", spec]
+    whose = f"{log['model']}, seed {log['seed']}"
+    lines = [f"job {log['id']}  {log['kind']}  {whose}  {log['state']}  key {log['key'][:16]}", spec]
     if log["error_class"]:
         lines.append(f"{log['error_class']}: {log['error_message']}")
     for attempt in log["attempts"]:

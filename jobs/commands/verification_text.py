@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from robustq.jobs.commands import terminal_rows
+from robustlib.number_text import percents
 from robustq.jobs.commands.results_text import rows_text
+from robustq.jobs.commands.terminal_rows import Shown
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.store.connection import open_store
+from robustq.jobs.text.numbers import eps_text, interval_text, percent
 
 if TYPE_CHECKING:
     from robustq.jobs.verification.diff import Change
@@ -25,8 +27,59 @@ def changes_between(url: str, old: str, new: str, versions: str | None, filters:
 
 
 def diff_text(rows: "Sequence[Change]", form: str) -> str:
-    return rows_text(rows, terminal_rows.shown_changes(rows), form)
+    return rows_text(rows, shown_changes(rows), form)
 
 
 def replay_text(rows: "Sequence[Replayed]", form: str) -> str:
-    return rows_text(rows, terminal_rows.shown_replays(rows), form)
+    return rows_text(rows, shown_replays(rows), form)
+
+
+def shown_changes(rows: "Sequence[Change]") -> list[Shown]:
+    """What changed, as the terminal shows it: rows that are the same are only counted."""
+    return [
+        {
+            "change": row["change"],
+            "dataset": row["dataset"],
+            "model": row["model"],
+            "attack": row["attack"],
+            "norm": row["norm"],
+            "eps": eps_text(row["eps"]),
+            "seed": row["seed"],
+            "n": row["n"],
+            "clean %": before_and_after(row["old_clean_accuracy"], row["new_clean_accuracy"]),
+            "robust %": before_and_after(row["old_robust_accuracy"], row["new_robust_accuracy"]),
+            "difference 95 %": "" if row["difference_low"] is None else interval_text(row, "difference"),
+            "p exact": row["p_exact"],
+        }
+        for row in rows
+        if row["change"] != "same"
+    ]
+
+
+def before_and_after(old: float | None, new: float | None) -> str:
+    """Two accuracies in percent, which look alike only where they are."""
+    if old is None or new is None:
+        return f"{percent(old)} > {percent(new)}"
+    return " > ".join(percents((old, new)))
+
+
+def shown_replays(rows: "Sequence[Replayed]") -> list[Shown]:
+    """Replays as the terminal shows them; why some are not equal, where there is anything to say."""
+    said = any(row["reason"] for row in rows)
+    return [
+        {
+            "outcome": row["outcome"],
+            "job": row["job_id"],
+            "model": row["model"],
+            "attack": row["attack"],
+            "norm": row["norm"],
+            "eps": eps_text(row["eps"]),
+            "seed": row["seed"],
+            "n": row["n"],
+            "robust %": before_and_after(row["old_robust_accuracy"], row["new_robust_accuracy"]),
+            "examples that differ": row["examples_that_differ"],
+            "same machine": "yes" if row["same_machine"] else "no",
+        }
+        | ({"why": row["reason"]} if said else {})
+        for row in rows
+    ]

@@ -11,6 +11,17 @@ from robustq.jobs.queue.transitions import BAD_GPU, LEASE_SECONDS
 from robustq.jobs.store.schema import STATES, attempt, driver, event, job, job_dep, result, sweep, sweep_job
 from robustq.jobs.store.sweeps import LATEST_FIRST, jobs_of
 
+# What a job's model is called in the latest sweep that has the job.
+MODEL = (
+    select(sweep_job.c.model)
+    .where(sweep_job.c.job_id == job.c.id)
+    .order_by(sweep_job.c.sweep_id.desc())
+    .limit(1)
+    .correlate(job)
+    .scalar_subquery()
+    .label("model")
+)
+
 
 def latest_moment(db: Connection) -> float:
     """Now, for a sweep that is asked for last: after all others also where the clock was set back since."""
@@ -79,7 +90,7 @@ def running(db: Connection) -> list[dict[str, Any]]:
     """Jobs that run now, with how far they are."""
     rows = db.execute(
         select(
-            job.c.id, job.c.kind, job.c.arch, job.c.attack, job.c.eps, job.c.seed,
+            job.c.id, job.c.kind, MODEL, job.c.seed, job.c.arch, job.c.attack, job.c.norm, job.c.eps,
             job.c.progress_done, job.c.progress_total, job.c.progress_note, job.c.started_at,
         )
         .where(job.c.state == "running")
@@ -99,7 +110,18 @@ def bad_gpus(db: Connection) -> list[str]:
 def failures(db: Connection, sweep_id: int | None = None, most: int = 20) -> list[dict[str, Any]]:
     """Failed jobs and why; those that failed only because another did come last."""
     rows = db.execute(
-        select(job.c.id, job.c.kind, job.c.arch, job.c.attack, job.c.error_class, job.c.error_message)
+        select(
+            job.c.id,
+            job.c.kind,
+            MODEL,
+            job.c.seed,
+            job.c.arch,
+            job.c.attack,
+            job.c.norm,
+            job.c.eps,
+            job.c.error_class,
+            job.c.error_message,
+        )
         .where((job.c.state == "failed") & job.c.id.in_(jobs_of(sweep_id)))
         .order_by(job.c.error_class == "UpstreamFailed", job.c.id)
         .limit(most)
@@ -119,4 +141,5 @@ def job_log(db: Connection, job_id: int) -> dict[str, Any]:
     }
     needs = db.execute(select(job_dep.c.needs_id).where(job_dep.c.job_id == job_id)).scalars().all()
     found = {name: [dict(part) for part in db.execute(query).mappings()] for name, query in parts.items()}
-    return dict(row) | {"needs": list(needs)} | found
+    model = db.execute(select(MODEL).where(job.c.id == job_id)).scalar_one()
+    return dict(row) | {"model": model, "needs": list(needs)} | found

@@ -1,8 +1,9 @@
-"""The report on a sweep: one self-contained HTML file, and its pictures as PNG files where they are wanted."""
+"""The report on a sweep: one self-contained HTML file, and its pictures as files where they are wanted."""
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -14,7 +15,6 @@ from robustq.jobs.report.page.plotly import slug
 from robustq.jobs.report.page.render import render_page, render_sections
 from robustq.jobs.report.page.sections import make_page
 from robustq.jobs.report.page.sweep_data import Sweep, gather
-from robustq.jobs.report.page.thumbnails import Data
 from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import PageRow
 from robustq.jobs.store.connection import Store
@@ -22,11 +22,16 @@ from robustq.jobs.store.sweeps import find_sweep
 
 
 def write_report(
-    store: Store, name: str, out: Path, figures_folder: Path | None, tell: Callable[[str], None] = lambda text: None
+    store: Store,
+    name: str,
+    out: Path,
+    figures_folder: Path | None,
+    tell: Callable[[str], None] = lambda text: None,
+    forms: Sequence[str] = ("png",),
 ) -> list[Path]:
     """Write the report of the latest sweep of this name, and its pictures as files where a folder is given.
 
-    tell: is told of what cannot be shown, in one line each.
+    tell: is told of what cannot be shown, in one line each.  forms: of the files: png, svg, pdf.
     """
     cache = PageCache()
     with store.begin() as db:
@@ -37,7 +42,7 @@ def write_report(
             raise SpecError(f"sweep {name!r} has no results yet: {way_on(sweep)}")
         page = make_page(db, store.artifacts, sweep, cache)
         html = render_page(page, render_sections(page))
-        drawn = [] if figures_folder is None else list(figure_files(db, store.artifacts, sweep, cache))
+        drawn = [] if figures_folder is None else list(figure_files(db, store.artifacts, sweep, cache, forms))
     for grid in page.pictures.grids:
         if isinstance(grid, images.Missing):
             tell(grid.line)
@@ -46,9 +51,10 @@ def write_report(
     out.write_text(html, encoding="utf-8")
     if figures_folder is not None:
         figures_folder.mkdir(parents=True, exist_ok=True)
-        for name, png in zip(file_names([file for file, _ in drawn]), [png for _, png in drawn], strict=True):
-            (figures_folder / name).write_bytes(png)
-            written.append(figures_folder / name)
+        for place, form in enumerate(forms):
+            for name, (_, contents) in zip(file_names([file for file, _ in drawn], form), drawn, strict=True):
+                (figures_folder / name).write_bytes(contents[place])
+                written.append(figures_folder / name)
     return written
 
 
@@ -60,25 +66,32 @@ def way_on(sweep: Sweep) -> str:
     return f"robustq drive --sweep {name} runs it"
 
 
-def file_names(names: Sequence[str]) -> list[str]:
-    """Names of PNG files, each another, also where case does not tell, and none longer than file systems take."""
+def file_names(names: Sequence[str], form: str = "png") -> list[str]:
+    """Names of picture files, each another, also where case does not tell, and none longer than file systems take."""
     found: dict[str, str] = {}
     for place, name in enumerate(names):
         short = name.encode()[:120].decode(errors="ignore")
         unique = short if short == name and short.lower() not in found else f"{short}-{place}"
-        found[unique.lower()] = f"{unique}.png"
+        found[unique.lower()] = f"{unique}.{form}"
     return list(found.values())
 
 
-def figure_files(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> Iterator[tuple[str, bytes]]:
-    """Pictures for papers and slides, each with its file's name: curves, trainings, confusions, attacked images."""
-    from robustq.jobs.report import png_figures  # matplotlib, which the page itself does without
+def figure_files(
+    db: Connection, root: str, sweep: Sweep, cache: PageCache, forms: Sequence[str]
+) -> Iterator[tuple[str, list[bytes]]]:
+    """Pictures for papers and slides, each with its file's name and its content in each form: curves, trainings,
+    confusions, attacked images.
+    """
+    from robustq.jobs.report import figures  # matplotlib, which the page itself does without
+
+    def drawn(draw: Callable[..., bytes], *args: Any) -> list[bytes]:
+        return [draw(*args, form=form) for form in forms]
 
     data = cache.data(sweep.data)
     for attack, norm, rows in curves_of_attacks(sweep.rows):
-        yield slug("eps-curve", attack, norm), png_figures.eps_curve(f"{attack}, {norm}", rows)
+        yield slug("eps-curve", attack, norm), drawn(figures.eps_curve, f"{attack}, {norm}", rows)
     if sweep.trainings:
-        yield "training", png_figures.training_figure(sweep.trainings)
+        yield "training", drawn(figures.training_figure, sweep.trainings)
     for row in images.picked_rows(sweep.rows, [WORST_CASE, *images.attack_names(sweep.rows)]):
         found = cache.outcome(db, row["job_id"], len(data.names))
         if found is None:
@@ -87,26 +100,16 @@ def figure_files(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> I
         matrices = {label: matrix for label, matrix in named.items() if matrix is not None}
         names = [data.name(k) for k in range(len(found.counts))]
         if matrices:
-            yield (
-                slug("confusion", row["model"]),
-                png_figures.confusion(f"{row['model']}: confusion matrices", matrices, names),
-            )
-    yield from grid_files(db, root, sweep.rows, data, cache)
-
-
-def grid_files(
-    db: Connection, root: str, rows: Sequence[PageRow], data: Data, cache: PageCache
-) -> Iterator[tuple[str, bytes]]:
-    from robustq.jobs.report import png_figures
-
-    for row in images.picked_rows(rows, images.attack_names(rows)):
+            title = f"{row['name']}: confusion matrices"
+            yield slug("confusion", row["model"]), drawn(figures.confusion, title, matrices, names)
+    for row in images.shown_rows(db, sweep.rows, data, cache):
         pair = images.first_images(db, root, row, data, cache)
         if not isinstance(pair, images.Pair):
             continue
         first = pair.found.first[: len(pair.attacked)]
         captions = [(data.name(before), data.name(after)) for _, before, after in first]
-        grid = png_figures.picture_grid(images.title(row), pair.clean, pair.attacked, captions)
-        yield slug("images", row["model"]), grid
+        pictures = drawn(figures.picture_grid, images.title(row), pair.clean, pair.attacked, captions)
+        yield slug("images", row["model"]), pictures
 
 
 def curves_of_attacks(rows: Sequence[PageRow]) -> Iterator[tuple[str, str, list[PageRow]]]:

@@ -19,25 +19,33 @@ LINES, CELLS = ("sweep", "dataset", "model"), ("attack", "norm", "eps")
 CONTEST = ("dataset", "attack", "norm", "eps")
 MEANS = ("clean_accuracy", "robust_accuracy", "distance_median", "seconds")
 LESS_IS_BETTER = ("seconds",)
+SD = " sd"  # ends the name of a pivot's column of standard deviations
 
 
 class Measures(TypedDict):
     """Means over seeds of a group of rows; None where nothing is known.
 
-    *_se: standard error over seeds; low and high: ends of Student's 95 % interval, within [0, 1]; None where there is
-    one seed only.  seeds, rows: how many the group has.  verdict: the worst.
+    *_sd: standard deviation over seeds, *_se: standard error; low and high: ends of Student's 95 % interval, within
+    [0, 1]; None where there is one seed only. total_low and total_high: those of an interval for seeds and images, see
+    `seeds_and_images`.  seeds, rows: how many the group has.  why: the reasons for the verdict, which is the worst.
     """
 
     clean_accuracy: float | None
+    clean_accuracy_sd: float | None
     clean_accuracy_se: float | None
     robust_accuracy: float | None
+    robust_accuracy_sd: float | None
     robust_accuracy_se: float | None
     robust_accuracy_low: float | None
     robust_accuracy_high: float | None
+    robust_accuracy_total_low: float | None
+    robust_accuracy_total_high: float | None
     distance_median: float | None
+    distance_median_sd: float | None
     seconds: float | None
     seeds: int
     rows: int
+    why: str | None
     verdict: str | None
 
 
@@ -57,7 +65,7 @@ def means_by(rows: Sequence[Row], group: Sequence[str], tell: Callable[[str], No
 
 def measures(rows: Sequence[Row]) -> Measures:
     """Rows of one seed are averaged first, so that every seed counts once."""
-    from robustq.jobs.results.significance import standard_error, t_interval
+    from robustq.jobs.statistics.significance import seeds_and_images, standard_deviation, standard_error, t_interval
 
     seeds = list(rows_by(rows, "seed").values())
 
@@ -67,23 +75,38 @@ def measures(rows: Sequence[Row]) -> Measures:
 
     clean, robust, distance, seconds = map(by_seed, MEANS)
     interval = t_interval(robust)  # no accuracy lies beyond 0 and 1, Student's interval may
+    n = min(row["n"] for row in rows)
+    total = seeds_and_images(robust, n) if robust and n else (None, None)
+    verdict = worst_verdict(rows)
     return Measures(
         clean_accuracy=mean(clean) if clean else None,
+        clean_accuracy_sd=standard_deviation(clean),
         clean_accuracy_se=standard_error(clean),
         robust_accuracy=mean(robust) if robust else None,
+        robust_accuracy_sd=standard_deviation(robust),
         robust_accuracy_se=standard_error(robust),
         robust_accuracy_low=max(interval[0], 0.0) if interval else None,
         robust_accuracy_high=min(interval[1], 1.0) if interval else None,
+        robust_accuracy_total_low=total[0],
+        robust_accuracy_total_high=total[1],
         distance_median=mean(distance) if distance else None,
+        distance_median_sd=standard_deviation(distance),
         seconds=mean(seconds) if seconds else None,
         seeds=len(seeds),
         rows=len(rows),
-        verdict=worst_verdict(rows),
+        why=why_of([row for row in rows if row["verdict"] == verdict]),
+        verdict=verdict,
     )
 
 
 def worst_verdict(rows: Sequence[Row]) -> str | None:
     return max((row["verdict"] for row in rows if row["verdict"] is not None), key=VERDICTS.index, default=None)
+
+
+def why_of(rows: Sequence[Row]) -> str | None:
+    """The reasons of these rows, each once."""
+    words = [one for row in rows for one in (row["why"] or "").split("; ")]
+    return "; ".join(dict.fromkeys(filter(None, words))) or None
 
 
 def rows_by(rows: Iterable[R], *columns: str) -> dict[Any, list[R]]:
@@ -104,10 +127,11 @@ def mean_of(rows: Sequence[Row], column: str) -> float | None:
     return mean(values) if values else None
 
 
-def pivot(groups: Sequence[Row], tell: Callable[[str], None]) -> list[Row]:
+def pivot(groups: Sequence[Row], tell: Callable[[str], None], *, spread: bool = False) -> list[Row]:
     """A line a model, a column an attack with its norm and radius; robust accuracy, None where none is to be trusted.
 
-    Sweep and data set stand in front where there are several.
+    Sweep and data set stand in front where there are several; the reasons for warnings and failures stand last where
+    there are any.  spread: beside each column one with the standard deviation over seeds, None for one seed.
     """
     heads = [name for name in LINES[:2] if len({row[name] for row in groups}) > 1]
     columns: dict[tuple[Any, ...], str] = {}
@@ -115,11 +139,22 @@ def pivot(groups: Sequence[Row], tell: Callable[[str], None]) -> list[Row]:
         words = [row["attack"], row["norm"], eps_text(row["eps"])]
         columns.setdefault(tuple(row[name] for name in CELLS), " ".join(str(word) for word in words if word))
     lines: dict[tuple[Any, ...], dict[str, Any]] = {}
+    whys: dict[tuple[Any, ...], dict[str, list[str]]] = {}
+    names = [name + end for name in columns.values() for end in (("", SD) if spread else ("",))]
     for row in groups:
         place = tuple(row[name] for name in LINES)
         head = {name: row[name] for name in (*heads, "model")}
-        line = lines.setdefault(place, head | dict.fromkeys(columns.values()))
-        line[columns[tuple(row[name] for name in CELLS)]] = None if row["verdict"] == FAIL else row["robust_accuracy"]
+        line = lines.setdefault(place, head | dict.fromkeys(names))
+        column = columns[tuple(row[name] for name in CELLS)]
+        line[column] = None if row["verdict"] == FAIL else row["robust_accuracy"]
+        if spread:
+            line[column + SD] = None if row["verdict"] == FAIL else row["robust_accuracy_sd"]
+        for reason in (row["why"] or "").split("; ") if row["why"] else ():
+            whys.setdefault(place, {}).setdefault(f"{row['verdict']}: {reason}", []).append(column)
+    if whys:
+        for place, line in lines.items():
+            told = [f"{reason} ({', '.join(where)})" for reason, where in whys.get(place, {}).items()]
+            line["why"] = "; ".join(told)
     if failed := sum(row["verdict"] == FAIL for row in groups):
         tell(f"{failed} cells are empty because a check failed there; without --pivot their numbers are shown")
     return list(lines.values())

@@ -5,7 +5,7 @@ from typing import Any, TypedDict
 
 
 class ResultRow(TypedDict):
-    """A row of v_results, its columns in the order in which they are shown and exported.
+    """A row of v_results, its columns in the order in which they are shown and exported; and why it warns or fails.
 
     Accuracies are fractions, eps is in units of images in [0, 1], times are seconds; docs/schema.md says what each is.
     """
@@ -29,8 +29,13 @@ class ResultRow(TypedDict):
     robust_accuracy_high: float
     any_draw_accuracy: float
     verdict: str | None
+    why: str | None
     distance_median: float | None
+    distance_median_low: float | None
+    distance_median_high: float | None
     distance_mean: float | None
+    queries: int | None
+    queries_most: int | None
     seconds: float
     device: str
     versions: dict[str, str]
@@ -40,6 +45,7 @@ class ResultRow(TypedDict):
 
 
 RESULT_COLUMNS = tuple(ResultRow.__annotations__)
+WHY = "why"  # is put together from the checks: no column of the view, so that nothing can be asked of it
 
 # The columns that have an option of their own, with what its help says.
 FILTER_COLUMNS = {
@@ -72,10 +78,14 @@ class CheckRow(Check):
 
 
 class PageRow(ResultRow):
-    """A result as the report has it. label: its attack, see attack_labels.py.  extra: what else it recorded."""
+    """A result as the report has it. label: its attack, see attack_labels.py.  extra: what else it recorded.
+
+    name: its model, with its seed where the sweep has several.
+    """
 
     extra: dict[str, Any]
     label: str
+    name: str
 
 
 class Training(TypedDict):

@@ -11,20 +11,23 @@ from robustq.jobs.errors import SpecError
 from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.results.rows import chosen_rows
-from robustq.jobs.results.significance import paired
+from robustq.jobs.statistics.model_pairs import Seen
+from robustq.jobs.statistics.significance import holm, paired
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.example_outcomes import examples_of
 from robustq.jobs.store.schema import job, job_dep
 from robustq.jobs.text.numbers import eps_text
+from robustq.jobs.text.tables import Row
 
 SAME_ATTACK = ("dataset", "attack", "norm", "eps", "recipe", "seed")
-COMPARED_COLUMNS = (*SAME_ATTACK, "model", "n", "job_id", "verdict")
+COMPARED_COLUMNS = (*SAME_ATTACK, "model", "n", "job_id", "verdict", "why")
 
 
 class Comparison(TypedDict):
     """Two evaluations over the same examples. dataset to seed: None where the two differ in it.
 
-    Accuracies are fractions; difference to p_chi2: see `Paired` in significance.py.
+    Accuracies are fractions; difference to p_chi2: see `Paired` in significance.py.  p_holm: p_exact by Holm's
+    correction for all rows of the answer.
     """
 
     first: str
@@ -44,11 +47,14 @@ class Comparison(TypedDict):
     only_first: int
     only_second: int
     p_exact: float
+    p_holm: float
     p_chi2: float | None
     first_job_id: int
     second_job_id: int
     first_verdict: str | None
     second_verdict: str | None
+    first_why: str | None
+    second_why: str | None
 
 
 def compare(db: Connection, filters: Filters, pair: Sequence[str]) -> list[Comparison]:
@@ -57,7 +63,9 @@ def compare(db: Connection, filters: Filters, pair: Sequence[str]) -> list[Compa
     """
     matches = match_jobs(db, filters, pair) if all(text.isdecimal() for text in pair) else []
     matches = matches or match_models(db, filters, pair)
-    return [compared(db, first, second) for first, second in matches]
+    found = [compared(db, first, second) for first, second in matches]
+    corrected = holm([row["p_exact"] for row in found])
+    return [{**row, "p_holm": p} for row, p in zip(found, corrected, strict=True)]
 
 
 def match_jobs(db: Connection, filters: Filters, pair: Sequence[str]) -> list[tuple[ResultRow, ResultRow]]:
@@ -88,6 +96,19 @@ def outcome(db: Connection, job_id: int) -> dict[str, np.ndarray]:
     columns = example_outcomes.to_columns(examples_of(db, job_id))
     order = np.argsort(columns["index"], kind="stable")
     return {name: values[order] for name, values in columns.items()}
+
+
+def seen(db: Connection, row: Row, column: str = "adversarial_correct") -> Seen:
+    """What an evaluation saw of each image, for `versus`; where the store lost that, how many were right.
+
+    row: its job_id, n and accuracies.  column: adversarial_correct, or clean_correct for the images as they are.
+    """
+    try:
+        found = outcome(db, row["job_id"])
+    except SpecError:
+        return Seen.counted(row["robust_accuracy" if column == "adversarial_correct" else "clean_accuracy"], row["n"])
+    right = found[column]
+    return Seen(found["index"], found["label"], right.astype(bool) if np.isin(right, (0, 1)).all() else right)
 
 
 def in_common(
@@ -139,11 +160,14 @@ def compared(db: Connection, first: ResultRow, second: ResultRow) -> Comparison:
         only_first=found.only_first,
         only_second=found.only_second,
         p_exact=found.p_exact,
+        p_holm=found.p_exact,  # of this row alone
         p_chi2=found.p_chi2,
         first_job_id=first["job_id"],
         second_job_id=second["job_id"],
         first_verdict=first["verdict"],
         second_verdict=second["verdict"],
+        first_why=first["why"],
+        second_why=second["why"],
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
-from robustq.jobs.results.columns import RESULT_COLUMNS
+from robustq.jobs.results.columns import RESULT_COLUMNS, WHY
 from robustq.jobs.results.filters import (
     JSON_COLUMNS,
     NULL,
@@ -26,7 +26,7 @@ from robustq.jobs.text.tables import TIME_COLUMNS
 
 def view() -> Any:
     """v_results, as something to select from."""
-    return sa.table("v_results", *[sa.column(name) for name in (*RESULT_COLUMNS, "sweep_id")])
+    return sa.table("v_results", *[sa.column(name) for name in (*RESULT_COLUMNS, "sweep_id") if name != WHY])
 
 
 def conditions(db: Connection, filters: Filters, rows: Any, *, whole: bool = False) -> list[Any]:

@@ -13,6 +13,7 @@ from robustq.jobs.results.columns import RESULT_COLUMNS, ResultRow
 from robustq.jobs.results.export_examples import NAME, OutcomeReader, with_outcome_counts
 from robustq.jobs.results.export_files import check_ending, check_folder, write_rows, write_text
 from robustq.jobs.results.filters import Filters, check_columns
+from robustq.jobs.results.lone_worst_cases import with_lone
 from robustq.jobs.results.rows import chosen_rows
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.text.tables import Row, csv_text
@@ -40,8 +41,13 @@ COLUMN_TYPES: dict[str, tuple[pa.DataType, str]] = {
     "robust_accuracy_high": (pa.float64(), "fraction, Wilson 95 %"),
     "any_draw_accuracy": (pa.float64(), "fraction right in every draw; equals robust_accuracy for fixed models"),
     "verdict": (NAME, "the worst of its checks: pass, warn, fail; null where nothing was checked"),
+    "why": (NAME, "what its checks found that warns or fails; null where nothing does"),
     "distance_median": (pa.float64(), "in norm, over misclassified images that an attack found"),
+    "distance_median_low": (pa.float64(), "95 % interval of the median by order statistics; null below six distances"),
+    "distance_median_high": (pa.float64(), "95 % interval of the median by order statistics; null below six distances"),
     "distance_mean": (pa.float64(), "in norm, over misclassified images that an attack found"),
+    "queries": (pa.int64(), "of attacks without gradients, all examples, from the largest radius of a search down"),
+    "queries_most": (pa.int64(), "of them the most that one example used at this radius"),
     "seconds": (pa.float64(), "seconds of wall clock"),
     "device": (NAME, "what it ran on"),
     "versions": (NAME, "JSON: python, torch, numpy, kernel, robustq"),
@@ -127,6 +133,7 @@ def export(
     kind = example_schema() if per_example else schema()
     wanted = tuple(dict.fromkeys((*EXAMPLE_IDENTITY, *columns))) if per_example else RESULT_COLUMNS
     rows = chosen_rows(db, filters, wanted)
+    rows = rows if per_example else with_lone(db, filters, rows, wanted)
     if per_example:
         with_outcomes = with_outcome_counts(db, rows)
         if missing := len(rows) - len(with_outcomes):

@@ -8,15 +8,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from robustq.jobs.errors import SpecError
-from robustq.jobs.results.columns import RESULT_COLUMNS
+from robustq.jobs.results.columns import RESULT_COLUMNS, WHY
 from robustq.jobs.text.number_parsing import read_number
 from robustq.jobs.text.tables import TIME_COLUMNS
 
 TEXT_COLUMNS = frozenset(
-    {"sweep", "model", "arch", "defence", "dataset", "attack", "norm", "recipe", "device", "key", "verdict"}
+    {"sweep", "model", "arch", "defence", "dataset", "attack", "norm", "recipe", "device", "key", "verdict", WHY}
 )
 JSON_COLUMNS = frozenset({"versions"})
-WHOLE_COLUMNS = frozenset({"seed", "n", "job_id"})
+WHOLE_COLUMNS = frozenset({"seed", "n", "job_id", "queries", "queries_most"})
 
 NULL = "null"
 RELATIVE_TOLERANCE = 1e-6  # relative, of fractions: as people type them, 0.0313725 for 8/255
@@ -75,6 +75,8 @@ def check_condition(condition: Condition) -> None:
     """Raises SpecError where the condition names no column, or compares what has no order."""
     column, dot, entry = condition.column.partition(".")
     check_columns([column])
+    if column == WHY:
+        raise SpecError(f"{WHY} is put together from checks: ask for verdict=fail, or the view v_checks by robustq sql")
     if dot and column not in JSON_COLUMNS:
         raise SpecError(
             f"expected a column, got {condition.column!r}: only versions has parts, such as versions.{entry}"

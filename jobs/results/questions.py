@@ -8,10 +8,18 @@ from sqlalchemy import Connection
 
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.aggregate import CELLS, LINES, MEANS, MEASURES, OVER_SEEDS, best, means_by, pivot, sort
-from robustq.jobs.results.attack_labels import ATTACK_IDENTITY, attack_labels, stored_settings, told_apart
+from robustq.jobs.results.attack_labels import (
+    ATTACK_IDENTITY,
+    WORST_CASE,
+    Read,
+    attack_labels,
+    stored_settings,
+    told_apart,
+)
 from robustq.jobs.results.columns import RESULT_COLUMNS, ResultRow
 from robustq.jobs.results.filters import Filters, check_columns, is_number
 from robustq.jobs.results.hints import of_earlier_versions, unfitting
+from robustq.jobs.results.lone_worst_cases import with_lone
 from robustq.jobs.results.rows import chosen_rows
 from robustq.jobs.text.tables import Row
 
@@ -21,6 +29,7 @@ class Question:
     """What is asked of the rows that the filters leave.
 
     group: columns to agree in, over whose rows means are taken.  pivot: a line a model, a column an attack.
+    spread: of a pivot, its cells' standard deviations over seeds too.
     sort: columns, the first counts most; -COLUMN descends.  best: a column, of which only the best row of each contest
     is kept.  compare: two models, or two numbers of jobs.
     """
@@ -28,6 +37,7 @@ class Question:
     filters: Filters = field(default_factory=Filters)
     group: tuple[str, ...] = ()
     pivot: bool = False
+    spread: bool = False
     sort: tuple[str, ...] = ()
     best: str | None = None
     compare: tuple[str, ...] | None = None
@@ -55,11 +65,11 @@ def make_question(
     if over_seeds:
         if columns:
             raise SpecError("expected --group or --over-seeds, got both")
-        columns = OVER_SEEDS
+        columns = () if pivot else OVER_SEEDS
     pair = tuple(str(word) for word in compare) if compare else None
     if pair is not None and len(pair) != 2:
         raise SpecError(f"--compare: expected two models or two numbers of jobs, got {len(pair)}")
-    question = Question(filters, columns, pivot, column_names(sort), best, pair)
+    question = Question(filters, columns, pivot, pivot and over_seeds, column_names(sort), best, pair)
     check_question(question)
     return question
 
@@ -82,15 +92,13 @@ def answer(db: Connection, question: Question, tell: Callable[[str], None] = lam
         rows = compare(db, question.filters, question.compare)
     elif question.pivot:
         read = whole_rows(db, question.filters, (*LINES, *CELLS), tell)
-        named: list[ResultRow] = [
-            {**row, "attack": name} for row, name in zip(read, told_apart(read, settings), strict=True)
-        ]
-        rows = pivot(means_by(named, (*LINES, *CELLS), tell), tell)
+        named = with_labels(read, settings)
+        rows = pivot(means_by(named, (*LINES, *CELLS), tell), tell, spread=question.spread)
     elif question.group:
         read = whole_rows(db, question.filters, question.group, tell)
         rows = means_by(read, question.group, tell)
     else:
-        rows = read = chosen_rows(db, question.filters)
+        rows = read = with_lone(db, question.filters, chosen_rows(db, question.filters), RESULT_COLUMNS)
     if not rows:
         for line in unfitting(db, question.filters):
             tell(line)
@@ -98,6 +106,11 @@ def answer(db: Connection, question: Question, tell: Callable[[str], None] = lam
         known = set(ATTACK_IDENTITY) <= set(question.group or RESULT_COLUMNS)
         rows = best(rows, question.best, tell, attack_labels(read, settings) if known else {})
     return sort(rows, question.sort)
+
+
+def with_labels(rows: Sequence[ResultRow], settings: Read) -> list[ResultRow]:
+    """The rows with the names that tell their attacks apart."""
+    return [{**row, "attack": name} for row, name in zip(rows, told_apart(rows, settings), strict=True)]
 
 
 def columns_of(rows: Sequence[Row], question: Question) -> list[str]:
@@ -128,10 +141,10 @@ def whole_rows(db: Connection, filters: Filters, group: Sequence[str], tell: Cal
 
     Where groups do not tell studies apart, a job counts once.
     """
-    columns = tuple(dict.fromkeys((*group, "recipe", "seed", *MEANS, "verdict", "job_id")))
-    rows = chosen_rows(db, filters, columns, whole=True)
+    columns = tuple(dict.fromkeys((*group, "recipe", "seed", *MEANS, "n", "verdict", "why", "job_id")))
+    rows = with_lone(db, filters, chosen_rows(db, filters, columns, whole=True), columns, whole=True)
     if "sweep" not in group:
-        rows = list({row["job_id"]: row for row in rows}.values())
+        rows = list({(row["job_id"], row.get("attack") == WORST_CASE): row for row in rows}.values())
     if left := of_earlier_versions(db, filters) if filters.sweep is None else 0:
         tell(f"{left} results of earlier versions of a study are left out")
     return rows

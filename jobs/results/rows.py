@@ -5,7 +5,8 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, select
 
-from robustq.jobs.results.columns import RESULT_COLUMNS, ResultRow, Training, as_json
+from robustq.jobs.reasons.reasons import reasons
+from robustq.jobs.results.columns import RESULT_COLUMNS, WHY, ResultRow, Training, as_json
 from robustq.jobs.results.conditions_sql import conditions, view
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.store.bulk_insert import chunks
@@ -27,13 +28,22 @@ def chosen_rows(
 
     A job of several sweeps is a row of the latest of them; with `whole` a row of each, of a study's last version alone.
     """
-    rows = view()
-    query = select(*[rows.c[name] for name in columns]).where(*conditions(db, filters, rows, whole=whole))
-    names = tuple(columns)
-    found = [dict(zip(names, row, strict=True)) for row in db.execute(query.order_by(rows.c.sweep_id, rows.c.job_id))]
+    rows, given = view(), tuple(dict.fromkeys(columns))
+    names = tuple(name for name in given if name != WHY)
+    asked = (*names, "verdict", "job_id") if WHY in given else names
+    query = select(*[rows.c[name].label(f"c{i}") for i, name in enumerate(asked)])
+    query = query.where(*conditions(db, filters, rows, whole=whole)).order_by(rows.c.sweep_id, rows.c.job_id)
+    read = db.execute(query).all()
+    found = [dict(zip(names, row, strict=False)) for row in read]
     if "versions" in names:
         for row in found:
             row["versions"] = as_json(row["versions"])
+    if WHY in given:
+        why = reasons(db, {row[-1]: row[-2] for row in read})
+        found = [
+            {name: row[name] if name != WHY else why.get(one[-1]) for name in given}
+            for row, one in zip(found, read, strict=True)
+        ]
     return cast("list[ResultRow]", found)
 
 

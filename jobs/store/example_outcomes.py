@@ -22,19 +22,27 @@ SCHEMA = pa.schema(
         pa.field("adversarial_correct", pa.float32(), nullable=False),
         pa.field("adversarial_survived", pa.bool_(), nullable=False),
         pa.field("queries", pa.int32()),
+        pa.field("radius_queries", pa.int32()),
     ]
 )
+# Columns that outcomes stored by earlier versions may lack; -1 there is none.
+COUNTED = ("queries", "radius_queries")
 
 
 def to_table(columns: dict[str, np.ndarray]) -> pa.Table:
-    """Arrays by column as a table; a NaN distance, an empty broken_by and queries of -1 become nulls."""
+    """Arrays by column as a table; a NaN distance, an empty broken_by and queries of -1 become nulls, as do those that
+    were not counted.
+    """
     arrays: list[Any] = []
     for field in SCHEMA:
+        if field.name in COUNTED and field.name not in columns:
+            arrays.append(pa.nulls(len(columns["index"]), field.type))
+            continue
         values = columns[field.name]
         if field.name == "broken_by":
             texts = pa.array([text or None for text in values.tolist()], pa.string())
             arrays.append(texts.dictionary_encode().cast(field.type))
-        elif field.name == "queries":
+        elif field.name in COUNTED:
             arrays.append(pa.array(values, field.type, mask=values < 0))
         else:
             arrays.append(pa.array(values, field.type, from_pandas=True))
@@ -48,7 +56,7 @@ def to_columns(table: pa.Table) -> dict[str, np.ndarray]:
         column = table.column(field.name)
         if field.name == "broken_by":
             columns[field.name] = np.array([text or "" for text in column.cast(pa.string()).to_pylist()])
-        elif field.name == "queries":
+        elif field.name in COUNTED:
             columns[field.name] = column.fill_null(-1).to_numpy()
         else:
             columns[field.name] = column.to_numpy()
@@ -64,11 +72,11 @@ def encode(table: pa.Table) -> bytes:
 
 
 def decode(data: bytes) -> pa.Table:
-    """The reverse of `encode`. Outcomes that were stored before queries were counted get a column of nulls."""
+    """The reverse of `encode`. Outcomes that were stored before queries were counted get columns of nulls."""
     table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
-    if "queries" not in table.column_names:
-        field = SCHEMA.field("queries")
-        table = table.append_column(field, pa.nulls(len(table), field.type))
+    for name in COUNTED:
+        if name not in table.column_names:
+            table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), pa.int32()))
     return table
 
 

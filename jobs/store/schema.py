@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import JSON, Boolean
 
-SCHEMA_VERSION = 8  # raise it together with a step in jobs/store/migrations
+SCHEMA_VERSION = 9  # raise it together with a step in jobs/store/migrations
 
 STATES = ("blocked", "queued", "leased", "running", "done", "failed", "cancelled")
 
@@ -174,6 +174,10 @@ result = Table(
     Column("verdict", Text),  # the worst of its checks: pass, warn, fail; null where nothing was checked
     Column("distance_median", Float),
     Column("distance_mean", Float),
+    Column("distance_median_low", Float),  # 95 % interval of the median; null for fewer than six distances
+    Column("distance_median_high", Float),
+    Column("queries", BigInteger),  # of all examples, over a search of several radii down to this one
+    Column("queries_most", Integer),  # of one example at this radius
     Column("seconds", Float, nullable=False),
     Column("device", Text, nullable=False),
     Column("versions", JSON, nullable=False),

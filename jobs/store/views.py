@@ -16,7 +16,9 @@ SELECT j.id AS job_id, s.id AS sweep_id, s.name AS sweep, sj.model AS model, j.a
            SELECT 1 FROM audit a WHERE a.subject = j.subject AND a.norm = j.norm AND a.verdict = 'fail'
            AND NOT (j.eps >= a.eps AND r.robust_accuracy <= a.robust_accuracy + 0.02)
        ) THEN 'fail' ELSE r.verdict END AS verdict,
-       r.distance_median AS distance_median, r.distance_mean AS distance_mean,
+       r.distance_median AS distance_median, r.distance_median_low AS distance_median_low,
+       r.distance_median_high AS distance_median_high, r.distance_mean AS distance_mean,
+       r.queries AS queries, r.queries_most AS queries_most,
        r.seconds AS seconds, r.device AS device, r.versions AS versions, r.recorded_at AS recorded_at, j.key AS key
 FROM result r
 JOIN job j ON j.id = r.job_id

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from robustlib.number_text import distinct
 from robustlib.regular_files import irregular
 from robustq.jobs.errors import SpecError
 from robustq.jobs.text.number_parsing import number
@@ -88,7 +89,8 @@ def read_text(path: Path) -> str:
         raise SpecError(f"expected the study as a file, got {path}, which is {kind}")
     try:
         if (size := path.stat().st_size) > MOST_BYTES:
-            raise SpecError(f"{path}: expected a study of at most {MOST_BYTES >> 20} MB, got {size / 2**20:.0f} MB")
+            came, most = distinct((size / 2**20, MOST_BYTES >> 20))
+            raise SpecError(f"{path}: expected a study of at most {most} MB, got {came} MB")
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise SpecError(f"cannot read the study {path}: {error.strerror}") from error

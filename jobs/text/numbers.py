@@ -8,6 +8,12 @@ def percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
+def times(factor: float) -> str:
+    """By how much something is magnified: three digits, and no power of ten."""
+    rounded = float(f"{factor:.3g}")
+    return f"{rounded:.3g}" if rounded < 1000 else f"{rounded:,.0f}".replace(",", " ")
+
+
 def eps_text(eps: float | None) -> str:
     """A radius as people write it: n/255 where it is one, unless the plain number is shorter."""
     if eps is None:

@@ -22,6 +22,7 @@ GAP = "  "
 SHORTEST = 8  # characters that a shortened text keeps at least, before a column is left out instead
 NUMBER_START = re.compile(r"[-+]?[\d[]")  # how a number begins, also one with its interval behind it, or 8/255
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # other signs in TeX's oldest encoding
 MARKDOWN = {"\\": r"\\", "|": r"\|", "&": "&amp;", "<": "&lt;", ">": "&gt;"}
 LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
 
@@ -122,11 +123,21 @@ def pad(words: str, width: int, left: bool) -> str:
     return words + space if left else space + words
 
 
+def markdown_text(words: str) -> str:
+    """A text in which nothing is markup."""
+    return "".join(MARKDOWN.get(c, c) for c in one_line(words)).replace("](", "]\\(")
+
+
+def latex_text(words: str) -> str:
+    """A text in which nothing is a command."""
+    return "".join(LATEX.get(c, c) for c in one_line(words))
+
+
 def markdown(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """A table as GitHub and pandoc read it."""
 
     def line(values: Iterable[str]) -> str:
-        cells = ("".join(MARKDOWN.get(c, c) for c in one_line(value)).replace("](", "]\\(") for value in values)
+        cells = (markdown_text(value) for value in values)
         return f"| {' | '.join(cells)} |"
 
     rules = ["---" if any(isinstance(row.get(name), str) for row in rows) else "---:" for name in columns]
@@ -138,7 +149,7 @@ def latex(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """A tabular with the rules of the package booktabs."""
 
     def line(values: Iterable[str]) -> str:
-        cells = ("".join(LATEX.get(c, c) for c in one_line(value)) for value in values)
+        cells = (latex_text(value) for value in values)
         return f"{' & '.join(cells)} \\\\"
 
     flush = "".join("l" if any(isinstance(row.get(name), str) for row in rows) else "r" for name in columns)

@@ -11,7 +11,7 @@ from robustq.jobs.errors import SpecError
 from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.results.rows import chosen_rows
-from robustq.jobs.results.significance import paired, t_interval
+from robustq.jobs.statistics.significance import paired, t_interval
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.schema import example_blob
 
@@ -168,7 +168,8 @@ def judge_examples(one: dict[str, np.ndarray], other: dict[str, np.ndarray], *, 
 def equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     """Whether two outcomes agree in every bit that they both tell; no distance is equal to no distance."""
     for name, values in one.items():
-        told = name != "queries" or ((values >= 0).any() and (other[name] >= 0).any())  # once they were not counted
+        counted = name in example_outcomes.COUNTED  # which once were not
+        told = not counted or ((values >= 0).any() and (other[name] >= 0).any())
         if told and not np.array_equal(values, other[name], equal_nan=values.dtype.kind == "f"):
             return False
     return True

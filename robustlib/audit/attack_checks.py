@@ -14,6 +14,7 @@ from robustlib.audit.session import AttackSession
 from robustlib.checks.thresholds import CheckResult, check_result
 from robustlib.inference.expectation import Expectation
 from robustlib.metrics import wilson
+from robustlib.number_text import fractions
 from robustlib.outcome import score
 
 FEW = 50  # images on which a plateau is looked for: it costs forty passes a step
@@ -29,7 +30,7 @@ def other_radii(target: Target, session: AttackSession, naive: Tensor) -> CheckR
             share = session.share(run_attack(session.x, session.y, session.draws), session.y)
         accuracies.append(share.mean().item())
     rises = [after - before - session.chance(naive) for before, after in pairwise(accuracies)]
-    words = ", ".join(f"{accuracy:.3f}" for accuracy in accuracies)
+    words = ", ".join(fractions(accuracies))
     return check_result("accuracy-rises-with-eps", max(0.0, *rises), f"at half, once and twice the radius: {words}")
 
 
@@ -79,5 +80,6 @@ def plateau(target: Target, session: AttackSession, draws: int) -> CheckResult:
         attack = partial(pgd, norm=session.norm, eps=session.eps, steps=20)
         found = attack(Expectation(target.model, often), session.x[rows], session.y[rows], draws=session.draws[rows])
         accuracies.append(score(target.model, found, session.y[rows], draws).correct.mean().item())
-    words = f"{accuracies[0]:.3f} with {target.eot} draws a step, {accuracies[1]:.3f} with {4 * target.eot}"
+    few, many = fractions(accuracies)
+    words = f"{few} with {target.eot} draws a step, {many} with {4 * target.eot}"
     return check_result("plateau", max(0.0, accuracies[0] - accuracies[1]), words)

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from robustlib.checks.thresholds import CheckResult, check_result
+from robustlib.number_text import distinct, fractions
 
 # What uses no gradient of the model; by what broke an example too.
 WITHOUT_GRADIENTS = frozenset({"clean", "corruption", "noise", "square", "spsa", "nes", "hopskipjump", "transfer"})
@@ -102,7 +103,8 @@ def accuracy_rise(eps: float, accuracies: Mapping[float, float], n: int, draws: 
         if radius < eps:
             chance = 3 * math.sqrt((own * (1 - own) + accuracy * (1 - accuracy)) / (n * draws))
             rises.append(own - accuracy - chance)
-    words = ", ".join(f"{accuracy:.3f} at {radius:.4g}" for radius, accuracy in accuracies.items())
+    radii, shown = distinct(list(accuracies), 4), fractions(list(accuracies.values()))
+    words = ", ".join(f"{accuracy} at {radius}" for radius, accuracy in zip(radii, shown, strict=True))
     return check_result("accuracy-rises-with-eps", max(rises), words)
 
 

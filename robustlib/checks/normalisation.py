@@ -13,6 +13,7 @@ from robustlib.inference.predict import predict
 from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.models.layers import Normalize
 from robustlib.normalisations import NORMALISATIONS
+from robustlib.number_text import fractions
 from robustlib.outcome import Outcome
 
 MOST, LEAST = 128, 30  # images looked at, and how many tell anything
@@ -42,7 +43,8 @@ def normalisation(model: nn.Module, x: Images, y: Tensor, outcome: Outcome) -> C
     alike = [other.partition(" (")[0] for gained, other in tried if gained > best - ALIKE and other != words]
     words += f", nearly so with {', '.join(alike)}" if alike else ""
     found = check_result("normalisation", max(0.0, best - own))
-    much = f"clean accuracy {own:.3f}, but {best:.3f} with {words}, on {len(x)} images"
+    before, after = fractions((own, best))
+    much = f"clean accuracy {before}, but {after} with {words}, on {len(x)} images"
     return replace(found, note="no usual one gives much more" if found.verdict == PASS else much)
 
 

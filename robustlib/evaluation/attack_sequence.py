@@ -22,7 +22,7 @@ class Found(NamedTuple):
     broken_by: position of the attack that broke each example, shape (B,): -1 where the clean image is misclassified
     already, the number of attacks where the example stands.  seconds: spent on each attack.
     queries: how many images of each example those attacks showed the model that count them, shape (B,), int64; -1 where
-    none of them ran.
+    none of them ran.  radius_queries: those of them at this radius; None where there is one radius only.
     """
 
     x_adv: Tensor
@@ -30,6 +30,7 @@ class Found(NamedTuple):
     broken_by: Tensor
     seconds: list[float]
     queries: Tensor
+    radius_queries: Tensor | None = None
 
 
 def attack_in_sequence(

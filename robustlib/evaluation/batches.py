@@ -272,6 +272,8 @@ def judge_fixed(
         check_budget(result.x_adv, x, norm, eps, names)
         by = np.array([*names, NOTHING, CLEAN])[result.broken_by.cpu()]  # the last is position -1: wrong as it is
         scores = (Score.fixed(clean, y), Score.fixed(result.prediction, y))
-        outcome = judge(draws.index, y, *scores, size(result.x_adv - x, norm), by, result.queries)
+        outcome = judge(
+            draws.index, y, *scores, size(result.x_adv - x, norm), by, result.queries, result.radius_queries
+        )
         found.append(Batch(outcome, result.x_adv, result.broken_by.cpu().numpy(), result.seconds))
     return tuple(found)

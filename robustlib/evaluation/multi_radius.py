@@ -36,8 +36,8 @@ def curve(
     pass forward and breaks many; only the rest is attacked again, from there. So an example pays for one failing run,
     at the largest radius at which it stands, and not for one at each. Examples are attacked side by side, each at the
     radius that it has come to, where the attacks take that: batches stay full.
-    Queries are those of the search down to a radius, in which a shrunk image is one. Of examples attacked side by side
-    each radius gets its share of the seconds.
+    Queries are those of the search down to a radius, in which a shrunk image is one; those at a radius are what its
+    attacks showed, without it. Of examples attacked side by side each radius gets its share of the seconds.
     """
     draws = default_draws(x, draws)
     search = model if search is None else search
@@ -64,7 +64,7 @@ class Descent:
     """What is known at each radius, shape (radii, B, ...), see `Found`; and where each example is, shape (B, ...).
 
     eps: the radii, float64, in which eps / 4 is what it is for a Python number.  level: which of them an example has
-    come to.  image: its last image.  spent: its queries so far.
+    come to.  image: its last image.  spent: its queries so far.  own: those of them at each radius.
     """
 
     x: Tensor
@@ -74,6 +74,7 @@ class Descent:
     prediction: Tensor
     broken_by: Tensor
     queries: Tensor
+    own: Tensor
     seconds: list[list[float]]
     level: Tensor
     image: Tensor
@@ -91,6 +92,7 @@ class Descent:
             prediction=clean.repeat(radii, 1),
             broken_by=torch.where(clean == y, count, -1).repeat(radii, 1),
             queries=unknown.repeat(radii, 1),
+            own=unknown.repeat(radii, 1),
             seconds=[[0.0] * count for _ in plan],
             level=torch.full_like(y, radii - 1, dtype=torch.int64),
             image=x.clone(),
@@ -100,6 +102,8 @@ class Descent:
     def record(self, rows: Tensor, found: Found) -> None:
         """What attacks in turn found for these examples, each at its radius."""
         self.spent[rows] = total(self.spent[rows], found.queries)
+        at = (self.level[rows], rows)
+        self.own[at] = torch.where(found.queries < 0, self.own[at], found.queries)
         self.image[rows] = found.x_adv
         self.note(rows, found.x_adv, found.prediction, found.broken_by)
         shares = torch.bincount(self.level[rows], minlength=len(self.eps)) / len(rows)
@@ -125,7 +129,9 @@ class Descent:
                 return torch.cat([rows, *again])
             self.level[rows] -= 1
             self.image[rows] = shrink_to(self.image[rows], self.x[rows], self.eps[self.level[rows]], norm)
-            self.spent[rows] += self.spent[rows] >= 0
+            counted = self.spent[rows] >= 0
+            self.spent[rows] += counted
+            self.own[self.level[rows], rows] = torch.where(counted, 0, -1)
             predicted = judge(self.image[rows], rows)
             broken = predicted != self.y[rows]
             again.append(rows[~broken])
@@ -137,7 +143,8 @@ class Descent:
         for smaller in range(len(self.eps) - 2, -1, -1):
             done = self.level > smaller
             self.queries[smaller][done] = self.queries[smaller + 1][done]
-        columns = (self.x_adv, self.prediction, self.broken_by, self.seconds, self.queries)
+            self.own[smaller][done] = self.own[smaller + 1][done].clamp_max(0)
+        columns = (self.x_adv, self.prediction, self.broken_by, self.seconds, self.queries, self.own)
         return [Found(*row) for row in zip(*columns, strict=True)]
 
 

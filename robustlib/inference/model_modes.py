@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from robustlib.datasets.lazy_images import ImageSet
 from robustlib.memory import out_of_memory
+from robustlib.number_text import distinct
 
 Step = TypeVar("Step")
 
@@ -282,8 +283,9 @@ def as_images(x: Tensor, device: torch.device, memory_format: torch.memory_forma
         return x.to(device, memory_format=memory_format).float().div_(255)
     low, high = x.min().item(), x.max().item()
     if not (low >= 0 and high <= 1):
+        ends = distinct((low, high, 0, 1), 4)
         raise ValueError(
-            f"expected images in [0, 1], got values from {low:.4g} to {high:.4g}: "
+            f"expected images in [0, 1], got values from {ends[0]} to {ends[1]}: "
             "leave normalisation to the model's first layer"
         )
     return x.to(device, torch.float32, memory_format=memory_format)

@@ -11,9 +11,12 @@ from sqlalchemy import Connection, select
 from robustq.jobs.report.page.html_table import Line
 from robustq.jobs.report.page.image_outcomes import Outcome, outcome_of, query_totals, read_outcomes
 from robustq.jobs.report.page.thumbnails import Data, Drawn, find_data
+from robustq.jobs.results.compare import seen
 from robustq.jobs.specs import DataRef
+from robustq.jobs.statistics.model_pairs import Seen
 from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.schema import job, result
+from robustq.jobs.text.tables import Row
 
 LOOK_AGAIN = 60.0  # seconds until a data set that is not there is looked for again, which may be a download
 
@@ -37,8 +40,8 @@ class QueryCounts:
 class PageCache:
     """Readings of one store by job or by content, which do not change; outcomes that it lost are looked for again.
 
-    drawn: pictures by job and names of classes.  lines: of the table of all results, by sweep, job, verdict and hash of
-    the weights: a later audit may change a verdict.
+    drawn: pictures by job and names of classes.  lines: of the table of all results, by sweep, job, verdict with its
+    reasons and hash of the weights: a later audit may change a verdict.
     """
 
     def __init__(self) -> None:
@@ -47,6 +50,8 @@ class PageCache:
         self.studies: dict[int, str] = {}
         self._details: dict[int, Details] = {}
         self._outcomes: dict[tuple[int, int], Outcome] = {}
+        self._places: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+        self._seen: dict[tuple[int, str], Seen] = {}
         self._query_totals: dict[int, int | None] = {}
         self._query_counts: dict[int, QueryCounts] = {}
         self._data: dict[DataRef, tuple[Data, float]] = {}  # with the time at which it was looked for
@@ -65,6 +70,17 @@ class PageCache:
         if key not in self._outcomes and (columns := read_outcomes(db, job_id)) is not None:
             self._outcomes[key] = outcome_of(columns, classes)
         return self._outcomes.get(key)
+
+    def seen(self, db: Connection, row: Row, column: str) -> Seen:
+        """What an evaluation saw of each image, see `compare.seen`."""
+        key = (row["job_id"], column)
+        if key not in self._seen:
+            found = seen(db, row, column)
+            if not len(found.index):
+                return found  # it is lost, and looked for again
+            places = self._places.setdefault(found.index.tobytes() + found.label.tobytes(), (found.index, found.label))
+            self._seen[key] = Seen(*places, found.right)  # most evaluations are of the same images
+        return self._seen[key]
 
     def query_totals(self, db: Connection, job_ids: Sequence[int]) -> dict[int, int | None]:
         """By evaluation the queries of all images; None where none were counted, or the store lost them."""

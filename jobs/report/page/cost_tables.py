@@ -1,11 +1,12 @@
 """The tables of what results took, and of what it takes to repeat them."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from robustq.jobs.report.page import html_table
 from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.report.page.html_table import Cell, Column, Line, Table
-from robustq.jobs.report.page.result_tables import eps_cell
+from robustq.jobs.report.page.result_tables import distance_cell, eps_cell
 from robustq.jobs.report.page.sweep_data import Sweep
 from robustq.jobs.results.aggregate import rows_by
 from robustq.jobs.results.columns import PageRow
@@ -30,7 +31,7 @@ def cost_table(sweep: Sweep, queries: dict[int, int | None]) -> Table | None:
                 ),
                 "images forward": html_table.total(row["extra"].get("forwards") for row in once),
                 "images forward and back": html_table.total(row["extra"].get("gradients") for row in once),
-                "queries": html_table.total(queries.get(row["job_id"]) for row in mine),
+                "queries": html_table.total(searched(mine, queries)),
             }
         )
     if len(lines) > 1:
@@ -42,6 +43,21 @@ def cost_table(sweep: Sweep, queries: dict[int, int | None]) -> Table | None:
     return html_table.table_of(
         "costs", "What the study took", [{label: line[label] for label in known} for line in lines]
     )
+
+
+def searched(rows: Sequence[PageRow], queries: dict[int, int | None]) -> list[int | None]:
+    """The queries of each search: of several radii as one those down to the smallest, which hold the others."""
+    return [
+        max((n for row in same if (n := queries.get(row["job_id"])) is not None), default=None)
+        for same in group_by(rows, curve_of).values()
+    ]
+
+
+def group_by(rows: Sequence[PageRow], key: Callable[[PageRow], Any]) -> dict[Any, list[PageRow]]:
+    found: dict[Any, list[PageRow]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
 
 
 def curve_of(row: PageRow) -> tuple[Any, ...]:
@@ -56,7 +72,8 @@ ALL_ROWS_COLUMNS = (
     Column("eps", number=True, pick=True), Column("seed", number=True), Column("images", number=True),
     Column("clean %", number=True), Column("robust %", number=True), Column("checks", pick=True),
     Column("median distance", number=True), Column("seconds", number=True), Column("recipe"), Column("searched in"),
-    Column("weights (SHA-256)"), Column("key"), Column("versions"), Column("again"),
+    Column("weights (SHA-256)"), Column("key"), Column("versions"), Column("why"),
+    Column("queries of the search", number=True), Column("most an image here", number=True), Column("again"),
 )  # fmt: skip
 
 
@@ -68,7 +85,7 @@ def all_rows_table(sweep: Sweep, cache: PageCache) -> Table:
     rows = []
     for row in sweep.rows:
         hash_ = weights_hash(row, sweep)
-        key = (sweep.id, row["job_id"], row["verdict"], hash_)
+        key = (sweep.id, row["job_id"], f"{row['verdict']} {row['why']}", hash_)
         if key not in cache.lines:
             cache.lines[key] = result_line(row, hash_, sweep)
         rows.append(cache.lines[key])
@@ -87,12 +104,13 @@ def result_line(row: PageRow, weights: str, sweep: Sweep) -> Line:
             html_table.percent_cell(row["clean_accuracy"], row["clean_accuracy_low"], row["clean_accuracy_high"]),
             Cell("not trusted", -1.0, "fail") if failed else html_table.percent_cell(*robust),
             html_table.verdict_cell(row["verdict"]),
-            Cell("" if failed or distance is None else f"{distance:.4g}", -1.0 if distance is None else distance),
+            Cell("" if failed else distance_cell(row).text, -1.0 if distance is None else distance),
             Cell(f"{row['seconds']:.1f}", row["seconds"]),
             Cell(row["recipe"] + (f" ({substitutions})" if substitutions else "")),
             Cell(row["extra"].get("mode") or ""),
             Cell(weights[:16], kind="hash"), Cell(row["key"][:16], kind="hash"),
-            Cell(versions_text(row["versions"])), Cell(repeat_command(row, sweep), kind="hash"),
+            Cell(versions_text(row["versions"])), Cell(row["why"] or ""), html_table.cell(row["queries"]),
+            html_table.cell(row["queries_most"]), Cell(repeat_command(row, sweep), kind="hash"),
         ]
     )  # fmt: skip
 

@@ -35,7 +35,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """name: unique on the page.  live: whether readers may sort and filter it."""
+    """name: unique on the page.  live: whether readers may sort and filter it.  notes: lines below it."""
 
     name: str
     caption: str
@@ -43,6 +43,7 @@ class Table:
     rows: list[list[Cell]]
     live: bool = True
     picked: dict[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     def choices(self, place: int) -> list[str]:
         """The values of a column, in the order of what they are sorted by."""
@@ -50,14 +51,18 @@ class Table:
         return sorted(cells, key=lambda text: (cells[text].order is not None, cells[text].order or 0.0, text))
 
 
-def table_of(name: str, caption: str, rows: Sequence[dict[str, Any]], *, live: bool = False) -> Table | None:
+def table_of(
+    name: str, caption: str, rows: Sequence[dict[str, Any]], *, live: bool = False, notes: Sequence[str] = ()
+) -> Table | None:
     """A table from dicts with the same keys; None without rows."""
     if not rows:
         return None
     labels = list(dict.fromkeys(label for row in rows for label in row))
     numbers = {label for label in labels if all(is_numeric(row.get(label)) for row in rows)}
     columns = tuple(Column(label, number=label in numbers) for label in labels)
-    return Table(name, caption, columns, [[cell(row.get(label)) for label in labels] for row in rows], live)
+    return Table(
+        name, caption, columns, [[cell(row.get(label)) for label in labels] for row in rows], live, notes=notes
+    )
 
 
 def is_numeric(value: Any) -> bool:

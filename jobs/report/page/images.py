@@ -23,10 +23,12 @@ MOST_GRIDS = 12  # with pictures: each takes about a hundred kilobytes with imag
 
 @dataclass(frozen=True)
 class Grid:
-    """The first images of one model under one attack.  magnified: factor of the difference, which is put on grey."""
+    """The first images of one model under one attack.  magnified: factor of the difference, which is put on grey; None
+    where there is none.
+    """
 
     title: str
-    magnified: float
+    magnified: float | None
     images: tuple[ImageTriple, ...]
 
 
@@ -98,7 +100,7 @@ def first_images(db: Connection, root: str, row: PageRow, data: Data, cache: Pag
 
 
 def title(row: PageRow) -> str:
-    return f"{row['model']} under {condition(row)}"
+    return f"{row['name']} under {condition(row)}"
 
 
 def condition(row: PageRow) -> str:
@@ -119,6 +121,29 @@ def picked_rows(rows: Sequence[PageRow], attacks: Sequence[str]) -> Iterator[Pag
                 first = [row for row in mine if row["seed"] == mine[0]["seed"]]
                 yield first[(len(first) - 1) // 2]
                 break
+
+
+def shown_rows(db: Connection, rows: Sequence[PageRow], data: Data, cache: PageCache) -> Iterator[PageRow]:
+    """For each model the row whose pictures are shown: the one that `picked_rows` takes, or where none of its pictures
+    is adversarial, the first of the model's rows of which one is.
+    """
+    names = attack_names(rows)
+    attacked = rows_by([row for row in rows if row["eps"] and row["attack"] in names], "model")
+    for row in picked_rows(rows, names):
+        others = attacked[row["model"],]
+        others.sort(
+            key=lambda one: (one["norm"] != row["norm"], one["attack"] != row["attack"], one["seed"], one["eps"])
+        )
+        yield next((one for one in [row, *others] if shows_adversarial(db, one, data, cache)), row)
+
+
+def shows_adversarial(db: Connection, row: PageRow, data: Data, cache: PageCache) -> bool:
+    """Whether one of the pictures that a row keeps, as far as they are shown, was misled by the attack."""
+    if artifact_of(db, row["job_id"], "images") is None:
+        return False
+    found = cache.outcome(db, row["job_id"], len(data.names))
+    kept = cache.details(db, [row["job_id"]])[row["job_id"]].spec.get("images") or FIRST_IMAGES
+    return found is not None and any(before == label != after for label, before, after in found.first[:kept])
 
 
 def attack_names(rows: Sequence[PageRow]) -> list[str]:

@@ -1,6 +1,7 @@
 """Lines: accuracy by radius under each attack, by queries of those without gradients, by epoch of the trainings."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -120,7 +121,20 @@ def query_charts(
         here = [row for row in rows if (row["norm"], row["eps"]) == (place.norm, place.eps)]
         counted = [row for row in here if counts.get(row["job_id"]) is not None]
         for (attack,), mine in rows_by(counted, "label").items():
-            yield query_chart(db, attack, place, mine, order, cache)
+            chart = query_chart(db, attack, place, mine, order, cache)
+            yield replace(chart, note=" ".join(filter(None, [joint_search(mine), chart.note])))
+
+
+def joint_search(rows: Sequence[PageRow]) -> str:
+    """What queries are where several radii were one search."""
+    joint = [row for row in rows if row["extra"].get("curve_seconds") is not None]
+    if not joint:
+        return ""
+    most = max((row["queries_most"] for row in joint if row["queries_most"] is not None), default=None)
+    here = "" if most is None else f" At this radius alone no image took more than {most}."
+    return (
+        f"Several radii were one search: an image's queries are those from its largest radius down to this one.{here}"
+    )
 
 
 def query_chart(
@@ -160,9 +174,10 @@ def query_steps(budget: int) -> list[int]:
 def training_charts(trainings: Sequence[Training], order: ModelOrder) -> list[Chart]:
     """Validation accuracy by epoch, clean and under PGD: a fall of the second alone is catastrophic overfitting."""
     charts = []
+    seeds = len({row["seed"] for row in trainings}) > 1  # then each has a colour of its own
     for column, word in (("clean_accuracy", "clean"), ("attacked_accuracy", "under PGD")):
         traces, said, lines = [], [], []
-        for row in trainings:
+        for place, row in enumerate(trainings):
             epochs = row["extra"]["history"]
             label = f"{row['model']}, seed {row['seed']}"
             y = [hundred(epoch[column]) for epoch in epochs]
@@ -170,7 +185,7 @@ def training_charts(trainings: Sequence[Training], order: ModelOrder) -> list[Ch
             traces.append(
                 plotly.line_trace(
                     label,
-                    order.get(row["model"], len(order)),
+                    place if seeds else order.get(row["model"], len(order)),
                     [epoch["epoch"] + 1 for epoch in epochs],
                     y,
                     hovertemplate=hover,
@@ -199,7 +214,7 @@ def training_charts(trainings: Sequence[Training], order: ModelOrder) -> list[Ch
                 traces,
                 layout,
                 html_table.table_of(f"t-{name}", title, lines),
-                plotly.waiting(len(trainings)),
+                plotly.waiting(len(trainings), "trainings" if seeds else "models"),
             )
         )
     return charts if trainings else []

@@ -37,12 +37,16 @@ class Distrusted:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answers, an answer a norm; what is not trusted, and what readers should know before they quote a number."""
+    """The answers, an answer a norm; what is not trusted, and what readers should know before they quote a number.
+
+    best: at every radius.  compared: the others beside the best at the radii of the answers.
+    """
 
     answers: list[RadiusAnswer]
     distrusted: list[Distrusted]
     limits: list[str]
     best: Table | None
+    compared: Table | None
 
 
 @dataclass(frozen=True)

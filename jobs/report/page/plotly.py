@@ -54,7 +54,8 @@ def hundred(value: float) -> float:
 
 
 def axis(title: str, **more: Any) -> dict[str, Any]:
-    return {"title": {"text": safe(title)}, "automargin": True, **more}
+    # With a distance of its own the title makes room beside the ticks; without one it may lie on them.
+    return {"title": {"text": safe(title), "standoff": 10}, "automargin": True, **more}
 
 
 PERCENT = {"range": [-2, 102], "ticksuffix": " %", "dtick": 20}
@@ -118,6 +119,6 @@ def point_trace(name: str, i: int, x: float, y: float, **more: Any) -> Trace:
     }
 
 
-def waiting(n: int) -> str:
+def waiting(n: int, what: str = "models") -> str:
     """What to say where more lines exist than are shown at first."""
-    return f"The first {MOST_SHOWN} of {n} models are drawn; the legend shows the others." if n > MOST_SHOWN else ""
+    return f"The first {MOST_SHOWN} of {n} {what} are drawn; the legend shows the others." if n > MOST_SHOWN else ""

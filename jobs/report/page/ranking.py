@@ -1,6 +1,6 @@
 """Rankings of models and attacks, and the numbers not to be trusted: rows of v_results weighed against their checks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,8 @@ from robustlib.settings import CERTIFY
 from robustq.jobs.results.aggregate import mean, rows_by
 from robustq.jobs.results.columns import CheckRow, PageRow
 from robustq.jobs.results.worst_attack import attacked_by_radius, lowest_attacks, worst_case_of
+from robustq.jobs.statistics.model_pairs import ALPHA, Seen, Versus, against_best
+from robustq.jobs.statistics.significance import standard_deviation
 
 # Radii that papers report, the first that a study has: RobustBench's for CIFAR and ImageNet, and 12 in L1.
 CUSTOMARY = {"Linf": (8 / 255, 4 / 255, 0.3), "L2": (0.5, 3.0), "L1": (12.0,)}
@@ -17,7 +19,8 @@ CUSTOMARY = {"Linf": (8 / 255, 4 / 255, 0.3), "L2": (0.5, 3.0), "L1": (12.0,)}
 class Standing:
     """A model at a radius under the worst attack: means over seeds, intervals from the lowest to the highest end.
 
-    accuracy, low, high, clean, clean_low, clean_high: fractions.  verdict: the most severe of its rows', None where
+    accuracy, low, high, clean, clean_low, clean_high: fractions.  deviation: the standard deviation of accuracy over
+    seeds, None for one.  verdict: the most severe of its rows', None where
     nothing was checked.  cause: what its checks found wrong.  rows: what the number was made of, a row a seed.
     """
 
@@ -27,6 +30,7 @@ class Standing:
     accuracy: float
     low: float
     high: float
+    deviation: float | None
     clean: float
     clean_low: float
     clean_high: float
@@ -39,6 +43,11 @@ class Standing:
     @property
     def trusted(self) -> bool:
         return self.verdict != "fail"
+
+    @property
+    def shown_seed(self) -> str:
+        """The model's name, with the seed where what is shown is one of several."""
+        return self.rows[0]["name"]
 
 
 def standings(rows: Sequence[PageRow], checks: Sequence[CheckRow]) -> list[Standing]:
@@ -66,6 +75,7 @@ def standing(
         accuracy=case.accuracy,
         low=min(row["robust_accuracy_low"] for row in case.rows),
         high=max(row["robust_accuracy_high"] for row in case.rows),
+        deviation=standard_deviation([row["robust_accuracy"] for row in case.rows]),
         clean=mean([row["clean_accuracy"] for row in case.rows]),
         clean_low=min(row["clean_accuracy_low"] for row in case.rows),
         clean_high=max(row["clean_accuracy_high"] for row in case.rows),
@@ -90,32 +100,68 @@ def cause(
     return "; ".join(dict.fromkeys(notes)) or "an audit of this model and data found more than these attacks did"
 
 
-def rivals_of(best: Standing, others: Iterable[Standing]) -> list[Standing]:
-    """Those of the others that the numbers do not tell apart from the best: their intervals meet."""
-    return [other for other in others if other is not best and other.trusted and other.high >= best.low]
+@dataclass(frozen=True)
+class Against:
+    """A model compared with the best at its radius.  versus: the best is first.  p_holm: p, corrected for all there.
+
+    clean, clean_p_holm: the same on the images as they are.
+    """
+
+    other: Standing
+    versus: Versus
+    p_holm: float
+    clean: Versus
+    clean_p_holm: float
+
+    @property
+    def apart(self) -> bool:
+        """Whether the test tells the two apart."""
+        return self.p_holm < ALPHA
 
 
 @dataclass(frozen=True)
 class RadiusRanking:
-    """A radius: the most robust model there, those not told apart from it, and those not to be trusted."""
+    """A radius: the most robust model there, the others that are trusted beside it, and those not to be trusted."""
 
     norm: str
     eps: float
     best: Standing | None
-    rivals: list[Standing]
+    against: list[Against]
     distrusted: list[Standing]
     all: list[Standing]
 
+    @property
+    def rivals(self) -> list[Standing]:
+        """Those of the others that are not told apart from the best."""
+        return [one.other for one in self.against if not one.apart]
 
-def rank_radii(found: Sequence[Standing]) -> list[RadiusRanking]:
+
+Look = Callable[[Standing, str], Sequence[Seen]]  # gives what each seed of a standing saw, in a column of outcomes
+
+
+def rank_radii(found: Sequence[Standing], look: Look) -> list[RadiusRanking]:
     """Every radius with its best, by norm and radius."""
     result = []
     for norm, eps in dict.fromkeys((s.norm, s.eps) for s in found):
         here = [s for s in found if (s.norm, s.eps) == (norm, eps)]
         best = next((s for s in here if s.trusted), None)
-        rivals = rivals_of(best, here) if best else []
-        result.append(RadiusRanking(norm, eps, best, rivals, [s for s in here if not s.trusted], here))
+        others = [s for s in here if s.trusted and s is not best]
+        against = beside(best, others, look) if best else []
+        result.append(RadiusRanking(norm, eps, best, against, [s for s in here if not s.trusted], here))
     return result
+
+
+def beside(best: Standing, others: Sequence[Standing], look: Look) -> list[Against]:
+    """The others compared with the best: of the same images by pairs."""
+    robust, clean = (
+        against_best(look(best, column), [look(other, column) for other in others])
+        for column in ("adversarial_correct", "clean_correct")
+    )
+    return (
+        [Against(*row) for row in zip(others, *zip(*robust, strict=True), *zip(*clean, strict=True), strict=True)]
+        if others
+        else []
+    )
 
 
 def headlines(found: Sequence[RadiusRanking]) -> list[RadiusRanking]:

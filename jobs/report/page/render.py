@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from robustq.jobs.report.page.html_table import body_html
 from robustq.jobs.report.page.page_model import Page
+from robustq.jobs.text.numbers import times
 
 # In the order of the page: the answer first, then what it rests on, last how to repeat it.
 SECTIONS = {
@@ -52,6 +53,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters["lines"] = body_html
+    made.filters["times"] = times
     return made
 
 

@@ -55,7 +55,7 @@ def make_page(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> Page
     root: the store's artifacts.  cache: what was read of outcomes and pictures before, filled by this call.
     """
     found = standings(sweep.rows, sweep.checks)
-    everywhere = rank_radii(found)
+    everywhere = rank_radii(found, lambda s, column: [cache.seen(db, row, column) for row in s.rows])
     headline = headlines(everywhere)
     data = cache.data(sweep.data)
     order = charts.model_order(found, headline, sweep.rows)
@@ -84,7 +84,9 @@ def make_page(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> Page
             confusions=confusions(headline[0], outcomes[0], data) if headline else [],
             lost=lost_outcomes(db, headline, data, cache),
         ),
-        pictures=Pictures(list(images.grids(db, root, picture_rows(sweep.rows, order), data, cache)), data.reason),
+        pictures=Pictures(
+            list(images.grids(db, root, picture_rows(db, sweep.rows, order, data, cache), data, cache)), data.reason
+        ),
         training=line_charts.training_charts(sweep.trainings, order),
         checks=Checks(
             audits=result_tables.audits_table(sweep),
@@ -105,6 +107,7 @@ def verdict(sweep: Sweep, everywhere: Sequence[RadiusRanking], headline: Sequenc
         distrusted=[Distrusted(*words) for words in sentences.distrusted(everywhere)],
         limits=sentences.limits(sweep, headline),
         best=result_tables.best_by_radius(everywhere),
+        compared=result_tables.compared_table(headline),
     )
 
 
@@ -151,6 +154,7 @@ def work_done(sweep: Sweep) -> WorkDone:
             "job": job["id"],
             "what": "training" if job["kind"] == "train" else job["attack"] or job["kind"],
             "model": job["model"],
+            "seed": job["seed"],
             "norm": job["norm"],
             "eps": result_tables.eps_cell(job["eps"]),
             "done": f"{job['progress_done'] or 0} of {job['progress_total'] or '?'}",
@@ -164,9 +168,9 @@ def work_done(sweep: Sweep) -> WorkDone:
 
 
 def trusted_outcomes(db: Connection, place: RadiusRanking, data: Data, cache: PageCache) -> dict[str, Outcome]:
-    """The outcomes of the first seed of each model that is trusted at a radius, those that are there."""
+    """The outcomes of the first seed of each model that is trusted at a radius, those that are there, by its name."""
     found = {
-        s.model: cache.outcome(db, s.rows[0]["job_id"], len(data.names))
+        s.shown_seed: cache.outcome(db, s.rows[0]["job_id"], len(data.names))
         for s in place.all[: 5 * MOST_CONFUSIONS]
         if s.trusted
     }
@@ -175,16 +179,18 @@ def trusted_outcomes(db: Connection, place: RadiusRanking, data: Data, cache: Pa
 
 def lost_outcomes(db: Connection, headline: Sequence[RadiusRanking], data: Data, cache: PageCache) -> list[LostOutcome]:
     return [
-        LostOutcome(s.model, result_tables.at(place), s.rows[0]["job_id"])
+        LostOutcome(s.shown_seed, result_tables.at(place), s.rows[0]["job_id"])
         for place in headline
         for s in place.all[: 5 * MOST_CONFUSIONS]
         if s.trusted and cache.outcome(db, s.rows[0]["job_id"], len(data.names)) is None
     ]
 
 
-def picture_rows(rows: Sequence[PageRow], order: charts.ModelOrder) -> list[PageRow]:
+def picture_rows(
+    db: Connection, rows: Sequence[PageRow], order: charts.ModelOrder, data: Data, cache: PageCache
+) -> list[PageRow]:
     """The rows of which pictures are shown, of the best model first."""
-    found = sorted(images.picked_rows(rows, images.attack_names(rows)), key=lambda row: order[row["model"]])
+    found = sorted(images.shown_rows(db, rows, data, cache), key=lambda row: order[row["model"]])
     return found[: images.MOST_GRIDS]
 
 

@@ -3,11 +3,13 @@
 import shlex
 from collections.abc import Sequence
 
+from robustlib.number_text import percents
 from robustlib.settings import CERTIFY
 from robustq.jobs.report.page.plotly import span
-from robustq.jobs.report.page.ranking import RadiusRanking, Standing
+from robustq.jobs.report.page.ranking import Against, RadiusRanking, Standing
 from robustq.jobs.report.page.sweep_data import Sweep
 from robustq.jobs.results.attack_labels import WORST_CASE
+from robustq.jobs.statistics.model_pairs import ALPHA
 from robustq.jobs.text.numbers import eps_text
 
 MOST_NAMES = 6  # that a sentence holds
@@ -38,13 +40,14 @@ def apart_sentence(place: RadiusRanking) -> str:
     best = place.best
     if best is None or best.accuracy == 0:
         return ""
-    others = [s for s in place.all if s is not best and s.trusted]
-    if place.rivals:
-        names = listed([f"{rival.model} ({100 * rival.accuracy:.1f} %)" for rival in place.rivals])
-        return f"These numbers do not tell it apart from {names}: the 95 % intervals meet."
-    if others:
-        sure = span(others[0].accuracy, others[0].low, others[0].high)
-        return f"Next comes {others[0].model} with {sure}; the 95 % intervals do not meet."
+    alike = [one for one in place.against if not one.apart]
+    if alike:
+        names = listed([f"{one.other.model} ({100 * one.other.accuracy:.1f} %)" for one in alike])
+        return f"These numbers do not tell it apart from {names}: {how_sure(alike, place)}."
+    if place.against:
+        next_ = place.against[0]
+        sure = span(next_.other.accuracy, next_.other.low, next_.other.high)
+        return f"Next comes {next_.other.model} with {sure}; it is told apart from it: {how_sure([next_], place)}."
     return (
         "It is the only model that was tried and is to be trusted there."
         if place.distrusted
@@ -52,15 +55,33 @@ def apart_sentence(place: RadiusRanking) -> str:
     )
 
 
+def how_sure(compared: Sequence[Against], place: RadiusRanking) -> str:
+    """The p-values of comparisons with the best at a radius, and by which test."""
+    values = [p_text(one.p_holm) for one in compared[:MOST_NAMES]]
+    tests = listed(list(dict.fromkeys(one.versus.test for one in compared)))
+    holm = f", Holm's correction for {len(place.against)} comparisons" if len(place.against) > 1 else ""
+    return f"p = {listed(values)} ({tests}{holm})"
+
+
+def p_text(p: float) -> str:
+    return "below 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
 def price_sentence(place: RadiusRanking) -> str:
     """What the best model gives up on clean images, against the best one there."""
     best = place.best
     if best is None or best.accuracy == 0:
         return ""
-    cleanest = max((s for s in place.all if s.trusted), key=lambda s: s.clean)
-    if cleanest.clean - best.clean < 0.005:
-        return f"On clean images it has {100 * best.clean:.1f} %, and none of the others has more."
-    return f"On clean images it has {100 * best.clean:.1f} %, where {cleanest.model} has {100 * cleanest.clean:.1f} %."
+    cleaner = max(place.against, key=lambda one: one.other.clean, default=None)
+    own = f"On clean images it has {100 * best.clean:.1f} %"
+    if cleaner is None:
+        return f"{own}."
+    if cleaner.other.clean <= best.clean:
+        return f"{own}, and none of the others has more."
+    mine, others = percents((best.clean, cleaner.other.clean))
+    apart = "told apart" if cleaner.clean_p_holm < ALPHA else "not told apart from it"
+    why = f"{apart}: p = {p_text(cleaner.clean_p_holm)}, {cleaner.clean.test}"
+    return f"On clean images it has {mine} %, where {cleaner.other.model} has {others} % ({why})."
 
 
 def distrusted(found: Sequence[RadiusRanking]) -> list[tuple[str, str, str]]:
@@ -90,8 +111,12 @@ def limits(sweep: Sweep, headline: Sequence[RadiusRanking]) -> list[str]:
         if bests:
             names = listed([s.model for s in bests])
             said.append(f"Nothing was checked of {names} {where}: whether attacks were misled is not known.")
-        warned = [s for s in place.all if s.verdict == "warn"]
-        said += [f"{s.model} {where} has a warning: {s.cause}" for s in warned[:MOST_NAMES]]
+        warned: dict[str, list[str]] = {}
+        for s in place.all:
+            if s.verdict == "warn":
+                warned.setdefault(s.cause, []).append(s.model)
+        for cause, models in list(warned.items())[:MOST_NAMES]:
+            said.append(f"{listed(models)} {where} {'has' if len(models) == 1 else 'have'} a warning: {cause}")
     attacks = {row["attack"] for row in sweep.rows if row["eps"]} - {WORST_CASE, CERTIFY}
     if len(attacks) == 1:
         said.append(f"All numbers rest on one attack, {attacks.pop()}.")

@@ -18,6 +18,7 @@ from robustq.jobs.results.rows import result_rows, sweep_spec, trainings
 from robustq.jobs.store.schema import artifact, attempt, check_result, job, job_artifact, result, sweep, sweep_job
 from robustq.jobs.store.sweeps import jobs_of
 from robustq.jobs.text.attack_words import attack_settings
+from robustq.jobs.text.tables import Row
 
 MOST_FAILURES = 20  # that are shown with their tracebacks
 
@@ -68,8 +69,15 @@ def gather(db: Connection, sweep_id: int, cache: PageCache) -> Sweep:
     found = result_rows(db, sweep_id)
     details = cache.details(db, [row["job_id"] for row in found])
     labels = told_apart(found, lambda ids: {id_: attack_settings(details[id_].spec["attack"]) for id_ in ids})
+    several = len({row["seed"] for row in found}) > 1
     rows: list[PageRow] = [
-        {**row, "extra": details[row["job_id"]].extra, "label": name} for row, name in zip(found, labels, strict=True)
+        {
+            **row,
+            "extra": details[row["job_id"]].extra,
+            "label": label,
+            "name": seed_name(row) if several else row["model"],
+        }
+        for row, label in zip(found, labels, strict=True)
     ]
     name, created_at = db.execute(select(sweep.c.name, sweep.c.created_at).where(sweep.c.id == sweep_id)).one()
     return Sweep(
@@ -90,6 +98,11 @@ def gather(db: Connection, sweep_id: int, cache: PageCache) -> Sweep:
         left_out=count_left_out(db, sweep_id),
         hours=device_hours(db, sweep_id),
     )
+
+
+def seed_name(row: Row) -> str:
+    """A model with its seed."""
+    return f"{row['model']}, seed {row['seed']}"
 
 
 def checks_of_sweep(db: Connection, sweep_id: int) -> list[CheckRow]:

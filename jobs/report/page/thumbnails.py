@@ -54,6 +54,11 @@ class ImageTriple:
         return self.after != self.label
 
     @property
+    def misled(self) -> bool:
+        """Whether the attack did it."""
+        return self.broken and self.before == self.label
+
+    @property
     def caption(self) -> str:
         """Its outcome in words."""
         if self.before != self.label:
@@ -63,20 +68,23 @@ class ImageTriple:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The first images of an evaluation.  magnified: factor of the difference, which is put on grey."""
+    """The first images of an evaluation.  magnified: factor of the difference, which is put on grey; None where there
+    is none.
+    """
 
-    magnified: float
+    magnified: float | None
     images: tuple[ImageTriple, ...]
 
 
 def draw(clean: np.ndarray, attacked: np.ndarray, found: Outcome, data: Data) -> Drawn:
     """clean, attacked: shape (N, C, H, W), in [0, 1]."""
     difference = np.nan_to_num(attacked - clean)
-    scale = 0.5 / max(float(np.abs(difference).max()), 1e-12)
+    largest = float(np.abs(difference).max(initial=0))
+    scale = 0.5 / largest if largest else None
     images = tuple(
         ImageTriple(
             place,
-            *(png_url(picture) for picture in (clean[place], attacked[place], 0.5 + scale * difference[place])),
+            *(png_url(picture) for picture in (clean[place], attacked[place], 0.5 + (scale or 0) * difference[place])),
             *(data.name(label) for label in found.first[place]),
         )
         for place in range(len(attacked))

@@ -83,7 +83,10 @@ def test_rows_are_those_of_the_view_and_of_their_type(asked_store):
     asked = f"SELECT * FROM v_results r WHERE sweep_id = ({latest}) ORDER BY sweep_id, job_id"
     with asked_store.begin() as db:
         rows = result_rows(db)
-        slow = [dict(row) | {"versions": as_json(row["versions"])} for row in db.execute(sa.text(asked)).mappings()]
+        slow = [
+            dict(row) | {"versions": as_json(row["versions"]), "why": None}
+            for row in db.execute(sa.text(asked)).mappings()
+        ]
         assert [{**row, "sweep_id": one["sweep_id"]} for row, one in zip(rows, slow, strict=True)] == slow
         assert [row["job_id"] for row in result_rows(db, 1)] == [
             one for (one,) in db.execute(sa.text("SELECT job_id FROM v_results WHERE sweep_id = 1 ORDER BY job_id"))

@@ -97,8 +97,9 @@ def row(attack: str, seed: int, robust: float, verdict: str | None = "pass") -> 
         "sweep": "s", "model": "m", "arch": None, "defence": None, "dataset": "d", "attack": attack, "norm": "Linf",
         "eps": 0.1, "seed": seed, "recipe": attack, "n": 10, "clean_accuracy": 1.0, "clean_accuracy_low": 1.0,
         "clean_accuracy_high": 1.0, "robust_accuracy": robust, "robust_accuracy_low": robust,
-        "robust_accuracy_high": robust, "any_draw_accuracy": robust, "verdict": verdict, "distance_median": None,
-        "distance_mean": None, "seconds": 1.0, "device": "cpu", "versions": {}, "recorded_at": 0.0, "key": "",
+        "robust_accuracy_high": robust, "any_draw_accuracy": robust, "verdict": verdict, "why": None, "distance_median": None,
+        "distance_median_low": None, "distance_median_high": None, "distance_mean": None, "queries": None,
+        "queries_most": None, "seconds": 1.0, "device": "cpu", "versions": {}, "recorded_at": 0.0, "key": "",
         "job_id": seed,
     }  # fmt: skip
 

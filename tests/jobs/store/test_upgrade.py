@@ -4,17 +4,22 @@ import json
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
+from scipy import stats
 
 from robustq.jobs.commands import queue_actions
 from robustq.jobs.commands.store_info import info
 from robustq.jobs.errors import StoreError
 from robustq.jobs.queue.status import counts
+from robustq.jobs.results.rows import result_rows
 from robustq.jobs.store.connection import connect_store, open_store
+from robustq.jobs.store.migrations.versions import v0004_checks
 from robustq.jobs.store.schema import SCHEMA_VERSION, event, job, meta, sweep
 from robustq.jobs.store.upgrade import upgrade
 from robustq.jobs.submission.submit import record
+from tests.helpers.fake_results import add_result, add_sweep, outcome
 from tests.helpers.small_store import filled, resolved, small_plan
 
 FIRST = Path(__file__).with_name("store-1.sql")  # made by the robustq whose schema was version 1: never change it
@@ -134,8 +139,38 @@ def test_a_sweep_that_was_cancelled_before_keeps_no_jobs_of_another(
     store.engine.dispose()
 
 
+def test_a_store_of_before_gets_intervals_of_medians_and_its_queries(tmp_path: Path):
+    """From the outcomes that it holds; which query was at which radius of several nobody counted then."""
+    place = str(tmp_path / "r.db")
+    distances = np.linspace(0.01, 0.2, 20, dtype=np.float32)
+    columns = outcome(1, n=20) | {"success": np.ones(20, bool), "broken_by": np.full(20, "square")}
+    columns |= {"distance": distances, "queries": np.arange(20)}
+    store = open_store(place, create=True, write=True)
+    with store.begin() as db:
+        add_result(db, add_sweep(db, "s"), "m", "square", columns=columns)
+        add_result(db, 1, "m", "pgd", columns=columns | {"queries": np.full(20, -1)})
+        add_result(db, 1, "m", "fgsm", outcomes=False)
+        back_to_6(db)
+    store.engine.dispose()
+    upgrade(place)
+    with open_store(place).begin() as db:
+        rows = {row["attack"]: row for row in result_rows(db)}
+    # Of 20 values the 6th and the 15th: a fair coin gives 5 heads or fewer in 20 throws with a chance of 0.0207.
+    assert stats.binom.cdf(5, 20, 0.5) < 0.025 < stats.binom.cdf(6, 20, 0.5)
+    for attack, queries in (("square", 190), ("pgd", None)):
+        found = [rows[attack][name] for name in ("distance_median_low", "distance_median_high", "queries")]
+        assert found == [distances[5], distances[14], queries] and rows[attack]["queries_most"] is None
+    assert rows["fgsm"]["distance_median_low"] is rows["fgsm"]["queries"] is None
+
+
 def back_to_6(db: sa.Connection) -> None:
     """Make a new store one of version 6: a file of SQL like those above would not do for a server."""
+    for view in ("v_checks", "v_results"):
+        db.execute(sa.text(f"DROP VIEW {view}"))
+    for column in ("distance_median_low", "distance_median_high", "queries", "queries_most"):
+        db.execute(sa.text(f"ALTER TABLE result DROP COLUMN {column}"))
+    for view in (v0004_checks.V_RESULTS, v0004_checks.V_CHECKS):
+        db.execute(sa.text(view))
     for table, column in (("sweep", "cancelled"), ("attempt", "gpus"), ("attempt", "cpus")):
         db.execute(sa.text(f"ALTER TABLE {table} DROP COLUMN {column}"))
     db.execute(sa.update(meta).values(schema_version=6))

@@ -6,7 +6,7 @@ import pytest
 from robustlib.metrics import summarise
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.filters import Filters, make_filters
-from robustq.jobs.results.significance import mcnemar_exact, score_interval
+from robustq.jobs.statistics.significance import mcnemar_exact, score_interval
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.verification.diff import Side, changes_text, diff, of_version
 from tests.helpers.fake_results import add_result, add_sweep, outcome

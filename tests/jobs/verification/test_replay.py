@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 import torch
 
-from robustq.jobs.commands.terminal_rows import shown_replays
+from robustq.jobs.commands.verification_text import shown_replays
 from robustq.jobs.errors import RunError, SpecError
 from robustq.jobs.queue import claims, transitions, worst_case
 from robustq.jobs.results.filters import Filters, make_filters

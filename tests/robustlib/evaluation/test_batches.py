@@ -337,6 +337,10 @@ def test_summary_in_closed_form():
             "robust_accuracy_high": wilson(1, 5)[1],
             "any_draw_accuracy": 0.2,
             "distance_median": 0.2,
+            "distance_median_low": None,
+            "distance_median_high": None,
+            "queries": None,
+            "queries_most": None,
             "distance_mean": 0.3,
         }
     )

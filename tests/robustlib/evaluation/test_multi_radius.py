@@ -105,6 +105,45 @@ def test_radii_side_by_side_are_radii_one_after_the_other(name: str, norm: Norm,
     assert sum(found[-1].seconds) > 0
 
 
+def test_no_radius_of_a_joint_search_takes_more_queries_than_allowed():
+    """Class 1 where the mean is above one half: Square's stripes find what lies within reach, in vain further on.
+
+    Of five examples one is wrong as it is, one stands everywhere and three fall at some of three radii.
+    """
+
+    class Threshold(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            mean = x.flatten(1).mean(1)
+            return torch.stack([torch.full_like(mean, 0.5), mean], 1)
+
+    x = torch.tensor([0.6, 0.46, 0.42, 0.36, 0.1])[:, None, None, None].expand(5, 1, 6, 6).clone()
+    y = torch.zeros(5, dtype=torch.long)
+    allowed = 40
+    asked: list[tuple[float, list[int], list[int]]] = []
+
+    def counting(model: nn.Module, x: Tensor, y: Tensor, *, draws: Draws, spent: Tensor, eps: float) -> Tensor:
+        found = ATTACKS["square"](model, x, y, draws=draws, spent=spent, eps=eps, queries=allowed)
+        asked.append((eps, draws.index.tolist(), spent.tolist()))
+        return found
+
+    radii = (0.05, 0.1, 0.15)
+    found = curve(Threshold(), x, y, [(eps, [partial(counting, eps=eps)]) for eps in radii], norm="Linf")
+    own = {(eps, i): n for eps, index, spent in asked for i, n in zip(index, spent, strict=True)}
+    lowest = [min((eps for eps in radii if (eps, i) in own), default=1.0) for i in range(5)]
+    for place, result in enumerate(found):
+        assert result.radius_queries is not None and result.radius_queries.max() <= allowed
+        here = [own.get((radii[place], i), -1 if i == 0 else 0) for i in range(5)]
+        assert result.radius_queries.tolist() == here
+        # All that it took down to here: each attack's, and one for every image drawn back from a larger radius.
+        for i in range(1, 5):
+            drawn = sum(1 for eps in radii[place:-1] if found[radii.index(eps) + 1].broken_by[i] == 0)
+            taken = sum(n for (eps, j), n in own.items() if j == i and eps >= radii[place])
+            assert result.queries[i] == taken + drawn
+    assert found[0].queries.max() > allowed >= found[-1].queries.max()  # of several radii together
+    assert lowest[4] == 0.15 and found[0].queries[4] == found[-1].queries[4] == allowed
+    assert found[0].queries[0] == -1
+
+
 def unlike(attack: AttackFunction) -> AttackFunction:
     """The attack as a function that takes no eps."""
     stage = as_stage(attack)

@@ -9,7 +9,7 @@ from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from robustlib.metrics import Z95
-from robustq.jobs.results import significance
+from robustq.jobs.statistics import significance
 
 TABLES = [(0, 0, 50), (0, 1, 44), (12, 2, 50), (3, 9, 30), (40, 70, 1000), (200, 150, 10_000), (5, 0, 5), (0, 7, 7)]
 

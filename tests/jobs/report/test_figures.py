@@ -2,6 +2,7 @@
 
 import io
 import warnings
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from robustq.jobs.report import png_figures
+from robustq.jobs.report import figures
 from robustq.jobs.report.write import file_names, write_report
 from tests.helpers.fake_sweep import fill
 
@@ -68,21 +69,21 @@ def row(name: str, eps: float) -> dict[str, Any]:
     return {"model": name, "eps": eps, "norm": "Linf", "seed": 0} | accuracy
 
 
-def curve(name: str) -> bytes:
-    return png_figures.eps_curve(name, [row(name, eps) for eps in (0.1, 0.2)])
+def curve(name: str, form: str = "png") -> bytes:
+    return figures.eps_curve(name, [row(name, eps) for eps in (0.1, 0.2)], form=form)
 
 
-def confusion(name: str) -> bytes:
-    return png_figures.confusion(name, {name: np.eye(3, dtype=int)}, [name] * 3)
+def confusion(name: str, form: str = "png") -> bytes:
+    return figures.confusion(name, {name: np.eye(3, dtype=int)}, [name] * 3, form=form)
 
 
-def grid(name: str) -> bytes:
-    return png_figures.picture_grid(name, np.zeros((2, 1, 4, 4)), np.ones((2, 1, 4, 4)), [(name, name)] * 2)
+def grid(name: str, form: str = "png") -> bytes:
+    return figures.picture_grid(name, np.zeros((2, 1, 4, 4)), np.ones((2, 1, 4, 4)), [(name, name)] * 2, form=form)
 
 
-def history(name: str) -> bytes:
+def history(name: str, form: str = "png") -> bytes:
     epochs = [{"epoch": i, "clean_accuracy": 0.5, "attacked_accuracy": 0.4} for i in range(2)]
-    return png_figures.training_figure([{"model": name, "seed": 3, "extra": {"history": epochs}}])
+    return figures.training_figure([{"model": name, "seed": 3, "extra": {"history": epochs}}], form=form)
 
 
 @pytest.mark.parametrize(("draw", "times"), [(curve, 2), (confusion, 4), (grid, 5), (history, 0)])
@@ -111,6 +112,43 @@ def test_a_figure_that_fails_is_closed(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(MemoryError):
         curve("a")
     assert plt.get_fignums() == before
+
+
+@pytest.mark.parametrize("draw", [curve, confusion, grid, history])
+def test_vector_figures_are_whole_the_same_each_time_and_hold_no_date(draw: Callable[..., bytes]):
+    """An SVG is XML with the drawing in it; a PDF has fonts that can be searched, and begins and ends as one."""
+    first, again = (draw("a<b> & $c$", form="svg") for _ in range(2))
+    assert first == again and b"<dc:date>" not in first
+    root = ElementTree.fromstring(first)
+    assert root.tag.endswith("}svg") and len(list(root.iter())) > 30
+    first, again = (draw("a<b> & $c$", form="pdf") for _ in range(2))
+    assert first == again and b"/CreationDate" not in first
+    assert first.startswith(b"%PDF-") and first.rstrip().endswith(b"%%EOF") and b"/Type3" not in first
+
+
+def test_a_curve_over_seeds_says_what_line_and_band_are(drawn: list[str]):
+    figures.eps_curve("t", [row("m", eps) | {"seed": seed} for eps in (0.1, 0.2) for seed in (0, 1)])
+    assert "mean over 2 seeds, band from the lowest to the highest end of their 95 % intervals" in drawn
+    drawn.clear()
+    curve("t")
+    assert "band: 95 % intervals" in drawn
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"), [(0.0, "no difference"), (0.05, "difference x10"), (2.5e-6, "difference x200 000")]
+)
+def test_a_difference_is_magnified_in_plain_numbers(difference: float, words: str, drawn: list[str]):
+    clean = np.full((1, 1, 4, 4), 0.5)
+    figures.picture_grid("t", clean, clean + difference, [("a", "b")])
+    assert words in drawn
+
+
+def test_figures_of_several_forms_are_files_of_the_same_names(made_up, tmp_path):
+    fill(made_up, {"a": 0.5}, radii=(0.1, 0.2), images=2)
+    written = write_report(made_up, "made-up", tmp_path / "p.html", tmp_path / "f", forms=("svg", "pdf"))[1:]
+    names = {form: {path.stem for path in written if path.suffix == f".{form}"} for form in ("svg", "pdf", "png")}
+    assert names["svg"] == names["pdf"] != set() and not names["png"]
+    assert {"training", "confusion-a", "images-a", "eps-curve-pgd-Linf"} <= names["svg"]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from robustlib.metrics import Z95
+from robustlib.metrics import Z95, wilson
 
 MANY_DISCORDANT = 25  # pairs from which on the chi-square approximation of McNemar's test is usual
 
@@ -40,6 +40,12 @@ class Paired:
         return self.low > 0 or self.high < 0
 
 
+def standard_deviation(values: Sequence[float] | np.ndarray) -> float | None:
+    """The sample's standard deviation, as papers give it beside a mean over seeds; None for fewer than two values."""
+    given = np.asarray(values, np.float64)
+    return float(given.std(ddof=1)) if len(given) > 1 else None
+
+
 def standard_error(values: Sequence[float] | np.ndarray) -> float | None:
     """Standard error of the mean, from the sample's own spread; None for fewer than two values."""
     given = np.asarray(values, np.float64)
@@ -54,6 +60,47 @@ def t_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -
     centre = float(np.mean(np.asarray(values, np.float64)))
     half = float(special.stdtrit(len(values) - 1, 0.5 + confidence / 2)) * error
     return centre - half, centre + half
+
+
+def seeds_and_images(values: Sequence[float], n: int) -> tuple[float, float]:
+    """A 95 % interval of a mean accuracy over seeds, each on the same n images: for both sources of chance.
+
+    Student's interval over the seeds and Wilson's of n images, put together by the recovery of variances (Zou and
+    Donner 2008, doi:10.1002/sim.3095): distances from the mean to an end add as squares. Of one seed Wilson's alone.
+    """
+    centre = float(np.mean(values))
+    ends, spread = wilson(centre * n, n), t_interval(values)
+    half = 0.0 if spread is None else (spread[1] - spread[0]) / 2
+    return (
+        max(centre - math.hypot(centre - ends[0], half), 0.0),
+        min(centre + math.hypot(ends[1] - centre, half), 1.0),
+    )
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values of several comparisons by Holm's step-down correction (Holm 1979), in their order."""
+    m, largest, found = len(values), 0.0, [0.0] * len(values)
+    for rank, place in enumerate(sorted(range(m), key=lambda i: values[i])):
+        largest = max(largest, min(1.0, (m - rank) * values[place]))
+        found[place] = largest
+    return found
+
+
+def fisher_exact(right: int, n: int, other_right: int, other_n: int) -> float:
+    """Two-sided p-value of Fisher's exact test of two proportions (Fisher 1935): tables no likelier than this one."""
+    total, drawn = n + other_n, right + other_right
+    k = np.arange(max(0, drawn - other_n), min(n, drawn) + 1)
+
+    def ways(whole: int, part: np.ndarray | int) -> np.ndarray:
+        return (
+            special.gammaln(whole + 1)
+            - special.gammaln(np.add(part, 1))
+            - special.gammaln(np.subtract(whole + 1, part))
+        )
+
+    chance = np.exp(ways(n, k) + ways(other_n, drawn - k) - ways(total, drawn))
+    own = chance[right - k[0]]
+    return min(1.0, float(chance[chance <= own * (1 + 1e-7)].sum()))
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:

@@ -1,0 +1,1 @@
+"""Reasons why results warn or fail."""

@@ -1,0 +1,1 @@
+"""Statistics of accuracies: intervals and tests, plain numbers in and out."""
