@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from robustlib.audit.explanations import CAUSES, REMEDIES
-from robustlib.checks.thresholds import LIMITS
 from robustlib.metrics import wilson
-from robustq.jobs.results.audits import AuditFound, Trial
+from robustq.jobs.results.audits import AuditFound, Trial, audit_headline
 from robustq.jobs.text.numbers import eps_text
 
 
@@ -38,19 +37,6 @@ def audit_page(found: AuditFound) -> str:
         if check["examples"]:
             parts.append(f"        images {', '.join(map(str, check['examples'][:10]))}")
     return "\n".join(parts)
-
-
-def audit_headline(found: AuditFound) -> str:
-    naive, adaptive = 100 * found["naive_robust_accuracy"], 100 * found["adaptive_robust_accuracy"]
-    match found["verdict"]:
-        case "fail":
-            failed = [c["name"] for c in found["checks"] if c["verdict"] == "fail" and LIMITS[c["name"]].blocking]
-            return (
-                f"FAIL: {naive:.1f} % is no robust accuracy; at most {adaptive:.1f} % is. Failed: {', '.join(failed)}."
-            )
-        case "warn":
-            return f"WARN: quote {adaptive:.1f} %, not {naive:.1f} %, and look at what warned below."
-    return f"PASS: {adaptive:.1f} % robust accuracy against everything that was tried."
 
 
 def share_text(accuracy: float, n: int) -> str:

@@ -1,15 +1,18 @@
 """The progress of the work: jobs by state, what runs, what failed, all about one job. Never writes."""
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
 from robustq.jobs.errors import SpecError
-from robustq.jobs.queue.transitions import BAD_GPU, LEASE_SECONDS
+from robustq.jobs.queue.transitions import BAD_GPU, LEASE_SECONDS, LIVE
 from robustq.jobs.store.schema import STATES, attempt, driver, event, job, job_dep, result, sweep, sweep_job
 from robustq.jobs.store.sweeps import LATEST_FIRST, jobs_of
+
+IsGone = Callable[[int, str | None], bool]  # of a process, by its pid and identity
 
 
 def latest_moment(db: Connection) -> float:
@@ -86,6 +89,19 @@ def running(db: Connection) -> list[dict[str, Any]]:
         .order_by(job.c.id)
     ).mappings()  # fmt: skip
     return [dict(row) | {"seconds": max(0.0, time.time() - row["started_at"])} for row in rows]
+
+
+def ended_drivers(db: Connection, is_gone: IsGone) -> list[str]:
+    """Drivers that never said their end, and whose process has surely ended. is_gone: see cluster/process_identity."""
+    rows = db.execute(select(driver.c.id, driver.c.pid, driver.c.process).where(driver.c.stopped_at.is_(None))).all()
+    return [row.id for row in rows if is_gone(row.pid, row.process)]
+
+
+def left_behind(db: Connection, sweep_id: int | None, drivers: Sequence[str]) -> list[dict[str, Any]]:
+    """Jobs that these drivers hold, as the store has it: whoever drives next takes them back at once."""
+    held = job.c.state.in_(LIVE) & job.c.lease_owner.in_(drivers) & job.c.id.in_(jobs_of(sweep_id))
+    rows = select(job.c.id, job.c.state, driver.c.host, driver.c.pid).join(driver, driver.c.id == job.c.lease_owner)
+    return [dict(row) for row in db.execute(rows.where(held).order_by(job.c.id)).mappings()] if drivers else []
 
 
 def bad_gpus(db: Connection) -> list[str]:

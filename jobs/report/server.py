@@ -24,7 +24,7 @@ from robustq.jobs.report.page.render import render_page, render_sections
 from robustq.jobs.report.page.sections import make_page
 from robustq.jobs.report.page.sweep_data import gather, page_state
 from robustq.jobs.report.server_limits import Patient, Slices, Together
-from robustq.jobs.store.connection import Store, parse_url
+from robustq.jobs.store.connection import Store, check_store, parse_url, store_exists
 from robustq.jobs.store.schema import meta
 from robustq.jobs.store.sqlite_files import identity
 from robustq.jobs.store.sweeps import find_sweep, latest_sweeps
@@ -89,9 +89,17 @@ class Pages:
 
     def __init__(self, store: Store):
         self.store, self.lock = store, threading.Lock()
+        self.found = False  # whether there was a store yet
         self.cache = PageCache()
         self.last: dict[int, Made] = {}  # by sweep
         self.mark = ""
+
+    def there(self) -> bool:
+        """Whether there is a store, which may come later than this server. Raises StoreError for what is none."""
+        if not self.found and store_exists(self.store.url):
+            check_store(self.store, create=False)
+            self.found = True
+        return self.found
 
     def forget(self, db: Connection) -> None:
         """Drop what was read of a store that another has taken the place of."""
@@ -110,6 +118,8 @@ class Pages:
 
     def tag(self, name: str | None) -> str:
         """An ETag of what the page of a sweep would show."""
+        if not self.there():
+            return NO_STORE
         with self.store.begin() as db:
             sweep_id, names = self.chosen(db, name)
             state = self.mark_of(db) + (repr(names) if sweep_id is None else page_state(db, sweep_id))
@@ -117,12 +127,14 @@ class Pages:
 
     def made(self, name: str | None) -> Made:
         """The page of a sweep, made once a state of it, however many ask."""
+        if not self.there():
+            return Made(NO_STORE, [], waiting(self.store), NOTHING)
         tag = self.tag(name)  # before what it stands for, so that a change in between is shown at the next question
         with self.lock, self.store.begin() as db:
             self.forget(db)
             sweep_id, names = self.chosen(db, name)
             if sweep_id is None:
-                return Made(tag, [], empty(self.store), b'{"about": "", "sections": []}')
+                return Made(tag, [], empty(self.store), NOTHING)
             if (last := self.last.get(sweep_id)) is None or (last.tag, last.names) != (tag, names):
                 page = make_page(db, self.store.artifacts, gather(db, sweep_id, self.cache), self.cache)
                 rendered = render_sections(page)
@@ -137,14 +149,22 @@ class Pages:
         return made.tag, made.live
 
 
+NOTHING = b'{"about": "", "sections": []}'
+NO_STORE = '"no store"'  # the ETag of a page that waits for one
 EMPTY = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>robustq</title>
-<meta http-equiv="refresh" content="2"></head><body><main><h1>No sweep yet</h1>
-<p>The store {store} holds no sweep: <code>robustq run STUDY</code> makes one. This page looks again by itself.</p>
+<meta http-equiv="refresh" content="2"></head><body><main><h1>{head}</h1>
+<p>{what}: <code>robustq run STUDY</code> makes one. This page looks again by itself.</p>
 </main></body></html>"""
 
 
 def empty(store: Store) -> bytes:
-    return EMPTY.format(store=html.escape(address(store.url))).encode()
+    what = f"The store {html.escape(address(store.url))} holds no sweep"
+    return EMPTY.format(head="No sweep yet", what=what).encode()
+
+
+def waiting(store: Store) -> bytes:
+    what = f"There is no store {html.escape(address(store.url))}"
+    return EMPTY.format(head="No store yet", what=what).encode()
 
 
 def application(store: Store, token: str, *, anywhere: bool = False) -> ASGIApp:

@@ -4,6 +4,7 @@ from typing import TypedDict, cast
 
 from sqlalchemy import Connection, select
 
+from robustlib.checks.thresholds import LIMITS
 from robustq.jobs.results.columns import Check, as_json
 from robustq.jobs.store.schema import check_result, job, result, sweep_job
 
@@ -91,3 +92,17 @@ def audit_of(db: Connection, sweep_id: int) -> AuditFound:
         left_out=told.get("left_out", []),
         job_id=row["id"],
     )
+
+
+def audit_headline(found: AuditFound) -> str:
+    """The verdict in one sentence, with the number to quote."""
+    naive, adaptive = 100 * found["naive_robust_accuracy"], 100 * found["adaptive_robust_accuracy"]
+    match found["verdict"]:
+        case "fail":
+            failed = [c["name"] for c in found["checks"] if c["verdict"] == "fail" and LIMITS[c["name"]].blocking]
+            return (
+                f"FAIL: {naive:.1f} % is no robust accuracy; at most {adaptive:.1f} % is. Failed: {', '.join(failed)}."
+            )
+        case "warn":
+            return f"WARN: quote {adaptive:.1f} %, not {naive:.1f} %, and look at what warned below."
+    return f"PASS: {adaptive:.1f} % robust accuracy against everything that was tried."

@@ -11,6 +11,7 @@ from robustq.jobs.results.filters import Filters
 from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.schema import job, job_artifact, result, sweep, sweep_job
 from robustq.jobs.store.sweeps import jobs_of
+from robustq.jobs.text.notes import LOGGER
 from robustq.jobs.text.tables import Row
 
 # What the column `extra` tells of an evaluation, in the order of --json.
@@ -34,6 +35,7 @@ def chosen_rows(
     if "versions" in names:
         for row in found:
             row["versions"] = as_json(row["versions"])
+    LOGGER.info("%d results read", len(found))
     return cast("list[ResultRow]", found)
 
 

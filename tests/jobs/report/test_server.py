@@ -16,12 +16,12 @@ import pytest
 import sqlalchemy as sa
 
 from robustq.jobs.errors import SpecError
-from robustq.jobs.report.server import Pages, host_allowed, listen
-from robustq.jobs.store.connection import Store
+from robustq.jobs.report.server import Pages, configuration, host_allowed, listen
+from robustq.jobs.store.connection import Store, connect_store, open_store
 from robustq.jobs.store.schema import job
 from tests.helpers.fake_results import add_result
 from tests.helpers.fake_sweep import accuracy, distrust, fill
-from tests.helpers.html_reading import TOKEN, served
+from tests.helpers.html_reading import TOKEN, running, served
 
 ROOT = Path(__file__).parents[3]
 
@@ -134,6 +134,34 @@ def test_a_store_without_a_sweep_waits(made_up, client):
     assert client.get("/live").sections() == {}
     fill(made_up, {"strong": 1.0})
     assert "strong is the most robust model" in client.get("/").text
+
+
+def test_a_page_without_a_store_waits_for_one(tmp_path):
+    path = tmp_path / "later" / "results.db"
+    awaited = connect_store(str(path), awaited=True)
+    with running(configuration(awaited, TOKEN, insecure=False)) as port:
+        client = Client(port)
+        first = client.get("/")
+        assert first.status == 200 and "No store yet" in first.text and str(path) in first.text
+        live = client.get("/live")
+        assert live.sections() == {}
+        assert client.get("/live", headers={"If-None-Match": live.headers["ETag"]}).status == 304
+        assert not path.parent.exists()
+        made = open_store(str(path), create=True, write=True)
+        assert "No sweep yet" in client.get("/").text
+        assert client.get("/live", headers={"If-None-Match": live.headers["ETag"]}).status == 200
+        fill(made, {"strong": 1.0})
+        assert "strong is the most robust model" in client.get("/").text
+        made.engine.dispose()
+
+
+def test_what_comes_and_is_no_store_is_told(tmp_path):
+    path = tmp_path / "results.db"
+    awaited = connect_store(str(path), awaited=True)
+    with running(configuration(awaited, TOKEN, insecure=False)) as port:
+        path.write_text("no database at all, however long one looks at it\n" * 50)
+        answer = Client(port).get("/")
+        assert answer.status == 503 and "it is no SQLite database" in answer.text
 
 
 def test_the_store_is_left_as_it_was(made_up, file, client):
