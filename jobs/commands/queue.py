@@ -55,7 +55,7 @@ def cancel(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None, as_j
     """
     from robustq.jobs.commands import queue_actions
 
-    found = queue_actions.cancel(open_store(ctx, write=True), job_ids, sweep)
+    found = queue_actions.cancelled(open_store(ctx, write=True), job_ids, sweep)
     emit(found, queue_actions.cancelled_text(found), as_json)
 
 

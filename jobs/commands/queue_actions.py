@@ -32,15 +32,16 @@ def sweep_id(store: Store, name: str | None) -> int | None:
         return find_sweep(db, name)
 
 
-def status_text(store: Store, name: str | None, *, as_json: bool, is_gone: IsGone) -> str:
+def status_text(store: Store, name: str | None, *, as_json: bool, is_gone: IsGone = lambda pid, process: False) -> str:
     """Jobs by state, what runs, what failed. is_gone: tells drivers that died from those at work."""
     with store.begin() as db:
         chosen = find_sweep(db, name)
+        dead = ended_drivers(db, is_gone)
         data = {
             "jobs": counts(db, chosen),
-            "sweeps": sweeps(db),
+            "sweeps": sweeps(db, [] if as_json else [one["id"] for one in left_behind(db, None, dead)]),
             "running": running(db),
-            "left_behind": left_behind(db, chosen, ended_drivers(db, is_gone)),
+            "left_behind": left_behind(db, chosen, dead),
             "failed": failures(db, chosen),
             "bad_gpus": bad_gpus(db),
         }
@@ -52,7 +53,7 @@ def status_text(store: Store, name: str | None, *, as_json: bool, is_gone: IsGon
     if left:
         parts.append(left_text(left, name))
     if name is None and data["sweeps"]:
-        shown = ("sweep", *data["jobs"])
+        shown = ("sweep", *data["jobs"], *(["left"] if left else []))
         parts.append(tables.table(data["sweeps"], shown))
     if runs := [row for row in data["running"] if row["id"] not in {one["id"] for one in left}]:
         shown = ("id", "kind", "arch", "attack", "progress_done", "progress_total", "progress_note", "seconds")
@@ -101,7 +102,12 @@ def chosen_jobs(db: Any, job_ids: Sequence[int], name: str | None) -> Any:
     return list(job_ids) if job_ids else jobs_of(find_sweep(db, name))
 
 
-def cancel(store: Store, job_ids: Sequence[int], name: str | None) -> dict[str, Any]:
+def cancel(store: Store, job_ids: Sequence[int], name: str | None) -> str:
+    """Cancel jobs, of a sweep those that no other wants; says how many were not finished, and what stays."""
+    return cancelled_text(cancelled(store, job_ids, name))
+
+
+def cancelled(store: Store, job_ids: Sequence[int], name: str | None) -> dict[str, Any]:
     """Cancel jobs, of a sweep those that no other wants: how many were not finished, how many stay, and which sweeps
     want these.
     """

@@ -62,19 +62,21 @@ def costs(db: Connection, sweep_id: int | None = None) -> tuple[float, float]:
     return done, left
 
 
-def sweeps(db: Connection) -> list[dict[str, Any]]:
-    """Every sweep with its jobs by state, the latest first."""
+def sweeps(db: Connection, left: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """Every sweep with its jobs by state, the latest first. left: jobs that are counted by themselves, under `left`."""
+    state = sa.case((job.c.id.in_(left), "left"), else_=job.c.state) if left else job.c.state
     rows = db.execute(
-        select(sweep.c.id, sweep.c.name, sweep.c.created_at, job.c.state, sa.func.count())
+        select(sweep.c.id, sweep.c.name, sweep.c.created_at, state, sa.func.count())
         .join(sweep_job, sweep_job.c.sweep_id == sweep.c.id)
         .join(job, job.c.id == sweep_job.c.job_id)
-        .group_by(sweep.c.id, sweep.c.name, sweep.c.created_at, job.c.state)
+        .group_by(sweep.c.id, sweep.c.name, sweep.c.created_at, state)
         .order_by(*LATEST_FIRST)
     )
     found: dict[int, dict[str, Any]] = {}
-    for id_, name, created_at, state, n in rows:
-        entry = found.setdefault(id_, {"sweep": name, "created_at": created_at} | dict.fromkeys(STATES, 0))
-        entry[state] = n
+    counted = dict.fromkeys((*STATES, *(["left"] if left else [])), 0)
+    for id_, name, created_at, its_state, n in rows:
+        entry = found.setdefault(id_, {"sweep": name, "created_at": created_at} | counted)
+        entry[its_state] = n
     return list(found.values())
 
 

@@ -27,7 +27,7 @@ def audit_html(found: AuditFound, store: str) -> str:
         .get_template("audit.html")
         .render(
             found=found,
-            about=f"{where}, {found['seconds']:.0f} seconds. robustq {VERSION}.",
+            about=f"{where}, {found['seconds']:.1f} seconds. robustq {VERSION}.",
             headline=audit_headline(found),
             cause=why,
             remedy=mend,
@@ -48,24 +48,28 @@ def accuracies_table(found: AuditFound) -> Table | None:
     n = found["n"]
     named = {
         "clean images": found["clean_accuracy"],
-        "naive evaluation (PGD, cross-entropy)": found["naive_robust_accuracy"],
-        "all that was tried": found["adaptive_robust_accuracy"],
+        "under PGD alone": found["naive_robust_accuracy"],
+        "under all that was tried": found["adaptive_robust_accuracy"],
     }
     rows = [
         {"on": name, "accuracy % [95 %]": percent_cell(value, *wilson(value * n, n))} for name, value in named.items()
     ]
-    return table_of("accuracies", "Accuracy in percent with its 95 % interval (Wilson)", rows)
+    return table_of(
+        "accuracies",
+        "Accuracy in percent with its 95 % interval (Wilson); PGD with cross-entropy is the naive evaluation",
+        rows,
+    )
 
 
 def tried_table(found: AuditFound) -> Table | None:
     rows = [
         {
             "attack": trial["attack"],
-            "what it does about hidden gradients": REMEDIES.get(trial["remedy"], ""),
             "attacked": trial["attacked"],
             "broke": trial["broke"],
             "left robust %": percent_cell(trial["robust_accuracy"]),
             "seconds": round(trial["seconds"], 1),
+            "what it does about hidden gradients": REMEDIES.get(trial["remedy"], "nothing"),
         }
         for trial in found["tried"]
     ]

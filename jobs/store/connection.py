@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
 
+from robustlib.names import near_file
 from robustlib.regular_files import irregular
 from robustq.jobs.errors import StoreAway, StoreError
 from robustq.jobs.store import sqlite_files
@@ -147,7 +148,8 @@ def is_away(store: Store, error: DatabaseError) -> bool:
 
 
 def no_store(path: Path) -> StoreError:
-    return StoreError(f"there is no store {path}: `robustq run` or `robustq submit` makes one, --store names another")
+    made = "`robustq run` or `robustq submit` makes one, --store names another"
+    return StoreError(f"there is no store {path}: {made}{near_file(path)}")
 
 
 def sqlite_path(url: sa.URL) -> Path | None:

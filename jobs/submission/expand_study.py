@@ -17,6 +17,7 @@ from robustlib import KERNEL_VERSION
 from robustlib.datasets import load
 from robustlib.datasets.source import TEST
 from robustlib.hashing import code_hash, file_hash
+from robustlib.names import near_file
 from robustlib.normalisations import NORMALISATIONS
 from robustlib.regular_files import irregular
 from robustlib.settings import AUDIT, TrainSettings
@@ -143,7 +144,7 @@ def hash_file(path: Path, origin: Origin, where: Path_, what: str, digest: Calla
     try:
         return digest(path)
     except OSError as error:
-        raise origin.error(where, f"there is no {what} {path} ({error.strerror})") from error
+        raise origin.error(where, f"there is no {what} {path} ({error.strerror}){near_file(path)}") from error
     except ValueError as error:  # of a zero byte
         raise origin.error(where, f"no {what} can have the name {str(path)!r} ({error})") from error
 

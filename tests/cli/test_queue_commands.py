@@ -103,6 +103,7 @@ def test_jobs_of_a_driver_that_died_are_told_at_once(path: Path):
         f"6 blocked, 1 running\n\n1 jobs left by a driver that died (pid {process.pid} on here): run again, or "
         "robustq drive, to go on with them\n"
     )
+    assert ["small", "6", "0", "0", "1", "0", "0", "0", "1"] in [line.split() for line in shown.splitlines()]
     assert [line.split()[0] for line in shown.partition("running:\n")[2].splitlines()[2:]] == ["5"]
     found = json.loads(robustq(path, "status", "--sweep", "small", "--json").stdout)
     assert found["left_behind"] == [{"id": 1, "state": "running", "host": "here", "pid": process.pid}]

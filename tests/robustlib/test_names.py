@@ -1,9 +1,11 @@
 """What is said of a name that there is not."""
 
+from pathlib import Path
+
 import pytest
 
 from robustlib.arguments import NORMS
-from robustlib.names import did_you_mean, unknown
+from robustlib.names import did_you_mean, near_file, unknown
 
 KNOWN = ["clean", "fgsm", "pgd", "apgd-ce", "apgd-dlr", "fab", "fab-t", "square"]
 
@@ -28,6 +30,13 @@ KNOWN = ["clean", "fgsm", "pgd", "apgd-ce", "apgd-dlr", "fab", "fab-t", "square"
 )
 def test_only_a_near_name_is_suggested(name: object, known: list[str], words: str):
     assert did_you_mean(name, known) == words
+
+
+def test_a_file_of_the_same_kind_beside_it_is_suggested(tmp_path: Path):
+    for name in ("quickstart.yaml", "quickstart.py", "other.yaml"):
+        (tmp_path / name).write_text("")
+    assert near_file(tmp_path / "quikstart.yaml") == f": did you mean '{tmp_path}/quickstart.yaml'?"
+    assert near_file(tmp_path / "none.yaml") == near_file(tmp_path / "no" / "s.yaml") == near_file(Path("a\0b")) == ""
 
 
 def test_a_refusal_names_all_and_the_one_that_was_meant():
