@@ -129,6 +129,27 @@ def test_sweeps_are_chosen_by_name(made_up, client):
     assert (missing.status, missing.text) == (404, "there is no sweep 'third', the store has: first, second\n")
 
 
+def test_a_sweep_is_shown_beside_another(made_up, client):
+    """Of the same images: strong falls at distance i / 50, middling at 0.3 of it."""
+    fill(made_up, {"strong": 1.0, "alone": 0.5}, name="first", radii=(0.1,))
+    fill(made_up, {"strong": 0.3}, name="second", radii=(0.1,))
+    plain = client.get("/?sweep=second")
+    assert 'id="compared"' not in plain.text and '<select id="beside">' in plain.text
+    page = client.get("/?sweep=second&with=first")
+    section = page.text.partition('id="compared"')[2].partition("</section>")[0]
+    before, after = (100 * accuracy(strength, 0.1, "pgd", 50) for strength in (0.3, 1.0))
+    words = " ".join(re.sub(r"<[^>]*>", " ", section).split())
+    assert "Beside first" in words
+    assert f"strong pgd Linf 0.1 0 50 {before:.1f} {after:.1f} {after - before:+.1f} [" in words
+    assert "alone" not in words.partition("p exact")[2] and "4 have no like in the other." in words
+    names = [name for name in client.get("/live?sweep=second&with=first").sections()]
+    assert names.index("compared") == names.index("verdict") + 1
+    tags = {client.get(f"/live?sweep=second{other}").headers["ETag"] for other in ("", "&with=first", "&with=second")}
+    assert len(tags) == 2  # beside itself it is as alone
+    missing = client.get("/?sweep=second&with=none")
+    assert (missing.status, missing.text) == (404, "there is no sweep 'none', the store has: first, second\n")
+
+
 def test_a_store_without_a_sweep_waits(made_up, client):
     assert "No sweep yet" in client.get("/").text
     assert client.get("/live").sections() == {}
