@@ -73,7 +73,7 @@ def sweeps(db: Connection, left: Sequence[int] = ()) -> list[dict[str, Any]]:
         .order_by(*LATEST_FIRST)
     )
     found: dict[int, dict[str, Any]] = {}
-    counted = dict.fromkeys((*STATES, *(["left"] if left else [])), 0)
+    counted: dict[str, int] = dict.fromkeys((*STATES, *(["left"] if left else [])), 0)
     for id_, name, created_at, its_state, n in rows:
         entry = found.setdefault(id_, {"sweep": name, "created_at": created_at} | counted)
         entry[its_state] = n

@@ -35,7 +35,7 @@ class Compared:
 
 def compared_section(db: Connection, ids: tuple[int, int], names: tuple[str, str]) -> Section:
     """The section of a page that compares its sweep with another."""
-    found = compare_sweeps(*(result_rows(db, id_) for id_ in ids), names, db)
+    found = compare_sweeps(result_rows(db, ids[0]), result_rows(db, ids[1]), names, db)
     html = environment().get_template("compared.html").render(found=found).strip()
     return Section("compared", f"Beside {names[1]}", Markup(html), hashlib.sha256(html.encode()).hexdigest()[:16])
 
