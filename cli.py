@@ -1,7 +1,7 @@
 """The command line: each command parses, calls one function, prints. Heavy imports wait until a command needs them."""
 
 import gc
-from functools import partial
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,14 @@ from robustlib.arguments import RANGES
 from robustq.cluster.remote.commands import COMMANDS as CLUSTER_COMMANDS
 from robustq.cluster.remote.run_remotely import cluster_option, insecure_option, open_cluster, remotely
 from robustq.jobs.commands.base import (
+    IS_GONE,
     PRIORITY,
     SEED,
     Budgeted,
+    Choice,
     Commands,
     Counted,
+    emit,
     json_option,
     open_store,
     refuse_typed,
@@ -24,13 +27,15 @@ from robustq.jobs.commands.base import (
     sweep_option,
 )
 from robustq.jobs.commands.files import COMMANDS as FILE_COMMANDS
-from robustq.jobs.commands.list_names import list_names
+from robustq.jobs.commands.list_names import COMMANDS as NAME_COMMANDS
 from robustq.jobs.commands.options import dataset_options
 from robustq.jobs.commands.queue import COMMANDS as QUEUE_COMMANDS
 from robustq.jobs.commands.results import COMMANDS as RESULT_COMMANDS
+from robustq.jobs.commands.shell import completion
 from robustq.jobs.commands.store import COMMANDS as STORE_COMMANDS
 from robustq.jobs.commands.verification import COMMANDS as VERIFICATION_COMMANDS
-from robustq.jobs.errors import JobsFailed
+from robustq.jobs.errors import JobsFailed, SpecError
+from robustq.jobs.text.notes import note, set_level
 from robustq.jobs.text.output_paths import Output
 from robustq.jobs.text.safe_text import address, say
 
@@ -52,11 +57,16 @@ def study_options(command: Any) -> Any:
         dataset_options,
         click.option("--examples", help="Test examples to attack, or all."),
         click.option("--epochs", type=Counted(RANGES["epochs"]), help="Epochs of every training."),
-        click.option("--dataset", help="Data set, such as digits or parquet:PATH."),
+        click.option("--dataset", shell_complete=completion.DATASETS, help="Data set, such as digits or parquet:PATH."),
         click.argument("study", type=click.Path(dir_okay=False, path_type=Path)),
     ):
         command = option(command)
     return command
+
+
+device_option = click.option(
+    "--device", type=Choice(["cpu", "cuda"]), help="Compute on this; default: GPUs where there are some."
+)
 
 
 def normalize_options(command: Any) -> Any:
@@ -66,7 +76,12 @@ def normalize_options(command: Any) -> Any:
         click.option(
             "--mean", metavar="NUMBERS", help="Instead: means, by channel or one for all, on the scale [0, 1]."
         ),
-        click.option("--normalize", metavar="NAME", help="Of the first layer: dataset, cifar10, cifar100 or imagenet."),
+        click.option(
+            "--normalize",
+            shell_complete=completion.NORMALIZE,
+            metavar="NAME",
+            help="Of the first layer: dataset, cifar10, cifar100 or imagenet.",
+        ),
     ):
         command = option(command)
     return command
@@ -81,8 +96,10 @@ def normalize_options(command: Any) -> Any:
     show_default=True,
     help="Database URL or SQLite file.",
 )
+@click.option("--quiet", "-q", is_flag=True, help="Say nothing beside the answer but errors.")
+@click.option("--verbose", "-v", is_flag=True, help="Say what is done meanwhile too.")
 @click.pass_context
-def main(ctx: click.Context, store: str) -> None:
+def main(ctx: click.Context, store: str, quiet: bool, verbose: bool) -> None:
     """How robust are these networks, and which defence helps?
 
     \b
@@ -96,7 +113,16 @@ def main(ctx: click.Context, store: str) -> None:
     """
     # Imports make objects that stay: looking for garbage among them costs a quick command a third of its time.
     gc.set_threshold(100_000, 50, 50)
-    ctx.obj = store
+    if quiet and verbose:
+        raise SpecError("expected --quiet or --verbose, got both")
+    set_level(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+    ctx.obj, ctx.meta[IS_GONE] = store, is_gone
+
+
+def is_gone(pid: int, process: str | None) -> bool:
+    from robustq.cluster.process_identity import is_gone
+
+    return is_gone(pid, process)
 
 
 @main.command()
@@ -106,6 +132,7 @@ def main(ctx: click.Context, store: str) -> None:
 @budget_option
 @address_option
 @insecure_option
+@device_option
 @cpus_option
 @json_option
 @click.pass_context
@@ -119,6 +146,7 @@ def run(
     as_json: bool,
     address: str | None,
     insecure: bool,
+    device: str | None,
     **changes: Any,
 ) -> None:
     """Submit a study, run it here or on a cluster and print its results. What is done already is not done again.
@@ -135,8 +163,7 @@ def run(
     """
     from robustq.jobs.submission import study_sources
 
-    if address is None:
-        refuse_typed(ctx, "without --address", "insecure")
+    choose_device(ctx, device, address)
     if dry_run:
         from robustq.jobs.submission.dry_run import dry_run as costs
 
@@ -146,7 +173,7 @@ def run(
         return
     within = make_budget(budget, cpus_per_job, on_cluster=address is not None)
     store, submitted = study_sources.submit_file(ctx.obj, study, changes, priority, within)
-    say(submitted.line, err=True)
+    note(submitted.line)
     where = {"cpus_per_job": cpus_per_job, "address": address, "insecure": insecure}
     finish(store, submitted.sweep_id, as_json, summary=True, **where)
 
@@ -172,12 +199,24 @@ def make_budget(text: str | None, cpus_per_job: int | None = None, *, on_cluster
     return None if text is None else Budget(read_duration(text), text, find_slots)
 
 
+def choose_device(ctx: click.Context, device: str | None, address: str | None = None) -> None:
+    """Compute on this device; on a cluster its nodes decide."""
+    if address is None:
+        refuse_typed(ctx, "without --address", "insecure")
+    else:
+        refuse_typed(ctx, "with --address: a cluster computes on what its nodes have", "device")
+    if device is not None:
+        from robustq.cluster.device import use_device
+
+        use_device(device)
+
+
 def finish(store: Any, sweep_id: int, as_json: bool, summary: bool = False, **where: Any) -> None:
     """Drive a sweep to its end and print what came of it."""
     from robustq.cluster.driver.drive import drive_and_watch
     from robustq.jobs.commands import queue_actions, results_text
 
-    drive_and_watch(store, sweep_id, **where)
+    drive_and_watch(store, sweep_id, as_json=as_json, **where)
     say(results_text.results_text(store, sweep_id, as_json=as_json, summary=summary))
     if not as_json and (closing := results_text.closing_lines(store, sweep_id)):
         say(f"\n{closing}")
@@ -194,6 +233,7 @@ def finish(store: Any, sweep_id: int, as_json: bool, summary: bool = False, **wh
 @click.option(
     "--send", multiple=True, metavar="PATH", help="With --cluster: also send what git ignores or looks like a secret."
 )
+@json_option
 @click.pass_context
 def submit(
     ctx: click.Context,
@@ -204,6 +244,7 @@ def submit(
     insecure: bool,
     dry_run: bool,
     send: tuple[str, ...],
+    as_json: bool,
     **changes: Any,
 ) -> None:
     """Queue a study's jobs; `robustq drive` runs them. Submitting twice queues nothing twice.
@@ -221,12 +262,13 @@ def submit(
 
         refuse_typed(ctx, "without --cluster", "insecure", "dry_run", "send")
 
-        say(study_sources.submit_file(ctx.obj, study, changes, priority, make_budget(budget))[1].line)
+        found = study_sources.submit_file(ctx.obj, study, changes, priority, make_budget(budget))[1]
+        emit({"sweep": found.name, "jobs": found.jobs, "new": found.new}, found.line, as_json)
         return
     if dry_run:
         from robustq.cluster.remote.upload import upload_contents, upload_listing
 
-        refuse_typed(ctx, "with --dry-run, which sends nothing", "priority", "budget", "insecure")
+        refuse_typed(ctx, "with --dry-run, which sends nothing", "priority", "budget", "insecure", "as_json")
         say(upload_listing(upload_contents(study, send)))
         return
     from robustq.cluster.remote import ray_jobs_api
@@ -235,9 +277,10 @@ def submit(
     options = remote_words(ctx, only=("examples", "epochs", "dataset", "priority", "budget", "choose", *READING_NAMES))[
         1:
     ]
-    there, tell = open_cluster(ctx, cluster, insecure), partial(say, err=True)
+    there, tell = open_cluster(ctx, cluster, insecure), note
     number, what = ray_jobs_api.submit_study(there, study, options, send, tell)
-    say(f"{number} {what}; follow it with: robustq attach {number} --cluster {address(cluster)}")
+    follow = f"{number} {what}; follow it with: robustq attach {number} --cluster {address(cluster)}"
+    emit({"number": number, "what": what, "cluster": address(cluster)}, follow, as_json)
 
 
 @main.command()
@@ -245,8 +288,10 @@ def submit(
 @cpus_option
 @address_option
 @insecure_option
+@device_option
+@json_option
 @click.pass_context
-def drive(ctx: click.Context, sweep: str | None, **where: Any) -> None:
+def drive(ctx: click.Context, sweep: str | None, device: str | None, as_json: bool, **where: Any) -> None:
     """Run the queue until it is empty, on this machine or on a Ray cluster.
 
     \b
@@ -256,11 +301,11 @@ def drive(ctx: click.Context, sweep: str | None, **where: Any) -> None:
     from robustq.cluster.driver.drive import drive_and_watch
     from robustq.jobs.commands import queue_actions
 
-    if where["address"] is None:
-        refuse_typed(ctx, "without --address", "insecure")
+    choose_device(ctx, device, where["address"])
     store = open_store(ctx, write=True)
     sweep_id = queue_actions.sweep_id(store, sweep)
-    say(queue_actions.counts_text(drive_and_watch(store, sweep_id, **where)))
+    found = drive_and_watch(store, sweep_id, as_json=as_json, **where)
+    emit(found, queue_actions.counts_text(found), as_json)
     queue_actions.raise_failures(store, sweep_id)
 
 
@@ -282,25 +327,39 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completion.MODEL)
 @click.option("--weights", help="File of weights: safetensors or a state dict; FILE:KEY for one of several in it.")
 @normalize_options
-@click.option("--dataset", default="digits", show_default=True, help="Data set to attack on.")
+@click.option(
+    "--dataset", shell_complete=completion.DATASETS, default="digits", show_default=True, help="Data set to attack on."
+)
 @dataset_options
 @click.option(
-    "--attack", "attacks", multiple=True, default=["pgd"], show_default=True, help="May be given several times."
+    "--attack",
+    "attacks",
+    shell_complete=completion.ATTACKS,
+    multiple=True,
+    default=["pgd"],
+    show_default=True,
+    help="May be given several times.",
 )
-@click.option("--norm", help="Linf, L2 or L1; default: the attack's own.")
+@click.option("--norm", shell_complete=completion.NORM, help="Linf, L2 or L1; default: the attack's own.")
 @click.option("--eps", multiple=True, help="Radius, such as 8/255; may be given several times.")
 @click.option("--param", "params", multiple=True, help="A parameter of the attack, such as steps=20 or restarts=2.")
 @click.option("--examples", default="1000", show_default=True, help="Test examples, the first of the file, or all.")
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--per-example", type=Output(replaced=True), help="Write one row an example here.")
+@device_option
 @cpus_option
 @json_option
 @click.pass_context
 def attack(
-    ctx: click.Context, per_example: Path | None, cpus_per_job: int | None, as_json: bool, **options: Any
+    ctx: click.Context,
+    per_example: Path | None,
+    device: str | None,
+    cpus_per_job: int | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Attack one MODEL without a study: FILE.py:factory, package.module:factory, or an architecture with --weights.
 
@@ -314,6 +373,7 @@ def attack(
 
     if per_example:
         export.check_ending(per_example)  # before anything runs
+    choose_device(ctx, device)
     store, submitted = study_sources.submit_attack(ctx.obj, options)
     finish(store, submitted.sweep_id, as_json, cpus_per_job=cpus_per_job)
     if per_example:
@@ -322,27 +382,34 @@ def attack(
 
 
 @main.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completion.MODEL)
 @click.option("--weights", help="File of weights: safetensors or a state dict; FILE:KEY for one of several in it.")
 @normalize_options
-@click.option("--dataset", default="digits", show_default=True, help="Data set to attack on.")
+@click.option(
+    "--dataset", shell_complete=completion.DATASETS, default="digits", show_default=True, help="Data set to attack on."
+)
 @dataset_options
-@click.option("--norm", default="Linf", show_default=True, help="Linf, L2 or L1.")
+@click.option("--norm", shell_complete=completion.NORM, default="Linf", show_default=True, help="Linf, L2 or L1.")
 @click.option("--eps", required=True, help="Radius, such as 8/255.")
 @click.option(
     "--queries", type=Counted(RANGES["queries"]), default=1000, show_default=True, help="Of attacks without gradients."
 )
 @click.option("--examples", default="200", show_default=True, help="Test examples, the first of the file, or all.")
 @click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--out", type=Output(), help="Write the page here too, as one HTML file that looks like the report.")
+@device_option
 @cpus_option
 @json_option
 @click.pass_context
-def audit(ctx: click.Context, cpus_per_job: int | None, as_json: bool, **options: Any) -> None:
+def audit(
+    ctx: click.Context, out: Path | None, device: str | None, cpus_per_job: int | None, as_json: bool, **options: Any
+) -> None:
     """Say whether a MODEL's robust accuracy deserves trust: what was tried, what breaks it, what to mend.
 
     \b
     robustq audit my_model.py:build --dataset digits --norm Linf --eps 8/255 --examples 200
     robustq audit resnet18 --weights FILE --dataset cifar10 --eps 8/255 --json
+    robustq audit my_model.py:build --eps 8/255 --out audit.html
 
     Exits 0 whatever the verdict: --json has it as `verdict`: pass, warn or fail.
     """
@@ -352,30 +419,52 @@ def audit(ctx: click.Context, cpus_per_job: int | None, as_json: bool, **options
     from robustq.jobs.submission import study_sources
     from robustq.jobs.text import tables
 
+    choose_device(ctx, device)
     store, submitted = study_sources.submit_audit(ctx.obj, options)
-    drive_and_watch(store, submitted.sweep_id, cpus_per_job=cpus_per_job)
+    drive_and_watch(store, submitted.sweep_id, as_json=as_json, cpus_per_job=cpus_per_job)
     queue_actions.raise_failures(store, submitted.sweep_id)
     with store.begin() as db:
         found = audits.audit_of(db, submitted.sweep_id)
+    if out is not None:
+        from robustq.jobs.report.audit_page import audit_html
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(audit_html(found, store.url), encoding="utf-8")
+        note(f"wrote {out}")
     say(tables.json_text(found) if as_json else audit_text.audit_page(found))
 
 
 @main.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completion.MODEL)
 @normalize_options
-@click.option("--dataset", default="digits", show_default=True, help="Data set to train and test on.")
+@click.option(
+    "--dataset",
+    shell_complete=completion.DATASETS,
+    default="digits",
+    show_default=True,
+    help="Data set to train and test on.",
+)
 @dataset_options
-@click.option("--objective", default="standard", show_default=True, help="See `robustq list objectives`.")
+@click.option(
+    "--objective",
+    shell_complete=completion.OBJECTIVES,
+    default="standard",
+    show_default=True,
+    help="See `robustq list objectives`.",
+)
 @click.option(
     "--param", "params", multiple=True, help="A setting or attack parameter, such as eps=8/255 or optimizer=adam."
 )
 @click.option("--epochs", type=Counted(RANGES["epochs"]), default=10, show_default=True)
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--out", type=Output(), help="Write the weights here, as safetensors.")
+@device_option
 @cpus_option
 @json_option
 @click.pass_context
-def train(ctx: click.Context, out: Path | None, cpus_per_job: int | None, as_json: bool, **options: Any) -> None:
+def train(
+    ctx: click.Context, out: Path | None, device: str | None, cpus_per_job: int | None, as_json: bool, **options: Any
+) -> None:
     """Train one MODEL without a study and print its clean test accuracy.
 
     \b
@@ -384,6 +473,7 @@ def train(ctx: click.Context, out: Path | None, cpus_per_job: int | None, as_jso
     from robustq.jobs.commands import queue_actions
     from robustq.jobs.submission import study_sources
 
+    choose_device(ctx, device)
     store, submitted = study_sources.submit_training(ctx.obj, options)
     finish(store, submitted.sweep_id, as_json, cpus_per_job=cpus_per_job)
     if out:
@@ -392,7 +482,7 @@ def train(ctx: click.Context, out: Path | None, cpus_per_job: int | None, as_jso
 
 for command in (*QUEUE_COMMANDS, *RESULT_COMMANDS):
     main.add_command(remotely(command))
-for command in (*FILE_COMMANDS, *STORE_COMMANDS, *VERIFICATION_COMMANDS, *CLUSTER_COMMANDS, list_names):
+for command in (*FILE_COMMANDS, *STORE_COMMANDS, *VERIFICATION_COMMANDS, *CLUSTER_COMMANDS, *NAME_COMMANDS):
     main.add_command(command)
 
 

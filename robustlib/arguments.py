@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
+from robustlib.names import unknown
 from robustlib.number_text import distinct
 
 P = ParamSpec("P")
@@ -128,7 +129,7 @@ def check_value(owner: str, name: str, kind: Any, value: Any) -> None:
     if isinstance(value, tuple({*classes} - numeric)) or (isinstance(value, str) and value in choices):
         return
     if choices and not numeric:
-        raise ValueError(say(owner, f"unknown {name} {value!r}, expected one of: {', '.join(map(str, choices))}"))
+        raise ValueError(say(owner, unknown(name, value, choices)))
     if not numeric:
         return
     wanted = numbers.Real if float in numeric else numbers.Integral
@@ -152,7 +153,7 @@ def norms_of(parameter: inspect.Parameter) -> tuple[str, ...]:
 
 def check_norm(owner: str, norm: Any, norms: tuple[str, ...]) -> None:
     if norm not in NORMS:
-        raise ValueError(say(owner, f"unknown norm {norm!r}, expected one of: {', '.join(NORMS)}"))
+        raise ValueError(say(owner, unknown("norm", norm, NORMS)))
     if norm not in norms:
         raise ValueError(say(owner, f"expected norm {' or '.join(norms)}, got {norm!r}: fmn and fab take all"))
 

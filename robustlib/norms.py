@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustlib import names
 from robustlib.arguments import NORMS, Norm
 from robustlib.rng import Draws
 
@@ -21,7 +22,7 @@ BLOCK = 4096
 
 
 def unknown(norm: object) -> ValueError:
-    return ValueError(f"unknown norm {norm!r}, expected one of: {', '.join(NORMS)}")
+    return ValueError(names.unknown("norm", norm, NORMS))
 
 
 def per_example(values: Tensor, like: Tensor) -> Tensor:

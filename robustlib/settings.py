@@ -10,6 +10,9 @@ CERTIFY = "certify"  # an evaluation that bounds from below: no attack, and in n
 # Evaluations of images as they then are, whatever becomes of the originals: accuracy on them, as its literature has it.
 ON_ALL = frozenset({"corruption"})
 
+NO_ATTACK = "clean"  # no attack, which has no parameter either
+NO_RADIUS = frozenset({NO_ATTACK, "corruption"})  # attacks that take neither norm nor eps
+
 # The recipe of AutoAttack as its rows name it: raise the number when its list of attacks or their settings change, and
 # then put it into the spec too, left out of keys where it is 1: what rows are told apart by is read from there.
 AUTOATTACK = "autoattack-{version}/1"

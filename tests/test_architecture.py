@@ -14,7 +14,7 @@ OURS = ("cluster", "jobs", "robustlib")
 # From the top down. What stands on one line imports nothing of each other; every line may import those below it.
 LAYERS = """
 cli
-cluster.doctor cluster.remote
+cluster.device cluster.doctor cluster.remote
 cluster.driver
 cluster.ray_connection
 cluster.ray_isolation cluster.worker
@@ -41,7 +41,8 @@ robustlib.hyperplane robustlib.losses
 robustlib.normal_streams robustlib.norms
 robustlib.datasets robustlib.model_calls robustlib.rng
 robustlib.hashing robustlib.memory robustlib.metrics robustlib.normalisations robustlib.settings
-robustlib.addresses robustlib.arguments robustlib.durable_files robustlib.gpu_failures robustlib.regular_files
+robustlib.arguments
+robustlib.addresses robustlib.durable_files robustlib.gpu_failures robustlib.names robustlib.regular_files
 robustlib.number_text
 """
 LAYER = {place: i for i, line in enumerate(LAYERS.split("\n")) for place in line.split()}

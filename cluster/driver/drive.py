@@ -27,12 +27,14 @@ from robustq.jobs.queue.status import counts, widest
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.presence import REPLACED, rescue, watched
 from robustq.jobs.store.schema import attempt
-from robustq.jobs.text.safe_text import say
+from robustq.jobs.text.notes import LOGGER, note
 
 
-def drive_and_watch(store: Store, sweep_id: int | None, **where: Any) -> dict[str, int]:
-    """Run the queue to its end, showing progress on stderr; returns the jobs by state. where: see `drive`."""
-    progress = Progress()
+def drive_and_watch(store: Store, sweep_id: int | None, *, as_json: bool = False, **where: Any) -> dict[str, int]:
+    """Run the queue to its end, showing progress on stderr; returns the jobs by state. as_json: the progress, a line of
+    JSON each time.  where: see `drive`.
+    """
+    progress = Progress(as_json=as_json)
     try:
         return drive(store, sweep_id=sweep_id, watch=progress, tell=progress.tell, **where)
     finally:
@@ -48,7 +50,7 @@ def drive(
     address: str | None = None,
     insecure: bool = False,
     watch: Watch = lambda counts, costs: None,
-    tell: Callable[[str], None] = lambda text: say(text, err=True),
+    tell: Callable[[str], None] = note,
 ) -> dict[str, int]:
     """Run the store's queue until it is empty; returns the jobs by state.
 
@@ -66,6 +68,7 @@ def drive(
         return found
 
     gpus = BadGpus()
+    LOGGER.info("%d jobs to be done", sum(found[state] for state in transitions.UNFINISHED))
     here = (slots or local_slots(width, cpus_per_job, tell)) if address is None else None
 
     def on_ray(ray: Any) -> dict[str, int]:
@@ -75,6 +78,7 @@ def drive(
             check_artifacts(ray, store.artifacts)
             there = slots or slots_of(ray, width, cpus_per_job)
             cpus_per_job = there.num_cpus  # also on what is there after a restart
+        LOGGER.info("%d slots of %g GPUs and %d CPU threads", there.count, there.num_gpus, there.num_cpus)
         known: Any = {"ray_health": RayHealth(ray), "gpus": gpus}
         held = Driver(store, ray, there, sweep_id, on_cluster=here is None, tell=tell, **known)
         return work(held, watch)

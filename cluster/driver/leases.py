@@ -6,12 +6,12 @@ process is known to have ended, or if this one has watched it give no sign of li
 
 import time
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from robustq.cluster.driver.state import Driver
 from robustq.cluster.process_identity import is_gone
 from robustq.jobs.queue import transitions
-from robustq.jobs.store.schema import driver
+from robustq.jobs.queue.status import ended_drivers
 
 RENEW_SECONDS = 20.0
 MISSED = 3  # renewals without a sign of life, after which the clock is believed that a lease ran out
@@ -52,5 +52,4 @@ def watch(db: Connection, at_work: Driver) -> dict[str, int]:
 
 def dead_drivers(db: Connection, own: str | None = None) -> list[str]:
     """Drivers whose process has surely ended: their leases need not run out first. own: this driver, which lives."""
-    rows = db.execute(select(driver.c.id, driver.c.pid, driver.c.process).where(driver.c.stopped_at.is_(None))).all()
-    return [row.id for row in rows if row.id != own and is_gone(row.pid, row.process)]
+    return [id_ for id_ in ended_drivers(db, is_gone) if id_ != own]

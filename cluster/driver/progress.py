@@ -1,4 +1,6 @@
-"""Live progress: one line that is rewritten on a terminal, JSON lines elsewhere. Always to stderr."""
+"""Live progress: one line that is rewritten on a terminal, a line now and then elsewhere, in words or as JSON. Always
+to stderr.
+"""
 
 import json
 import sys
@@ -9,44 +11,49 @@ from typing import TextIO
 
 from robustq.jobs.queue.time_left import Costs
 from robustq.jobs.text.durations import duration as duration
-from robustq.jobs.text.safe_text import say
+from robustq.jobs.text.notes import note, wanted
 
 LOG_SECONDS = 10.0  # between lines where there is no terminal
 
 
 @dataclass
 class Progress:
-    """Shows how far the queue is, how fast it goes and what is left."""
+    """Shows how far the queue is, how fast it goes and what is left. as_json: for programs, terminal or not."""
 
     out: TextIO = field(default_factory=lambda: sys.stderr)
     started_at: float = field(default_factory=time.monotonic)
     before: int | None = None  # jobs done at the start
     shown_at: float = -LOG_SECONDS
+    as_json: bool = False
+
+    @property
+    def rewrites(self) -> bool:
+        return self.out.isatty() and not self.as_json
 
     def __call__(self, counts: dict[str, int], costs: Costs) -> None:
         """Show the jobs by state and the time left, called as often as one likes."""
         now = time.monotonic()
         if self.before is None:
             self.before = counts["done"]
-        if now - self.shown_at < (0.2 if self.out.isatty() else LOG_SECONDS):
+        if not wanted() or now - self.shown_at < (0.2 if self.rewrites else LOG_SECONDS):
             return
         self.shown_at = now
         state = self.state(counts, costs, now)
         with suppress(OSError):  # of a pipe or disk that takes no more: jobs go on all the same
-            if not self.out.isatty():
-                self.out.write(json.dumps(state) + "\n")
-            else:
+            if self.rewrites:
                 self.out.write("\r\x1b[K" + self.line(state))
+            else:
+                self.out.write((json.dumps(state) if self.as_json else self.line(state)) + "\n")
             self.out.flush()
 
     def tell(self, text: str) -> None:
         """A line that stays."""
         self.close()
-        say(text, err=True)
+        note(text)
 
     def close(self) -> None:
         """Leave the line."""
-        if self.out.isatty() and self.before is not None:
+        if self.rewrites and self.before is not None:
             self.out.write("\r\x1b[K")
 
     def state(self, counts: dict[str, int], costs: Costs, now: float) -> dict[str, float | int | None]:

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from robustlib.names import did_you_mean
 from robustq.cluster.ray_connection import check_token, import_ray
 from robustq.cluster.remote.http_exchange import bounded
+from robustq.cluster.remote.log_tail import Follower
 from robustq.cluster.remote.upload import lines_left_out, prepared_upload, staging_folder, summary, upload_contents
 from robustq.jobs.errors import JobsFailed, RobustqError, RunError, SpecError
 from robustq.jobs.study.study import load_study
+from robustq.jobs.text.notes import note
 from robustq.jobs.text.safe_text import address, brief, has_password, hide
 
-POLL_SECONDS = 1.0
 PREFIX = "robustq-"
 BEGIN = "robustq-begins"  # printed before a command's own words: what comes earlier is Ray's
 RAYS_OWN = "Running entrypoint for job "  # and this may come later
@@ -81,16 +83,15 @@ class Cluster:
 
     def follow(self, number: str, out: Callable[[str], None]) -> str:
         """Hand on what a command prints until it ends; returns how it ended. Lost connections are tried again."""
-        shown = 0
-        while True:
-            state = str(self.call(self.client.get_job_status, number).value)
-            text = self.call(self.logs, number)
-            if len(text) > shown:
-                out(text[shown:])
-                shown = len(text)
-            if state in ENDED:
-                return state
-            time.sleep(POLL_SECONDS)
+        return Follower(
+            self.client,
+            number,
+            state=lambda: str(self.call(self.client.get_job_status, number).value),
+            log=lambda: self.call(self.logs, number),
+            out=out,
+            ended=ENDED,
+            tell=note,
+        ).follow()
 
     def logs(self, number: str) -> str:
         found = self.client.get_job_logs(number)
@@ -165,7 +166,9 @@ def find_run(cluster: Cluster, name: str | None) -> str:
     runs = cluster.runs()
     chosen = [run for run in runs if name in (None, run.submission_id, run.metadata.get("name"))]
     if not chosen:
-        known = ", ".join(str(run.submission_id) for run in runs) or "none"
+        numbers = [str(run.submission_id) for run in runs]
+        meant = did_you_mean(name, [*numbers, *(run.metadata.get("name") for run in runs)])
+        known = f"{', '.join(numbers) or 'none'}{meant}"
         raise SpecError(f"there is no study {name or ''} on {address(cluster.url)}, there are: {known}")
     return str(chosen[0].submission_id)
 

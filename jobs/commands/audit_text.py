@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 from robustlib.audit.explanations import CAUSES, REMEDIES
-from robustlib.checks.thresholds import LIMITS
 from robustlib.metrics import wilson
-from robustlib.number_text import distinct, percents
+from robustlib.number_text import distinct
 from robustq.jobs.reasons.reasons import limit_of
-from robustq.jobs.results.audits import AuditFound, Trial
+from robustq.jobs.results.audits import AuditFound, Trial, audit_headline
 from robustq.jobs.results.columns import Check
 from robustq.jobs.text.numbers import eps_text
 
@@ -47,19 +46,6 @@ def beside_limit(check: Check) -> str:
         return ""
     value, most = distinct((check["value"], limit))
     return f" {value} (at most {most})"
-
-
-def audit_headline(found: AuditFound) -> str:
-    naive, adaptive = percents((found["naive_robust_accuracy"], found["adaptive_robust_accuracy"]))
-    match found["verdict"]:
-        case "fail":
-            failed = [c["name"] for c in found["checks"] if c["verdict"] == "fail" and LIMITS[c["name"]].blocking]
-            said = f"{naive} % is no robust accuracy" + ("" if naive == adaptive else f"; at most {adaptive} % is")
-            return f"FAIL: {said}. Failed: {', '.join(failed)}."
-        case "warn":
-            other = "" if naive == adaptive else f", not {naive} %"
-            return f"WARN: quote {adaptive} %{other}, and look at what warned below."
-    return f"PASS: {adaptive} % robust accuracy against everything that was tried."
 
 
 def share_text(accuracy: float, n: int) -> str:

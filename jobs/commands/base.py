@@ -13,6 +13,8 @@ from typing import Any
 import click
 
 from robustlib.arguments import Range, check_range
+from robustlib.names import did_you_mean
+from robustq.jobs.commands.shell import completion
 from robustq.jobs.commands.standard_streams import hold_streams, is_lost, leave_stdout
 from robustq.jobs.errors import JobsFailed, RobustqError, SpecError, Unprinted
 from robustq.jobs.text.number_parsing import written_whole
@@ -122,7 +124,10 @@ def shortened(text: str) -> str:
 
 def cleaned(error: click.ClickException) -> click.ClickException:
     """What click says of a command line, which it repeats: without a password."""
-    message = re.sub(r"(?<=')[^']*(?=')|(?<=\()[^()]*(?=\))", lambda word: address(word[0]), error.message)
+    said = error.message
+    if isinstance(error, click.NoSuchOption) and error.option_name in GENERAL:
+        said = f"{error.option_name} stands before the command, as in: robustq {error.option_name} results"
+    message = re.sub(r"(?<=')[^']*(?=')|(?<=\()[^()]*(?=\))", lambda word: address(word[0]), said)
     error.message = shortened(one_line(hide(message)))  # pyright: ignore (declared final, and the only way)
     return error
 
@@ -191,6 +196,17 @@ def following(text: Callable[[], str], ended: Callable[[], bool], seconds: float
         time.sleep(seconds)
 
 
+class Choice(click.Choice):
+    """One of some words, with the one that was meant where another comes near."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            meant = did_you_mean(value, self.choices).removeprefix(": did")
+            raise click.BadParameter(f"{error.message}{meant and f' Did{meant}'}", ctx, param) from error
+
+
 class WholeNumber(click.IntRange):
     """Whole numbers as studies have them, such as 10 or 1e1."""
 
@@ -256,7 +272,16 @@ spreadsheet_option = click.option(
     "--spreadsheet", is_flag=True, help="With CSV: texts that begin like a formula get a ' before them."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout and nothing else there.")
-sweep_option = click.option("--sweep", help="Only the latest sweep of this name.")
+GENERAL = ("-q", "--quiet", "-v", "--verbose", "--store")  # options of robustq itself
+IS_GONE = "robustq.is_gone"  # in a context's `meta`: how to tell a process that has ended, which cluster/ knows
+sweep_option = click.option("--sweep", shell_complete=completion.sweeps, help="Only the latest sweep of this name.")
+
+
+def emit(found: dict[str, Any], text: str, as_json: bool) -> None:
+    """Print what an action did: for people, or as JSON."""
+    from robustq.jobs.text.tables import json_text
+
+    say(json_text(found) if as_json else text)
 
 
 def open_store(ctx: click.Context, **how: bool) -> Any:

@@ -1,6 +1,5 @@
 """Commands that read the store into files, look after it, or list names."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,9 @@ import click
 
 from robustq.jobs.commands.base import open_store, refuse_typed, spreadsheet_option
 from robustq.jobs.commands.options import filter_options
+from robustq.jobs.commands.shell import completion
 from robustq.jobs.errors import SpecError
+from robustq.jobs.text.notes import note
 from robustq.jobs.text.output_paths import Output
 from robustq.jobs.text.safe_text import put, say
 
@@ -17,7 +18,12 @@ from robustq.jobs.text.safe_text import put, say
 @click.argument("path", type=Output(folder=None, replaced=True))
 @filter_options
 @click.option("--per-example", is_flag=True, help="One row an example instead of one a result.")
-@click.option("--partition", metavar="COLUMNS", help="Write a folder of Parquet files, such as by model,attack.")
+@click.option(
+    "--partition",
+    shell_complete=completion.columns,
+    metavar="COLUMNS",
+    help="Write a folder of Parquet files, such as by model,attack.",
+)
 @spreadsheet_option
 @click.pass_context
 def export(
@@ -39,13 +45,15 @@ def export(
     columns = partition.split(",") if partition else ()
     how = {"per_example": per_example, "partition": columns, "spreadsheet": spreadsheet}
     with open_store(ctx).begin() as db:
-        tell = partial(say, err=True)
+        tell = note
         rows = export.export(db, path, filters=filters, tell=tell, **how)
-    say(f"{rows} rows in {path}", err=True)
+    note(f"{rows} rows in {path}")
 
 
 @click.command()
-@click.option("--sweep", required=True, help="The sweep to report on; the latest of this name.")
+@click.option(
+    "--sweep", shell_complete=completion.sweeps, required=True, help="The sweep to report on; the latest of this name."
+)
 @click.option("--out", type=Output(), default=Path("report/report.html"), show_default=True)
 @click.option("--figures", type=Output(folder=True), help="Folder for the pictures as files too.")
 @click.option(
@@ -70,8 +78,8 @@ def report(ctx: click.Context, sweep: str, out: Path, figures: Path | None, form
     if figures is None:
         refuse_typed(ctx, "but with --figures FOLDER", "forms")
     chosen = tuple(dict.fromkeys(forms))
-    for path in write_report(open_store(ctx), sweep, out, figures, partial(say, err=True), chosen):
-        say(f"wrote {path}", err=True)
+    for path in write_report(open_store(ctx), sweep, out, figures, note, chosen):
+        note(f"wrote {path}")
 
 
 @click.command()
@@ -84,13 +92,18 @@ def report(ctx: click.Context, sweep: str, out: Path, figures: Path | None, form
 def ui(ctx: click.Context, port: int, host: str, insecure: bool) -> None:
     """Serve the report as a page that follows the store while sweeps run. It only reads; Ctrl-C ends it.
 
+    Where there is no store yet, the page waits for it.
+
     The address that it prints has a token, without which the page does not open. ROBUSTQ_UI_TOKEN sets it, for an
     address that stays the same: 16 letters and digits or more.
 
     \b
     robustq ui --port 8080
     """
-    store = open_store(ctx)
+    from robustq.jobs.store.connection import connect_store, store_exists
+
+    waits = not store_exists(ctx.obj)
+    store = connect_store(ctx.obj, awaited=True) if waits else open_store(ctx)
     try:
         from robustq.jobs.report import access_token, server
     except ModuleNotFoundError as error:
@@ -103,7 +116,8 @@ def ui(ctx: click.Context, port: int, host: str, insecure: bool) -> None:
     where = f"[{host}]" if ":" in host else host
     place = f"http://{where}:{listening.getsockname()[1]}/?token={shown}"
     put(place, err=True, nl=False)  # what is said elsewhere has no tokens
-    say(f" shows {store.url}; Ctrl-C ends it", err=True)
+    yet = ", which is not there yet" if waits else ""
+    say(f" shows {store.url}{yet}; Ctrl-C ends it", err=True)
     server.serve(store, listening, token, insecure=insecure)
 
 

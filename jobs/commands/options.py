@@ -7,27 +7,34 @@ from typing import Any
 import click
 
 from robustlib.arguments import COUNT
-from robustq.jobs.commands.base import Counted
+from robustq.jobs.commands.base import Choice, Counted
+from robustq.jobs.commands.shell import completion
 from robustq.jobs.results.columns import FILTER_COLUMNS
 
 READING = (
-    click.option("--split", type=click.Choice(["train", "test", "validation"]), help="Evaluated; default: test."),
+    click.option("--split", type=Choice(["train", "test", "validation"]), help="Evaluated; default: test."),
     click.option("--label", metavar="COLUMN", help="Column of the data set that is the label."),
     click.option("--image", metavar="COLUMN", help="Column of the data set that is the image."),
-    click.option("--classes", type=click.Choice(["remap"]), help="Number labels that have holes from 0 on."),
+    click.option("--classes", type=Choice(["remap"]), help="Number labels that have holes from 0 on."),
     click.option("--size", metavar="PIXELS", help="Resize images: the shorter side, or HEIGHTxWIDTH."),
     click.option("--crop", type=Counted(COUNT), metavar="PIXELS", help="Then cut this square from their middle."),
     click.option("--exif-transpose", is_flag=True, default=None, help="Turn images as their EXIF data say."),
 )  # fmt: skip
 CHOOSE = click.option(
-    "--choose", type=click.Choice(["first", "stratified"]), help="Which examples; stratified: as many of each class."
+    "--choose", type=Choice(["first", "stratified"]), help="Which examples; stratified: as many of each class."
 )
 
 FILTERS = (
-    click.option("--sweep", help="Only the latest sweep of this name, or of every name that fits a pattern."),
-    *(click.option(f"--{name}", multiple=True, help=text) for name, text in FILTER_COLUMNS.items()),
     click.option(
-        "--where", multiple=True, metavar="COLUMN=VALUE",
+        "--sweep", shell_complete=completion.sweeps,
+        help="Only the latest sweep of this name, or of every name that fits a pattern.",
+    ),
+    *(
+        click.option(f"--{name}", multiple=True, help=text, shell_complete=completion.FILTERS.get(name))
+        for name, text in FILTER_COLUMNS.items()
+    ),
+    click.option(
+        "--where", multiple=True, shell_complete=completion.columns, metavar="COLUMN=VALUE",
         help="A condition on any column, also with !=, <, <=, > or >=, such as 'robust_accuracy<0.5' or "
         "'versions.kernel=3'.",
     ),
@@ -36,16 +43,22 @@ TRUSTED = click.option("--only-trusted", is_flag=True, help="Leave out what fail
 FILTER_NAMES = ("sweep", *FILTER_COLUMNS, "where", "only_trusted")
 
 QUESTIONS = (
-    click.option("--group", metavar="COLUMNS", help="Means over rows that agree in these, such as model,attack,eps."),
+    click.option(
+        "--group", metavar="COLUMNS", shell_complete=completion.columns,
+        help="Means over rows that agree in these, such as model,attack,eps.",
+    ),
     click.option("--over-seeds", is_flag=True, help="Means over rows that differ only by their seed; of a pivot too."),
     click.option("--pivot", is_flag=True, help="A line a model, a column an attack: robust accuracy."),
-    click.option("--sort", metavar="COLUMNS", help="Order of the rows; -COLUMN from the highest."),
     click.option(
-        "--best", metavar="COLUMN",
+        "--sort", metavar="COLUMNS", shell_complete=completion.columns,
+        help="Order of the rows; -COLUMN from the highest.",
+    ),
+    click.option(
+        "--best", metavar="COLUMN", shell_complete=completion.columns,
         help="Only the best row of each data set, attack, norm and radius: the highest, of seconds the lowest.",
     ),
     click.option(
-        "--compare", nargs=2, metavar="A B",
+        "--compare", nargs=2, metavar="A B", shell_complete=completion.stored_models,
         help="Two models, or two numbers of jobs, over the same examples: difference and McNemar's test.",
     ),
 )  # fmt: skip

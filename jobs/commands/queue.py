@@ -2,7 +2,17 @@
 
 import click
 
-from robustq.jobs.commands.base import JOB_NUMBER, PRIORITY, following, json_option, open_store, sweep_option
+from robustq.jobs.commands.base import (
+    IS_GONE,
+    JOB_NUMBER,
+    PRIORITY,
+    emit,
+    following,
+    json_option,
+    open_store,
+    sweep_option,
+)
+from robustq.jobs.commands.shell import completion
 from robustq.jobs.text.safe_text import say
 
 
@@ -21,20 +31,22 @@ def status(ctx: click.Context, sweep: str | None, watch: bool, as_json: bool) ->
     from robustq.jobs.commands import queue_actions
 
     store = open_store(ctx)
+    how = {"as_json": as_json, "is_gone": ctx.meta.get(IS_GONE, lambda pid, process: False)}
     if watch:
         following(
-            lambda: queue_actions.status_text(store, sweep, as_json=as_json),
+            lambda: queue_actions.status_text(store, sweep, **how),
             lambda: queue_actions.all_ended(store, sweep),
         )
     else:
-        say(queue_actions.status_text(store, sweep, as_json=as_json))
+        say(queue_actions.status_text(store, sweep, **how))
 
 
 @click.command()
 @click.argument("job_ids", nargs=-1, type=JOB_NUMBER)
 @sweep_option
+@json_option
 @click.pass_context
-def cancel(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> None:
+def cancel(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None, as_json: bool) -> None:
     """Cancel jobs by number, or all of a sweep but those that another sweep wants too.
 
     \b
@@ -43,14 +55,16 @@ def cancel(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> N
     """
     from robustq.jobs.commands import queue_actions
 
-    say(queue_actions.cancel(open_store(ctx, write=True), job_ids, sweep))
+    found = queue_actions.cancelled(open_store(ctx, write=True), job_ids, sweep)
+    emit(found, queue_actions.cancelled_text(found), as_json)
 
 
 @click.command()
 @click.argument("job_ids", nargs=-1, type=JOB_NUMBER)
 @sweep_option
+@json_option
 @click.pass_context
-def retry(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> None:
+def retry(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None, as_json: bool) -> None:
     """Queue failed and cancelled jobs again, by number or all of a sweep.
 
     \b
@@ -59,13 +73,15 @@ def retry(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None) -> No
     """
     from robustq.jobs.commands import queue_actions
 
-    say(f"{queue_actions.retry(open_store(ctx, write=True), job_ids, sweep)} jobs queued again")
+    n = queue_actions.retry(open_store(ctx, write=True), job_ids, sweep)
+    emit({"queued": n}, f"{n} jobs queued again", as_json)
 
 
 @click.command()
-@click.option("--sweep", required=True, help="The latest sweep of this name.")
+@click.option("--sweep", shell_complete=completion.sweeps, required=True, help="The latest sweep of this name.")
+@json_option
 @click.pass_context
-def pause(ctx: click.Context, sweep: str) -> None:
+def pause(ctx: click.Context, sweep: str, as_json: bool) -> None:
     """Start no more jobs of a sweep; what runs goes on to its end. Drivers wait until it is resumed.
 
     \b
@@ -73,13 +89,15 @@ def pause(ctx: click.Context, sweep: str) -> None:
     """
     from robustq.jobs.commands import queue_actions
 
-    say(f"{queue_actions.pause(open_store(ctx, write=True), sweep, paused=True)} jobs wait until the sweep is resumed")
+    n = queue_actions.pause(open_store(ctx, write=True), sweep, paused=True)
+    emit({"paused": True, "unfinished": n}, f"{n} jobs wait until the sweep is resumed", as_json)
 
 
 @click.command()
-@click.option("--sweep", required=True, help="The latest sweep of this name.")
+@click.option("--sweep", shell_complete=completion.sweeps, required=True, help="The latest sweep of this name.")
+@json_option
 @click.pass_context
-def resume(ctx: click.Context, sweep: str) -> None:
+def resume(ctx: click.Context, sweep: str, as_json: bool) -> None:
     """Go on with a sweep that was paused.
 
     \b
@@ -87,15 +105,17 @@ def resume(ctx: click.Context, sweep: str) -> None:
     """
     from robustq.jobs.commands import queue_actions
 
-    say(f"{queue_actions.pause(open_store(ctx, write=True), sweep, paused=False)} jobs go on")
+    n = queue_actions.pause(open_store(ctx, write=True), sweep, paused=False)
+    emit({"paused": False, "unfinished": n}, f"{n} jobs go on", as_json)
 
 
 @click.command()
 @click.argument("priority", type=PRIORITY)
 @click.argument("job_ids", nargs=-1, type=JOB_NUMBER)
 @sweep_option
+@json_option
 @click.pass_context
-def prioritise(ctx: click.Context, priority: int, job_ids: tuple[int, ...], sweep: str | None) -> None:
+def prioritise(ctx: click.Context, priority: int, job_ids: tuple[int, ...], sweep: str | None, as_json: bool) -> None:
     """Set the PRIORITY of jobs by number, or of all of a sweep: higher goes first, new jobs have 0.
 
     \b
@@ -105,7 +125,7 @@ def prioritise(ctx: click.Context, priority: int, job_ids: tuple[int, ...], swee
     from robustq.jobs.commands import queue_actions
 
     n = queue_actions.prioritise(open_store(ctx, write=True), job_ids, sweep, priority)
-    say(f"{n} jobs have priority {priority}")
+    emit({"changed": n, "priority": priority}, f"{n} jobs have priority {priority}", as_json)
 
 
 @click.command()

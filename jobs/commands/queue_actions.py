@@ -9,7 +9,18 @@ from robustq.jobs.commands import terminal_rows
 from robustq.jobs.errors import JobsFailed, SpecError
 from robustq.jobs.queue import device_time
 from robustq.jobs.queue.left_out import count_left_out
-from robustq.jobs.queue.status import any_unfinished, bad_gpus, counts, failures, job_log, running, sweeps
+from robustq.jobs.queue.status import (
+    IsGone,
+    any_unfinished,
+    bad_gpus,
+    counts,
+    ended_drivers,
+    failures,
+    job_log,
+    left_behind,
+    running,
+    sweeps,
+)
 from robustq.jobs.queue.time_left import seconds_left_here
 from robustq.jobs.queue.transitions import UNFINISHED
 from robustq.jobs.store.bulk_insert import chunks
@@ -27,14 +38,16 @@ def sweep_id(store: Store, name: str | None) -> int | None:
         return find_sweep(db, name)
 
 
-def status_text(store: Store, name: str | None, *, as_json: bool) -> str:
-    """Jobs by state, what runs, what failed."""
+def status_text(store: Store, name: str | None, *, as_json: bool, is_gone: IsGone = lambda pid, process: False) -> str:
+    """Jobs by state, what runs, what failed. is_gone: tells drivers that died from those at work."""
     with store.begin() as db:
         chosen = find_sweep(db, name)
+        dead = ended_drivers(db, is_gone)
         data = {
             "jobs": counts(db, chosen),
-            "sweeps": sweeps(db),
+            "sweeps": sweeps(db, [] if as_json else [one["id"] for one in left_behind(db, None, dead)]),
             "running": running(db),
+            "left_behind": left_behind(db, chosen, dead),
             "failed": failures(db, chosen),
             "bad_gpus": bad_gpus(db),
             "left_out": count_left_out(db, chosen),
@@ -43,8 +56,10 @@ def status_text(store: Store, name: str | None, *, as_json: bool) -> str:
         }
     if as_json:
         return tables.json_text(data)
-    parts = [counts_text(data["jobs"])]
-    if (left := data["left_seconds"]) is not None and any(data["jobs"][state] for state in UNFINISHED):
+    left_alone = data["left_behind"]
+    at_work = {state: n - sum(one["state"] == state for one in left_alone) for state, n in data["jobs"].items()}
+    parts = [counts_text(at_work) if any(at_work.values()) or not left_alone else "nothing runs"]
+    if (left := data["left_seconds"]) is not None and any(at_work[state] for state in UNFINISHED):
         parts[0] += f"; about {duration(left)} left"
     if data["left_out"]:
         named = "NAME" if name is None else shlex.quote(name)
@@ -52,11 +67,13 @@ def status_text(store: Store, name: str | None, *, as_json: bool) -> str:
         parts[0] += f"; {data['left_out']} of the cancelled were left out of a budget ({how})"
     if hours.words:
         parts[0] += f"\ndevice hours: {hours.words}"
+    if left_alone:
+        parts.append(left_text(left_alone, name))
     if name is None and data["sweeps"]:
-        shown = ("sweep", *data["jobs"])
+        shown = ("sweep", *data["jobs"], *(["left"] if left_alone else []))
         parts.append(tables.table(data["sweeps"], shown))
-    if data["running"]:
-        parts.append("running:\n" + tables.table(*running_table(data["running"]), least=LEAST))
+    if runs := [row for row in data["running"] if row["id"] not in {one["id"] for one in left_alone}]:
+        parts.append("running:\n" + tables.table(*running_table(runs), least=LEAST))
     if data["bad_gpus"]:
         parts.append("\n".join(data["bad_gpus"]))
     if data["failed"]:
@@ -74,6 +91,13 @@ def running_table(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]],
     of_job = ("id", "kind", "model", "seed", "arch", "attack", "norm", "eps")
     shown = (*of_job, "progress_done", "progress_total", "progress_note", "seconds")
     return [row | {"eps": eps_text(row["eps"])} for row in rows], shown
+
+
+def left_text(left: Sequence[dict[str, Any]], name: str | None) -> str:
+    """That a driver died, and how to go on."""
+    who = ", ".join(dict.fromkeys(f"pid {one['pid']} on {one['host']}" for one in left))
+    mend = "robustq drive" + ("" if name is None else f" --sweep {shlex.quote(name)}")
+    return f"{len(left)} jobs left by a driver that died ({who}): run again, or {mend}, to go on with them"
 
 
 def counts_text(found: dict[str, int]) -> str:
@@ -108,20 +132,32 @@ def chosen_jobs(db: Any, job_ids: Sequence[int], name: str | None) -> Any:
 
 def cancel(store: Store, job_ids: Sequence[int], name: str | None) -> str:
     """Cancel jobs, of a sweep those that no other wants; says how many were not finished, and what stays."""
+    return cancelled_text(cancelled(store, job_ids, name))
+
+
+def cancelled(store: Store, job_ids: Sequence[int], name: str | None) -> dict[str, Any]:
+    """Cancel jobs, of a sweep those that no other wants: how many were not finished, how many stay, and which sweeps
+    want these.
+    """
     from robustq.jobs.queue import user_actions
 
     with store.begin() as db:
         chosen = chosen_jobs(db, job_ids, name)
         if job_ids or (sweep_id := find_sweep(db, name)) is None:
-            return f"{user_actions.cancel(db, chosen)} jobs cancelled"
+            return {"cancelled": user_actions.cancel(db, chosen), "stay": 0, "wanted_by": []}
         user_actions.mark_cancelled(db, str(name))  # first, as where it is wanted: two who ask take turns on a server
         free, names = user_actions.only_of(db, sweep_id)
         wanted = user_actions.unfinished(db, chosen)
         n = user_actions.cancel(db, free)
-    if not names:
-        return f"{n} jobs cancelled"
+    return {"cancelled": n, "stay": wanted - n if names else 0, "wanted_by": names}
+
+
+def cancelled_text(found: dict[str, Any]) -> str:
+    text = f"{found['cancelled']} jobs cancelled"
+    if not found["wanted_by"]:
+        return text
     return (
-        f"{n} jobs cancelled; {wanted - n} stay in the queue, which other sweeps want too: {', '.join(names)} "
+        f"{text}; {found['stay']} stay in the queue, which other sweeps want too: {', '.join(found['wanted_by'])} "
         "(robustq cancel with their numbers ends them for all)"
     )
 

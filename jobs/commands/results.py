@@ -1,12 +1,12 @@
 """Commands that print results."""
 
-from functools import partial
 from typing import Any
 
 import click
 
-from robustq.jobs.commands.base import CSV, Seconds, form_of, json_option, open_store, spreadsheet_option
+from robustq.jobs.commands.base import CSV, Choice, Seconds, form_of, json_option, open_store, spreadsheet_option
 from robustq.jobs.commands.options import question_options
+from robustq.jobs.text.notes import note
 from robustq.jobs.text.safe_text import say
 from robustq.jobs.text.tables import FORMATS
 
@@ -14,7 +14,7 @@ from robustq.jobs.text.tables import FORMATS
 @click.command()
 @question_options
 @click.option("--summary", is_flag=True, help="One line a model instead of one a result.")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print.")
+@click.option("--format", "form", type=Choice(FORMATS), default="table", show_default=True, help="How to print.")
 @spreadsheet_option
 @json_option
 @click.pass_context
@@ -33,7 +33,7 @@ def results(ctx: click.Context, question: Any, summary: bool, form: str, spreads
     from robustq.jobs.commands import results_text
 
     store = open_store(ctx)
-    form, tell = form_of(ctx, form, as_json, spreadsheet), partial(say, err=True)
+    form, tell = form_of(ctx, form, as_json, spreadsheet), note
     text = results_text.question_text(store, question, form, summary=summary, tell=tell)
     say(text, data=form in CSV)
     whole = form == "table" and not question.filters.groups  # a question about some rows is no question about a sweep
@@ -58,7 +58,7 @@ def sql(ctx: click.Context, statement: str, limit: int, seconds: float, as_json:
     answer = ask(ctx.obj, statement, limit=limit, seconds=seconds)
     say(answer_text(answer, as_json=as_json))
     if not answer.whole:
-        say(f"the first {limit} rows; --limit prints more", err=True)
+        note(f"the first {limit} rows; --limit prints more")
 
 
 COMMANDS = (results, sql)

@@ -122,9 +122,11 @@ def summary_text(rows: Sequence[ResultRow]) -> str:
     n = max(row["n"] for row in rows)
     head = f"{rows[0]['sweep']}: accuracy in % on {n} images, clean and under the worst of the attacks by radius"
     shown = terminal_rows.shown_summary(rows)
+    if not shown:  # of certificates alone
+        return f"{head}\n{table(terminal_rows.shown_results(rows), least=terminal_rows.LEAST)}"
     whys = [terminal_rows.summary_why(rows, line["model"]) for line in shown]
     shown, notes = with_notes(shown, whys)
-    return f"{head}\n{under(table(shown), notes, 'table')}"
+    return f"{head}\n{under(table(shown, least=terminal_rows.LEAST), notes, 'table')}"
 
 
 def closing_lines(store: Store, chosen: int | str | None) -> str:

@@ -2,7 +2,7 @@
 
 import click
 
-from robustq.jobs.commands.base import json_option
+from robustq.jobs.commands.base import emit, json_option
 from robustq.jobs.text.safe_text import put, say
 
 
@@ -17,16 +17,19 @@ def db() -> None:
 
 
 @db.command(name="upgrade")
+@json_option
 @click.pass_context
-def db_upgrade(ctx: click.Context) -> None:
+def db_upgrade(ctx: click.Context, as_json: bool) -> None:
     """Bring a store of an older schema to this one, keeping a copy of an SQLite file.
 
     \b
     robustq --store old.db db upgrade
     """
+    from robustq.jobs.store.schema import SCHEMA_VERSION
     from robustq.jobs.store.upgrade import upgrade
 
-    say(upgrade(ctx.obj))
+    done = upgrade(ctx.obj)
+    emit({"schema_version": SCHEMA_VERSION, "done": done}, done, as_json)
 
 
 @db.command(name="info")

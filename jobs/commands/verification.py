@@ -1,6 +1,5 @@
 """Commands that check results: against another store, and by running them again."""
 
-from functools import partial
 from typing import Any
 
 import click
@@ -9,6 +8,7 @@ from robustq.jobs.commands.base import (
     CSV,
     JOB_NUMBER,
     SEED,
+    Choice,
     Unfinished,
     form_of,
     json_option,
@@ -17,11 +17,12 @@ from robustq.jobs.commands.base import (
     spreadsheet_option,
 )
 from robustq.jobs.commands.options import FILTER_NAMES, filter_options
+from robustq.jobs.text.notes import note
 from robustq.jobs.text.safe_text import say
 from robustq.jobs.text.tables import FORMATS
 
 format_option = click.option(
-    "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print."
+    "--format", "form", type=Choice(FORMATS), default="table", show_default=True, help="How to print."
 )
 
 
@@ -30,7 +31,7 @@ format_option = click.option(
 @click.argument("new")
 @click.option(
     "--versions",
-    type=click.Choice(["kernel", "robustq", "torch", "numpy", "python"]),
+    type=Choice(["kernel", "robustq", "torch", "numpy", "python"]),
     help="OLD and NEW are versions of this, of rows in --store.",
 )
 @filter_options
@@ -64,7 +65,7 @@ def diff(
     form = form_of(ctx, form, as_json, spreadsheet)
     rows = verification_text.changes_between(ctx.obj, old, new, versions, filters)
     say(verification_text.diff_text(rows, form), data=form in CSV)
-    say(changes_text(rows), err=True)
+    note(changes_text(rows))
     if changed := sum(row["change"] == CHANGED for row in rows):
         raise Unfinished(f"{changed} results changed beyond their intervals")
 
@@ -75,6 +76,7 @@ def diff(
     "--job", "job_ids", type=JOB_NUMBER, multiple=True, help="Run this one, instead of any; may be given often."
 )
 @click.option("--draw", type=SEED, default=0, show_default=True, help="Seed by which results are drawn.")
+@click.option("--device", type=Choice(["cpu", "cuda"]), help="Run on this; default: what each result was made on.")
 @click.option("--threads", type=click.IntRange(1, 4096), default=1, show_default=True, help="CPU threads.")
 @filter_options
 @format_option
@@ -86,6 +88,7 @@ def replay(
     number: int,
     job_ids: tuple[int, ...],
     draw: int,
+    device: str | None,
     threads: int,
     form: str,
     spreadsheet: bool,
@@ -107,8 +110,9 @@ def replay(
 
     if job_ids:
         refuse_typed(ctx, "with --job, which says what to run", "number", "draw", *FILTER_NAMES)
-    form, tell = form_of(ctx, form, as_json, spreadsheet), partial(say, err=True)
-    rows = replay(open_store(ctx), number, filters=filters, job_ids=job_ids, seed=draw, threads=threads, tell=tell)
+    form = form_of(ctx, form, as_json, spreadsheet)
+    how = {"seed": draw, "threads": threads, "device": device, "tell": note}
+    rows = replay(open_store(ctx), number, filters=filters, job_ids=job_ids, **how)
     say(verification_text.replay_text(rows, form), data=form in CSV)
     if wrong := count_wrong(rows):
         raise Unfinished(f"{wrong} of {len(rows)} results did not come out as they were stored")

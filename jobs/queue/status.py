@@ -1,15 +1,18 @@
 """The progress of the work: jobs by state, what runs, what failed, all about one job. Never writes."""
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
 from robustq.jobs.errors import SpecError
-from robustq.jobs.queue.transitions import BAD_GPU, LEASE_SECONDS
+from robustq.jobs.queue.transitions import BAD_GPU, LEASE_SECONDS, LIVE
 from robustq.jobs.store.schema import STATES, attempt, driver, event, job, job_dep, result, sweep, sweep_job
 from robustq.jobs.store.sweeps import LATEST_FIRST, jobs_of
+
+IsGone = Callable[[int, str | None], bool]  # of a process, by its pid and identity
 
 # What a job's model is called in the latest sweep that has the job.
 MODEL = (
@@ -70,19 +73,21 @@ def costs(db: Connection, sweep_id: int | None = None) -> tuple[float, float]:
     return done, left
 
 
-def sweeps(db: Connection) -> list[dict[str, Any]]:
-    """Every sweep with its jobs by state, the latest first."""
+def sweeps(db: Connection, left: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """Every sweep with its jobs by state, the latest first. left: jobs that are counted by themselves, under `left`."""
+    state = sa.case((job.c.id.in_(left), "left"), else_=job.c.state) if left else job.c.state
     rows = db.execute(
-        select(sweep.c.id, sweep.c.name, sweep.c.created_at, job.c.state, sa.func.count())
+        select(sweep.c.id, sweep.c.name, sweep.c.created_at, state, sa.func.count())
         .join(sweep_job, sweep_job.c.sweep_id == sweep.c.id)
         .join(job, job.c.id == sweep_job.c.job_id)
-        .group_by(sweep.c.id, sweep.c.name, sweep.c.created_at, job.c.state)
+        .group_by(sweep.c.id, sweep.c.name, sweep.c.created_at, state)
         .order_by(*LATEST_FIRST)
     )
     found: dict[int, dict[str, Any]] = {}
-    for id_, name, created_at, state, n in rows:
-        entry = found.setdefault(id_, {"sweep": name, "created_at": created_at} | dict.fromkeys(STATES, 0))
-        entry[state] = n
+    counted: dict[str, int] = dict.fromkeys((*STATES, *(["left"] if left else [])), 0)
+    for id_, name, created_at, its_state, n in rows:
+        entry = found.setdefault(id_, {"sweep": name, "created_at": created_at} | counted)
+        entry[its_state] = n
     return list(found.values())
 
 
@@ -97,6 +102,19 @@ def running(db: Connection) -> list[dict[str, Any]]:
         .order_by(job.c.id)
     ).mappings()  # fmt: skip
     return [dict(row) | {"seconds": max(0.0, time.time() - row["started_at"])} for row in rows]
+
+
+def ended_drivers(db: Connection, is_gone: IsGone) -> list[str]:
+    """Drivers that never said their end, and whose process has surely ended. is_gone: see cluster/process_identity."""
+    rows = db.execute(select(driver.c.id, driver.c.pid, driver.c.process).where(driver.c.stopped_at.is_(None))).all()
+    return [row.id for row in rows if is_gone(row.pid, row.process)]
+
+
+def left_behind(db: Connection, sweep_id: int | None, drivers: Sequence[str]) -> list[dict[str, Any]]:
+    """Jobs that these drivers hold, as the store has it: whoever drives next takes them back at once."""
+    held = job.c.state.in_(LIVE) & job.c.lease_owner.in_(drivers) & job.c.id.in_(jobs_of(sweep_id))
+    rows = select(job.c.id, job.c.state, driver.c.host, driver.c.pid).join(driver, driver.c.id == job.c.lease_owner)
+    return [dict(row) for row in db.execute(rows.where(held).order_by(job.c.id)).mappings()] if drivers else []
 
 
 def bad_gpus(db: Connection) -> list[str]:

@@ -19,12 +19,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from robustq.jobs.errors import RobustqError, SpecError
 from robustq.jobs.report.access_token import HEADERS, Door
+from robustq.jobs.report.compared_sweeps import compared_section
 from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.report.page.render import render_page, render_sections
 from robustq.jobs.report.page.sections import make_page
 from robustq.jobs.report.page.sweep_data import gather, page_state
 from robustq.jobs.report.server_limits import Patient, Slices, Together
-from robustq.jobs.store.connection import Store, parse_url
+from robustq.jobs.store.connection import Store, check_store, parse_url, store_exists
 from robustq.jobs.store.schema import meta
 from robustq.jobs.store.sqlite_files import identity
 from robustq.jobs.store.sweeps import find_sweep, latest_sweeps
@@ -89,9 +90,17 @@ class Pages:
 
     def __init__(self, store: Store):
         self.store, self.lock = store, threading.Lock()
+        self.found = False  # whether there was a store yet
         self.cache = PageCache()
-        self.last: dict[int, Made] = {}  # by sweep
+        self.last: dict[tuple[int, int | None], Made] = {}  # by sweep, and the one beside it
         self.mark = ""
+
+    def there(self) -> bool:
+        """Whether there is a store, which may come later than this server. Raises StoreError for what is none."""
+        if not self.found and store_exists(self.store.url):
+            check_store(self.store, create=False)
+            self.found = True
+        return self.found
 
     def forget(self, db: Connection) -> None:
         """Drop what was read of a store that another has taken the place of."""
@@ -108,43 +117,75 @@ class Pages:
         names = list(latest_sweeps(db))
         return (find_sweep(db, name or names[0]) if names else None), names
 
-    def tag(self, name: str | None) -> str:
+    def beside(self, db: Connection, sweep_id: int | None, other: str | None) -> int | None:
+        """The sweep that the page's is compared with, if another one was asked for."""
+        found = None if sweep_id is None or not other else find_sweep(db, other)
+        return None if found == sweep_id else found
+
+    def tag(self, name: str | None, other: str | None = None) -> str:
         """An ETag of what the page of a sweep would show."""
+        if not self.there():
+            return NO_STORE
         with self.store.begin() as db:
             sweep_id, names = self.chosen(db, name)
             state = self.mark_of(db) + (repr(names) if sweep_id is None else page_state(db, sweep_id))
+            if (beside := self.beside(db, sweep_id, other)) is not None:
+                state += page_state(db, beside)
         return f'"{hashlib.sha256(state.encode()).hexdigest()[:32]}"'
 
-    def made(self, name: str | None) -> Made:
+    def made(self, name: str | None, other: str | None = None) -> Made:
         """The page of a sweep, made once a state of it, however many ask."""
-        tag = self.tag(name)  # before what it stands for, so that a change in between is shown at the next question
+        if not self.there():
+            return Made(NO_STORE, [], waiting(self.store), NOTHING)
+        # Before what it stands for, so that a change in between is shown at the next question.
+        tag = self.tag(name, other)
         with self.lock, self.store.begin() as db:
             self.forget(db)
             sweep_id, names = self.chosen(db, name)
             if sweep_id is None:
-                return Made(tag, [], empty(self.store), b'{"about": "", "sections": []}')
-            if (last := self.last.get(sweep_id)) is None or (last.tag, last.names) != (tag, names):
+                return Made(tag, [], empty(self.store), NOTHING)
+            place = sweep_id, self.beside(db, sweep_id, other)
+            if (last := self.last.get(place)) is None or (last.tag, last.names) != (tag, names):
                 page = make_page(db, self.store.artifacts, gather(db, sweep_id, self.cache), self.cache)
                 rendered = render_sections(page)
+                if place[1] is not None:
+                    ids, both = (sweep_id, place[1]), (page.sweep.name, str(other))
+                    at = 1 + next((i for i, section in enumerate(rendered) if section.name == "verdict"), -1)
+                    rendered.insert(at, compared_section(db, ids, both))
+                # Of each sweep one page beside another is kept: there are very many pairs.
+                self.last = {p: m for p, m in self.last.items() if p[0] != sweep_id or None in (p[1], place[1])}
                 found = {"about": page.about, "sections": [vars(section) for section in rendered]}
-                whole = render_page(page, rendered, live=names).encode()
-                self.last[sweep_id] = Made(tag, names, whole, json.dumps(found).encode())
-            return self.last[sweep_id]
+                whole = render_page(page, rendered, live=names, beside=other).encode()
+                self.last[place] = Made(tag, names, whole, json.dumps(found).encode())
+            return self.last[place]
 
-    def live(self, name: str | None) -> tuple[str, bytes]:
+    def live(self, name: str | None, other: str | None = None) -> tuple[str, bytes]:
         """An ETag, and as JSON the sections with their hashes, by which the page replaces those that changed."""
-        made = self.made(name)
+        made = self.made(name, other)
         return made.tag, made.live
 
 
+NOTHING = b'{"about": "", "sections": []}'
+NO_STORE = '"no store"'  # the ETag of a page that waits for one
 EMPTY = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>robustq</title>
-<meta http-equiv="refresh" content="2"></head><body><main><h1>No sweep yet</h1>
-<p>The store {store} holds no sweep: <code>robustq run STUDY</code> makes one. This page looks again by itself.</p>
+<meta http-equiv="refresh" content="2"></head><body><main><h1>{head}</h1>
+<p>{what}: <code>robustq run STUDY</code> makes one. This page looks again by itself.</p>
 </main></body></html>"""
 
 
 def empty(store: Store) -> bytes:
-    return EMPTY.format(store=html.escape(address(store.url))).encode()
+    what = f"The store {html.escape(address(store.url))} holds no sweep"
+    return EMPTY.format(head="No sweep yet", what=what).encode()
+
+
+def waiting(store: Store) -> bytes:
+    what = f"There is no store {html.escape(address(store.url))}"
+    return EMPTY.format(head="No store yet", what=what).encode()
+
+
+def asked(request: Request) -> tuple[str | None, str | None]:
+    """The sweep that a request names, and the one beside it."""
+    return request.query_params.get("sweep"), request.query_params.get("with")
 
 
 def application(store: Store, token: str, *, anywhere: bool = False) -> ASGIApp:
@@ -152,14 +193,14 @@ def application(store: Store, token: str, *, anywhere: bool = False) -> ASGIApp:
     pages, once = Pages(store), Together()
 
     async def whole(request: Request) -> Response:
-        made = await once(pages.made, request.query_params.get("sweep"))
+        made = await once(pages.made, *asked(request))
         return Slices(made.whole, headers=HEADERS, media_type="text/html")
 
     async def live(request: Request) -> Response:
-        name, known = request.query_params.get("sweep"), request.headers.get("if-none-match")
-        if known is not None and known == await once(pages.tag, name):
+        names, known = asked(request), request.headers.get("if-none-match")
+        if known is not None and known == await once(pages.tag, *names):
             return Response(status_code=304, headers=HEADERS | {"ETag": known})
-        made = await once(pages.made, name)
+        made = await once(pages.made, *names)
         return Slices(made.live, headers=HEADERS | {"ETag": made.tag}, media_type="application/json")
 
     async def refuse(_: Request, error: Exception) -> Response:

@@ -19,6 +19,7 @@ from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import PageRow
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.sweeps import find_sweep
+from robustq.jobs.text.notes import LOGGER
 
 
 def write_report(
@@ -40,6 +41,7 @@ def write_report(
         sweep = gather(db, sweep_id, cache)
         if not sweep.rows:
             raise SpecError(f"sweep {name!r} has no results yet: {way_on(sweep)}")
+        LOGGER.info("sweep %s: %d results, %d trainings on the page", name, len(sweep.rows), len(sweep.trainings))
         page = make_page(db, store.artifacts, sweep, cache)
         html = render_page(page, render_sections(page))
         drawn = [] if figures_folder is None else list(figure_files(db, store.artifacts, sweep, cache, forms))

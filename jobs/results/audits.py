@@ -4,6 +4,8 @@ from typing import TypedDict, cast
 
 from sqlalchemy import Connection, select
 
+from robustlib.checks.thresholds import LIMITS
+from robustlib.number_text import percents
 from robustq.jobs.results.columns import Check, as_json
 from robustq.jobs.store.schema import check_result, job, result, sweep_job
 
@@ -91,3 +93,17 @@ def audit_of(db: Connection, sweep_id: int) -> AuditFound:
         left_out=told.get("left_out", []),
         job_id=row["id"],
     )
+
+
+def audit_headline(found: AuditFound) -> str:
+    """The verdict in one sentence, with the number to quote."""
+    naive, adaptive = percents((found["naive_robust_accuracy"], found["adaptive_robust_accuracy"]))
+    match found["verdict"]:
+        case "fail":
+            failed = [c["name"] for c in found["checks"] if c["verdict"] == "fail" and LIMITS[c["name"]].blocking]
+            said = f"{naive} % is no robust accuracy" + ("" if naive == adaptive else f"; at most {adaptive} % is")
+            return f"FAIL: {said}. Failed: {', '.join(failed)}."
+        case "warn":
+            other = "" if naive == adaptive else f", not {naive} %"
+            return f"WARN: quote {adaptive} %{other}, and look at what warned below."
+    return f"PASS: {adaptive} % robust accuracy against everything that was tried."

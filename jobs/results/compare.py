@@ -7,6 +7,7 @@ import numpy as np
 from sqlalchemy import Connection, select
 
 from robustlib.datasets.source import TEST
+from robustlib.names import did_you_mean
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.filters import Filters, make_filters
@@ -81,8 +82,10 @@ def match_models(db: Connection, filters: Filters, pair: Sequence[str]) -> list[
         one = filters.narrowed(make_filters(None, {"model": model}))
         rows = chosen_rows(db, one, COMPARED_COLUMNS)
         if not rows:
+            there = {row["model"] for row in chosen_rows(db, filters, ("model",))}
             raise SpecError(
                 f"--compare: no result is of model {model!r}, nor do both words name results by their number"
+                f"{did_you_mean(model, sorted(there))}"
             )
         found.append({tuple(row[name] for name in SAME_ATTACK): row for row in rows})
     first, second = found

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from robustlib.names import did_you_mean
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.columns import RESULT_COLUMNS, WHY
 from robustq.jobs.text.number_parsing import read_number
@@ -91,7 +92,8 @@ def check_condition(condition: Condition) -> None:
 def check_columns(columns: Iterable[str], known: Sequence[str] = RESULT_COLUMNS) -> None:
     for column in columns:
         if column not in known:
-            raise SpecError(f"there is no column {column!r}, expected one of: {', '.join(known)}")
+            meant = did_you_mean(column, known)
+            raise SpecError(f"there is no column {column!r}, expected one of: {', '.join(known)}{meant}")
 
 
 def is_number(column: str) -> bool:

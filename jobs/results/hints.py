@@ -3,6 +3,7 @@
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
+from robustlib.names import did_you_mean
 from robustq.jobs.results.conditions_sql import conditions, view
 from robustq.jobs.results.filters import TEXT_COLUMNS, Filters
 from robustq.jobs.results.rows import chosen_rows
@@ -20,7 +21,10 @@ def unfitting(db: Connection, filters: Filters) -> list[str]:
         if not chosen_rows(db, Filters(filters.sweep, (group,)), (column,)):
             there = {row[column] for row in chosen_rows(db, Filters(filters.sweep), (column,))}
             values = ", ".join(sorted(value for value in there if value is not None)) or "none"
-            found.append(f"no result has {column} {' or '.join(one.value for one in group)}, there are: {values}")
+            meant = did_you_mean(group[0].value, filter(None, there)) if len(group) == 1 else ""
+            found.append(
+                f"no result has {column} {' or '.join(one.value for one in group)}, there are: {values}{meant}"
+            )
     return found
 
 

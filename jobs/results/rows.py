@@ -12,6 +12,7 @@ from robustq.jobs.results.filters import Filters
 from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.schema import job, job_artifact, result, sweep, sweep_job
 from robustq.jobs.store.sweeps import jobs_of
+from robustq.jobs.text.notes import LOGGER
 from robustq.jobs.text.tables import Row
 
 # What the column `extra` tells of an evaluation, in the order of --json.
@@ -44,6 +45,7 @@ def chosen_rows(
             {name: row[name] if name != WHY else why.get(one[-1]) for name in given}
             for row, one in zip(found, read, strict=True)
         ]
+    LOGGER.info("%d results read", len(found))
     return cast("list[ResultRow]", found)
 
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
 
+from robustlib.names import near_file
 from robustlib.regular_files import irregular
 from robustq.jobs.errors import StoreAway, StoreError
 from robustq.jobs.store import sqlite_files
@@ -21,6 +22,7 @@ from robustq.jobs.store.schema import SCHEMA_VERSION, meta, metadata
 from robustq.jobs.store.sqlite_files import Identity
 from robustq.jobs.store.views import V_CHECKS, V_RESULTS
 from robustq.jobs.store.whole_files import give_name, unfinished
+from robustq.jobs.text.notes import LOGGER
 from robustq.jobs.text.safe_text import address, has_password, hide
 
 BUSY_SECONDS = 30
@@ -146,7 +148,8 @@ def is_away(store: Store, error: DatabaseError) -> bool:
 
 
 def no_store(path: Path) -> StoreError:
-    return StoreError(f"there is no store {path}: `robustq run` or `robustq submit` makes one, --store names another")
+    made = "`robustq run` or `robustq submit` makes one, --store names another"
+    return StoreError(f"there is no store {path}: {made}{near_file(path)}")
 
 
 def sqlite_path(url: sa.URL) -> Path | None:
@@ -244,6 +247,7 @@ def open_store(text: str, *, create: bool = False, write: bool = False) -> Store
         check_store(connect_store(text), create=False)
     store = connect_store(text, write=write)
     check_store(store, create=create)
+    LOGGER.info("store %s opened, to be %s", store.url, "written" if write else "read")
     return store
 
 
@@ -287,10 +291,10 @@ def network_file_system(path: Path) -> str | None:
     return found if found in NETWORK else None
 
 
-def connect_store(text: str, *, write: bool = False) -> Store:
-    """The store as it is: whatever its version, and whether it is one at all."""
+def connect_store(text: str, *, write: bool = False, awaited: bool = False) -> Store:
+    """The store as it is: whatever its version, and whether it is one at all. awaited: its file may come later."""
     url, path = parse_url(text)
-    if path is not None and not path.exists():
+    if path is not None and not awaited and not path.exists():
         raise no_store(path)
     folder = path.parent if path else Path(".robustq").absolute()
     shown = address(url.render_as_string())  # which hides no password that is a parameter

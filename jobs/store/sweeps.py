@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from robustlib.names import did_you_mean
 from robustq.jobs.errors import SpecError
 from robustq.jobs.store.schema import job, sweep, sweep_job
 
@@ -27,7 +28,8 @@ def find_sweep(db: Connection, name: str | None) -> int | None:
     found = db.execute(select(sweep.c.id).where(sweep.c.name == name).order_by(*LATEST_FIRST).limit(1)).scalar()
     if found is None:
         names = db.execute(select(sweep.c.name).distinct().order_by(sweep.c.name)).scalars().all()
-        raise SpecError(f"there is no sweep {name!r}, the store has: {', '.join(names) or 'none'}")
+        known = ", ".join(names) or "none"
+        raise SpecError(f"there is no sweep {name!r}, the store has: {known}{did_you_mean(name, names)}")
     return found
 
 

@@ -1,6 +1,7 @@
 """A study as its author wrote it: YAML in, checked data out, every error with its line."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic import (
 
 from robustlib.arguments import COUNT, NOT_NEGATIVE, POSITIVE, Norm, check_range
 from robustlib.datasets.source import AS_IT_IS, TEST, Reading
+from robustlib.names import did_you_mean
 from robustlib.normalisations import NORMALISATIONS, check_statistics
 from robustq.jobs.errors import SpecError
 from robustq.jobs.specs import Choose, Split, Statistics
@@ -90,8 +92,11 @@ class StudyModel(Part):
     def statistics(cls, value: Any) -> Any:
         """One number stands for all channels. What cannot be a mean or a standard deviation is refused."""
         if value is not None and not isinstance(value, dict | Statistics) and value not in ("dataset", *NORMALISATIONS):
-            known = ", ".join(["dataset", *NORMALISATIONS])
-            raise ValueError(f"expected {known} or {{mean: [...], std: [...]}}, got {value!r}")
+            names = ["dataset", *NORMALISATIONS]
+            known = ", ".join(names)
+            raise ValueError(
+                f"expected {known} or {{mean: [...], std: [...]}}, got {value!r}{did_you_mean(value, names)}"
+            )
         if not isinstance(value, dict):
             return value
         if value.keys() != {"mean", "std"}:
@@ -300,10 +305,10 @@ def parts_of(value: Any, where: Path_) -> Iterator[tuple[Path_, Any]]:
         yield from parts_of(part, (*where, key))
 
 
-def entries_of(loc: tuple[Any, ...]) -> str:
+def known_entries(loc: tuple[Any, ...]) -> list[str]:
     """The entries that there are beside an unknown one."""
     part: Any = {1: Study, 3: StudyModel if loc[0] == "models" else None}.get(len(loc))
-    return f", there are: {', '.join(part.model_fields)}" if part is not None else ""
+    return list(part.model_fields) if part is not None else []
 
 
 def explain(error: Any, written: str | None = None) -> str:
@@ -311,7 +316,9 @@ def explain(error: Any, written: str | None = None) -> str:
     name = ".".join(str(part) for part in error["loc"])
     match error["type"]:
         case "extra_forbidden":
-            return f"unknown entry {error['loc'][-1]!r} ({name}){entries_of(error['loc'])}"
+            known = known_entries(error["loc"])
+            there = f", there are: {', '.join(known)}" if known else ""
+            return f"unknown entry {error['loc'][-1]!r} ({name}){there}{did_you_mean(error['loc'][-1], known)}"
         case "missing":
             return f"{name} is missing"
         case "value_error" if isinstance(error["ctx"]["error"], NotNumber):
@@ -322,4 +329,11 @@ def explain(error: Any, written: str | None = None) -> str:
             return f"{name}: expected entries as {{name: value}}, got {brief(error['input'])}"
         case "list_type" | "tuple_type":
             return f"{name}: expected a list, got {brief(error['input'])}"
-    return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, got {brief(error['input'])}"
+        case "literal_error":
+            meant = did_you_mean(error["input"], re.findall(r"'([^']*)'", error["ctx"]["expected"]))
+            return f"{name}: {lowered(error['msg'])}, got {brief(error['input'])}{meant}"
+    return f"{name}: {lowered(error['msg'])}, got {brief(error['input'])}"
+
+
+def lowered(message: str) -> str:
+    return f"{message[0].lower()}{message[1:]}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from robustlib.names import near_file
 from robustlib.number_text import distinct
 from robustlib.regular_files import irregular
 from robustq.jobs.errors import SpecError
@@ -93,7 +94,7 @@ def read_text(path: Path) -> str:
             raise SpecError(f"{path}: expected a study of at most {most} MB, got {came} MB")
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise SpecError(f"cannot read the study {path}: {error.strerror}") from error
+        raise SpecError(f"cannot read the study {path}: {error.strerror}{near_file(path)}") from error
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: expected text in UTF-8, got byte {error.object[error.start]:#04x}") from error
     except ValueError as error:

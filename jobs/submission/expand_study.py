@@ -17,6 +17,7 @@ from robustlib import KERNEL_VERSION
 from robustlib.datasets import load
 from robustlib.datasets.source import TEST
 from robustlib.hashing import code_hash, file_hash
+from robustlib.names import near_file
 from robustlib.normalisations import NORMALISATIONS
 from robustlib.regular_files import irregular
 from robustlib.settings import AUDIT, TrainSettings
@@ -34,7 +35,7 @@ from robustq.jobs.study.study import Origin, Study, StudyAttack, StudyModel, exp
 from robustq.jobs.study.yaml_with_lines import Path_
 from robustq.jobs.submission.plan import Planned, Resolved, model_jobs
 from robustq.jobs.text.canonical_json import canonical
-from robustq.jobs.text.safe_text import say
+from robustq.jobs.text.notes import LOGGER, note
 
 TRAIN_FIELDS = frozenset(field.name for field in fields(TrainSettings)) - {"attack"}
 
@@ -143,7 +144,7 @@ def hash_file(path: Path, origin: Origin, where: Path_, what: str, digest: Calla
     try:
         return digest(path)
     except OSError as error:
-        raise origin.error(where, f"there is no {what} {path} ({error.strerror})") from error
+        raise origin.error(where, f"there is no {what} {path} ({error.strerror}){near_file(path)}") from error
     except ValueError as error:  # of a zero byte
         raise origin.error(where, f"no {what} can have the name {str(path)!r} ({error})") from error
 
@@ -180,6 +181,7 @@ def checked(resolved: Resolved) -> list[Planned]:
         if (chosen := settings[label]) is not None:
             guard(origin, ("models", label, "train"), validate.check_training, chosen, resolved.train_data)
         about = {"stated": study.models[label].normalize is not None, "trained": settings[label] is not None}
+        LOGGER.info("model %s: is built and shown two images", label)
         guard(origin, ("models", label), validate.check_model, model, resolved.data, **about, tell=notes.append)
     asked = [(spec, surrogate_of(resolved, spec, i, validate)) for spec, i in attacks]
     jobs: dict[str, Planned] = {}
@@ -192,8 +194,8 @@ def checked(resolved: Resolved) -> list[Planned]:
                     same = f"{label!r} is the same model as {there.model!r}: leave it out"
                     raise origin.error(("models", label), same)
     plan = cost.with_costs(list(jobs.values()), resolved)
-    for note in notes:  # at the end: what is refused is told in one line
-        say(note, err=True)
+    for line in notes:  # at the end: what is refused is told in one line
+        note(line)
     return plan
 
 

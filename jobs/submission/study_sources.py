@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from robustlib.addresses import is_address, public
+from robustlib.settings import NO_ATTACK, NO_RADIUS
 from robustq.jobs.errors import SpecError
 from robustq.jobs.store.connection import Store
 from robustq.jobs.study.study import Origin, Study, check, load_study
@@ -68,10 +69,15 @@ def submit_attack(url: str, options: dict[str, Any]) -> tuple[Store, Submitted]:
     params = parameters(options["params"], taken)
     radii = [radius(text) for text in options["eps"]]
     attacks = []
+    bounded = any(name not in NO_RADIUS for name in options["attacks"])
     for name in options["attacks"]:
-        entry: dict[str, Any] = {"name": name} | params
-        entry |= {} if options["norm"] is None else {"norm": options["norm"]}
-        entry |= {"eps": radii} if radii else {}
+        entry: dict[str, Any] = {"name": name}
+        # What stands beside attacks with a radius is meant without one. Alone, an option has no effect, and is refused.
+        if not (bounded and name in NO_RADIUS):
+            entry |= {} if options["norm"] is None else {"norm": options["norm"]}
+            entry |= {"eps": radii} if radii else {}
+        if not (name == NO_ATTACK and len(set(options["attacks"])) > 1):
+            entry |= params
         attacks.append(entry)
     model = model_entry(options["model"], options["weights"]) | normalize_entry(options)
     return submit_one_off(url, "attack", model, attacks, options)

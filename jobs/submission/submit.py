@@ -26,6 +26,7 @@ from robustq.jobs.submission.expand_study import expand, resolve
 from robustq.jobs.submission.plan import Planned, Resolved
 from robustq.jobs.submission.resubmit import has_moved, refresh
 from robustq.jobs.text.canonical_json import canonical
+from robustq.jobs.text.notes import LOGGER
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,16 @@ def submit(
     Raises SpecError before anything is written or made.
     """
     resolved = resolve(study, origin, folder, data_folder)
+    LOGGER.info("study %s: data set %s, hash %s", study.name, study.dataset, resolved.data.sha256[:12])
     if budget is None and store_exists(url):
         store = open_store(url, create=parse_url(url)[1] is None, write=True)  # a server's database may be empty yet
         with store.begin() as db:
             known = db.execute(select(sweep.c.id).where(sweep.c.identity == resolved.identity)).scalar()
             if known is not None and not has_moved(db, known, resolved):
+                LOGGER.info("study %s: the store knows it whole", study.name)
                 return store, again(db, known, study.name)
     plan, cut = expand(resolved), None
+    LOGGER.info("study %s: %d jobs checked against the kernels", study.name, len(plan))
     if budget is not None:
         from robustq.jobs.submission.on_this_machine import cut_to_budget  # torch
 

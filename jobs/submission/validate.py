@@ -40,6 +40,7 @@ from robustlib.inference.model_modes import as_images, device_of, moved
 from robustlib.models import Tell, first_layer, network
 from robustlib.models.layers import Normalize
 from robustlib.models.loading import users_model
+from robustlib.names import did_you_mean, unknown
 from robustlib.outcome import check_classes
 from robustlib.settings import AUDIT, CERTIFY, TRANSFER, TrainSettings
 from robustlib.training import OBJECTIVES
@@ -50,17 +51,21 @@ from robustq.jobs.submission.plan import Resolved
 from robustq.jobs.text.number_parsing import fitting
 
 LOOKED_AT_BYTES = 256 * 2**20  # of decoded images, when a study is submitted; workers see the rest
+ENTRIES = ("norm", "eps", "restarts", "surrogate")  # of a study's attack, beside its parameters
 IN_THE_SPEC = frozenset({"norm", "eps", "surrogate"})  # what it has places of its own for
 
 
-def check_params(owner: str, known: dict[str, inspect.Parameter], given: dict[str, Any]) -> dict[str, Any]:
+def check_params(
+    owner: str, known: dict[str, inspect.Parameter], given: dict[str, Any], beside: Iterable[str] = ()
+) -> dict[str, Any]:
     """The given parameters over the defaults. Raises ValueError for an unknown name, a value of the wrong type, or one
-    that the kernels refuse.
+    that the kernels refuse. beside: entries that stand where parameters do, one of which may have been meant.
     """
     given = dict(given)
     for name, value in given.items():
         if name not in known:
-            raise ValueError(f"{owner} has no parameter {name!r}, it has: {', '.join(sorted(known))}")
+            meant = did_you_mean(name, [*known, *beside])
+            raise ValueError(f"{owner} has no parameter {name!r}, it has: {', '.join(sorted(known))}{meant}")
         # Any norm that there is: which of them it takes is asked below, with the words for it.
         kind: Any = Norm if name == "norm" else written(known[name].annotation)
         given[name] = value = fitting(owner, name, kind, spread(kind), value)
@@ -71,7 +76,8 @@ def check_params(owner: str, known: dict[str, inspect.Parameter], given: dict[st
             choices = get_args(kind) if get_origin(kind) is Literal else ()
             expected = f"of type {getattr(kind, '__name__', str(kind))}"
             expected = f"to be one of {', '.join(map(str, choices))}" if choices else expected
-            raise ValueError(f"{owner}: expected {name} {expected}, got {value!r}") from error
+            meant = did_you_mean(value, choices)
+            raise ValueError(f"{owner}: expected {name} {expected}, got {value!r}{meant}") from error
     check_arguments(owner, known, given)
     return {name: p.default for name, p in known.items()} | given
 
@@ -98,12 +104,11 @@ def complete_attack(name: str, norm: Any, eps: float | None, restarts: int, give
     if name == AUDIT:
         return complete_audit(norm, eps, restarts, given)
     if name not in ATTACKS and name not in ENSEMBLES:
-        known = ", ".join([*ATTACKS, *ENSEMBLES, CERTIFY, AUDIT])
-        raise ValueError(f"unknown attack {name!r}, expected one of: {known}")
+        raise ValueError(unknown("attack", name, [*ATTACKS, *ENSEMBLES, CERTIFY, AUDIT]))
     attack = ATTACKS.get(name) or ENSEMBLES[name]
     if not attack.restarts and restarts != 1:
         raise ValueError(f"{name} has no restarts: it does the same again")
-    params = check_params(name, attack_parameters(attack), given)
+    params = check_params(name, attack_parameters(attack), given, ENTRIES)
     if name in ATTACKS and (first_step := ATTACKS[name].first_step) is not None:
         check_queries(name, params["queries"], first_step(params))
     if not attack.takes_eps:
@@ -158,7 +163,7 @@ def complete_audit(norm: Any, eps: float | None, restarts: int, given: dict[str,
 def complete_defence(defence: DefenceSpec) -> DefenceSpec:
     """The defence with every parameter spelt out."""
     if defence.name not in DEFENCES:
-        raise ValueError(f"unknown defence {defence.name!r}, expected one of: {', '.join(DEFENCES)}")
+        raise ValueError(unknown("defence", defence.name, DEFENCES))
     known = keywords(DEFENCES[defence.name])
     return DefenceSpec(name=defence.name, params=check_params(defence.name, known, defence.params))
 
@@ -180,12 +185,14 @@ def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSet
         check_written(name, kinds[name], value)
     settings = TypeAdapter(TrainSettings).validate_python(plain)
     if settings.objective not in OBJECTIVES:
-        raise ValueError(f"unknown objective {settings.objective!r}, expected one of: {', '.join(OBJECTIVES)}")
+        raise ValueError(unknown("objective", settings.objective, OBJECTIVES))
     known = training_parameters(settings.objective)
     if not known and attack:
         known_names = sorted(f.name for f in fields(TrainSettings) if f.name != "attack")
-        raise ValueError(f"training has no setting {min(attack)!r}, it has: {', '.join(known_names)}")
-    checked = check_params(f"training on {settings.objective}", known, attack)
+        wrong = min(attack)
+        meant = did_you_mean(wrong, known_names)
+        raise ValueError(f"training has no setting {wrong!r}, it has: {', '.join(known_names)}{meant}")
+    checked = check_params(f"training on {settings.objective}", known, attack, kinds)
     return replace(settings, attack={name: checked[name] for name in attack})
 
 
@@ -256,7 +263,7 @@ def check_surrogate(attack: str, label: str | None, models: Mapping[str, ModelSp
         network(ARCH, dataset.in_channels, dataset.num_classes, dataset.image_size)
         return
     if label not in models:
-        known = ", ".join(models)
+        known = f"{', '.join(models)}{did_you_mean(label, models)}"
         raise ValueError(f"{attack}: there is no model {label!r} to be its surrogate, expected one of: {known}")
     some = torch.from_numpy(dataset.images[:2])
     try:

@@ -19,6 +19,7 @@ TIME_COLUMNS = frozenset({"recorded_at"})  # seconds since 1970
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
 FORMATS = ("table", "json", "csv", "markdown", "latex")
 GAP = "  "
+WRITTEN_OUT = 9999.5  # from which on four digits would need a power of ten
 SHORTEST = 8  # characters that a shortened text keeps at least, before a column is left out instead
 NUMBER_START = re.compile(r"[-+]?[\d[]")  # how a number begins, also one with its interval behind it, or 8/255
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -33,9 +34,11 @@ def terminal_width() -> int | None:
 
 
 def text(value: Any) -> str:
-    """A value for people: four digits are enough, null is nothing."""
+    """A value for people: four digits are enough, but those before the point are all written; null is nothing."""
     if value is None:
         return ""
+    if isinstance(value, float) and WRITTEN_OUT <= abs(value) < 1e15:
+        return f"{value:.0f}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

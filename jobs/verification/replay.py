@@ -63,14 +63,18 @@ def replay(
     job_ids: Sequence[int] = (),
     seed: int = 0,
     threads: int = 1,
+    device: str | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Replayed]:
     """Run stored evaluations again: those of these numbers, or `number` drawn at random, as `seed` says.
 
     Each row says whether the result is equal to the bit; where it is not, on the same CPU with the same versions it
     differs, and elsewhere, also on a GPU, it is within or changed beyond its interval, as in `diff`. Worst cases are
-    not drawn: they are computed from other evaluations. Raises SpecError where there is nothing to run.
+    not drawn: they are computed from other evaluations. device: "cpu" or "cuda"; the kind that each was stored of where
+    none is given. Raises SpecError where there is nothing to run, RunError where there is no such device.
     """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RunError("--device cuda: this machine has no GPU that can be used: leave it out, or say cpu")
     torch.set_num_threads(threads)
     last_curve.clear()  # what this process may have found before must not stand in for a run
     if (here := str(Path.cwd())) not in sys.path:
@@ -80,7 +84,7 @@ def replay(
     rows = []
     for i, row in enumerate(chosen):
         tell(f"{i + 1} of {len(chosen)}: job {row['job_id']}, {row['model']} under {row['attack']}")
-        rows.append(run_again(store, row))
+        rows.append(run_again(store, row, device))
     return rows
 
 
@@ -109,7 +113,7 @@ def numbered_evaluations(db: Connection, job_ids: Sequence[int]) -> list[ResultR
     return [rows[id_] for id_ in job_ids]
 
 
-def run_again(store: Store, row: ResultRow) -> Replayed:
+def run_again(store: Store, row: ResultRow, device: str | None = None) -> Replayed:
     """Run one evaluation, without the attacked images that it may have kept: no transaction is open meanwhile."""
     id_ = row["job_id"]
     with store.begin() as db:
@@ -118,7 +122,7 @@ def run_again(store: Store, row: ResultRow) -> Replayed:
         outcome = example_outcomes.to_columns(examples_of(db, id_))
         weights = weights_of(db, [id_]).get(id_, {})
     spec = EvalSpec.model_validate(before["spec"]).model_copy(update={"images": 0})
-    context = Context(device_for(before["device"]), store.artifacts, str(Path.cwd()), weights)
+    context = Context(device or device_for(before["device"]), store.artifacts, str(Path.cwd()), weights)
     with contextlib.redirect_stdout(sys.stderr):  # what the model prints: stdout belongs to the results
         with there(id_, FileNotFoundError, ValueError):  # data that are gone, or others
             load_data(spec.data)

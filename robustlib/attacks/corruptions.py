@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.input_checks import checked
+from robustlib.names import unknown
 from robustlib.rng import Draws, default_draws
 
 KINDS = (
@@ -71,7 +72,7 @@ def corrupt_one(corrupt: Callable[..., Any], image: np.ndarray, kind: str, sever
 
 def check(kind: str, shape: tuple[int, ...]) -> None:
     if kind not in KINDS:
-        raise ValueError(f"corruption: unknown kind {kind!r}, expected one of: {', '.join(KINDS)}")
+        raise ValueError(f"corruption: {unknown('kind', kind, KINDS)}")
     channels, height, width = shape
     if channels not in (1, 3) or min(height, width) < SMALLEST:
         raise ValueError(

@@ -24,6 +24,7 @@ from robustlib.datasets.hashed_files import read_sealed, write_sealed
 from robustlib.datasets.source import AS_IT_IS, TEST, DataChanged, Images, Pictures, Reading, Source
 from robustlib.datasets.statistics import statistics
 from robustlib.datasets.torchvision_sets import torchvision_set
+from robustlib.names import did_you_mean
 from robustlib.regular_files import irregular
 
 FORMAT_VERSION = "1"  # of what a fingerprint is made of, which is part of every job's key
@@ -130,7 +131,8 @@ def source_of(name: str, reading: Reading = AS_IT_IS) -> Source:
         check_reading(name, name, reading)
         return DATASETS[name](Path(os.environ.get("ROBUSTQ_DATA") or home() / "data"))
     known = ", ".join([*DATASETS, *(f"{kind}:PATH" for kind in PATH_DATASETS)])
-    raise ValueError(f"unknown dataset {name!r}, expected one of: {known}")
+    meant = did_you_mean(f"{kind}:", [f"{one}:" for one in PATH_DATASETS]) if colon else did_you_mean(name, DATASETS)
+    raise ValueError(f"unknown dataset {name!r}, expected one of: {known}{meant}")
 
 
 def check_reading(name: str, kind: str, reading: Reading) -> None:

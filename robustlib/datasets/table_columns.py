@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robustlib.datasets.huggingface import CLASS, CLASSES, IMAGE, Feature
+from robustlib.names import did_you_mean
 
 LABELS = ("label", "labels", "class", "target", "y")
 IMAGES = ("image", "images", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
@@ -99,7 +100,7 @@ def path_of(columns: Columns, what: str, asked: str) -> tuple[str, ...]:
     if first not in columns.kinds:
         raise ValueError(
             f"dataset {columns.dataset}: there is no column {asked!r} to take as the {what}: expected one of "
-            f"{columns.listed()}"
+            f"{columns.listed()}{did_you_mean(first, columns.kinds)}"
         )
     if first in columns.twice:
         raise ValueError(f"dataset {columns.dataset}: a file has several columns {first!r}: expected one of that name")

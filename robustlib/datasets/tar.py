@@ -14,6 +14,7 @@ from robustlib.datasets.labels import Labels, classes_of, y_of
 from robustlib.datasets.source import AS_IT_IS, TEST, Pictures, Reading, Source
 from robustlib.datasets.splits import find_splits
 from robustlib.datasets.tar_members import Member, check_plain, members
+from robustlib.names import did_you_mean
 
 ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff")  # of images
 LABEL = "cls"
@@ -146,7 +147,8 @@ def json_value(value: Any, path: Iterable[str]) -> Any:
     for name in path:
         if not isinstance(value, dict) or name not in value:
             known = ", ".join(map(str, value)) if isinstance(value, dict) else "no object"
-            raise ValueError(f"there is no field {name!r}, there is: {known}")
+            meant = did_you_mean(name, value) if isinstance(value, dict) else ""
+            raise ValueError(f"there is no field {name!r}, there is: {known}{meant}")
         value = value[name]
     return value
 

@@ -21,6 +21,7 @@ from robustlib.evaluation.outcome_checks import check_outcome
 from robustlib.inference.model_modes import as_module, device_of
 from robustlib.input_checks import check_data
 from robustlib.metrics import summarise
+from robustlib.names import unknown
 from robustlib.outcome import Outcome, join
 
 KNOWN: dict[str, Stage] = {**ATTACKS, **ENSEMBLES}
@@ -130,7 +131,7 @@ def find_stage(attack: str | AttackFunction) -> tuple[str, Stage]:
     """An attack or an ensemble, by name or as a function, with its name."""
     if isinstance(attack, str):
         if attack not in KNOWN:
-            raise ValueError(f"unknown attack {attack!r}, expected one of: {', '.join(KNOWN)}")
+            raise ValueError(unknown("attack", attack, KNOWN))
         return attack, KNOWN[attack]
     if not callable(attack):
         raise TypeError(f"evaluate: expected attacks by name or as functions, got {type(attack).__name__}")

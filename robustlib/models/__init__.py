@@ -17,6 +17,7 @@ from robustlib.models.randomised import dropout_at_inference
 from robustlib.models.resnet import ResNet18
 from robustlib.models.weights import Tell as Tell
 from robustlib.models.weights import load_fitting_set, load_weights
+from robustlib.names import did_you_mean, unknown
 from robustlib.normalisations import by_channel, check_statistics
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -33,8 +34,7 @@ def network(arch: str, in_channels: int, num_classes: int, image_size: tuple[int
     if arch.startswith("torchvision:"):
         return torchvision_network(arch.removeprefix("torchvision:"), in_channels, num_classes, **options)
     if arch not in MODELS:
-        known = ", ".join([*MODELS, "torchvision:NAME"])
-        raise ValueError(f"unknown arch {arch!r}, expected one of: {known}")
+        raise ValueError(unknown("arch", arch, [*MODELS, "torchvision:NAME"]))
     check_options(arch, MODELS[arch], options)
     return MODELS[arch](in_channels=in_channels, num_classes=num_classes, image_size=image_size, **options)
 
@@ -44,7 +44,10 @@ def torchvision_network(name: str, in_channels: int, num_classes: int, **options
     from torchvision.models import get_model, list_models
 
     if name not in list_models():
-        raise ValueError(f"torchvision has no model {name!r}; `robustq list models --torchvision` prints those it has")
+        raise ValueError(
+            f"torchvision has no model {name!r}; `robustq list models --torchvision` prints those it has"
+            f"{did_you_mean(name, list_models())}"
+        )
     if in_channels != 3:
         raise ValueError(f"torchvision's models expect 3 channels, got images with {in_channels}")
     with_options = f"torchvision:{name} with the options {', '.join(options)}" if options else f"torchvision:{name}"

@@ -127,8 +127,9 @@ def endpoint(
     It is sent {"instances": [image, ...]}, each image nested lists in this layout, and answers {"predictions": [...]}:
     rows of logits or probabilities, or labels.  batch_size: images a request.  timeout: seconds that the server
     may be silent; ten times that for a request as a whole.
-    retries: how often a request is sent again that the server did not answer, or answered with 5xx; after `backoff`
-    seconds, then twice as long, and so on. Redirects are not followed: images go to this address and no other.
+    retries: how often a request is sent again that the server did not answer, or answered with 429 or 5xx; after
+    `backoff` seconds, then twice as long, and so on, or as long as it asks for by Retry-After. Connections are kept.
+    Redirects are not followed: images go to this address and no other.
     https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
     A name and password before the host (`http://NAME:PASSWORD@HOST/...`) are sent as HTTP's basic authentication; no
     error tells them, nor the query.

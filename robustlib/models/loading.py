@@ -19,6 +19,7 @@ from robustlib.inference.global_switches import put_back
 from robustlib.memory import out_of_memory
 from robustlib.models.black_box import BlackBoxModel, endpoint
 from robustlib.models.user_imports import Loader, UserFolder
+from robustlib.names import did_you_mean
 
 
 def load_factory(reference: str) -> Any:
@@ -29,7 +30,8 @@ def load_factory(reference: str) -> Any:
     module = import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     factory = getattr(module, name, None)
     if not callable(factory):
-        raise ValueError(f"{place} has no function {name!r} that builds a model")
+        there = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
+        raise ValueError(f"{place} has no function {name!r} that builds a model{did_you_mean(name, there)}")
     return factory
 
 
@@ -95,7 +97,8 @@ def check_options(owner: str, factory: Callable[..., Any], options: dict[str, An
     any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
     for name, value in options.items():
         if name not in accepted and not any_name:
-            raise ValueError(f"{owner} has no option {name!r}, it has: {', '.join(accepted) or 'none'}")
+            known = ", ".join(accepted) or "none"
+            raise ValueError(f"{owner} has no option {name!r}, it has: {known}{did_you_mean(name, accepted)}")
         if isinstance(value, bool) and name in accepted and is_number(accepted[name]):
             raise ValueError(f"{owner}: expected a number for the option {name!r}, got {str(value).lower()}")
 

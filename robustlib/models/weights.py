@@ -13,6 +13,7 @@ from robustlib.models.extra_tensors import Fit, Normalisation, first_names, sort
 from robustlib.models.layers import Normalize
 from robustlib.models.tensor_names import COUNTER, own_prefixes, prefix_counts, same_shape, without_wrappers
 from robustlib.models.weights_messages import describe_load, describe_misfit, dtype_name, normalize_line
+from robustlib.names import did_you_mean
 from robustlib.normalisations import check_statistics
 
 LEARNT = ("running_mean", "running_var", COUNTER)  # ends of names, among buffers
@@ -50,7 +51,9 @@ def chosen_set(sets: Mapping[str, Weights], entry: str, source: str) -> Weights:
             if inside:
                 return inside
     known = ", ".join(repr(place or ".") for place in list(sets)[:8])
-    raise ValueError(f"weights {source} have no entry {entry!r} with tensors, they have: {known}")
+    raise ValueError(
+        f"weights {source} have no entry {entry!r} with tensors, they have: {known}{did_you_mean(entry, sets)}"
+    )
 
 
 def load_fitting_set(

@@ -27,6 +27,7 @@ from robustlib.inference.predict import correct
 from robustlib.input_checks import check_data
 from robustlib.memory import out_of_memory
 from robustlib.model_calls import ask
+from robustlib.names import unknown
 from robustlib.outcome import check_classes
 from robustlib.rng import Draws, generator, seeded, stream_key
 from robustlib.settings import TrainSettings
@@ -175,7 +176,7 @@ def fit(
 def check_attack(settings: TrainSettings) -> None:
     """Raises ValueError for an objective that there is not, or options that its attack does not take."""
     if settings.objective not in OBJECTIVES:
-        raise ValueError(f"unknown objective {settings.objective!r}, expected one of: {', '.join(OBJECTIVES)}")
+        raise ValueError(unknown("objective", settings.objective, OBJECTIVES))
     if (attack := attack_of(OBJECTIVES[settings.objective])) is not None:
         check_arguments(f"training on {settings.objective}", attack.options, settings.attack)
 

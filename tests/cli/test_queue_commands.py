@@ -1,18 +1,25 @@
 """Commands that steer the queue, as a user types them."""
 
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
 from robustq.cli import main
+from robustq.cluster.process_identity import identity
 from robustq.cluster.remote.run_remotely import remotely
 from robustq.jobs.commands.base import remote_words
 from robustq.jobs.commands.queue import prioritise, status
 from robustq.jobs.queue import claims, transitions
 from robustq.jobs.store.connection import open_store
+from robustq.jobs.store.schema import driver
 from robustq.jobs.submission.submit import record
 from tests.helpers.small_store import resolved, small_plan
 
@@ -48,6 +55,62 @@ def test_pause_resume_and_priority(path: Path):
     )
     refused = robustq(path, "pause", "--sweep", "other")
     assert (refused.exit_code, refused.stderr) == (2, "robustq: there is no sweep 'other', the store has: small\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["pause", "--sweep", "small"], {"paused": True, "unfinished": 8}),
+        (["resume", "--sweep", "small"], {"paused": False, "unfinished": 8}),
+        (["prioritise", "7", "5"], {"changed": 1, "priority": 7}),
+        (["cancel", "1"], {"cancelled": 1, "stay": 0, "wanted_by": []}),
+        (["cancel", "--sweep", "small"], {"cancelled": 8, "stay": 0, "wanted_by": []}),
+        (["retry", "--sweep", "small"], {"queued": 0}),
+        (["db", "upgrade"], None),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_actions_tell_programs_what_they_did(path: Path, words: list[str], found: dict[str, object] | None):
+    done = robustq(path, *words, "--json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert found is None or json.loads(done.stdout) == found
+    assert words != ["db", "upgrade"] or json.loads(done.stdout)["done"].endswith("already")
+
+
+def test_a_submitted_study_is_told_to_programs(tmp_path: Path):
+    study = tmp_path / "s.yaml"
+    study.write_text("models: {a: {arch: lenet5, train: {epochs: 1}}}\nattacks: [{name: fgsm}]\n")
+    for new in (2, 0):
+        done = robustq(tmp_path / "s.db", "submit", str(study), "--json")
+        assert json.loads(done.stdout) == {"sweep": "s", "jobs": 2, "new": new}
+
+
+def test_jobs_of_a_driver_that_died_are_told_at_once(path: Path):
+    """Their lease has most of a minute to go, and the store still has them as running."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    store = open_store(str(path), write=True)
+    with store.begin() as db:
+        for name, pid in (("dead", process.pid), ("alive", os.getpid())):
+            transitions.register(db, name, "here", pid, 0.0, "0", identity(pid))
+        for name, job_id in (("dead", 1), ("alive", 5)):
+            (mine,) = claims.claim(db, name, most=1)
+            assert mine.id == job_id and transitions.start(db, mine, name, "node", 1, "")
+    assert robustq(path, "status").stdout.startswith("6 blocked, 2 running\n")
+    process.kill()
+    process.communicate()
+    shown = robustq(path, "status").stdout
+    assert shown.startswith(
+        f"6 blocked, 1 running\n\n1 jobs left by a driver that died (pid {process.pid} on here): run again, or "
+        "robustq drive, to go on with them\n"
+    )
+    assert ["small", "6", "0", "0", "1", "0", "0", "0", "1"] in [line.split() for line in shown.splitlines()]
+    assert [line.split()[0] for line in shown.partition("running:\n")[2].splitlines()[2:]] == ["5"]
+    found = json.loads(robustq(path, "status", "--sweep", "small", "--json").stdout)
+    assert found["left_behind"] == [{"id": 1, "state": "running", "host": "here", "pid": process.pid}]
+    assert found["jobs"]["running"] == 2  # what the store has: nobody has taken it back yet
+    with store.begin() as db:
+        db.execute(sa.update(driver).values(stopped_at=1.0))
+    store.engine.dispose()
 
 
 def test_watching_goes_on_until_all_jobs_have_ended(path: Path):

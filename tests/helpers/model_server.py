@@ -12,14 +12,26 @@ Reply = tuple[int, bytes]
 
 
 class Server:
-    """A model server: `reply` says what it does with the images it is sent; it keeps the requests."""
+    """A model server: `reply` says what it does with the images it is sent; it keeps the requests.
 
-    def __init__(self):
+    keeps: its connections, and counts them.  headers: sent with every answer.
+    """
+
+    def __init__(self, *, keeps: bool = False):
         self.requests: list[dict] = []
+        self.connections = 0
+        self.headers: dict[str, str] = {}
         self.reply: Callable[[np.ndarray], Reply] = lambda images: (200, b"")
         server = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1" if keeps else "HTTP/1.0"
+            timeout = 5 if keeps else None  # so that the server's threads end with its test
+
+            def setup(self) -> None:
+                server.connections += 1
+                super().setup()
+
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 about = {"type": self.headers["Content-Type"], "path": self.path}
@@ -27,6 +39,8 @@ class Server:
                 status, data = server.reply(np.array(body["instances"]))
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
+                for name, value in server.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(data)
 
@@ -34,6 +48,8 @@ class Server:
                 pass
 
         class Quiet(ThreadingHTTPServer):
+            block_on_close = not keeps
+
             def handle_error(self, request: object, client_address: object) -> None:
                 pass  # whoever asked has given up, as a test wants
 
@@ -42,8 +58,8 @@ class Server:
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
-    server = Server()
+def serving(*, keeps: bool = False) -> Iterator[Server]:
+    server = Server(keeps=keeps)
     thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

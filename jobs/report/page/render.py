@@ -67,10 +67,13 @@ def render_sections(page: Page) -> list[Section]:
     return rendered
 
 
-def render_page(page: Page, rendered: Sequence[Section], *, live: Sequence[str] | None = None) -> str:
+def render_page(
+    page: Page, rendered: Sequence[Section], *, live: Sequence[str] | None = None, beside: str | None = None
+) -> str:
     """The whole page as one file.
 
     rendered: its sections.  live: names of the sweeps to choose from, for a page that is served and follows.
+    beside: the one of them that the page's is compared with.
     """
     scripts = [script(name) for name in (*SCRIPTS, *(("live.js",) if live is not None else ()))]
     return (
@@ -83,6 +86,7 @@ def render_page(page: Page, rendered: Sequence[Section], *, live: Sequence[str] 
             style=Markup(asset("page.css")),
             scripts=scripts,
             live=live,
+            beside=beside,
         )
     )
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 
 import pytest
 
@@ -27,7 +28,7 @@ def clock(monkeypatch):
 
 def test_rate_and_time_left_count_from_this_start(clock):
     out = io.StringIO()
-    show = Progress(out=out, started_at=100.0)
+    show = Progress(out=out, started_at=100.0, as_json=True)
     show(COUNTS | {"done": 50, "queued": 50}, Costs(1000.0, 400.0))  # 50 were done before
     clock[0] = 160.0
     show(COUNTS | {"done": 60, "queued": 38, "running": 2}, Costs(1100.0, 300.0, 180.04))
@@ -57,6 +58,37 @@ def test_a_terminal_shows_one_line(clock):
     show.close()
     assert out.getvalue().endswith("\r\x1b[K")
     assert "\n" not in out.getvalue()
+
+
+def test_a_log_file_has_lines_in_words_without_powers_of_ten(clock):
+    out = io.StringIO()
+    show = Progress(out=out, started_at=100.0)
+    show(COUNTS | {"done": 1, "queued": 99_999}, (0.0, 400.0))
+    clock[0] = 12_770.0
+    show(COUNTS | {"done": 12_345, "queued": 87_655}, (100.0, 300.0))
+    assert out.getvalue().splitlines() == [
+        "1/100000 jobs, 0 running, 0.0/min, 0 s",
+        "12345/100000 jobs, 0 running, 58.5/min, 3 h 31 min, about 10 h 33 min left",
+    ]
+
+
+def test_a_terminal_has_json_too_where_that_is_asked_for(clock):
+    out = Terminal()
+    show = Progress(out=out, started_at=100.0, as_json=True)
+    show(COUNTS | {"queued": 3}, (0.0, 9.0))
+    show.close()
+    assert json.loads(out.getvalue()) == {
+        "done": 0, "total": 3, "running": 0, "failed": 0, "jobs_per_minute": 0.0, "elapsed_seconds": 0.0,
+        "left_seconds": None,
+    }  # fmt: skip
+
+
+def test_nothing_is_shown_where_only_errors_are_wanted(clock, caplog):
+    out = io.StringIO()
+    with caplog.at_level(logging.ERROR, logger="robustq"):
+        show = Progress(out=out, started_at=100.0)
+        show(COUNTS | {"queued": 3}, (0.0, 9.0))
+    assert out.getvalue() == ""
 
 
 @pytest.mark.parametrize(

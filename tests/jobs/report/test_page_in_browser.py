@@ -132,6 +132,57 @@ def test_rows_are_found_by_words_and_by_choice(opened):
     assert count.inner_text() == "0 of 15 rows"
 
 
+def test_each_view_has_an_address_of_its_own(opened, report):
+    page = opened()
+    assert page.evaluate("location.hash") == ""
+    page.get_by_label("eps").first.select_option("")
+    page.get_by_label("Find").first.fill("middling")
+    page.locator('[data-table="leaderboard"] thead th', has_text="eps").locator("button").click()
+    shown = column(page, "leaderboard", 5)
+    assert shown == ["0.2", "0.1", "0.05"]
+    address = page.evaluate("location.href")
+    assert "#leaderboard?" in address and "leaderboard.find=middling" in address
+    page.locator("nav a", has_text="Checks").click()
+    assert page.evaluate("location.hash").startswith("#checks?leaderboard.find=middling")
+    again = opened()
+    again.goto("about:blank")
+    again.goto(address)
+    again.wait_for_function("document.documentElement.dataset.ready === 'yes'")
+    assert column(again, "leaderboard", 1) == ["middling"] * 3 and column(again, "leaderboard", 5) == shown
+    assert again.evaluate("document.getElementById('leaderboard').getBoundingClientRect().top") < 200
+    again.goto("about:blank")
+    again.goto(f"{report.as_uri()}#leaderboard?leaderboard.sort=99&leaderboard.4=7&x=y")  # of another page
+    again.wait_for_function("document.documentElement.dataset.ready === 'yes'")
+    assert len(column(again, "leaderboard", 1)) == 15
+
+
+def test_pictures_are_chosen_by_outcome_class_and_model(opened):
+    page = opened()
+    count = page.locator("#pictures .count")
+    images = page.locator("#pictures .grid li")
+    whole = images.count()
+    assert count.inner_text() == f"{whole} images"
+    page.locator("#images-kind").select_option("broken")
+    broken = page.locator("#pictures .grid li.broken").count()
+    assert 0 < broken < whole and count.inner_text() == f"{broken} of {whole} images"
+    page.locator("#images-kind").select_option("stands")
+    assert count.inner_text() == f"{whole - broken} of {whole} images"
+    page.locator("#images-kind").select_option("")
+    label = images.first.get_attribute("data-label")
+    page.locator("#images-label").select_option(label)
+    of_class = page.locator(f'#pictures .grid li[data-label="{label}"]').count()
+    assert 0 < of_class < whole and count.inner_text() == f"{of_class} of {whole} images"
+    grids = page.locator("#pictures details[data-grid]")
+    last = grids.nth(grids.count() - 1).get_attribute("data-grid")
+    page.locator("#images-grid").select_option(last)
+    assert page.locator("#pictures details[data-grid]:visible").count() == 1
+    assert f"images.label={label}" in page.evaluate("location.hash")
+    page.reload()
+    page.wait_for_function("document.documentElement.dataset.ready === 'yes'")
+    assert page.locator("#images-label").input_value() == label
+    assert page.locator("#pictures details[data-grid]:visible").count() == 1
+
+
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_no_page_is_wider_than_its_screen(opened, width):
     page = opened(viewport={"width": width, "height": 740}, has_touch=width == 360, is_mobile=width == 360)

@@ -16,12 +16,12 @@ import pytest
 import sqlalchemy as sa
 
 from robustq.jobs.errors import SpecError
-from robustq.jobs.report.server import Pages, host_allowed, listen
-from robustq.jobs.store.connection import Store
+from robustq.jobs.report.server import Pages, configuration, host_allowed, listen
+from robustq.jobs.store.connection import Store, connect_store, open_store
 from robustq.jobs.store.schema import job
 from tests.helpers.fake_results import add_result
 from tests.helpers.fake_sweep import accuracy, distrust, fill
-from tests.helpers.html_reading import TOKEN, served
+from tests.helpers.html_reading import TOKEN, running, served
 
 ROOT = Path(__file__).parents[3]
 
@@ -129,11 +129,60 @@ def test_sweeps_are_chosen_by_name(made_up, client):
     assert (missing.status, missing.text) == (404, "there is no sweep 'third', the store has: first, second\n")
 
 
+def test_a_sweep_is_shown_beside_another(made_up, client):
+    """Of the same images: strong falls at distance i / 50, middling at 0.3 of it."""
+    fill(made_up, {"strong": 1.0, "alone": 0.5}, name="first", radii=(0.1,))
+    fill(made_up, {"strong": 0.3}, name="second", radii=(0.1,))
+    plain = client.get("/?sweep=second")
+    assert 'id="compared"' not in plain.text and '<select id="beside">' in plain.text
+    page = client.get("/?sweep=second&with=first")
+    section = page.text.partition('id="compared"')[2].partition("</section>")[0]
+    before, after = (100 * accuracy(strength, 0.1, "pgd", 50) for strength in (0.3, 1.0))
+    words = " ".join(re.sub(r"<[^>]*>", " ", section).split())
+    assert "Beside first" in words
+    assert f"strong pgd Linf 0.1 0 50 {before:.1f} {after:.1f} {after - before:+.1f} [" in words
+    assert "alone" not in words.partition("p exact")[2] and "4 have no like in the other." in words
+    names = [name for name in client.get("/live?sweep=second&with=first").sections()]
+    assert names.index("compared") == names.index("verdict") + 1
+    tags = {client.get(f"/live?sweep=second{other}").headers["ETag"] for other in ("", "&with=first", "&with=second")}
+    assert len(tags) == 2  # beside itself it is as alone
+    missing = client.get("/?sweep=second&with=none")
+    assert (missing.status, missing.text) == (404, "there is no sweep 'none', the store has: first, second\n")
+
+
 def test_a_store_without_a_sweep_waits(made_up, client):
     assert "No sweep yet" in client.get("/").text
     assert client.get("/live").sections() == {}
     fill(made_up, {"strong": 1.0})
     assert "strong is the most robust model" in client.get("/").text
+
+
+def test_a_page_without_a_store_waits_for_one(tmp_path):
+    path = tmp_path / "later" / "results.db"
+    awaited = connect_store(str(path), awaited=True)
+    with running(configuration(awaited, TOKEN, insecure=False)) as port:
+        client = Client(port)
+        first = client.get("/")
+        assert first.status == 200 and "No store yet" in first.text and str(path) in first.text
+        live = client.get("/live")
+        assert live.sections() == {}
+        assert client.get("/live", headers={"If-None-Match": live.headers["ETag"]}).status == 304
+        assert not path.parent.exists()
+        made = open_store(str(path), create=True, write=True)
+        assert "No sweep yet" in client.get("/").text
+        assert client.get("/live", headers={"If-None-Match": live.headers["ETag"]}).status == 200
+        fill(made, {"strong": 1.0})
+        assert "strong is the most robust model" in client.get("/").text
+        made.engine.dispose()
+
+
+def test_what_comes_and_is_no_store_is_told(tmp_path):
+    path = tmp_path / "results.db"
+    awaited = connect_store(str(path), awaited=True)
+    with running(configuration(awaited, TOKEN, insecure=False)) as port:
+        path.write_text("no database at all, however long one looks at it\n" * 50)
+        answer = Client(port).get("/")
+        assert answer.status == 503 and "it is no SQLite database" in answer.text
 
 
 def test_the_store_is_left_as_it_was(made_up, file, client):

@@ -207,7 +207,7 @@ def test_a_name_that_no_result_has_is_told(asked_store):
         )
         assert told == [f"no result has model nosuch or none*, there are: {', '.join(sorted(MODELS))}"]
         assert answer(db, make_question(make_filters(None, {"norm": "linf"}), pivot=True), told.append) == []
-        assert told[1] == "no result has norm linf, there are: Linf"
+        assert told[1] == "no result has norm linf, there are: Linf: did you mean 'Linf'?"
         assert (
             answer(db, make_question(make_filters(None, {"model": "plain"}, ["robust_accuracy>2"])), told.append) == []
         )

@@ -141,7 +141,7 @@ def test_what_has_no_surrogate_is_stored_as_before():
         ("{name: transfer, surrogate: b", "{name: pgd, surrogate: b", "8: pgd takes no surrogate, transfer does"),
         ("surrogate: b\n", "surrogate: drop\n", "11: the surrogate changes its answers from pass to pass: expected one that does not"),
         ("surrogate: b\n", "surrogate: jpeg\n", "11: the surrogate has no gradient to make images by: expected a network that has one"),
-        ("steps: 10", "stepz: 10", "8: transfer has no parameter 'stepz', it has: loss, queries, step_size, steps"),
+        ("steps: 10", "stepz: 10", "8: transfer has no parameter 'stepz', it has: loss, queries, step_size, steps: did you mean 'steps'?"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line_with_its_place(tmp_path: Path, old: str, new: str, message: str):

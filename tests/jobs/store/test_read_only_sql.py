@@ -84,6 +84,12 @@ def test_nothing_but_reading(statement: str, url: str, tmp_path: Path):
     [
         ("SELEC 1", r'^the statement is wrong: near "SELEC": syntax error$'),
         ("SELECT x FROM job", r"^the statement is wrong: no such column: x$"),
+        ("SELECT modle FROM job", r"^the statement is wrong: no such column: modle: did you mean 'model'\?$"),
+        (
+            "SELECT * FROM v_result",
+            r"^the statement is wrong: no such table: v_result, there are: artifact, .*, v_checks, v_results: "
+            r"did you mean 'v_results'\?$",
+        ),
         ("SELECT 1; SELECT 2", r"^expected one statement, got several"),
         ("SELECT ?", r"^the statement is wrong: "),
         ("SELECT randomblob(900000000)", r"^the answer does not fit into memory"),
@@ -108,9 +114,9 @@ def test_what_is_wrong_or_too_much_is_one_line(statement: str, message: str, url
     assert time.monotonic() - start < 5
 
 
-def test_a_server_is_not_asked(tmp_path: Path):
-    with pytest.raises(StoreError, match=r"^robustq sql reads SQLite stores, got postgresql://"):
-        ask("postgresql://localhost/x", "SELECT 1")
+def test_what_is_no_store_is_not_asked(tmp_path: Path):
+    with pytest.raises(StoreError, match=r"^store postgresql\+psycopg://localhost:1/x: its server cannot be used"):
+        ask("postgresql+psycopg://localhost:1/x", "SELECT 1")
     with sqlite3.connect(tmp_path / "other.db") as db:
         db.execute("CREATE TABLE t (x)")
     db.close()

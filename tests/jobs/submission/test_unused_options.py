@@ -160,7 +160,7 @@ STATISTICS = [
     ("{mean: [0.5, 0.5], std: [1, 1, 1]}", "expected as many means as standard deviations, got 2 and 3"),
     ("{mean: 0.5}", "expected mean and std, got mean"),
     ("{mean: half, std: 1}", "expected numbers of mean, one a channel or one for all, got 'half'"),
-    ("cifar", "expected dataset, cifar10, cifar100, imagenet or {mean: [...], std: [...]}, got 'cifar'"),
+    ("cifar", "expected dataset, cifar10, cifar100, imagenet or {mean: [...], std: [...]}, got 'cifar': did you mean 'cifar10'?"),
 ]  # fmt: skip
 
 

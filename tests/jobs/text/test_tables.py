@@ -26,6 +26,22 @@ def test_a_table_without_a_limit_has_everything():
     assert plain_table([]) == "nothing to show"
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (12_670.4, "12670"),
+        (9999.4, "9999"),
+        (9999.6, "10000"),
+        (-123_456.7, "-123457"),
+        (0.123456, "0.1235"),
+        (1e20, "1e+20"),
+    ],
+)
+def test_a_large_number_is_written_out(value: float, shown: str):
+    """Seconds of a long run, in a log file: 1.267e+04 is for nobody."""
+    assert tables.text(value) == shown
+
+
 def test_texts_are_shortened_and_columns_left_out_by_what_they_are_worth():
     assert plain_table(ROWS, width=40, least=("note", "n")).splitlines() == [
         "model                   attack       eps",

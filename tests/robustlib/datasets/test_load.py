@@ -271,8 +271,9 @@ def test_a_gzipped_idx_that_is_cut_off(tmp_path: Path):
 
 def test_names_and_places_that_do_not_exist(tmp_path: Path):
     known = "digits, mnist, fashion-mnist, cifar10, cifar100, svhn, parquet:PATH, idx:PATH, folder:PATH, tar:PATH"
-    for name in ("cifar11", "csv:somewhere"):
-        with pytest.raises(ValueError, match=rf"^unknown dataset '{name}', expected one of: {known}$"):
+    near = ": did you mean 'cifar10' or 'cifar100'\\?"
+    for name, meant in (("cifar11", near), ("csv:somewhere", ""), ("parqet:x", ": did you mean 'parquet:'\\?")):
+        with pytest.raises(ValueError, match=rf"^unknown dataset '{name}', expected one of: {known}{meant}$"):
             load.load(name, "test")
     for kind in ("parquet", "idx", "folder"):
         with pytest.raises(FileNotFoundError, match=rf"^dataset {kind}:.*: there is no .*nowhere$"):

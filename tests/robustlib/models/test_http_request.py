@@ -1,5 +1,9 @@
-"""A model's server that sends elsewhere, sends too much, or never ends: a line within limits, and the images nowhere else."""
+"""A model's server that sends elsewhere, sends too much, or never ends: a line within limits, and the images nowhere else.
 
+Connections are kept from batch to batch, and pauses that a server asks for are made.
+"""
+
+import email.utils
 import itertools
 import json
 import shutil
@@ -10,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,8 +23,8 @@ import pytest
 import torch
 
 from robustlib.models.black_box import endpoint
-from robustlib.models.http_request import opener
-from tests.helpers.model_server import serving
+from robustlib.models.http_request import manager
+from tests.helpers.model_server import Server, answering, serving
 
 X = torch.rand(9, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -240,12 +245,104 @@ def test_tls_is_spoken_and_within_the_same_limits(tmp_path: Path, monkeypatch: p
     scripts = iter([lambda: [head + body], dripping(head, b" ")])
     with scripted(lambda: next(scripts)(), context) as (url, _):
         address = url.replace("http:", "https:")
-        opener.cache_clear()
+        manager.cache_clear()
         with pytest.raises(ValueError, match=r"CERTIFICATE_VERIFY_FAILED"):
             endpoint(address, retries=0)(X)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        opener.cache_clear()
+        manager.cache_clear()
         assert endpoint(address)(X).argmax(1).tolist() == [0, 1, 2] * 3
         with pytest.raises(ValueError, match=r"is still answering after 1 seconds"):
             endpoint(address, timeout=0.1)(X)
-    opener.cache_clear()
+    manager.cache_clear()
+
+
+ONES = answering(lambda images: np.eye(3)[[0] * len(images)])
+
+
+def test_a_connection_serves_every_batch():
+    with serving(keeps=True) as server:
+        server.reply = ONES
+        model = endpoint(server.url, batch_size=2)
+        for _ in range(3):
+            assert model(X).argmax(1).tolist() == [0] * 9
+        assert len(server.requests) == 15 and server.connections == 1
+
+
+def test_threads_have_connections_of_their_own():
+    with serving(keeps=True) as server:
+        server.reply = answering(lambda images: np.eye(3)[(images[:, 0, 0, 0] * 3).astype(int)])
+        model = endpoint(server.url, batch_size=1)
+        wanted = (X[:, 0, 0, 0] * 3).int().tolist()
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(lambda _: model(X).argmax(1).tolist(), range(8))) == [wanted] * 8
+        assert server.connections <= 4
+
+
+def test_a_process_that_was_forked_has_connections_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    """Two that talk into one would read each other's answers."""
+    with serving(keeps=True) as server:
+        server.reply = ONES
+        model = endpoint(server.url)
+        model(X)
+        monkeypatch.setattr("robustlib.models.http_request.os.getpid", lambda: -1)
+        model(X)
+        assert server.connections == 2
+
+
+def test_a_connection_that_was_closed_meanwhile_costs_no_try(monkeypatch: pytest.MonkeyPatch):
+    """The server closes it just when the next request comes, which nobody can see beforehand."""
+    body = json.dumps({"predictions": np.eye(3)[[0] * 9].tolist()}).encode()
+    answer = OK + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+    monkeypatch.setattr("urllib3.connectionpool.is_connection_dropped", lambda connection: False)
+    with scripted(lambda: [answer]) as (url, asked):  # once a connection, and then it is closed
+        model = endpoint(url, retries=0)
+        for _ in range(3):
+            assert model(X).argmax(1).tolist() == [0] * 9
+            time.sleep(0.05)
+        assert len(asked) == 3
+
+
+def busy_once(server: Server, code: int) -> None:
+    server.reply = lambda images: (code, b"busy") if len(server.requests) < 2 else ONES(images)
+
+
+@pytest.mark.parametrize("code", [429, 503])
+@pytest.mark.parametrize(
+    ("after", "least", "most"),
+    [("3", 3, 3), ("0", 0.5, 0.5), ("soon", 0.5, 0.5), ("in 30 seconds", 28, 30), (None, 0.5, 0.5)],
+)
+def test_a_busy_server_is_left_alone_as_long_as_it_asks(
+    monkeypatch: pytest.MonkeyPatch, code: int, after: str | None, least: float, most: float
+):
+    pauses: list[float] = []
+    monkeypatch.setattr("robustlib.models.http_request.time.sleep", pauses.append)
+    with serving() as server:
+        busy_once(server, code)
+        if after is not None:
+            date = email.utils.formatdate(time.time() + 30, usegmt=True)
+            server.headers = {"Retry-After": date if after == "in 30 seconds" else after}
+        assert endpoint(server.url, retries=1)(X).argmax(1).tolist() == [0] * 9
+    (pause,) = pauses
+    assert least <= pause <= most
+
+
+def test_a_pause_longer_than_a_request_may_take_is_told():
+    with serving() as server:
+        busy_once(server, 429)
+        server.headers = {"Retry-After": "3600"}
+        said = (
+            r"asks to be left alone for 3600 seconds, longer than 300: a larger timeout waits for it \(HTTP 429 busy\)$"
+        )
+        with pytest.raises(ValueError, match=said):
+            endpoint(server.url)(X)
+        assert len(server.requests) == 1
+
+
+def test_pauses_are_logged_without_secrets(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    monkeypatch.setattr("robustlib.models.http_request.time.sleep", lambda seconds: None)
+    with serving() as server, caplog.at_level("INFO", logger="robustq"):
+        busy_once(server, 503)
+        endpoint(server.url.replace("http://", "http://me:geheim@") + "?code=geheim")(X)
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{server.url} HTTP 503 busy: asked again in 0.5 seconds"
+        ]

@@ -131,7 +131,9 @@ def test_expectation_averages_over_draws():
 
 def test_unknown_networks():
     known = "lenet5, convnet3, resnet18, torchvision:NAME"
-    with pytest.raises(ValueError, match=rf"^unknown arch 'lenet6', expected one of: {known}$"):
+    with pytest.raises(
+        ValueError, match=rf"^unknown arch 'lenet6', expected one of: {known}: did you mean 'lenet5'\?$"
+    ):
         build(arch="lenet6", **facts(1, 8, 8))
     with pytest.raises(ValueError, match=r"^expected a model by arch or by file, got neither$"):
         build(**facts(1, 8, 8))

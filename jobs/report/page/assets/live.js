@@ -6,7 +6,14 @@
   const address = () => "live" + location.search;
   let tag = null;
 
-  choice?.addEventListener("change", () => { location.search = "?sweep=" + encodeURIComponent(choice.value); });
+  const beside = document.getElementById("beside");
+  const go = () => {
+    const words = new URLSearchParams({ sweep: choice.value });
+    if (beside.value && beside.value !== choice.value) words.set("with", beside.value);
+    location.search = words.toString();
+  };
+  choice?.addEventListener("change", go);
+  beside?.addEventListener("change", go);
 
   const open = () => new Map([...document.querySelectorAll("details[id]")].map((details) => [details.id, details.open]));
 

@@ -1,0 +1,1 @@
+"""Answers to a shell that asks the commands which words there are."""
