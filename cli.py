@@ -267,14 +267,17 @@ def attack(
     robustq attack my_model.py:build --dataset digits --attack pgd --eps 8/255
     robustq attack resnet18 --weights FILE --dataset cifar10 --attack autoattack --eps 8/255 --per-example out.parquet
     """
+    from robustq.cluster.early_child import early_child
     from robustq.jobs.results import export
     from robustq.jobs.results.filters import Filters
     from robustq.jobs.submission import study_sources
 
     if per_example:
         export.check_ending(per_example)  # before anything runs
-    store, submitted = study_sources.submit_attack(ctx.obj, options)
-    finish(store, submitted.sweep_id, as_json, cpus_per_job=cpus_per_job)
+    is_one = len(options["attacks"]) == 1 and len(options["eps"]) <= 1
+    with early_child(cpus_per_job) as early:
+        store, submitted = study_sources.submit_attack(ctx.obj, options, early.start if is_one else lambda: None)
+        finish(store, submitted.sweep_id, as_json, cpus_per_job=cpus_per_job, early=early)
     if per_example:
         with store.begin() as db:
             export.export(db, per_example, filters=Filters(submitted.sweep_id), per_example=True)
@@ -306,13 +309,15 @@ def audit(ctx: click.Context, cpus_per_job: int | None, as_json: bool, **options
     Exits 0 whatever the verdict: --json has it as `verdict`: pass, warn or fail.
     """
     from robustq.cluster.driver.drive import drive_and_watch
+    from robustq.cluster.early_child import early_child
     from robustq.jobs.commands import audit_text, queue_actions
     from robustq.jobs.results import audits
     from robustq.jobs.submission import study_sources
     from robustq.jobs.text import tables
 
-    store, submitted = study_sources.submit_audit(ctx.obj, options)
-    drive_and_watch(store, submitted.sweep_id, cpus_per_job=cpus_per_job)
+    with early_child(cpus_per_job) as early:
+        store, submitted = study_sources.submit_audit(ctx.obj, options, early.start)
+        drive_and_watch(store, submitted.sweep_id, cpus_per_job=cpus_per_job, early=early)
     queue_actions.raise_failures(store, submitted.sweep_id)
     with store.begin() as db:
         found = audits.audit_of(db, submitted.sweep_id)
@@ -340,11 +345,13 @@ def train(ctx: click.Context, out: Path | None, cpus_per_job: int | None, as_jso
     \b
     robustq train convnet3 --objective pgd --param eps=8/255 --epochs 10 --out robust.safetensors
     """
+    from robustq.cluster.early_child import early_child
     from robustq.jobs.commands import queue_actions
     from robustq.jobs.submission import study_sources
 
-    store, submitted = study_sources.submit_training(ctx.obj, options)
-    finish(store, submitted.sweep_id, as_json, cpus_per_job=cpus_per_job)
+    with early_child(cpus_per_job) as early:
+        store, submitted = study_sources.submit_training(ctx.obj, options, early.start)
+        finish(store, submitted.sweep_id, as_json, cpus_per_job=cpus_per_job, early=early)
     if out:
         queue_actions.write_weights(store, submitted.sweep_id, out)
 

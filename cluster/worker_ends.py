@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,28 @@ def describe_end(ray: Any, error: Exception, place: Place | None) -> str:
         return f"{kind}, and the last that it printed is: {words}"
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return shorten(f"{kind}: {first}")
+
+
+def describe_exit(ended: str | None, place: Place, of_memory: bool, cannot_load: bool) -> str:
+    """One line on the end of a child process. ended: `exit` or `signal` and a number, empty where nobody could tell.
+
+    of_memory: the system has meanwhile ended a process for lack of memory.  cannot_load: it had loaded nothing yet.
+    """
+    how, _, number = (ended or "signal 9").partition(" ")
+    words = last_log_line(place)
+    if cannot_load:
+        return words or f"the worker ended with {how} {number} before it began"
+    if how == "signal" and int(number) == signal.SIGKILL and of_memory:
+        return "OutOfMemoryError: the system ended the worker for lack of memory"
+    kind = f"the worker ended with exit code {number}" if how == "exit" else f"the worker was ended by {named(number)}"
+    return f"{kind}, and the last that it printed is: {words}" if words else kind
+
+
+def named(number: str) -> str:
+    try:
+        return signal.Signals(int(number)).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def is_setup(ray: Any, error: Exception) -> bool:

@@ -16,9 +16,11 @@ LAYERS = """
 cli
 cluster.doctor cluster.remote
 cluster.driver
-cluster.ray_connection
-cluster.ray_isolation cluster.worker
-cluster.gpu_probe cluster.ray_sessions
+cluster.child_workers cluster.early_child cluster.ray_workers
+cluster.child cluster.ray_connection
+cluster.child_process cluster.this_machine
+cluster.worker_isolation cluster.worker
+cluster.gpu_probe cluster.ray_sessions cluster.workers
 cluster.worker_ends
 cluster.bad_gpus
 cluster.messages cluster.process_identity cluster.ray_failures cluster.slots

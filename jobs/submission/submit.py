@@ -1,7 +1,7 @@
 """The submission of a study to the store: each job once, whoever asks for it and however often."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -41,11 +41,19 @@ class Submitted:
 
 
 def submit(
-    url: str, study: Study, origin: Origin, folder: Path, *, data_folder: Path, priority: int = 0
+    url: str,
+    study: Study,
+    origin: Origin,
+    folder: Path,
+    *,
+    data_folder: Path,
+    priority: int = 0,
+    is_new: Callable[[], None] = lambda: None,
 ) -> tuple[Store, Submitted]:
     """Expand a study and queue what the store does not know yet, all in one transaction; makes a store if need be.
 
-    priority: of its new jobs; those of higher priority go first.
+    priority: of its new jobs; those of higher priority go first.  is_new: called where the store does not know the
+    study, before torch is loaded to check it.
 
     A study that the store knows whole is recognised by its hash, without loading torch, unless its files have moved.
     Raises SpecError before anything is written or made.
@@ -57,6 +65,7 @@ def submit(
             known = db.execute(select(sweep.c.id).where(sweep.c.identity == resolved.identity)).scalar()
             if known is not None and not has_moved(db, known, resolved):
                 return store, again(db, known, study.name)
+    is_new()
     plan = expand(resolved)
     store = open_store(url, create=True, write=True)
     with store.begin() as db:

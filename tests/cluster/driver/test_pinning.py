@@ -3,7 +3,8 @@
 import pytest
 
 from robustq.cluster.messages import Started, WorkerSettings
-from robustq.cluster.ray_connection import import_ray, local_ray, remote_bundle
+from robustq.cluster.ray_connection import import_ray, local_ray
+from robustq.cluster.ray_workers import remote_bundle
 from robustq.cluster.slots import Slots
 from robustq.jobs.queue.transitions import Claimed
 

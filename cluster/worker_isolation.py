@@ -23,9 +23,7 @@ def isolated() -> Iterator[None]:
     """
     before, environment = Path.cwd(), {name: os.environ[name] for name in RELATIVE if name in os.environ}
     kept = {name: os.environ.pop(name) for name in SECRET if name in os.environ}
-    for name, value in environment.items():
-        places = value.split(os.pathsep) if name == "PYTHONPATH" else [value]
-        os.environ[name] = os.pathsep.join(os.path.abspath(os.path.expanduser(place)) for place in places)
+    os.environ.update(absolute(environment))
     os.chdir(empty_folder())
     try:
         yield
@@ -34,10 +32,27 @@ def isolated() -> Iterator[None]:
         os.environ.update(environment | kept)
 
 
+def absolute(environment: dict[str, str]) -> dict[str, str]:
+    """Those of RELATIVE in there, as another folder has to name the same places."""
+    found = {}
+    for name in RELATIVE:
+        if name in environment:
+            places = environment[name].split(os.pathsep) if name == "PYTHONPATH" else [environment[name]]
+            found[name] = os.pathsep.join(os.path.abspath(os.path.expanduser(place)) for place in places)
+    return found
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """The environment of a child process that runs jobs with so many threads, as a worker of Ray's would have it."""
+    found = {name: value for name, value in os.environ.items() if name not in SECRET}
+    passive = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
+    return passive | found | absolute(found)
+
+
 def empty_folder() -> str:
     """A folder of this process's own with nothing in it, removed when the process ends."""
     if not EMPTY_FOLDERS:
-        EMPTY_FOLDERS.append(make_folder())
+        EMPTY_FOLDERS.append(make_folder(sockets=False))
         folder = EMPTY_FOLDERS[0][0]
         (folder / "empty").mkdir()
         atexit.register(remove, folder)

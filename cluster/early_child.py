@@ -1,0 +1,43 @@
+"""A child process that is started before it is known what to run: torch is loaded there while the driver checks.
+
+For commands of one job: where it turns out that nothing is to run, or on Ray, the process is ended unused.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from robustq.cluster.child import Child
+from robustq.cluster.slots import plan_slots, usable_cpus
+from robustq.cluster.this_machine import gpu_count, ray_is_forced
+from robustq.jobs.errors import RunError
+
+
+class EarlyChild:
+    """At most one process. cpus_per_job: threads of the job, None for what the machine has."""
+
+    def __init__(self, cpus_per_job: int | None):
+        self.cpus_per_job = cpus_per_job
+        self.child: Child | None = None
+
+    def start(self) -> None:
+        """Start it, in the hope that the job gets as many threads as where all GPUs are sound."""
+        if self.child is None and not ray_is_forced():
+            slots = plan_slots(usable_cpus(), gpu_count(), 1, self.cpus_per_job)
+            with suppress(RunError):  # told where it is needed
+                self.child = Child(slots.num_cpus, preload=True)
+
+    def take(self) -> Child | None:
+        """The process, from now on the caller's to end."""
+        child, self.child = self.child, None
+        return child
+
+
+@contextmanager
+def early_child(cpus_per_job: int | None) -> Iterator[EarlyChild]:
+    """For the length of a block, at whose end it is ended if nobody has taken it."""
+    early = EarlyChild(cpus_per_job)
+    try:
+        yield early
+    finally:
+        if (child := early.take()) is not None:
+            child.close()
