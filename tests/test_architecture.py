@@ -42,7 +42,7 @@ robustlib.inference
 robustlib.hyperplane robustlib.losses
 robustlib.normal_streams robustlib.norms
 robustlib.datasets robustlib.model_calls robustlib.rng
-robustlib.hashing robustlib.memory robustlib.metrics robustlib.normalisations robustlib.settings
+robustlib.flop_count robustlib.hashing robustlib.memory robustlib.metrics robustlib.normalisations robustlib.settings
 robustlib.addresses robustlib.arguments robustlib.durable_files robustlib.gpu_failures robustlib.regular_files
 """
 LAYER = {place: i for i, line in enumerate(LAYERS.split("\n")) for place in line.split()}
