@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robustq.cluster.child_process import DONE, LENGTH, READY
-from robustq.cluster.messages import Frame
 from robustq.cluster.worker_isolation import empty_folder, worker_environment
 from robustq.jobs.errors import RunError
+
+if TYPE_CHECKING:  # else a process that is started early would wait for SQLAlchemy
+    from robustq.cluster.messages import Frame
 
 END_SECONDS = 5.0  # that the guard may take to end the worker
 READ_BYTES = 2**20
@@ -29,13 +31,13 @@ class Child:
     where that was killed too; None while it lives.
     """
 
-    def __init__(self, threads: int, *, preload: bool = False):
+    def __init__(self, threads: int):
         self.threads = threads
         folder, number = Path(empty_folder()), next(NUMBERS)
         self.log = folder.parent / f"worker-{number}.err"
         frames, write = os.pipe()
         command = [sys.executable, "-P", "-m", "robustq.cluster.child_process", str(os.getpid()), str(write)]
-        command += [str(self.log.with_suffix(".out")), *(["preload"] if preload else [])]
+        command.append(str(self.log.with_suffix(".out")))
         try:
             with open(self.log, "wb") as log:
                 self.process = subprocess.Popen(
@@ -67,7 +69,7 @@ class Child:
     ended: str | None
 
     def send(self, message: Any) -> None:
-        """Send a bundle; what the pipe does not take now goes with the next looks."""
+        """Send a bundle, None for it to get ready for one; what the pipe does not take now goes with the next looks."""
         data = pickle.dumps(message)
         self.unsent += LENGTH.pack(len(data)) + data
         self.push()
@@ -84,14 +86,14 @@ class Child:
         if self.unsent:
             yield self.control, select.POLLOUT
 
-    def receive(self) -> tuple[list[Frame], bool]:
+    def receive(self) -> "tuple[list[Frame], bool]":
         """Frames that have come, and whether a bundle is done with them."""
         self.push()
         alive = self.is_alive()  # before the pipe is read: what it wrote before it ended is there then
         size = READ_BYTES
         while size == READ_BYTES or (not alive and size > 0):
             size = self.read()
-        frames = list[Frame]()
+        frames: list[Frame] = []
         while (message := self.next_message()) is not None:
             if message == READY:
                 self.is_ready = True

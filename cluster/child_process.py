@@ -4,9 +4,9 @@ It begins as a guard, which forks the worker while nothing but this module is lo
 the worker's end, which it tells the driver, and for the driver's, or its wish. Then it kills the worker and whatever
 that has started. So nothing is left behind by a driver that is killed, whatever the worker is busy or stuck with.
 
-Its arguments: the pid of the driver, the number of the pipe for frames, the file for what is printed to stdout, and
-`preload` where torch is to be loaded before the first bundle comes. By stdin come bundles, by stdout goes how the
-worker ended, stderr is its log.
+Its arguments: the pid of the driver, the number of the pipe for frames, and the file for what is printed to stdout. By
+stdin come bundles, or None where torch is to be loaded before one comes; by stdout goes how the worker ended; stderr is
+its log.
 """
 
 import os
@@ -36,7 +36,7 @@ def main() -> NoReturn:
         if os.getppid() != guard:
             os._exit(1)
         sys.argv = sys.argv[:1]
-        work(frames, out, preload="preload" in sys.orig_argv)
+        work(frames, out)
     os.close(frames)
     with suppress(OSError):  # it is done by whoever comes first
         os.setpgid(pid, pid)
@@ -103,7 +103,7 @@ def kill_left() -> None:
         select.select([], [], [], 0.01)
 
 
-def work(frames: int, out: str, *, preload: bool) -> NoReturn:
+def work(frames: int, out: str) -> NoReturn:
     """Run the bundles that come, one after the other, until no more can come."""
     control = os.dup(0)
     redirect(os.open(os.devnull, os.O_RDONLY), 0)
@@ -112,17 +112,22 @@ def work(frames: int, out: str, *, preload: bool) -> NoReturn:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(KILL_FIRST)
     import faulthandler
+    import gc
     import pickle
+
+    gc.disable()  # imports make objects that stay: to look for garbage among them takes a fifth of their time
 
     faulthandler.enable(all_threads=False)
     from robustq.cluster.worker import run_bundle
     from robustq.cluster.worker_isolation import enter_folder, forget_secrets
 
+    gc.enable()
     send(frames, READY)
-    if preload:
-        load_early()
     while (message := receive(control)) is not None:
-        claimed, settings, log, environment = pickle.loads(message)
+        if (bundle := pickle.loads(message)) is None:
+            load_early()
+            continue
+        claimed, settings, log, environment = bundle
         os.environ.update(environment)
         forget_secrets()
         enter_folder(settings.folder)
@@ -139,6 +144,9 @@ def redirect(fd: int, number: int) -> None:
 
 def load_early() -> None:
     """Load what evaluations need while the driver is still busy. What fails to be loaded is the job's to tell."""
+    import gc
+
+    gc.disable()
     with suppress(Exception):
         import torch
 
@@ -146,6 +154,7 @@ def load_early() -> None:
 
         x = torch.zeros(1, requires_grad=True)
         torch.autograd.grad(x, x, torch.ones(1))  # the first gradient loads more than the others
+    gc.enable()
 
 
 def send(fd: int, message: bytes) -> None:

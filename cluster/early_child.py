@@ -13,7 +13,7 @@ from robustq.jobs.errors import RunError
 
 
 class EarlyChild:
-    """At most one process. cpus_per_job: threads of the job, None for what the machine has."""
+    """At most one process. cpus_per_job: threads of its job, None for what the machine has."""
 
     def __init__(self, cpus_per_job: int | None):
         self.cpus_per_job = cpus_per_job
@@ -21,10 +21,15 @@ class EarlyChild:
 
     def start(self) -> None:
         """Start it, in the hope that the job gets as many threads as where all GPUs are sound."""
-        if self.child is None and not ray_is_forced():
+        if not ray_is_forced():
             slots = plan_slots(usable_cpus(), gpu_count(), 1, self.cpus_per_job)
             with suppress(RunError):  # told where it is needed
-                self.child = Child(slots.num_cpus, preload=True)
+                self.child = Child(slots.num_cpus)
+
+    def load(self) -> None:
+        """Have it load torch: it is sure now that there is something to run."""
+        if self.child is not None:
+            self.child.send(None)
 
     def take(self) -> Child | None:
         """The process, from now on the caller's to end."""
@@ -33,10 +38,12 @@ class EarlyChild:
 
 
 @contextmanager
-def early_child(cpus_per_job: int | None) -> Iterator[EarlyChild]:
-    """For the length of a block, at whose end it is ended if nobody has taken it."""
+def early_child(cpus_per_job: int | None, *, is_one: bool = True) -> Iterator[EarlyChild]:
+    """For the length of a block, at whose end it is ended if nobody has taken it. is_one: a single job is asked for."""
     early = EarlyChild(cpus_per_job)
     try:
+        if is_one:
+            early.start()
         yield early
     finally:
         if (child := early.take()) is not None:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from robustlib.regular_files import irregular
-from robustq.cluster import worker_ends
+from robustq.cluster.last_words import shorten
 from robustq.cluster.ray_failures import accepts_connection
 from robustq.cluster.ray_sessions import announce_if_killed, session_folder, start_failure_cause
 from robustq.cluster.slots import Slots, cluster_slots, usable_cpus
@@ -144,7 +144,7 @@ def started(ray: Any, slots: Slots) -> Iterator[None]:
                 if last or cause is not None:
                     found = one_line(str(error)) or type(error).__name__
                     raise RunError(
-                        f"Ray does not start on this machine: {cause or worker_ends.shorten(found)}; all jobs are "
+                        f"Ray does not start on this machine: {cause or shorten(found)}; all jobs are "
                         "still queued: run the same command again, `robustq doctor` tries it alone"
                     ) from error
                 continue

@@ -9,16 +9,13 @@ from typing import Any
 
 from sqlalchemy import Connection, update
 
+from robustq.cluster.last_words import last_line, shorten
 from robustq.cluster.messages import Place
 from robustq.jobs.queue.transitions import Claimed
 from robustq.jobs.store.schema import attempt
 
-RAYS_OWN = re.compile(
-    r":(job_id|task_name|actor_name):|\*\*\* |PC: @|\s+@ +0x|\[\d{4}-\d\d-\d\d [^]]*\]|Extension modules: "
-)
 FATAL = "Fatal Python error: "
 FRAME = re.compile(r'\s+File ".*", line \d+ in ')
-MOST = 300  # characters of a line that are shown
 LOOK_BYTES, KEEP_BYTES = 2**16, 2**20  # at the end of a log
 
 
@@ -93,12 +90,3 @@ def keep_log(db: Connection, place: Place | None, claimed: Claimed, folder: str)
         kept.write_bytes(text)
         here = (attempt.c.job_id == claimed.id) & (attempt.c.fence == claimed.fence)
         db.execute(update(attempt).where(here).values(log=str(kept)))
-
-
-def last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not RAYS_OWN.match(line)]
-    return lines[-1] if lines else ""
-
-
-def shorten(line: str) -> str:
-    return line if len(line) <= MOST else f"{line[:MOST]}..."

@@ -13,7 +13,6 @@ import pytest
 import sqlalchemy as sa
 
 from robustq.cluster import child_workers
-from robustq.cluster.child import Child
 from robustq.cluster.child_workers import ChildWorkers
 from robustq.cluster.driver.drive import drive
 from robustq.cluster.early_child import early_child
@@ -169,24 +168,18 @@ def test_workers_that_cannot_load_robustq_are_not_tried_again(tmp_path: Path, mo
 
 
 def test_an_early_process_is_used_or_ended(settings: WorkerSettings, monkeypatch):
-    monkeypatch.setattr("robustq.cluster.early_child.Child", lambda threads, preload: Child(threads))
     with early_child(1) as early:
-        early.start()
         assert early.child is not None
         pid = early.child.process.pid
     assert not psutil.pid_exists(pid)
+    for threads, is_used in ((1, True), (2, False)):  # those that the job is to have, and others
+        with early_child(threads) as early, child_workers.child_workers(ONE, spare := early.take()) as workers:
+            stream = workers.launch([probe(1)], settings, ONE)
+            assert (stream.child is spare) is is_used and collected(workers, stream)[1].reason == ""
+    monkeypatch.setenv("ROBUSTQ_RAY", "1")
     with early_child(1) as early:
-        early.start()
-        spare = early.take()
-        with child_workers.child_workers(ONE, spare) as workers:
-            stream = workers.launch([probe(1)], settings, ONE)
-            assert stream.child is spare and collected(workers, stream)[1].reason == ""
-    with early_child(2) as early:  # with other threads than the job is to have
-        early.start()
-        spare = early.take()
-        with child_workers.child_workers(ONE, spare) as workers:
-            stream = workers.launch([probe(1)], settings, ONE)
-            assert stream.child is not spare and collected(workers, stream)[1].reason == ""
+        assert early.child is None
+        early.load()
 
 
 # What a model does to its worker, and not to the process that checks it before it is queued.
