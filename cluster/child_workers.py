@@ -13,7 +13,7 @@ from robustq.cluster.child import Child
 from robustq.cluster.messages import Frame, Place, WorkerSettings
 from robustq.cluster.ray_sessions import remove_stale
 from robustq.cluster.slots import Slots
-from robustq.cluster.this_machine import VISIBLE, gpu_ids
+from robustq.cluster.this_machine import VISIBLE, gpu_ids, gpus_of
 from robustq.cluster.worker_ends import describe_exit
 from robustq.cluster.workers import End, Stream
 from robustq.jobs.queue.transitions import Claimed
@@ -113,9 +113,7 @@ class ChildWorkers:
 @contextmanager
 def child_workers(slots: Slots, spare: Child | None = None) -> Iterator[ChildWorkers]:
     """For the length of a block. spare: a child that was started before."""
-    gpu = None
-    if slots.num_gpus:
-        gpu = ((slots.gpus or "").split(",") if slots.gpus is not None else gpu_ids() or ["0"])[0]
+    gpu = (gpus_of(slots) or ["0"])[0] if slots.num_gpus else None
     remove_stale()
     workers = ChildWorkers(gpu, spare)
     try:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from robustlib.regular_files import irregular
 from robustq.cluster.last_words import shorten
+from robustq.cluster.machine_locks import one_start_at_a_time
 from robustq.cluster.ray_failures import accepts_connection
 from robustq.cluster.ray_sessions import announce_if_killed, session_folder, start_failure_cause
 from robustq.cluster.slots import Slots, cluster_slots, usable_cpus
@@ -120,23 +121,24 @@ def quiet_stdout(ray: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def local_ray(slots: Slots) -> Iterator[Any]:
+def local_ray(slots: Slots, tell: Callable[[str], None] = lambda text: None) -> Iterator[Any]:
     """Ray on this machine alone for the length of a block: no dashboard, no usage statistics.
 
     Started once more where it does not start, as when one of its processes was killed. Raises RunError.
+    tell: hears where another run is just starting its Ray, which is waited for.
     """
     ray = import_ray()
-    with started(ray, slots), quiet_stdout(ray):
+    with started(ray, slots, tell), quiet_stdout(ray):
         yield ray
 
 
 @contextmanager
-def started(ray: Any, slots: Slots) -> Iterator[None]:
+def started(ray: Any, slots: Slots, tell: Callable[[str], None] = lambda text: None) -> Iterator[None]:
     for last in (False, True):
         with ExitStack() as stack:
             folder = stack.enter_context(session_folder())
             try:
-                with isolated(), visible(slots.gpus), announce_if_killed():
+                with one_start_at_a_time(tell), isolated(), visible(slots.gpus), announce_if_killed(), lean(ray):
                     start(ray, slots, folder)
             except Exception as error:  # Ray raises what it likes, also a bare Exception
                 ray.shutdown()
@@ -153,6 +155,25 @@ def started(ray: Any, slots: Slots) -> Iterator[None]:
                 raise
             yield
             return
+
+
+# Its dashboard (with `include_dashboard=False` its process starts all the same, and is waited for), what hands its logs
+# to drivers, and what asks a cloud for machines: half of the time that a start takes. Not of Ray's public interface.
+NOT_HERE = ("start_api_server", "start_log_monitor", "start_monitor")
+
+
+@contextmanager
+def lean(ray: Any) -> Iterator[None]:
+    """What is started within the block has no processes that only a cluster needs."""
+    node = getattr(ray._private.node, "Node", None)
+    kept = {name: getattr(node, name) for name in NOT_HERE if hasattr(node, name)}
+    for name in kept:
+        setattr(node, name, lambda self, *given, **named: None)
+    try:
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(node, name, method)
 
 
 def start(ray: Any, slots: Slots, folder: str) -> None:

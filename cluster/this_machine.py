@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import takewhile
 
 from robustq.cluster import gpu_probe
+from robustq.cluster.machine_locks import free_of
 from robustq.cluster.slots import Slots, plan_slots, usable_cpus
 from robustq.jobs.errors import RunError
 
@@ -58,6 +59,25 @@ def local_slots(jobs: int, cpus_per_job: int | None, tell: Callable[[str], None]
     usable = [id_ for id_, why in zip(ids, reasons, strict=True) if not why]
     slots = plan_slots(usable_cpus(), len(usable), jobs, cpus_per_job)
     return replace(slots, gpus=",".join(usable)) if 0 < len(usable) < len(ids) else slots
+
+
+def gpus_of(slots: Slots) -> list[str]:
+    """The GPUs on which these slots of this machine are."""
+    if not slots.num_gpus:
+        return []
+    return slots.gpus.split(",") if slots.gpus is not None else gpu_ids()
+
+
+def beside_others(slots: Slots, tell: Callable[[str], None]) -> Slots:
+    """The slots on whose GPUs no other run of the user is; all of them where there is none. What a slot is stays as it
+    was: its threads must not depend on who else is there.
+    """
+    ids = gpus_of(slots)
+    free = free_of(ids)
+    if not free or len(free) == len(ids):
+        return slots
+    tell(f"GPU {', '.join(free)} of {', '.join(ids)} is used: other robustq runs are on the rest")
+    return replace(slots, count=len(free), gpus=",".join(free))
 
 
 @contextmanager

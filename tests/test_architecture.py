@@ -23,7 +23,7 @@ cluster.worker_isolation cluster.worker
 cluster.gpu_probe cluster.ray_sessions cluster.workers
 cluster.worker_ends
 cluster.bad_gpus
-cluster.last_words cluster.messages cluster.process_identity cluster.ray_failures cluster.slots
+cluster.last_words cluster.machine_locks cluster.messages cluster.process_identity cluster.ray_failures cluster.slots
 jobs.commands
 jobs.report jobs.verification
 jobs.results jobs.submission

@@ -20,12 +20,13 @@ from robustq.cluster.driver.loop import loop
 from robustq.cluster.driver.progress import Progress
 from robustq.cluster.driver.state import Driver, Watch
 from robustq.cluster.early_child import EarlyChild
+from robustq.cluster.machine_locks import CPUS, Neighbours
 from robustq.cluster.process_identity import identity
 from robustq.cluster.ray_connection import check_artifacts, local_ray, reached, slots_of
 from robustq.cluster.ray_failures import RayLost, run_with_restarts
 from robustq.cluster.ray_workers import RayWorkers
 from robustq.cluster.slots import Slots
-from robustq.cluster.this_machine import local_slots, ray_is_forced
+from robustq.cluster.this_machine import beside_others, gpus_of, local_slots, ray_is_forced
 from robustq.cluster.workers import Workers
 from robustq.jobs.errors import RobustqError, RunError
 from robustq.jobs.queue import transitions
@@ -75,11 +76,12 @@ def drive(
         return found
 
     gpus = BadGpus()
-    here = (slots or local_slots(width, cpus_per_job, tell)) if address is None else None
-    forced = ray_is_forced()
-    if here is not None and slots is None and not forced:
+    forced, here = ray_is_forced(), slots if address is None else None
+    if address is None and here is None:
+        here = beside_others(local_slots(width, cpus_per_job, tell), tell)
         with store.begin() as db:
-            here = one_slot(db, sweep_id, here)
+            here = here if forced else one_slot(db, sweep_id, here)
+    neighbours = Neighbours([] if here is None else gpus_of(here)[: here.count] or [CPUS], tell)
 
     def on(workers: Workers) -> dict[str, int]:
         nonlocal cpus_per_job
@@ -89,7 +91,7 @@ def drive(
             check_artifacts(workers.ray, store.artifacts)
             there = slots or slots_of(workers.ray, width, cpus_per_job)
             cpus_per_job = there.num_cpus  # also on what is there after a restart
-        return work(Driver(store, workers, there, sweep_id, tell=tell, gpus=gpus), watch)
+        return work(Driver(store, workers, there, sweep_id, tell=tell, gpus=gpus, look_around=neighbours.look), watch)
 
     def ended() -> int:
         found = store.insist(lambda db, _: counts(db, sweep_id), tell)
@@ -104,10 +106,11 @@ def drive(
             with child_workers(here, None if early is None else early.take()) as workers:
                 yield workers
         else:
-            with local_ray(here) as ray:
+            with local_ray(here, tell) as ray:
                 yield RayWorkers(ray, on_cluster=False)
 
-    return run_with_restarts(reach, on, ended, tell)
+    with neighbours:
+        return run_with_restarts(reach, on, ended, tell)
 
 
 def one_slot(db: Connection, sweep_id: int | None, slots: Slots) -> Slots:

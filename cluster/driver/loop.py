@@ -232,6 +232,7 @@ def housekeep(driver: Driver) -> None:
         return keep_leases(db, driver)
 
     if driver.write(change):
+        driver.look_around()
         count_slots(driver)
 
 

@@ -67,6 +67,7 @@ class Driver:
     lost: what has happened to the store, once that is known.
     watched: other drivers that hold jobs, with their last sign of life and how often it was found to be still the last.
     workers: which run the bundles; workers_died: whether what carries them has.  tell: hears what a person should know.
+    look_around: done now and then, to see who else is on this machine.
     gpus: what is known of them in this run.  blocked: bundles that came to one that is given up, and keep its place.
     smallest_gpu: bytes of the smallest GPU that a job has run on.
     """
@@ -88,6 +89,7 @@ class Driver:
     watched: dict[str, tuple[float, int]] = field(default_factory=dict)
     workers_died: bool = False
     tell: Callable[[str], None] = lambda text: None
+    look_around: Callable[[], None] = lambda: None
     gpus: BadGpus = field(default_factory=BadGpus)
     smallest_gpu: int | None = None
     blocked: list[Bundle] = field(default_factory=list)
