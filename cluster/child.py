@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustq.cluster.child_process import DONE, LENGTH, READY
+from robustq.cluster.this_machine import VISIBLE
 from robustq.cluster.worker_isolation import empty_folder, worker_environment
 from robustq.jobs.errors import RunError
 
@@ -27,12 +28,13 @@ NUMBERS = count(1)
 class Child:
     """A guard and its worker, see `cluster/child_process.py`.
 
-    threads: of its jobs.  is_ready: it has loaded robustq.  ended: how the worker did, as its guard says it, empty
-    where that was killed too; None while it lives.
+    threads: of its jobs.  gpus: that it sees, as in CUDA_VISIBLE_DEVICES; None for those that this process sees. CUDA
+    reads them once a process, whoever asks it first.  is_ready: it has loaded robustq.  ended: how the worker did, as
+    its guard says it, empty where that was killed too; None while it lives.
     """
 
-    def __init__(self, threads: int):
-        self.threads = threads
+    def __init__(self, threads: int, gpus: str | None):
+        self.threads, self.gpus = threads, gpus
         folder, number = Path(empty_folder()), next(NUMBERS)
         self.log = folder.parent / f"worker-{number}.err"
         frames, write = os.pipe()
@@ -43,7 +45,7 @@ class Child:
                 self.process = subprocess.Popen(
                     command,
                     cwd=folder,
-                    env=worker_environment(threads),
+                    env=worker_environment(threads) | ({} if gpus is None else {VISIBLE: gpus}),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,

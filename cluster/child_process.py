@@ -127,8 +127,7 @@ def work(frames: int, out: str) -> NoReturn:
         if (bundle := pickle.loads(message)) is None:
             load_early()
             continue
-        claimed, settings, log, environment = bundle
-        os.environ.update(environment)
+        claimed, settings, log = bundle
         forget_secrets()
         enter_folder(settings.folder)
         for frame in run_bundle(claimed, settings, log=log):
@@ -148,12 +147,7 @@ def load_early() -> None:
 
     gc.disable()
     with suppress(Exception):
-        import torch
-
         from robustq.jobs.running import run  # noqa: F401
-
-        x = torch.zeros(1, requires_grad=True)
-        torch.autograd.grad(x, x, torch.ones(1))  # the first gradient loads more than the others
     gc.enable()
 
 

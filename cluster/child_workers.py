@@ -13,7 +13,7 @@ from robustq.cluster.child import Child
 from robustq.cluster.messages import Frame, Place, WorkerSettings
 from robustq.cluster.ray_sessions import remove_stale
 from robustq.cluster.slots import Slots
-from robustq.cluster.this_machine import VISIBLE, gpu_ids, gpus_of
+from robustq.cluster.this_machine import gpu_ids, gpus_of
 from robustq.cluster.worker_ends import describe_exit
 from robustq.cluster.workers import End, Stream
 from robustq.jobs.queue.transitions import Claimed
@@ -31,30 +31,25 @@ class Run:
 
 
 class ChildWorkers:
-    """gpu: the one that they see, None on CPUs.  spare: a child that waits for a bundle."""
+    """slots: whose GPU they see, if any.  spare: a child that waits for a bundle."""
 
     on_cluster = False
 
-    def __init__(self, gpu: str | None, spare: Child | None = None):
-        self.gpu, self.spare = gpu, spare
+    def __init__(self, slots: Slots, spare: Child | None = None):
+        self.reused, self.gpus, self.spare = not slots.num_gpus, gpus_seen(slots), spare
         self.runs: list[Run] = []
 
     def launch(self, claimed: list[Claimed], settings: WorkerSettings, slots: Slots) -> Stream:
         child, self.spare = self.spare, None
-        if child is not None and (child.threads != settings.threads or not child.is_alive()):
+        wanted = settings.threads, self.gpus
+        if child is not None and ((child.threads, child.gpus) != wanted or not child.is_alive()):
             child.close()
             child = None
-        child = child or Child(settings.threads)
+        child = child or Child(*wanted)
         run = Run(child, child.log_bytes(), memory_kills())
-        child.send((claimed, settings, str(child.log), self.environment(slots)))
+        child.send((claimed, settings, str(child.log)))
         self.runs.append(run)
         return run
-
-    def environment(self, slots: Slots) -> dict[str, str]:
-        """A CPU bundle beside GPUs must not see them."""
-        if slots.num_gpus:
-            return {} if self.gpu is None else {VISIBLE: self.gpu}
-        return {VISIBLE: ""} if gpu_ids() else {}
 
     def collect(
         self, running: Sequence[tuple[Stream, Place | None]], seconds: float
@@ -86,7 +81,7 @@ class ChildWorkers:
     def forget(self, run: Run, *, again: bool) -> None:
         """A bundle is over. again: its process may run another one."""
         self.runs.remove(run)
-        if again and self.gpu is None and self.spare is None:
+        if again and self.reused and self.spare is None:
             self.spare = run.child
         else:
             run.child.close()
@@ -113,13 +108,19 @@ class ChildWorkers:
 @contextmanager
 def child_workers(slots: Slots, spare: Child | None = None) -> Iterator[ChildWorkers]:
     """For the length of a block. spare: a child that was started before."""
-    gpu = (gpus_of(slots) or ["0"])[0] if slots.num_gpus else None
     remove_stale()
-    workers = ChildWorkers(gpu, spare)
+    workers = ChildWorkers(slots, spare)
     try:
         yield workers
     finally:
         workers.close()
+
+
+def gpus_seen(slots: Slots) -> str | None:
+    """What CUDA_VISIBLE_DEVICES is for the workers of one slot: its GPU; none on CPUs, where there are some."""
+    if slots.num_gpus:
+        return (gpus_of(slots) or ["0"])[0]
+    return "" if gpu_ids() else None
 
 
 def wait_for(children: list[Child], seconds: float) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from robustq.cluster.child import Child
+from robustq.cluster.machine_locks import free_of
 from robustq.cluster.slots import plan_slots, usable_cpus
-from robustq.cluster.this_machine import gpu_count, ray_is_forced
+from robustq.cluster.this_machine import gpu_ids, ray_is_forced
 from robustq.jobs.errors import RunError
 
 
@@ -20,11 +21,12 @@ class EarlyChild:
         self.child: Child | None = None
 
     def start(self) -> None:
-        """Start it, in the hope that the job gets as many threads as where all GPUs are sound."""
+        """Start it, in the hope that all GPUs are sound: else another one is started once that is known."""
         if not ray_is_forced():
-            slots = plan_slots(usable_cpus(), gpu_count(), 1, self.cpus_per_job)
+            ids = gpu_ids()
+            slots = plan_slots(usable_cpus(), len(ids), 1, self.cpus_per_job)
             with suppress(RunError):  # told where it is needed
-                self.child = Child(slots.num_cpus)
+                self.child = Child(slots.num_cpus, (free_of(ids) or ids)[0] if ids else None)
 
     def load(self) -> None:
         """Have it load torch: it is sure now that there is something to run."""

@@ -17,7 +17,8 @@ cli
 cluster.doctor cluster.remote
 cluster.driver
 cluster.child_workers cluster.early_child cluster.ray_workers
-cluster.child cluster.ray_connection
+cluster.ray_connection
+cluster.child
 cluster.child_process cluster.this_machine
 cluster.worker_isolation cluster.worker
 cluster.gpu_probe cluster.ray_sessions cluster.workers

@@ -172,9 +172,11 @@ def test_an_early_process_is_used_or_ended(settings: WorkerSettings, monkeypatch
         assert early.child is not None
         pid = early.child.process.pid
     assert not psutil.pid_exists(pid)
-    for threads, is_used in ((1, True), (2, False)):  # those that the job is to have, and others
-        with early_child(threads) as early, child_workers.child_workers(ONE, spare := early.take()) as workers:
-            stream = workers.launch([probe(1)], settings, ONE)
+    on_gpu = Slots(1, 1, 1, gpus="GPU-5e2")
+    # With the threads and GPUs that the job is to have, with others, and without that GPU.
+    for threads, slots, is_used in ((1, ONE, True), (2, ONE, False), (1, on_gpu, False)):
+        with early_child(threads) as early, child_workers.child_workers(slots, spare := early.take()) as workers:
+            stream = workers.launch([probe(1)], settings, slots)
             assert (stream.child is spare) is is_used and collected(workers, stream)[1].reason == ""
     monkeypatch.setenv("ROBUSTQ_RAY", "1")
     with early_child(1) as early:
