@@ -3,10 +3,12 @@
     python benchmarks/chaos.py --seconds 900 --refill --store chaos.db
     python benchmarks/chaos.py --seconds 900 --refill --store postgres --drivers 3
     python benchmarks/chaos.py --seconds 600 --refill --store chaos.db --here --kinds worker,driver,raylet,gcs,store
+    python benchmarks/chaos.py --seconds 600 --refill --store chaos.db --alone --kinds worker,guard,driver,store
 
 Starts a Ray cluster of a head and two nodes on this machine, runs real trainings and attacks on it, and does harm at
 random: see KINDS. One worker is frozen, and one model kills its worker each time. With --here each driver has a Ray of
-its own. Then the same jobs run calmly, with another store. Prints JSON.
+its own, with --alone none: it has one slot, and a child process for its jobs. Then the same jobs run calmly, with
+another store. Prints JSON.
 """
 
 import argparse
@@ -32,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 from robustq.cluster.driver import leases, watchdog  # noqa: E402
 from robustq.cluster.driver.drive import drive  # noqa: E402
 from robustq.cluster.ray_connection import import_ray  # noqa: E402
+from robustq.cluster.slots import Slots  # noqa: E402
 from robustq.jobs.errors import RobustqError  # noqa: E402
 from robustq.jobs.queue import claims, transitions  # noqa: E402
 from robustq.jobs.queue.status import counts  # noqa: E402
@@ -49,14 +52,15 @@ import torch
 
 class Net(torch.nn.Module):
     def forward(self, x):
-        if "default_worker" in sys.argv[0]:
+        if any(name in sys.argv[0] for name in ("default_worker", "child_process")):
             os.kill(os.getpid(), signal.SIGKILL)
         return x.flatten(1)[:, :10]
 
 def poison(): return Net()
 """
-# What may happen, and how often beside the others. A raylet and a GCS server are those of a driver with --here.
-KINDS = {"worker": 6, "driver": 2, "node": 1, "raylet": 2, "gcs": 2, "freeze": 1, "store": 1, "postgres": 2}
+# What may happen, and how often beside the others. A raylet and a GCS server are those of a driver with --here, a guard
+# is that of a worker with --alone.
+KINDS = {"worker": 6, "guard": 2, "driver": 2, "node": 1, "raylet": 2, "gcs": 2, "freeze": 1, "store": 1, "postgres": 2}
 USUAL = "worker,driver,node"
 TRAIN = {"epochs": 4, "examples": 600, "validation_examples": 100}
 # Here nobody waits for long: after a crash, and for a worker that says nothing.
@@ -92,6 +96,7 @@ def main() -> None:
     parser.add_argument("--store", required=True, help="a new store, or postgres: on a server started for it")
     parser.add_argument("--kinds", default=USUAL, help=f"of harm, of {', '.join(KINDS)}; default: {USUAL}")
     parser.add_argument("--here", action="store_true", help="no cluster: each driver has a Ray of its own")
+    parser.add_argument("--alone", action="store_true", help="no Ray: each driver has one slot and a child process")
     parser.add_argument("--folder", type=Path, default=Path("chaos"), help="for models, artifacts and logs")
     parser.add_argument("--drivers", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=6)
@@ -101,7 +106,7 @@ def main() -> None:
     parser.add_argument("--drive", metavar="ADDRESS", help=argparse.SUPPRESS)  # what this starts as a driver
     given = parser.parse_args()
     if given.drive is not None:
-        drive_here(given.store, given.drive or None)
+        drive_here(given.store, given.drive or None, alone=given.alone)
         return
     given.folder.mkdir(parents=True, exist_ok=True)
     with own_server() if given.store == "postgres" else nullcontext((given.store, None)) as (given.store, given.server):
@@ -109,6 +114,7 @@ def main() -> None:
 
 
 def storm(given: argparse.Namespace) -> None:
+    os.environ["ROBUSTQ_RAY"] = "1" if given.here else "0"
     os.environ["ROBUSTQ_ARTIFACTS"] = str(given.folder.absolute() / "artifacts")
     (given.folder / "poison.py").write_text(POISON)
     chaos = Chaos(given)
@@ -136,12 +142,13 @@ def queue_study(url: str, part: Study, given: argparse.Namespace) -> Store:
     return store
 
 
-def drive_here(url: str, address: str | None) -> None:
+def drive_here(url: str, address: str | None, *, alone: bool) -> None:
     """One driver, less patient than usual; it ends as the command does, with a line."""
     transitions.BACKOFF_SECONDS, watchdog.SILENCE_SECONDS, leases.RENEW_SECONDS = BACKOFF_SECONDS, FROZEN_SECONDS, 2.0
     transitions.LEASE_SECONDS = claims.LEASE_SECONDS = LEASE_SECONDS
     try:
-        drive(open_store(url, write=True), address=address, cpus_per_job=1)
+        slots = Slots(1, 0, 1) if alone else None
+        drive(open_store(url, write=True), address=address, cpus_per_job=1, slots=slots)
     except RobustqError as error:
         sys.exit(f"robustq: {error}")
 
@@ -158,7 +165,7 @@ class Chaos:
         self.drivers: list[subprocess.Popen[bytes]] = []
         self.ends: Counter[int] = Counter()
         self.cluster = self.address = None
-        if given.here:
+        if given.here or given.alone:
             return
         import_ray()  # with a token, which the cluster's processes inherit
         from ray.cluster_utils import Cluster
@@ -204,18 +211,32 @@ class Chaos:
         self.ends.update(driver.returncode for driver in self.drivers if driver.poll() is not None)
         self.drivers = [driver for driver in self.drivers if driver.poll() is None]
         command = [sys.executable, __file__, "--store", self.given.store, "--drive", self.address or ""]
+        command += ["--alone"] if self.given.alone else []
         while len(self.drivers) < self.given.drivers and self.unfinished():
             with (self.given.folder / "drivers.log").open("ab") as log:
                 self.drivers.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=self.given.folder))
 
     def workers(self) -> list[psutil.Process]:
         """Processes that run a bundle now: Ray gives them the name of their task."""
+        if self.given.alone:
+            return [child for guard in self.guards() for child in children_of(guard)]
         found = []
         for process in psutil.process_iter(["cmdline", "status"]):
             line = " ".join(process.info["cmdline"] or [])
             if line.startswith("ray::rq:") and process.info["status"] != psutil.STATUS_STOPPED:
                 found.append(process)
         return found
+
+    def guards(self) -> list[psutil.Process]:
+        """Those of the drivers' workers: each has its worker for a child."""
+        found = []
+        for driver in self.drivers:
+            with suppress(psutil.Error):
+                found += children_of(psutil.Process(driver.pid))
+        return found
+
+    def harm_guard(self) -> int:
+        return self.kill(self.guards())
 
     def harm_worker(self) -> int:
         return self.kill(self.workers())
@@ -294,6 +315,17 @@ class Chaos:
                 self.kills["frozen worker"] += 1
                 return
             time.sleep(0.2)
+
+
+def children_of(process: psutil.Process) -> list[psutil.Process]:
+    """The processes for jobs that another one has started and that are not stopped."""
+    found = []
+    with suppress(psutil.Error):
+        for child in process.children():
+            line = " ".join(child.cmdline())
+            if "robustq.cluster.child_process" in line and child.status() != psutil.STATUS_STOPPED:
+                found.append(child)
+    return found
 
 
 def compare(calm: Store, store: Store) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from robustlib.datasets import load
 from robustq.cluster import gpu_probe
-from robustq.cluster.ray_connection import gpu_count, gpu_ids, local_ray, local_slots
+from robustq.cluster.ray_connection import local_ray
 from robustq.cluster.slots import usable_cpus
+from robustq.cluster.this_machine import gpu_count, gpu_ids, local_slots
 from robustq.jobs.errors import StoreError
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.text import tables

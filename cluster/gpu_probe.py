@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 from robustlib.gpu_failures import named
-from robustq.cluster.worker_ends import last_line, shorten
+from robustq.cluster.last_words import last_line, shorten
 
 MOST_SECONDS = 180.0  # to load torch from a slow disk and to begin on each GPU
 CODE = """

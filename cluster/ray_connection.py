@@ -9,24 +9,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import replace
-from functools import lru_cache
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from robustlib.regular_files import irregular
-from robustq.cluster import gpu_probe, worker_ends
-from robustq.cluster.messages import Frame, WorkerSettings
-from robustq.cluster.process_identity import end
+from robustq.cluster.last_words import shorten
+from robustq.cluster.machine_locks import one_start_at_a_time
 from robustq.cluster.ray_failures import accepts_connection
-from robustq.cluster.ray_isolation import enter_folder, forget_secrets, isolated, job_config
 from robustq.cluster.ray_sessions import announce_if_killed, session_folder, start_failure_cause
-from robustq.cluster.slots import Slots, cluster_slots, plan_slots, usable_cpus
-from robustq.cluster.worker import run_bundle
+from robustq.cluster.slots import Slots, cluster_slots, usable_cpus
+from robustq.cluster.this_machine import visible
+from robustq.cluster.worker_isolation import isolated, job_config
 from robustq.jobs.errors import RunError
-from robustq.jobs.queue.transitions import Claimed
 from robustq.jobs.text.safe_text import address as shown
 from robustq.jobs.text.safe_text import hide, one_line
 
@@ -112,40 +107,6 @@ def check_token(address: str, *, insecure: bool) -> None:
     )
 
 
-def gpu_count() -> int:
-    """How many GPUs Ray would hand out."""
-    return len(gpu_ids())
-
-
-def gpu_ids() -> list[str]:
-    """GPUs that Ray would hand out, as in CUDA_VISIBLE_DEVICES, found without loading torch."""
-    import_ray()
-    from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
-
-    visible = NvidiaGPUAcceleratorManager.get_current_process_visible_accelerator_ids()
-    found = NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
-    if visible is None:
-        return [str(number) for number in range(found)]
-    # CUDA reads the list up to the first that is none: -1 alone hides all.
-    visible = list(takewhile(lambda id_: id_.strip() and not id_.strip().startswith("-"), visible))
-    if found and visible and all(id_.strip().startswith("MIG-") for id_ in visible):
-        return visible  # slices, several of a board; Ray counts boards
-    return visible[:found]
-
-
-def local_slots(jobs: int, cpus_per_job: int | None, tell: Callable[[str], None] = lambda text: None) -> Slots:
-    """The slots of this machine: on the GPUs that torch can use of those that Ray would hand out, on its CPUs where
-    that are none. What cannot be used is told.
-    """
-    ids = gpu_ids()
-    reasons = gpu_probe.trial(tuple(ids))
-    if line := gpu_probe.told(ids, reasons):
-        tell(line)
-    usable = [id_ for id_, why in zip(ids, reasons, strict=True) if not why]
-    slots = plan_slots(usable_cpus(), len(usable), jobs, cpus_per_job)
-    return replace(slots, gpus=",".join(usable)) if 0 < len(usable) < len(ids) else slots
-
-
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 
 
@@ -160,23 +121,24 @@ def quiet_stdout(ray: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def local_ray(slots: Slots) -> Iterator[Any]:
+def local_ray(slots: Slots, tell: Callable[[str], None] = lambda text: None) -> Iterator[Any]:
     """Ray on this machine alone for the length of a block: no dashboard, no usage statistics.
 
     Started once more where it does not start, as when one of its processes was killed. Raises RunError.
+    tell: hears where another run is just starting its Ray, which is waited for.
     """
     ray = import_ray()
-    with started(ray, slots), quiet_stdout(ray):
+    with started(ray, slots, tell), quiet_stdout(ray):
         yield ray
 
 
 @contextmanager
-def started(ray: Any, slots: Slots) -> Iterator[None]:
+def started(ray: Any, slots: Slots, tell: Callable[[str], None] = lambda text: None) -> Iterator[None]:
     for last in (False, True):
         with ExitStack() as stack:
             folder = stack.enter_context(session_folder())
             try:
-                with isolated(), visible(slots.gpus), announce_if_killed():
+                with one_start_at_a_time(tell), isolated(), visible(slots.gpus), announce_if_killed(), lean(ray):
                     start(ray, slots, folder)
             except Exception as error:  # Ray raises what it likes, also a bare Exception
                 ray.shutdown()
@@ -184,7 +146,7 @@ def started(ray: Any, slots: Slots) -> Iterator[None]:
                 if last or cause is not None:
                     found = one_line(str(error)) or type(error).__name__
                     raise RunError(
-                        f"Ray does not start on this machine: {cause or worker_ends.shorten(found)}; all jobs are "
+                        f"Ray does not start on this machine: {cause or shorten(found)}; all jobs are "
                         "still queued: run the same command again, `robustq doctor` tries it alone"
                     ) from error
                 continue
@@ -195,18 +157,23 @@ def started(ray: Any, slots: Slots) -> Iterator[None]:
             return
 
 
+# Its dashboard (with `include_dashboard=False` its process starts all the same, and is waited for), what hands its logs
+# to drivers, and what asks a cloud for machines: half of the time that a start takes. Not of Ray's public interface.
+NOT_HERE = ("start_api_server", "start_log_monitor", "start_monitor")
+
+
 @contextmanager
-def visible(gpus: str | None) -> Iterator[None]:
-    """Only these GPUs are there for processes that are started within the block; None for those that are."""
-    before = os.environ.get(name := "CUDA_VISIBLE_DEVICES")
-    if gpus is not None:
-        os.environ[name] = gpus
+def lean(ray: Any) -> Iterator[None]:
+    """What is started within the block has no processes that only a cluster needs."""
+    node = getattr(ray._private.node, "Node", None)
+    kept = {name: getattr(node, name) for name in NOT_HERE if hasattr(node, name)}
+    for name in kept:
+        setattr(node, name, lambda self, *given, **named: None)
     try:
         yield
     finally:
-        if gpus is not None:
-            os.environ.pop(name)
-            os.environ |= {} if before is None else {name: before}
+        for name, method in kept.items():
+            setattr(node, name, method)
 
 
 def start(ray: Any, slots: Slots, folder: str) -> None:
@@ -291,39 +258,3 @@ def check_artifacts(ray: Any, root: str) -> None:
                 )
     finally:
         marker.unlink()
-
-
-def bundle_task(claimed: list[Claimed], settings: WorkerSettings) -> Iterator[Frame]:
-    """run_bundle in the user's folder, told where it is."""
-    import ray
-    from ray._private.worker import global_worker
-
-    forget_secrets()
-    enter_folder(settings.folder)
-    log = getattr(global_worker, "get_err_file_path", str)()  # not of Ray's public interface
-    yield from run_bundle(claimed, settings, ray.get_runtime_context().get_node_id(), log or None)
-
-
-@lru_cache
-def remote_bundle(num_gpus: float, num_cpus: float) -> Any:
-    """bundle_task as a Ray task of this resource class.
-
-    Decorated once a class: only num_gpus given here, not in .options(), makes Ray start a process a task, and only a
-    fresh process is sure to see the GPU it was given. max_retries=0: trying again is the queue's business.
-    """
-    return import_ray().remote(num_gpus=num_gpus, num_cpus=num_cpus, max_retries=0)(bundle_task)
-
-
-def end_remotely(ray: Any, node_id: str, pid: int, process: str) -> None:
-    """Kill a worker on its node; nobody waits for it, since the node may be as deaf as the worker."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    ray.remote(num_cpus=0, max_retries=0)(end).options(scheduling_strategy=there).remote(pid, process)
-
-
-def worker_env(slots: Slots) -> dict[str, Any]:
-    """Runtime environment of a bundle: a CPU bundle beside GPUs must not see them."""
-    if slots.num_gpus or not gpu_count():
-        return {}
-    return {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}

@@ -57,11 +57,11 @@ def session_folder() -> Iterator[str]:
         os.close(mark)
 
 
-def make_folder() -> tuple[Path, int]:
-    """A new folder, and the descriptor that holds it."""
+def make_folder(*, sockets: bool = True) -> tuple[Path, int]:
+    """A new folder, and the descriptor that holds it. sockets: Ray's are to lie there."""
     found = []
     for root in roots():
-        if len(os.fsencode(f"{root}/{PREFIX}12345678{SOCKET}")) > LONGEST:
+        if sockets and len(os.fsencode(f"{root}/{PREFIX}12345678{SOCKET}")) > LONGEST:
             found.append(f"the name of {root} is too long for sockets")
             continue
         try:
@@ -74,8 +74,8 @@ def make_folder() -> tuple[Path, int]:
         except OSError as error:
             found.append(f"{root}: {error.strerror}")
     raise RunError(
-        f"Ray finds no folder for its sockets and logs ({'; '.join(found)}): name one in which there is room, with a "
-        "short name, in TMPDIR"
+        f"{'Ray finds no folder for its sockets and logs' if sockets else 'there is no folder for temporary files'} "
+        f"({'; '.join(found)}): name one in which there is room{', with a short name,' if sockets else ''} in TMPDIR"
     )
 
 

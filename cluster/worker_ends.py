@@ -2,22 +2,20 @@
 
 import os
 import re
+import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, update
 
+from robustq.cluster.last_words import last_line, shorten
 from robustq.cluster.messages import Place
 from robustq.jobs.queue.transitions import Claimed
 from robustq.jobs.store.schema import attempt
 
-RAYS_OWN = re.compile(
-    r":(job_id|task_name|actor_name):|\*\*\* |PC: @|\s+@ +0x|\[\d{4}-\d\d-\d\d [^]]*\]|Extension modules: "
-)
 FATAL = "Fatal Python error: "
 FRAME = re.compile(r'\s+File ".*", line \d+ in ')
-MOST = 300  # characters of a line that are shown
 LOOK_BYTES, KEEP_BYTES = 2**16, 2**20  # at the end of a log
 
 
@@ -30,6 +28,28 @@ def describe_end(ray: Any, error: Exception, place: Place | None) -> str:
         return f"{kind}, and the last that it printed is: {words}"
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return shorten(f"{kind}: {first}")
+
+
+def describe_exit(ended: str | None, place: Place, of_memory: bool, cannot_load: bool) -> str:
+    """One line on the end of a child process. ended: `exit` or `signal` and a number, empty where nobody could tell.
+
+    of_memory: the system has meanwhile ended a process for lack of memory.  cannot_load: it had loaded nothing yet.
+    """
+    how, _, number = (ended or "signal 9").partition(" ")
+    words = last_log_line(place)
+    if cannot_load:
+        return words or f"the worker ended with {how} {number} before it began"
+    if how == "signal" and int(number) == signal.SIGKILL and of_memory:
+        return "OutOfMemoryError: the system ended the worker for lack of memory"
+    kind = f"the worker ended with exit code {number}" if how == "exit" else f"the worker was ended by {named(number)}"
+    return f"{kind}, and the last that it printed is: {words}" if words else kind
+
+
+def named(number: str) -> str:
+    try:
+        return signal.Signals(int(number)).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def is_setup(ray: Any, error: Exception) -> bool:
@@ -70,12 +90,3 @@ def keep_log(db: Connection, place: Place | None, claimed: Claimed, folder: str)
         kept.write_bytes(text)
         here = (attempt.c.job_id == claimed.id) & (attempt.c.fence == claimed.fence)
         db.execute(update(attempt).where(here).values(log=str(kept)))
-
-
-def last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not RAYS_OWN.match(line)]
-    return lines[-1] if lines else ""
-
-
-def shorten(line: str) -> str:
-    return line if len(line) <= MOST else f"{line[:MOST]}..."

@@ -25,6 +25,7 @@ def robustq_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ["ROBUSTQ_HOME"] = str(home)
     for name in ("ROBUSTQ_STORE", "ROBUSTQ_DATA", "ROBUSTQ_ARTIFACTS"):
         os.environ.pop(name, None)
+    os.environ["XDG_RUNTIME_DIR"] = str(tmp_path_factory.mktemp("runtime"))  # no run outside is a test's neighbour
     return home
 
 

@@ -16,12 +16,15 @@ LAYERS = """
 cli
 cluster.device cluster.doctor cluster.remote
 cluster.driver
+cluster.child_workers cluster.early_child cluster.ray_workers
 cluster.ray_connection
-cluster.ray_isolation cluster.worker
-cluster.gpu_probe cluster.ray_sessions
+cluster.child
+cluster.child_process cluster.this_machine
+cluster.worker_isolation cluster.worker
+cluster.gpu_probe cluster.ray_sessions cluster.workers
 cluster.worker_ends
 cluster.bad_gpus
-cluster.messages cluster.process_identity cluster.ray_failures cluster.slots
+cluster.last_words cluster.machine_locks cluster.messages cluster.process_identity cluster.ray_failures cluster.slots
 jobs.commands
 jobs.paper jobs.report jobs.verification
 jobs.results jobs.submission
@@ -40,7 +43,7 @@ robustlib.inference
 robustlib.hyperplane robustlib.losses
 robustlib.normal_streams robustlib.norms
 robustlib.datasets robustlib.model_calls robustlib.rng
-robustlib.hashing robustlib.memory robustlib.metrics robustlib.normalisations robustlib.settings
+robustlib.flop_count robustlib.hashing robustlib.memory robustlib.metrics robustlib.normalisations robustlib.settings
 robustlib.arguments
 robustlib.addresses robustlib.durable_files robustlib.gpu_failures robustlib.names robustlib.regular_files
 robustlib.number_text

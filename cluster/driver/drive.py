@@ -1,32 +1,41 @@
-"""The drive from start to end: a driver is registered, Ray started or reached, the queue run until it is empty."""
+"""The drive from start to end: a driver is registered, workers started or reached, the queue run until it is empty."""
 
 import os
 import platform
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import psutil
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, select, update
 
 from robustlib import VERSION
 from robustq.cluster.bad_gpus import BadGpus
+from robustq.cluster.child_workers import child_workers
 from robustq.cluster.driver.leases import dead_drivers
 from robustq.cluster.driver.loop import loop
 from robustq.cluster.driver.progress import Progress
 from robustq.cluster.driver.state import Driver, Watch
+from robustq.cluster.early_child import EarlyChild
+from robustq.cluster.machine_locks import CPUS, Neighbours
 from robustq.cluster.process_identity import identity
-from robustq.cluster.ray_connection import check_artifacts, local_ray, local_slots, reached, slots_of
-from robustq.cluster.ray_failures import RayHealth, RayLost, run_with_restarts
+from robustq.cluster.ray_connection import check_artifacts, local_ray, reached, slots_of
+from robustq.cluster.ray_failures import RayLost, run_with_restarts
+from robustq.cluster.ray_workers import RayWorkers
 from robustq.cluster.slots import Slots
+from robustq.cluster.this_machine import beside_others, gpus_of, local_slots, ray_is_forced
+from robustq.cluster.workers import Workers
 from robustq.jobs.errors import RobustqError, RunError
 from robustq.jobs.queue import transitions
+from robustq.jobs.queue.shards import SHARD_SECONDS, seconds_a_unit
 from robustq.jobs.queue.status import counts, widest
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.presence import REPLACED, rescue, watched
-from robustq.jobs.store.schema import attempt
+from robustq.jobs.store.schema import attempt, job
+from robustq.jobs.store.sweeps import jobs_of
 from robustq.jobs.text.notes import LOGGER, note
 
 
@@ -49,6 +58,7 @@ def drive(
     slots: Slots | None = None,
     address: str | None = None,
     insecure: bool = False,
+    early: EarlyChild | None = None,
     watch: Watch = lambda counts, costs: None,
     tell: Callable[[str], None] = note,
 ) -> dict[str, int]:
@@ -56,6 +66,7 @@ def drive(
 
     sweep_id: only this sweep's jobs.  slots: instead of those found.  address: of a Ray cluster to run on, "auto" for
     the one that this machine belongs to; this machine alone where it is None.  insecure: also without a token.
+    early: a process for jobs that was started before the queue was known; used where this machine's one slot is enough.
     watch: called several times a second with the jobs by state, and with the estimated cost of what is done and left
     and the seconds that this takes.
     tell: called with a line where Ray or the server of the store dies, and is waited for or started again.
@@ -69,28 +80,54 @@ def drive(
 
     gpus = BadGpus()
     LOGGER.info("%d jobs to be done", sum(found[state] for state in transitions.UNFINISHED))
-    here = (slots or local_slots(width, cpus_per_job, tell)) if address is None else None
+    forced, here = ray_is_forced(), slots if address is None else None
+    if address is None and here is None:
+        here = beside_others(local_slots(width, cpus_per_job, tell), tell)
+        with store.begin() as db:
+            here = here if forced else one_slot(db, sweep_id, here)
+    neighbours = Neighbours([] if here is None else gpus_of(here)[: here.count] or [CPUS], tell)
 
-    def on_ray(ray: Any) -> dict[str, int]:
+    def on(workers: Workers) -> dict[str, int]:
         nonlocal cpus_per_job
         there = here
         if there is None:
-            check_artifacts(ray, store.artifacts)
-            there = slots or slots_of(ray, width, cpus_per_job)
+            assert isinstance(workers, RayWorkers)
+            check_artifacts(workers.ray, store.artifacts)
+            there = slots or slots_of(workers.ray, width, cpus_per_job)
             cpus_per_job = there.num_cpus  # also on what is there after a restart
         LOGGER.info("%d slots of %g GPUs and %d CPU threads", there.count, there.num_gpus, there.num_cpus)
-        known: Any = {"ray_health": RayHealth(ray), "gpus": gpus}
-        held = Driver(store, ray, there, sweep_id, on_cluster=here is None, tell=tell, **known)
-        return work(held, watch)
+        return work(Driver(store, workers, there, sweep_id, tell=tell, gpus=gpus, look_around=neighbours.look), watch)
 
     def ended() -> int:
         found = store.insist(lambda db, _: counts(db, sweep_id), tell)
         return sum(n for state, n in found.items() if state not in transitions.UNFINISHED)
 
-    def reach(again: bool) -> AbstractContextManager[Any]:
-        return local_ray(here) if here else reached(str(address), tell, insecure=insecure, again=again)
+    @contextmanager
+    def reach(again: bool) -> Iterator[Workers]:
+        if here is None:
+            with reached(str(address), tell, insecure=insecure, again=again) as ray:
+                yield RayWorkers(ray, on_cluster=True)
+        elif here.count == 1 and not forced:
+            with child_workers(here, None if early is None else early.take()) as workers:
+                yield workers
+        else:
+            with local_ray(here, tell) as ray:
+                yield RayWorkers(ray, on_cluster=False)
 
-    return run_with_restarts(reach, on_ray, ended, tell)
+    with neighbours:
+        return run_with_restarts(reach, on, ended, tell)
+
+
+def one_slot(db: Connection, sweep_id: int | None, slots: Slots) -> Slots:
+    """The first of the slots alone, where only one job of a sweep can run at a time and is not to be split."""
+    if slots.count == 1 or sweep_id is None or widest(db, sweep_id) > 1:
+        return slots
+    chosen = job.c.id.in_(jobs_of(sweep_id)) & (job.c.kind == "eval")
+    jobs = db.execute(select(job.c.spec, job.c.cost).where(chosen)).all()
+    unit = seconds_a_unit(db, slots.device)
+    if not jobs or any((row.spec.get("shards") or 1) > 1 or row.cost * unit > SHARD_SECONDS for row in jobs):
+        return slots
+    return replace(slots, count=1)
 
 
 def work(driver: Driver, watch: Watch) -> dict[str, int]:
@@ -107,8 +144,8 @@ def work(driver: Driver, watch: Watch) -> dict[str, int]:
         except RobustqError:
             raise
         except Exception as error:
-            if (found := driver.ray_is_lost()) is not None:  # whatever its calls raise then
-                raise RayLost(f"Ray's {found} has died") from error
+            if (found := driver.lost_workers()) is not None:  # whatever its calls raise then
+                raise RayLost(f"{found} has died") from error
             raise
         finally:
             give_back(driver)
@@ -121,17 +158,17 @@ def give_back(driver: Driver) -> None:
     """
     for bundle in (*driver.bundles, *driver.blocked):
         with suppress(Exception):  # a Ray that is gone has stopped them; what counts is to give the jobs back
-            driver.ray.cancel(bundle.frames, force=True)
+            driver.workers.stop(bundle.frames, None)  # all of it goes, or a cluster ends them by itself
     lost = driver.store_change()
     if lost is None or lost[0] == REPLACED:  # then it is still open, though under no name
-        write = driver.write if driver.ray_died else driver.store.write  # whoever else ends waits for no server
+        write = driver.write if driver.workers_died else driver.store.write  # whoever else ends waits for no server
         write(lambda db: leave(db, driver))
     if lost is not None:
         raise RunError(rescue(driver.store, driver.file, *lost))
 
 
 def leave(db: Connection, driver: Driver) -> None:
-    """A driver ends, and with it, where Ray was its own, the logs of its workers but those that were kept."""
+    """A driver ends, and with it, where they are its own, the logs of its workers but those that were kept."""
     transitions.stop(db, driver.id)
     if not driver.on_cluster:
         kept = attempt.c.log.startswith(driver.store.artifacts, autoescape=True)
@@ -141,7 +178,7 @@ def leave(db: Connection, driver: Driver) -> None:
 @contextmanager
 def interruptible(driver: Driver) -> Iterator[None]:
     """What asks a process to end as an interrupt: Ctrl-C, SIGTERM, and SIGHUP, which a terminal sends that closes,
-    unless it is ignored, as under nohup. To be entered after Ray has started, which sets handlers of its own.
+    unless it is ignored, as under nohup. To be entered after workers are there: Ray sets handlers of its own.
 
     The driver also remembers that it was told: an exception that comes while Python tidies up an object is ignored.
     """

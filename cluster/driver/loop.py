@@ -1,4 +1,4 @@
-"""The driver: claim jobs, run them in bundles on Ray, record each frame where the claim still holds."""
+"""The driver: claim jobs, have workers run them in bundles, record each frame where the claim still holds."""
 
 import os
 import time
@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, select
 
-from robustq.cluster import worker_ends
 from robustq.cluster.driver import watchdog
 from robustq.cluster.driver.gpu_health import check_gpus, give_up_gpu, is_exclusive, judge_gpu
 from robustq.cluster.driver.leases import keep_leases
@@ -22,7 +21,6 @@ from robustq.cluster.messages import (
     Started,
     WorkerSettings,
 )
-from robustq.cluster.ray_connection import remote_bundle, slots_of, worker_env
 from robustq.cluster.ray_failures import RayLost
 from robustq.cluster.slots import GPU_BUNDLE_SECONDS, bundle_budget, bundle_size, next_share, share_for
 from robustq.jobs.errors import RunError
@@ -33,7 +31,6 @@ from robustq.jobs.store.artifacts import drop_partial
 from robustq.jobs.store.schema import job
 
 POLL_SECONDS = 0.2
-FRAME_SECONDS = 60.0  # to fetch a frame that is there
 
 
 def loop(driver: Driver, watch: Watch) -> dict[str, int]:
@@ -43,7 +40,7 @@ def loop(driver: Driver, watch: Watch) -> dict[str, int]:
         if driver.stop_requested:
             raise KeyboardInterrupt
         driver.check()
-        check_ray(driver)
+        check_workers(driver)
         driver.write(lambda db: driver_jobs.settle_all(db, driver.id, driver.sweep_id))
         bundles, left, totals = driver.write(lambda db: plan(db, driver))
         driver.bundles += [launch(driver, claimed) for claimed in bundles]  # what is launched is leased for sure
@@ -60,13 +57,13 @@ def loop(driver: Driver, watch: Watch) -> dict[str, int]:
             time.sleep(POLL_SECONDS)  # all that is left waits for its time or for another driver
 
 
-def check_ray(driver: Driver) -> None:
-    """Raise RayLost where the Ray that this driver is on has died, with all recorded that came from it."""
-    if (found := driver.ray_is_lost()) is None:
+def check_workers(driver: Driver) -> None:
+    """Raise RayLost where what carries the bundles has died, with all recorded that came from it."""
+    if (found := driver.lost_workers()) is None:
         return
     if not driver.on_cluster:  # here all frames lie in this process; elsewhere to ask for a large one may be its end
         record(driver, *collect(driver))
-    raise RayLost(f"Ray's {found} has died")
+    raise RayLost(f"{found} has died")
 
 
 def plan(db: Connection, driver: Driver) -> tuple[list[list[transitions.Claimed]], bool, Totals]:
@@ -101,10 +98,8 @@ def launch(driver: Driver, claimed: list[transitions.Claimed]) -> Bundle:
     threads = max(1, int(slots.num_cpus * share))
     bad = frozenset(driver.gpus.bad)
     settings = WorkerSettings(slots.device, threads, driver.store.artifacts, os.getcwd(), share, bad)
-    task = remote_bundle(slots.num_gpus * share, slots.num_cpus * share)
-    env = {} if driver.on_cluster else worker_env(slots)
-    named = task.options(name=claimed[0].name, runtime_env=env)
-    return Bundle(named.remote(claimed, settings), {c.id: c for c in claimed}, settings, share)
+    stream = driver.workers.launch(claimed, settings, slots)
+    return Bundle(stream, {c.id: c for c in claimed}, settings, share)
 
 
 def collect(driver: Driver) -> tuple[list[tuple[Bundle, Frame]], list[tuple[Bundle, str]]]:
@@ -113,34 +108,17 @@ def collect(driver: Driver) -> tuple[list[tuple[Bundle, Frame]], list[tuple[Bund
     ended: list[tuple[Bundle, str]] = []
     if not driver.bundles:
         return frames, ended
-    ray = driver.ray
-    streams = {id(bundle.frames): bundle for bundle in driver.bundles}
-    deadline = time.monotonic() + POLL_SECONDS
-    timeout = POLL_SECONDS
-    while streams and time.monotonic() < deadline:
-        waiting = [bundle.frames for bundle in streams.values()]
-        ready, _ = ray.wait(waiting, num_returns=1, timeout=timeout, fetch_local=False)
-        for stream in ready:
-            bundle = streams[id(stream)]
-            if driver.on_cluster and driver.ray_is_lost() is not None:
-                return frames, ended
-            try:
-                frames.append((bundle, ray.get(next(stream), timeout=FRAME_SECONDS)))
-                bundle.heard_at = time.monotonic()
-            except StopIteration:
-                ended.append((bundle, ""))
-                del streams[id(stream)]
-            except ray.exceptions.RayError as error:
-                if driver.ray_is_lost() is not None:  # no fault of the bundle's
-                    return frames, ended
-                if isinstance(error, ray.exceptions.GetTimeoutError):
-                    watchdog.end(driver, bundle)  # it may run on, and its jobs will be given to another
-                reason = worker_ends.describe_end(ray, error, bundle.place)
-                if worker_ends.is_setup(ray, error) and not driver.began:  # as every other worker would
-                    raise RunError(cannot_load(driver, reason)) from error
-                ended.append((bundle, reason))
-                del streams[id(stream)]
-        timeout = max(0.0, deadline - time.monotonic())
+    bundles = {id(bundle.frames): bundle for bundle in driver.bundles}
+    running = [(bundle.frames, bundle.place) for bundle in driver.bundles]
+    came, ends = driver.workers.collect(running, POLL_SECONDS)
+    for stream, frame in came:
+        bundle = bundles[id(stream)]
+        bundle.heard_at = time.monotonic()
+        frames.append((bundle, frame))
+    for stream, end in ends:
+        if end.cannot_load and not driver.began:  # as every other worker would
+            raise RunError(cannot_load(driver, end.reason))
+        ended.append((bundles[id(stream)], end.reason))
     return frames, ended
 
 
@@ -170,7 +148,7 @@ def record(driver: Driver, frames: list[tuple[Bundle, Frame]], ended: list[tuple
             continue
         driver.write(lambda db, bundle=bundle, reason=reason: watchdog.close(db, bundle, reason))
         driver.bundles.remove(bundle)
-        killed = reason and not reason.startswith("OutOfMemoryError")  # by Ray, for the machine's memory
+        killed = reason and not reason.startswith("OutOfMemoryError")  # for the machine's memory, not the GPU's
         if killed and bundle.running and bundle.place and driver.slots.num_gpus:
             give_up_gpu(driver, bundle.place.gpu, driver.gpus.died(bundle.place.gpu, bundle.running, reason))
     for _, frame in frames:
@@ -254,7 +232,8 @@ def housekeep(driver: Driver) -> None:
         watchdog.end_stuck(db, driver)
         return keep_leases(db, driver)
 
-    if driver.write(change) and driver.on_cluster:
+    if driver.write(change):
+        driver.look_around()
         count_slots(driver)
 
 
@@ -272,11 +251,11 @@ def end_cancelled(db: Connection, driver: Driver) -> None:
 
 
 def count_slots(driver: Driver) -> None:
-    """Nodes come and go; what a slot is stays as it was."""
-    if driver.ray_health is not None and not driver.ray_health.probe():
+    """Machines come and go; what a slot is stays as it was."""
+    found = driver.workers.slots_now(driver.slots)
+    if found is None:
         return
     # What keeps the place of a GPU says nothing more, unless it has gone with its node.
-    driver.blocked = [one for one in driver.blocked if not driver.ray.wait([one.frames], timeout=0)[0]]
-    found = slots_of(driver.ray, 1, driver.slots.num_cpus)
+    driver.blocked = [one for one in driver.blocked if not driver.workers.has_ended(one.frames)]
     if found.num_gpus == driver.slots.num_gpus:
         driver.slots = replace(found, shared=driver.slots.shared)

@@ -10,8 +10,8 @@ from sqlalchemy import Connection
 
 from robustq.cluster.bad_gpus import BadGpus
 from robustq.cluster.messages import Place, WorkerSettings
-from robustq.cluster.ray_failures import RayHealth
 from robustq.cluster.slots import Slots
+from robustq.cluster.workers import Stream, Workers
 from robustq.jobs.errors import RunError
 from robustq.jobs.queue import transitions
 from robustq.jobs.queue.shards import seconds_a_unit
@@ -34,7 +34,7 @@ class Bundle:
     off, last heard of, when its running job began and last got on.
     """
 
-    frames: Any
+    frames: Stream
     open: dict[int, Claimed]
     settings: WorkerSettings
     share: float
@@ -67,17 +67,16 @@ class Driver:
     file: of an SQLite store.  beat_at: its last sign of life, by which it knows the store for its own.
     lost: what has happened to the store, once that is known.
     watched: other drivers that hold jobs, with their last sign of life and how often it was found to be still the last.
-    on_cluster: Ray was there already, on machines of its own; else it is this driver's.
-    ray_health: of the Ray that it runs on; ray_died: whether that has died.  tell: hears what a person should know of.
+    workers: which run the bundles; workers_died: whether what carries them has.  tell: hears what a person should know.
+    look_around: done now and then, to see who else is on this machine.
     gpus: what is known of them in this run.  blocked: bundles that came to one that is given up, and keep its place.
     smallest_gpu: bytes of the smallest GPU that a job has run on.
     """
 
     store: Store
-    ray: Any
+    workers: Workers
     slots: Slots
     sweep_id: int | None
-    on_cluster: bool = False
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     bundles: list[Bundle] = field(default_factory=list)
     renewed_at: float = 0.0
@@ -90,9 +89,9 @@ class Driver:
     beat_at: float | None = None
     lost: tuple[str, str] | None = None
     watched: dict[str, tuple[float, int]] = field(default_factory=dict)
-    ray_health: RayHealth | None = None
-    ray_died: bool = False
+    workers_died: bool = False
     tell: Callable[[str], None] = lambda text: None
+    look_around: Callable[[], None] = lambda: None
     gpus: BadGpus = field(default_factory=BadGpus)
     smallest_gpu: int | None = None
     blocked: list[Bundle] = field(default_factory=list)
@@ -145,10 +144,15 @@ class Driver:
         if (found := self.store_change()) is not None:
             raise RunError(f"store {self.store.url} {found[1]}")
 
-    def ray_is_lost(self) -> str | None:
-        """What of Ray has died, where it has."""
-        found = None if self.ray_health is None else self.ray_health.lost()
-        self.ray_died |= found is not None
+    @property
+    def on_cluster(self) -> bool:
+        """Whether the workers were there already, on machines of their own; else they are this driver's."""
+        return self.workers.on_cluster
+
+    def lost_workers(self) -> str | None:
+        """What has died of that which carries the workers, where something has."""
+        found = self.workers.lost()
+        self.workers_died |= found is not None
         return found
 
     def verify(self, db: Connection) -> None:

@@ -5,7 +5,6 @@ import time
 from sqlalchemy import Connection
 
 from robustq.cluster.driver.state import Bundle, Driver
-from robustq.cluster.ray_connection import end_remotely
 from robustq.cluster.worker_ends import keep_log
 from robustq.jobs.queue import transitions
 
@@ -62,10 +61,8 @@ def give_up(db: Connection, driver: Driver, bundle: Bundle, reason: str) -> None
 
 
 def end(driver: Driver, bundle: Bundle) -> None:
-    """Stop a bundle's worker, by Ray and, since a frozen one does not hear that, by its process."""
-    driver.ray.cancel(bundle.frames, force=True)
-    if bundle.place is not None:
-        end_remotely(driver.ray, bundle.place.node_id, bundle.place.pid, bundle.place.process)
+    """Stop a bundle's worker, also a frozen one."""
+    driver.workers.stop(bundle.frames, bundle.place)
 
 
 def close(db: Connection, bundle: Bundle, reason: str) -> None:

@@ -1,9 +1,11 @@
 """The connection to the store: a database URL, the folder of artifacts beside it, and who may write."""
 
+import atexit
 import errno
 import os
 import sqlite3
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -248,7 +250,18 @@ def open_store(text: str, *, create: bool = False, write: bool = False) -> Store
     store = connect_store(text, write=write)
     check_store(store, create=create)
     LOGGER.info("store %s opened, to be %s", store.url, "written" if write else "read")
+    OPENED.add(store.engine)
     return store
+
+
+# Stores that this process has open, closed when it ends: the last one to close an SQLite file takes its log into it.
+OPENED: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+@atexit.register
+def close_all() -> None:
+    for engine in list(OPENED):
+        engine.dispose()
 
 
 def make_file(path: Path) -> None:

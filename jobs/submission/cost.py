@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from robustlib.attacks import ATTACKS
 from robustlib.attacks.surrogate_training import ARCH, EPOCHS
 from robustlib.attacks.types import as_stage
 from robustlib.defences import RANDOMISED
+from robustlib.flop_count import flops_of
 from robustlib.gpu_failures import asks_for_a_gpu
 from robustlib.inference.model_modes import device_of, moved
 from robustlib.inference.throughput import VERDICTS, Work
@@ -68,14 +68,13 @@ def pass_cost(spec: ModelSpec, ref: DataRef) -> float:
         if not asks_for_a_gpu(error):
             raise
         return UNKNOWN  # a factory that puts its model on a GPU, where there is none
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        try:
-            x = torch.zeros(1, *test.images.shape[1:])
-            device = device_of(model, x)
-            moved(model, device)(x.to(device))
-        except Exception:  # its jobs will say what is wrong with it, and must be there to do so
-            return sum(p.numel() for p in model.parameters()) / 1e6
-    return max(counter.get_total_flops() / 2e6, 1e-3)
+    x = torch.zeros(1, *test.images.shape[1:])
+    try:
+        device = device_of(model, x)
+        flops = flops_of(lambda: moved(model, device)(x.to(device)))
+    except Exception:  # its jobs will say what is wrong with it, and must be there to do so
+        return sum(p.numel() for p in model.parameters()) / 1e6
+    return max(flops / 2e6, 1e-3)
 
 
 def job_work(planned: Planned, resolved: Resolved) -> Work:

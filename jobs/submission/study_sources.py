@@ -1,6 +1,6 @@
 """Sources of a study for the commands that submit one: its file, or options that make one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,10 @@ def side(value: str) -> int | list[int]:
     return known[0] if len(known) == 1 else known
 
 
-def submit_attack(url: str, options: dict[str, Any]) -> tuple[Store, Submitted]:
-    """Submit the study of one model that `robustq attack` means."""
+def submit_attack(
+    url: str, options: dict[str, Any], is_new: Callable[[], None] = lambda: None
+) -> tuple[Store, Submitted]:
+    """Submit the study of one model that `robustq attack` means. is_new: as `submit` has it."""
     taken = {"name": "--attack"} | {name: f"--{name}" for name in ("norm", "eps") if options[name] not in (None, ())}
     params = parameters(options["params"], taken)
     radii = [radius(text) for text in options["eps"]]
@@ -80,26 +82,35 @@ def submit_attack(url: str, options: dict[str, Any]) -> tuple[Store, Submitted]:
             entry |= params
         attacks.append(entry)
     model = model_entry(options["model"], options["weights"]) | normalize_entry(options)
-    return submit_one_off(url, "attack", model, attacks, options)
+    return submit_one_off(url, "attack", model, attacks, options, is_new)
 
 
-def submit_audit(url: str, options: dict[str, Any]) -> tuple[Store, Submitted]:
+def submit_audit(
+    url: str, options: dict[str, Any], is_new: Callable[[], None] = lambda: None
+) -> tuple[Store, Submitted]:
     """Submit the study of one audit that `robustq audit` means."""
     entry = {"name": "audit", "norm": options["norm"], "eps": radius(options["eps"]), "queries": options["queries"]}
     model = model_entry(options["model"], options["weights"]) | normalize_entry(options)
-    return submit_one_off(url, "audit", model, [entry], options)
+    return submit_one_off(url, "audit", model, [entry], options, is_new)
 
 
-def submit_training(url: str, options: dict[str, Any]) -> tuple[Store, Submitted]:
+def submit_training(
+    url: str, options: dict[str, Any], is_new: Callable[[], None] = lambda: None
+) -> tuple[Store, Submitted]:
     """Submit the study of one training that `robustq train` means."""
     params = parameters(options["params"], {"objective": "--objective", "epochs": "--epochs"})
     train = {"objective": options["objective"], "epochs": options["epochs"]} | params
     model = model_entry(options["model"], None) | normalize_entry(options) | {"train": train}
-    return submit_one_off(url, "train", model, [{"name": "clean"}], options | {"examples": "all"})
+    return submit_one_off(url, "train", model, [{"name": "clean"}], options | {"examples": "all"}, is_new)
 
 
 def submit_one_off(
-    url: str, name: str, model: dict[str, Any], attacks: list[dict[str, Any]], options: dict[str, Any]
+    url: str,
+    name: str,
+    model: dict[str, Any],
+    attacks: list[dict[str, Any]],
+    options: dict[str, Any],
+    is_new: Callable[[], None],
 ) -> tuple[Store, Submitted]:
     label = model_label(options["model"])
     data = {
@@ -118,7 +129,7 @@ def submit_one_off(
     named |= {"attacks": "--attack", "models": "MODEL"}
     origin = Origin(name, {}, named)
     study = check(data, origin)
-    return submit(url, study, origin, Path(), data_folder=Path())
+    return submit(url, study, origin, Path(), data_folder=Path(), is_new=is_new)
 
 
 def model_entry(model: str, weights: str | None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -59,11 +59,13 @@ def submit(
     data_folder: Path,
     priority: int = 0,
     budget: Budget | None = None,
+    is_new: Callable[[], None] = lambda: None,
 ) -> tuple[Store, Submitted]:
     """Expand a study and queue what the store does not know yet, all in one transaction; makes a store if need be.
 
     priority: of its new jobs; those of higher priority go first.  budget: what does not fit is left out of the queue
-    until the study is submitted again without one, or with a larger one.
+    until the study is submitted again without one, or with a larger one.  is_new: called where the store does not know
+    the study, before torch is loaded to check it.
 
     A study that the store knows whole is recognised by its hash, without loading torch, unless its files have moved.
     Raises SpecError before anything is written or made.
@@ -77,6 +79,7 @@ def submit(
             if known is not None and not has_moved(db, known, resolved):
                 LOGGER.info("study %s: the store knows it whole", study.name)
                 return store, again(db, known, study.name)
+    is_new()
     plan, cut = expand(resolved), None
     LOGGER.info("study %s: %d jobs checked against the kernels", study.name, len(plan))
     if budget is not None:

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from robustq import cli
-from robustq.cluster.ray_isolation import isolated
 from robustq.cluster.remote.ray_jobs_api import Cluster
+from robustq.cluster.worker_isolation import isolated
 from robustq.jobs.errors import SpecError
 from robustq.jobs.queue.claims import claim
 from robustq.jobs.queue.transitions import fail, register

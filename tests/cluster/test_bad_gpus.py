@@ -33,6 +33,7 @@ from robustq.jobs.running.context import Result
 from robustq.jobs.specs import AttackSpec, EvalSpec, ModelSpec
 from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.schema import job
+from tests.helpers.no_workers import NoWorkers
 from tests.helpers.small_store import DATA
 
 FIRST, SECOND = ("here", "0"), ("here", "1")
@@ -211,10 +212,6 @@ def test_a_model_that_fails_on_every_gpu_is_evidence_against_none():
     assert gpus.bad == {}
 
 
-class NoRay:
-    def cancel(self, *args: Any, **kwargs: Any) -> None: ...
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     store = open_store(str(tmp_path / "r.db"), create=True, write=True)
@@ -226,7 +223,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture
 def driver(store: Store, monkeypatch) -> Driver:
     monkeypatch.setattr(transitions, "BACKOFF_SECONDS", 0.0)
-    found = Driver(store, NoRay(), Slots(1, 1, 1), None)
+    found = Driver(store, NoWorkers(), Slots(1, 1, 1), None)
     with store.begin() as db:
         found.beat_at = transitions.register(db, found.id, "here", 1, 0.0, "0")
     return found
@@ -348,7 +345,7 @@ def test_a_gpu_that_is_given_up_stays_named_after_a_restart_of_ray(driver: Drive
     driver.gpus.bad[FIRST] = "AcceleratorError: \x1b[31mecc\n at postgresql://me:secret@host/db"
     with store.begin() as db:
         transitions.stop(db, driver.id)
-    after, named = Driver(store, NoRay(), Slots(1, 1, 1), None, gpus=driver.gpus), list[list[str]]()
+    after, named = Driver(store, NoWorkers(), Slots(1, 1, 1), None, gpus=driver.gpus), list[list[str]]()
 
     def look(driver: Driver, watch: Any) -> dict[str, int]:
         with store.begin() as db:

@@ -7,20 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from robustq.cluster import doctor, gpu_probe, ray_connection
+from robustq.cluster import doctor, gpu_probe, this_machine
 from robustq.cluster.gpu_probe import trial
-from robustq.cluster.ray_connection import gpu_count, import_ray, local_slots, visible
+from robustq.cluster.ray_connection import import_ray
 from robustq.cluster.slots import usable_cpus
+from robustq.cluster.this_machine import gpu_count, gpu_ids, local_slots, visible
 
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many boards the driver of NVIDIA counts."""
-    import_ray()
-    from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
-
     found = [1]
-    monkeypatch.setattr(NvidiaGPUAcceleratorManager, "get_current_node_num_accelerators", lambda: found[0])
+    monkeypatch.setattr(this_machine, "nvidia_boards", lambda: found[0])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     trial.cache_clear()
     yield found
@@ -38,6 +36,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         (1, "MIG-a,MIG-b", 2),
         (0, "MIG-a,MIG-b", 0),
         (1, "GPU-5e2", 1),
+        (2, "NoDevFiles", 0),
     ],
 )
 def test_gpus_are_counted_as_cuda_does(gpus: list[int], monkeypatch, boards: int, visible: str | None, count: int):
@@ -45,6 +44,21 @@ def test_gpus_are_counted_as_cuda_does(gpus: list[int], monkeypatch, boards: int
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpu_count() == count
+
+
+@pytest.mark.parametrize("named", [None, "", "NoDevFiles", "1", "0,2", "GPU-5e2,1"])
+def test_gpus_are_found_as_ray_finds_them(gpus: list[int], named: str | None, monkeypatch):
+    """Of lists that CUDA reads to their ends; and where there is no driver, neither finds a board."""
+    import_ray()
+    from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager as Rays
+
+    gpus[0] = 4
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    seen = Rays.get_current_process_visible_accelerator_ids()
+    assert gpu_ids() == (["0", "1", "2", "3"] if seen is None else seen)
+    monkeypatch.undo()
+    assert this_machine.nvidia_boards() == Rays.get_current_node_num_accelerators()
 
 
 def test_a_run_goes_to_the_cpus_where_torch_cannot_use_the_gpu(gpus: list[int]):
@@ -84,7 +98,7 @@ def test_a_probe_that_never_ends_is_an_answer(gpus: list[int], monkeypatch):
 
 def test_without_a_gpu_nothing_is_tried(gpus: list[int], monkeypatch):
     gpus[0] = 0
-    monkeypatch.setattr(ray_connection.gpu_probe, "reason_against", lambda gpus: pytest.fail("tried"))
+    monkeypatch.setattr(this_machine.gpu_probe, "reason_against", lambda gpus: pytest.fail("tried"))
     assert local_slots(1, None).device == "cpu" and doctor.try_gpus() == "none"
 
 

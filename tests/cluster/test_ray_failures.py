@@ -276,7 +276,7 @@ class TestRay:
             resource.setrlimit(resource.RLIMIT_AS, (6_000_000 * 1024, 6_000_000 * 1024))
 
         command = [sys.executable, "-m", "robustq", "--store", str(tmp_path / "r.db"), "drive"]
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        env = os.environ | {"OMP_NUM_THREADS": "1", "ROBUSTQ_RAY": "1"}
         done = subprocess.run(
             command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=90, preexec_fn=limit
         )

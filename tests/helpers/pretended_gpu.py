@@ -51,8 +51,8 @@ def pretend() -> None:
 
 
 def bundle_on_a_pretended_gpu(claimed: Any, settings: Any) -> Iterator[Any]:
-    """`bundle_task` of cluster/ray_connection.py on it."""
-    from robustq.cluster import ray_connection
+    """`bundle_task` of cluster/ray_workers.py on it."""
+    from robustq.cluster import ray_workers
 
     pretend()
-    yield from ray_connection.bundle_task(claimed, settings)
+    yield from ray_workers.bundle_task(claimed, settings)

@@ -1,4 +1,4 @@
-"""A clock that is set forwards and back while drivers run on one machine, with real Ray."""
+"""A clock that is set forwards and back while drivers run on one machine, with child processes and a real Ray."""
 
 import itertools
 import os
@@ -19,12 +19,12 @@ import pytest
 
 from robustq.jobs.queue.probe_jobs import submit_probes
 from robustq.jobs.store.connection import open_store
+from tests.helpers.both_ways import both_ways
 
 ROOT = Path(__file__).parents[3]
 PROBES, SECONDS = 20, 1.0
 STEPS = (3600, 0, -3600, 0, 2)  # seconds that the clock is off by, in turn
 pytestmark = [
-    pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux's /proc"),
 ]
@@ -139,7 +139,9 @@ def test_no_job_is_begun_twice(table: Path, path: Path):
     assert len(ask(path, "SELECT DISTINCT driver_id FROM attempt")) == 2
 
 
-def test_a_frozen_worker_is_ended(table: Path, path: Path):
+@both_ways
+def test_a_frozen_worker_is_ended(way: str, table: Path, path: Path, monkeypatch):
+    monkeypatch.setenv("ROBUSTQ_RAY", way)
     submit(path, 1, 2.0)
     (driver,) = begin(table, path, 1, silence=12.0)
     with awaited([driver]):

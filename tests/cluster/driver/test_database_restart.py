@@ -19,6 +19,7 @@ from robustq.jobs.queue.status import counts
 from robustq.jobs.store import connection as engine
 from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.schema import attempt, job
+from tests.helpers.no_workers import NoWorkers
 from tests.helpers.postgres_server import own_server
 
 pytestmark = pytest.mark.postgres
@@ -45,7 +46,7 @@ def store(server, monkeypatch) -> Iterator[Store]:
 @pytest.fixture
 def driver(store) -> Driver:
     submit_probes(store, 3)
-    made = Driver(store, None, Slots(1, 0, 1), None, tell=[].append)
+    made = Driver(store, NoWorkers(), Slots(1, 0, 1), None, tell=[].append)
     with store.begin() as db:
         made.beat_at = transitions.register(db, made.id, "here", 1, 0.0, "")
     return made

@@ -26,7 +26,7 @@ from robustq.jobs.queue.status import counts
 from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.schema import attempt, event, job, result
 from robustq.jobs.store.schema import driver as drivers
-from tests.cluster.driver.test_store_displaced import NoRay
+from tests.helpers.no_workers import NoWorkers
 
 HOUR = 3600.0
 JOBS = 4
@@ -71,7 +71,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def joined(store: Store, process: str | None = None) -> Driver:
     """A driver on another machine, unless it has a process."""
-    driver = Driver(store, NoRay(), Slots(1, 0, 1), None)
+    driver = Driver(store, NoWorkers(), Slots(1, 0, 1), None)
     with store.begin() as db:
         driver.beat_at = transitions.register(db, driver.id, "here", os.getpid(), 0.0, VERSION, process)
     return driver
@@ -148,7 +148,7 @@ def test_a_time_of_boot_that_moves_takes_no_job_from_its_driver(steps, store, tm
         return [(bundle, Finished(claimed, probed(SETTING), None, ()))], [(bundle, "")] if len(bundle.open) == 1 else []
 
     monkeypatch.setattr(loop, "collect", collect)
-    drive.work(Driver(store, NoRay(), Slots(1, 0, 1), None), lambda counts, costs: None)
+    drive.work(Driver(store, NoWorkers(), Slots(1, 0, 1), None), lambda counts, costs: None)
     computed_once(store)
     with store.begin() as db:
         assert db.execute(select(drivers.c.process)).scalars().all() == [identity(os.getpid())]
@@ -216,7 +216,7 @@ def test_a_driver_that_begins_after_the_clock_was_set_takes_nothing(store: Store
     """It has watched nobody yet."""
     claimed = [begun(joined(store)) for _ in range(JOBS)]
     clock.set(HOUR)
-    monkeypatch.setattr(drive, "local_ray", lambda slots: pytest.fail("end here"))
+    monkeypatch.setattr(drive, "child_workers", lambda *given: pytest.fail("end here"))
     with pytest.raises(pytest.fail.Exception, match="end here"):
         drive.drive(store, slots=Slots(1, 0, 1))
     assert states(store) == {"running": JOBS}
@@ -315,9 +315,8 @@ def test_no_pause_is_longer_than_the_longest(store: Store, clock: Clock):
         clock.sleep(pause + 0.01)
 
 
-def test_a_driver_that_slept_counts_no_time_against_its_jobs(store: Store, clock: Clock, monkeypatch):
+def test_a_driver_that_slept_counts_no_time_against_its_jobs(store: Store, clock: Clock):
     """Its workers may have slept with it: a container that is paused."""
-    monkeypatch.setattr(watchdog, "end_remotely", lambda *told: None)
     driver = joined(store)
     claimed = transitions.Claimed(1, "k", 1, "eval", {}, {}, timeout_seconds=600.0)
     bundle = Bundle(None, {1: claimed}, SETTING, 1.0, running=claimed, place=Place("n", "", 1, "", "", None))

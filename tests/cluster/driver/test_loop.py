@@ -1,4 +1,7 @@
-"""The driver on a real Ray: a job that kills its worker ends alone, and a running job can be cancelled."""
+"""The driver at work: a job that kills its worker ends alone, a running job can be cancelled, and one that takes too long.
+
+On a child process and on a real Ray.
+"""
 
 import threading
 import time
@@ -19,12 +22,10 @@ from robustq.jobs.store.schema import attempt, job
 from robustq.jobs.store.sweeps import jobs_of
 from robustq.jobs.study.study import Origin, Study
 from robustq.jobs.submission.submit import submit
+from tests.helpers.both_ways import both_ways
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
-]
+pytestmark = pytest.mark.slow
+ONE, TWO = Slots(1, 0, 1), Slots(2, 0, 1)
 
 # What a model does to a worker, and not to the process that checks it before it is queued.
 MODEL = """
@@ -37,7 +38,7 @@ class Net(torch.nn.Module):
         self.act = act
 
     def forward(self, x):
-        if "default_worker" in sys.argv[0]:
+        if any(name in sys.argv[0] for name in ("default_worker", "child_process")):
             self.act()
         return x.flatten(1)[:, :10]
 
@@ -62,24 +63,34 @@ def submitted(folder: Path, *factories: str, **entries: Any):
     return submit(str(folder / "r.db"), study, origin, folder, data_folder=folder)[0]
 
 
-def test_a_poison_job_fails_for_its_own_reason_and_the_others_are_done(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def chosen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTQ_RAY", request.getfixturevalue("way"))
+
+
+@both_ways
+def test_a_poison_job_fails_for_its_own_reason_and_the_others_are_done(way, tmp_path, monkeypatch):
     monkeypatch.setattr(transitions, "BACKOFF_SECONDS", 0.01)
-    store = submitted(tmp_path, "poison", "good")
-    found = drive(store)
-    # Two evaluations and a worst case a model: the poisoned ones crashed five times each, and took their worst case along.
+    store, crashes = submitted(tmp_path, "poison", "good"), 5 if way == "0" else 1
+    with store.begin() as db:
+        db.execute(sa.update(job).values(max_crashes=crashes))
+    found = drive(store, slots=TWO if way == "1" else ONE)
+    # Two evaluations and a worst case a model: the poisoned ones crashed as often as they may, and took their worst case
+    # along.
     assert {state: n for state, n in found.items() if n} == {"done": 3, "failed": 3}
     with store.begin() as db:
         logs = [job_log(db, job_id) for job_id in db.execute(jobs_of(None)).scalars()]
     killed = [log for log in logs if log["error_class"] == "WorkerDied"]
-    assert [len(log["attempts"]) for log in killed] == [5, 5]
-    assert all(log["error_message"].startswith("its worker died 5 times, last: ") for log in killed)
+    assert [len(log["attempts"]) for log in killed] == [crashes] * 2
+    assert all(log["error_message"].startswith(f"its worker died {crashes} times, last: ") for log in killed)
     assert [log["error_class"] for log in logs if log["state"] == "failed"].count("UpstreamFailed") == 1
     # Nobody else lost more than the bundle that it shared.
     assert all(log["crashes"] == 0 for log in logs if log["state"] == "done")
     store.engine.dispose()
 
 
-def test_a_running_job_can_be_cancelled(tmp_path):
+@both_ways
+def test_a_running_job_can_be_cancelled(way, tmp_path):
     store = submitted(tmp_path, "sleepy")
 
     def cancel_when_it_runs() -> None:
@@ -92,15 +103,16 @@ def test_a_running_job_can_be_cancelled(tmp_path):
 
     canceller = threading.Thread(target=cancel_when_it_runs, daemon=True)
     canceller.start()
-    found = drive(store)
+    found = drive(store, slots=ONE)
     canceller.join()
     assert {state: n for state, n in found.items() if n} == {"cancelled": 3}
     store.engine.dispose()
 
 
-def test_a_job_over_its_limit_fails(tmp_path):
+@both_ways
+def test_a_job_over_its_limit_fails(way, tmp_path):
     store = submitted(tmp_path, "sleepy", timeout_seconds=2)
-    drive(store)
+    drive(store, slots=ONE)
     with store.begin() as db:
         first, second, _ = (job_log(db, job_id) for job_id in sorted(db.execute(jobs_of(None)).scalars()))
     for log in (first, second):
@@ -109,7 +121,8 @@ def test_a_job_over_its_limit_fails(tmp_path):
     store.engine.dispose()
 
 
-def test_small_jobs_share_a_gpu(tmp_path):
+@both_ways
+def test_small_jobs_share_a_gpu(way, tmp_path):
     store = open_store(str(tmp_path / "r.db"), create=True, write=True)
     sweep_id = submit_probes(store, 4, seconds=3.0)
     with store.begin() as db:

@@ -3,7 +3,8 @@
 import pytest
 
 from robustq.cluster.messages import Started, WorkerSettings
-from robustq.cluster.ray_connection import import_ray, local_ray, remote_bundle
+from robustq.cluster.ray_connection import import_ray, local_ray
+from robustq.cluster.ray_workers import remote_bundle
 from robustq.cluster.slots import Slots
 from robustq.jobs.queue.transitions import Claimed
 
@@ -26,6 +27,9 @@ def test_each_bundle_has_its_gpu(tmp_path, monkeypatch):
     with local_ray(Slots(3, 1, 1)) as ray:
         assert ray is import_ray()
         assert ray.cluster_resources()["GPU"] == 3
+        # Its servers, and what a raylet starts by itself.
+        started = {name for name, processes in ray._private.worker._global_node.all_processes.items() if processes}
+        assert started <= {"gcs_server", "raylet", "reaper"} and len(started) >= 2
         streams = [remote_bundle(1, 0).remote([NOTHING], settings) for _ in range(3)]
         frames = first_frames(ray, streams)
         # Three at once on three devices, in processes of their own.

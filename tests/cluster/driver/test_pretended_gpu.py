@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from robustq.cluster import ray_connection
+from robustq.cluster import ray_connection, ray_workers
 from robustq.cluster.driver.drive import drive
 from robustq.cluster.slots import Slots
 from robustq.jobs.queue import transitions
@@ -52,11 +52,11 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Bundles run where a GPU is pretended; crashes are tried again at once."""
     ray = ray_connection.import_ray()
     ray.cloudpickle.register_pickle_by_value(pretended_gpu)
-    monkeypatch.setattr(ray_connection, "bundle_task", pretended_gpu.bundle_on_a_pretended_gpu)
+    monkeypatch.setattr(ray_workers, "bundle_task", pretended_gpu.bundle_on_a_pretended_gpu)
     monkeypatch.setattr(transitions, "BACKOFF_SECONDS", 0.01)
-    ray_connection.remote_bundle.cache_clear()
+    ray_workers.remote_bundle.cache_clear()
     yield
-    ray_connection.remote_bundle.cache_clear()
+    ray_workers.remote_bundle.cache_clear()
     ray.cloudpickle.unregister_pickle_by_value(pretended_gpu)
 
 

@@ -27,17 +27,12 @@ from robustq.jobs.queue.probe_jobs import submit_probes
 from robustq.jobs.queue.status import counts
 from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.presence import watched
+from tests.helpers.both_ways import RAY
+from tests.helpers.no_workers import NoWorkers
 
 ROOT = Path(__file__).parents[3]
 SETTING = WorkerSettings("cpu", 1, "", "")
 JOBS, BEFORE = 6, 3  # of a sweep, and those that are recorded when the store goes
-
-
-class NoRay:
-    """As a driver knows it, where nothing runs."""
-
-    def cancel(self, frames: Any, force: bool) -> None:
-        pass
 
 
 @pytest.fixture
@@ -71,7 +66,7 @@ def run(store: Store, monkeypatch: pytest.MonkeyPatch, mishap: Callable[[], None
 
     monkeypatch.setattr(dispatch, "launch", launch)
     monkeypatch.setattr(dispatch, "collect", collect)
-    return drive.work(Driver(store, NoRay(), Slots(1, 0, 1), None), lambda counts, costs: None)
+    return drive.work(Driver(store, NoWorkers(), Slots(1, 0, 1), None), lambda counts, costs: None)
 
 
 def jobs_in(path: Path) -> dict[str, int]:
@@ -285,7 +280,7 @@ def hangup() -> Iterator[None]:
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_whoever_asks_to_end_interrupts(which, store, hangup):
-    driver = Driver(store, NoRay(), Slots(1, 0, 1), None)
+    driver = Driver(store, NoWorkers(), Slots(1, 0, 1), None)
     before = signal.getsignal(which)
     with pytest.raises(KeyboardInterrupt), drive.interruptible(driver):
         os.kill(os.getpid(), which)
@@ -295,17 +290,19 @@ def test_whoever_asks_to_end_interrupts(which, store, hangup):
 
 def test_a_closed_terminal_is_ignored_where_nohup_said_so(store, hangup):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    driver = Driver(store, NoRay(), Slots(1, 0, 1), None)
+    driver = Driver(store, NoWorkers(), Slots(1, 0, 1), None)
     with drive.interruptible(driver):
         os.kill(os.getpid(), signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     assert not driver.stop_requested
 
 
-@pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["deleted", "hung up"])
-def test_at_the_command_line(how, path):
+@pytest.mark.parametrize(
+    ("how", "way"), [("deleted", "0"), ("hung up", "0"), ("terminated", "0"), pytest.param("hung up", "1", marks=RAY)]
+)
+def test_at_the_command_line(how, way, path, monkeypatch):
+    monkeypatch.setenv("ROBUSTQ_RAY", way)
     store = open_store(str(path), create=True, write=True)
     submit_probes(store, 200, seconds=0.1)
     store.engine.dispose()
@@ -319,7 +316,7 @@ def test_at_the_command_line(how, path):
     if how == "deleted":
         shutil.rmtree(path.parent)
     else:
-        driver.send_signal(signal.SIGHUP)
+        driver.send_signal({"hung up": signal.SIGHUP, "terminated": signal.SIGTERM}[how])
     since = time.monotonic()
     out, told = driver.communicate()
     watchdog.cancel()

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from robustq.cluster import ray_isolation
+from robustq.cluster import worker_isolation
 from robustq.cluster.driver.drive import drive
+from robustq.cluster.slots import Slots, usable_cpus
 from robustq.jobs.errors import RunError
 from robustq.jobs.queue.probe_jobs import submit_probes
 from robustq.jobs.queue.status import counts
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import attempt
+from tests.helpers.both_ways import both_ways
 
 SLOW = [
     pytest.mark.ray,
@@ -80,10 +82,11 @@ def robustq(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-@pytest.mark.ray
+@both_ways
 @pytest.mark.slow
-def test_a_study_runs_beside_strays_and_a_model_gets_its_own(folder: Path):
-    robustq(folder, "run", "study.yaml")
+def test_a_study_runs_beside_strays_and_a_model_gets_its_own(way: str, folder: Path, monkeypatch):
+    monkeypatch.setenv("ROBUSTQ_RAY", way)
+    robustq(folder, "run", "study.yaml", "--cpus-per-job", str(usable_cpus()))  # one slot
     assert robustq(folder, "status").startswith("2 done")
     found = {row["model"]: row["clean_accuracy"] for row in json.loads(robustq(folder, "results", "--json"))}
     # One network names the brightest of ten pixels, the other the darkest of ten others: computed here from the images.
@@ -105,10 +108,10 @@ class TestRay:
 
     def test_workers_that_cannot_load_robustq_are_not_tried_again(self, tmp_path: Path, monkeypatch):
         (tmp_path / "robustq.py").write_text("")
-        monkeypatch.setattr(ray_isolation, "empty_folder", lambda: str(tmp_path))
+        monkeypatch.setattr(worker_isolation, "empty_folder", lambda: str(tmp_path))
         store, sweep_id = probes(tmp_path)
         with pytest.raises(RunError) as error:
-            drive(store, sweep_id=sweep_id)
+            drive(store, sweep_id=sweep_id, slots=Slots(2, 0, 1))
         assert str(error.value) == (
             "the workers cannot load robustq; nothing was run, all jobs are still queued: "
             "ModuleNotFoundError: No module named 'robustq.jobs'; 'robustq' is not a package"
@@ -123,12 +126,12 @@ def test_this_process_is_back_in_its_folder_and_relative_paths_hold(tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["lib", "/abs"]))
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "token")
-    with pytest.raises(KeyError), ray_isolation.isolated():
+    with pytest.raises(KeyError), worker_isolation.isolated():
         assert Path.cwd() != tmp_path and list(Path.cwd().iterdir()) == []
         assert os.environ["PYTHONPATH"] == os.pathsep.join([str(tmp_path / "lib"), "/abs"])
         assert os.environ["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "token")
         raise KeyError
-    assert Path.cwd() == tmp_path and ray_isolation.EMPTY_FOLDERS
+    assert Path.cwd() == tmp_path and worker_isolation.EMPTY_FOLDERS
     assert (os.environ["PYTHONPATH"], os.environ["RAY_AUTH_TOKEN_PATH"]) == (f"lib{os.pathsep}/abs", "token")
-    ray_isolation.enter_folder(str(tmp_path / "not here"))
+    worker_isolation.enter_folder(str(tmp_path / "not here"))
     assert Path.cwd() == tmp_path

@@ -2,6 +2,8 @@
 
 import atexit
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +25,7 @@ def isolated() -> Iterator[None]:
     """
     before, environment = Path.cwd(), {name: os.environ[name] for name in RELATIVE if name in os.environ}
     kept = {name: os.environ.pop(name) for name in SECRET if name in os.environ}
-    for name, value in environment.items():
-        places = value.split(os.pathsep) if name == "PYTHONPATH" else [value]
-        os.environ[name] = os.pathsep.join(os.path.abspath(os.path.expanduser(place)) for place in places)
+    os.environ.update(absolute(environment))
     os.chdir(empty_folder())
     try:
         yield
@@ -34,14 +34,36 @@ def isolated() -> Iterator[None]:
         os.environ.update(environment | kept)
 
 
+def absolute(environment: dict[str, str]) -> dict[str, str]:
+    """Those of RELATIVE in there, as another folder has to name the same places."""
+    found = {}
+    for name in RELATIVE:
+        if name in environment:
+            places = environment[name].split(os.pathsep) if name == "PYTHONPATH" else [environment[name]]
+            found[name] = os.pathsep.join(os.path.abspath(os.path.expanduser(place)) for place in places)
+    return found
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """The environment of a child process that runs jobs with so many threads, as a worker of Ray's would have it."""
+    found = {name: value for name, value in os.environ.items() if name not in SECRET}
+    passive = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
+    return passive | found | absolute(found)
+
+
 def empty_folder() -> str:
     """A folder of this process's own with nothing in it, removed when the process ends."""
     if not EMPTY_FOLDERS:
-        EMPTY_FOLDERS.append(make_folder())
+        EMPTY_FOLDERS.append(make_folder(sockets=False))
         folder = EMPTY_FOLDERS[0][0]
         (folder / "empty").mkdir()
-        atexit.register(remove, folder)
+        atexit.register(forget_folder, folder)
     return str(EMPTY_FOLDERS[0][0] / "empty")
+
+
+def forget_folder(folder: Path) -> None:
+    """What a Ray left running there is looked for only where there was one: that takes a look at every process."""
+    remove(folder) if "ray" in sys.modules else shutil.rmtree(folder, ignore_errors=True)
 
 
 EMPTY_FOLDERS: list[tuple[Path, int]] = []  # and the descriptor that holds it
