@@ -110,7 +110,8 @@ def main(ctx: click.Context, store: str, quiet: bool, verbose: bool) -> None:
     robustq results                           what came of it
 
     \b
-    Exit codes: 0 done; 1 some jobs failed, the run was interrupted, diff found a change or replay a difference;
+    Exit codes: 0 done; 1 some jobs failed, the run was interrupted, diff found a change, replay or db merge a
+    difference, check something wrong;
     2 wrong usage or what you can mend, with one line that says how.
     """
     # Imports make objects that stay: looking for garbage among them costs a quick command a third of its time.

@@ -27,10 +27,13 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     not_content: ClassVar[frozenset[str]] = frozenset()  # fields on which no number depends
 
-    def key(self) -> str:
-        """SHA-256 of the canonical JSON and the kernels' version: equal work has equal keys, whoever asks for it."""
+    def key(self, kernel: str | None = None) -> str:
+        """SHA-256 of the canonical JSON and the kernels' version: equal work has equal keys, whoever asks for it.
+
+        kernel: the version; today's where it is None.
+        """
         spec = self.model_dump(mode="json", exclude=set(self.not_content))
-        content = {"kernel": KERNEL_VERSION, "spec": without_places(spec)}
+        content = {"kernel": kernel or KERNEL_VERSION, "spec": without_places(spec)}
         return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 

@@ -1,5 +1,7 @@
-"""Commands that check results: against another store, and by running them again."""
+"""Commands that check results: against another store, by running them again, and in a bundle for others."""
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,6 +20,7 @@ from robustq.jobs.commands.base import (
 )
 from robustq.jobs.commands.options import FILTER_NAMES, filter_options
 from robustq.jobs.text.notes import note
+from robustq.jobs.text.output_paths import Output
 from robustq.jobs.text.safe_text import say
 from robustq.jobs.text.tables import FORMATS
 
@@ -118,4 +121,64 @@ def replay(
         raise Unfinished(f"{wrong} of {len(rows)} results did not come out as they were stored")
 
 
-COMMANDS = (diff, replay)
+@click.command()
+@click.argument("sweep")
+@click.argument("file", type=Output(replaced=True))
+@click.pass_context
+def bundle(ctx: click.Context, sweep: str, file: Path) -> None:
+    """Write the latest sweep of this name to one FILE, for whoever is to check it: `robustq check`.
+
+    It holds the study, the rows, what became of each example, the weights, the source of the study's own models, and a
+    manifest with the SHA-256 of each; the data are not in it. The fingerprint that is printed tells this bundle from
+    every other. Paths of this machine are cut down to the names of files.
+
+    \b
+    robustq bundle quickstart quickstart.zip
+    """
+    from robustq.jobs.verification.bundle import write_bundle
+
+    fingerprint = write_bundle(open_store(ctx), sweep, file, partial(say, err=True))
+    say(f"{file}: {file.stat().st_size / 2**20:.1f} MB, fingerprint {fingerprint}")
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--replay", "number", type=click.IntRange(0), default=1, show_default=True, help="Evaluations to run again."
+)
+@click.option("--draw", type=SEED, default=0, show_default=True, help="Seed by which they are drawn.")
+@click.option("--threads", type=click.IntRange(1, 4096), default=1, show_default=True, help="CPU threads.")
+@click.option("--dataset", help="Where the data lie here, such as parquet:PATH.")
+@click.option("--trust-code", is_flag=True, help="Also run models that are code of the bundle, as its author could.")
+@click.option("--fingerprint", metavar="SHA256", help="That its author gave: any other bundle is refused.")
+@click.option("--most-mb", type=click.IntRange(1), default=2048, show_default=True, help="Most that it may unpack to.")
+@json_option
+@click.pass_context
+def check(ctx: click.Context, file: Path, as_json: bool, fingerprint: str | None, most_mb: int, **how: Any) -> None:
+    """Check a bundle FILE without its store: every hash, whether its numbers follow from its outcomes, and a sample of
+    its evaluations, run again.
+
+    On the same CPU with the same versions these must be equal to the bit; elsewhere a result may move within its
+    interval. Code of the bundle is never run without --trust-code. Exit code 1 where a file was tampered with, numbers
+    contradict one another, or a result does not come out so.
+
+    \b
+    robustq check quickstart.zip
+    robustq check quickstart.zip --replay 5 --draw 7
+    robustq check theirs.zip --replay 3 --dataset parquet:PATH --trust-code
+    """
+    from robustq.jobs.commands import verification_text
+    from robustq.jobs.verification.bundle_check import check_bundle
+    from robustq.jobs.verification.bundled_jobs import How
+
+    if not how["number"]:
+        refuse_typed(ctx, "with --replay 0, which runs nothing", "draw", "threads", "dataset", "trust_code")
+    given = How(seed=how.pop("draw"), **how)
+    tell = partial(say, err=True)
+    found = check_bundle(file, given, most_bytes=most_mb * 2**20, fingerprint=fingerprint, tell=tell)
+    say(verification_text.check_text(found, as_json=as_json))
+    if found.wrong:
+        raise Unfinished(f"{file}: {found.wrong} things are not as they should be: see above")
+
+
+COMMANDS = (diff, replay, bundle, check)

@@ -1,6 +1,7 @@
-"""The text that `diff` and `replay` print."""
+"""The text that `diff`, `replay` and `check` print."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from robustlib.number_text import percents
@@ -8,9 +9,11 @@ from robustq.jobs.commands.results_text import rows_text
 from robustq.jobs.commands.terminal_rows import Shown
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.store.connection import open_store
+from robustq.jobs.text import tables
 from robustq.jobs.text.numbers import eps_text, interval_text, percent
 
 if TYPE_CHECKING:
+    from robustq.jobs.verification.bundle_check import Found
     from robustq.jobs.verification.diff import Change
     from robustq.jobs.verification.replay import Replayed
 
@@ -83,3 +86,31 @@ def shown_replays(rows: "Sequence[Replayed]") -> list[Shown]:
         | ({"why": row["reason"]} if said else {})
         for row in rows
     ]
+
+
+def check_text(found: "Found", *, as_json: bool) -> str:
+    """What a check of a bundle found: files, numbers, and the evaluations that ran again."""
+    if as_json:
+        return tables.json_text(asdict(found) | {"wrong": found.wrong})
+    left = ", ".join(f"{n} {state}" for state, n in found.states.items() if n and state != "done")
+    lines = [
+        f"sweep {found.sweep}, robustq {found.robustq}, kernels {found.kernel}; fingerprint {found.fingerprint}",
+        *([f"finished jobs alone: {left} of the sweep are not in it"] if left else []),
+    ]
+    if found.tampered:
+        lines += [f"{what}: {name}" for name, what in found.tampered]
+    else:
+        lines.append(f"files: all {found.files} have the hashes of the manifest")
+    if found.contradictions:
+        lines += [f"contradiction: {line}" for line in found.contradictions]
+    elif found.evaluations and not found.tampered:
+        lines.append(f"numbers: those of {found.evaluations} evaluations follow from their outcomes")
+    lines += [f"not run again, {n}: {why}" for why, n in found.left_out.items()]
+    if found.replayed:
+        rows = [{name: cell for name, cell in row.items() if name != "job"} for row in shown_replays(found.replayed)]
+        lines += ["", tables.table(rows)]
+    elif not found.wrong:
+        lines.append("no evaluation was run again")
+    else:
+        lines.append("no evaluation was run again: what is above comes first")
+    return "\n".join(lines)

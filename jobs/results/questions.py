@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 from sqlalchemy import Connection
 
@@ -21,6 +22,7 @@ from robustq.jobs.results.filters import Filters, check_columns, is_number
 from robustq.jobs.results.hints import of_earlier_versions, unfitting
 from robustq.jobs.results.lone_worst_cases import with_lone
 from robustq.jobs.results.rows import chosen_rows
+from robustq.jobs.text.grid_names import is_setting, with_settings
 from robustq.jobs.text.tables import Row
 
 
@@ -126,7 +128,7 @@ def check_question(question: Question) -> None:
         raise SpecError("expected one of --group (or --over-seeds), --pivot and --compare, got several")
     if question.best is not None and (question.pivot or question.compare is not None):
         raise SpecError("--best chooses among rows or groups: leave out --pivot and --compare")
-    check_columns(question.group)
+    check_columns(name for name in question.group if not is_setting(name))
     known = (*question.group, *MEASURES) if question.group else RESULT_COLUMNS
     if question.best is not None:
         check_columns([question.best], known)
@@ -141,8 +143,11 @@ def whole_rows(db: Connection, filters: Filters, group: Sequence[str], tell: Cal
 
     Where groups do not tell studies apart, a job counts once.
     """
-    columns = tuple(dict.fromkeys((*group, "recipe", "seed", *MEANS, "n", "verdict", "why", "job_id")))
+    asked = ("model" if is_setting(name) else name for name in group)
+    columns = tuple(dict.fromkeys((*asked, "recipe", "seed", *MEANS, "n", "verdict", "why", "job_id")))
     rows = with_lone(db, filters, chosen_rows(db, filters, columns, whole=True), columns, whole=True)
+    if any(map(is_setting, group)):
+        rows = cast("list[ResultRow]", with_settings(rows, [name for name in group if is_setting(name)]))
     if "sweep" not in group:
         rows = list({(row["job_id"], row.get("attack") == WORST_CASE): row for row in rows}.values())
     if left := of_earlier_versions(db, filters) if filters.sweep is None else 0:

@@ -25,7 +25,8 @@ from robustlib.names import did_you_mean
 from robustlib.normalisations import NORMALISATIONS, check_statistics
 from robustq.jobs.errors import SpecError
 from robustq.jobs.specs import Choose, Split, Statistics
-from robustq.jobs.study.yaml_with_lines import Path_, read_yaml
+from robustq.jobs.study.grid import expand_grids
+from robustq.jobs.study.yaml_with_lines import Parts, Path_, read_yaml
 from robustq.jobs.text.number_fields import Number, Radius, Whole, in_range
 from robustq.jobs.text.number_parsing import MOST, NotNumber, whole, written_whole
 from robustq.jobs.text.safe_text import brief
@@ -244,10 +245,13 @@ def load_study(path: Path, changes: dict[str, Any]) -> tuple[Study, Origin]:
     # What the command line says is in no line of the file.
     lines = {where: line for where, line in parts.lines.items() if not where or where[0] not in changes}
     written = {where: text for where, text in parts.written.items() if where[:1] and where[0] not in changes}
-    origin = Origin(str(path), lines, {name: f"--{name.replace('_', '-')}" for name in changes}, written)
+    options = {name: f"--{name.replace('_', '-')}" for name in changes}
+    origin = Origin(str(path), lines, options, written)
     if not isinstance(data, dict):
         raise origin.error((), "expected a study: name, dataset, models, attacks")
     data = {"name": path.stem} | data | {name: value for name, value in changes.items() if name != "epochs"}
+    data, points = expand_grids(data, Parts(lines, written), origin.error)
+    origin = Origin(str(path), points.lines, options, points.written)
     if "epochs" in changes:
         models = data.get("models")
         parts = list(models.values()) if isinstance(models, dict) else []

@@ -175,10 +175,19 @@ def suits_half(model: nn.Module, device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return True
-    capabilities = torch.cpu.get_capabilities()
-    if not any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16")):
+    if not has_bfloat16():
         return False
     return any(isinstance(layer, nn.Conv2d) and layer.in_channels >= 16 * layer.groups for layer in model.modules())
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU has instructions for bfloat16."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    # PyTorch of before it tells, by names that are its own.
+    told = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(ask() for ask in told if ask is not None)
 
 
 def halves(device: torch.device) -> list[torch.dtype]:

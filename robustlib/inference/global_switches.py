@@ -16,7 +16,7 @@ def read() -> dict[str, Any]:
     """The switches as they stand, by names that a person knows."""
     return {
         "torch.set_default_dtype": torch.get_default_dtype(),
-        "torch.set_default_device": torch.get_default_device(),
+        "torch.set_default_device": default_device(),
         "torch.set_grad_enabled": torch.is_grad_enabled(),
         "torch.set_num_threads": torch.get_num_threads(),
         "torch.use_deterministic_algorithms": (
@@ -28,6 +28,13 @@ def read() -> dict[str, Any]:
         "torch.backends.cudnn.enabled": torch.backends.cudnn.enabled,
         "TF32": read_switches(),
     }
+
+
+def default_device() -> torch.device:
+    try:
+        return torch.get_default_device()
+    except AttributeError:  # of torch 2.6, once a default was taken back
+        return torch.device("cpu")
 
 
 def write(name: str, value: Any) -> None:

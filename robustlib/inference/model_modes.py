@@ -15,18 +15,21 @@ from robustlib.number_text import distinct
 
 Step = TypeVar("Step")
 
+# Before torch 2.9 the old switches were all there were: TF32 on GPUs, and bfloat16 in matrix products on CPUs.
+FINE = hasattr(torch._C, "_get_fp32_precision_getter")
 # Whatever computes float32 in fewer bits where it may: TF32 on GPUs, TF32 or bfloat16 on CPUs.
-PRECISIONS = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
+PRECISIONS = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn") if FINE else ()
 # What those follow that were not set themselves, by PyTorch's names of backends. In this order: the others follow the
 # first. The public `torch.backends.mkldnn.fp32_precision` writes the first (torch 2.14).
-GENERAL = ("generic", "cuda", "mkldnn")
+GENERAL = ("generic", "cuda", "mkldnn") if FINE else ()
 
-MATMUL: Any = torch.backends.cuda.matmul
-CONV: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
-RNN: Any = torch.backends.cudnn.rnn  # pyright: ignore[reportAttributeAccessIssue]
-CPU_MATMUL: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
-CPU_CONV: Any = torch.backends.mkldnn.conv  # pyright: ignore[reportAttributeAccessIssue]
-LOOKED_AT = (MATMUL, CONV, RNN, CPU_MATMUL, CPU_CONV)
+
+def switch(name: str) -> Any:
+    backend, operation = name.split(".")
+    return getattr(getattr(torch.backends, backend), operation)
+
+
+LOOKED_AT = tuple(switch(name) for name in PRECISIONS[:-1])
 NOTHING = nullcontext()
 
 
@@ -45,7 +48,7 @@ class Switches:
                 self.before = read_switches()
             self.holders += 1
             # Looked at again at every entry: a user's model may have moved them.
-            if self.holders == 1 or any(found.fp32_precision != "ieee" for found in LOOKED_AT):
+            if self.holders == 1 or not is_strict():
                 write_switches({"cudnn": False, "matmul": "highest"} | dict.fromkeys(PRECISIONS, "ieee"))
 
     def release(self) -> None:
@@ -58,9 +61,11 @@ class Switches:
 SWITCHES = Switches()
 
 
-def switch(name: str) -> Any:
-    backend, operation = name.split(".")
-    return getattr(getattr(torch.backends, backend), operation)
+def is_strict() -> bool:
+    """Whether nothing has moved the switches that are held."""
+    if FINE:
+        return all(found.fp32_precision == "ieee" for found in LOOKED_AT)
+    return not torch.backends.cudnn.allow_tf32 and torch.get_float32_matmul_precision() == "highest"
 
 
 def read_switches() -> dict[str, Any]:

@@ -35,6 +35,7 @@ from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.schema import job
 from tests.helpers.no_workers import NoWorkers
 from tests.helpers.small_store import DATA
+from tests.helpers.torch_errors import AcceleratorError
 
 FIRST, SECOND = ("here", "0"), ("here", "1")
 ASSERT = "CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously reported"
@@ -74,18 +75,18 @@ def raised(number: int, gpu: Any, model: str = "a") -> Failed:
 )
 def test_what_an_error_says_of_the_gpu(text: str, gpu: str | None, monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    found = failure(a_job(1), torch.AcceleratorError(text), ON_GPU)
+    found = failure(a_job(1), AcceleratorError(text), ON_GPU)
     assert (found.gpu, found.out_of_memory) == (gpu, False)
     try:
-        raise ValueError("the model fails on float32 images") from torch.AcceleratorError(text)
+        raise ValueError("the model fails on float32 images") from AcceleratorError(text)
     except ValueError as error:
         assert failure(a_job(1), error, ON_GPU).gpu == gpu
-    assert failure(a_job(1), torch.AcceleratorError(text), WorkerSettings("cpu", 1, "", "")).gpu is None
+    assert failure(a_job(1), AcceleratorError(text), WorkerSettings("cpu", 1, "", "")).gpu is None
 
 
 def test_a_lost_context_is_known_by_a_look(monkeypatch):
     def lost() -> None:
-        raise torch.AcceleratorError(ILLEGAL)
+        raise AcceleratorError(ILLEGAL)
 
     monkeypatch.setattr(torch.cuda, "synchronize", lost)
     assert failure(a_job(1), ValueError("the model gives NaN"), ON_GPU).gpu == "lost"
@@ -97,7 +98,7 @@ NO_KERNEL = "CUDA error: no kernel image is available for execution on the devic
 @pytest.mark.parametrize(("works", "gpu"), [(True, "unbuilt"), (False, "unfit")])
 def test_an_extension_for_other_gpus_is_told_from_a_torch_for_others(works: bool, gpu: str, monkeypatch):
     monkeypatch.setattr(worker, "multiplies", lambda: works)
-    assert failure(a_job(1), torch.AcceleratorError(NO_KERNEL), ON_GPU).gpu == gpu
+    assert failure(a_job(1), AcceleratorError(NO_KERNEL), ON_GPU).gpu == gpu
 
 
 def test_a_torch_that_cannot_use_the_gpu_is_evidence_against_it(monkeypatch):
@@ -164,7 +165,7 @@ def jobs_that(monkeypatch) -> dict[int, Exception]:
 
 
 def test_after_a_lost_context_the_bundle_ends(jobs_that):
-    jobs_that[1] = torch.AcceleratorError(ASSERT)
+    jobs_that[1] = AcceleratorError(ASSERT)
     frames = list(run_bundle([a_job(1), a_job(2), a_job(3)], ON_GPU))
     assert [type(frame) for frame in frames] == [Started, Failed]
     jobs_that[1] = ValueError("its own")

@@ -23,7 +23,9 @@ COMMANDS = [
 NEEDS_MORE = {
     "diff": "two stores",
     "replay": "a study that ran",
-}  # tested in test_results_commands.py and test_replay.py
+    "bundle": "a study that ran",
+    "check": "a bundle",
+}  # tested in test_results_commands.py, test_replay.py and test_bundle.py
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ PAGE = (DOCS / "study.md").read_text()
 
 
 def yaml_of(page: str) -> str:
-    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
-    return text
+    """The first study on a page."""
+    return re.findall(r"```yaml\n(.*?)```", page, re.S)[0]
 
 
 def test_the_study_on_the_page_is_one(tmp_path: Path):
@@ -19,6 +19,13 @@ def test_the_study_on_the_page_is_one(tmp_path: Path):
     study, _ = load_study(tmp_path / "study.yaml", {})
     assert list(study.models) == ["plain", "robust", "random", "given", "my-own"]
     assert study.attacks[1].eps == (2 / 255, 4 / 255, 8 / 255)
+
+
+def test_so_is_the_one_with_a_grid(tmp_path: Path):
+    (tmp_path / "study.yaml").write_text(yaml_of(PAGE.partition("## A grid of settings")[2]))
+    study, _ = load_study(tmp_path / "study.yaml", {})
+    assert list(study.models) == [f"robust[eps={e},steps={s}]" for e in ("4/255", "8/255") for s in (2, 5)]
+    assert [attack.restarts for attack in study.attacks] == [1, 2]
 
 
 def test_so_is_the_one_with_defences(tmp_path: Path):

@@ -18,6 +18,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from tests.helpers.torch_errors import AcceleratorError
+
 
 @dataclass
 class Block:
@@ -171,9 +173,7 @@ class FakeCuda:
             with recorder:
                 yield
         except Exception as error:  # which the end of a recording hides
-            raise torch.AcceleratorError(
-                "CUDA error: operation failed due to a previous error during capture"
-            ) from error
+            raise AcceleratorError("CUDA error: operation failed due to a previous error during capture") from error
         finally:
             recorder.put_back()
             recorder.before.clear()

@@ -37,6 +37,7 @@ def pretend() -> None:
 
     from robustq.cluster import worker
     from robustq.jobs.running import evaluation, run
+    from tests.helpers.torch_errors import AcceleratorError
 
     context, surroundings, probed = run.Context, evaluation.surroundings, worker.probed
     run.Context = lambda device, **others: context(device="cpu", **others)  # pyright: ignore
@@ -44,7 +45,7 @@ def pretend() -> None:
 
     def probed_there(settings: Any) -> dict[str, Any]:
         if os.environ["CUDA_VISIBLE_DEVICES"] == os.environ.get(BROKEN):
-            raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+            raise AcceleratorError("CUDA error: uncorrectable ECC error encountered")
         return probed(settings)
 
     worker.probed = probed_there

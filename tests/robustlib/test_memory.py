@@ -9,6 +9,7 @@ import torch
 from robustlib.evaluation.batches import fitting
 from robustlib.inference.batched_model import batch_sizes
 from robustlib.memory import Pieces, as_many_as_fit, free_memory, out_of_memory, process_memory
+from tests.helpers.torch_errors import AcceleratorError
 
 
 # In their own words; the last of each is of the libraries that PyTorch calls.
@@ -16,7 +17,7 @@ from robustlib.memory import Pieces, as_many_as_fit, free_memory, out_of_memory,
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
@@ -36,8 +37,8 @@ def test_memory_that_ran_out(error: Exception):
     "error",
     [
         RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
-        torch.AcceleratorError("CUDA error: device-side assert triggered"),
-        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        AcceleratorError("CUDA error: device-side assert triggered"),
+        AcceleratorError("CUDA error: an illegal memory access was encountered"),
         ValueError("gave no answer in 3 tries: HTTP 500 out of memory"),  # a server's memory, which is not ours
         OSError(errno.ENOENT, "No such file or directory"),
     ],

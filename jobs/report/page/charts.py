@@ -1,16 +1,18 @@
-"""The charts on one radius: the trade-off, its price, which attack broke what."""
+"""The charts on one radius: the trade-off, its price, which attack broke what, what a setting of a grid does."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from robustq.jobs.report.page import html_table, plotly
 from robustq.jobs.report.page.image_outcomes import Outcome
-from robustq.jobs.report.page.plotly import Chart, hundred, safe, slug
+from robustq.jobs.report.page.plotly import Chart, hundred, safe, slug, span
 from robustq.jobs.report.page.ranking import RadiusRanking, Standing
 from robustq.jobs.report.page.sweep_data import Sweep
 from robustq.jobs.results.columns import PageRow
+from robustq.jobs.text.grid_names import grid_name, grid_settings, value_of
 from robustq.jobs.text.numbers import eps_text
 
 # A place for each model, the best first: by it a model looks the same on every chart.
@@ -197,3 +199,76 @@ def fate_bars(fate: Fate, models: Sequence[str]) -> plotly.Trace:
         "marker": {"color": fate.colour, "line": {"color": "#ffffff", "width": 1}},
         "hovertemplate": "%{y}<br>%{fullData.name}: %{x:.1f} %<extra></extra>",
     }
+
+
+Lines = Mapping[str, list[tuple[str, Standing]]]  # by what a line is called, each value as it was written
+
+
+def setting_charts(headline: Sequence[RadiusRanking]) -> Iterator[Chart]:
+    """For each setting of a grid, the worst case at the radius that the answer is about."""
+    for place in headline:
+        names = [name for s in place.all for name in grid_settings(s.model)[1]]
+        for setting in dict.fromkeys(names):
+            lines = lines_by(place.all, setting)
+            if any(len(points) > 1 for points in lines.values()):
+                yield setting_chart(setting, place, lines)
+
+
+def lines_by(standings: Sequence[Standing], setting: str) -> dict[str, list[tuple[str, Standing]]]:
+    """Models that differ in this setting alone, together."""
+    found: dict[str, list[tuple[str, Standing]]] = {}
+    for s in standings:
+        base, settings = grid_settings(s.model)
+        if setting in settings:
+            value = settings.pop(setting)
+            found.setdefault(grid_name(base, settings) if settings else base, []).append((value, s))
+    return {name: sorted(points, key=lambda point: setting_order(point[0])) for name, points in sorted(found.items())}
+
+
+def setting_order(text: str) -> tuple[bool, float, str]:
+    """Numbers by size, then texts."""
+    value = value_of(text)
+    return (True, 0.0, text) if isinstance(value, str) else (False, float(value), text)
+
+
+def setting_chart(setting: str, place: RadiusRanking, lines: Lines) -> Chart:
+    """A line a model. Points that are not trusted are left out, and named."""
+    traces, said, rows = [], [], []
+    numbers = all(not isinstance(value_of(text), str) for points in lines.values() for text, _ in points)
+    for i, (name, points) in enumerate(lines.items()):
+        kept = [(text, s) for text, s in points if s.trusted]
+        if kept:
+            x: list[Any] = [value_of(text) if numbers else text for text, _ in kept]
+            y = [s.accuracy for _, s in kept]
+            traces.append(
+                plotly.line_trace(
+                    name,
+                    i,
+                    x,
+                    [hundred(value) for value in y],
+                    error_y=plotly.error_bars(y, [s.low for _, s in kept], [s.high for _, s in kept]),
+                    text=[f"{setting}={text}: {span(s.accuracy, s.low, s.high)}" for text, s in kept],
+                    hovertemplate="%{fullData.name}<br>%{text}<extra></extra>",
+                )
+            )
+            first, last = (f"{100 * s.accuracy:.1f} % at {text}" for text, s in (kept[0], kept[-1]))
+            said.append(f"{name} goes from {first} to {last}")
+        rows += [
+            {
+                "model": name,
+                setting: html_table.Cell(text, setting_order(text)[1] if numbers else None),
+                "accuracy %": html_table.percent_cell(s.accuracy, s.low, s.high),
+            }
+            for text, s in kept
+        ]
+    title = f"By {setting}, worst case {place.norm} {eps_text(place.eps)}"
+    name = slug("setting", setting, place.norm)
+    alt = f"Accuracy by {setting}, {title}: " + "; ".join(said[:12]) + ". The numbers are below."
+    out = sorted({s.model for points in lines.values() for _, s in points if not s.trusted})
+    left = f"Left out where it is not trusted: {', '.join(out)}." if out else ""
+    layout = {
+        "xaxis": plotly.axis(setting, **({} if numbers else {"type": "category"})),
+        "yaxis": plotly.axis("accuracy", **plotly.PERCENT),
+    }
+    note = " ".join(filter(None, [plotly.waiting(len(lines)), left]))
+    return Chart(name, title, alt, traces, layout, html_table.table_of(f"t-{name}", title, rows), note)

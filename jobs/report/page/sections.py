@@ -67,7 +67,10 @@ def make_page(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> Page
         progress=work_done(sweep),
         verdict=verdict(sweep, everywhere, headline),
         leaderboard=result_tables.leaderboard(found, headline) if found else None,
-        curves=list(line_charts.radius_charts(sweep.rows, found, order)),
+        curves=[
+            *line_charts.radius_charts(sweep.rows, found, order),
+            *charts.setting_charts(headline),
+        ],
         queries=list(line_charts.query_charts(db, sweep.rows, headline, order, queries, cache)),
         tradeoff=[
             chart

@@ -18,6 +18,7 @@ from robustlib.inference.fast_copy import attempt, make_replicas, search_replica
 from robustlib.inference.replica import Replica
 from robustlib.memory import out_of_memory
 from tests.helpers.fake_cuda import FakeCuda, install
+from tests.helpers.torch_errors import AcceleratorError
 
 SIZES = (8, 32)
 
@@ -142,7 +143,7 @@ def test_what_cannot_be_recorded_is_told_in_the_mode(recorded: FakeCuda, monkeyp
     assert "graphs: a pass of 8 images cannot be recorded: RuntimeError: operation not permitted" in mode
 
 
-@pytest.mark.parametrize("error", [torch.AcceleratorError, torch.OutOfMemoryError])
+@pytest.mark.parametrize("error", [AcceleratorError, torch.OutOfMemoryError])
 def test_a_size_whose_recording_fails_is_given_up_with_its_graphs(error, cuda: FakeCuda, monkeypatch, net, x: Tensor):
     """CUDA tells memory that ran out in a recording as some other error."""
     play = cuda.graph

@@ -12,10 +12,16 @@ from robustlib.attacks import ATTACKS
 from robustlib.audit.audit import audit
 from robustlib.checks.evaluation_checks import look_at_outcome
 from robustlib.evaluation.batches import evaluate_batches, make_ready
-from robustlib.inference import fast_copy
+from robustlib.inference import fast_copy, model_modes
 from robustlib.inference.fast_copy import make_replicas
-from robustlib.inference.model_modes import PRECISIONS, read_switches, strict_float32, switch, write_switches
+from robustlib.inference.model_modes import is_strict, read_switches, strict_float32, switch, write_switches
 from robustlib.inference.replica import Replica
+
+
+def arithmetic() -> set[str]:
+    """How float32 is computed now, wherever; before torch 2.9 two switches told."""
+    found = {switch(name).fp32_precision for name in model_modes.PRECISIONS}
+    return found or {"ieee" if is_strict() else "tf32"}
 
 
 class Spy(nn.Module):
@@ -27,7 +33,7 @@ class Spy(nn.Module):
         self.seen: set[str] = set()
 
     def forward(self, x: Tensor) -> Tensor:
-        self.seen |= {switch(name).fp32_precision for name in PRECISIONS}
+        self.seen |= arithmetic()
         self.seen |= {"autocast"} if torch.is_autocast_enabled("cpu") else set()
         self.besides()
         return self.linear(x.flatten(1))
@@ -69,7 +75,7 @@ def test_whoever_leaves_first_takes_nothing_from_the_others(tf32: dict[str, Any]
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
-    assert switch("cudnn.conv").fp32_precision == "ieee"
+    assert arithmetic() == {"ieee"}
     second.__exit__(None, None, None)
     assert read_switches() == tf32
 
@@ -170,3 +176,22 @@ def test_a_gpu_gets_images_channels_last_where_that_is_much_quicker(
     assert fast_copy.quicker_channels_last(replica, X[:3]) == last
     assert [x.is_contiguous(memory_format=torch.channels_last) for x in shown][:1] == [True]
     assert [len(x) for x in shown] == [8, 8]
+
+
+def test_the_switches_of_before_torch_2_9_are_enough_there(monkeypatch: pytest.MonkeyPatch):
+    """As it is where PyTorch has no others: both are set, looked at again, and put back."""
+    whole = read_switches()
+    with monkeypatch.context() as patch:
+        for name, value in {"FINE": False, "PRECISIONS": (), "GENERAL": (), "LOOKED_AT": ()}.items():
+            patch.setattr(model_modes, name, value)
+        torch.set_float32_matmul_precision("medium")
+        before = read_switches()
+        with strict_float32():
+            assert read_switches() == {"cudnn": False, "matmul": "highest"} and is_strict()
+            torch.set_float32_matmul_precision("high")
+            assert not is_strict()
+            with strict_float32():
+                assert is_strict()
+        assert read_switches() == before and before["matmul"] == "medium"
+    write_switches(whole)
+    assert read_switches() == whole

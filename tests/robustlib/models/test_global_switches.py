@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustlib.inference.global_switches import put_back, read
-from robustlib.inference.model_modes import PRECISIONS, strict_float32, switch
+from robustlib.inference.model_modes import FINE, PRECISIONS, strict_float32, switch
 from robustlib.models import build
 
 FACTS = {"in_channels": 1, "num_classes": 10, "image_size": (8, 8)}
@@ -41,6 +41,7 @@ def test_a_file_that_switches_is_told_and_others_run_as_before(name: str, tmp_pa
 GENERAL = ("torch.backends.", "torch.backends.cudnn.", "torch.backends.mkldnn.", "torch.backends.cuda.matmul.")
 
 
+@pytest.mark.skipif(not FINE, reason="torch has had these switches since 2.9")
 @pytest.mark.parametrize("name", GENERAL)
 @pytest.mark.parametrize("value", ["tf32", "ieee"])
 def test_a_switch_that_others_follow_is_put_back(name: str, value: str):
