@@ -23,8 +23,8 @@ from robustq.jobs.commands.base import (
     sweep_option,
 )
 from robustq.jobs.commands.files import COMMANDS as FILE_COMMANDS
-from robustq.jobs.commands.list_names import list_names
-from robustq.jobs.commands.options import dataset_options
+from robustq.jobs.commands.options import dataset_options, normalize_options
+from robustq.jobs.commands.packages import COMMANDS as PACKAGE_COMMANDS
 from robustq.jobs.commands.queue import COMMANDS as QUEUE_COMMANDS
 from robustq.jobs.commands.results import COMMANDS as RESULT_COMMANDS
 from robustq.jobs.commands.store import COMMANDS as STORE_COMMANDS
@@ -48,19 +48,6 @@ def study_options(command: Any) -> Any:
         click.option("--epochs", type=Counted(RANGES["epochs"]), help="Epochs of every training."),
         click.option("--dataset", help="Data set, such as digits or parquet:PATH."),
         click.argument("study", type=click.Path(dir_okay=False, path_type=Path)),
-    ):
-        command = option(command)
-    return command
-
-
-def normalize_options(command: Any) -> Any:
-    """How images are normalised before the model, as its first layer."""
-    for option in (
-        click.option("--std", metavar="NUMBERS", help="Standard deviations, as --mean."),
-        click.option(
-            "--mean", metavar="NUMBERS", help="Instead: means, by channel or one for all, on the scale [0, 1]."
-        ),
-        click.option("--normalize", metavar="NAME", help="Of the first layer: dataset, cifar10, cifar100 or imagenet."),
     ):
         command = option(command)
     return command
@@ -351,7 +338,7 @@ def train(ctx: click.Context, out: Path | None, cpus_per_job: int | None, as_jso
 
 for command in (*QUEUE_COMMANDS, *RESULT_COMMANDS):
     main.add_command(remotely(command))
-for command in (*FILE_COMMANDS, *STORE_COMMANDS, *VERIFICATION_COMMANDS, *CLUSTER_COMMANDS, list_names):
+for command in (*FILE_COMMANDS, *STORE_COMMANDS, *VERIFICATION_COMMANDS, *PACKAGE_COMMANDS, *CLUSTER_COMMANDS):
     main.add_command(command)
 
 

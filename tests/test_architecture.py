@@ -23,14 +23,14 @@ cluster.worker_ends
 cluster.bad_gpus
 cluster.messages cluster.process_identity cluster.ray_failures cluster.slots
 jobs.commands
-jobs.report jobs.verification
+jobs.packages jobs.report jobs.verification
 jobs.results jobs.submission
 jobs.queue jobs.running
 jobs.store jobs.study
 jobs.specs
 jobs.text
 jobs.errors
-robustlib.audit
+robustlib.audit robustlib.export
 robustlib.evaluation
 robustlib.training
 robustlib.checks
@@ -41,7 +41,7 @@ robustlib.hyperplane robustlib.losses
 robustlib.normal_streams robustlib.norms
 robustlib.datasets robustlib.model_calls robustlib.rng
 robustlib.hashing robustlib.memory robustlib.metrics robustlib.normalisations robustlib.settings
-robustlib.addresses robustlib.arguments robustlib.durable_files robustlib.gpu_failures robustlib.regular_files
+robustlib.addresses robustlib.arguments robustlib.durable_files robustlib.gpu_failures robustlib.packages robustlib.regular_files
 """
 LAYER = {place: i for i, line in enumerate(LAYERS.split("\n")) for place in line.split()}
 MOST_IN_A_FOLDER = 16  # modules of a folder of jobs/
@@ -49,6 +49,9 @@ MOST_IN_A_FOLDER = 16  # modules of a folder of jobs/
 # The folders and files of jobs/ that may load torch: what a worker does, and what a study is checked against.
 TORCH = (
     "jobs/running",
+    "jobs/packages/attacked_images.py",
+    "jobs/packages/judged_program.py",
+    "jobs/packages/make.py",
     "jobs/submission/cost.py",
     "jobs/submission/dry_run.py",
     "jobs/submission/validate.py",
