@@ -121,7 +121,7 @@ def share(right: np.ndarray) -> Share:
 
 
 def compared_row(what: Any, found: Compared, index: np.ndarray, label: np.ndarray, **told: Any) -> Reattack:
-    empty = dict.fromkeys(("job", "attack", "norm", "eps", "queries", "seed"))
+    empty: dict[str, Any] = dict.fromkeys(("job", "attack", "norm", "eps", "queries", "seed"))
     return Reattack(
         what=what,
         program=share(found.program.argmax(1) == label),

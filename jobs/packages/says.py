@@ -1,4 +1,4 @@
-"""What a card says in words: first what a reader must know, last what no number says."""
+"""The sentences of a card: first what a reader must know, last what no number says."""
 
 from collections.abc import Sequence
 from pathlib import PurePath

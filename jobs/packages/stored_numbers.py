@@ -1,4 +1,4 @@
-"""What a store says of a model, for its card. Loads no torch."""
+"""The numbers that a store has of a model, for its card. Loads no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -46,11 +46,13 @@ class Stored:
     @property
     def failed(self) -> list[str]:
         """The results that are not to be trusted, a line each."""
+        audited = {one.norm for one in self.evaluations if one.kind == "audit" and one.verdict == "fail"}
         lines = []
         for one in self.evaluations:
             if one.verdict == "fail":
-                names = [check.name for check in one.checks if check.verdict == "fail"] or ["an audit of the model"]
-                lines.append(f"job {one.job} ({attack_words(one)}) failed {', '.join(names)}")
+                names = [check.name for check in one.checks if check.verdict == "fail"]
+                rests_on = "an audit of the model" if one.norm in audited else "the checks of the attacks it rests on"
+                lines.append(f"job {one.job} ({attack_words(one)}) failed {', '.join(names) or rests_on}")
         return lines
 
 

@@ -1,4 +1,4 @@
-"""What the commands for packages print, and the model that one of them means. Loads no torch."""
+"""The printed results of the commands for packages, and the model that one of them means. Loads no torch."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -107,11 +107,11 @@ def test_numbers_in_a_branch_may_lie_nowhere_else(weight: np.ndarray):
 
 
 def network(weight: np.ndarray) -> nn.Module:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    last = nn.Linear(16, 3)
     with torch.no_grad():
-        net[1].weight.copy_(torch.from_numpy(weight.T))
-        net[1].bias.copy_(torch.from_numpy(BIAS))
-    return net.eval()
+        last.weight.copy_(torch.from_numpy(weight.T))
+        last.bias.copy_(torch.from_numpy(BIAS))
+    return nn.Sequential(nn.Flatten(), last).eval()
 
 
 def test_the_gradient_is_the_networks(weight: np.ndarray):
