@@ -25,7 +25,7 @@ from robustlib.models.layers import Normalize
 from robustlib.models.onnx_model import WithGradients
 from robustlib.packages.golden import Golden, golden_bytes
 from robustlib.packages.manifest import CARD, GOLDEN, INT8, ONNX, PROGRAM, SCHEMA, TEXT, WEIGHTS
-from robustlib.packages.onnx_session import OnnxSession, runtime_version
+from robustlib.packages.onnx_session import OnnxSession, check_installed, runtime_version
 from robustq.jobs.errors import RunError, SpecError
 from robustq.jobs.packages import card, card_text, files, says
 from robustq.jobs.packages.attacked_images import images_of
@@ -72,6 +72,7 @@ def make_package(store: Store | None, chosen: Chosen, out: Path, asked: Asked, t
     exported, whose program is not the network, or that failed a check.
     """
     files.check_place(out)
+    mended(check_installed, "robustq package", "onnx", "onnxscript", "onnxruntime")
     dataset = found(load_data, chosen.data)
     stored = Stored()
     if store is not None:

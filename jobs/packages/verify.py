@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from robustlib.packages.contents import PackageError
 from robustlib.packages.golden import Golden, as_floats, read_golden
 from robustlib.packages.manifest import CARD, INT8, ONNX, TEXT, Package, open_package, seal_of
-from robustlib.packages.onnx_session import OnnxSession, runtime_version
+from robustlib.packages.onnx_session import OnnxSession, check_installed, runtime_version
 from robustq.jobs.errors import SpecError
 from robustq.jobs.packages.card import Card
 from robustq.jobs.packages.card_text import SEALED
@@ -66,6 +66,10 @@ def verify(place: Path, digest: str | None = None) -> Verified:
     """
     if not place.exists():
         raise SpecError(f"there is no package {place}")
+    try:
+        check_installed("robustq verify", "onnx", "onnxruntime")
+    except ValueError as error:
+        raise SpecError(str(error)) from error
     found = Verified(str(place))
     try:
         package = open_package(place)
@@ -172,10 +176,7 @@ def look_at_logits(
 
 def look_at_versions(found: Verified, card: Card) -> None:
     """Which runtime made the package, and which it runs on here: another one is said, and no fault."""
-    try:
-        here = runtime_version()
-    except ValueError:
-        return  # said where the programs were to run
+    here = runtime_version()
     made = card.made_with.get("onnxruntime", "an unknown version")
     line = f"onnxruntime {here} here, on {platform.machine()}; made with {made}"
     if here != made:

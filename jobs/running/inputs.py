@@ -128,7 +128,9 @@ def build_network(
     if spec.weights is not None:
         weights = Path(find_file(spec.weights.place, spec.weights.sha256, folder, partial(hash_and_keep, seen)))
     if code is not None and code.is_package:
-        return build_packaged(spec, dataset, Path(code.place))
+        model = build_packaged(spec, dataset, Path(code.place))
+        find_code(spec.code, folder)
+        return model
     with seeded(seed, "weights", torch.device("cpu")):
         model = models.build(
             arch=spec.arch,

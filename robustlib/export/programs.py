@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.inference.model_modes import evaluating, strict_float32
-from robustlib.packages.onnx_session import CLASSES, NEEDS, first_line
+from robustlib.packages.onnx_session import CLASSES, check_installed, first_line
 
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 
@@ -65,10 +65,7 @@ def exported(net: nn.Module, x: Tensor) -> Any:
 
 def onnx_program(program: Any) -> Any:
     """The same as an ONNX model: its batch axis named, and nothing in it that tells of this machine."""
-    try:
-        import onnxscript  # noqa: F401 (what torch.onnx needs)
-    except ImportError as error:
-        raise ValueError(f"an ONNX program needs onnxscript: {NEEDS} ({error})") from error
+    check_installed("an ONNX program", "onnx", "onnxscript")  # which torch.onnx asks for late
     try:
         made = torch.onnx.export(program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
         assert made is not None  # it is where no file is named

@@ -1,5 +1,6 @@
 """An ONNX program run by ONNX Runtime on this machine's CPU."""
 
+import importlib
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -84,13 +85,18 @@ def filled(x: np.ndarray, n: int) -> np.ndarray:
     return np.concatenate([x, np.repeat(x[-1:], n - len(x), axis=0)]) if len(x) < n else x
 
 
-def library(name: str) -> Any:
-    """ONNX Runtime. Raises ValueError where it is not installed."""
+def library(name: str, module: str = "onnxruntime") -> Any:
+    """ONNX Runtime, or another module of the extra. Raises ValueError where it is not installed."""
     try:
-        import onnxruntime
+        return importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f"{name} needs onnxruntime: {NEEDS} ({error})") from error
-    return onnxruntime
+        raise ValueError(f"{name} needs {module}: {NEEDS} ({error})") from error
+
+
+def check_installed(name: str, *modules: str) -> None:
+    """Raises ValueError unless all of these can be imported. name: of what needs them."""
+    for module in modules:
+        library(name, module)
 
 
 def runtime_version() -> str:
@@ -104,10 +110,7 @@ def first_line(error: Exception) -> str:
 
 def check_self_contained(data: bytes, name: str) -> None:
     """Raises ValueError for a program whose numbers lie in other files, which would be read from wherever it says."""
-    try:
-        import onnx
-    except ImportError as error:
-        raise ValueError(f"{name} needs onnx: {NEEDS} ({error})") from error
+    onnx = library(name, "onnx")
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's own, of several kinds

@@ -1,5 +1,6 @@
 """Packages and ONNX files are models like any other: the same numbers, the same key wherever they lie."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ from click.testing import CliRunner
 from robustq import cli
 from robustq.jobs.errors import SpecError
 from robustq.jobs.packages.make import Made
+from robustq.jobs.packages.verify import verify
 from robustq.jobs.results.rows import result_rows
 from robustq.jobs.running.inputs import find_code
 from robustq.jobs.store.connection import Store
 from robustq.jobs.study.study import Origin, Study
 from robustq.jobs.submission.expand_study import expand, resolve
 from tests.helpers.drain_queue import worked_off
-from tests.helpers.packaged import STUDY, altered, zipped
+from tests.helpers.packaged import STUDY, altered, packaged, zipped
 from tests.helpers.parquet_samples import Y, write
 
 PGD, SQUARE = STUDY["attacks"][0], {"name": "square", "eps": 0.05, "queries": 20}
@@ -102,6 +104,18 @@ def test_a_changed_package_is_no_model(place: Path, tmp_path: Path):
     for name, line in (("p.zip", "there is no package"), ("m.onnx", "there is no ONNX file")):
         with pytest.raises(SpecError, match=line):
             resolved(tmp_path / name, PGD)
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
+def test_without_the_extra_one_line_says_so(trained: Store, place: Path, monkeypatch: pytest.MonkeyPatch, missing: str):
+    monkeypatch.setitem(sys.modules, missing, None)
+    line = rf"needs {missing}: pip install 'robustq\[deploy\]' \("
+    with pytest.raises(SpecError, match=line):
+        verify(place)
+    with pytest.raises(SpecError, match=line):
+        expand(resolved(place / "model.onnx", SQUARE))
+    with pytest.raises(SpecError, match=rf"robustq package {line}"):
+        packaged(trained, 1, place.parent / "new")
 
 
 def test_what_has_no_effect_on_a_package(place: Path, tmp_path: Path):
