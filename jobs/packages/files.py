@@ -15,8 +15,13 @@ FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # of what a ZIP archive can tell: the same fi
 
 
 def check_place(out: Path) -> None:
-    """Raises SpecError for a folder that holds something already, which would be no part of the package."""
+    """Raises SpecError for a place that a package could not have once it is made, before anything is computed."""
+    if out.suffix == SUFFIX and out.is_dir():
+        raise SpecError(f"--out: {out} is a folder, expected a file that ends with {SUFFIX}: choose another place")
+    if out.suffix != SUFFIX and out.is_file():
+        raise SpecError(f"--out: {out} is a file, expected a folder, or a file that ends with {SUFFIX}")
     if out.suffix != SUFFIX and out.is_dir() and any(out.iterdir()):
+        # What lies there already would be no part of the package.
         raise SpecError(
             f"--out: the folder {out} is not empty: choose another place, or a file that ends with {SUFFIX}"
         )

@@ -137,7 +137,20 @@ def clean_row(about: Judged, session: OnnxSession) -> Reattack:
     attacked = about.attacked
     index = np.arange(min(len(about.dataset), 500)) if attacked is None else attacked.index
     x = LazyImages(about.dataset.images)[torch.tensor(index).long()]
-    return compared_row("clean", compare(about.network, session, x), index, about.dataset.y[index])
+    found = compare(about.network, session, x)
+    if attacked is not None and about.stored.outcomes is not None:
+        check_same_network(found, about.stored.outcomes["clean_prediction"][: len(index)])
+    return compared_row("clean", found, index, about.dataset.y[index])
+
+
+def check_same_network(found: Compared, predicted: np.ndarray) -> None:
+    """Raises SpecError where the network is not the one that was evaluated, as where its code draws fresh weights."""
+    other = int((found.network.argmax(1) != predicted).sum())
+    if other > max(1, len(predicted) / 100):
+        raise SpecError(
+            f"the network is not the one that was evaluated: its class differs for {other} of {len(predicted)} images; "
+            "give the number of the evaluation, or the weights that it had"
+        )
 
 
 def transfer_row(about: Judged, attacked: Attacked, session: OnnxSession) -> Reattack:

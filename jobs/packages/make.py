@@ -33,7 +33,8 @@ from robustq.jobs.packages.chosen_model import Chosen
 from robustq.jobs.packages.judged_program import Judged, judge
 from robustq.jobs.packages.stored_numbers import Stored, read_stored
 from robustq.jobs.running.context import Context, cpu_name
-from robustq.jobs.running.inputs import defend, load_data, where_there
+from robustq.jobs.running.inputs import load_data, where_there
+from robustq.jobs.running.package_models import defend
 from robustq.jobs.running.warm_models import trained_model
 from robustq.jobs.store.connection import Store
 

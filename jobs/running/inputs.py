@@ -1,15 +1,11 @@
 """The inputs of every job: data, models and the device."""
 
 import importlib.util
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
@@ -18,13 +14,10 @@ from robustlib.addresses import is_address
 from robustlib.datasets import load
 from robustlib.datasets.file_stamps import HashedFile, hash_file, is_unchanged
 from robustlib.datasets.source import DataChanged
-from robustlib.defences import DEFENCES
 from robustlib.hashing import code_hash, file_hash
-from robustlib.inference.model_modes import in_a_line, into_mode
-from robustlib.models.onnx_model import WithGradients, onnx_model
-from robustlib.packages.contents import PackageError
-from robustlib.packages.manifest import ONNX, WEIGHTS, Package, is_package, open_package, package_hash
+from robustlib.packages.manifest import is_package_folder, package_hash
 from robustlib.rng import seeded
+from robustq.jobs.running.package_models import build_packaged, defend
 from robustq.jobs.specs import CodeRef, DataRef, ModelSpec, Statistics
 
 
@@ -64,7 +57,7 @@ def find_file(place: str, sha256: str, folder: str, digest: Callable[[Path], str
     """
     path = Path(place)
     ends = [Path(folder, *path.parts[i:]) for i in range(1, len(path.parts))] if folder else []
-    there = [found for found in (path, *ends) if found.is_file() or is_package(found)]
+    there = [found for found in (path, *ends) if found.is_file() or is_package_folder(found)]
     for found in there:
         if digest(found) == sha256:
             return str(found)
@@ -109,14 +102,6 @@ def build_model(spec: ModelSpec, dataset: load.Dataset, seed: int, folder: str =
     return defend(build_network(spec, dataset, seed, folder), spec)
 
 
-def defend(model: nn.Module, spec: ModelSpec) -> nn.Module:
-    """The model with the spec's defences around it, the first next to it."""
-    for defence in spec.defence:
-        model = DEFENCES[defence.name](model, **defence.params)
-    into_mode(model, training=False)
-    return model
-
-
 def build_network(
     spec: ModelSpec, dataset: load.Dataset, seed: int, folder: str = "", tell: models.Tell | None = None
 ) -> nn.Module:
@@ -128,7 +113,7 @@ def build_network(
     if spec.weights is not None:
         weights = Path(find_file(spec.weights.place, spec.weights.sha256, folder, partial(hash_and_keep, seen)))
     if code is not None and code.is_package:
-        model = build_packaged(spec, dataset, Path(code.place))
+        model = build_packaged(spec, dataset, Path(code.place), statistics(spec, dataset))
         find_code(spec.code, folder)
         return model
     with seeded(seed, "weights", torch.device("cpu")):
@@ -152,45 +137,6 @@ def build_network(
         # Twice as fast on a CPU, and what tensor cores want. A user's own model may rely on the usual order.
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return model
-
-
-def build_packaged(spec: ModelSpec, dataset: load.Dataset, place: Path) -> nn.Module:
-    """The program of a package, with the gradient of the network it was made from, where that can be built here."""
-    package = open_package(place)
-    facts: Any = {
-        "in_channels": dataset.in_channels,
-        "num_classes": dataset.num_classes,
-        "image_size": dataset.image_size,
-    }
-    if spec.weights is not None or spec.dropout_at_inference is not None:
-        raise ValueError(f"weights and dropout have no effect: the package {place.name} has its own")
-    program = onnx_model(package.read(ONNX), f"{place.name}/{ONNX}", **facts | spec.options)
-    model: nn.Module = program
-    if package.has_gradients:
-        model = WithGradients(program, network_of(package, facts))
-    if (first := statistics(spec, dataset)) is not None:
-        model = nn.Sequential(OrderedDict(normalize=models.first_layer(*first, dataset.in_channels), net=model))
-    into_mode(model, training=False)
-    return model
-
-
-def network_of(package: Package, facts: dict[str, Any]) -> nn.Module:
-    """The network that a package's program was made from, by the name of its architecture and its weights.
-
-    Of options only numbers are taken: a package must not name what a builder would fetch.
-    """
-    told, name = package.network, f"{package.contents.place.name}/{WEIGHTS}"
-    try:
-        spec = ModelSpec(arch=told["arch"], options=told.get("options") or {}, defence=tuple(told.get("defence") or ()))
-        if any(not isinstance(value, int | float) for value in spec.options.values()):
-            raise ValueError(f"expected numbers as options, got {spec.options}")
-        model = models.build(arch=spec.arch, **facts, options=spec.options)
-        models.load(model, safetensors.torch.load(package.read(WEIGHTS)), name)
-        return defend(model, spec)
-    except PackageError:
-        raise
-    except (ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
-        raise ValueError(f"the network of {package.contents.place} cannot be built: {in_a_line(error)}") from error
 
 
 def unmeasured(spec: ModelSpec, dataset: load.Dataset) -> ModelSpec:

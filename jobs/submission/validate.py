@@ -46,7 +46,8 @@ from robustlib.packages.manifest import open_package
 from robustlib.settings import AUDIT, CERTIFY, TRANSFER, TrainSettings
 from robustlib.training import OBJECTIVES
 from robustlib.training.objectives import OF_TRAINING, attack_of
-from robustq.jobs.running.inputs import build_model, build_network, defend, load_data, statistics, unmeasured
+from robustq.jobs.running.inputs import build_model, build_network, load_data, statistics, unmeasured
+from robustq.jobs.running.package_models import GRADIENTS, defend
 from robustq.jobs.specs import AttackSpec, DataRef, DefenceSpec, ModelSpec
 from robustq.jobs.submission.plan import Resolved
 from robustq.jobs.text.number_parsing import fitting
@@ -226,7 +227,7 @@ def check_gradients(spec: AttackSpec, model: ModelSpec) -> None:
     if model.code is None or model.code.factory or not needs_gradients(spec.name):
         return
     place = Path(model.code.place)
-    if model.code.is_package and open_package(place).has_gradients:
+    if model.code.is_package and (GRADIENTS in model.options or open_package(place).has_gradients):
         return
     without = [name for name, attack in ATTACKS.items() if not attack.uses_gradient and attack.takes_eps]
     raise ValueError(

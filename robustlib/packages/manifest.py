@@ -87,7 +87,14 @@ def seal_of(card: dict[str, Any]) -> str:
 
 def is_package(place: Path) -> bool:
     """Whether a path is meant as a package: a ZIP archive by its name, or a folder with a card."""
-    return place.suffix == SUFFIX or (place / CARD).is_file()
+    return place.suffix == SUFFIX or is_package_folder(place)
+
+
+def is_package_folder(place: Path) -> bool:
+    try:
+        return (place / CARD).is_file()
+    except OSError:  # of a name that is too long
+        return False
 
 
 def is_file_alone(place: Path) -> bool:

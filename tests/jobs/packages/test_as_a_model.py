@@ -5,19 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
+from robustlib.datasets import load
+from robustlib.inference.gradients import pull
 from robustq import cli
 from robustq.jobs.errors import SpecError
-from robustq.jobs.packages.make import Made
+from robustq.jobs.packages.chosen_model import model_by_options
+from robustq.jobs.packages.make import Made, make_package
 from robustq.jobs.packages.verify import verify
 from robustq.jobs.results.rows import result_rows
-from robustq.jobs.running.inputs import find_code
+from robustq.jobs.running.inputs import build_network, find_code
 from robustq.jobs.store.connection import Store
 from robustq.jobs.study.study import Origin, Study
 from robustq.jobs.submission.expand_study import expand, resolve
 from tests.helpers.drain_queue import worked_off
-from tests.helpers.packaged import STUDY, altered, packaged, zipped
+from tests.helpers.packaged import QUICK, STUDY, altered, packaged, zipped
 from tests.helpers.parquet_samples import Y, write
 
 PGD, SQUARE = STUDY["attacks"][0], {"name": "square", "eps": 0.05, "queries": 20}
@@ -79,6 +83,41 @@ def test_a_package_of_users_code_only_answers(place: Path, made: Made, tmp_path:
     with pytest.raises(SpecError, match="pgd needs gradients, and mine only answers"):
         expand(resolved(copy, PGD))
     assert len(expand(resolved(copy, SQUARE))) == 1
+
+
+CODE = (
+    "import torch\nfrom torch import nn\n"
+    "def build():\n    torch.manual_seed(0)\n"
+    "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))\n"
+)
+
+
+def test_code_that_the_user_trusts_lends_its_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of a package of a user's own network, with a first layer; code of another hash is not run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.py").write_text(CODE)
+    options: dict[str, Any] = {"weights": None, "normalize": None, "mean": "0.3", "std": "0.4", "dataset": "digits"}
+    chosen = model_by_options(options | {"model": "m.py:build"})
+    made = make_package(None, chosen, tmp_path / "p", QUICK, lambda line: None)
+    given = {"options": {"gradients": "m.py:build"}}
+    spec = resolved(made.place, PGD, **given).models["m"]
+    assert len(expand(resolved(made.place, PGD, **given))) == 1
+    data = load.load("digits", "test")
+    x = torch.from_numpy(data.x[:8]).float() / 255
+    model, net = build_network(spec, data, 0), build_network(chosen.model, data, 0)
+    ((logits, _, slopes), (own, _, wanted)) = (pull(one, x, lambda z: z[:, :2]) for one in (model, net))
+    assert torch.equal(slopes, wanted) and torch.allclose(logits, own, atol=1e-5) and slopes.abs().max() > 0
+    for options, line in (
+        ({"gradients": "m.py"}, "cannot be built: expected gradients as FILE.py:factory, got 'm.py'"),
+        ({"gradients": "n.py:build"}, "cannot be built: .*No such file"),
+        ({"layout": "HWC"}, "a package has no option 'layout', it has: gradients"),
+    ):
+        with pytest.raises(SpecError, match=line):
+            expand(resolved(made.place, SQUARE, options=options))
+    (tmp_path / "m.py").write_text("open('ran', 'w')\n" + CODE)
+    with pytest.raises(SpecError, match=r"m.py is not the code that the package was made with, by its hash"):
+        expand(resolved(made.place, PGD, **given))
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,19 @@ def test_a_program_that_is_not_the_network_is_refused(about: Judged, place: Path
         judge(replace(about, network=other), program, ONNX, lambda line: None)
 
 
+def test_a_network_that_was_not_evaluated_is_refused(about: Judged, place: Path):
+    """As of a user's code that draws its weights anew: the stored numbers are another network's."""
+    assert about.stored.outcomes is not None
+    other = about.stored.outcomes | {"clean_prediction": (about.stored.outcomes["clean_prediction"] + 1) % 10}
+    with pytest.raises(SpecError, match="is not the one that was evaluated: its class differs for 40 of 40 images"):
+        judge(
+            replace(about, stored=replace(about.stored, outcomes=other)),
+            (place / "model.onnx").read_bytes(),
+            ONNX,
+            print,
+        )
+
+
 def test_a_program_that_square_breaks_beyond_its_numbers(about: Judged, place: Path):
     """As if no stored attack had found anything: then what Square finds is more than 2 % of the images."""
     program = (place / "model.onnx").read_bytes()
@@ -260,6 +273,11 @@ def test_what_no_program_can_stand_for(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "p").exists()
 
 
-def test_a_folder_that_holds_something_is_left_alone(made: Made, trained: Store):
+def test_a_place_that_is_taken_is_left_alone(made: Made, trained: Store, tmp_path: Path):
     with pytest.raises(SpecError, match=r"--out: the folder .* is not empty: choose another place"):
         packaged(trained, TRAINED, made.place)
+    with pytest.raises(SpecError, match=r"card.json is a file, expected a folder, or a file that ends with .zip"):
+        packaged(trained, TRAINED, made.place / "card.json")
+    (tmp_path / "p.zip").mkdir()
+    with pytest.raises(SpecError, match=r"p.zip is a folder, expected a file that ends with .zip"):
+        packaged(trained, TRAINED, tmp_path / "p.zip")

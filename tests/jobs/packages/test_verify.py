@@ -138,7 +138,7 @@ def bombs(marker: Path) -> dict[str, bytes]:
 def test_no_pickle_in_a_package_runs(made: Made, place: Path, tmp_path: Path, name: str):
     """Neither when it is verified nor when it is a model: hashed only, or refused by what reads it."""
     from robustlib.datasets import load
-    from robustq.jobs.running.inputs import build_packaged
+    from robustq.jobs.running.package_models import build_packaged
     from robustq.jobs.specs import ModelSpec
 
     marker = tmp_path / "ran"
@@ -147,9 +147,9 @@ def test_no_pickle_in_a_package_runs(made: Made, place: Path, tmp_path: Path, na
     assert found[0].startswith("digest: ") and (len(found) > 1) == (name in ("model.onnx", "golden.npz"))
     if name in ("model.onnx", "model.safetensors"):
         with pytest.raises(ValueError, match=r"is no ONNX program|cannot be built: .*[Hh]eader"):
-            build_packaged(ModelSpec(), load.load("digits", "test"), copy)
+            build_packaged(ModelSpec(), load.load("digits", "test"), copy, None)
     else:
-        build_packaged(ModelSpec(), load.load("digits", "test"), copy)
+        build_packaged(ModelSpec(), load.load("digits", "test"), copy, None)
     assert not marker.exists()
 
 
