@@ -248,10 +248,12 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 def attack(
     ctx: click.Context, per_example: Path | None, cpus_per_job: int | None, as_json: bool, **options: Any
 ) -> None:
-    """Attack one MODEL without a study: FILE.py:factory, package.module:factory, or an architecture with --weights.
+    """Attack one MODEL without a study: FILE.py:factory, package.module:factory, an architecture with --weights,
+    FILE.onnx, or a package of `robustq package`.
 
     \b
     robustq attack my_model.py:build --dataset digits --attack pgd --eps 8/255
+    robustq attack robust.zip --attack autoattack --eps 0.1
     robustq attack resnet18 --weights FILE --dataset cifar10 --attack autoattack --eps 8/255 --per-example out.parquet
     """
     from robustq.jobs.results import export

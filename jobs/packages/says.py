@@ -30,7 +30,13 @@ def not_said(stored: Stored, programs: Sequence[Program]) -> list[str]:
             "The numbers are of these images, norms and radii alone, not of other data, larger radii or other changes.",
             "Attacks with gradients were made on the network; of the program they are transferred, and Square with its "
             "queries is what was tried on the program itself.",
+            "A program that is right on more attacked images than its network is not more robust: they were made for "
+            "the network.",
         ]
+    if any(one.precision == "int8" for one in programs):
+        found.append(
+            "In a study, `options: {program: int8}` attacks the program in 8 bits itself, by the network's gradient."
+        )
     if any(one.kind == "certificate" for one in stored.evaluations):
         found.append("Certificates are of the smoothed network by its own votes, not of one answer of the program.")
     found += [

@@ -15,10 +15,12 @@ from robustlib.hashing import code_hash
 from robustlib.inference.model_modes import in_a_line, into_mode
 from robustlib.models.onnx_model import WithGradients, onnx_model
 from robustlib.packages.contents import PackageError
-from robustlib.packages.manifest import ONNX, WEIGHTS, Package, open_package
+from robustlib.packages.manifest import INT8, ONNX, WEIGHTS, Package, open_package
 from robustq.jobs.specs import ModelSpec
 
-GRADIENTS = "gradients"  # the option that names the user's code of a package, where they trust it
+# Options of a package: the user's code of its network, where they trust that; and which of its programs answers.
+GRADIENTS, PROGRAM = "gradients", "program"
+PROGRAMS = {"float32": ONNX, "int8": INT8}
 
 
 def build_packaged(spec: ModelSpec, dataset: load.Dataset, place: Path, first: models.Statistics | None) -> nn.Module:
@@ -30,14 +32,19 @@ def build_packaged(spec: ModelSpec, dataset: load.Dataset, place: Path, first: m
     package = open_package(place)
     if spec.weights is not None or spec.dropout_at_inference is not None:
         raise ValueError(f"weights and dropout have no effect: the package {place.name} has its own")
-    if unknown := spec.options.keys() - {GRADIENTS}:
-        raise ValueError(f"a package has no option {min(unknown)!r}, it has: {GRADIENTS}")
+    if unknown := spec.options.keys() - {GRADIENTS, PROGRAM}:
+        raise ValueError(f"a package has no option {min(unknown)!r}, it has: {GRADIENTS}, {PROGRAM}")
+    if (kind := spec.options.get(PROGRAM, "float32")) not in PROGRAMS:
+        raise ValueError(f"expected {PROGRAM} to be one of {', '.join(PROGRAMS)}, got {kind!r}")
+    file = PROGRAMS[kind]
+    if file not in package.files:
+        raise ValueError(f"the package {place.name} has no {file}: `robustq package --int8` makes one")
     facts: dict[str, Any] = {
         "in_channels": dataset.in_channels,
         "num_classes": dataset.num_classes,
         "image_size": dataset.image_size,
     }
-    program = onnx_model(package.read(ONNX), f"{place.name}/{ONNX}", **facts)
+    program = onnx_model(package.read(file), f"{place.name}/{file}", **facts)
     model: nn.Module = program
     if package.has_gradients or GRADIENTS in spec.options:
         model = WithGradients(program, network_of(package, facts, spec.options.get(GRADIENTS)))

@@ -133,13 +133,13 @@ def files_of(place: Path, listed: Any) -> dict[str, tuple[str, int]]:
 
 
 def package_hash(place: Path) -> str:
-    """SHA-256 of what a package computes: the program that answers, and the network that gradients go through.
+    """SHA-256 of what a package computes: the programs that answer, and the network that gradients go through.
 
     Of its numbers and words, which say what was measured of it, nothing is in it. Raises PackageError for a package
     whose files are not what its card says.
     """
     package = open_package(place)
     package.check_files()
-    kept = {name: package.files[name][0] for name in (ONNX, WEIGHTS) if name in package.files}
+    kept = {name: package.files[name][0] for name in (ONNX, INT8, WEIGHTS) if name in package.files}
     text = json.dumps([package.network, kept], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

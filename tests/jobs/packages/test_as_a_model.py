@@ -110,7 +110,8 @@ def test_code_that_the_user_trusts_lends_its_gradient(tmp_path: Path, monkeypatc
     for options, line in (
         ({"gradients": "m.py"}, "cannot be built: expected gradients as FILE.py:factory, got 'm.py'"),
         ({"gradients": "n.py:build"}, "cannot be built: .*No such file"),
-        ({"layout": "HWC"}, "a package has no option 'layout', it has: gradients"),
+        ({"program": "int4"}, "expected program to be one of float32, int8, got 'int4'"),
+        ({"layout": "HWC"}, "a package has no option 'layout', it has: gradients, program"),
     ):
         with pytest.raises(SpecError, match=line):
             expand(resolved(made.place, SQUARE, options=options))

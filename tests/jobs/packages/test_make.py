@@ -15,9 +15,11 @@ from sqlalchemy import update
 
 from robustlib.datasets import load
 from robustlib.export.comparison import logits_of
+from robustlib.inference.gradients import pull
 from robustlib.models import build
 from robustlib.packages.golden import read_golden
-from robustlib.packages.manifest import ONNX
+from robustlib.packages.manifest import INT8, ONNX
+from robustlib.packages.onnx_session import OnnxSession
 from robustq.jobs.errors import SpecError
 from robustq.jobs.packages import attacked_images, card_text
 from robustq.jobs.packages.card import Card
@@ -27,6 +29,8 @@ from robustq.jobs.packages.make import Made, make_package
 from robustq.jobs.packages.stored_numbers import read_stored
 from robustq.jobs.packages.verify import verify
 from robustq.jobs.results.rows import result_rows
+from robustq.jobs.running.package_models import build_packaged
+from robustq.jobs.specs import ModelSpec
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.example_outcomes import examples_of
 from robustq.jobs.store.schema import result
@@ -227,7 +231,7 @@ def test_a_program_that_square_breaks_beyond_its_numbers(about: Judged, place: P
         judge(weak, program, ONNX, lambda line: None)
 
 
-def test_eight_bits_are_judged_by_their_accuracy(trained: Store, tmp_path: Path, about: Judged):
+def test_eight_bits_are_judged_by_their_accuracy(trained: Store, tmp_path: Path, about: Judged, place: Path):
     made = packaged(trained, TRAINED, tmp_path / "p", replace(QUICK, int8=True))
     _, eight = made.card.programs
     assert (eight.file, eight.precision, eight.tolerance) == ("model.int8.onnx", "int8", None)
@@ -235,6 +239,14 @@ def test_eight_bits_are_judged_by_their_accuracy(trained: Store, tmp_path: Path,
     assert eight.largest_difference > made.card.programs[0].largest_difference * 10
     assert abs(eight.rows[0].program.accuracy - (eight.rows[0].network_accuracy or 0)) <= 0.05
     assert verify(tmp_path / "p", made.digest).failed == []
+    data, x = load.load("digits", "test"), torch.from_numpy(about.golden[:8]).float() / 255
+    spec = ModelSpec(options={"program": "int8"})
+    logits, _, slopes = pull(build_packaged(spec, data, tmp_path / "p", None), x, lambda z: z[:, :1])
+    _, _, own = pull(about.network, x, lambda z: z[:, :1])
+    eighth = OnnxSession((tmp_path / "p" / INT8).read_bytes(), INT8)(x.numpy())
+    assert np.array_equal(logits.numpy(), eighth) and torch.allclose(slopes, own) and slopes.abs().max() > 0
+    with pytest.raises(ValueError, match=r"the package net has no model.int8.onnx: `robustq package --int8` makes one"):
+        build_packaged(spec, data, place, None)
     worse = eight.rows[0].model_copy(update={"network_accuracy": eight.rows[0].program.accuracy + 0.1})
     with pytest.raises(SpecError, match="on clean images it is less accurate than the network; leave out --int8"):
         check_accuracy(eight.file, worse)
