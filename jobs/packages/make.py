@@ -23,6 +23,7 @@ from robustlib.inference.model_modes import as_images, evaluating, strict_float3
 from robustlib.models import is_black_box
 from robustlib.models.layers import Normalize
 from robustlib.models.onnx_model import WithGradients
+from robustlib.outcome import check_classes
 from robustlib.packages.golden import Golden, golden_bytes
 from robustlib.packages.manifest import CARD, GOLDEN, INT8, ONNX, PROGRAM, SCHEMA, TEXT, WEIGHTS
 from robustlib.packages.onnx_session import OnnxSession, check_installed, runtime_version
@@ -81,9 +82,9 @@ def make_package(store: Store | None, chosen: Chosen, out: Path, asked: Asked, t
             stored = read_stored(db, chosen, dataset.names)
     if stored.failed and not asked.anyway:
         raise SpecError(f"{'; '.join(stored.failed)}: --anyway packages it all the same, and the card says so first")
-    model, bare = network_of(store, chosen, dataset)
+    model, bare, names = network_of(store, chosen, dataset)
     tell(f"{chosen.name}: exported to {ONNX} and {PROGRAM}")
-    programs = mended(export_programs, model, as_images(LazyImages(dataset.images)[:2], CPU), dataset.names)
+    programs = mended(export_programs, model, as_images(LazyImages(dataset.images)[:2], CPU), names)
     golden = golden_of(model, dataset)
     attacked = None
     if store is not None and stored.primary is not None:
@@ -98,7 +99,7 @@ def make_package(store: Store | None, chosen: Chosen, out: Path, asked: Asked, t
         golden.logits[INT8] = eight(as_images(torch.from_numpy(golden.images), CPU).numpy())
     parts[GOLDEN] = golden_bytes(golden)
     network = network_told(chosen, bare, programs)
-    whole = card_of(chosen, dataset, stored, network, judged, golden, parts, programs.opset)
+    whole = card_of(chosen, dataset, stored, network, names, judged, golden, parts, programs.opset)
     text = card_text.page(whole).encode()
     parts |= {TEXT: text, SCHEMA: card.schema_bytes()}
     whole = whole.model_copy(update={"files": named(parts)})
@@ -123,9 +124,9 @@ def mended(call: Callable[..., Any], *args: Any) -> Any:
         raise SpecError(str(error)) from error
 
 
-def network_of(store: Store | None, chosen: Chosen, dataset: Dataset) -> tuple[nn.Module, nn.Module]:
-    """The model with its defences, on the CPU, and the network inside of them. Raises SpecError for one that no program
-    can stand for.
+def network_of(store: Store | None, chosen: Chosen, dataset: Dataset) -> tuple[nn.Module, nn.Module, list[str]]:
+    """The model with its defences, on the CPU, the network inside of them, and the names of its classes. Raises
+    SpecError for one that no program can stand for.
     """
     weights = {chosen.train: chosen.weights} if chosen.train and chosen.weights else {}
     context = Context("cpu", store.artifacts if store is not None else "", str(Path.cwd()), weights)
@@ -136,9 +137,11 @@ def network_of(store: Store | None, chosen: Chosen, dataset: Dataset) -> tuple[n
         raise SpecError(f"{chosen.name} only answers, or is a program already: expected a network to be exported")
     some = as_images(LazyImages(dataset.images)[:16], CPU)
     with evaluating(model), strict_float32():
+        classes = mended(check_classes, model, some, dataset.num_classes)
         if is_randomised(model, some):
             raise SpecError(f"{chosen.name} changes its answers from pass to pass: no program gives the same numbers")
-    return model, bare
+    # Of classes that the data have no images of, the names are not known.
+    return model, bare, [*dataset.names, *(f"class {label}" for label in range(dataset.num_classes, classes))]
 
 
 def weights_bytes(bare: nn.Module) -> bytes:
@@ -181,6 +184,7 @@ def card_of(
     dataset: Dataset,
     stored: Stored,
     network: card.Network,
+    names: list[str],
     judged: list[card.Program],
     golden: Golden,
     parts: dict[str, bytes],
@@ -215,7 +219,7 @@ def card_of(
             from_bytes="divide by 255; normalisation is part of the program",
             reading=non_default(chosen.data.reading),
         ),
-        classes=list(dataset.names),
+        classes=names,
         data=card.Data(name=says.data_name(chosen.dataset), split=dataset.split, sha256=chosen.data.sha256),
         clean=stored.clean,
         clean_by_class=stored.by_class,

@@ -173,13 +173,14 @@ def test_a_model_that_no_store_knows_says_so(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     (tmp_path / "m.py").write_text(
         "from torch import nn, manual_seed\n"
-        "def build():\n    manual_seed(0)\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+        "def build():\n    manual_seed(0)\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12))\n"
     )
     chosen = model_by_options(OPTIONS | {"model": "m.py:build"})
     made = make_package(None, chosen, tmp_path / "out" / "p.zip", QUICK, lambda line: None)
     assert not made.card.evaluated and made.card.warnings == [
         "Not evaluated: no evaluation of this model is stored. Nothing here says what it does under attack."
     ]
+    assert made.card.classes == [*(str(k) for k in range(10)), "class 10", "class 11"]
     code = made.card.network.code
     assert made.card.network.arch is None and code is not None and code.name == "m.py:build"
     assert [row.what for row in made.card.programs[0].rows] == ["clean"] and made.card.clean is None
@@ -266,6 +267,8 @@ def test_the_same_network_is_found_by_any_of_its_jobs(trained: Store):
     [
         ("lambda x: x.flatten(1)[:, :10]", "only answers, or is a program already: expected a network"),
         ("Noisy()", "changes its answers from pass to pass: no program gives the same numbers"),
+        ("nn.Flatten(0)", "expected logits of shape"),
+        ("nn.Sequential(nn.Flatten(), nn.Linear(3, 10))", "the model fails on float32 images of shape"),
         ("Branching()", "the model cannot be exported by torch.export: "),
     ],
 )
