@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .venv/.dev: .venv/.run
 	$(PIP) 'pip>=25.1'  # older Pythons bring one that knows no --group
-	$(PIP) -e '.[postgres,cluster,corruptions]' --group dev --group peers
+	$(PIP) -e '.[postgres,cluster,corruptions,deploy]' --group dev --group peers
 	$(PIP) --no-deps torchattacks==3.5.1 adv-lib==0.2.8
 	mkdir -p .venv/names && ln -sfn ../.. .venv/names/robustq  # pyright knows no editable installs but by paths
 	touch $@

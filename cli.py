@@ -30,7 +30,8 @@ from robustq.jobs.commands.base import (
 )
 from robustq.jobs.commands.files import COMMANDS as FILE_COMMANDS
 from robustq.jobs.commands.list_names import COMMANDS as NAME_COMMANDS
-from robustq.jobs.commands.options import dataset_options
+from robustq.jobs.commands.options import dataset_options, normalize_options
+from robustq.jobs.commands.packages import COMMANDS as PACKAGE_COMMANDS
 from robustq.jobs.commands.queue import COMMANDS as QUEUE_COMMANDS
 from robustq.jobs.commands.results import COMMANDS as RESULT_COMMANDS
 from robustq.jobs.commands.shell import completion
@@ -69,24 +70,6 @@ def study_options(command: Any) -> Any:
 device_option = click.option(
     "--device", type=Choice(["cpu", "cuda"]), help="Compute on this; default: GPUs where there are some."
 )
-
-
-def normalize_options(command: Any) -> Any:
-    """How images are normalised before the model, as its first layer."""
-    for option in (
-        click.option("--std", metavar="NUMBERS", help="Standard deviations, as --mean."),
-        click.option(
-            "--mean", metavar="NUMBERS", help="Instead: means, by channel or one for all, on the scale [0, 1]."
-        ),
-        click.option(
-            "--normalize",
-            shell_complete=completion.NORMALIZE,
-            metavar="NAME",
-            help="Of the first layer: dataset, cifar10, cifar100 or imagenet.",
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 @click.group(cls=Commands)
@@ -365,10 +348,12 @@ def attack(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Attack one MODEL without a study: FILE.py:factory, package.module:factory, or an architecture with --weights.
+    """Attack one MODEL without a study: FILE.py:factory, package.module:factory, an architecture with --weights,
+    FILE.onnx, or a package of `robustq package`.
 
     \b
     robustq attack my_model.py:build --dataset digits --attack pgd --eps 8/255
+    robustq attack robust.zip --attack autoattack --eps 0.1
     robustq attack resnet18 --weights FILE --dataset cifar10 --attack autoattack --eps 8/255 --per-example out.parquet
     """
     from robustq.cluster.early_child import early_child
@@ -502,7 +487,8 @@ def train(
 
 for command in (*QUEUE_COMMANDS, *RESULT_COMMANDS):
     main.add_command(remotely(command))
-for command in (*FILE_COMMANDS, *STORE_COMMANDS, *VERIFICATION_COMMANDS, *CLUSTER_COMMANDS, *NAME_COMMANDS):
+MORE_COMMANDS = (*FILE_COMMANDS, *STORE_COMMANDS, *VERIFICATION_COMMANDS, *PACKAGE_COMMANDS, *NAME_COMMANDS)
+for command in (*MORE_COMMANDS, *CLUSTER_COMMANDS):
     main.add_command(command)
 
 

@@ -72,9 +72,11 @@ class FileRef(Spec):
 
 
 class CodeRef(Spec):
-    """A user's model: `place` is FILE.py or package.module, factory the function in it.
+    """A user's model: `place` is FILE.py or package.module, factory the function in it. Of a FILE.onnx and of a package
+    the place is all, and factory is empty.
 
-    sha256: of its source, and for a FILE.py of what that imports from beside it (see robustlib.hashing).
+    sha256: of its source, and for a FILE.py of what that imports from beside it (see robustlib.hashing); of an ONNX
+    file its bytes', of a package what robustlib.packages.manifest.package_hash says.
     """
 
     place: str
@@ -83,7 +85,15 @@ class CodeRef(Spec):
 
     @property
     def reference(self) -> str:
-        return f"{self.place}:{self.factory}"
+        return f"{self.place}:{self.factory}" if self.factory else self.place
+
+    @property
+    def is_package(self) -> bool:
+        return not self.factory and not self.is_onnx
+
+    @property
+    def is_onnx(self) -> bool:
+        return not self.factory and self.place.endswith(".onnx")
 
 
 class Statistics(Spec):
@@ -129,7 +139,9 @@ class ModelSpec(Spec):
 
     @property
     def reference(self) -> str | None:
-        """The user's code as FILE.py:factory or package.module:factory; None for a network by name."""
+        """The user's code as FILE.py:factory or package.module:factory; an ONNX file or a package as its place; None
+        for a network by name.
+        """
         return None if self.code is None else self.code.reference
 
     @property
@@ -150,7 +162,8 @@ class ModelSpec(Spec):
         if is_address(self.code.reference):
             place, _, end = public(self.code.reference).rpartition(":")
             return f"{Path(place).name}:{end}"
-        return f"{Path(self.code.place).name}:{self.code.factory}"
+        name = Path(self.code.place).name
+        return f"{name}:{self.code.factory}" if self.code.factory else name
 
 
 class SurrogateSpec(Spec):

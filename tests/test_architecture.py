@@ -26,14 +26,14 @@ cluster.worker_ends
 cluster.bad_gpus
 cluster.last_words cluster.machine_locks cluster.messages cluster.process_identity cluster.ray_failures cluster.slots
 jobs.commands
-jobs.paper jobs.report jobs.verification
+jobs.packages jobs.paper jobs.report jobs.verification
 jobs.results jobs.submission
 jobs.queue jobs.reasons jobs.running
 jobs.store jobs.study
 jobs.specs
 jobs.text
 jobs.errors jobs.statistics
-robustlib.audit
+robustlib.audit robustlib.export
 robustlib.evaluation
 robustlib.explanations robustlib.training
 robustlib.checks
@@ -45,7 +45,8 @@ robustlib.normal_streams robustlib.norms
 robustlib.datasets robustlib.model_calls robustlib.rng
 robustlib.flop_count robustlib.hashing robustlib.memory robustlib.metrics robustlib.normalisations robustlib.settings
 robustlib.arguments
-robustlib.addresses robustlib.durable_files robustlib.gpu_failures robustlib.names robustlib.regular_files
+robustlib.addresses robustlib.durable_files robustlib.gpu_failures robustlib.names robustlib.packages
+robustlib.regular_files
 robustlib.number_text
 """
 LAYER = {place: i for i, line in enumerate(LAYERS.split("\n")) for place in line.split()}
@@ -54,6 +55,9 @@ MOST_IN_A_FOLDER = 16  # modules of a folder of jobs/
 # The folders and files of jobs/ that may load torch: what a worker does, and what a study is checked against.
 TORCH = (
     "jobs/running",
+    "jobs/packages/attacked_images.py",
+    "jobs/packages/judged_program.py",
+    "jobs/packages/make.py",
     "jobs/submission/calibration.py",
     "jobs/submission/cost.py",
     "jobs/submission/on_this_machine.py",

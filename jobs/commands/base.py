@@ -15,7 +15,7 @@ import click
 from robustlib.arguments import Range, check_range
 from robustlib.names import did_you_mean
 from robustq.jobs.commands.shell import completion
-from robustq.jobs.commands.standard_streams import hold_streams, is_lost, leave_stdout
+from robustq.jobs.commands.shell.standard_streams import hold_streams, is_lost, leave_stdout
 from robustq.jobs.errors import JobsFailed, RobustqError, SpecError, Unprinted
 from robustq.jobs.text.number_parsing import written_whole
 from robustq.jobs.text.safe_text import address, hide, one_line, plain, say

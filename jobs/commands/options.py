@@ -20,6 +20,16 @@ READING = (
     click.option("--crop", type=Counted(COUNT), metavar="PIXELS", help="Then cut this square from their middle."),
     click.option("--exif-transpose", is_flag=True, default=None, help="Turn images as their EXIF data say."),
 )  # fmt: skip
+NORMALIZE = (
+    click.option(
+        "--normalize",
+        shell_complete=completion.NORMALIZE,
+        metavar="NAME",
+        help="Of the first layer: dataset, cifar10, cifar100 or imagenet.",
+    ),
+    click.option("--mean", metavar="NUMBERS", help="Instead: means, by channel or one for all, on the scale [0, 1]."),
+    click.option("--std", metavar="NUMBERS", help="Standard deviations, as --mean."),
+)
 CHOOSE = click.option(
     "--choose", type=Choice(["first", "stratified"]), help="Which examples; stratified: as many of each class."
 )
@@ -67,6 +77,16 @@ QUESTIONS = (
 def dataset_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """How the data set is read, and which of its examples are evaluated."""
     return with_options(command, (*READING, CHOOSE))
+
+
+def normalize_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How images are normalised before the model, as its first layer."""
+    return with_options(command, NORMALIZE)
+
+
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How the data set is read."""
+    return with_options(command, READING)
 
 
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,10 +14,10 @@ from robustlib.addresses import is_address
 from robustlib.datasets import load
 from robustlib.datasets.file_stamps import HashedFile, hash_file, is_unchanged
 from robustlib.datasets.source import DataChanged
-from robustlib.defences import DEFENCES
 from robustlib.hashing import code_hash, file_hash
-from robustlib.inference.model_modes import into_mode
+from robustlib.packages.manifest import is_package_folder, package_hash
 from robustlib.rng import seeded
+from robustq.jobs.running.package_models import build_packaged, defend
 from robustq.jobs.specs import CodeRef, DataRef, ModelSpec, Statistics
 
 
@@ -57,7 +57,7 @@ def find_file(place: str, sha256: str, folder: str, digest: Callable[[Path], str
     """
     path = Path(place)
     ends = [Path(folder, *path.parts[i:]) for i in range(1, len(path.parts))] if folder else []
-    there = [found for found in (path, *ends) if found.is_file()]
+    there = [found for found in (path, *ends) if found.is_file() or is_package_folder(found)]
     for found in there:
         if digest(found) == sha256:
             return str(found)
@@ -82,6 +82,9 @@ def find_code(code: CodeRef | None, folder: str) -> CodeRef | None:
     """
     if code is None or is_address(code.reference):
         return code
+    if not code.factory:
+        digest = package_hash if code.is_package else file_hash
+        return code.model_copy(update={"place": find_file(code.place, code.sha256, folder, digest)})
     if code.place.endswith(".py"):
         return code.model_copy(update={"place": find_file(code.place, code.sha256, folder, code_hash)})
     try:
@@ -99,14 +102,6 @@ def build_model(spec: ModelSpec, dataset: load.Dataset, seed: int, folder: str =
     return defend(build_network(spec, dataset, seed, folder), spec)
 
 
-def defend(model: nn.Module, spec: ModelSpec) -> nn.Module:
-    """The model with the spec's defences around it, the first next to it."""
-    for defence in spec.defence:
-        model = DEFENCES[defence.name](model, **defence.params)
-    into_mode(model, training=False)
-    return model
-
-
 def build_network(
     spec: ModelSpec, dataset: load.Dataset, seed: int, folder: str = "", tell: models.Tell | None = None
 ) -> nn.Module:
@@ -117,6 +112,10 @@ def build_network(
     code, weights, seen = find_code(spec.code, folder), None, {}
     if spec.weights is not None:
         weights = Path(find_file(spec.weights.place, spec.weights.sha256, folder, partial(hash_and_keep, seen)))
+    if code is not None and code.is_package:
+        model = build_packaged(spec, dataset, Path(code.place), statistics(spec, dataset))
+        find_code(spec.code, folder)
+        return model
     with seeded(seed, "weights", torch.device("cpu")):
         model = models.build(
             arch=spec.arch,

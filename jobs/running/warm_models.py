@@ -11,7 +11,8 @@ from robustlib.datasets import load
 from robustlib.datasets.lazy_images import LazyImages
 from robustlib.evaluation.batches import Ready, make_ready
 from robustq.jobs.running.context import Context
-from robustq.jobs.running.inputs import build_network, defend, load_data, unmeasured
+from robustq.jobs.running.inputs import build_network, load_data, unmeasured
+from robustq.jobs.running.package_models import defend
 from robustq.jobs.specs import DataRef, EvalSpec, ModelSpec
 from robustq.jobs.store import artifacts
 

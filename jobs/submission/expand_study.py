@@ -19,6 +19,7 @@ from robustlib.datasets.source import TEST
 from robustlib.hashing import code_hash, file_hash
 from robustlib.names import near_file
 from robustlib.normalisations import NORMALISATIONS
+from robustlib.packages.manifest import PackageError, is_file_alone, package_hash
 from robustlib.regular_files import irregular
 from robustlib.settings import AUDIT, TrainSettings
 from robustq.jobs.specs import (
@@ -119,13 +120,19 @@ def normalisation(model: StudyModel) -> Any:
 
 
 def resolve_code(reference: str, origin: Origin, where: Path_, folder: Path) -> CodeRef:
-    """The user's factory, found but not run; or a model behind an address."""
+    """The user's factory, found but not run; a model behind an address, an ONNX file, or a package."""
+    if not reference.startswith(("http://", "https://")) and is_file_alone(whole := absolute(folder, reference)):
+        what, digest = ("ONNX file", file_hash) if whole.suffix == ".onnx" else ("package", package_hash)
+        if what == "package" and whole.is_dir():
+            return CodeRef(place=str(whole), factory="", sha256=guard(origin, where, digest, whole))
+        return CodeRef(place=str(whole), factory="", sha256=hash_file(whole, origin, where, what, digest))
     place, colon, factory = reference.rpartition(":")
     if reference.startswith(("http://", "https://")):
         # What answers there has no hash: the address stands for it.
         return CodeRef(place=place, factory=factory, sha256=hashlib.sha256(reference.encode()).hexdigest())
     if not colon or not place or not factory:
-        raise origin.error(where, f"expected FILE.py:factory or package.module:factory, got {reference!r}")
+        expected = "FILE.py:factory, package.module:factory, FILE.onnx or a package"
+        raise origin.error(where, f"expected {expected}, got {reference!r}")
     if place.endswith(".py"):
         path = absolute(folder, place)
         return CodeRef(place=str(path), factory=factory, sha256=hash_file(path, origin, where, "model file", code_hash))
@@ -143,6 +150,8 @@ def hash_file(path: Path, origin: Origin, where: Path_, what: str, digest: Calla
         raise origin.error(where, f"expected a file as the {what}, got {path}, which is {kind}")
     try:
         return digest(path)
+    except PackageError as error:
+        raise origin.error(where, str(error)) from error
     except OSError as error:
         raise origin.error(where, f"there is no {what} {path} ({error.strerror}){near_file(path)}") from error
     except ValueError as error:  # of a zero byte

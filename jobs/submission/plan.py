@@ -71,8 +71,7 @@ def model_jobs(
     if train is not None:
         yield train
     train_key = key_of(train)
-    about = [resolved.data.sha256, model.key(), train_key]
-    subject = hashlib.sha256(canonical(about).encode()).hexdigest()
+    subject = subject_of(resolved.data, model, train_key)
     evals: list[tuple[AttackSpec, Planned]] = []
     for attack, surrogate in attacks:
         needs = [train.key] if train else []
@@ -106,6 +105,11 @@ def model_jobs(
         yield job
     for spec in worst_cases(evals):
         yield planned(resolved, label, spec, spec.evals, evaluated_words(model, settings[label]), seed, subject)
+
+
+def subject_of(data: DataRef, model: ModelSpec, train: str | None) -> str:
+    """A hash of a model with its weights and of the data, which all its evaluations share. train: see EvalSpec."""
+    return hashlib.sha256(canonical([data.sha256, model.key(), train]).encode()).hexdigest()
 
 
 def training(resolved: Resolved, label: str, settings: TrainSettings | None, seed: int) -> Planned | None:

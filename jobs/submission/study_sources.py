@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from robustlib.addresses import is_address, public
+from robustlib.packages.manifest import is_file_alone
 from robustlib.settings import NO_ATTACK, NO_RADIUS
 from robustq.jobs.errors import SpecError
 from robustq.jobs.store.connection import Store
@@ -112,6 +113,21 @@ def submit_one_off(
     options: dict[str, Any],
     is_new: Callable[[], None],
 ) -> tuple[Store, Submitted]:
+    study, origin = one_off(name, model, attacks, options)
+    return submit(url, study, origin, Path(), data_folder=Path(), is_new=is_new)
+
+
+def resolve_model(options: dict[str, Any]) -> Resolved:
+    """The model and the data that options of `robustq attack` mean, found and hashed, without any attack."""
+    model = model_entry(options["model"], options["weights"]) | normalize_entry(options)
+    study, origin = one_off("package", model, [{"name": "clean"}], options | {"seed": 0, "examples": "all"})
+    return resolve(study, origin, Path(), Path())
+
+
+def one_off(
+    name: str, model: dict[str, Any], attacks: list[dict[str, Any]], options: dict[str, Any]
+) -> tuple[Study, Origin]:
+    """The study of one model that a command means."""
     label = model_label(options["model"])
     data = {
         "name": name,
@@ -128,15 +144,17 @@ def submit_one_off(
     named |= {"normalize": "--normalize" if options["normalize"] else "--mean and --std"}
     named |= {"attacks": "--attack", "models": "MODEL"}
     origin = Origin(name, {}, named)
-    study = check(data, origin)
-    return submit(url, study, origin, Path(), data_folder=Path(), is_new=is_new)
+    return check(data, origin), origin
 
 
 def model_entry(model: str, weights: str | None) -> dict[str, Any]:
-    """MODEL as a study's entry: what has a colon is the user's code, but for torchvision's."""
+    """MODEL as a study's entry: what has a colon is the user's code, but for torchvision's; an ONNX file or a package
+    is a model by itself.
+    """
     if model.endswith(".py"):
         raise SpecError(f"MODEL: expected the function that builds it too, as {model}:build, got {model!r}")
-    entry = {"file": model} if ":" in model and not model.startswith("torchvision:") else {"arch": model}
+    users = (":" in model and not model.startswith("torchvision:")) or is_file_alone(Path(model))
+    entry = {"file": model} if users else {"arch": model}
     return entry | ({} if weights is None else {"weights": weights})
 
 

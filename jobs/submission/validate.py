@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import fields, replace
 from functools import reduce
 from operator import or_
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
@@ -42,10 +43,12 @@ from robustlib.models.layers import Normalize
 from robustlib.models.loading import users_model
 from robustlib.names import did_you_mean, unknown
 from robustlib.outcome import check_classes
+from robustlib.packages.manifest import open_package
 from robustlib.settings import AUDIT, CERTIFY, TRANSFER, TrainSettings
 from robustlib.training import OBJECTIVES
 from robustlib.training.objectives import OF_TRAINING, attack_of
-from robustq.jobs.running.inputs import build_model, build_network, defend, load_data, statistics, unmeasured
+from robustq.jobs.running.inputs import build_model, build_network, load_data, statistics, unmeasured
+from robustq.jobs.running.package_models import GRADIENTS, defend
 from robustq.jobs.specs import AttackSpec, DataRef, DefenceSpec, ModelSpec
 from robustq.jobs.submission.plan import Resolved
 from robustq.jobs.text.number_parsing import fitting
@@ -214,6 +217,9 @@ def training_parameters(objective: str) -> dict[str, inspect.Parameter]:
 
 def check_attack(spec: AttackSpec, ref: DataRef, models: Iterable[ModelSpec]) -> None:
     """What can be said before anything runs of evaluations that do not take every image or model."""
+    models = list(models)
+    for model in models:
+        check_gradients(spec, model)
     if spec.name == "corruption":
         corruptions.check(spec.params["kind"], load_data(ref).images.shape[1:])
         corruptions.library()
@@ -221,6 +227,23 @@ def check_attack(spec: AttackSpec, ref: DataRef, models: Iterable[ModelSpec]) ->
         for model in models:
             outer = model.defence[-1] if model.defence else None
             match_sigma(outer.params["sigma"] if outer and outer.name == "smoothing" else None, spec.params["sigma"])
+
+
+def check_gradients(spec: AttackSpec, model: ModelSpec) -> None:
+    """Raises ValueError for an attack that climbs a gradient, on an ONNX program that no network lends one."""
+    if model.code is None or model.code.factory or not needs_gradients(spec.name):
+        return
+    place = Path(model.code.place)
+    if model.code.is_package and (GRADIENTS in model.options or open_package(place).has_gradients):
+        return
+    without = [name for name, attack in ATTACKS.items() if not attack.uses_gradient and attack.takes_eps]
+    raise ValueError(
+        f"{spec.name} needs gradients, and {place.name} only answers: expected one of {', '.join([*without, AUDIT])}"
+    )
+
+
+def needs_gradients(name: str) -> bool:
+    return name in ENSEMBLES or (name in ATTACKS and ATTACKS[name].uses_gradient)
 
 
 def check_data(resolved: Resolved, trained: bool, tell: Callable[[str], None]) -> None:

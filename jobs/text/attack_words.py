@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from robustlib.addresses import is_address, public
@@ -38,4 +39,6 @@ def surrogate_words(surrogate: Mapping[str, Any] | None) -> str:
 def function_words(code: Mapping[str, Any]) -> str:
     """The function that makes a user's model; of an address the end of what may be told."""
     reference = f"{code['place']}:{code['factory']}"
-    return public(reference).rpartition(":")[2] if is_address(reference) else code["factory"]
+    if is_address(reference):
+        return public(reference).rpartition(":")[2]
+    return code["factory"] or PurePath(code["place"]).name

@@ -18,6 +18,7 @@ from robustlib.addresses import is_address, public
 from robustlib.inference.global_switches import put_back
 from robustlib.memory import out_of_memory
 from robustlib.models.black_box import BlackBoxModel, endpoint
+from robustlib.models.onnx_model import SUFFIX, onnx_file
 from robustlib.models.user_imports import Loader, UserFolder
 from robustlib.names import did_you_mean
 
@@ -129,13 +130,19 @@ def build_users(
 def call_factory(reference: str, facts: dict[str, Any], options: dict[str, Any]) -> nn.Module:
     """Build the user's model: with all of the options, and those of the facts that it has parameters for.
 
-    A callable that is no module becomes one that only answers; an address is a model behind it.
+    A callable that is no module becomes one that only answers; an address is a model behind it, and FILE.onnx one that
+    ONNX Runtime runs.
     """
     if is_address(reference):
         check_options(public(reference), endpoint, options)
         if "url" in options:
             raise ValueError(f"{public(reference)} is the address: expected no option 'url'")
         return endpoint(reference, **{"num_classes": facts["num_classes"]} | options)
+    if reference.endswith(SUFFIX):
+        check_options(reference, onnx_file, options)
+        if "place" in options:
+            raise ValueError(f"{reference} is the file: expected no option 'place'")
+        return onnx_file(reference, **facts | options)
     factory = load_factory(reference)
     check_options(reference, factory, options)
     # Facts go to parameters of their name alone: a module's class takes **kwargs by its signature, and refuses them.

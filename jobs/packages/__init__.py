@@ -1,0 +1,1 @@
+"""Packages of models: made with what the store says of them, and verified."""

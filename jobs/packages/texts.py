@@ -1,0 +1,46 @@
+"""The printed results of the commands for packages, and the model that one of them means. Loads no torch."""
+
+from typing import TYPE_CHECKING, Any
+
+from robustq.jobs.packages import chosen_model
+from robustq.jobs.packages.chosen_model import Chosen
+from robustq.jobs.packages.verify import Verified
+from robustq.jobs.store.connection import Store, open_store, store_exists
+from robustq.jobs.text import tables
+
+if TYPE_CHECKING:
+    from robustq.jobs.packages.make import Made
+
+
+def choose(url: str, model: str, options: dict[str, Any]) -> tuple[Store | None, Chosen]:
+    """The model that is meant, and the store that knows it; None where there is no store, and the model is given."""
+    if model.isdecimal():
+        store = open_store(url)
+        with store.begin() as db:
+            return store, chosen_model.model_by_job(db, int(model))
+    chosen = chosen_model.model_by_options(options | {"model": model})
+    return (open_store(url) if store_exists(url) else None), chosen
+
+
+def made_text(made: "Made", *, as_json: bool) -> str:
+    card = made.card
+    if as_json:
+        return tables.json_text({"package": str(made.place), "digest": made.digest} | card.model_dump(mode="json"))
+    lines = [*card.warnings, f"package {made.place}"]
+    for program in card.programs:
+        limit = "" if program.tolerance is None else f", at most {program.tolerance:.3g}"
+        lines.append(f"  {program.file}: a logit differs from the network's by {program.largest_difference:.3g}{limit}")
+        for row in program.rows:
+            network = "" if row.network_accuracy is None else f", the network {100 * row.network_accuracy:.1f} %"
+            lines.append(
+                f"    {row.what:8}  {100 * row.program.accuracy:.1f} % of {row.program.n}{network}, "
+                f"{len(row.differing)} images differ"
+            )
+    return "\n".join([*lines, f"digest {made.digest}", "Keep the digest: `robustq verify` compares it."])
+
+
+def verified_text(found: Verified, *, as_json: bool) -> str:
+    if as_json:
+        return tables.json_text(found.as_data())
+    lines = [f"package {found.place}", f"digest  {found.digest or 'unknown'}"]
+    return "\n".join([*lines, *(f"{one.state:6}  {one.what}: {one.line}" for one in found.findings)])

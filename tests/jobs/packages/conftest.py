@@ -1,0 +1,31 @@
+"""A store with a trained and attacked network, and a package of it, made once for all tests here."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustq.jobs.packages.make import Made
+from robustq.jobs.store.connection import Store
+from tests.helpers.drain_queue import worked_off
+from tests.helpers.packaged import STUDY, TRAINED, packaged
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    torch.set_num_threads(1)
+    store = worked_off(tmp_path_factory.mktemp("packages") / "store", STUDY)
+    yield store
+    store.engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def made(trained: Store, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return packaged(trained, TRAINED, tmp_path_factory.mktemp("packages") / "net")
+
+
+@pytest.fixture
+def place(made: Made) -> Path:
+    """The package's folder: tests alter copies of it."""
+    return made.place
