@@ -9,8 +9,8 @@ from scipy import stats
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm
+from robustlib.evaluation.explanation import attacked, attribution, explain, explained, predictions
 from robustlib.explanations.attack import SmoothReLU, explanation_attack
-from robustlib.explanations.explain import attacked, attribution, explain, explained, predictions
 from robustlib.explanations.gradient_maps import saliency
 from robustlib.explanations.measures import top_intersection
 from robustlib.norms import size
