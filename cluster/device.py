@@ -3,7 +3,7 @@
 import os
 
 from robustq.cluster import gpu_probe
-from robustq.cluster.ray_connection import gpu_ids
+from robustq.cluster.this_machine import gpu_ids
 from robustq.jobs.errors import RunError
 
 

@@ -163,7 +163,7 @@ def check_width(owner: str, name: str, norm: Any, eps: Any) -> None:
     if norm == "Linf" and isinstance(eps, numbers.Real) and eps > 1:  # pyright: ignore[reportOperatorIssue]
         hint = f": did you mean {eps:g}/255?" if eps <= 255 else ""  # pyright: ignore[reportOperatorIssue]
         raise ValueError(
-            say(owner, f"expected {name} in [0, 1] for images in [0, 1], got {distinct((eps, 1), 6)[0]}{hint}")
+            say(owner, f"expected {name} in [0, 1] for images in [0, 1], got {distinct((float(eps), 1), 6)[0]}{hint}")
         )
 
 

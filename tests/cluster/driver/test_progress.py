@@ -63,9 +63,9 @@ def test_a_terminal_shows_one_line(clock):
 def test_a_log_file_has_lines_in_words_without_powers_of_ten(clock):
     out = io.StringIO()
     show = Progress(out=out, started_at=100.0)
-    show(COUNTS | {"done": 1, "queued": 99_999}, (0.0, 400.0))
+    show(COUNTS | {"done": 1, "queued": 99_999}, Costs(0.0, 400.0))
     clock[0] = 12_770.0
-    show(COUNTS | {"done": 12_345, "queued": 87_655}, (100.0, 300.0))
+    show(COUNTS | {"done": 12_345, "queued": 87_655}, Costs(100.0, 300.0, 38_010.0))
     assert out.getvalue().splitlines() == [
         "1/100000 jobs, 0 running, 0.0/min, 0 s",
         "12345/100000 jobs, 0 running, 58.5/min, 3 h 31 min, about 10 h 33 min left",
@@ -75,7 +75,7 @@ def test_a_log_file_has_lines_in_words_without_powers_of_ten(clock):
 def test_a_terminal_has_json_too_where_that_is_asked_for(clock):
     out = Terminal()
     show = Progress(out=out, started_at=100.0, as_json=True)
-    show(COUNTS | {"queued": 3}, (0.0, 9.0))
+    show(COUNTS | {"queued": 3}, Costs(0.0, 9.0))
     show.close()
     assert json.loads(out.getvalue()) == {
         "done": 0, "total": 3, "running": 0, "failed": 0, "jobs_per_minute": 0.0, "elapsed_seconds": 0.0,
@@ -87,7 +87,7 @@ def test_nothing_is_shown_where_only_errors_are_wanted(clock, caplog):
     out = io.StringIO()
     with caplog.at_level(logging.ERROR, logger="robustq"):
         show = Progress(out=out, started_at=100.0)
-        show(COUNTS | {"queued": 3}, (0.0, 9.0))
+        show(COUNTS | {"queued": 3}, Costs(0.0, 9.0))
     assert out.getvalue() == ""
 
 

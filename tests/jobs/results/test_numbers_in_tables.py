@@ -194,7 +194,7 @@ def test_a_row_whose_checks_are_gone_says_that(made_up: Store):
 def test_an_audit_prints_values_beyond_the_limits_that_they_passed():
     """A warning stands beside the limit of warnings; a check without a value beside none."""
     check: Any = {"threshold": 0.25, "note": "n", "examples": []}
-    found = audit_page(
+    audit: Any = (
         {
             "verdict": "fail", "cause": None, "naive_robust_accuracy": 0.5, "adaptive_robust_accuracy": 0.4998,
             "model": "m", "norm": "Linf", "eps": 0.1, "seed": 0, "n": 1000, "clean_accuracy": 0.9, "seconds": 1.0,
@@ -206,6 +206,7 @@ def test_an_audit_prints_values_beyond_the_limits_that_they_passed():
             ],
         }
     )  # fmt: skip
+    found = audit_page(audit)
     assert "FAIL: 50.00 % is no robust accuracy; at most 49.98 % is. Failed: zero-gradient." in found
     assert "  fail  zero-gradient 0.2500001 (at most 0.25): n" in found
     assert "  warn  zero-gradient 0.0100001 (at most 0.01): n" in found
