@@ -42,6 +42,7 @@ from robustq.jobs.results.rows import result_rows  # noqa: E402
 from robustq.jobs.store.connection import Store, open_store  # noqa: E402
 from robustq.jobs.store.presence import keep  # noqa: E402
 from robustq.jobs.store.schema import attempt, job  # noqa: E402
+from robustq.jobs.store.sweeps import jobs_of  # noqa: E402
 from robustq.jobs.study.study import Origin, Study  # noqa: E402
 from robustq.jobs.submission.submit import submit  # noqa: E402
 from tests.helpers.postgres_server import own_server  # noqa: E402
@@ -65,6 +66,7 @@ USUAL = "worker,driver,node"
 TRAIN = {"epochs": 4, "examples": 600, "validation_examples": 100}
 # Here nobody waits for long: after a crash, and for a worker that says nothing.
 BACKOFF_SECONDS, FROZEN_SECONDS, LEASE_SECONDS = 0.5, 15.0, 20.0
+MANY = 1000  # times that a job may crash with --alone
 FEW = 60  # jobs left, with which two workers are busy until more are queued
 
 
@@ -109,6 +111,8 @@ def main() -> None:
         drive_here(given.store, given.drive or None, alone=given.alone)
         return
     given.folder.mkdir(parents=True, exist_ok=True)
+    if "://" not in given.store and given.store != "postgres":
+        given.store = str(Path(given.store).absolute())  # the drivers run in the folder
     with own_server() if given.store == "postgres" else nullcontext((given.store, None)) as (given.store, given.server):
         storm(given)
 
@@ -138,7 +142,10 @@ def queue_studies(url: str, given: argparse.Namespace, seeds: int) -> Store:
 
 
 def queue_study(url: str, part: Study, given: argparse.Namespace) -> Store:
-    store, _ = submit(url, part, Origin("chaos", {}, {}), given.folder, data_folder=given.folder)
+    store, submitted = submit(url, part, Origin("chaos", {}, {}), given.folder, data_folder=given.folder)
+    if given.alone and part.name != "poison":  # where there is one slot, every kill meets the job that runs
+        with store.begin() as db:
+            db.execute(sa.update(job).where(job.c.id.in_(jobs_of(submitted.sweep_id))).values(max_crashes=MANY))
     return store
 
 

@@ -165,7 +165,7 @@ NOT_HERE = ("start_api_server", "start_log_monitor", "start_monitor")
 @contextmanager
 def lean(ray: Any) -> Iterator[None]:
     """What is started within the block has no processes that only a cluster needs."""
-    node = getattr(ray._private.node, "Node", None)
+    node = getattr(getattr(getattr(ray, "_private", None), "node", None), "Node", None)
     kept = {name: getattr(node, name) for name in NOT_HERE if hasattr(node, name)}
     for name in kept:
         setattr(node, name, lambda self, *given, **named: None)

@@ -37,7 +37,7 @@ def broken(): return Rounded(15)
 def sound(): return Rounded(None)
 """
 KEYS = {"verdict", "cause", "naive_robust_accuracy", "adaptive_robust_accuracy", "checks"}
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,6 @@ def robustq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("odd", "plain"), [("in_place", "pure"), ("dynamic", "fitted")])

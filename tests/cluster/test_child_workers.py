@@ -221,6 +221,7 @@ def start():
 def leaves(): return Net(leave)
 def crashes(): return Net(crash)
 def closes(): return Net(close)
+def asks(): return Net(lambda: print("ray" in sys.modules, file=open("loaded", "w")))
 def starts(): return Net(start)
 """
 
@@ -254,6 +255,31 @@ def test_what_a_model_does_to_its_worker_is_its_own_end(tmp_path: Path, monkeypa
         "Fatal Python error: Segmentation fault, File "
     )
     assert all(Path(log).parent == tmp_path / "artifacts" / "logs" and Path(log).stat().st_size for log in kept)
+    store.engine.dispose()
+
+
+@pytest.mark.slow
+def test_ray_is_loaded_nowhere(tmp_path: Path):
+    """Nor is what no short command needs, by the process that gives it."""
+    (tmp_path / "mine.py").write_text(MODEL)
+    words = ["attack", "mine.py:asks", "--attack", "fgsm", "--eps", "0.1", "--examples", "20"]
+    code = (
+        "import sys\nfrom robustq.cli import main\n"
+        f"main({words!r}, standalone_mode=False)\n"
+        "print({'ray', 'torch._dynamo', 'scipy', 'sklearn'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stderr.splitlines()[-1] == "set()" and "mine.py:asks" in done.stdout
+    assert (tmp_path / "loaded").read_text() == "False\n"
+
+
+@pytest.mark.parametrize("value", ["yes", "2", "false"])
+def test_whether_ray_is_wanted_is_said_by_a_number(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ROBUSTQ_RAY", value)
+    store = open_store(str(tmp_path / "r.db"), create=True, write=True)
+    submit_probes(store, 1)
+    with pytest.raises(RunError, match=f"^ROBUSTQ_RAY: expected 0 or 1, got '{value}'$"):
+        drive(store)
     store.engine.dispose()
 
 
