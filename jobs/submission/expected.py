@@ -67,11 +67,10 @@ class Estimator:
         if len(known) < len(found):
             return None
         besides = sum(one.seconds(work) for one, (_, work) in zip(known, asked, strict=True))
-        return known[0].ready_seconds / self.sharing(spec) + n * self.image_seconds(spec, known[0]) + besides
-
-    def sharing(self, spec: EvalSpec) -> int:
-        """Evaluations of a model, which is made ready for the first of them."""
-        return max(1, len(self.resolved.study.attacks))
+        # A model is made ready for the first of its evaluations.
+        first = spec.attack.name == self.resolved.study.attacks[0].name
+        ready = known[0].ready_seconds / max(1, len(spec.attack.curve)) if first else 0.0
+        return ready + n * self.image_seconds(spec, known[0]) + besides
 
     def image_seconds(self, spec: EvalSpec, found: Calibration) -> float:
         """Of an image of an evaluation, by the passes that it is expected to take."""
