@@ -205,7 +205,7 @@ def finish(store: Any, sweep_id: int, as_json: bool, summary: bool = False, **wh
 
     drive_and_watch(store, sweep_id, as_json=as_json, **where)
     say(results_text.results_text(store, sweep_id, as_json=as_json, summary=summary))
-    if not as_json and (closing := results_text.closing_lines(store, sweep_id)):
+    if summary and not as_json and (closing := results_text.closing_lines(store, sweep_id)):
         say(f"\n{closing}")
     queue_actions.raise_failures(store, sweep_id)
 

@@ -4,9 +4,8 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -43,14 +42,14 @@ ENOUGH_TO_RECORD = 16  # steps: a GPU plays those of longer runs as recordings, 
 UNTRIED = {"deepfool": 0.4, "fab": 0.5}
 
 
-@dataclass(eq=False)
+@dataclass
 class Calibration:
     """What a model takes on this machine.
 
     rates: passes of an image; of a randomised model of all draws of an expectation.  ready_seconds: until it was ready.
     images, answers: as many as are worked on together, and the classes that it names for them.  labels: of the first of
     them, where the model is the one that will be attacked; None where it is yet to be trained.
-    oracle: what attacks ask.  shares: among how many threads or processes images are shared out.
+    oracle: what attacks ask.  shares: among how many threads or processes images are shared out.  threads: of each.
     """
 
     ready: Ready
@@ -61,28 +60,48 @@ class Calibration:
     answers: Tensor
     labels: Tensor | None
     shares: float
+    threads: int
     clock: Clock
     slowness: dict[Any, float] = field(default_factory=dict)
+    stands: dict[tuple[Norm, float], float | None] = field(default_factory=dict)
 
     @property
     def randomised(self) -> bool:
         return self.ready.replicas is None
 
+    @property
+    def correct(self) -> float | None:
+        """The share of a few images that it classifies correctly; None where it is yet to be trained."""
+        if self.labels is None:
+            return None
+        return float((self.answers[: len(self.labels)] == self.labels).float().mean())
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """As many threads as each share has, and the model as jobs have it; what it prints goes to stderr."""
+        quiet = contextlib.redirect_stdout(sys.stderr)
+        with threads_of(self.threads), quiet, strict_float32(), evaluating(self.ready.model):
+            yield
+
     def seconds(self, work: Work) -> float:
         """Of passes alone; NaN for gradients of a model that has none."""
         return self.rates.seconds(work) / self.shares
 
-    @lru_cache  # noqa: B019
     def standing(self, norm: Norm, eps: float) -> float | None:
         """The share of its correctly classified images that PGD leaves standing within a radius, of a few; None where
         it is yet to be trained, or that would take long.
         """
+        if (norm, eps) not in self.stands:
+            self.stands[norm, eps] = self.attacked(norm, eps)
+        return self.stands[norm, eps]
+
+    def attacked(self, norm: Norm, eps: float) -> float | None:
         passes = ATTACKS["pgd"].cost({"steps": PROBE_STEPS})
         few = 0 if self.labels is None else len(self.labels)
         if self.labels is None or self.randomised or not self.rates.seconds(passes) * few < PROBE_SECONDS:
             return None
         x, y = self.images[:few], self.labels
-        with strict_float32(), evaluating(self.ready.model):
+        with self.at_work():
             right = classes_of(self.oracle.logits(x)) == y
             if not right.any():
                 return None
@@ -94,7 +113,7 @@ class Calibration:
     def slower(self, name: str, attack: AttackFunction, sigma: float | None = None) -> float:
         """How many times as long an attack takes as its passes, from a few of its steps."""
         stage = as_stage(attack)
-        # The radius makes no difference, and corners of it that attacks draw do not either.
+        # The radius is another in a trial.
         key = (name, *sorted((k, repr(v)) for k, v in stage.defaults.items() if k != "eps"))
         if key not in self.slowness:
             self.slowness[key] = self.tried(name, attack, sigma)
@@ -108,12 +127,13 @@ class Calibration:
             return UNTRIED.get(name, 1.0)
         asked: Any = self.oracle
         if name == CERTIFY:
-            asked = voter_for(self.ready, self.images, sigma, self.images.device)
+            with threads_of(self.threads):
+                asked = voter_for(self.ready, self.images, sigma, self.images.device)
         elif isinstance(stage.defaults.get("eps"), float):
             few["eps"] = NEXT_TO_NOTHING * stage.defaults["eps"]
         draws = Draws(0, torch.arange(len(self.images), device=self.images.device))
         given = (self.images,) if name == CERTIFY else (self.images, self.answers)
-        with strict_float32(), evaluating(self.ready.model):
+        with self.at_work():
             took = [timed(lambda: stage(asked, *given, draws=draws, **few), self.clock) for _ in range(2)]
         return took[-1] / expected
 
@@ -188,7 +208,7 @@ class Calibrations:
             with torch.no_grad():
                 answers = classes_of(oracle(images))
         shared = self.threads / each
-        return Calibration(ready, rates, seconds, oracle, images, answers, labels, shared, self.clock)
+        return Calibration(ready, rates, seconds, oracle, images, answers, labels, shared, each, self.clock)
 
     def epoch(self, spec: TrainSpec) -> float | None:
         """Seconds of an epoch of a training; None for a model that asks for a GPU on a machine without."""

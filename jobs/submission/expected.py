@@ -67,11 +67,10 @@ class Estimator:
         if len(known) < len(found):
             return None
         besides = sum(one.seconds(work) for one, (_, work) in zip(known, asked, strict=True))
-        return known[0].ready_seconds / self.sharing(spec) + n * self.image_seconds(spec, known[0]) + besides
-
-    def sharing(self, spec: EvalSpec) -> int:
-        """Evaluations of a model, which is made ready for the first of them."""
-        return max(1, len(self.resolved.study.attacks))
+        # A model is made ready for the first of its evaluations.
+        first = spec.attack.name == self.resolved.study.attacks[0].name
+        ready = known[0].ready_seconds / max(1, len(spec.attack.curve)) if first else 0.0
+        return ready + n * self.image_seconds(spec, known[0]) + besides
 
     def image_seconds(self, spec: EvalSpec, found: Calibration) -> float:
         """Of an image of an evaluation, by the passes that it is expected to take."""
@@ -87,12 +86,12 @@ class Estimator:
         if found.randomised:  # every attack meets every image, at each radius by itself
             scored = found.seconds(Work(2 * spec.draws // spec.eot_draws))
             return scored + sum(
-                seconds * (self.correct(spec) if name == "deepfool" else 1.0)
+                seconds * (self.correct(spec, found) if name == "deepfool" else 1.0)
                 for (name, _), seconds in zip(stages, each, strict=True)
             )
         stands = [self.standing(spec, found, eps) for eps in attack.curve or (attack.eps,)]
         shares = run_shares([name for name, _ in stages], stands)
-        searched = self.correct(spec) * sum(seconds * share for seconds, share in zip(each, shares, strict=True))
+        searched = self.correct(spec, found) * sum(seconds * share for seconds, share in zip(each, shares, strict=True))
         return searched / len(stands) + found.seconds(VERDICTS + CHECKS)
 
     def standing(self, spec: EvalSpec, found: Calibration, eps: float | None) -> float:
@@ -105,8 +104,10 @@ class Estimator:
         pixels = math.prod(load_data(spec.data).images.shape[1:])
         return share_standing(norm, eps, pixels, self.settings.get(spec.train or ""))
 
-    def correct(self, spec: EvalSpec) -> float:
+    def correct(self, spec: EvalSpec, found: Calibration) -> float:
         """The share of images that will be classified correctly."""
+        if (seen := found.correct) is not None:
+            return seen
         settings = self.settings.get(spec.train or "")
         hardened = settings is not None and settings.objective != "standard"
         share = CLEAN.get(load_data(spec.data).in_channels, CLEAN[3])

@@ -14,7 +14,7 @@ from robustq.jobs.submission.calibration import Calibrations
 class SteadyCalibration:
     """A model with these rates, that is yet to be trained."""
 
-    ready_seconds, randomised = 0.0, False
+    ready_seconds, randomised, correct = 0.0, False, None
 
     def __init__(self, rates: Rates, classes: int = 10):
         self.rates = rates

@@ -51,7 +51,9 @@ def test_a_model_is_measured_at_its_jobs_batch(measured: Calibration):
     assert len(measured.images) == len(measured.answers) == 16 and measured.labels is None
     assert measured.rates.forwards > 0 and measured.rates.gradients > 0 and not measured.randomised
     assert measured.seconds(Work(3, 2)) == pytest.approx(1 / measured.rates.forwards + 2 / measured.rates.gradients)
-    assert measured.standing("Linf", 0.1) is None  # of a network that is yet to be trained nothing is known
+    assert (
+        measured.correct is None and measured.standing("Linf", 0.1) is None
+    )  # of a network that is yet to be trained nothing is known
 
 
 @pytest.mark.parametrize("name", [*ATTACKS, *ENSEMBLES])
@@ -97,12 +99,13 @@ def test_of_a_given_network_pgd_says_how_much_stands(monkeypatch: pytest.MonkeyP
     assert found is not None and found.labels is not None
     found.labels = y = found.answers.clone()
     y[:32] = (y[:32] + 1) % 10  # half of it wrong as it is
-    assert found.standing("Linf", 1e-6) == 1.0
+    assert found.correct == 0.5 and found.standing("Linf", 1e-6) == 1.0
     x_adv = ATTACKS["pgd"](
         found.oracle, found.images[32:], y[32:], norm="Linf", eps=0.9, draws=Draws(0, torch.arange(32, 64))
     )
     left = int((found.oracle.logits(x_adv).argmax(1) == y[32:]).sum())
     assert 0 < left < 32 and found.standing("Linf", 0.9) == left / 32
+    found.stands.clear()
     found.labels = (found.answers + 1) % 10
     assert found.standing("Linf", 0.5) is None  # nothing is right that could fall
 

@@ -9,7 +9,9 @@ import torch
 
 from robustlib.inference.replica import Replica
 from robustlib.inference.throughput import Rates, Work, calibrate
+from robustlib.settings import TrainSettings
 from robustq.jobs.submission import dry_run
+from robustq.jobs.submission.expected import run_shares, share_standing
 from tests.helpers.steady_calibration import fix_rates
 
 STUDY = """
@@ -85,3 +87,22 @@ def test_calibration_counts_images():
 
     rates = calibrate(Replica(net, sizes=(8, 16)), torch.rand(5, 1, 2, 2), seconds=0.05, clock=time.process_time)
     assert set(seen) == {16} and rates.forwards > rates.gradients > 0
+
+
+def test_an_image_pays_for_an_attack_where_it_stands_and_little_where_it_falls():
+    assert run_shares(["pgd"], [1.0]) == [1.0]
+    assert run_shares(["pgd"], [0.0]) == [0.25]
+    assert run_shares(["fgsm"], [0.0]) == [1.0]  # its one step is taken whatever comes of it
+    # Four attacks in turn: the first meets all, the others what stands and a tenth of what does not.
+    assert run_shares(["apgd-ce", "apgd-t", "fab-t", "square"], [0.5]) == pytest.approx([0.5 + 0.125, 0.55, 0.55, 0.55])
+    # Two radii, of which all stand at the smaller and none at the larger: one run there, and a quarter of one.
+    assert run_shares(["pgd"], [1.0, 0.0]) == [1.25]
+
+
+def test_a_network_stands_farther_out_the_fewer_pixels_and_the_harder_its_training():
+    pgd = TrainSettings(objective="pgd", attack={"eps": 8 / 255, "norm": "Linf"})
+    pixels = 3 * 32 * 32
+    assert share_standing("Linf", 0.64 / pixels**0.5, pixels, None) == pytest.approx(0.5)
+    assert share_standing("Linf", 10 / 255, pixels, pgd) == pytest.approx(0.5)
+    assert share_standing("L2", 0.4, pixels, pgd) == pytest.approx(0.5)  # it was hardened in another norm
+    assert share_standing("Linf", 8 / 255, pixels, TrainSettings()) < 0.2
