@@ -48,7 +48,7 @@ def reasons(db: Connection, verdicts: Mapping[int, str | None]) -> dict[int, str
     of_parts = checks_of(db, {need for needs in parts.values() for need in needs})
     for id_, needs in parts.items():
         told = [one for need in needs for one in of_parts.get(need, ()) if weighs(one, asked[id_])]
-        found[id_] = [f"its attacks: {reason_of(one)}" for one in told]
+        found[id_] = [reason_of(one) for one in told]
     return {id_: joined([*found[id_], *audits.get(id_, ())]) for id_ in asked}
 
 

@@ -140,6 +140,7 @@ def pivot(groups: Sequence[Row], tell: Callable[[str], None], *, spread: bool = 
         columns.setdefault(tuple(row[name] for name in CELLS), " ".join(str(word) for word in words if word))
     lines: dict[tuple[Any, ...], dict[str, Any]] = {}
     whys: dict[tuple[Any, ...], dict[str, list[str]]] = {}
+    failed_in: dict[tuple[Any, ...], int] = {}
     names = [name + end for name in columns.values() for end in (("", SD) if spread else ("",))]
     for row in groups:
         place = tuple(row[name] for name in LINES)
@@ -147,13 +148,18 @@ def pivot(groups: Sequence[Row], tell: Callable[[str], None], *, spread: bool = 
         line = lines.setdefault(place, head | dict.fromkeys(names))
         column = columns[tuple(row[name] for name in CELLS)]
         line[column] = None if row["verdict"] == FAIL else row["robust_accuracy"]
+        failed_in[place] = failed_in.get(place, 0) + (row["verdict"] == FAIL)
         if spread:
             line[column + SD] = None if row["verdict"] == FAIL else row["robust_accuracy_sd"]
         for reason in (row["why"] or "").split("; ") if row["why"] else ():
             whys.setdefault(place, {}).setdefault(f"{row['verdict']}: {reason}", []).append(column)
     if whys:
         for place, line in lines.items():
-            told = [f"{reason} ({', '.join(where)})" for reason, where in whys.get(place, {}).items()]
+            there = sum(line[column] is not None for column in columns.values()) + failed_in[place]
+            told = [
+                f"{reason} ({'everywhere' if len(where) == there else ', '.join(where)})"
+                for reason, where in whys.get(place, {}).items()
+            ]
             line["why"] = "; ".join(told)
     if failed := sum(row["verdict"] == FAIL for row in groups):
         tell(f"{failed} cells are empty because a check failed there; without --pivot their numbers are shown")

@@ -15,7 +15,7 @@ from robustq.jobs.results.rows import chosen_rows
 from robustq.jobs.statistics.model_pairs import Seen
 from robustq.jobs.statistics.significance import holm, paired
 from robustq.jobs.store import example_outcomes
-from robustq.jobs.store.example_outcomes import examples_of
+from robustq.jobs.store.example_outcomes import examples_of, numbers_of
 from robustq.jobs.store.schema import job, job_dep
 from robustq.jobs.text.numbers import eps_text
 from robustq.jobs.text.tables import Row
@@ -107,11 +107,12 @@ def seen(db: Connection, row: Row, column: str = "adversarial_correct") -> Seen:
     row: its job_id, n and accuracies.  column: adversarial_correct, or clean_correct for the images as they are.
     """
     try:
-        found = outcome(db, row["job_id"])
+        found = numbers_of(db, row["job_id"], ("index", "label", column))
     except SpecError:
         return Seen.counted(row["robust_accuracy" if column == "adversarial_correct" else "clean_accuracy"], row["n"])
-    right = found[column]
-    return Seen(found["index"], found["label"], right.astype(bool) if np.isin(right, (0, 1)).all() else right)
+    order = np.argsort(found["index"], kind="stable")
+    index, label, right = (found[name][order] for name in ("index", "label", column))
+    return Seen(index, label, right.astype(bool) if np.isin(right, (0, 1)).all() else right)
 
 
 def in_common(

@@ -81,6 +81,15 @@ def artifact_of(db: Connection, job_id: int, role: str) -> str | None:
     return db.execute(select(job_artifact.c.sha256).where(chosen)).scalar()
 
 
+def with_artifact(db: Connection, job_ids: Sequence[int], role: str) -> set[int]:
+    """Those of the jobs that left a file behind in this role."""
+    found: set[int] = set()
+    for ids in chunks(job_ids):
+        chosen = job_artifact.c.job_id.in_(ids) & (job_artifact.c.role == role)
+        found |= set(db.execute(select(job_artifact.c.job_id).where(chosen)).scalars())
+    return found
+
+
 def sweep_spec(db: Connection, sweep_id: int) -> dict[str, Any]:
     """The study that a sweep was submitted as."""
     return db.execute(select(sweep.c.spec).where(sweep.c.id == sweep_id)).scalar_one()

@@ -1,5 +1,6 @@
 """Per-example outcomes as Arrow: the blob that travels with a result and the table that is exported."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,23 @@ def decode(data: bytes) -> pa.Table:
         if name not in table.column_names:
             table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), pa.int32()))
     return table
+
+
+def numbers_of(db: Connection, job_id: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Some of the columns of numbers that are never null, of a finished evaluation: the others are not unpacked.
+
+    Raises SpecError where the store lost them.
+    """
+    places = sorted(SCHEMA.get_field_index(name) for name in names)
+    options = pa.ipc.IpcReadOptions(included_fields=places, use_threads=False)
+    data = db.execute(select(example_blob.c.data).where(example_blob.c.job_id == job_id)).scalar()
+    if data is None:
+        raise SpecError(LOST.format(job_id, "missing"))
+    try:
+        table = pa.ipc.open_file(pa.BufferReader(data), options=options).read_all()
+        return {name: table.column(name).to_numpy() for name in names}
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise SpecError(LOST.format(job_id, "damaged")) from error
 
 
 def examples_of(db: Connection, job_id: int) -> Any:

@@ -13,7 +13,7 @@ from robustq.jobs.report.page.image_outcomes import Outcome, outcome_of, query_t
 from robustq.jobs.report.page.thumbnails import Data, Drawn, find_data
 from robustq.jobs.results.compare import seen
 from robustq.jobs.specs import DataRef
-from robustq.jobs.statistics.model_pairs import Seen
+from robustq.jobs.statistics.model_pairs import Seen, Versus, versus
 from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.schema import job, result
 from robustq.jobs.text.tables import Row
@@ -51,6 +51,7 @@ class PageCache:
         self._details: dict[int, Details] = {}
         self._outcomes: dict[tuple[int, int], Outcome] = {}
         self._places: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+        self._versus: dict[tuple[tuple[int, ...], tuple[int, ...], str], Versus] = {}
         self._seen: dict[tuple[int, str], Seen] = {}
         self._query_totals: dict[int, int | None] = {}
         self._query_counts: dict[int, QueryCounts] = {}
@@ -71,13 +72,24 @@ class PageCache:
             self._outcomes[key] = outcome_of(columns, classes)
         return self._outcomes.get(key)
 
+    def versus(self, db: Connection, first: Sequence[Row], second: Sequence[Row], column: str) -> Versus:
+        """Two models compared, each by its evaluations, a seed each; column: see `compare.seen`."""
+        key = (*(tuple(row["job_id"] for row in rows) for rows in (first, second)), column)
+        if key not in self._versus:
+            one, other = ([self.seen(db, row, column) for row in rows] for rows in (first, second))
+            found = versus(one, other)
+            if not all(len(seen.index) for seen in (*one, *other)):
+                return found  # something is lost, and looked for again
+            self._versus[key] = found
+        return self._versus[key]
+
     def seen(self, db: Connection, row: Row, column: str) -> Seen:
         """What an evaluation saw of each image, see `compare.seen`."""
         key = (row["job_id"], column)
         if key not in self._seen:
             found = seen(db, row, column)
             if not len(found.index):
-                return found  # it is lost, and looked for again
+                return found
             places = self._places.setdefault(found.index.tobytes() + found.label.tobytes(), (found.index, found.label))
             self._seen[key] = Seen(*places, found.right)  # most evaluations are of the same images
         return self._seen[key]

@@ -14,7 +14,7 @@ from robustq.jobs.report.page.thumbnails import Data, ImageTriple, draw
 from robustq.jobs.results.aggregate import rows_by
 from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import PageRow
-from robustq.jobs.results.rows import artifact_of
+from robustq.jobs.results.rows import artifact_of, with_artifact
 from robustq.jobs.store.attacked_images import attacked_images
 from robustq.jobs.text.numbers import eps_text
 
@@ -128,19 +128,20 @@ def shown_rows(db: Connection, rows: Sequence[PageRow], data: Data, cache: PageC
     is adversarial, the first of the model's rows of which one is.
     """
     names = attack_names(rows)
+    keeping = with_artifact(db, [row["job_id"] for row in rows], "images")
     attacked = rows_by([row for row in rows if row["eps"] and row["attack"] in names], "model")
     for row in picked_rows(rows, names):
         others = attacked[row["model"],]
         others.sort(
             key=lambda one: (one["norm"] != row["norm"], one["attack"] != row["attack"], one["seed"], one["eps"])
         )
-        yield next((one for one in [row, *others] if shows_adversarial(db, one, data, cache)), row)
+        yield next(
+            (one for one in [row, *others] if one["job_id"] in keeping and shows_adversarial(db, one, data, cache)), row
+        )
 
 
 def shows_adversarial(db: Connection, row: PageRow, data: Data, cache: PageCache) -> bool:
     """Whether one of the pictures that a row keeps, as far as they are shown, was misled by the attack."""
-    if artifact_of(db, row["job_id"], "images") is None:
-        return False
     found = cache.outcome(db, row["job_id"], len(data.names))
     kept = cache.details(db, [row["job_id"]])[row["job_id"]].spec.get("images") or FIRST_IMAGES
     return found is not None and any(before == label != after for label, before, after in found.first[:kept])

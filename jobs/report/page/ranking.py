@@ -8,8 +8,8 @@ from robustlib.settings import CERTIFY
 from robustq.jobs.results.aggregate import mean, rows_by
 from robustq.jobs.results.columns import CheckRow, PageRow
 from robustq.jobs.results.worst_attack import attacked_by_radius, lowest_attacks, worst_case_of
-from robustq.jobs.statistics.model_pairs import ALPHA, Seen, Versus, against_best
-from robustq.jobs.statistics.significance import standard_deviation
+from robustq.jobs.statistics.model_pairs import ALPHA, Versus
+from robustq.jobs.statistics.significance import holm, standard_deviation
 
 # Radii that papers report, the first that a study has: RobustBench's for CIFAR and ImageNet, and 12 in L1.
 CUSTOMARY = {"Linf": (8 / 255, 4 / 255, 0.3), "L2": (0.5, 3.0), "L1": (12.0,)}
@@ -102,16 +102,11 @@ def cause(
 
 @dataclass(frozen=True)
 class Against:
-    """A model compared with the best at its radius.  versus: the best is first.  p_holm: p, corrected for all there.
-
-    clean, clean_p_holm: the same on the images as they are.
-    """
+    """A model compared with the best at its radius.  versus: the best is first.  p_holm: p, corrected for all there."""
 
     other: Standing
     versus: Versus
     p_holm: float
-    clean: Versus
-    clean_p_holm: float
 
     @property
     def apart(self) -> bool:
@@ -136,32 +131,27 @@ class RadiusRanking:
         return [one.other for one in self.against if not one.apart]
 
 
-Look = Callable[[Standing, str], Sequence[Seen]]  # gives what each seed of a standing saw, in a column of outcomes
+ATTACKED, AS_THEY_ARE = "adversarial_correct", "clean_correct"  # which of the images' outcomes are compared
+Compare = Callable[[Standing, Standing, str], Versus]
 
 
-def rank_radii(found: Sequence[Standing], look: Look) -> list[RadiusRanking]:
+def rank_radii(found: Sequence[Standing], compare: Compare) -> list[RadiusRanking]:
     """Every radius with its best, by norm and radius."""
     result = []
     for norm, eps in dict.fromkeys((s.norm, s.eps) for s in found):
         here = [s for s in found if (s.norm, s.eps) == (norm, eps)]
         best = next((s for s in here if s.trusted), None)
-        others = [s for s in here if s.trusted and s is not best]
-        against = beside(best, others, look) if best else []
+        against = beside(best, here, compare, ATTACKED) if best else []
         result.append(RadiusRanking(norm, eps, best, against, [s for s in here if not s.trusted], here))
     return result
 
 
-def beside(best: Standing, others: Sequence[Standing], look: Look) -> list[Against]:
-    """The others compared with the best: of the same images by pairs."""
-    robust, clean = (
-        against_best(look(best, column), [look(other, column) for other in others])
-        for column in ("adversarial_correct", "clean_correct")
-    )
-    return (
-        [Against(*row) for row in zip(others, *zip(*robust, strict=True), *zip(*clean, strict=True), strict=True)]
-        if others
-        else []
-    )
+def beside(best: Standing, here: Sequence[Standing], compare: Compare, column: str) -> list[Against]:
+    """The others that are trusted compared with the best, by an outcome of the images."""
+    others = [s for s in here if s.trusted and s is not best]
+    found = [compare(best, other, column) for other in others]
+    corrected = holm([one.p for one in found])
+    return [Against(*row) for row in zip(others, found, corrected, strict=True)]
 
 
 def headlines(found: Sequence[RadiusRanking]) -> list[RadiusRanking]:

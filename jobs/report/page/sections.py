@@ -36,11 +36,12 @@ from robustq.jobs.report.page.page_model import (
     Verdict,
     WorkDone,
 )
-from robustq.jobs.report.page.ranking import RadiusRanking, headlines, rank_radii, standings
+from robustq.jobs.report.page.ranking import Compare, RadiusRanking, Standing, headlines, rank_radii, standings
 from robustq.jobs.report.page.sweep_data import Sweep
 from robustq.jobs.report.page.thumbnails import Data
 from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import PageRow
+from robustq.jobs.statistics.model_pairs import Versus
 from robustq.jobs.study.yaml_with_lines import write_yaml
 from robustq.jobs.text.durations import duration
 from robustq.jobs.text.told_specs import as_told
@@ -55,7 +56,11 @@ def make_page(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> Page
     root: the store's artifacts.  cache: what was read of outcomes and pictures before, filled by this call.
     """
     found = standings(sweep.rows, sweep.checks)
-    everywhere = rank_radii(found, lambda s, column: [cache.seen(db, row, column) for row in s.rows])
+
+    def compare(first: Standing, second: Standing, column: str) -> Versus:
+        return cache.versus(db, first.rows, second.rows, column)
+
+    everywhere = rank_radii(found, compare)
     headline = headlines(everywhere)
     data = cache.data(sweep.data)
     order = charts.model_order(found, headline, sweep.rows)
@@ -65,7 +70,7 @@ def make_page(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> Page
         sweep=sweep,
         about=about(sweep),
         progress=work_done(sweep),
-        verdict=verdict(sweep, everywhere, headline),
+        verdict=verdict(sweep, everywhere, headline, compare),
         leaderboard=result_tables.leaderboard(found, headline) if found else None,
         curves=[
             *line_charts.radius_charts(sweep.rows, found, order),
@@ -101,10 +106,12 @@ def make_page(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> Page
     )
 
 
-def verdict(sweep: Sweep, everywhere: Sequence[RadiusRanking], headline: Sequence[RadiusRanking]) -> Verdict:
+def verdict(
+    sweep: Sweep, everywhere: Sequence[RadiusRanking], headline: Sequence[RadiusRanking], compare: Compare
+) -> Verdict:
     return Verdict(
         answers=[
-            RadiusAnswer(sentences.best_sentence(p), sentences.apart_sentence(p), sentences.price_sentence(p))
+            RadiusAnswer(sentences.best_sentence(p), sentences.apart_sentence(p), sentences.price_sentence(p, compare))
             for p in headline
         ],
         distrusted=[Distrusted(*words) for words in sentences.distrusted(everywhere)],

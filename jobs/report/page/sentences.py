@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from robustlib.number_text import percents
 from robustlib.settings import CERTIFY
 from robustq.jobs.report.page.plotly import span
-from robustq.jobs.report.page.ranking import Against, RadiusRanking, Standing
+from robustq.jobs.report.page.ranking import AS_THEY_ARE, Against, Compare, RadiusRanking, Standing, beside
 from robustq.jobs.report.page.sweep_data import Sweep
 from robustq.jobs.results.attack_labels import WORST_CASE
-from robustq.jobs.statistics.model_pairs import ALPHA
 from robustq.jobs.text.numbers import eps_text
 
 MOST_NAMES = 6  # that a sentence holds
@@ -67,20 +66,21 @@ def p_text(p: float) -> str:
     return "below 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
-def price_sentence(place: RadiusRanking) -> str:
+def price_sentence(place: RadiusRanking, compare: Compare) -> str:
     """What the best model gives up on clean images, against the best one there."""
     best = place.best
     if best is None or best.accuracy == 0:
         return ""
-    cleaner = max(place.against, key=lambda one: one.other.clean, default=None)
+    against = beside(best, place.all, compare, AS_THEY_ARE)
+    cleaner = max(against, key=lambda one: one.other.clean, default=None)
     own = f"On clean images it has {100 * best.clean:.1f} %"
     if cleaner is None:
         return f"{own}."
     if cleaner.other.clean <= best.clean:
         return f"{own}, and none of the others has more."
     mine, others = percents((best.clean, cleaner.other.clean))
-    apart = "told apart" if cleaner.clean_p_holm < ALPHA else "not told apart from it"
-    why = f"{apart}: p = {p_text(cleaner.clean_p_holm)}, {cleaner.clean.test}"
+    apart = "told apart" if cleaner.apart else "not told apart from it"
+    why = f"{apart}: p = {p_text(cleaner.p_holm)}, {cleaner.versus.test}"
     return f"On clean images it has {mine} %, where {cleaner.other.model} has {others} % ({why})."
 
 

@@ -157,7 +157,7 @@ def test_every_format_says_why_and_each_reason_once(reasons: Store):
         ("net", "pgd", 1): ZERO,
         ("net", "fgsm", 0): WARNED,
         ("net", "cw", 0): None,
-        ("net", "worst-case", 0): f"its attacks: {ZERO}",
+        ("net", "worst-case", 0): ZERO,
         ("net", "worst-case", 1): ZERO,  # of one attack
         ("other", "pgd", 0): "the audit of job 7 left 2.5 %, cause masked-gradients",
         ("other", "worst-case", 0): "the audit of job 7 left 2.5 %, cause masked-gradients",
@@ -172,10 +172,12 @@ def test_every_format_says_why_and_each_reason_once(reasons: Store):
         assert plain.count(ZERO) == 1 and plain.count("[3] zero-gradient 0.02 > 0.01") == 1
         assert plain.count("[1]") == 3 and plain.count("[2, 3]") == 1  # two rows and the note; one row
     groups = {row["attack"]: row["why"] for row in rows(reasons, "--over-seeds", "--model", "net", "--seed", "0")}
-    assert groups == {"pgd": ZERO, "fgsm": WARNED, "cw": None, "worst-case": f"its attacks: {ZERO}"}
+    assert groups == {"pgd": ZERO, "fgsm": WARNED, "cw": None, "worst-case": ZERO}
     pivot = printed(reasons, "--pivot", "--model", "net", "--attack", "pgd")
+    assert pivot.splitlines()[-1] == f"[1] fail: {ZERO} (everywhere)"
+    pivot = printed(reasons, "--pivot", "--model", "net", "--attack", "pgd", "--attack", "cw")
     assert pivot.splitlines()[-1] == f"[1] fail: {ZERO} (pgd Linf 8/255)"
-    assert printed(reasons, "--summary").count(f"its attacks: {ZERO}") == 1
+    assert printed(reasons, "--summary").count(ZERO) == 1
     (compared,) = rows(reasons, "--compare", "1", "3")
     assert (compared["first_why"], compared["second_why"]) == (ZERO, WARNED)
 
@@ -249,6 +251,9 @@ def test_the_worst_case_is_a_row_also_of_a_single_attack(made_up: Store, tmp_pat
     assert lines["net"]["worst-case Linf 0.1"] == 0.75 and lines["net"]["worst-case Linf 0.2"] == 0.5
     assert lines["other"]["worst-case Linf 0.1"] == pytest.approx(10.5 / 40)
     assert lines["late"]["worst-case Linf 0.1"] is None
+    assert list(lines["net"]) == [
+        "model", "pgd Linf 0.1", "square Linf 0.2", "worst-case Linf 0.1", "worst-case Linf 0.2",
+    ]  # fmt: skip
     (group,) = rows(made_up, *asked, "--model", "other", "--over-seeds")
     assert (group["attack"], group["seeds"]) == ("worst-case", 2)
     assert len(rows(made_up, "--attack", "pgd")) == 4  # where nobody asks, and none stands beside it, there is none
