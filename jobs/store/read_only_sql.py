@@ -78,6 +78,8 @@ def ask(url: str, statement: str, *, limit: int = 10_000, seconds: float = 10.0)
 
 def ask_server(url: str, store: Store, statement: str, limit: int, seconds: float) -> Answer:
     """The same of PostgreSQL."""
+    import psycopg
+
     end = time.monotonic() + seconds
     try:
         with store.engine.connect() as db:
@@ -88,9 +90,7 @@ def ask_server(url: str, store: Store, statement: str, limit: int, seconds: floa
             return fetch(ServerRows(db, cursor, end), limit)
     except DBAPIError as error:  # of the connection itself
         raise explain_server(url, statement, error.orig or error, seconds) from error
-    except Exception as error:
-        if sqlstate(error) is None and not isinstance(error, MemoryError):
-            raise
+    except (psycopg.Error, MemoryError, ValueError) as error:  # the last of letters that no server takes
         raise explain_server(url, statement, error, seconds) from error
     finally:
         store.engine.dispose()
@@ -142,6 +142,8 @@ def explain_server(url: str, statement: str, error: BaseException, seconds: floa
         return SpecError(too_long(seconds))
     if isinstance(error, MemoryError):
         return SpecError(TOO_LARGE)
+    if isinstance(error, ValueError):
+        return SpecError(f"the statement is wrong: {text}")
     if code is None or not code.startswith(WRONG):
         return in_words(address(url), text) or StoreError(f"store {address(url)}: {text}")
     return SpecError(f"the statement is wrong: {text}{names_there(url, text)}")

@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from robustlib.models.black_box import endpoint
-from robustlib.models.http_request import manager
+from robustlib.models.http_connections import manager
 from tests.helpers.model_server import Server, answering, serving
 
 X = torch.rand(9, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -284,7 +284,7 @@ def test_a_process_that_was_forked_has_connections_of_its_own(monkeypatch: pytes
         server.reply = ONES
         model = endpoint(server.url)
         model(X)
-        monkeypatch.setattr("robustlib.models.http_request.os.getpid", lambda: -1)
+        monkeypatch.setattr("robustlib.models.http_connections.os.getpid", lambda: -1)
         model(X)
         assert server.connections == 2
 
