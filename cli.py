@@ -66,8 +66,22 @@ def normalize_options(command: Any) -> Any:
     return command
 
 
+on_end_option = click.option(
+    "--on-end", metavar="CMD", help="Run this when the sweep ends or fails; ROBUSTQ_STATUS and others tell it how."
+)
+
+
+def cite(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from robustq.jobs.text.citation import citation
+
+        say(citation())
+        ctx.exit()
+
+
 @click.group(cls=Commands)
 @click.version_option(VERSION)
+@click.option("--cite", is_flag=True, is_eager=True, expose_value=False, callback=cite, help="Say how to cite robustq.")
 @click.option(
     "--store",
     envvar="ROBUSTQ_STORE",
@@ -101,6 +115,7 @@ def main(ctx: click.Context, store: str) -> None:
 @address_option
 @insecure_option
 @cpus_option
+@on_end_option
 @json_option
 @click.pass_context
 def run(
@@ -112,6 +127,7 @@ def run(
     as_json: bool,
     address: str | None,
     insecure: bool,
+    on_end: str | None,
     **changes: Any,
 ) -> None:
     """Submit a study, run it here or on a cluster and print its results. What is done already is not done again.
@@ -128,22 +144,27 @@ def run(
     if dry_run:
         from robustq.jobs.submission.dry_run import dry_run as costs
 
-        refuse_typed(ctx, "with --dry-run, which runs nothing", "priority", "cpus_per_job", "address", "insecure")
+        typed = ("priority", "cpus_per_job", "address", "insecure", "on_end")
+        refuse_typed(ctx, "with --dry-run, which runs nothing", *typed)
 
         say(costs(ctx.obj, study, changes, as_json=as_json))
         return
     store, submitted = study_sources.submit_file(ctx.obj, study, changes, priority)
     say(submitted.line, err=True)
     where = {"cpus_per_job": cpus_per_job, "address": address, "insecure": insecure}
-    finish(store, submitted.sweep_id, as_json, summary=True, **where)
+    finish(store, submitted.sweep_id, as_json, summary=True, on_end=on_end, **where)
 
 
-def finish(store: Any, sweep_id: int, as_json: bool, summary: bool = False, **where: Any) -> None:
+def finish(
+    store: Any, sweep_id: int, as_json: bool, summary: bool = False, on_end: str | None = None, **where: Any
+) -> None:
     """Drive a sweep to its end and print what came of it."""
     from robustq.cluster.driver.drive import drive_and_watch
     from robustq.jobs.commands import queue_actions, results_text
+    from robustq.jobs.queue.end_hook import told_at_the_end
 
-    drive_and_watch(store, sweep_id, **where)
+    with told_at_the_end(on_end, store, sweep_id, partial(say, err=True)):
+        drive_and_watch(store, sweep_id, **where)
     say(results_text.results_text(store, sweep_id, as_json=as_json, summary=summary))
     queue_actions.raise_failures(store, sweep_id)
 
@@ -205,8 +226,9 @@ def submit(
 @cpus_option
 @address_option
 @insecure_option
+@on_end_option
 @click.pass_context
-def drive(ctx: click.Context, sweep: str | None, **where: Any) -> None:
+def drive(ctx: click.Context, sweep: str | None, on_end: str | None, **where: Any) -> None:
     """Run the queue until it is empty, on this machine or on a Ray cluster.
 
     \b
@@ -215,12 +237,15 @@ def drive(ctx: click.Context, sweep: str | None, **where: Any) -> None:
     """
     from robustq.cluster.driver.drive import drive_and_watch
     from robustq.jobs.commands import queue_actions
+    from robustq.jobs.queue.end_hook import told_at_the_end
 
     if where["address"] is None:
         refuse_typed(ctx, "without --address", "insecure")
     store = open_store(ctx, write=True)
     sweep_id = queue_actions.sweep_id(store, sweep)
-    say(queue_actions.counts_text(drive_and_watch(store, sweep_id, **where)))
+    with told_at_the_end(on_end, store, sweep_id, partial(say, err=True)):
+        found = drive_and_watch(store, sweep_id, **where)
+    say(queue_actions.counts_text(found))
     queue_actions.raise_failures(store, sweep_id)
 
 

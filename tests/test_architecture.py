@@ -23,7 +23,7 @@ cluster.worker_ends
 cluster.bad_gpus
 cluster.messages cluster.process_identity cluster.ray_failures cluster.slots
 jobs.commands
-jobs.report jobs.verification
+jobs.report jobs.trackers jobs.verification
 jobs.results jobs.submission
 jobs.queue jobs.running
 jobs.store jobs.study
