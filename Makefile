@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test quick quick-tests lint wheel setup clean
+.PHONY: demo test quick quick-tests oldest lint wheel setup clean
 
 .venv/.run: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "robustq needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .venv/.dev: .venv/.run
 	$(PIP) 'pip>=25.1'  # older Pythons bring one that knows no --group
-	$(PIP) -e '.[postgres,cluster,corruptions,deploy]' --group dev --group peers
+	$(PIP) -e '.[postgres,cluster,corruptions,deploy,mlflow,tensorboard,wandb]' --group dev --group peers
 	$(PIP) --no-deps torchattacks==3.5.1 adv-lib==0.2.8
 	mkdir -p .venv/names && ln -sfn ../.. .venv/names/robustq  # pyright knows no editable installs but by paths
 	touch $@
@@ -46,6 +46,19 @@ quick: setup
 
 quick-tests: setup
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadscope -m "$(QUICK)"
+
+# The same with the lowest versions that pyproject.toml allows, in an environment of its own. Their own warnings of what
+# will change are no errors of ours.
+OLDEST := build/oldest
+oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --all-extras --python $(OLDEST)/bin/python \
+		--output-file $(OLDEST)/lowest.txt pyproject.toml
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python -r $(OLDEST)/lowest.txt --group dev
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps -e .
+	$(OLDEST)/bin/python -m pytest -q -n auto --maxprocesses 8 --dist loadscope \
+		-W ignore::DeprecationWarning -W ignore::FutureWarning -m "$(QUICK)"
 
 test: lint
 	$(BIN)/python -m pytest -q

@@ -72,8 +72,22 @@ device_option = click.option(
 )
 
 
+on_end_option = click.option(
+    "--on-end", metavar="CMD", help="Run this when the sweep ends or fails; ROBUSTQ_STATUS and others tell it how."
+)
+
+
+def cite(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from robustq.jobs.text.citation import citation
+
+        say(citation())
+        ctx.exit()
+
+
 @click.group(cls=Commands)
 @click.version_option(VERSION)
+@click.option("--cite", is_flag=True, is_eager=True, expose_value=False, callback=cite, help="Say how to cite robustq.")
 @click.option(
     "--store",
     envvar="ROBUSTQ_STORE",
@@ -121,6 +135,7 @@ def is_gone(pid: int, process: str | None) -> bool:
 @insecure_option
 @device_option
 @cpus_option
+@on_end_option
 @json_option
 @click.pass_context
 def run(
@@ -134,6 +149,7 @@ def run(
     address: str | None,
     insecure: bool,
     device: str | None,
+    on_end: str | None,
     **changes: Any,
 ) -> None:
     """Submit a study, run it here or on a cluster and print its results. What is done already is not done again.
@@ -154,7 +170,8 @@ def run(
     if dry_run:
         from robustq.jobs.submission.dry_run import dry_run as costs
 
-        refuse_typed(ctx, "with --dry-run, which runs nothing", "priority", "cpus_per_job", "address", "insecure")
+        typed = ("priority", "cpus_per_job", "address", "insecure", "on_end")
+        refuse_typed(ctx, "with --dry-run, which runs nothing", *typed)
 
         say(costs(ctx.obj, study, changes, as_json=as_json, find_slots=slots_here, budget=make_budget(budget)))
         return
@@ -162,7 +179,7 @@ def run(
     store, submitted = study_sources.submit_file(ctx.obj, study, changes, priority, within)
     note(submitted.line)
     where = {"cpus_per_job": cpus_per_job, "address": address, "insecure": insecure}
-    finish(store, submitted.sweep_id, as_json, summary=True, **where)
+    finish(store, submitted.sweep_id, as_json, summary=True, on_end=on_end, **where)
 
 
 def slots_here(jobs: int, gpus: int, cpus_per_job: int | None = None, *, on_cluster: bool = False) -> Any:
@@ -198,12 +215,16 @@ def choose_device(ctx: click.Context, device: str | None, address: str | None = 
         use_device(device)
 
 
-def finish(store: Any, sweep_id: int, as_json: bool, summary: bool = False, **where: Any) -> None:
+def finish(
+    store: Any, sweep_id: int, as_json: bool, summary: bool = False, on_end: str | None = None, **where: Any
+) -> None:
     """Drive a sweep to its end and print what came of it."""
     from robustq.cluster.driver.drive import drive_and_watch
     from robustq.jobs.commands import queue_actions, results_text
+    from robustq.jobs.queue.end_hook import told_at_the_end
 
-    drive_and_watch(store, sweep_id, as_json=as_json, **where)
+    with told_at_the_end(on_end, store, sweep_id, note):
+        drive_and_watch(store, sweep_id, as_json=as_json, **where)
     say(results_text.results_text(store, sweep_id, as_json=as_json, summary=summary))
     if summary and not as_json and (closing := results_text.closing_lines(store, sweep_id)):
         say(f"\n{closing}")
@@ -276,9 +297,12 @@ def submit(
 @address_option
 @insecure_option
 @device_option
+@on_end_option
 @json_option
 @click.pass_context
-def drive(ctx: click.Context, sweep: str | None, device: str | None, as_json: bool, **where: Any) -> None:
+def drive(
+    ctx: click.Context, sweep: str | None, device: str | None, on_end: str | None, as_json: bool, **where: Any
+) -> None:
     """Run the queue until it is empty, on this machine or on a Ray cluster.
 
     \b
@@ -287,11 +311,13 @@ def drive(ctx: click.Context, sweep: str | None, device: str | None, as_json: bo
     """
     from robustq.cluster.driver.drive import drive_and_watch
     from robustq.jobs.commands import queue_actions
+    from robustq.jobs.queue.end_hook import told_at_the_end
 
     choose_device(ctx, device, where["address"])
     store = open_store(ctx, write=True)
     sweep_id = queue_actions.sweep_id(store, sweep)
-    found = drive_and_watch(store, sweep_id, as_json=as_json, **where)
+    with told_at_the_end(on_end, store, sweep_id, note):
+        found = drive_and_watch(store, sweep_id, as_json=as_json, **where)
     emit(found, queue_actions.counts_text(found), as_json)
     queue_actions.raise_failures(store, sweep_id)
 

@@ -55,7 +55,11 @@ def torch_pair() -> str:
 
 def try_gpus() -> str:
     """As a run tries them, before its first job."""
+    import torch
+
     ids = gpu_ids()
+    if not ids and torch.version.hip is not None:
+        raise RuntimeError(f"torch is built for ROCm {torch.version.hip}, whose GPUs are not used: jobs run on CPUs")
     reasons = gpu_probe.trial(tuple(ids))
     if all(reasons) and ids:
         why = "; ".join(dict.fromkeys(reasons))

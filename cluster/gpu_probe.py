@@ -15,6 +15,8 @@ CODE = """
 import sys
 import torch
 try:
+    if torch.version.hip is not None:
+        raise RuntimeError(f"torch is built for ROCm {torch.version.hip}, on which no number was ever checked")
     n = torch.cuda.device_count()
     for i in range(n):
         x = torch.ones(16, 16, device=f"cuda:{i}")

@@ -12,7 +12,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("cluster", "jobs", "robustlib")
-SOURCES = ("__init__.py", "__main__.py", "cli.py", "py.typed", "pyproject.toml", "README.md", "LICENSE", *FOLDERS)
+SOURCES = (
+    "__init__.py",
+    "__main__.py",
+    "cli.py",
+    "py.typed",
+    "CITATION.cff",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    *FOLDERS,
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +53,7 @@ def test_every_folder_is_a_package_of_the_wheel():
 def test_the_wheel_holds_our_two_packages_and_nothing_else(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         files = {name for name in archive.namelist() if ".dist-info/" not in name}
-    wanted = {f"robustq/{name}" for name in ("__init__.py", "__main__.py", "cli.py", "py.typed")}
+    wanted = {f"robustq/{name}" for name in ("__init__.py", "__main__.py", "cli.py", "py.typed", "CITATION.cff")}
     for top in FOLDERS:
         for path in (ROOT / top).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
@@ -59,7 +69,7 @@ def test_extras_are_for_users(wheel: Path):
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         lines = archive.read(name).decode().splitlines()
     extras = {line.removeprefix("Provides-Extra: ") for line in lines if line.startswith("Provides-Extra: ")}
-    assert extras == {"postgres", "cluster", "corruptions", "deploy"}
+    assert extras == {"postgres", "cluster", "corruptions", "deploy", "mlflow", "tensorboard", "wandb"}
 
 
 def test_the_wheel_works_beside_a_stranger_of_the_same_names(wheel: Path, tmp_path: Path):

@@ -2,6 +2,7 @@
 #SBATCH --job-name=robustq
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
+#SBATCH --exclusive
 #SBATCH --gpus-per-task=8
 #SBATCH --cpus-per-task=64
 #SBATCH --time=12:00:00
@@ -10,7 +11,7 @@
 # A Ray cluster of the nodes of this allocation, with a driver on the first. Usage: sbatch slurm.sh study.yaml
 #
 # The store must lie on a disk of the first node or on a PostgreSQL server (ROBUSTQ_STORE), artifacts where all nodes see
-# them. Set both for your site.
+# them. Set both for your site. The nodes must be this job's own: at its end `ray stop` ends every Ray of yours on them.
 set -euo pipefail
 
 export ROBUSTQ_STORE=${ROBUSTQ_STORE:?a PostgreSQL URL, such as postgresql+psycopg://me@server/robustq}

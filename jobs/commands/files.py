@@ -11,11 +11,17 @@ from robustq.jobs.commands.shell import completion
 from robustq.jobs.errors import SpecError
 from robustq.jobs.text.notes import note
 from robustq.jobs.text.output_paths import Output
-from robustq.jobs.text.safe_text import put, say
+from robustq.jobs.text.safe_text import address, put, say
 
 
 @click.command()
-@click.argument("path", type=Output(folder=None, replaced=True))
+@click.argument("path")
+@click.option(
+    "--to",
+    "tracker",
+    type=click.Choice(["mlflow", "tensorboard", "wandb"]),
+    help="A tracker: PATH is then its tracking URI, its folder, or its project.",
+)
 @filter_options
 @click.option("--per-example", is_flag=True, help="One row an example instead of one a result.")
 @click.option(
@@ -27,17 +33,46 @@ from robustq.jobs.text.safe_text import put, say
 @spreadsheet_option
 @click.pass_context
 def export(
-    ctx: click.Context, path: Path, filters: Any, per_example: bool, partition: str | None, spreadsheet: bool
+    ctx: click.Context,
+    path: str,
+    tracker: str | None,
+    filters: Any,
+    per_example: bool,
+    partition: str | None,
+    spreadsheet: bool,
 ) -> None:
     """Write the results to PATH: .arrow (IPC), .parquet or .csv, or a folder of Parquet files by columns, hive style.
 
-    docs/schema.md describes the columns.
+    docs/schema.md describes the columns. With --to they go to a tracker, a run for each model and seed: a run that is
+    there already is not written twice.
 
     \b
     robustq export results.arrow
     robustq export --per-example --model 'b-*' --attack pgd images.parquet
     robustq export --per-example --partition model,attack outcomes
+    robustq export --to mlflow http://HOST:5000 --sweep mine
+    robustq export --to tensorboard runs
+    robustq export --to wandb ENTITY/PROJECT
     """
+    if tracker is not None:
+        from robustq.jobs.trackers.export import export_runs
+
+        refuse_typed(ctx, "with --to", "per_example", "partition", "spreadsheet")
+        if tracker == "tensorboard":
+            Output(folder=True).convert(path, None, ctx)
+        with open_store(ctx).begin() as db:
+            written = export_runs(db, tracker, path, filters, partial(say, err=True))
+        say(f"{written} runs in {address(path)}", err=True)
+        return
+    write_file(
+        ctx, Output(folder=None, replaced=True).convert(path, None, ctx), filters, per_example, partition, spreadsheet
+    )
+
+
+def write_file(
+    ctx: click.Context, path: Path, filters: Any, per_example: bool, partition: str | None, spreadsheet: bool
+) -> None:
+    """The results in a file, or a folder of some."""
     from robustq.jobs.results import export
 
     if path.suffix != ".csv" or per_example or partition:

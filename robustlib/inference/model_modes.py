@@ -203,8 +203,25 @@ def in_a_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def check_device(device: torch.device) -> None:
+    """Raises ValueError for a device that numbers were never checked on: what runs there may be wrong unseen."""
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"expected the device cpu or cuda, got {device}: no number was ever checked on {device.type.upper()}; "
+            "move the model to the CPU"
+        )
+    if device.type == "cuda" and torch.version.hip is not None:
+        raise ValueError(
+            f"this PyTorch is built for ROCm {torch.version.hip}, on which no number was ever checked: "
+            "expected a build for CUDA, or the device cpu"
+        )
+
+
 def moved(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model on the device. Raises ValueError where its `to()` fails, unless it lies there already."""
+    """The model on the device. Raises ValueError for one that is not known, and where the model's `to()` fails, unless
+    it lies there already.
+    """
+    check_device(device)
     try:
         found = model.to(device)
     except Exception as error:

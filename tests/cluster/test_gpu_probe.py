@@ -96,6 +96,16 @@ def test_a_probe_that_never_ends_is_an_answer(gpus: list[int], monkeypatch):
     assert trial(("0",)) == ("a product of two matrices took them more than 180 seconds",)
 
 
+def test_a_torch_for_rocm_uses_no_gpu(gpus: list[int], monkeypatch):
+    import torch
+
+    gpus[0] = 0
+    assert doctor.try_gpus() == "none"
+    monkeypatch.setattr(torch.version, "hip", "6.2")
+    with pytest.raises(RuntimeError, match=r"torch is built for ROCm 6\.2, whose GPUs are not used: jobs run on CPUs"):
+        doctor.try_gpus()
+
+
 def test_without_a_gpu_nothing_is_tried(gpus: list[int], monkeypatch):
     gpus[0] = 0
     monkeypatch.setattr(this_machine.gpu_probe, "reason_against", lambda gpus: pytest.fail("tried"))

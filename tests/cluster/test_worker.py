@@ -17,6 +17,7 @@ from robustq.jobs.queue.transitions import Claimed
 from robustq.jobs.store import artifacts, example_outcomes
 from robustq.jobs.study.study import Origin, Study
 from robustq.jobs.submission.expand_study import expand, resolve
+from tests.helpers.torch_errors import AcceleratorError
 
 
 def frames_of(jobs: list[Claimed], settings: WorkerSettings) -> list[Any]:
@@ -123,7 +124,7 @@ def test_a_full_disk_is_told_apart(plan, settings, monkeypatch):
     ("error", "ran_out"),
     [
         (torch.OutOfMemoryError("CUDA out of memory"), True),
-        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (AcceleratorError("CUDA error: out of memory"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
         (MemoryError(), True),

@@ -5,8 +5,10 @@ import tomllib
 from pathlib import Path
 
 import yaml
+from click.testing import CliRunner
 
 from robustlib import VERSION
+from robustq.cli import main
 
 ROOT = Path(__file__).parents[2]
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
@@ -34,3 +36,12 @@ def test_all_three_name_the_same_authors():
     assert [author["name"] for author in CITATION["authors"]] == names
     assert all(name in (ROOT / "LICENSE").read_text() for name in names)
     assert CITATION["keywords"] == PROJECT["keywords"]
+
+
+def test_the_command_says_it():
+    done = CliRunner().invoke(main, ["--cite"])
+    assert done.exit_code == 0 and done.stdout.startswith(CITATION["message"])
+    entry = done.stdout.partition("@software{robustq,\n")[2]
+    fields = dict(re.findall(r"(?m)^  (\w+) *= \{(.*)\},$", entry))
+    assert fields["version"] == VERSION and fields["author"] == "{The robustq authors}"
+    assert fields["year"] == str(CITATION["date-released"])[:4] and fields["title"].startswith("{robustq}: ")

@@ -1,14 +1,18 @@
 """What the documentation tells people to type exists, and its configurations are well formed."""
 
+import json
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from robustq.cli import main
+from tests.test_wheel import SOURCES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
@@ -47,6 +51,20 @@ def anchors(page: Path) -> set[str]:
 
 def test_the_slurm_script_is_a_script():
     subprocess.run(["bash", "-n", str(ROOT / "docs" / "clusters" / "slurm.sh")], check=True)
+
+
+def test_the_container_copies_what_the_wheel_is_made_of():
+    lines = (ROOT / "docs" / "clusters" / "Containerfile").read_text().replace("\\\n", " ").splitlines()
+    steps = [line.split(None, 1) for line in lines if line and not line.startswith("#")]
+    assert [name for name, _ in steps if name not in ("COPY", "ARG")] == ["FROM", "RUN", "WORKDIR", "ENTRYPOINT", "CMD"]
+    copied = [name for step, rest in steps if step == "COPY" for name in rest.split()[:-1]]
+    assert all((ROOT / name).exists() for name in copied)
+    assert set(copied) == set(SOURCES)  # of which test_wheel.py builds a wheel that works
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (extras,) = re.findall(r"/tmp/robustq\[(.*)\]", dict(steps)["RUN"])
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    assert json.loads(dict(steps)["ENTRYPOINT"]) == list(project["scripts"])
+    assert CliRunner().invoke(main, json.loads(dict(steps)["CMD"])).exit_code == 0
 
 
 def test_the_kubernetes_cluster_has_its_token_everywhere():

@@ -195,6 +195,10 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_others_among_rgb_become_what_torchvision_makes_of_them(name: str, tmp_path: Path):
     data, rgb = OTHERS[name](), encoded(noise(7, 5))
+    try:
+        Image.open(io.BytesIO(data)).load()
+    except OSError:
+        pytest.skip("a Pillow that cannot read what it has written itself: before 13, TIFF in YCbCr")
     x, notes = read(rgb, data, data)
     assert np.array_equal(x, [torchvisions(some, tmp_path) for some in (rgb, data, data)])
     clipped = ", values above 255 clipped" if "bit grey" in name or "float" in name else ""

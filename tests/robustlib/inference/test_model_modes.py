@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from robustlib.evaluation.evaluation import evaluate
 from robustlib.inference import model_modes
 from robustlib.inference.model_modes import as_images, autocast, evaluating, is_strict, layout, strict_float32
 
@@ -102,3 +103,22 @@ def test_as_images_refuses_what_lies_outside(value: float):
 def test_autocast_on_the_cpu(precision: str, expected: torch.dtype):
     with autocast(CPU, precision):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu:0", "meta"])
+def test_a_device_that_nothing_was_checked_on_is_refused(device):
+    """Before anything is moved there: this PyTorch may not even have it."""
+    told = f"expected the device cpu or cuda, got {device}: no number was ever checked on"
+    with pytest.raises(ValueError, match=told):
+        evaluate(nn.Flatten(), torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.long), ["clean"], device=device)
+    with pytest.raises(ValueError, match=told):
+        model_modes.moved(nn.Linear(1, 1), torch.device(device))
+
+
+def test_so_is_a_build_for_rocm(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "6.2")
+    with pytest.raises(
+        ValueError, match=r"built for ROCm 6\.2, on which no number was ever checked: expected a build for CUDA"
+    ):
+        model_modes.check_device(torch.device("cuda"))
+    model_modes.check_device(CPU)  # where it runs as any other

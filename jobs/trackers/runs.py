@@ -1,0 +1,115 @@
+"""Results as trackers have them: a run for each model and seed, with settings, numbers, and its training's history."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from robustq.jobs.errors import SpecError
+from robustq.jobs.results.columns import ResultRow
+from robustq.jobs.results.filters import Filters
+from robustq.jobs.results.rows import chosen_rows
+from robustq.jobs.store.bulk_insert import chunks
+from robustq.jobs.store.schema import job, job_dep, result
+from robustq.jobs.text.canonical_json import canonical
+from robustq.jobs.text.grid_names import grid_settings
+from robustq.jobs.text.numbers import eps_text
+
+HISTORY = ("loss", "clean_accuracy", "attacked_accuracy")
+NUMBERS = ("robust_accuracy", "robust_accuracy_low", "robust_accuracy_high", "distance_median")
+
+
+@dataclass
+class Run:
+    """One model with one seed in one sweep. settings: what was chosen.  metrics: fractions, by a name that says under
+    what.  history: by name a value an epoch, from 1 on.  tags: what the numbers were made with.  at: when the last of
+    them was recorded, seconds since 1970.
+    """
+
+    sweep: str
+    model: str
+    seed: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    history: dict[str, list[float]] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
+    at: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}, seed {self.seed}"
+
+    @property
+    def id(self) -> str:
+        """A hash of what is in it: the same results are the same run, however often they are exported."""
+        content = [self.sweep, self.model, self.seed, sorted(self.keys)]
+        return hashlib.sha256(canonical(content).encode()).hexdigest()[:32]
+
+
+def runs_of(db: Connection, filters: Filters) -> list[Run]:
+    """The runs of the results that the filters leave. Raises SpecError where there is none."""
+    found: dict[tuple[str, str, int], Run] = {}
+    first: dict[tuple[str, str, int], int] = {}
+    for row in chosen_rows(db, filters):
+        place = (row["sweep"], row["model"], row["seed"])
+        first.setdefault(place, row["job_id"])
+        add(found.setdefault(place, Run(*place)), row)
+    if not found:
+        raise SpecError("there is no result that the options leave: nothing was exported")
+    trained = trainings(db, list(first.values()))
+    for place, run in found.items():
+        if (training := trained.get(first[place])) is not None:
+            add_training(run, *training)
+    return list(found.values())
+
+
+def add(run: Run, row: ResultRow) -> None:
+    """A result's numbers, under names such as robust_accuracy/pgd/Linf/8_255."""
+    base, grid = grid_settings(row["model"])
+    named = {name: row[name] for name in ("dataset", "arch", "defence", "seed", "n")} | {"model": base} | grid
+    run.settings |= {name: value for name, value in named.items() if value is not None}
+    radius = () if row["eps"] is None else (eps_text(row["eps"]),)
+    place = "/".join(plain(str(part)) for part in (row["attack"], row["norm"], *radius) if part is not None)
+    while f"robust_accuracy/{place}" in run.metrics:  # the same attack with other settings
+        place += "+"
+    run.metrics |= {f"{name}/{place}": row[name] for name in NUMBERS if row[name] is not None}  # pyright: ignore
+    run.metrics["clean_accuracy"] = row["clean_accuracy"]
+    run.tags |= {"device": row["device"], **{f"versions.{name}": str(value) for name, value in row["versions"].items()}}
+    run.tags |= {f"recipe/{place}": row["recipe"] or "", f"verdict/{place}": row["verdict"] or ""}
+    run.keys.append(row["key"])
+    run.at = max(run.at, row["recorded_at"])
+
+
+def plain(text: str) -> str:
+    """Text that all trackers take as a part of a name."""
+    return "".join(c if c.isalnum() or c in "_-. " else "_" for c in text)
+
+
+def trainings(db: Connection, jobs: list[int]) -> dict[int, tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Spec and what else was recorded of the training that each of these jobs rests on."""
+    part = job.alias("part")
+    of_part = job_dep.alias("of_part")
+    found: dict[int, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
+    direct = select(job_dep.c.job_id, job.c.spec, result.c.extra).join(job, job.c.id == job_dep.c.needs_id)
+    direct = direct.join(result, result.c.job_id == job.c.id).where(job.c.kind == "train")
+    # A worst case rests on evaluations, which rest on the training.
+    through = select(job_dep.c.job_id, part.c.spec, result.c.extra).join(
+        of_part, of_part.c.job_id == job_dep.c.needs_id
+    )
+    through = through.join(part, part.c.id == of_part.c.needs_id).join(result, result.c.job_id == part.c.id)
+    for some in chunks(jobs):
+        for query in (through.where(part.c.kind == "train"), direct):
+            for id_, spec, extra in db.execute(query.where(job_dep.c.job_id.in_(some))):
+                found[id_] = (spec, extra or {})
+    return found
+
+
+def add_training(run: Run, spec: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+    for name, value in spec["settings"].items():
+        inner = value.items() if isinstance(value, dict) else ()
+        run.settings |= {f"train.{name}.{key}": part for key, part in inner} if inner else {f"train.{name}": value}
+    history = extra.get("history", [])
+    run.history = {f"train/{name}": [float(epoch[name]) for epoch in history] for name in HISTORY if history}

@@ -1,0 +1,94 @@
+"""The command at a sweep's end: what it hears, and that its failure loses nothing."""
+
+import subprocess
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import sqlalchemy as sa
+
+from robustq.jobs.errors import RunError
+from robustq.jobs.queue import end_hook
+from robustq.jobs.queue.end_hook import told_at_the_end
+from robustq.jobs.store.schema import job
+
+LINE = "env | grep ^ROBUSTQ_ | sort > told"
+
+
+class Run(NamedTuple):
+    """A block with the command at its end, and the variables that the command had."""
+
+    block: Callable[..., list[str]]
+    variables: dict[str, str]
+
+    def __call__(self, *args, **how) -> list[str]:
+        return self.block(*args, **how)
+
+
+@pytest.fixture
+def run(sqlite_store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("ROBUSTQ_HOME", "ROBUSTQ_STORE"):
+        monkeypatch.delenv(name, raising=False)
+
+    variables: dict[str, str] = {}
+
+    def block(command=LINE, error=None, sweep_id=1, **states):
+        with sqlite_store.begin() as db:
+            for number, state in states.items():
+                db.execute(sa.update(job).where(job.c.id == int(number[1:])).values(state=state))
+        said: list[str] = []
+        try:
+            with told_at_the_end(command, sqlite_store, sweep_id, said.append):
+                if error is not None:
+                    raise error
+        finally:
+            told = tmp_path / "told"
+            variables.clear()
+            if told.exists():
+                variables.update(line.split("=", 1) for line in told.read_text().splitlines())
+        return said
+
+    return Run(block, variables)
+
+
+def test_it_hears_name_and_counts(run, sqlite_store):
+    everything = {f"j{n}": "done" for n in range(1, 9)}
+    assert run(**everything) == []
+    assert run.variables == {
+        "ROBUSTQ_SWEEP": "small", "ROBUSTQ_STATUS": "done", "ROBUSTQ_ERROR": "", "ROBUSTQ_DONE": "8",
+        "ROBUSTQ_FAILED": "0", "ROBUSTQ_CANCELLED": "0", "ROBUSTQ_LEFT": "0", "ROBUSTQ_STORE": sqlite_store.url,
+    }  # fmt: skip
+    run(j1="failed", j2="cancelled", sweep_id=None)
+    assert (run.variables["ROBUSTQ_STATUS"], run.variables["ROBUSTQ_DONE"]) == ("failed", "6")
+    assert (run.variables["ROBUSTQ_FAILED"], run.variables["ROBUSTQ_CANCELLED"]) == ("1", "1")
+    assert run.variables["ROBUSTQ_SWEEP"] == ""
+
+
+@pytest.mark.parametrize(
+    "error, status",
+    [(KeyboardInterrupt(), "interrupted"), (RunError("no\nroom at postgresql://me:pw@host/db"), "error")],
+)
+def test_it_hears_of_other_ends_which_stay_what_they_are(run, error, status):
+    with pytest.raises(type(error)):
+        run(error=error)
+    assert run.variables["ROBUSTQ_STATUS"] == status
+    assert run.variables["ROBUSTQ_ERROR"] == ("no room at postgresql://me:***@host/db" if status == "error" else "")
+    assert run.variables["ROBUSTQ_LEFT"] == "8"
+
+
+def test_its_failure_is_told_and_ends_nothing(run, monkeypatch):
+    assert run("exit 3") == ["--on-end exit 3: exit code 3; the results are stored all the same"]
+    assert "nowhere-to-be-found: exit code 127" in run("nowhere-to-be-found")[0]
+    monkeypatch.setattr(end_hook, "MOST_SECONDS", 0.2)
+    assert "no end after" in run("exec sleep 30")[0]
+
+
+def test_what_it_prints_is_no_result(run, capfd):
+    run("echo said")
+    assert capfd.readouterr() == ("", "said\n")
+
+
+def test_without_a_command_nothing_runs(run, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", pytest.fail)
+    assert run(None) == []
