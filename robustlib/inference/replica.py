@@ -80,6 +80,11 @@ class Replica(BatchedModel):
     def in_half(self) -> "Replica | None":
         return self.copies[2]
 
+    @property
+    def mixes_steps(self) -> bool:
+        """Recorded steps are taken by all of a block; float16's own images astray are attacked anew, each by itself."""
+        return bool(self.sizes) and not self.recorded and self.precision != torch.float16
+
     def take_steps(
         self, search: Any, run: Any, place: Tensor, phases: Sequence[Any], found: tuple[Tensor, ...]
     ) -> tuple[Any, Tensor]:
