@@ -1,5 +1,6 @@
 """Commands that read the store into files, look after it, or list names."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 

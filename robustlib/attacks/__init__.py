@@ -56,7 +56,7 @@ def each_boundary(params: Params) -> Work:
 ATTACKS: dict[str, Attack] = {
     "clean": Attack(clean, lambda p: Work(0), restarts=False),
     "fgsm": Attack(fgsm, lambda p: stepped(1)),
-    "pgd": Attack(partial(pgd, stop_at_success=True), each_step, one_search=True),
+    "pgd": Attack(partial(pgd, stop_at_success=True), each_step, one_search=True, one_run=True),
     "mifgsm": Attack(mifgsm, each_step, deterministic=True),
     "apgd-ce": Attack(partial(apgd, loss="ce"), lambda p: stepped(p["steps"] + 1), one_search=True),
     "apgd-dlr": Attack(partial(apgd, loss="dlr"), lambda p: stepped(p["steps"] + 1), one_search=True),

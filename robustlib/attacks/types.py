@@ -96,6 +96,7 @@ class Attack(Stage):
     surrogate_cost: the same on its surrogate; None if it needs none.
     first_step: queries without which it does not come to a step, by the parameters; None if any number will do.
     one_search: it gets no weaker as its radius grows, and several radii may be one search.
+    one_run: it is one run of steps that all do the same, and returns what they found; a start may be given.
     restarts: a second run may find more.  deterministic: it never draws a number.
     """
 
@@ -104,6 +105,7 @@ class Attack(Stage):
     surrogate_cost: Callable[[Params], Work] | None = None
     first_step: Callable[[Params], int] | None = None
     one_search: bool = False
+    one_run: bool = False
     restarts: bool = True
     deterministic: bool = False
 

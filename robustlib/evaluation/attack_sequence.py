@@ -82,8 +82,7 @@ def attack_in_sequence(
                 found[strayed] = attack(finer, x[rows], y[rows], draws=own, **again)
                 if logits is not None:
                     logits[strayed] = finer.logits(found[strayed])
-            if found.isnan().any():
-                raise RuntimeError(f"{owner} gives images that hold NaN")
+            check_numbers(owner, found)
             if "spent" in options:
                 queries[standing] = total(queries[standing], options["spent"])
             predicted = verdict(model, search, found, y[standing], logits)
@@ -92,6 +91,12 @@ def attack_in_sequence(
             x_adv[rows], prediction[rows], broken_by[rows] = found[fell], predicted[fell], position
         seconds.append(time.perf_counter() - began)
     return Found(x_adv, prediction, broken_by, seconds, queries)
+
+
+def check_numbers(owner: str, images: Tensor) -> None:
+    """Raise RuntimeError for images with NaN, of which no verdict says anything."""
+    if images.isnan().any():
+        raise RuntimeError(f"{owner} gives images that hold NaN")
 
 
 def total(before: Tensor, more: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Several radii as one search: what falls at a radius is drawn back to the next, and attacked again from there."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm
-from robustlib.attacks.types import AttackFunction, as_stage
-from robustlib.evaluation.attack_sequence import Found, attack_in_sequence, total
+from robustlib.attacks.types import Attack, AttackFunction, as_stage
+from robustlib.evaluation.attack_sequence import Found, attack_in_sequence
+from robustlib.evaluation.descent import Descent, Plan
+from robustlib.evaluation.radii_in_one_batch import descend
+from robustlib.inference.oracle import as_oracle
 from robustlib.inference.predict import verdict
-from robustlib.norms import added, per_example, size
 from robustlib.rng import Draws, default_draws
-
-Plan = Sequence[tuple[float, Sequence[AttackFunction]]]
 
 
 def curve(
@@ -43,7 +42,11 @@ def curve(
     search = model if search is None else search
     clean = verdict(model, search, x, y) if clean is None else clean
     descent = Descent.begin(x, y, clean, plan)
-    groups = side_by_side(plan)
+    groups, oracle = side_by_side(plan), as_oracle(search)
+    if len(groups) == 1 and len(plan) > 1 and oracle.mixes_steps and (attack := one_run(plan[0][1])) is not None:
+        repeats = len(plan[0][1])
+        descend(descent, model, oracle, attack, repeats=repeats, norm=norm, draws=draws, clean=clean)
+        return descent.found()
     going, start = torch.arange(len(x), device=x.device), None
     while len(going):
         for levels in groups:
@@ -57,95 +60,6 @@ def curve(
         start = descent.image
         going = descent.go_down(going, lambda images, rows: verdict(model, search, images, y[rows]), norm)
     return descent.found()
-
-
-@dataclass
-class Descent:
-    """What is known at each radius, shape (radii, B, ...), see `Found`; and where each example is, shape (B, ...).
-
-    eps: the radii, float64, in which eps / 4 is what it is for a Python number.  level: which of them an example has
-    come to.  image: its last image.  spent: its queries so far.  own: those of them at each radius.
-    """
-
-    x: Tensor
-    y: Tensor
-    eps: Tensor
-    x_adv: Tensor
-    prediction: Tensor
-    broken_by: Tensor
-    queries: Tensor
-    own: Tensor
-    seconds: list[list[float]]
-    level: Tensor
-    image: Tensor
-    spent: Tensor
-
-    @classmethod
-    def begin(cls, x: Tensor, y: Tensor, clean: Tensor, plan: Plan) -> "Descent":
-        count, radii = len(plan[0][1]), len(plan)
-        unknown = torch.full_like(y, -1, dtype=torch.int64)
-        return cls(
-            x=x,
-            y=y,
-            eps=torch.tensor([eps for eps, _ in plan], dtype=torch.float64, device=x.device),
-            x_adv=x.repeat(radii, *[1] * x.ndim),
-            prediction=clean.repeat(radii, 1),
-            broken_by=torch.where(clean == y, count, -1).repeat(radii, 1),
-            queries=unknown.repeat(radii, 1),
-            own=unknown.repeat(radii, 1),
-            seconds=[[0.0] * count for _ in plan],
-            level=torch.full_like(y, radii - 1, dtype=torch.int64),
-            image=x.clone(),
-            spent=unknown,
-        )
-
-    def record(self, rows: Tensor, found: Found) -> None:
-        """What attacks in turn found for these examples, each at its radius."""
-        self.spent[rows] = total(self.spent[rows], found.queries)
-        at = (self.level[rows], rows)
-        self.own[at] = torch.where(found.queries < 0, self.own[at], found.queries)
-        self.image[rows] = found.x_adv
-        self.note(rows, found.x_adv, found.prediction, found.broken_by)
-        shares = torch.bincount(self.level[rows], minlength=len(self.eps)) / len(rows)
-        for seconds, share in zip(self.seconds, shares.tolist(), strict=True):
-            seconds[:] = [before + share * spent for before, spent in zip(seconds, found.seconds, strict=True)]
-
-    def note(self, rows: Tensor, x_adv: Tensor, prediction: Tensor, broken_by: Tensor) -> None:
-        at = (self.level[rows], rows)
-        self.x_adv[at], self.prediction[at], self.broken_by[at] = x_adv, prediction, broken_by
-        self.queries[at] = self.spent[rows]
-
-    def go_down(self, rows: Tensor, judge: Callable[[Tensor, Tensor], Tensor], norm: Norm) -> Tensor:
-        """Shrink what fell of these examples as far as it stays broken; returns those that are to be attacked again.
-
-        judge: the model's classes for images of these rows.
-        """
-        count, again = len(self.seconds[0]), []
-        while True:
-            by = self.broken_by[self.level[rows], rows]
-            fell = (by >= 0) & (by < count) & (self.level[rows] > 0)
-            rows, by = rows[fell], by[fell]
-            if len(rows) == 0:
-                return torch.cat([rows, *again])
-            self.level[rows] -= 1
-            self.image[rows] = shrink_to(self.image[rows], self.x[rows], self.eps[self.level[rows]], norm)
-            counted = self.spent[rows] >= 0
-            self.spent[rows] += counted
-            self.own[self.level[rows], rows] = torch.where(counted, 0, -1)
-            predicted = judge(self.image[rows], rows)
-            broken = predicted != self.y[rows]
-            again.append(rows[~broken])
-            rows, by, predicted = rows[broken], by[broken], predicted[broken]
-            self.note(rows, self.image[rows], predicted, by)
-
-    def found(self) -> list[Found]:
-        """The outcome at each radius. Who stood at a larger one has spent nothing more at the smaller ones."""
-        for smaller in range(len(self.eps) - 2, -1, -1):
-            done = self.level > smaller
-            self.queries[smaller][done] = self.queries[smaller + 1][done]
-            self.own[smaller][done] = self.own[smaller + 1][done].clamp_max(0)
-        columns = (self.x_adv, self.prediction, self.broken_by, self.seconds, self.queries, self.own)
-        return [Found(*row) for row in zip(*columns, strict=True)]
 
 
 def side_by_side(plan: Plan) -> list[list[int]]:
@@ -168,8 +82,9 @@ def but_for_eps(attack: AttackFunction) -> tuple[Any, ...] | None:
     return stage.run.func, stage.run.args, {k: value for k, value in stage.run.keywords.items() if k != "eps"}
 
 
-def shrink_to(x_adv: Tensor, x: Tensor, eps: Tensor, norm: Norm) -> Tensor:
-    """The images drawn back towards x until they lie within eps, (B,), of it; those that do so already stay."""
-    delta = x_adv - x
-    ratio = (size(delta, norm).clamp_min(1e-12).reciprocal() * eps.to(x)).clamp_max(1)
-    return torch.where(per_example(ratio < 1, x), added(x, delta * per_example(ratio, x), norm).clamp(0, 1), x_adv)
+def one_run(attacks: Sequence[AttackFunction]) -> AttackFunction | None:
+    """The attack that all of these are, if it is one whose runs of equal steps may share a batch at any step."""
+    stages = [as_stage(attack) for attack in attacks]
+    if not stages or any(but_for_eps(stage) != but_for_eps(stages[0]) for stage in stages):
+        return None
+    return attacks[0] if isinstance(stages[0], Attack) and stages[0].one_run else None

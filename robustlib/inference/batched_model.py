@@ -185,6 +185,8 @@ class BatchedModel(Oracle):
         parts, start = [], 0
         while start < n or not parts:
             chunk = slice(start, min(start + self.piece(n - start), n))
+            if self.gives_up(self.size_of(chunk.stop - chunk.start)):
+                continue
             try:
                 parts.append(call(chunk))
                 start = chunk.stop
@@ -197,6 +199,10 @@ class BatchedModel(Oracle):
                     raise
             free()  # here, where the error no longer holds what was to be freed
         return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    def gives_up(self, size: int) -> bool:
+        """Whether this batch size, asked for here before it is used, is not to be used from now on."""
+        return False
 
     def piece(self, rest: int) -> int:
         """How many of the remaining examples to take next: so that little of a fixed size is filling."""

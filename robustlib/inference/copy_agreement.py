@@ -1,11 +1,13 @@
 """The agreement of a copy of a model with the model, but for rounding: in logits and in gradients."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from robustlib.inference.replica import Replica
+from robustlib.inference.cuda_graphs import RecordingFailed
+from robustlib.inference.replica import Replica, Unseen
 from robustlib.memory import out_of_memory
 
 # How far a copy's logits may lie from the original's, in units of the logits' standard deviation: ours. Rounding of
@@ -21,6 +23,7 @@ HALF_TURN = 0.45
 OTHER, OTHERS = 0.9, 1 / 16
 STEP = 0.1  # how far along the gradient float16's range is looked at, in each pixel
 DIFFERENTIATED = 16  # images whose gradients are compared
+REFUSAL = 80  # characters of an error's first line, for the mode
 
 
 def compare(
@@ -29,7 +32,7 @@ def compare(
     """How far the replica's logits lie from the reference, and what is wrong with it: nothing where that is empty.
 
     reference: the model's logits for the sample.  slopes: what `slopes_of` gives for it; None where it has none.
-    sizes: how many images to compare on at once, in turn; where it is None, all at which the replica may differ.
+    sizes: how many images to compare on at once, in turn; where it is None, the fewest, see `unseen`.
     """
     exact = replica.precision == torch.float32
     allowed = (FLOAT32_DRIFT if exact else HALF_DRIFT) * reference.std().item()
@@ -69,8 +72,40 @@ def beyond(replica: Replica, exact: Replica, sample: Tensor, slopes: Tensor | No
 def compared_sizes(replica: Replica, sample: Tensor) -> tuple[int, ...]:
     """Numbers of images to compare a replica on. On a CPU all batch sizes agree to the bit: see `steady_sizes`."""
     if sample.is_cuda or replica.recorded:
-        return tuple(dict.fromkeys((*replica.sizes, len(sample))))
+        return tuple(dict.fromkeys((*replica.sizes[:1], len(sample))))
     return (len(sample),)
+
+
+def unseen(replica: Replica, sample: Tensor, reference: Tensor, slopes: Tensor | None, drift: float) -> Unseen | None:
+    """The batch sizes that `compare` has left out, each of which costs recordings, and how to compare at one of them.
+
+    drift: how far logits may lie from the model's.
+    """
+    if not (sample.is_cuda or replica.recorded):
+        return None
+    given = partial(fault_at, sample=sample, reference=reference, slopes=slopes, drift=drift)
+    return Unseen(set(replica.sizes[1:]), given)
+
+
+def fault_at(
+    replica: Replica, size: int, *, sample: Tensor, reference: Tensor, slopes: Tensor | None, drift: float
+) -> str:
+    """What is wrong with the replica at this batch size; nothing where that is empty."""
+    try:
+        found, fault = compare(replica, sample, reference, slopes, (size,))
+    except Exception as error:  # what a smaller batch did not raise, whatever it is: there the copy is not used
+        return refusal(error)
+    return fault or ("" if found <= drift else "other logits")
+
+
+def refusal(error: Exception) -> str:
+    """What a copy raised when it was called, in few words."""
+    if out_of_memory(error):
+        return "no memory for it"
+    if isinstance(error, RecordingFailed):
+        return str(error)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}{f' ({lines[0][:REFUSAL]})' if lines else ''}"
 
 
 def repeated(rows: Tensor, n: int) -> Tensor:

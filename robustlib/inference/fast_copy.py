@@ -6,7 +6,6 @@ differs or cannot be made.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import astuple, dataclass
 from functools import partial
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from robustlib.inference.batched_model import Count, batch_sizes
-from robustlib.inference.copy_agreement import compare, known_slopes, repeated
+from robustlib.inference.copy_agreement import compare, known_slopes, refusal, repeated, unseen
 from robustlib.inference.cuda_graphs import Graphs, RecordingFailed, no_recordings
 from robustlib.inference.cudnn_tuning import MUCH, seconds_of
 from robustlib.inference.gradients import Net
@@ -25,7 +24,6 @@ from robustlib.inference.replica import Replica
 from robustlib.memory import out_of_memory
 from robustlib.model_calls import ask
 
-REFUSAL = 80  # characters of an error's first line, for the mode
 ORDINARY = 64  # a batch size that all CPUs treat like the larger ones
 
 
@@ -84,8 +82,6 @@ def make_replicas(model: nn.Module, sample: Tensor, *, half: bool | None = None)
         rough = first_that_agrees(forms(model, sample, halves(sample.device)), sample, *known, given_up)
     judge = first_that_agrees(forms(model, sample, [torch.float32]), sample, *known, given_up) or exact
     replicas = put_together(exact, judge, rough, f" (given up: {'; '.join(given_up)})" if given_up else "")
-    for replica in (replicas.search, replicas.fine) if sample.is_cuda else ():
-        warm_up(replica, sample)
     for replica in replicas.every:
         replica.count.clear()
     return replicas
@@ -111,15 +107,6 @@ def first_that_agrees(
     given_up: list[str],
 ) -> Replica | None:
     return next((found for make in ways if (found := attempt(make, sample, reference, slopes, given_up))), None)
-
-
-def warm_up(replica: Replica, sample: Tensor) -> None:
-    """Record the graphs of every batch size, so that no attack's seconds hold them; sizes that do not fit are left."""
-    for size in replica.sizes:
-        x = repeated(sample, size)
-        replica(x)
-        with suppress(ValueError):  # of a model that only answers: no attack will find a gradient there either
-            replica.values_and_grads(x, lambda z: z[:, :1])
 
 
 def exact_replica(model: nn.Module, sample: Tensor) -> Replica:
@@ -242,20 +229,13 @@ def attempt(
         known = out_of_memory(error) or isinstance(error, RecordingFailed)
         if not known and (replica is None or slopes is None):
             return None
-        drift, fault = 0.0, "no memory for it" if out_of_memory(error) else refusal(error)
+        drift, fault = 0.0, refusal(error)
     if fault or replica is None:
         if given_up is not None:
             given_up.append(f"{replica.mode}: {fault}" if replica else fault)
         return None
-    return replica.but(drift=4 * drift, sizes=steady_sizes(replica, sample), count=Count())
-
-
-def refusal(error: Exception) -> str:
-    """What a copy raised when it was called, in few words."""
-    if isinstance(error, RecordingFailed):
-        return str(error)
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}{f' ({lines[0][:REFUSAL]})' if lines else ''}"
+    left = unseen(replica, sample, reference, slopes, 4 * drift)
+    return replica.but(drift=4 * drift, sizes=steady_sizes(replica, sample), count=Count(), unseen=left)
 
 
 def search_replica(

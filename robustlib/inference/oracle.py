@@ -24,9 +24,15 @@ class Oracle(Careful, nn.Module):
     The answers given here are those of a model that is attacked itself. A quicker copy of one (`Replica`) and the mean
     of a randomised one's draws (`Expectation`) have some of their own.
     batch: examples that go well into one pass; 0 where their number makes no difference.
+    mixes_steps: small batches are dear, and examples at different steps of a run may share one: no bit depends on who
+    else is in it.
     """
 
     batch: int = 0
+
+    @property
+    def mixes_steps(self) -> bool:
+        return False
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:

@@ -28,15 +28,29 @@ def correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def verdict(model: nn.Module, search: nn.Module, x: Tensor, y: Tensor, logits: Tensor | None = None) -> Tensor:
+def verdict(
+    model: nn.Module,
+    search: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    logits: Tensor | None = None,
+    *,
+    doubted: Tensor | None = None,
+) -> Tensor:
     """The model's class for each image, or the true one where it need not be asked: where its copy is surely right.
 
-    logits: see `Oracle.surely_right`.
+    logits: see `Oracle.surely_right`.  doubted: images that the copy is known to misclassify, which it is not asked
+    about again, shape (B,).
     """
     if search is model:
         return predict(model, x)
-    prediction = y.clone()
-    doubtful = (~as_oracle(search).surely_right(x, y, logits)).nonzero().squeeze(1)
+    prediction, copy = y.clone(), as_oracle(search)
+    if doubted is None:
+        doubtful = (~copy.surely_right(x, y, logits)).nonzero().squeeze(1)
+    else:
+        asked = (~doubted).nonzero().squeeze(1)
+        right = copy.surely_right(x[asked], y[asked])
+        doubtful = torch.cat([doubted.nonzero().squeeze(1), asked[~right]])
     if len(doubtful):
         prediction[doubtful] = predict(model, x[doubtful])
     return prediction

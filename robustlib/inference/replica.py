@@ -1,14 +1,15 @@
 """A copy of a model that attacks search on: what it says itself, and what it leaves to the model that judges."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from robustlib.inference.batched_model import BatchedModel
+from robustlib.inference.batched_model import BatchedModel, Count
 from robustlib.inference.cuda_graphs import Graphs
 from robustlib.inference.cudnn_tuning import tuned
 from robustlib.inference.fixed_oracle import Asked, FixedOracle
@@ -20,6 +21,22 @@ from robustlib.losses import margin, misclassified
 DOUBT = 1 / 32  # of its drift: nearer than that, half precision is not asked which of two images has the larger margin
 
 
+@dataclass
+class Unseen:
+    """Batch sizes at which nobody has compared a copy with its model so far.
+
+    compare: says what is wrong with the copy at a size; nothing where that is empty.  given_up: what was, by size.
+    """
+
+    sizes: set[int]
+    compare: "Callable[[Replica, int], str]"
+    given_up: dict[int, str] = field(default_factory=dict)
+
+    def words(self) -> str:
+        """For the mode."""
+        return "".join(f", no batches of {size}: {fault}" for size, fault in self.given_up.items())
+
+
 class Replica(BatchedModel):
     """A copy of a model, or the model itself, at fixed batch sizes. It is made once: see `but`.
 
@@ -29,7 +46,8 @@ class Replica(BatchedModel):
     in_float32: of one in half precision the copy in float32, which takes the last steps where rounding hides them.
     in_half: of one in float32 the copy in half precision, for gradients that go with its own logits.
     recorded: `net` replays CUDA graphs, and attacks' steps on it are recorded.  tuned: cuDNN may measure which
-    algorithm is the fastest for each batch size.  The others: see `BatchedModel`.
+    algorithm is the fastest for each batch size.  unseen: batch sizes at which it is compared at their first use; None
+    where there are none.  The others: see `BatchedModel`.
     """
 
     def __init__(
@@ -43,6 +61,7 @@ class Replica(BatchedModel):
         in_half: "Replica | None" = None,
         recorded: bool = False,
         tuned: bool = False,
+        unseen: Unseen | None = None,
         **batched: Any,
     ):
         super().__init__(net, **batched)
@@ -51,20 +70,23 @@ class Replica(BatchedModel):
         self.copies = (judge, in_float32, in_half)  # in a tuple, so that they are no parts of this module
         self.recorded = recorded
         self.tuned = tuned
+        self.unseen = unseen
         self.recordings = Recordings()
 
     @property
     def mode(self) -> str:
         """What `net` is, and how the steps on it were taken since `recordings.forget()`, in words."""
         fine = "" if self.in_float32 is None else self.in_float32.recordings.refused
-        return self.form + self.recordings.words() + (f", steps in float32 not recorded: {fine}" if fine else "")
+        unseen = "" if self.unseen is None else self.unseen.words()
+        steps = self.recordings.words() + (f", steps in float32 not recorded: {fine}" if fine else "")
+        return self.form + unseen + steps
 
     def but(self, **changed: Any) -> "Replica":
         """The same but for what is given. Both call one net, count together unless a count is given, and learn together
         what memory holds unless sizes are.
         """
         how = ("dtype", "memory_format", "precision", "spare", "count", *(() if "sizes" in changed else ("room",)))
-        names = ("net", "drift", "judge", "in_float32", "in_half", "recorded", "tuned", *how)
+        names = ("net", "drift", "judge", "in_float32", "in_half", "recorded", "tuned", "unseen", *how)
         same: dict[str, Any] = {name: getattr(self, name) for name in names} | {"mode": self.form}
         return Replica(**same | changed)
 
@@ -80,6 +102,11 @@ class Replica(BatchedModel):
     def in_half(self) -> "Replica | None":
         return self.copies[2]
 
+    @property
+    def mixes_steps(self) -> bool:
+        """Recorded steps are taken by all of a block; float16's own images astray are attacked anew, each by itself."""
+        return bool(self.sizes) and not self.recorded and self.precision != torch.float16
+
     def take_steps(
         self, search: Any, run: Any, place: Tensor, phases: Sequence[Any], found: tuple[Tensor, ...]
     ) -> tuple[Any, Tensor]:
@@ -89,8 +116,36 @@ class Replica(BatchedModel):
         quick = self if self.in_half is None else self.in_half
         finer = None if self.finer is None else self.finer.asked()
         fixed = partial(FixedOracle, self.asked(), quick.asked(), finer, DOUBT * self.drift)
-        recorder = Recorder(self, fixed, self.recordings, self.sizes, search, phases, found)
+        if not (sizes := self.agreed_sizes(len(place), quick)):
+            return search.walk(self, run, place, phases, found)
+        recorder = Recorder(self, fixed, self.recordings, sizes, search, phases, found)
         return recorder.walk(run, place)
+
+    def gives_up(self, size: int) -> bool:
+        """At its first use, what is not seen yet is compared; what does not agree there is never used."""
+        if self.unseen is None or size not in self.unseen.sizes:
+            return False
+        self.unseen.sizes.discard(size)  # the comparison uses it
+        if fault := self.unseen.compare(self.but(count=Count()), size):
+            self.unseen.given_up[size] = fault
+            self.room.sizes = tuple(each for each in self.sizes if each != size)
+            self.forget(self.sizes[-1])
+        return size not in self.sizes  # nor where memory did not hold it
+
+    def see_all(self) -> None:
+        """Compare at all batch sizes now."""
+        for size in self.sizes:
+            self.gives_up(size)
+
+    def agreed_sizes(self, n: int, quick: "Replica") -> tuple[int, ...]:
+        """The batch sizes for recorded steps of up to n rows, which ask this copy and the quick one without a look."""
+        while any(self.gives_up(size) for size in self.sizes if size <= self.size_of(n)):
+            pass
+        for size in self.sizes:
+            if size <= self.size_of(n):
+                quick.gives_up(size)
+        faults = () if quick.unseen is None else quick.unseen.given_up
+        return tuple(size for size in self.sizes if size not in faults)
 
     def forget(self, beyond: int) -> None:
         if self.recorded:

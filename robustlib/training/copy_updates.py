@@ -80,6 +80,8 @@ def tracking_copy(model: nn.Module, sample: Tensor) -> TrackingCopy | None:
     with evaluating(model), torch.no_grad():
         reference = ask(model, sample)
         replicas = [replica for way in ways if (replica := attempt(way, sample, reference)) is not None]
+        for replica in replicas:
+            replica.see_all()  # later the model has other weights
     return TrackingCopy(model, sample, replicas) if replicas else None
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustlib.arguments import NORMS, Norm
 from robustlib.attacks import ATTACKS
 from robustlib.attacks.fmn import project_each
-from robustlib.evaluation.multi_radius import shrink_to
+from robustlib.evaluation.descent import shrink_to
 from robustlib.hyperplane import to_plane
 from robustlib.norms import draw_in_ball, dual_size, inside, project, project_in_box, shrink, size
 from robustlib.rng import Draws

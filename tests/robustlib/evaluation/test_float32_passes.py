@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from robustlib.evaluation.attack_sequence import attack_in_sequence
 from robustlib.evaluation.multi_radius import curve
 from robustlib.inference.batched_model import Count
+from robustlib.inference.predict import predict, verdict
 from robustlib.inference.replica import Replica
 from robustlib.rng import Draws
 
@@ -66,6 +67,13 @@ def test_the_model_is_asked_about_errors_and_doubts_alone(precision: torch.dtype
     alone = attack_in_sequence(exact, X, Y, [push(0.3)])
     for name in ("x_adv", "prediction", "broken_by"):
         assert torch.equal(getattr(found, name), getattr(alone, name))
+
+
+def test_a_copy_is_not_asked_about_what_it_has_claimed():
+    exact, _, search = copies(torch.bfloat16)
+    doubted = torch.tensor([False, False, True, False, True])
+    assert torch.equal(verdict(exact, search, X, Y, doubted=doubted), predict(Line(), X))
+    assert (exact.count.forwards, search.count.forwards) == (3, 3)  # of three images one is misclassified
 
 
 def test_at_several_radii_the_outcome_is_the_models():

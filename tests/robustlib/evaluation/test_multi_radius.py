@@ -2,6 +2,7 @@
 
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from robustlib.arguments import NORMS, Norm
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.evaluation.batches import Ready, evaluate_batches, evaluate_curve, make_ready
-from robustlib.evaluation.multi_radius import curve, shrink_to, side_by_side
+from robustlib.evaluation.descent import shrink_to
+from robustlib.evaluation.multi_radius import curve, side_by_side
 from robustlib.inference.fast_copy import make_replicas
+from robustlib.inference.replica import Replica
 from robustlib.losses import misclassified
 from robustlib.norms import inside, size
 from robustlib.rng import Draws
@@ -152,6 +155,32 @@ def unlike(attack: AttackFunction) -> AttackFunction:
     if stage.counts_queries:
         return lambda model, x, y, *, draws, spent: attack(model, x, y, draws=draws, spent=spent)
     return lambda model, x, y, *, draws: attack(model, x, y, draws=draws)
+
+
+@pytest.mark.parametrize("given", [{}, {"stop_at_success": False, "step_size": 0.02}], ids=["stops", "goes on"])
+def test_one_running_batch_finds_what_rounds_find_in_fewer_steps(given: dict, net, test, monkeypatch):
+    x, y = test[0][:120], test[1][:120]
+    replicas = make_replicas(net, x[:64], half=True)
+    attacks = [(eps, partial(ATTACKS["pgd"], eps=eps, steps=20, **given)) for eps in CURVES[0][1]]
+    options = {"norm": "Linf", "search": replicas.search}
+    asked: list[int] = []
+    gradients = Replica.values_and_grads
+
+    def counted(self: Replica, x: Tensor, *rest: Any) -> Any:
+        asked.append(len(x))
+        return gradients(self, x, *rest)
+
+    monkeypatch.setattr(Replica, "values_and_grads", counted)
+    found = curve(replicas.exact, x, y, [(eps, [attack]) for eps, attack in attacks], **options)
+    together, asked = asked, []
+    twin = curve(replicas.exact, x, y, [(eps, [unlike(attack)]) for eps, attack in attacks], **options)
+    for here, there in zip(found, twin, strict=True):
+        for mine, theirs in zip(here[:3], there[:3], strict=True):
+            assert torch.equal(mine, theirs)
+        assert torch.equal(here.queries, there.queries)
+    assert sum(together) == sum(asked) and len(together) < 0.7 * len(asked)
+    seconds = [result.seconds[0] for result in found]
+    assert min(seconds) >= 0 and seconds[-1] == max(seconds) > 0
 
 
 def test_shrinking_keeps_what_lies_inside_already():

@@ -13,10 +13,10 @@ from robustlib.attacks import ATTACKS
 from robustlib.evaluation.attack_sequence import attack_in_sequence
 from robustlib.evaluation.batches import evaluate_batches
 from robustlib.inference.batched_model import CPU_SIZES, batch_sizes
-from robustlib.inference.fast_copy import make_replicas, warm_up
+from robustlib.inference.fast_copy import make_replicas
 from robustlib.inference.oracle import Oracle, as_oracle
 from robustlib.inference.predict import correct
-from robustlib.inference.replica import Replica
+from robustlib.inference.replica import Replica, Unseen
 from robustlib.losses import cross_entropy, misclassified
 from robustlib.rng import Draws
 
@@ -161,8 +161,8 @@ def test_the_model_judges_channels_last_only_where_it_can(kind: str):
     torch.testing.assert_close(replica(x), model(x))
 
 
-def test_a_warm_up_runs_every_size_that_fits(net: nn.Module, test):
-    tried: list[int] = []
+def test_sizes_are_compared_at_their_first_use_where_memory_holds_them(net: nn.Module, test):
+    tried, compared, x = list[int](), list[int](), test[0][:130]
 
     def tight(images: Tensor) -> Tensor:
         tried.append(len(images))
@@ -170,9 +170,24 @@ def test_a_warm_up_runs_every_size_that_fits(net: nn.Module, test):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return net(images)
 
-    replica = Replica(tight, sizes=(16, 64, 128))
-    warm_up(replica, test[0][:20])
-    assert set(tried) == {16, 64, 128} and replica.sizes == (16, 64)
+    def compare(replica: Replica, size: int) -> str:
+        compared.append(size)
+        return "" if torch.allclose(replica(x[:size]), net(x[:size]), atol=1e-5) else "other logits"
+
+    replica = Replica(tight, sizes=(16, 64, 128), unseen=Unseen({64, 128}, compare))
+    replica(x[:20])
+    assert compared == []
+    torch.testing.assert_close(replica(x), net(x))
+    assert set(tried) == {16, 64, 128} and compared == [128, 64] and replica.sizes == (16, 64)
+    assert replica.count.forwards == 150 and replica.unseen is not None and not replica.unseen.given_up
+
+
+def test_all_sizes_may_be_compared_beforehand(net: nn.Module):
+    faults = {32: "", 64: "other logits", 128: ""}
+    replica = Replica(net, sizes=(16, 32, 64, 128), unseen=Unseen({32, 64, 128}, lambda copy, size: faults[size]))
+    replica.see_all()
+    assert replica.unseen is not None and replica.unseen.sizes == set() and replica.sizes == (16, 32, 128)
+    assert replica.mode == "float32, no batches of 64: other logits"
 
 
 def test_a_copy_that_computes_something_else_is_not_used(net: nn.Module, test, monkeypatch):

@@ -135,6 +135,33 @@ def test_a_copy_is_compared_at_each_batch_size(fault: str, size: int, net: nn.Mo
     assert told == [f"recorded: other {fault}"] or fault == "logits"
 
 
+@pytest.mark.parametrize("fault", ["other logits", "other gradients", "RuntimeError (no kernel for it)", ""])
+def test_larger_batches_are_compared_when_they_are_used(fault: str, net: nn.Module, test, monkeypatch):
+    """What differs there is left to smaller ones; how large the batches of an attack are, nobody knows before."""
+    seen = list[int]()
+
+    class Wrong(Graphs):
+        def __call__(self, x: Tensor) -> Tensor:
+            seen.append(len(x))
+            if len(x) == 16 or not fault:
+                return self.net(x)
+            if fault.startswith("RuntimeError"):
+                raise RuntimeError("no kernel for it\nat a line of its own")
+            return self.net(x + 0.1 if fault == "other logits" else Bent.apply(x, BENDS["reversed"]))
+
+    monkeypatch.setattr(fast_copy, "steady_sizes", lambda replica, sample: replica.sizes)  # as on a GPU
+    x = test[0][:60]
+    exact = fast_copy.exact_replica(net, x[:16])
+    make = partial(Replica, Wrong(net), sizes=(16, 64), mode="recorded", recorded=True)
+    replica = attempt(make, x[:16], exact(x[:16]), fast_copy.known_slopes(exact, x[:16]))
+    assert replica is not None and replica.unseen is not None and set(seen) == {16}
+    gradients = replica.values_and_grads(x, lambda z: z[:, :1])[2]
+    torch.testing.assert_close(gradients, exact.values_and_grads(x, lambda z: z[:, :1])[2], rtol=1e-4, atol=1e-4)
+    assert set(seen) == {16, 64} and replica.sizes == ((16,) if fault else (16, 64))
+    assert replica.mode == (f"recorded, no batches of 64: {fault}" if fault else "recorded")
+    assert (replica.count.forwards, replica.count.gradients) == (60, 60)
+
+
 def test_memory_that_ran_out_is_said_and_no_error(net: nn.Module, test, monkeypatch: pytest.MonkeyPatch):
     def full(model: nn.Module) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")

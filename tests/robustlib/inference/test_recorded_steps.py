@@ -22,7 +22,7 @@ from robustlib.inference.fast_copy import Replicas
 from robustlib.inference.gradients import without_vanished
 from robustlib.inference.oracle import Oracle
 from robustlib.inference.recorded_steps import LONGEST
-from robustlib.inference.replica import Replica
+from robustlib.inference.replica import Replica, Unseen
 from robustlib.inference.step_blocks import blank
 from robustlib.inference.steps import Phase, Rows, search_ball
 from robustlib.losses import misclassified
@@ -120,6 +120,23 @@ def test_the_judge_has_the_last_word(name: str, drift: float, options: dict, cud
     right = judge.misclassifies(expected, y)
     assert torch.equal(judge.misclassifies(found, y), right)
     assert 0 < right.sum() < fell(net, attack(eager(net), x, y), y).sum()  # some were denied to the end
+
+
+@pytest.mark.parametrize("whose", ["its own", "the quick one's"])
+def test_blocks_are_of_sizes_at_which_the_copies_agree(whose: str, cuda: FakeCuda, net: nn.Module, x: Tensor):
+    asked = list[int]()
+
+    def compare(replica: Replica, size: int) -> str:
+        asked.append(size)
+        return "other gradients"
+
+    y, unseen = net(x).argmax(1), Unseen({SIZES[-1]}, compare)
+    copy = recorded(net, unseen=unseen)
+    model = copy if whose == "its own" else recorded(net, in_half=copy)
+    found = PGD(model, x, y)
+    assert asked == [SIZES[-1]] and {len(block.place) for block in model.recordings.blocks.values()} <= set(SIZES[:-1])
+    assert model.recordings.played and model.sizes == (SIZES[:-1] if whose == "its own" else SIZES)
+    assert torch.equal(fell(net, found, y), fell(net, PGD(eager(net), x, y), y))
 
 
 def test_nearest_images_are_confirmed(cuda: FakeCuda, net: nn.Module, x: Tensor):

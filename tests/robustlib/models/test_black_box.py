@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from robustlib.attacks import ATTACKS
 from robustlib.audit.audit import Audit, audit
 from robustlib.evaluation.batches import evaluate_batches
-from robustlib.inference.batched_model import Count
-from robustlib.inference.fast_copy import exact_replica, warm_up
+from robustlib.inference.fast_copy import make_replicas
 from robustlib.models import build
 from robustlib.models.black_box import BlackBoxModel, are_probabilities, endpoint
 from tests.helpers.model_server import Reply, Server, answering, serving
@@ -154,12 +153,11 @@ def test_an_audit_asks_a_server_as_it_asks_a_callable(answer: str, cause: str, s
     assert sum(len(request["instances"]) for request in server.requests) < 20 * (3 * 60 + 20) + 128 + 5000
 
 
-def test_what_has_no_gradient_can_be_warmed_up_too(net: nn.Module, test: tuple[Tensor, Tensor]):
-    """As it is on a GPU, where every batch size is recorded beforehand."""
-    replica = exact_replica(BlackBoxModel(lambda x: net(x)), test[0][:16])
-    replica.count = Count()
-    warm_up(replica, test[0][:16])
-    assert replica.count.forwards == sum(replica.sizes)
+def test_what_has_no_gradient_has_no_copy_to_compare(net: nn.Module, test: tuple[Tensor, Tensor]):
+    replicas = make_replicas(BlackBoxModel(lambda x: net(x)), test[0][:16])
+    assert replicas.search is replicas.fine is replicas.exact and replicas.exact.unseen is None
+    replicas.exact(test[0][:60])
+    assert replicas.passes.forwards == 60 and replicas.passes.gradients == 0
 
 
 def test_a_factory_may_return_any_callable(tmp_path: Path):
