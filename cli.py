@@ -22,9 +22,10 @@ from robustq.jobs.commands.base import (
     remote_words,
     sweep_option,
 )
+from robustq.jobs.commands.deployment.packages import COMMANDS as PACKAGE_COMMANDS
 from robustq.jobs.commands.files import COMMANDS as FILE_COMMANDS
+from robustq.jobs.commands.list_names import list_names
 from robustq.jobs.commands.options import dataset_options, normalize_options
-from robustq.jobs.commands.packages import COMMANDS as PACKAGE_COMMANDS
 from robustq.jobs.commands.queue import COMMANDS as QUEUE_COMMANDS
 from robustq.jobs.commands.results import COMMANDS as RESULT_COMMANDS
 from robustq.jobs.commands.store import COMMANDS as STORE_COMMANDS
@@ -340,7 +341,9 @@ def train(ctx: click.Context, out: Path | None, cpus_per_job: int | None, as_jso
 
 for command in (*QUEUE_COMMANDS, *RESULT_COMMANDS):
     main.add_command(remotely(command))
-for command in (*FILE_COMMANDS, *STORE_COMMANDS, *VERIFICATION_COMMANDS, *PACKAGE_COMMANDS, *CLUSTER_COMMANDS):
+for command in (*FILE_COMMANDS, *STORE_COMMANDS, *VERIFICATION_COMMANDS, *CLUSTER_COMMANDS, list_names):
+    main.add_command(command)
+for command in PACKAGE_COMMANDS:
     main.add_command(command)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from robustq.jobs.commands.base import json_option, open_store, refuse_typed, spreadsheet_option
+from robustq.jobs.commands.base import open_store, refuse_typed, spreadsheet_option
 from robustq.jobs.commands.options import filter_options
 from robustq.jobs.errors import SpecError
 from robustq.jobs.text.output_paths import Output
@@ -94,23 +94,4 @@ def ui(ctx: click.Context, port: int, host: str, insecure: bool) -> None:
     server.serve(store, listening, token, insecure=insecure)
 
 
-@click.command(name="list")
-@click.argument("kind", type=click.Choice(["models", "attacks", "datasets", "objectives", "defences"]))
-@click.option("--torchvision", is_flag=True, help="With models: torchvision's too.")
-@json_option
-@click.pass_context
-def list_names(ctx: click.Context, kind: str, torchvision: bool, as_json: bool) -> None:
-    """Print the names that studies may use, with their parameters.
-
-    \b
-    robustq list attacks
-    robustq list models --torchvision --json
-    """
-    from robustq.jobs.commands.names_text import names_text
-
-    if kind != "models":
-        refuse_typed(ctx, f"on {kind}: it is for models", "torchvision")
-    say(names_text(kind, torchvision=torchvision, as_json=as_json))
-
-
-COMMANDS = (export, report, ui, list_names)
+COMMANDS = (export, report, ui)
