@@ -28,10 +28,10 @@ from robustq.jobs.commands.base import (
     remote_words,
     sweep_option,
 )
+from robustq.jobs.commands.deployment.packages import COMMANDS as PACKAGE_COMMANDS
 from robustq.jobs.commands.files import COMMANDS as FILE_COMMANDS
 from robustq.jobs.commands.list_names import COMMANDS as NAME_COMMANDS
 from robustq.jobs.commands.options import dataset_options, normalize_options
-from robustq.jobs.commands.packages import COMMANDS as PACKAGE_COMMANDS
 from robustq.jobs.commands.queue import COMMANDS as QUEUE_COMMANDS
 from robustq.jobs.commands.results import COMMANDS as RESULT_COMMANDS
 from robustq.jobs.commands.shell import completion

@@ -3,8 +3,8 @@
 `model.pt2` is hashed and never loaded, since loading one may unpickle. Loads no torch.
 """
 
-import hmac
 import platform
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from robustlib.packages.onnx_session import OnnxSession, check_installed, runtim
 from robustq.jobs.errors import SpecError
 from robustq.jobs.packages.card import Card
 from robustq.jobs.packages.card_text import SEALED
+from robustq.jobs.text.safe_text import brief
 
+SHA256 = re.compile(r"[0-9a-f]{64}")
 OK, FAILED, NOTED = "ok", "failed", "note"
 UNSURE = (
     "not compared: whoever changes a file can change the card with it, and only the digest that `robustq package` "
@@ -70,6 +72,8 @@ def verify(place: Path, digest: str | None = None) -> Verified:
         check_installed("robustq verify", "onnx", "onnxruntime")
     except ValueError as error:
         raise SpecError(str(error)) from error
+    if digest is not None and not SHA256.fullmatch(digest := digest.strip().lower()):
+        raise SpecError(f"--digest: expected 64 digits and letters from a to f, got {brief(digest)}")
     found = Verified(str(place))
     try:
         package = open_package(place)
@@ -91,7 +95,7 @@ def look_at_digest(found: Verified, package: Package, digest: str | None) -> Non
     if digest is None:
         found.note("digest", UNSURE)
         return
-    same = hmac.compare_digest(digest.strip().lower(), package.digest)
+    same = digest == package.digest
     line = "that which was given" if same else f"{package.digest}, expected {digest}: this is another package"
     found.add("digest", same, line)
 

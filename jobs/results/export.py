@@ -24,7 +24,7 @@ ALL = Filters()
 COLUMN_TYPES: dict[str, tuple[pa.DataType, str]] = {
     "sweep": (NAME, "name of the study"),
     "model": (NAME, "the model's name in the study"),
-    "arch": (NAME, "architecture, or FILE.py:factory"),
+    "arch": (NAME, "architecture, FILE.py:factory, or the name of an ONNX file or a package"),
     "defence": (NAME, "training objective, then the defences around the network; null for given weights without"),
     "dataset": (NAME, "data set as the study names it"),
     "attack": (NAME, "attack; worst-case is the worst over the model's attacks within eps"),

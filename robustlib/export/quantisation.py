@@ -44,7 +44,8 @@ def quantised(onnx: bytes, x: np.ndarray, name: str) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             given, prepared, made = (Path(folder) / f"{part}.onnx" for part in ("given", "prepared", "made"))
             given.write_bytes(onnx)
-            shape_inference.quant_pre_process(given, prepared)
+            # ONNX's own inference of shapes: the symbolic one gives up on shapes that a name stands in.
+            shape_inference.quant_pre_process(given, prepared, skip_symbolic_shape=True)
             quantization.quantize_static(
                 prepared,
                 made,

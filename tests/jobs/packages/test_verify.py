@@ -4,6 +4,8 @@ import io
 import json
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,18 @@ def test_as_it_was_made(made: Made, place: Path, tmp_path: Path):
     ]  # fmt: skip
     assert found.digest == made.digest and found.findings[1].line.startswith("6 files")
     assert failures(zipped(place, tmp_path / "p.zip"), made.digest.upper()) == []
+
+
+def test_it_loads_no_torch(place: Path):
+    look = (
+        "import sys\nfrom robustq import cli\n"
+        f"try: cli.main(['verify', {str(place)!r}])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "loaded = {'torch', 'ray', 'torchvision', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "assert not loaded, loaded"
+    )
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "" and "the same classes" in done.stdout, done.stderr
 
 
 def test_without_a_digest_it_says_what_it_cannot_tell(place: Path):
@@ -180,6 +194,12 @@ def test_paths_that_leave_the_folder(place: Path, tmp_path: Path):
 def test_a_card_of_another_form(place: Path, tmp_path: Path, change: dict[str, Any], line: str):
     (found,) = failures(altered(place, tmp_path / "p", files={}, card=change))
     assert found.startswith(line)
+
+
+def test_what_is_no_digest_is_told(place: Path):
+    for digest in ("", "1f0c", "ü" * 64, "g" * 64):
+        with pytest.raises(SpecError, match="--digest: expected 64 digits and letters from a to f, got '"):
+            verify(place, digest)
 
 
 def test_a_place_without_a_package(tmp_path: Path):

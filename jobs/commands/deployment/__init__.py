@@ -1,0 +1,1 @@
+"""Commands for models on their way to use."""
