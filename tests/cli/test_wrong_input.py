@@ -48,6 +48,7 @@ def held(folder: Path) -> Any:
 
 
 def run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTQ_RAY", "1")  # else each attack would start a process for its job, in vain
     monkeypatch.setattr(cli, "finish", lambda *args, **kwargs: None)
     for place in (
         "robustq.cluster.driver.drive.drive_and_watch",

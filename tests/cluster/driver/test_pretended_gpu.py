@@ -50,6 +50,7 @@ def hungry(): return Net(0.5)
 @pytest.fixture(autouse=True)
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Bundles run where a GPU is pretended; crashes are tried again at once."""
+    monkeypatch.setenv("ROBUSTQ_RAY", "1")  # also where one slot is enough
     ray = ray_connection.import_ray()
     ray.cloudpickle.register_pickle_by_value(pretended_gpu)
     monkeypatch.setattr(ray_workers, "bundle_task", pretended_gpu.bundle_on_a_pretended_gpu)
