@@ -17,7 +17,7 @@ cli
 cluster.doctor cluster.remote
 cluster.driver
 cluster.ray_connection
-cluster.ray_isolation cluster.worker
+cluster.ray_isolation cluster.study_slots cluster.worker
 cluster.gpu_probe cluster.ray_sessions
 cluster.worker_ends
 cluster.bad_gpus
