@@ -3,7 +3,6 @@
 import atexit
 import gc
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +163,7 @@ def run(
     expected to fit into so much time on this machine; with --address, so many hours of all its slots together. What is
     left out stays in the sweep; the same command without --budget queues it.
     """
+    from robustq.cluster.study_slots import make_budget, slots_here
     from robustq.jobs.submission import study_sources
 
     choose_device(ctx, device, address)
@@ -180,27 +180,6 @@ def run(
     note(submitted.line)
     where = {"cpus_per_job": cpus_per_job, "address": address, "insecure": insecure}
     finish(store, submitted.sweep_id, as_json, summary=True, on_end=on_end, **where)
-
-
-def slots_here(jobs: int, gpus: int, cpus_per_job: int | None = None, *, on_cluster: bool = False) -> Any:
-    """The slots of this machine for a study that is yet to be run. jobs: that may run side by side.
-
-    on_cluster: one like them, since how many a cluster has is known only once it is reached.
-    """
-    from robustq.cluster.slots import plan_slots, usable_cpus
-    from robustq.jobs.submission.wall_time import Slots
-
-    found = plan_slots(usable_cpus(), gpus, jobs, cpus_per_job)
-    return Slots(1 if on_cluster else found.count, found.num_cpus)
-
-
-def make_budget(text: str | None, cpus_per_job: int | None = None, *, on_cluster: bool = False) -> Any:
-    """The budget of a submission; None where none is given."""
-    from robustq.jobs.submission.budget import Budget
-    from robustq.jobs.text.durations import read_duration
-
-    find_slots = partial(slots_here, cpus_per_job=cpus_per_job, on_cluster=on_cluster)
-    return None if text is None else Budget(read_duration(text), text, find_slots)
 
 
 def choose_device(ctx: click.Context, device: str | None, address: str | None = None) -> None:
@@ -266,6 +245,7 @@ def submit(
     it do not, and names that look like secrets are refused.
     """
     if cluster is None:
+        from robustq.cluster.study_slots import make_budget
         from robustq.jobs.submission import study_sources
 
         refuse_typed(ctx, "without --cluster", "insecure", "dry_run", "send")

@@ -20,7 +20,7 @@ cluster.child_workers cluster.early_child cluster.ray_workers
 cluster.ray_connection
 cluster.child
 cluster.child_process cluster.this_machine
-cluster.worker_isolation cluster.worker
+cluster.study_slots cluster.worker_isolation cluster.worker
 cluster.gpu_probe cluster.ray_sessions cluster.workers
 cluster.worker_ends
 cluster.bad_gpus

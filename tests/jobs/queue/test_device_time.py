@@ -27,14 +27,14 @@ def hours(store: Store, sweep_id: int | None = 1) -> tuple[float, float]:
     return found.gpu, found.cpu
 
 
-def test_attempts_count_by_what_they_held(sqlite_store: Store):
-    assert hours(sqlite_store) == (0, 0) and results_text.closing_lines(sqlite_store, 1) == ""
-    add(sqlite_store, 1, 1, 2.0, gpus=0.0, cpus=3.0)
-    add(sqlite_store, 1, 2, 1.0, gpus=0.0, cpus=1.0, outcome="crashed")  # what was lost was paid for too
-    add(sqlite_store, 2, 1, 4.0, gpus=0.25, cpus=2.0, gpu_ids="0")  # its cores go with the GPU
-    add(sqlite_store, 3, 1, 1.0, gpus=1.0, cpus=8.0, gpu_ids="1")
-    assert hours(sqlite_store) == (2, 7) == hours(sqlite_store, None) and hours(sqlite_store, 99) == (0, 0)
-    assert results_text.closing_lines(sqlite_store, 1) == "device hours of small: 2 of GPUs and 7 of CPU cores"
+def test_attempts_count_by_what_they_held(store: Store):
+    assert hours(store) == (0, 0) and results_text.closing_lines(store, 1) == ""
+    add(store, 1, 1, 2.0, gpus=0.0, cpus=3.0)
+    add(store, 1, 2, 1.0, gpus=0.0, cpus=1.0, outcome="crashed")  # what was lost was paid for too
+    add(store, 2, 1, 4.0, gpus=0.25, cpus=2.0, gpu_ids="0")  # its cores go with the GPU
+    add(store, 3, 1, 1.0, gpus=1.0, cpus=8.0, gpu_ids="1")
+    assert hours(store) == (2, 7) == hours(store, None) and hours(store, 99) == (0, 0)
+    assert results_text.closing_lines(store, 1) == "device hours of small: 2 of GPUs and 7 of CPU cores"
 
 
 def test_worst_cases_and_time_that_ran_backwards_cost_nothing(sqlite_store: Store):

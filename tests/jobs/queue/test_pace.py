@@ -6,8 +6,16 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, update
 
+from robustq.jobs.queue import claims, transitions
 from robustq.jobs.queue.pace import MOST, Pace, Took, corrected, learnt_pace, weighted_median
-from robustq.jobs.queue.time_left import Running, Waiting, seconds_left, time_left
+from robustq.jobs.queue.time_left import (
+    Running,
+    Waiting,
+    seconds_left,
+    seconds_left_here,
+    time_left,
+    waiting_jobs,
+)
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.schema import job, result, sweep_job
 from tests.helpers.fake_results import add_result, add_sweep
@@ -152,3 +160,23 @@ def test_time_left_of_a_store(made_up: Store, monkeypatch: pytest.MonkeyPatch):
         db.execute(update(job).where(job.c.state == "running").values(**moved))
         assert time_left(db, sweep_id, "cpu", 1) == pytest.approx(20 + 20 + 40)
         assert time_left(db, sweep_id, "cuda", 1) == pytest.approx(40 + 40 + 40)
+
+
+def test_time_left_is_asked_alike_of_every_database(store: Store):
+    """Two trainings queued, four evaluations blocked, a unit of cost each; a worst case is no work."""
+    with store.begin() as db:
+        waiting = waiting_jobs(db, 1)
+        assert sorted((row.about["kind"], row.about["arch"], row.cost) for row in waiting) == [
+            ("eval", "convnet3", 1.0), ("eval", "convnet3", 1.0), ("eval", "lenet5", 1.0), ("eval", "lenet5", 1.0),
+            ("train", "convnet3", 1.0), ("train", "lenet5", 1.0),
+        ]  # fmt: skip
+        assert time_left(db, 1, "cpu", 2) is None and seconds_left_here(db, 1) is None
+        (claimed,) = claims.claim(db, "one", most=1)
+        assert transitions.start(db, claimed, "one", "here", 1, "", gpus=0.0, cpus=1.0)
+        row = {"n": 1, "seconds": 4.0, "device": "cpu: one", "versions": {}}
+        assert transitions.finish(db, claimed, row)
+        # Four seconds a unit, of whatever network for want of better: five jobs on two slots.
+        assert time_left(db, 1, "cpu", 2) == pytest.approx(10)
+        (other,) = claims.claim(db, "one", most=1)
+        assert transitions.start(db, other, "one", "here", 1, "")
+        assert seconds_left_here(db, 1) == pytest.approx(20, abs=1)  # one runs: on one slot

@@ -89,7 +89,7 @@ def test_calibration_counts_images():
     assert set(seen) == {16} and rates.forwards > rates.gradients > 0
 
 
-def test_an_image_pays_for_an_attack_where_it_stands_and_little_where_it_falls():
+def test_an_image_pays_where_it_stands_and_little_where_it_falls():
     assert run_shares(["pgd"], [1.0]) == [1.0]
     assert run_shares(["pgd"], [0.0]) == [0.25]
     assert run_shares(["fgsm"], [0.0]) == [1.0]  # its one step is taken whatever comes of it
@@ -99,7 +99,7 @@ def test_an_image_pays_for_an_attack_where_it_stands_and_little_where_it_falls()
     assert run_shares(["pgd"], [1.0, 0.0]) == [1.25]
 
 
-def test_a_network_stands_farther_out_the_fewer_pixels_and_the_harder_its_training():
+def test_networks_stand_farther_out_of_fewer_pixels_or_when_hardened():
     pgd = TrainSettings(objective="pgd", attack={"eps": 8 / 255, "norm": "Linf"})
     pixels = 3 * 32 * 32
     assert share_standing("Linf", 0.64 / pixels**0.5, pixels, None) == pytest.approx(0.5)
