@@ -74,7 +74,8 @@ class PageCache:
 
     def versus(self, db: Connection, first: Sequence[Row], second: Sequence[Row], column: str) -> Versus:
         """Two models compared, each by its evaluations, a seed each; column: see `compare.seen`."""
-        key = (*(tuple(row["job_id"] for row in rows) for rows in (first, second)), column)
+        ids = [tuple(row["job_id"] for row in rows) for rows in (first, second)]
+        key = (ids[0], ids[1], column)
         if key not in self._versus:
             one, other = ([self.seen(db, row, column) for row in rows] for rows in (first, second))
             found = versus(one, other)

@@ -202,9 +202,9 @@ def test_an_audit_prints_values_beyond_the_limits_that_they_passed():
             "model": "m", "norm": "Linf", "eps": 0.1, "seed": 0, "n": 1000, "clean_accuracy": 0.9, "seconds": 1.0,
             "tried": [], "left_out": [], "job_id": 1,
             "checks": [
-                {"name": "zero-gradient", "value": 0.2500001, "verdict": "fail", **check},
-                {"name": "zero-gradient", "value": 0.0100001, "verdict": "warn", **check},
-                {"name": "chance", "value": None, "verdict": "warn", **check},
+                check | {"name": "zero-gradient", "value": 0.2500001, "verdict": "fail"},
+                check | {"name": "zero-gradient", "value": 0.0100001, "verdict": "warn"},
+                check | {"name": "chance", "value": None, "verdict": "warn"},
             ],
         }
     )  # fmt: skip
