@@ -195,7 +195,10 @@ def test_options_that_nobody_takes_are_refused(tmp_path: Path):
     known = {"in_channels": 1, "num_classes": 5, "image_size": (8, 8)}
     assert build(file=f"{path}:build", options={"width": 4}, **known)[1].weight.shape == (5, 4)  # pyright: ignore[reportIndexIssue]
     assert build(file=f"{path}:any_of", options={"out": 5}, **known)[1].weight.shape == (5, 7)  # pyright: ignore[reportIndexIssue]
-    with pytest.raises(ValueError, match=r"optional\.py:build has no option 'widht', it has: num_classes, width$"):
+    with pytest.raises(
+        ValueError,
+        match=r"optional\.py:build has no option 'widht', it has: num_classes, width: did you mean 'width'\?$",
+    ):
         build(file=f"{path}:build", options={"widht": 4}, **known)
     with pytest.raises(
         ValueError, match=r"^lenet5 has no option 'depth', it has: in_channels, num_classes, image_size"
