@@ -161,24 +161,27 @@ class Step:
 
     def compare(self, there: Connection, here: Connection, ids: Sequence[int]) -> None:
         """Results that both have: alike, or named with where they come from."""
-        for id_ in ids:
-            other, mine = result_of(there, id_), result_of(here, self.number[id_])
-            if other is None or mine is None or is_same(mine, other):
-                self.found.same += 1
-                continue
-            told = here.execute(select(job.c.attack, job.c.norm, job.c.eps, job.c.seed).where(job.c.id == mine.job_id))
-            name = select(sweep_job.c.model).where(sweep_job.c.job_id == mine.job_id).limit(1)
-            self.found.differing.append(
-                Difference(
-                    job_id=mine.job_id,
-                    model=here.execute(name).scalar() or "",
-                    **told.mappings().one(),
-                    kept_robust_accuracy=mine.robust_accuracy,
-                    kept_made_on=made_on(self.target, mine),
-                    other_robust_accuracy=other.robust_accuracy,
-                    other_made_on=made_on(self.source, other),
-                )
-            )
+        for some in chunks(ids):
+            others, mine = results_of(there, some), results_of(here, [self.number[id_] for id_ in some])
+            for id_ in some:
+                other, own = others.get(id_), mine.get(self.number[id_])
+                if other is None or own is None or is_same(here, own, there, other):
+                    self.found.same += 1
+                else:
+                    self.found.differing.append(self.difference(here, own, other))
+
+    def difference(self, here: Connection, own: Any, other: Any) -> Difference:
+        told = here.execute(select(job.c.attack, job.c.norm, job.c.eps, job.c.seed).where(job.c.id == own.job_id))
+        name = select(sweep_job.c.model).where(sweep_job.c.job_id == own.job_id).limit(1)
+        return Difference(
+            job_id=own.job_id,
+            model=here.execute(name).scalar() or "",
+            **told.mappings().one(),
+            kept_robust_accuracy=own.robust_accuracy,
+            kept_made_on=made_on(self.target, own),
+            other_robust_accuracy=other.robust_accuracy,
+            other_made_on=made_on(self.source, other),
+        )
 
     def take_over(self, there: Connection, here: Connection, ids: Sequence[int]) -> None:
         """Jobs that the target knows are done: it keeps no shards of them that it has yet to do."""
@@ -293,21 +296,24 @@ def words(state: str) -> str:
     return "failed" if state == "failed" else "was cancelled"
 
 
-def result_of(db: Connection, job_id: int) -> Any:
-    """The row of a result, with its outcomes."""
-    both = select(result, example_blob.c.sha256, example_blob.c.data).join(
+def results_of(db: Connection, ids: Sequence[int]) -> dict[int, Any]:
+    """Rows of results with the hash of their outcomes, by job."""
+    both = select(result, example_blob.c.sha256).join(
         example_blob, example_blob.c.job_id == result.c.job_id, isouter=True
     )
-    return db.execute(both.where(result.c.job_id == job_id)).first()
+    return {row.job_id: row for row in db.execute(both.where(result.c.job_id.in_(ids)))}
 
 
-def is_same(one: Any, other: Any) -> bool:
+def is_same(here: Connection, one: Any, there: Connection, other: Any) -> bool:
     """Whether two results agree in every number and outcome; how long they took, and where, may differ."""
     if any(getattr(one, name) != getattr(other, name) for name in MEASURED):
         return False
-    if one.sha256 == other.sha256 or one.data is None or other.data is None:
+    if one.sha256 == other.sha256 or one.sha256 is None or other.sha256 is None:
         return True
-    first, second = (example_outcomes.to_columns(example_outcomes.decode(row.data)) for row in (one, other))
+    first, second = (
+        example_outcomes.to_columns(example_outcomes.examples_of(db, row.job_id))
+        for db, row in ((here, one), (there, other))
+    )
     return all(
         np.array_equal(values, second[name], equal_nan=values.dtype.kind == "f")
         for name, values in first.items()

@@ -1,4 +1,4 @@
-"""How robustq is cited, from CITATION.cff, which lies beside the code."""
+"""The citation of robustq, from CITATION.cff, which lies beside the code."""
 
 from pathlib import Path
 

@@ -78,13 +78,17 @@ class RestoredStore:
         try:
             device_for(one.result.device)
             load_data(self.data(one.parsed))
-        except (RunError, FileNotFoundError, ValueError) as error:
+        except (RunError, FileNotFoundError, ValueError) as error:  # SpecError is one of the last
             return " ".join(str(error).split())
         return None
 
     def data(self, spec: Any) -> DataRef:
-        """The data of an evaluation where they lie here."""
-        return spec.data.model_copy(update={"place": absolute(self.dataset or spec.data.place)})
+        """The data of an evaluation where they lie here: where a person says, or under this folder by their last name.
+
+        Never where the bundle says, which may name the whole disk.
+        """
+        place = self.dataset or here(spec.data.place)
+        return spec.data.model_copy(update={"place": absolute(place)})
 
     def put(self, one: BundledJob) -> int:
         """Number of a job, which is restored with what it needs."""
@@ -132,6 +136,16 @@ class RestoredStore:
             raise SpecError(f"the bundle lacks {lacking[0]}")
         self.bundle.unpack([name for name in names if not (self.folder / name).exists()], self.folder)
         return self.folder
+
+
+def here(place: str) -> str:
+    """A data set of files by their last name alone. Raises SpecError for one that has none."""
+    kind, colon, path = place.partition(":")
+    if not colon or kind not in load.PATH_DATASETS:
+        return place
+    if (name := Path(path).name) in ("", ".", ".."):
+        raise SpecError(f"the data set {place!r} has no name: say with --dataset where it lies")
+    return f"{kind}:{name}"
 
 
 def absolute(dataset: str) -> str:

@@ -74,7 +74,7 @@ def test_what_ray_says_of_its_own_node_that_died_is_left_out(own, monkeypatch, c
     worker = ray._private.worker
     monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
     quieten(ray)  # another test may have imported Ray by itself
-    monkeypatch.setattr(worker, "_global_node", SimpleNamespace(head=own))
+    monkeypatch.setattr(worker, "_global_node", SimpleNamespace(head=own, node_ip_address="192.0.2.1"))
     text = "The node with node id: 954926b0 and address: 192.0.2.2 has been marked dead because the detector has missed"
     worker.print_to_stdstream({"lines": [text], "pid": "raylet", "is_err": False}, ignore_prefix=False)
     assert ("marked dead" in "".join(capsys.readouterr())) is not own

@@ -217,12 +217,16 @@ def setting_charts(headline: Sequence[RadiusRanking]) -> Iterator[Chart]:
 def lines_by(standings: Sequence[Standing], setting: str) -> dict[str, list[tuple[str, Standing]]]:
     """Models that differ in this setting alone, together."""
     found: dict[str, list[tuple[str, Standing]]] = {}
+    place: dict[str, Any] = {}
     for s in standings:
         base, settings = grid_settings(s.model)
         if setting in settings:
             value = settings.pop(setting)
-            found.setdefault(grid_name(base, settings) if settings else base, []).append((value, s))
-    return {name: sorted(points, key=lambda point: setting_order(point[0])) for name, points in sorted(found.items())}
+            name = grid_name(base, settings) if settings else base
+            found.setdefault(name, []).append((value, s))
+            place[name] = (base, [setting_order(other) for other in settings.values()])
+    names = sorted(found, key=place.__getitem__)
+    return {name: sorted(found[name], key=lambda point: setting_order(point[0])) for name in names}
 
 
 def setting_order(text: str) -> tuple[bool, float, str]:

@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
@@ -15,7 +17,7 @@ from robustq.cli import main
 from robustq.jobs.commands import store_info
 from robustq.jobs.errors import SpecError, StoreError
 from robustq.jobs.queue import claims, merge, prune, transitions
-from robustq.jobs.store import artifact_files, artifacts
+from robustq.jobs.store import artifact_files, artifacts, example_outcomes
 from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.schema import (
     artifact,
@@ -253,6 +255,24 @@ def test_results_that_differ_are_named_with_both_origins(tmp_path):
     assert done.exit_code == 1 and "a under fgsm Linf 0.03137, seed 0" in line
     assert f"({one.url}, cpu: made up, torch 2.14), left 12.50 % ({other.url}, cpu: other, torch 2.14)" in line
     assert content(one) == before
+
+
+def test_outcomes_written_otherwise_are_alike_and_others_are_not(tmp_path):
+    """Bytes may differ by how Arrow packs them; a single example that differs is named, whatever the row says."""
+    one, other = two_sweeps(tmp_path / "one"), two_sweeps(tmp_path / "other")
+    with other.begin() as db:
+        table = example_outcomes.examples_of(db, 1)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:  # not compressed
+            writer.write_table(table)
+        columns = example_outcomes.to_columns(example_outcomes.examples_of(db, 2))
+        columns["adversarial_prediction"] = np.roll(columns["adversarial_prediction"], 1)
+        others = (sink.getvalue().to_pybytes(), example_outcomes.encode(example_outcomes.to_table(columns)))
+        for number, data in enumerate(others, 1):
+            values = {"data": data, "sha256": f"{number}" * 64}
+            db.execute(sa.update(example_blob).where(example_blob.c.job_id == number).values(**values))
+    found = merge.merge(one, open_store(other.url))
+    assert (found.same, [row.job_id for row in found.differing]) == (3, [2])
 
 
 def finish(db, driver: str, *, most: int = 1) -> list[int]:

@@ -295,6 +295,17 @@ def test_data_that_are_elsewhere_are_asked_for(whole):
     assert any("/nowhere" in why for why in found.left_out), found.left_out
 
 
+@pytest.mark.parametrize(
+    "place, told", [("folder:/etc", "{here}/etc"), ("folder:/", "has no name"), ("tar:../..", "has no name")]
+)
+def test_a_bundle_does_not_say_what_is_read_here(whole, tmp_path, monkeypatch, place, told):
+    monkeypatch.chdir(tmp_path)
+    change = of_jobs(lambda line: "data" in line["spec"] and line["spec"]["data"].update(place=place))
+    found = check_bundle(altered(whole, tmp_path / "t.zip", change), How(number=1, trust_code=True))
+    assert (found.replayed, found.wrong, sum(found.left_out.values())) == ([], 0, 4)
+    assert all(told.format(here=tmp_path) in why for why in found.left_out), found.left_out
+
+
 def hostile(
     target: Path, name: str, content: bytes = b"x", *, mode: int = stat.S_IFREG | 0o644, twice: bool = False
 ) -> Path:
