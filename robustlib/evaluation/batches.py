@@ -6,22 +6,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm, checked_options
-from robustlib.attacks import ATTACKS
-from robustlib.attacks.autoattack import Named
-from robustlib.attacks.types import AttackFunction, as_stage
+from robustlib.attacks.types import AttackFunction
 from robustlib.checks.evaluation_checks import look_at_model
 from robustlib.checks.thresholds import CheckResult
 from robustlib.datasets.lazy_images import ImageSet
-from robustlib.evaluation.attack_sequence import attack_in_sequence
-from robustlib.evaluation.multi_radius import curve
-from robustlib.evaluation.randomised_models import GROUP, judge_randomised
+from robustlib.evaluation.fixed_models import fixed_batches
+from robustlib.evaluation.plans import Plan, given
+from robustlib.evaluation.randomised_models import GROUP, randomised_batches
 from robustlib.inference.expectation import is_randomised
-from robustlib.inference.fast_copy import Replicas, make_replicas
+from robustlib.inference.fast_copy import make_replicas
 from robustlib.inference.model_modes import (
     as_images,
     as_module,
@@ -32,20 +29,14 @@ from robustlib.inference.model_modes import (
     moved,
     strict_float32,
 )
-from robustlib.inference.predict import verdict
 from robustlib.inference.replica import Replica
-from robustlib.inference.threads import Shares, make_shares, make_threaded, thread_count, threads_each, threads_of
+from robustlib.inference.replicas import Replicas
+from robustlib.inference.threads import make_threaded, thread_count, threads_each, threads_of
 from robustlib.input_checks import check_data, check_highest, check_radii
-from robustlib.memory import Pieces, as_many_as_fit, free_memory
-from robustlib.metrics import CLEAN, NOTHING
-from robustlib.norms import size
-from robustlib.outcome import Batch, Score, check_budget, check_classes, gather, judge, one_below_the_other
-from robustlib.rng import Draws, seeded
-from robustlib.settings import ON_ALL
+from robustlib.memory import as_many_as_fit, free_memory
+from robustlib.outcome import Batch, check_classes
+from robustlib.rng import seeded
 
-Plan = Sequence[tuple[float | None, Sequence[Named]]]  # radii, each with its attacks by name
-
-MANY = 500  # passes of an example at one radius, from which on its attacks are shared out among processes
 SAMPLE = 64  # of the data set's first images, whatever is asked: what a model is looked at with before it is evaluated
 
 
@@ -134,48 +125,21 @@ def evaluate_curve(
     ready = ready or make_ready(model, x, num_classes or highest + 1, device)
     check_highest("evaluate", highest, ready.classes)
     chosen = torch.arange(len(x)) if index is None else index
-    size = GROUP if ready.replicas is None else batch_size or fitting(x[:1], device)
-
-    def steps() -> Iterator[tuple[Batch, ...]]:
-        replicas = None if ready.replicas is None else replace(ready.replicas, surrogate=surrogate)
-        shares = None if replicas is None else make_shares(replicas, device, fork=is_worth_forks(plan))
-        for replica in () if replicas is None else replicas.every:
-            replica.recordings.forget()  # the mode tells of this evaluation
-        pieces = Pieces()  # of what attacks keep for each example; what a pass takes the replicas see to
-        for rows in batches(chosen, size, grouped=replicas is None):
-            images, labels = as_images(x[rows], device), y[rows].to(device)
-            own = Draws(seed, rows.to(device))
-            if replicas is None:
-                images = images.contiguous(memory_format=layout(ready.model))
-                budgets = [(eps, given(named, surrogate)) for eps, named in plan]
-                with seeded(seed, f"evaluate/{int(rows[0]) // GROUP}", device):
-                    found = tuple(
-                        judge_randomised(ready.model, images, labels, own, norm, eps, named, draws, eot_draws)
-                        for eps, named in budgets
-                    )
-            else:
-                how = partial(judge_fixed, replicas) if shares is None else partial(judge_shared, shares)
-                parts = pieces.of(len(rows), lambda part: how(images[part], labels[part], own[part], plan, norm))  # noqa: B023
-                found = tuple(one_below_the_other(batches) for batches in zip(*parts, strict=True))
-            yield found
-
-    yield from each_within(steps(), strict_float32, partial(evaluating, ready.model))
-
-
-def is_worth_forks(plan: Plan) -> bool:
-    """Whether the attacks are ours, since what a user's does besides must be done in this process, and so long that the
-    making of processes, some 0.1 s, is little: of few passes, in large batches, Python has little to do.
-    """
-    attacks = [(name, as_stage(attack)) for _, named in plan for name, attack in named]
-    if not all(stage.is_ours for _, stage in attacks):
-        return False
-    known = [(ATTACKS[name], stage.defaults) for name, stage in attacks if name in ATTACKS]
-    passes = [attack.cost(given).forwards for attack, given in known if attack.defaults.keys() <= given.keys()]
-    return sum(passes) >= len(plan) * MANY
+    shared: Any = {"norm": norm, "seed": seed, "device": device}
+    if ready.replicas is None:
+        rows = batches(chosen, GROUP, grouped=True)
+        chance: Any = {"draws": draws, "eot_draws": eot_draws}
+        steps = randomised_batches(
+            ready.model, x, y, rows, [(eps, given(named, surrogate)) for eps, named in plan], **chance, **shared
+        )
+    else:
+        rows = batches(chosen, batch_size or fitting(x[:1], device), grouped=False)
+        steps = fixed_batches(replace(ready.replicas, surrogate=surrogate), x, y, rows, plan, **shared)
+    yield from each_within(steps, strict_float32, partial(evaluating, ready.model))
 
 
 def make_ready(model: nn.Module, x: ImageSet, num_classes: int, device: torch.device) -> Ready:
-    """Look at the model with the first images of the data set, and make its search copy; on a GPU, warm it up.
+    """Look at the model with the first images of the data set, and make its search copy.
 
     Raises ValueError for a model that does not give a finite logit for each of the classes.
     """
@@ -216,64 +180,3 @@ def batches(chosen: Tensor, batch_size: int, *, grouped: bool) -> Iterator[Tenso
     chosen = chosen.sort().values
     _, counts = (chosen // batch_size).unique_consecutive(return_counts=True)
     yield from chosen.split(counts.tolist())
-
-
-def given(named: Sequence[tuple[str, AttackFunction]], surrogate: Replica | None) -> list[tuple[str, AttackFunction]]:
-    """The attacks, those that make their images on a surrogate with it."""
-    if surrogate is None:
-        return list(named)
-    stages = [(name, as_stage(attack)) for name, attack in named]
-    return [(name, stage.given(surrogate=surrogate) if stage.lacks_surrogate else stage) for name, stage in stages]
-
-
-def judge_shared(
-    shares: Shares,
-    x: Tensor,
-    y: Tensor,
-    draws: Draws,
-    plan: Plan,
-    norm: Norm,
-) -> tuple[Batch, ...]:
-    """`judge_fixed`, each thread or process with its share of the examples."""
-
-    def work(replicas: Replicas, rows: Tensor) -> tuple[Batch, ...]:
-        found = judge_fixed(replicas, x[rows], y[rows], draws[rows], plan, norm)
-        # A radius's images lie in the memory of all radii, which would be sent along with each.
-        return tuple(replace(batch, x_adv=batch.x_adv.clone()) for batch in found)
-
-    parts = shares.scatter(len(x), work)
-    place = torch.cat([rows for rows, _ in parts]).argsort()
-    return tuple(gather(batches, place) for batches in zip(*(found for _, found in parts), strict=True))
-
-
-def judge_fixed(
-    replicas: Replicas,
-    x: Tensor,
-    y: Tensor,
-    draws: Draws,
-    plan: Plan,
-    norm: Norm,
-) -> tuple[Batch, ...]:
-    """A batch's outcome at each radius, for a model that always gives the same answer."""
-    exact, search = replicas.exact, replicas.for_radius(plan[0][0])
-    clean = verdict(exact, search, x, y)
-    attacks = [(eps, [attack for _, attack in given(named, replicas.surrogate)]) for eps, named in plan]
-    if len(plan) == 1:
-        names = {name for name, _ in plan[0][1]}
-        standing = y if names and names <= ON_ALL else clean
-        results = [attack_in_sequence(exact, x, y, attacks[0][1], draws=draws, search=search, clean=standing)]
-    else:
-        radii = [(eps, chosen) for eps, chosen in attacks if eps is not None]
-        assert len(radii) == len(plan)
-        results = curve(exact, x, y, radii, norm=norm, draws=draws, search=search, clean=clean)
-    found = []
-    for (eps, named), result in zip(plan, results, strict=True):
-        names = [name for name, _ in named]
-        check_budget(result.x_adv, x, norm, eps, names)
-        by = np.array([*names, NOTHING, CLEAN])[result.broken_by.cpu()]  # the last is position -1: wrong as it is
-        scores = (Score.fixed(clean, y), Score.fixed(result.prediction, y))
-        outcome = judge(
-            draws.index, y, *scores, size(result.x_adv - x, norm), by, result.queries, result.radius_queries
-        )
-        found.append(Batch(outcome, result.x_adv, result.broken_by.cpu().numpy(), result.seconds))
-    return tuple(found)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,15 +10,42 @@ from torch import Tensor, nn
 
 from robustlib.arguments import Norm
 from robustlib.attacks.types import AttackFunction
+from robustlib.datasets.lazy_images import ImageSet
+from robustlib.evaluation.plans import Plan
 from robustlib.inference.expectation import Expectation
+from robustlib.inference.model_modes import as_images, layout
 from robustlib.losses import margin
 from robustlib.metrics import NOTHING
 from robustlib.norms import per_example, project_in_box, size
 from robustlib.outcome import Batch, check_attacked, check_budget, judge, score
-from robustlib.rng import Draws
+from robustlib.rng import Draws, seeded
 
 INNER = 0.99  # of the radius: farther out there is nothing to be had
 GROUP = 100  # examples that share their passes: a model's own noise comes from torch's generator, seeded by group
+
+
+def randomised_batches(
+    model: nn.Module,
+    x: ImageSet,
+    y: Tensor,
+    groups: Iterable[Tensor],
+    plan: Plan,
+    *,
+    norm: Norm,
+    seed: int,
+    device: torch.device,
+    draws: int,
+    eot_draws: int,
+) -> Iterator[tuple[Batch, ...]]:
+    """The outcome of each group at each radius, one after the other. groups: of the examples' places in x."""
+    for rows in groups:
+        images = as_images(x[rows], device).contiguous(memory_format=layout(model))
+        labels, own = y[rows].to(device), Draws(seed, rows.to(device))
+        with seeded(seed, f"evaluate/{int(rows[0]) // GROUP}", device):
+            found = tuple(
+                judge_randomised(model, images, labels, own, norm, eps, named, draws, eot_draws) for eps, named in plan
+            )
+        yield found
 
 
 def judge_randomised(

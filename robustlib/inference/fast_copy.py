@@ -6,7 +6,6 @@ differs or cannot be made.
 """
 
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
 from functools import partial
 
 import torch
@@ -16,54 +15,17 @@ from robustlib.inference.batched_model import Count, batch_sizes
 from robustlib.inference.copy_agreement import compare, known_slopes, refusal, repeated, unseen
 from robustlib.inference.cuda_graphs import Graphs, RecordingFailed, no_recordings
 from robustlib.inference.cudnn_tuning import MUCH, seconds_of
+from robustlib.inference.folded_layers import Normalized
 from robustlib.inference.gradients import Net
 from robustlib.inference.graph_fusion import fuse
-from robustlib.inference.graph_rewriting import Normalized, fold, normalises, steady_linear
+from robustlib.inference.graph_rewriting import fold, normalises, steady_linear
 from robustlib.inference.model_modes import copied, layout
 from robustlib.inference.replica import Replica
+from robustlib.inference.replicas import Replicas
 from robustlib.memory import out_of_memory
 from robustlib.model_calls import ask
 
 ORDINARY = 64  # a batch size that all CPUs treat like the larger ones
-
-
-@dataclass(frozen=True)
-class Replicas:
-    """A model as it judges (`exact`, the original in float32), and as attacks search on it.
-
-    search: the quickest copy.  fine: a copy in arithmetic fine enough to measure smallest distances with; often the
-    same.  surrogate: another network, on which `transfer` makes its images.
-    """
-
-    exact: Replica
-    search: Replica
-    fine: Replica
-    surrogate: Replica | None = None
-
-    @property
-    def every(self) -> tuple[Replica, ...]:
-        """All of them; some may be the same."""
-        return (self.exact, self.search, self.fine, *([] if self.surrogate is None else [self.surrogate]))
-
-    def for_radius(self, eps: float | None) -> Replica:
-        """The copy to search a ball of this radius with, or, with None, for the nearest misclassified image."""
-        return self.fine if eps is None else self.search
-
-    @property
-    def passes(self) -> Count:
-        """Examples passed forward and back so far, by all."""
-        return Count(*(sum(each) for each in zip(*(astuple(count) for count in self.counts), strict=True)))
-
-    @property
-    def counts(self) -> list[Count]:
-        """Where they count, in a fixed order; those that count together have one."""
-        return list({id(replica.count): replica.count for replica in self.every}.values())
-
-    def add_counts_to(self, other: "Replicas") -> None:
-        """Count the passes so far as the other's."""
-        # Those that count together are empty at their second turn.
-        for mine, theirs in zip(self.every, other.every, strict=True):
-            mine.count.move_to(theirs.count)
 
 
 def make_replicas(model: nn.Module, sample: Tensor, *, half: bool | None = None) -> Replicas:

@@ -10,7 +10,8 @@ from torch import fx, nn
 
 from robustlib.inference.cudnn_layers import ConvRelu, Geometry, Pair
 from robustlib.inference.fast_layers import ReluPool
-from robustlib.inference.graph_rewriting import POOLS, RELUS, Folded, Normalized, is_a, only_user, pair
+from robustlib.inference.folded_layers import Folded, Normalized
+from robustlib.inference.graph_rewriting import POOLS, RELUS, is_a, only_user, pair
 
 ADDS = (operator.add, torch.add, "add")
 ADDS_IN_PLACE = (operator.iadd, "add_")

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from robustlib.inference.batched_model import Count
-from robustlib.inference.fast_copy import Replicas
 from robustlib.inference.forks import can_differentiate, can_fork, in_processes
 from robustlib.inference.model_modes import without_graphs
+from robustlib.inference.replicas import Replicas
 
 MOST = 4  # threads that run Python at once: more would wait for each other
 MOST_FORKS = 16  # processes, each with one thread

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from robustlib.inference.batched_model import batch_sizes
 from robustlib.inference.copy_agreement import beyond, compare, known_slopes
 from robustlib.inference.fast_copy import attempt, halves, search_replica, suits_half
-from robustlib.inference.graph_rewriting import fold, refresh
+from robustlib.inference.folded_layers import refresh
+from robustlib.inference.graph_rewriting import fold
 from robustlib.inference.model_modes import evaluating, layout, strict_float32
 from robustlib.inference.replica import Replica
 from robustlib.model_calls import ask

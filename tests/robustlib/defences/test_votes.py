@@ -13,9 +13,10 @@ from robustlib.defences.votes import QuickVoter, make_voter, vote
 from robustlib.evaluation.batches import Ready
 from robustlib.evaluation.certified import evaluate_certified, voter_for
 from robustlib.inference.cuda_graphs import Graphs
-from robustlib.inference.fast_copy import Replicas, make_replicas
+from robustlib.inference.fast_copy import make_replicas
 from robustlib.inference.model_modes import strict_float32
 from robustlib.inference.replica import Replica
+from robustlib.inference.replicas import Replicas
 from robustlib.outcome import join
 from robustlib.rng import Draws
 from tests.helpers.fake_cuda import FakeCuda, install

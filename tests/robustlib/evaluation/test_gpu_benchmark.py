@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from robustlib.evaluation.batches import Ready
 from robustlib.inference.cuda_graphs import Graphs
-from robustlib.inference.fast_copy import Replicas, make_replicas
+from robustlib.inference.fast_copy import make_replicas
 from robustlib.inference.replica import Replica
+from robustlib.inference.replicas import Replicas
 from robustlib.inference.throughput import calibrate
 from tests.helpers.fake_cuda import install
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.attacks.types import as_stage
-from robustlib.evaluation import batches
+from robustlib.evaluation import plans
 from robustlib.evaluation.batches import evaluate_batches, evaluate_curve, make_ready
 from robustlib.inference import forks, threads
-from robustlib.inference.fast_copy import Replicas
 from robustlib.inference.forks import in_processes
+from robustlib.inference.replicas import Replicas
 from robustlib.inference.threads import ForkedReplicas, ThreadedReplicas, make_shares
 from robustlib.memory import out_of_memory
 from robustlib.models.black_box import BlackBoxModel
@@ -192,7 +192,7 @@ def test_a_backward_pass_that_no_fork_can_make_is_made_here():
 def test_it_ends_with_its_parent():
     code = """
 import os, time
-from robustlib.inference.fast_copy import Replicas
+from robustlib.inference.replicas import Replicas
 from robustlib.inference.forks import in_processes
 def tells():
     print(os.getpid(), flush=True)
@@ -219,7 +219,7 @@ def alive(pid: int) -> bool:
 
 
 def test_processes_give_what_threads_give(two_threads, monkeypatch: pytest.MonkeyPatch, net: nn.Module, test):
-    monkeypatch.setattr(batches, "MANY", 1)
+    monkeypatch.setattr(plans, "MANY", 1)
     x, y = test[0][:60], test[1][:60]
     stages = [("apgd-ce", partial(ATTACKS["apgd-ce"], eps=0.06, steps=8))]
     found = []
@@ -281,7 +281,7 @@ def test_passes_are_counted_also_of_a_process_that_died(two_threads, net: nn.Mod
 def test_images_of_a_radius_are_sent_without_those_of_the_others(
     two_threads, monkeypatch: pytest.MonkeyPatch, net: nn.Module, test
 ):
-    monkeypatch.setattr(batches, "MANY", 1)
+    monkeypatch.setattr(plans, "MANY", 1)
     plan = [(eps, [("pgd", partial(ATTACKS["pgd"], eps=eps))]) for eps in (0.03, 0.06, 0.09)]
     (radii,) = evaluate_curve(net, test[0][:20], test[1][:20], plan, num_classes=10)
     assert [batch.x_adv.untyped_storage().nbytes() for batch in radii] == [radii[0].x_adv.nbytes] * 3
@@ -290,14 +290,14 @@ def test_images_of_a_radius_are_sent_without_those_of_the_others(
 def test_long_attacks_of_ours_are_worth_processes():
     long, short = ("square", partial(ATTACKS["square"], eps=0.1)), ("pgd", partial(ATTACKS["pgd"], eps=0.1, steps=20))
     mine = ("mine", lambda model, x, y, *, draws: x)
-    plans = [[long], [short], [short, long], [long, mine], [("pgd", partial(ATTACKS["pgd"], eps=0.1, steps=1000))]]
-    assert [batches.is_worth_forks([(0.1, stages)]) for stages in plans] == [True, False, True, False, True]
-    assert not batches.is_worth_forks([(k / 100, [short]) for k in range(1, 9)])  # radii are one search
-    assert batches.is_worth_forks([(0.1, ENSEMBLES["autoattack"](norm="Linf", eps=0.1).stages)])
+    named = [[long], [short], [short, long], [long, mine], [("pgd", partial(ATTACKS["pgd"], eps=0.1, steps=1000))]]
+    assert [plans.is_worth_forks([(0.1, stages)]) for stages in named] == [True, False, True, False, True]
+    assert not plans.is_worth_forks([(k / 100, [short]) for k in range(1, 9)])  # radii are one search
+    assert plans.is_worth_forks([(0.1, ENSEMBLES["autoattack"](norm="Linf", eps=0.1).stages)])
 
 
 def test_a_users_attack_stays_in_this_process(two_threads, monkeypatch: pytest.MonkeyPatch, net: nn.Module, test):
-    monkeypatch.setattr(batches, "MANY", 0)
+    monkeypatch.setattr(plans, "MANY", 0)
     where = []
 
     def mine(model: nn.Module, x: Tensor, y: Tensor, *, draws: object) -> Tensor:

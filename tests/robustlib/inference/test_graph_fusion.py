@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlib.inference.cudnn_layers import ConvRelu
+from robustlib.inference.folded_layers import Normalized, refresh
 from robustlib.inference.graph_fusion import fuse
-from robustlib.inference.graph_rewriting import Normalized, fold, refresh
+from robustlib.inference.graph_rewriting import fold
 from robustlib.models import build
 
 Body = Callable[[Any, Tensor], Tensor]

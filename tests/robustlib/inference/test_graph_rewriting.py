@@ -14,7 +14,8 @@ from torchvision.transforms.v2 import Normalize as NormalizeV2
 from robustlib.inference import fast_copy
 from robustlib.inference.fast_copy import make_replicas, search_replica
 from robustlib.inference.fast_layers import HalvingPool, ReluPool, SteadyLinear, WideLinear
-from robustlib.inference.graph_rewriting import Folded, Normalized, fold, refresh
+from robustlib.inference.folded_layers import Folded, Normalized, refresh
+from robustlib.inference.graph_rewriting import fold
 from robustlib.models import build
 from robustlib.training.copy_updates import tracking_copy
 

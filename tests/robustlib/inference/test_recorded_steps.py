@@ -14,15 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.hard_nets import Faint, Steep
 from robustlib import hyperplane, norms
 from robustlib.attacks import ATTACKS
-from robustlib.evaluation import batches
+from robustlib.evaluation import fixed_models
 from robustlib.evaluation.batches import Ready, evaluate_batches
 from robustlib.inference import fixed_oracle, recorded_steps
 from robustlib.inference.cuda_graphs import Graphs
-from robustlib.inference.fast_copy import Replicas
 from robustlib.inference.gradients import without_vanished
 from robustlib.inference.oracle import Oracle
 from robustlib.inference.recorded_steps import LONGEST
 from robustlib.inference.replica import Replica, Unseen
+from robustlib.inference.replicas import Replicas
 from robustlib.inference.step_blocks import blank
 from robustlib.inference.steps import Phase, Rows, search_ball
 from robustlib.losses import misclassified
@@ -274,7 +274,7 @@ def test_errors_after_a_recording_without_memory_are_no_lack_of_memory(cuda: Fak
 def test_an_evaluation_tells_how_its_own_steps_were_taken(
     cuda: FakeCuda, net: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(batches, "make_shares", lambda *_, **__: None)  # the fakes cannot be copied
+    monkeypatch.setattr(fixed_models, "make_shares", lambda *_, **__: None)  # the fakes cannot be copied
     y, model = net(x).argmax(1), recorded(net)
     ready = Ready(net, Replicas(eager(net), model, model), classes=10, seconds=0.0)
     for name, words in (("pgd", ", recorded steps"), ("noise", "")):
