@@ -5,8 +5,8 @@ API has besides: the less often, the longer nothing came and the longer a fetch 
 """
 
 import asyncio
-import time
 from collections.abc import Callable
+from time import monotonic, sleep
 from typing import Any
 
 POLL_SECONDS, LONGEST_PAUSE = 1.0, 30.0  # between two looks at first, and at most
@@ -63,15 +63,15 @@ class Follower:
 
     def follow_by_fetching(self) -> str:
         while True:
-            state, before, start = self.state(), self.shown, time.monotonic()
+            state, before, start = self.state(), self.shown, monotonic()
             self.show(self.log())  # after the state, so that it holds the end
             if state in self.ended:
                 return state
-            self.wait(came=self.shown > before, least=WORTH * (time.monotonic() - start))
+            self.wait(came=self.shown > before, least=WORTH * (monotonic() - start))
 
     def wait(self, *, came: bool, least: float = 0.0) -> None:
         self.pause = POLL_SECONDS if came else min(SLOWER * self.pause, LONGEST_PAUSE)
-        time.sleep(min(max(self.pause, least), LONGEST_PAUSE))
+        sleep(min(max(self.pause, least), LONGEST_PAUSE))
 
     def show(self, text: str) -> None:
         """What of the whole log was not shown yet."""
