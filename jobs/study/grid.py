@@ -15,6 +15,7 @@ from robustq.jobs.study.yaml_with_lines import Parts, Path_
 from robustq.jobs.text.grid_names import grid_name
 
 GRID = "grid"
+NO_AXIS = (GRID, "train", "options", "defence")  # of a model: they are settings themselves, with grids of their own
 MOST = 1000  # points of one entry
 Fail = Callable[[Path_, str], Exception]
 
@@ -113,7 +114,7 @@ def axes(part: Mapping[str, Any], where: Path_, source: Path_, fail: Fail) -> It
     for name, values in grid.items():
         if not isinstance(values, list) or not values:
             raise fail((*place, name), f"{named}.{name}: expected a list of values, got {values!r}")
-        if name in part or name in (GRID, "train", "options", "defence"):
+        if name in part or name in NO_AXIS:
             why = "is set beside the grid too" if name in part else "is no setting that a grid can have"
             raise fail((*place, name), f"{named}.{name}: {name} {why}")
         for i, value in enumerate(values):

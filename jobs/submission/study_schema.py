@@ -21,6 +21,7 @@ from robustlib.defences.smoothing import certify
 from robustlib.models import MODELS
 from robustlib.settings import AUDIT, CERTIFY, TRANSFER, TrainSettings
 from robustlib.training import OBJECTIVES
+from robustq.jobs.study.grid import GRID, NO_AXIS
 from robustq.jobs.study.study import Study, StudyAttack, StudyDefence, StudyModel
 from robustq.jobs.submission import validate
 
@@ -84,13 +85,19 @@ def closed(properties: Mapping[str, Schema], required: Iterable[str] = ()) -> Sc
     return found | ({"required": list(required)} if required else {})
 
 
+def gridded(properties: Mapping[str, Schema]) -> dict[str, Schema]:
+    """Settings that may be given as a grid too: lists of values, of which each combination is meant."""
+    lists = {name: {"type": "array", "minItems": 1, "items": one} for name, one in properties.items()}
+    return {**properties, GRID: closed({name: one for name, one in lists.items() if name not in NO_AXIS})}
+
+
 def by_name(known: Mapping[str, Mapping[str, Schema]], shared: Mapping[str, Schema]) -> Schema:
     """An entry whose `name` says what else it may hold."""
     name: Schema = {"enum": list(known)}
     cases = [
         {
             "if": {"properties": {"name": {"const": one}}, "required": ["name"]},
-            "then": closed({"name": name, **shared, **own}),
+            "then": closed({"name": name, **gridded({**shared, **own})}),
         }
         for one, own in known.items()
     ]
@@ -151,7 +158,7 @@ def train_schema() -> Schema:
     for objective in OBJECTIVES:
         for name, p in validate.training_parameters(objective).items():
             taken.setdefault(name, parameter(name, p.annotation))
-    return closed(taken | own)
+    return closed(gridded(taken | own))
 
 
 def model_schema() -> Schema:
@@ -167,4 +174,4 @@ def model_schema() -> Schema:
         for one in found["normalize"]["anyOf"]
     ]
     found["defence"] = one_or_many(by_name({name: parameters(keywords(f)) for name, f in DEFENCES.items()}, {}))
-    return closed(found)
+    return closed(gridded(found))

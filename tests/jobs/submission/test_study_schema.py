@@ -23,6 +23,10 @@ STUDY: dict[str, Any] = {
         "plain": {"arch": "lenet5", "train": {"objective": "pgd", "eps": "8/255", "steps": 3, "epochs": 2}},
         "mine": {"file": "m.py:make", "options": {"width": 3}, "normalize": {"mean": 0.5, "std": [0.25]}},
         "given": {"arch": "torchvision:resnet50", "weights": "w.pt", "defence": [{"name": "bit_depth", "bits": 3}]},
+        "many": {
+            "grid": {"arch": ["lenet5", "convnet3"]},
+            "train": {"objective": "pgd", "grid": {"steps": [1, 3], "epochs": [2]}},
+        },
         "one": {"arch": "lenet5", "weights": "w.pt", "defence": {"name": "median"}, "train": None},
     },
     "attacks": [
@@ -30,6 +34,7 @@ STUDY: dict[str, Any] = {
         {"name": "corruption", "kind": "all", "severity": [1, 5]},
         {"name": "certify", "norm": "L2", "eps": 0.25, "n": 1000},
         {"name": "transfer", "surrogate": "plain", "eps": "8/255"},
+        {"name": "pgd", "eps": 0.1, "grid": {"steps": [5, 10], "restarts": [1, 2]}},
     ],
     "seeds": [0, 1],
     "examples": "all",
@@ -87,6 +92,9 @@ WRONG = [
     ("eps", 0.1, ("attacks", 1)),
     ("norm", "Linf", ("attacks", 2)),
     ("momentums", 0.9, ("train",)),
+    ("grid", {"stepz": [3]}, ("attacks", 4)),
+    ("grid", {"steps": 3}, ("attacks", 4)),
+    ("grid", {"train": [{}]}, ("models", "many")),
 ]
 
 
@@ -103,13 +111,15 @@ def test_what_is_misspelt_or_out_of_range_is_named(validator, name: str, value: 
 def test_it_knows_every_entry_and_every_parameter(validator):
     properties = validator.schema["properties"]
     assert properties.keys() == Study.model_fields.keys()
-    assert properties["models"]["additionalProperties"]["properties"].keys() == StudyModel.model_fields.keys()
+    assert properties["models"]["additionalProperties"]["properties"].keys() == StudyModel.model_fields.keys() | {
+        "grid"
+    }
     attacks = properties["attacks"]["items"]
     assert attacks["properties"]["name"]["enum"] == [*ATTACKS, *ENSEMBLES, CERTIFY, AUDIT]
     for case in attacks["allOf"]:
         name, known = case["if"]["properties"]["name"]["const"], case["then"]["properties"]
         radius = {"eps": 0.1} if "eps" in known else {}
         complete = validate.complete_attack(name, None, radius.get("eps"), 1, {})
-        assert set(complete.params) == known.keys() - {"name", "norm", "eps", "restarts", "surrogate"}
+        assert set(complete.params) == known.keys() - {"name", "norm", "eps", "restarts", "surrogate", "grid"}
         with pytest.raises(ValueError, match="has no parameter"):
             validate.complete_attack(name, None, radius.get("eps"), 1, {"no such": 1})
