@@ -52,7 +52,7 @@ def upload_contents(study: Path, requested: Sequence[str] = ()) -> SentFiles:
     named = [*named_files(study, root)]
     found = choose_files(root, [root / study.resolve().name, *(path for path, _ in named)], requested)
     if (size := found.size) > LIMIT_BYTES:
-        held, most = distinct((size / 2**20, LIMIT_BYTES >> 20))
+        held, most = distinct((size / 2**20, LIMIT_BYTES / 2**20))
         raise SpecError(
             f"the folder {root} holds {held} MB, of which {most} can be sent: put the study "
             "and the files that it names into a folder of their own; data sets are named by their path on the cluster"

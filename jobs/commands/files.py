@@ -112,7 +112,7 @@ def report(ctx: click.Context, sweep: str, out: Path, figures: Path | None, form
     from robustq.jobs.report.write import write_report
 
     if figures is None:
-        refuse_typed(ctx, "but with --figures FOLDER", "forms")
+        refuse_typed(ctx, "without --figures FOLDER", "forms")
     chosen = tuple(dict.fromkeys(forms))
     for path in write_report(open_store(ctx), sweep, out, figures, note, chosen):
         note(f"wrote {path}")

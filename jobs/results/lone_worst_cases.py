@@ -88,8 +88,8 @@ def lone_jobs(db: Connection, ids: Sequence[int]) -> set[tuple[str, int]]:
         query = select(*columns, job.c.eps).join(job, job.c.id == sweep_job.c.job_id)
         query = query.join(sweep, sweep.c.id == sweep_job.c.sweep_id).where(sweep_job.c.sweep_id.in_(some))
         query = query.where((job.c.kind == "eval") & job.c.norm.is_not(None) & job.c.attack.not_in(NONE))
-        for row in db.execute(query):
-            (sweep_id, name, id_), network, eps = row[:3], row[3:-1], row[-1]
+        for row in map(list[Any], db.execute(query)):
+            sweep_id, name, id_, network, eps = row[0], row[1], row[2], row[3:-1], row[-1]
             place = (sweep_id, *network)
             radii.setdefault(place, []).append(eps or 0.0)
             evaluations.append((sweep_id, name, id_, place, eps))

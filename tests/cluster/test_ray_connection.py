@@ -124,7 +124,7 @@ def test_what_would_not_be_there_is_found_before_it_is_sent(tmp_path, monkeypatc
     monkeypatch.setattr("robustq.cluster.remote.upload.LIMIT_BYTES", 10)
     study.write_text(STUDY.format(file="m.py"))
     with pytest.raises(
-        SpecError, match=r"holds 0 MB, of which 0 can be sent: put the study and the files that it names"
+        SpecError, match=r"holds 5.72e-05 MB, of which 9.54e-06 can be sent: put the study and the files that it names"
     ):
         prepared_upload(study).__enter__()
 

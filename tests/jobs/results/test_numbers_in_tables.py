@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
@@ -16,8 +17,10 @@ from robustlib.checks.thresholds import LIMITS
 from robustlib.metrics import wilson
 from robustq import cli
 from robustq.jobs.commands.audit_text import audit_page
+from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.schema import audit, check_result, job, job_dep, result
+from robustq.jobs.verification.diff import equal
 from tests.helpers.fake_results import add_result, add_sweep, outcome
 
 EPS = 8 / 255
@@ -260,3 +263,27 @@ def test_the_worst_case_is_a_row_also_of_a_single_attack(made_up: Store, tmp_pat
     path = tmp_path / "rows.csv"
     assert CliRunner().invoke(cli.main, ["--store", made_up.url, "export", *asked, str(path)]).exit_code == 0
     assert path.read_text() == printed(made_up, *asked, "--format", "csv")
+
+
+def test_outcomes_of_before_replay_though_they_lack_the_queries_of_a_radius():
+    """As they were stored: without the column. What both tell must still agree."""
+    columns = robust(10) | {"queries": np.arange(40)}
+    new = columns | {"radius_queries": np.minimum(np.arange(40), 30)}
+    table = example_outcomes.to_table(new).drop_columns(["radius_queries"])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    before = example_outcomes.to_columns(example_outcomes.decode(sink.getvalue().to_pybytes()))
+    assert (before["radius_queries"] == -1).all() and before["queries"].tolist() == list(range(40))
+    after = example_outcomes.to_columns(
+        example_outcomes.decode(example_outcomes.encode(example_outcomes.to_table(new)))
+    )
+    assert equal(before, after) and equal(after, before)
+    assert not equal(before, after | {"queries": np.arange(40) + 1})
+    assert not equal(after, after | {"radius_queries": np.arange(40)})
+
+
+def test_figures_have_no_form_without_a_folder(made_up: Store):
+    words = ["--store", made_up.url, "report", "--sweep", "s", "--figure-format", "pdf"]
+    ran = CliRunner().invoke(cli.main, words)
+    assert (ran.exit_code, ran.stderr) == (2, "robustq: --figure-format has no effect without --figures FOLDER\n")
