@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from robustq.cluster import child_workers
 from robustq.cluster.child_workers import ChildWorkers
-from robustq.cluster.driver.drive import drive
+from robustq.cluster.driver.drive import drive, one_slot
 from robustq.cluster.early_child import early_child
 from robustq.cluster.messages import Finished, Place, Started, WorkerSettings
 from robustq.cluster.slots import Slots
@@ -255,6 +255,20 @@ def test_what_a_model_does_to_its_worker_is_its_own_end(tmp_path: Path, monkeypa
         "Fatal Python error: Segmentation fault, File "
     )
     assert all(Path(log).parent == tmp_path / "artifacts" / "logs" and Path(log).stat().st_size for log in kept)
+    store.engine.dispose()
+
+
+def test_one_of_several_gpus_is_enough_for_one_job(tmp_path: Path):
+    """Unless it is long enough to be split over all of them, or its study says so."""
+    store, four = submitted(tmp_path, "closes"), Slots(4, 1, 2)
+    with store.begin() as db:
+        assert one_slot(db, 1, four) == Slots(1, 1, 2)
+        assert one_slot(db, None, four) == four  # others may come
+        spec = db.execute(sa.select(job.c.spec)).scalar_one()
+        db.execute(sa.update(job).values(spec=spec | {"shards": 2}))
+        assert one_slot(db, 1, four) == four
+        db.execute(sa.update(job).values(spec=spec, cost=1e12))
+        assert one_slot(db, 1, four) == four
     store.engine.dispose()
 
 
