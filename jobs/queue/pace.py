@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
-from robustq.jobs.store.schema import job, result
+from robustq.jobs.store.schema import job, result, sweep_job
 
 LATEST = 2000  # results that are learnt from
 MOST = 15  # of a group: those recorded last, since machines change
@@ -17,14 +18,17 @@ WHOLE_SECONDS = 1.0  # from which on a result counts fully: short ones tell of w
 # What jobs are alike in, from the finest to what they need at least; and how many results a calibration of the job's
 # own model and batch is worth beside them. Costs compare within a network; between networks only for want of better.
 ALIKE: tuple[tuple[tuple[str, ...], float], ...] = (
-    (("kind", "attack", "norm", "eps", "arch", "defence", "dataset"), 0.5),
-    (("kind", "attack", "norm", "arch", "defence", "dataset"), 1.0),
+    (("kind", "attack", "norm", "arch", "defence", "dataset", "model", "eps"), 0.5),
+    (("kind", "attack", "norm", "arch", "defence", "dataset", "model"), 1.0),
     (("kind", "attack", "arch"), 2.0),
     (("kind", "arch"), 4.0),
 )
 SAME_ATTACK = 2  # of these groups, from the finest, are of one attack on one network and its data
 FOR_WANT_OF_BETTER: tuple[tuple[str, ...], ...] = (("arch",), ("kind", "attack"), ("kind",), ())
-COLUMNS = tuple(job.c[name] for name in ALIKE[0][0])
+# A study's name for a model tells networks apart that rows do not: one with dropout at inference takes other passes.
+MODEL = select(sa.func.min(sweep_job.c.model)).where(sweep_job.c.job_id == job.c.id).correlate(job).scalar_subquery()
+OF_A_JOB = tuple(job.c[name] for name in ALIKE[0][0] if name != "model")
+COLUMNS = (*OF_A_JOB, MODEL.label("model"))
 Group = tuple[Any, ...]
 
 

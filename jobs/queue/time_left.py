@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
 from robustlib.settings import ONE_SEARCH
-from robustq.jobs.queue.pace import COLUMNS, Pace, Took, learnt_pace
+from robustq.jobs.queue.pace import COLUMNS, OF_A_JOB, Pace, Took, learnt_pace
 from robustq.jobs.store.schema import driver, job, result
 from robustq.jobs.store.sweeps import jobs_of
 
@@ -142,7 +142,7 @@ def waiting_jobs(db: Connection, sweep_id: int | None) -> list[Waiting]:
     query = (
         select(*COLUMNS, job.c.gpu_share, sa.func.sum(job.c.cost), sa.func.max(job.c.cost))
         .where(job.c.id.in_(jobs_of(sweep_id)) & WORK & open_)
-        .group_by(*COLUMNS, job.c.gpu_share)
+        .group_by(*OF_A_JOB, sa.text("model"), job.c.gpu_share)
     )
     found = []
     for row in db.execute(query).mappings():

@@ -124,7 +124,7 @@ def columns_of(planned: Planned) -> dict[str, Any]:
     """What results of jobs like this one are known by."""
     attack = planned.spec.attack if isinstance(planned.spec, EvalSpec) else None
     about = {name: getattr(attack, name, None) for name in ("norm", "eps")}
-    named = {"arch": planned.arch, "defence": planned.defence, "dataset": planned.dataset}
+    named = {"arch": planned.arch, "defence": planned.defence, "dataset": planned.dataset, "model": planned.model}
     return about | named | {"kind": planned.spec.kind, "attack": None if attack is None else attack.name}
 
 

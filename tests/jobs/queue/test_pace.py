@@ -22,6 +22,7 @@ from tests.helpers.fake_results import add_result, add_sweep
 
 PGD: dict[str, Any] = {
     "kind": "eval", "attack": "pgd", "norm": "Linf", "eps": 0.1, "arch": "lenet5", "defence": None, "dataset": "digits",
+    "model": "a",
 }  # fmt: skip
 
 
@@ -43,6 +44,9 @@ def test_the_finest_group_that_has_results_counts():
     assert pace.seconds(about(attack="square"), 1) == pytest.approx(9)
     assert pace.seconds(about(arch="c"), 1) == pytest.approx(9)
     assert pace.seconds(about(arch="c", attack="square"), 1) == pytest.approx(math.sqrt(9 * 50))
+    # Of another model of the study, with dropout perhaps, it is only the attack on such a network.
+    other = pace_of((about(model="random"), 10, 500), (about(model="random", eps=0.2), 10, 500))
+    assert other.seconds(PGD, 1, calibrated=2) == pytest.approx(50**0.5 * 2**0.5)
     assert Pace().seconds(PGD, 1) is None and pace.seconds(PGD, 0) == 0
 
 
