@@ -1,5 +1,6 @@
 """The command at a sweep's end: what it hears, and that its failure loses nothing."""
 
+import os
 import subprocess
 from collections.abc import Callable
 from typing import NamedTuple
@@ -28,8 +29,8 @@ class Run(NamedTuple):
 @pytest.fixture
 def run(sqlite_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("ROBUSTQ_HOME", "ROBUSTQ_STORE"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("ROBUSTQ_")]:
+        monkeypatch.delenv(name)
 
     variables: dict[str, str] = {}
 
