@@ -27,7 +27,7 @@ cluster.bad_gpus
 cluster.last_words cluster.machine_locks cluster.messages cluster.process_identity cluster.ray_failures cluster.slots
 jobs.commands
 jobs.packages jobs.paper jobs.report jobs.trackers jobs.verification
-jobs.results jobs.submission
+jobs.results jobs.submission jobs.upkeep
 jobs.queue jobs.reasons jobs.running
 jobs.store jobs.study
 jobs.specs

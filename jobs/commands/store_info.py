@@ -104,7 +104,7 @@ def prune_text(told: Mapping[str, Any]) -> str:
 
 def merge(url: str, others: Sequence[str], places: Sequence[str], *, dry_run: bool) -> list[dict[str, Any]]:
     """Take other stores into the one of this URL, one after the other."""
-    from robustq.jobs.queue.merge import merge
+    from robustq.jobs.upkeep.merge import merge
 
     sources = [open_store(other) for other in others]
     target = open_store(url, create=not dry_run, write=True)

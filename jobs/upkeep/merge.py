@@ -14,7 +14,6 @@ from sqlalchemy import Connection, select, update
 
 from robustq.jobs.errors import ArtifactError, StoreError
 from robustq.jobs.queue.dependencies import end_dependents, unblock
-from robustq.jobs.queue.prune import delete_jobs, pairs, refuse_at_work
 from robustq.jobs.queue.transitions import UNFINISHED
 from robustq.jobs.store import artifacts, example_outcomes
 from robustq.jobs.store.bulk_insert import add_dependencies, add_jobs, chunks, insert_new, known_jobs
@@ -36,6 +35,7 @@ from robustq.jobs.store.schema import (
 )
 from robustq.jobs.store.sqlite_files import identity
 from robustq.jobs.text.safe_text import address
+from robustq.jobs.upkeep.prune import delete_jobs, pairs, refuse_at_work
 
 MEASURED = ("clean_accuracy", "robust_accuracy", "any_draw_accuracy", "distance_median", "distance_mean")
 OF_RESULTS = (result, example_blob, check_result, audit, job_artifact)

@@ -1,0 +1,1 @@
+"""The upkeep of stores: sweeps removed with their files, stores merged."""
