@@ -5,13 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from robustq.jobs.queue import prune as pruning
 from robustq.jobs.queue.status import counts
 from robustq.jobs.store.compact import compact
 from robustq.jobs.store.connection import Store, connect_store, open_store, parse_url, schema_version
 from robustq.jobs.store.schema import SCHEMA_VERSION
 from robustq.jobs.text import tables
 from robustq.jobs.text.safe_text import address
+from robustq.jobs.upkeep import prune as pruning
 
 
 def info(url: str) -> dict[str, Any]:

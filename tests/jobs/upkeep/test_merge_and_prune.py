@@ -16,7 +16,7 @@ from sqlalchemy.event import listen
 from robustq.cli import main
 from robustq.jobs.commands import store_info
 from robustq.jobs.errors import SpecError, StoreError
-from robustq.jobs.queue import claims, merge, prune, transitions
+from robustq.jobs.queue import claims, transitions
 from robustq.jobs.store import artifact_files, artifacts, example_outcomes
 from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.schema import (
@@ -31,6 +31,7 @@ from robustq.jobs.store.schema import (
     sweep_job,
 )
 from robustq.jobs.submission.submit import record
+from robustq.jobs.upkeep import merge, prune
 from tests.helpers import fake_results
 from tests.helpers.small_store import filled, resolved, small_plan
 
