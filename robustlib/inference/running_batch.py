@@ -167,10 +167,13 @@ class RunningBatch:
 
 
 def run_out(oracle: Oracle, between: Between, place: Tensor) -> None:
-    """Run the examples of these places, and what comes after them, until there is nothing more."""
+    """Run the examples of these places, and what comes after them, until there is nothing more.
+
+    Who waits is looked at when they are many, or half as many as are still going, which they soon join (measured).
+    """
     batch = RunningBatch(oracle, between.begin(place)) if len(place) else None
     while batch is not None and (waiting := batch.held + between.waiting) + len(batch.going):
-        if waiting < min(FEW, max(len(batch.going), 1)):
+        if waiting < min(FEW, max(len(batch.going) // 2, 1)):
             batch.step()
         elif len(again := between.settle(batch.take_ended())):
             batch.add(between.begin(again))
