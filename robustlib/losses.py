@@ -6,8 +6,6 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustlib.names import unknown
-
 Loss = Callable[..., Tensor]
 LossName = Literal["ce", "margin", "dlr"]  # of LOSSES and TARGETED
 TINY = 1e-12
@@ -84,5 +82,5 @@ TARGETED: dict[str, Loss] = {"ce": targeted_cross_entropy, "margin": targeted_ma
 
 def find_loss(name: str, known: dict[str, Loss] = LOSSES) -> Loss:
     if name not in known:
-        raise ValueError(unknown("loss", name, known))
+        raise ValueError(f"unknown loss {name!r}, expected one of: {', '.join(known)}")
     return known[name]

@@ -22,7 +22,14 @@ class DeviceHours:
     def words(self) -> str:
         """For people; nothing where nothing ran."""
         parts = [(self.gpu, "GPUs"), (self.cpu, "CPU cores")]
-        return " and ".join(f"{hours:.3g} of {of}" for hours, of in parts if hours > 0)
+        return " and ".join(f"{hours_text(hours)} of {of}" for hours, of in parts if hours > 0)
+
+
+def hours_text(hours: float) -> str:
+    """Three digits, without powers of ten."""
+    if hours < 0.001:
+        return "less than 0.001"
+    return f"{hours:.3g}" if hours < 1000 else f"{hours:.0f}"
 
 
 NO_HOURS = DeviceHours(0.0, 0.0)

@@ -100,7 +100,7 @@ def test_jobs_of_a_driver_that_died_are_told_at_once(path: Path):
     process.communicate()
     shown = robustq(path, "status").stdout
     assert shown.startswith(
-        f"6 blocked, 1 running\n\n1 jobs left by a driver that died (pid {process.pid} on here): run again, or "
+        f"6 blocked, 1 running\ndevice hours: less than 0.001 of CPU cores\n\n1 jobs left by a driver that died (pid {process.pid} on here): run again, or "
         "robustq drive, to go on with them\n"
     )
     assert ["small", "6", "0", "0", "1", "0", "0", "0", "1"] in [line.split() for line in shown.splitlines()]

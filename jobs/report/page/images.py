@@ -125,7 +125,7 @@ def picked_rows(rows: Sequence[PageRow], attacks: Sequence[str]) -> Iterator[Pag
 
 def shown_rows(db: Connection, rows: Sequence[PageRow], data: Data, cache: PageCache) -> Iterator[PageRow]:
     """For each model the row whose pictures are shown: the one that `picked_rows` takes, or where none of its pictures
-    is adversarial, the first of the model's rows of which one is.
+    is adversarial, the first of the model's rows of which one is. A row whose outcomes are lost stays, to say so.
     """
     names = attack_names(rows)
     keeping = with_artifact(db, [row["job_id"] for row in rows], "images")
@@ -135,6 +135,9 @@ def shown_rows(db: Connection, rows: Sequence[PageRow], data: Data, cache: PageC
         others.sort(
             key=lambda one: (one["norm"] != row["norm"], one["attack"] != row["attack"], one["seed"], one["eps"])
         )
+        if row["job_id"] in keeping and cache.outcome(db, row["job_id"], len(data.names)) is None:
+            yield row
+            continue
         yield next(
             (one for one in [row, *others] if one["job_id"] in keeping and shows_adversarial(db, one, data, cache)), row
         )
