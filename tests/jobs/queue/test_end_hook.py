@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from robustq.jobs.errors import RunError
 from robustq.jobs.queue import end_hook
 from robustq.jobs.queue.end_hook import told_at_the_end
+from robustq.jobs.queue.left_out import leave_out
 from robustq.jobs.store.schema import job
 
 LINE = "env | grep ^ROBUSTQ_ | sort > told"
@@ -64,6 +65,16 @@ def test_it_hears_name_and_counts(run, sqlite_store):
     assert (run.variables["ROBUSTQ_STATUS"], run.variables["ROBUSTQ_DONE"]) == ("failed", "6")
     assert (run.variables["ROBUSTQ_FAILED"], run.variables["ROBUSTQ_CANCELLED"]) == ("1", "1")
     assert run.variables["ROBUSTQ_SWEEP"] == ""
+
+
+def test_what_a_budget_left_out_is_no_failure(run, sqlite_store):
+    with sqlite_store.begin() as db:
+        leave_out(db, 1, [7, 8], "2h")
+    run(**{f"j{n}": "done" for n in range(1, 7)})
+    heard = [run.variables[f"ROBUSTQ_{name}"] for name in ("STATUS", "DONE", "FAILED", "CANCELLED", "LEFT")]
+    assert heard == ["done", "6", "0", "0", "0"]
+    run(j1="cancelled")
+    assert (run.variables["ROBUSTQ_STATUS"], run.variables["ROBUSTQ_CANCELLED"]) == ("failed", "1")
 
 
 @pytest.mark.parametrize(
