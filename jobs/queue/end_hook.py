@@ -41,7 +41,9 @@ def told_at_the_end(
         try:
             variables = told(store, sweep_id, status, why)
         except RobustqError as error:  # the store is away, which is why the block ended
-            variables = {"ROBUSTQ_STATUS": status or ENDED, "ROBUSTQ_ERROR": why or str(error)}
+            unknown = dict.fromkeys(("SWEEP", "DONE", "FAILED", "CANCELLED", "LEFT"), "")
+            known = {"STATUS": status or ENDED, "ERROR": why or str(error), "STORE": address(store.url)}
+            variables = {f"ROBUSTQ_{name}": value for name, value in (unknown | known).items()}
         run(command, variables, tell)
 
 

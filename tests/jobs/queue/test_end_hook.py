@@ -89,6 +89,20 @@ def test_it_hears_of_other_ends_which_stay_what_they_are(run, error, status):
     assert run.variables["ROBUSTQ_LEFT"] == "8"
 
 
+def test_without_its_store_it_hears_no_password_and_no_old_numbers(run, sqlite_store, monkeypatch):
+    def gone(*_):
+        raise RunError("the store is away")
+
+    monkeypatch.setattr(end_hook, "told", gone)
+    monkeypatch.setenv("ROBUSTQ_STORE", "postgresql://me:pw@host/db")
+    monkeypatch.setenv("ROBUSTQ_DONE", "3")
+    run()
+    assert run.variables == {
+        "ROBUSTQ_SWEEP": "", "ROBUSTQ_STATUS": "error", "ROBUSTQ_ERROR": "the store is away", "ROBUSTQ_DONE": "",
+        "ROBUSTQ_FAILED": "", "ROBUSTQ_CANCELLED": "", "ROBUSTQ_LEFT": "", "ROBUSTQ_STORE": sqlite_store.url,
+    }  # fmt: skip
+
+
 def test_its_failure_is_told_and_ends_nothing(run, monkeypatch):
     assert run("exit 3") == ["--on-end exit 3: exit code 3; the results are stored all the same"]
     assert "nowhere-to-be-found: exit code 127" in run("nowhere-to-be-found")[0]
