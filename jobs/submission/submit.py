@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -33,7 +33,8 @@ from robustq.jobs.text.notes import LOGGER
 class Submitted:
     """What submitting did: the sweep, its number of jobs, how many of them are new to the store.
 
-    taken_in: those that a budget had left out before.  left_out: what this one left out, in words.
+    taken_in: those that a budget had left out before.  left_out: what this one left out, in words.  out: how many of
+    its jobs are out of the queue for a budget's sake.
     """
 
     sweep_id: int
@@ -42,6 +43,7 @@ class Submitted:
     new: int
     taken_in: int = 0
     left_out: str = ""
+    out: int = 0
 
     @property
     def line(self) -> str:
@@ -107,9 +109,7 @@ def ids_of(db: Connection, plan: list[Planned]) -> list[int]:
     return [id_ for id_, _ in known_jobs(db, [planned.key for planned in plan]).values()]
 
 
-def keep_to(
-    db: Connection, done: Submitted, budget: Budget, cut: Cut, unwanted: Collection[int] = frozenset()
-) -> Submitted:
+def keep_to(db: Connection, done: Submitted, budget: Budget, cut: Cut, unwanted: Set[int] = frozenset()) -> Submitted:
     """Leave what a budget does not hold out of the queue. unwanted: what budgets had left out before."""
     ids = ids_of(db, cut.left_out)
     leave_out(db, done.sweep_id, ids, budget.text, unwanted)
@@ -120,7 +120,9 @@ def keep_to(
         f"--budget, or robustq retry --sweep {named}, queues them"
     )
     more = f"; {stay} that do not fit into {budget.text} stay: they run already, or another sweep wants them too"
-    return replace(done, left_out=(words if n else "") + (more if stay else ""))
+    again_out = unwanted & set(left_out_of(db, ids))  # recording took them in for a moment
+    told = (words if n else "") + (more if stay else "")
+    return replace(done, taken_in=max(0, done.taken_in - len(again_out)), left_out=told, out=n)
 
 
 def again(db: Connection, sweep_id: int, name: str) -> Submitted:

@@ -82,7 +82,7 @@ def test_a_submitted_study_is_told_to_programs(tmp_path: Path):
     study.write_text("models: {a: {arch: lenet5, train: {epochs: 1}}}\nattacks: [{name: fgsm}]\n")
     for new in (2, 0):
         done = robustq(tmp_path / "s.db", "submit", str(study), "--json")
-        assert json.loads(done.stdout) == {"sweep": "s", "jobs": 2, "new": new}
+        assert json.loads(done.stdout) == {"sweep": "s", "jobs": 2, "new": new, "left_out": 0}
 
 
 def test_jobs_of_a_driver_that_died_are_told_at_once(path: Path):

@@ -78,9 +78,10 @@ def test_what_two_budgets_leave_out_is_in_no_queue(store: Store):
     cut = Cut(plan[:4], plan[4:], 60.0, 5400.0)
     with store.begin() as db:
         for name in ("small", "other", "small"):
-            told = record_within(db, resolved(name), plan, BUDGET, cut).line
-            assert "; 4 of them, 1 h 30 min of work, are left out of the budget of 2h: " in told
-            assert told.endswith(", queues them")
+            told = record_within(db, resolved(name), plan, BUDGET, cut)
+            left = "; 4 of them, 1 h 30 min of work, are left out of the budget of 2h: "
+            assert told.line.startswith(f"sweep {name}: 8 jobs, 0 of them new{left}") and told.out == 4
+            assert told.line.endswith(", queues them")
     assert states(store) == {"queued": 1, "blocked": 3, "cancelled": 4}
     with store.begin() as db:  # this one wants them all, and so they stay
         record(db, resolved("third"), plan)
