@@ -251,7 +251,8 @@ def submit(
         refuse_typed(ctx, "without --cluster", "insecure", "dry_run", "send")
 
         found = study_sources.submit_file(ctx.obj, study, changes, priority, make_budget(budget))[1]
-        emit({"sweep": found.name, "jobs": found.jobs, "new": found.new}, found.line, as_json)
+        told = {"sweep": found.name, "jobs": found.jobs, "new": found.new, "left_out": found.out}
+        emit(told, found.line, as_json)
         return
     if dry_run:
         from robustq.cluster.remote.upload import upload_contents, upload_listing

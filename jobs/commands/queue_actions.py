@@ -51,7 +51,7 @@ def status_text(store: Store, name: str | None, *, as_json: bool, is_gone: IsGon
             "failed": failures(db, chosen),
             "bad_gpus": bad_gpus(db),
             "left_out": count_left_out(db, chosen),
-            "left_seconds": seconds_left_here(db, chosen),
+            "left_seconds": seconds_left_here(db, chosen, dead),
             "device_hours": device_time.as_json(hours := device_time.device_hours(db, chosen)),
         }
     if as_json:

@@ -7,7 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
-from robustq.jobs.store.schema import attempt, job
+from robustq.jobs.queue.transitions import LEASE_SECONDS
+from robustq.jobs.store.schema import attempt, driver, job
 from robustq.jobs.store.sweeps import jobs_of
 
 
@@ -41,13 +42,17 @@ def device_hours(db: Connection, sweep_id: int | None = None) -> DeviceHours:
     Of attempts that were stored before they told what they held, a GPU counts as the share that the job is known to
     need, and else as one core. A job that two sweeps share counts in both.
     """
-    running = sa.case((job.c.state == "running", time.time()), else_=attempt.c.started_at)
+    now = time.time()
+    silent = driver.c.heartbeat_at + LEASE_SECONDS  # from then on nothing says that its driver lives
+    until = sa.case((silent < now, silent), else_=now)
+    running = sa.case((job.c.state == "running", until), else_=attempt.c.started_at)
     seconds = sa.func.coalesce(attempt.c.ended_at, running) - attempt.c.started_at
     on_gpu = attempt.c.gpu_ids.is_not(None) & attempt.c.gpu_ids.not_in(("", "-1"))
     held = (attempt.c.gpus, attempt.c.cpus, job.c.gpu_share, sa.case((on_gpu, 1), else_=0).label("has_gpu"))
     rows = db.execute(
         select(*held, sa.func.sum(sa.case((seconds > 0, seconds), else_=0.0)))
         .join(job, job.c.id == attempt.c.job_id)
+        .outerjoin(driver, driver.c.id == attempt.c.driver_id)
         .where(job.c.id.in_(jobs_of(sweep_id)) & (job.c.kind != "worst"))
         .group_by(*held[:3], sa.text("has_gpu"))  # by its name: PostgreSQL knows two equal expressions not for one
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from robustq.jobs.errors import RobustqError
+from robustq.jobs.queue.left_out import count_left_out
 from robustq.jobs.queue.status import counts
 from robustq.jobs.queue.transitions import UNFINISHED
 from robustq.jobs.store.connection import Store
@@ -24,7 +25,7 @@ def told_at_the_end(
 
     The command is a line for the shell; what it prints goes to standard error. Its variables: ROBUSTQ_SWEEP (empty for
     all), ROBUSTQ_STATUS (done, failed, interrupted or error), ROBUSTQ_ERROR, ROBUSTQ_DONE, ROBUSTQ_FAILED,
-    ROBUSTQ_CANCELLED and ROBUSTQ_LEFT, numbers of jobs, and ROBUSTQ_STORE.
+    ROBUSTQ_CANCELLED and ROBUSTQ_LEFT, numbers of jobs but those that a budget left out, and ROBUSTQ_STORE.
     """
     if command is None:
         yield
@@ -40,7 +41,9 @@ def told_at_the_end(
         try:
             variables = told(store, sweep_id, status, why)
         except RobustqError as error:  # the store is away, which is why the block ended
-            variables = {"ROBUSTQ_STATUS": status or ENDED, "ROBUSTQ_ERROR": why or str(error)}
+            unknown = dict.fromkeys(("SWEEP", "DONE", "FAILED", "CANCELLED", "LEFT"), "")
+            known = {"STATUS": status or ENDED, "ERROR": why or str(error), "STORE": address(store.url)}
+            variables = {f"ROBUSTQ_{name}": value for name, value in (unknown | known).items()}
         run(command, variables, tell)
 
 
@@ -48,6 +51,7 @@ def told(store: Store, sweep_id: int | None, status: str | None, why: str) -> di
     """The variables. status: None where the block ended by itself."""
     with store.begin() as db:
         found = counts(db, sweep_id)
+        found["cancelled"] -= count_left_out(db, sweep_id)  # which is no failure, nor did anybody cancel them
         name = "" if sweep_id is None else sweep_name(db, sweep_id)
     ended = FAILED if found["failed"] or found["cancelled"] else DONE
     numbers = {name: found[name] for name in ("done", "failed", "cancelled")}

@@ -1,7 +1,7 @@
 """Jobs that a budget left out of the queue: they stay in their sweep, cancelled, until they are asked for again."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, select, update
@@ -15,24 +15,31 @@ OVER_BUDGET = "OverBudget"  # the error class of such a job
 LEFT_OUT = (job.c.state == "cancelled") & (job.c.error_class == OVER_BUDGET)
 
 
-def leave_out(db: Connection, sweep_id: int, ids: Sequence[int], budget: str) -> None:
+def leave_out(db: Connection, sweep_id: int, ids: Sequence[int], budget: str, unwanted: Collection[int] = ()) -> None:
     """Take what waits of these jobs out of the queue, but for what another sweep wants.
 
-    budget: as it was asked for.
+    budget: as it was asked for.  unwanted: jobs that no sweep wants, whatever it has: they were left out till now.
     """
     free = only_of(db, sweep_id)[0]
     values = {"state": "cancelled", "error_class": OVER_BUDGET, "error_message": f"left out of a budget of {budget}"}
     for some in chunks(list(ids)):
-        chosen = job.c.id.in_(with_shards(some)) & job.c.id.in_(free) & job.c.state.in_(WAITING)
+        idle = with_shards([id_ for id_ in some if id_ in unwanted])
+        may_go = job.c.id.in_(free) | job.c.id.in_(idle)
+        chosen = job.c.id.in_(with_shards(some)) & may_go & job.c.state.in_(WAITING)
         db.execute(update(job).where(chosen).values(**values, finished_at=time.time()))
+
+
+def left_out_of(db: Connection, ids: Iterable[int]) -> list[int]:
+    """Those of these jobs that were left out of a budget, with their shards."""
+    found = list[int]()
+    for some in chunks(list(ids)):
+        found += db.execute(select(job.c.id).where(job.c.id.in_(with_shards(some)) & LEFT_OUT)).scalars()
+    return found
 
 
 def take_in(db: Connection, ids: Iterable[int]) -> int:
     """Queue what of these jobs was left out of a budget; returns how many."""
-    found = list[int]()
-    for some in chunks(list(ids)):
-        found += db.execute(select(job.c.id).where(job.c.id.in_(with_shards(some)) & LEFT_OUT)).scalars()
-    return sum(retry(db, some, whole=False) for some in chunks(found))
+    return sum(retry(db, some, whole=False) for some in chunks(left_out_of(db, ids)))
 
 
 def count_left_out(db: Connection, sweep_id: int | None = None) -> int:

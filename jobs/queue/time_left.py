@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -100,16 +100,18 @@ def time_left(
     return seconds_left(pace, running, waiting_jobs(db, sweep_id), slots)
 
 
-def seconds_left_here(db: Connection, sweep_id: int | None) -> float | None:
+def seconds_left_here(db: Connection, sweep_id: int | None, dead: Collection[str] = ()) -> float | None:
     """The same as far as the store alone tells: on as many slots as jobs run now, on the device of the latest result;
-    None where nothing runs.
+    None where nothing runs.  dead: drivers that have ended without a word, whose jobs run no more.
     """
-    at_once = db.execute(select(sa.func.count()).where(WORK & (job.c.state == "running"))).scalar_one()
+    runs = WORK & (job.c.state == "running") & sa.func.coalesce(job.c.lease_owner, "").not_in(dead)
+    at_once = db.execute(select(sa.func.count()).where(runs)).scalar_one()
     if at_once == 0:
         return None
     latest = select(result.c.device).order_by(result.c.job_id.desc()).limit(1)
     device = str(db.execute(latest).scalar() or "").partition(":")[0]
-    began = db.execute(select(sa.func.min(driver.c.started_at)).where(driver.c.stopped_at.is_(None))).scalar()
+    at_work = driver.c.id.in_(select(job.c.lease_owner).where(runs))
+    began = db.execute(select(sa.func.min(driver.c.started_at)).where(at_work)).scalar()
     return time_left(db, sweep_id, device, at_once, since=math.inf if began is None else began)
 
 

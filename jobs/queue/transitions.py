@@ -179,9 +179,11 @@ def progress(db: Connection, claimed: Claimed, done: int, total: int, text: str)
     return db.execute(update(job).where(mine(claimed)).values(**values)).rowcount == 1
 
 
-def end_attempt(db: Connection, claimed: Claimed, outcome: str, **error: str) -> None:
+def end_attempt(db: Connection, claimed: Claimed, outcome: str, at: float | None = None, **error: str) -> None:
+    """at: when it ended, now unless that is known; never before it began."""
     current = (attempt.c.job_id == claimed.id) & (attempt.c.fence == claimed.fence) & attempt.c.ended_at.is_(None)
-    db.execute(update(attempt).where(current).values(ended_at=time.time(), outcome=outcome, **error))
+    ended = time.time() if at is None else sa.case((attempt.c.started_at > at, attempt.c.started_at), else_=at)
+    db.execute(update(attempt).where(current).values(ended_at=ended, outcome=outcome, **error))
 
 
 def finish(
@@ -241,15 +243,17 @@ def fail(db: Connection, claimed: Claimed, error_class: str, message: str, trace
     return True
 
 
-def release(db: Connection, claimed: Claimed, outcome: str, gpu_share: float | None = None) -> bool:
+def release(
+    db: Connection, claimed: Claimed, outcome: str, gpu_share: float | None = None, at: float | None = None
+) -> bool:
     """Give a job back unharmed: its driver stops, or its bundle died before the job began.
 
-    gpu_share: of a GPU that it turned out to need.
+    gpu_share: of a GPU that it turned out to need.  at: when its attempt ended, now unless that is known.
     """
     values: dict[str, Any] = {"state": "queued", "lease_owner": None, "lease_expires_at": None}
     values |= {} if gpu_share is None else {"gpu_share": gpu_share}
     changed = db.execute(update(job).where(mine(claimed)).values(**values))
-    end_attempt(db, claimed, outcome)
+    end_attempt(db, claimed, outcome, at)
     return changed.rowcount == 1
 
 
@@ -287,14 +291,16 @@ def learn_share(db: Connection, claimed: Claimed, gpu_share: float) -> None:
 def reclaim(db: Connection, dead_drivers: Sequence[str], heard: Iterable[str] = ()) -> int:
     """Take back the jobs of drivers known to be dead and those whose lease ran out. Returns how many.
 
+    Their attempts ended with the last sign of life of their driver: nothing says that it computed any longer.
     heard: drivers that may live, whatever the clock says of their leases: it may have been set.
     """
     ran_out = (job.c.lease_expires_at < time.time()) & job.c.lease_owner.not_in(list(heard))
     lost = job.c.state.in_(LIVE) & (job.c.lease_owner.in_(dead_drivers) | ran_out)
     rows = db.execute(select(job).where(lost)).mappings().all()
+    beats = {owner: heartbeat(db, owner) for owner in {row["lease_owner"] for row in rows}}
     for row in rows:
         claimed = Claimed(row["id"], row["key"], row["fence"], row["kind"], row["spec"], {})
-        release(db, claimed, "lost")
+        release(db, claimed, "lost", at=beats[row["lease_owner"]])
         note(db, "reclaimed", row["id"], row["fence"], from_driver=row["lease_owner"])
     return len(rows)
 

@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
-from robustq.jobs.queue.left_out import count_left_out, leave_out, take_in
+from robustq.jobs.queue.left_out import count_left_out, leave_out, left_out_of, take_in
 from robustq.jobs.queue.status import latest_moment
 from robustq.jobs.queue.transitions import STEPS
-from robustq.jobs.queue.user_actions import mark_wanted, retry
+from robustq.jobs.queue.user_actions import mark_wanted, retry, unfinished
 from robustq.jobs.specs import EvalSpec, ProbeSpec, TrainSpec, WorstSpec
 from robustq.jobs.store.bulk_insert import add_dependencies, add_jobs, chunks, insert_new, known_jobs
 from robustq.jobs.store.connection import Store, open_store, parse_url, store_exists
@@ -33,7 +33,8 @@ from robustq.jobs.text.notes import LOGGER
 class Submitted:
     """What submitting did: the sweep, its number of jobs, how many of them are new to the store.
 
-    taken_in: those that a budget had left out before.  left_out: what this one left out, in words.
+    taken_in: those that a budget had left out before.  left_out: what this one left out, in words.  out: how many of
+    its jobs are out of the queue for a budget's sake.
     """
 
     sweep_id: int
@@ -42,6 +43,7 @@ class Submitted:
     new: int
     taken_in: int = 0
     left_out: str = ""
+    out: int = 0
 
     @property
     def line(self) -> str:
@@ -89,21 +91,38 @@ def submit(
         plan = [*cut.chosen, *cut.left_out]
     store = open_store(url, create=True, write=True)
     with store.begin() as db:
-        done = record(db, resolved, plan, priority)
-        return store, done if budget is None or cut is None else keep_to(db, done, budget, cut)
+        if budget is None or cut is None:
+            return store, record(db, resolved, plan, priority)
+        return store, record_within(db, resolved, plan, budget, cut, priority)
 
 
-def keep_to(db: Connection, done: Submitted, budget: Budget, cut: Cut) -> Submitted:
-    """Leave what a budget does not hold out of the queue."""
-    found = {key: id_ for key, (id_, _) in known_jobs(db, [planned.key for planned in cut.left_out]).items()}
-    leave_out(db, done.sweep_id, list(found.values()), budget.text)
-    n = count_left_out(db, done.sweep_id)
+def record_within(
+    db: Connection, resolved: Resolved, plan: list[Planned], budget: Budget, cut: Cut, priority: int = 0
+) -> Submitted:
+    """As `record`, with what the budget does not hold left out of the queue."""
+    unwanted = set(left_out_of(db, ids_of(db, cut.left_out)))
+    return keep_to(db, record(db, resolved, plan, priority), budget, cut, unwanted)
+
+
+def ids_of(db: Connection, plan: list[Planned]) -> list[int]:
+    """The numbers of those jobs that the store knows."""
+    return [id_ for id_, _ in known_jobs(db, [planned.key for planned in plan]).values()]
+
+
+def keep_to(db: Connection, done: Submitted, budget: Budget, cut: Cut, unwanted: Set[int] = frozenset()) -> Submitted:
+    """Leave what a budget does not hold out of the queue. unwanted: what budgets had left out before."""
+    ids = ids_of(db, cut.left_out)
+    leave_out(db, done.sweep_id, ids, budget.text, unwanted)
+    n, stay = count_left_out(db, done.sweep_id), sum(unfinished(db, some) for some in chunks(ids))
     named = shlex.quote(done.name)
     words = (
         f"; {n} of them{left_words(cut)}, are left out of the budget of {budget.text}: submitting the study without "
         f"--budget, or robustq retry --sweep {named}, queues them"
     )
-    return replace(done, left_out=words if n else "")
+    more = f"; {stay} that do not fit into {budget.text} stay: they run already, or another sweep wants them too"
+    again_out = unwanted & set(left_out_of(db, ids))  # recording took them in for a moment
+    told = (words if n else "") + (more if stay else "")
+    return replace(done, taken_in=max(0, done.taken_in - len(again_out)), left_out=told, out=n)
 
 
 def again(db: Connection, sweep_id: int, name: str) -> Submitted:

@@ -125,12 +125,15 @@ def picked_rows(rows: Sequence[PageRow], attacks: Sequence[str]) -> Iterator[Pag
 
 def shown_rows(db: Connection, rows: Sequence[PageRow], data: Data, cache: PageCache) -> Iterator[PageRow]:
     """For each model the row whose pictures are shown: the one that `picked_rows` takes, or where none of its pictures
-    is adversarial, the first of the model's rows of which one is. A row whose outcomes are lost stays, to say so.
+    is adversarial, the first of the model's rows of which one is. One whose outcomes are lost stays, and is told.
     """
     names = attack_names(rows)
     keeping = with_artifact(db, [row["job_id"] for row in rows], "images")
     attacked = rows_by([row for row in rows if row["eps"] and row["attack"] in names], "model")
     for row in picked_rows(rows, names):
+        if row["job_id"] in keeping and cache.outcome(db, row["job_id"], len(data.names)) is None:
+            yield row
+            continue
         others = attacked[row["model"],]
         others.sort(
             key=lambda one: (one["norm"] != row["norm"], one["attack"] != row["attack"], one["seed"], one["eps"])

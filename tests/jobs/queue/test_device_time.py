@@ -69,6 +69,36 @@ def test_what_runs_counts_up_to_now(sqlite_store: Store, monkeypatch: pytest.Mon
     assert hours(sqlite_store) == (0, 0)
 
 
+def test_what_a_dead_driver_left_counts_up_to_its_last_sign(store: Store, monkeypatch: pytest.MonkeyPatch):
+    now = [1000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    with store.begin() as db:
+        transitions.register(db, "dead", "here", 1, 0.0, "0", "gone")
+        (claimed,) = claims.claim(db, "dead", most=1)
+        transitions.start(db, claimed, "dead", "here", 1, "", gpus=0.0, cpus=2.0)
+        now[0] += HOUR / 2
+        transitions.beat(db, "dead")  # and nothing after that
+    now[0] += 100 * HOUR
+    assert hours(store)[1] == pytest.approx(2 * (0.5 + transitions.LEASE_SECONDS / HOUR))
+    with store.begin() as db:
+        assert transitions.reclaim(db, ["dead"]) == 1
+        ended = db.execute(select(attempt.c.ended_at)).scalar_one()
+    assert (ended, hours(store)) == (1000 + HOUR / 2, (0, 1))
+
+
+def test_an_attempt_that_began_after_the_last_sign_takes_nothing(store: Store, monkeypatch: pytest.MonkeyPatch):
+    now = [1000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    with store.begin() as db:
+        transitions.register(db, "dead", "here", 1, 0.0, "0", "gone")
+        now[0] += 5
+        (claimed,) = claims.claim(db, "dead", most=1)
+        transitions.start(db, claimed, "dead", "here", 1, "", gpus=0.0, cpus=2.0)
+        now[0] += 100 * HOUR
+        assert transitions.reclaim(db, ["dead"]) == 1
+        assert db.execute(select(attempt.c.ended_at)).scalar_one() == 1005.0
+
+
 def test_words_have_three_digits():
     assert DeviceHours(0.0, 0.0).words == ""
     assert DeviceHours(1.23456, 0.0).words == "1.23 of GPUs"

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from robustq.jobs.errors import RunError
 from robustq.jobs.queue import end_hook
 from robustq.jobs.queue.end_hook import told_at_the_end
+from robustq.jobs.queue.left_out import leave_out
 from robustq.jobs.store.schema import job
 
 LINE = "env | grep ^ROBUSTQ_ | sort > told"
@@ -66,6 +67,16 @@ def test_it_hears_name_and_counts(run, sqlite_store):
     assert run.variables["ROBUSTQ_SWEEP"] == ""
 
 
+def test_what_a_budget_left_out_is_no_failure(run, sqlite_store):
+    with sqlite_store.begin() as db:
+        leave_out(db, 1, [7, 8], "2h")
+    run(**{f"j{n}": "done" for n in range(1, 7)})
+    heard = [run.variables[f"ROBUSTQ_{name}"] for name in ("STATUS", "DONE", "FAILED", "CANCELLED", "LEFT")]
+    assert heard == ["done", "6", "0", "0", "0"]
+    run(j1="cancelled")
+    assert (run.variables["ROBUSTQ_STATUS"], run.variables["ROBUSTQ_CANCELLED"]) == ("failed", "1")
+
+
 @pytest.mark.parametrize(
     "error, status",
     [(KeyboardInterrupt(), "interrupted"), (RunError("no\nroom at postgresql://me:pw@host/db"), "error")],
@@ -76,6 +87,20 @@ def test_it_hears_of_other_ends_which_stay_what_they_are(run, error, status):
     assert run.variables["ROBUSTQ_STATUS"] == status
     assert run.variables["ROBUSTQ_ERROR"] == ("no room at postgresql://me:***@host/db" if status == "error" else "")
     assert run.variables["ROBUSTQ_LEFT"] == "8"
+
+
+def test_without_its_store_it_hears_no_password_and_no_old_numbers(run, sqlite_store, monkeypatch):
+    def gone(*_):
+        raise RunError("the store is away")
+
+    monkeypatch.setattr(end_hook, "told", gone)
+    monkeypatch.setenv("ROBUSTQ_STORE", "postgresql://me:pw@host/db")
+    monkeypatch.setenv("ROBUSTQ_DONE", "3")
+    run()
+    assert run.variables == {
+        "ROBUSTQ_SWEEP": "", "ROBUSTQ_STATUS": "error", "ROBUSTQ_ERROR": "the store is away", "ROBUSTQ_DONE": "",
+        "ROBUSTQ_FAILED": "", "ROBUSTQ_CANCELLED": "", "ROBUSTQ_LEFT": "", "ROBUSTQ_STORE": sqlite_store.url,
+    }  # fmt: skip
 
 
 def test_its_failure_is_told_and_ends_nothing(run, monkeypatch):

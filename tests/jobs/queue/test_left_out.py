@@ -10,7 +10,7 @@ from robustq.jobs.queue.status import counts
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.schema import job
 from robustq.jobs.submission.budget import Budget, Cut
-from robustq.jobs.submission.submit import again, keep_to, record
+from robustq.jobs.submission.submit import again, keep_to, record, record_within
 from robustq.jobs.submission.wall_time import Slots
 from tests.helpers.small_store import resolved, small_plan
 
@@ -70,6 +70,24 @@ def test_what_another_sweep_wants_stays_in_the_queue(store: Store):
         assert left_out.count_left_out(db, 1) == 2
         # One that comes later takes them in.
         record(db, resolved("third"), small_plan())
+    assert states(store) == {"queued": 2, "blocked": 6}
+
+
+def test_what_two_budgets_leave_out_is_in_no_queue(store: Store):
+    plan = small_plan()
+    cut = Cut(plan[:4], plan[4:], 60.0, 5400.0)
+    with store.begin() as db:
+        for name in ("small", "other", "small"):
+            told = record_within(db, resolved(name), plan, BUDGET, cut)
+            left = "; 4 of them, 1 h 30 min of work, are left out of the budget of 2h: "
+            assert told.line.startswith(f"sweep {name}: 8 jobs, 0 of them new{left}") and told.out == 4
+            assert told.line.endswith(", queues them")
+    assert states(store) == {"queued": 1, "blocked": 3, "cancelled": 4}
+    with store.begin() as db:  # this one wants them all, and so they stay
+        record(db, resolved("third"), plan)
+        told = record_within(db, resolved(), plan, BUDGET, cut).line
+    why = "they run already, or another sweep wants them too"
+    assert told == f"sweep small: 8 jobs, 0 of them new; 4 that do not fit into 2h stay: {why}"
     assert states(store) == {"queued": 2, "blocked": 6}
 
 

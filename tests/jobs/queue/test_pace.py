@@ -184,3 +184,20 @@ def test_time_left_is_asked_alike_of_every_database(store: Store):
         (other,) = claims.claim(db, "one", most=1)
         assert transitions.start(db, other, "one", "here", 1, "")
         assert seconds_left_here(db, 1) == pytest.approx(20, abs=1)  # one runs: on one slot
+        # Of a driver that died nothing runs, whatever the store still has.
+        assert seconds_left_here(db, 1, ["one"]) is None
+
+
+def test_time_left_learns_from_drivers_at_work_alone(store: Store, monkeypatch: pytest.MonkeyPatch):
+    """One that was killed long ago never said its end: what was done since then is still what was done before."""
+    now, asked = [1000.0], []
+    monkeypatch.setattr("time.time", lambda: now[0])
+    monkeypatch.setattr("robustq.jobs.queue.time_left.time_left", lambda *_, since: asked.append(since))
+    with store.begin() as db:
+        transitions.register(db, "killed", "here", 1, 0.0, "0", "gone")
+        now[0] = 5000.0
+        transitions.register(db, "at work", "here", 2, 0.0, "0", "here")
+        (claimed,) = claims.claim(db, "at work", most=1)
+        transitions.start(db, claimed, "at work", "here", 2, "")
+        seconds_left_here(db, 1)
+    assert asked == [5000.0]

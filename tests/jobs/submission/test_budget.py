@@ -191,6 +191,15 @@ def test_a_budget_from_the_study_to_the_queue_and_back(tmp_path: Path, monkeypat
     assert text.splitlines()[-1] == "in the budget of 12s: 3 jobs, about 11 s; left out: 3 jobs, 11 s of work"
 
 
+def test_a_program_hears_how_many_a_budget_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fix_rates(monkeypatch, lambda model: Rates(forwards=1000.0, gradients=500.0))
+    (tmp_path / "s.yaml").write_text(STUDY)
+    typed = ["--store", str(tmp_path / "r.db"), "submit", str(tmp_path / "s.yaml"), "--json"]
+    told = [json.loads(CliRunner().invoke(cli.main, typed + more).stdout) for more in (["--budget", "1s"], [])]
+    assert told[0] == {"sweep": "small", "jobs": 6, "new": 6, "left_out": 6}
+    assert told[1] == {"sweep": "small", "jobs": 6, "new": 0, "left_out": 0}
+
+
 @pytest.mark.parametrize("command", ["run", "submit"])
 def test_a_wrong_budget_is_refused_in_one_line(command: str):
     found = CliRunner().invoke(cli.main, [command, "s.yaml", "--budget", "2"], prog_name="robustq")
