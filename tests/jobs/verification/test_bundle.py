@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from robustq.cli import main
 from robustq.jobs.errors import SpecError
+from robustq.jobs.results.columns import RESULT_COLUMNS
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import job, result
@@ -21,7 +22,7 @@ from robustq.jobs.verification import bundle_format
 from robustq.jobs.verification.bundle import without_folders, write_bundle
 from robustq.jobs.verification.bundle_check import check_bundle
 from robustq.jobs.verification.bundle_format import Bundle, Refused
-from robustq.jobs.verification.bundled_jobs import How, from_lines, outcomes_csv, read_outcomes
+from robustq.jobs.verification.bundled_jobs import SHOWN, How, Measured, from_lines, outcomes_csv, read_outcomes
 from tests.helpers.drain_queue import worked_off
 from tests.helpers.fake_results import outcome
 
@@ -410,3 +411,8 @@ def test_folders_of_a_machine_are_left_out():
         "pgd(eps=8/255)": "pgd(eps=8/255)", "http://me:pw@host:80/a/b?token=x": "http://host:80/a/b",
     }  # fmt: skip
     assert without_folders(list(told)) == list(told.values())
+
+
+def test_a_bundle_has_every_column_of_results():
+    assert set(Measured.model_fields) == {column.name for column in result.c} - {"job_id", "fence"}
+    assert {name for name in RESULT_COLUMNS if name in Measured.model_fields} <= set(SHOWN)
