@@ -209,7 +209,11 @@ def read_outcomes(content: bytes) -> pa.Table:
             .dictionary_encode()
             .cast(example_outcomes.SCHEMA.field("broken_by").type)
         )
-        return pa.Table.from_arrays([columns[name] for name in types], schema=example_outcomes.SCHEMA)
+        table = pa.Table.from_arrays([columns[name] for name in types], schema=example_outcomes.SCHEMA)
+        table.validate(full=True)
+        if lacking := [one.name for one in table.schema if not one.nullable and table.column(one.name).null_count]:
+            raise ValueError(f"an example has no {lacking[0]}")
+        return table
     except (pa.ArrowException, KeyError, OverflowError) as error:
         raise ValueError(str(error).splitlines()[0][:200]) from error
 
