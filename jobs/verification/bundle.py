@@ -51,6 +51,7 @@ from robustq.jobs.verification.bundled_jobs import (
 )
 
 OF_JOB = ("key", "kind", "spec", "arch", "defence", "dataset", "attack", "norm", "eps", "seed", "recipe", "subject")
+SETTINGS = ("options", "params")
 FOLDERS = re.compile(r"(?:^|(?<=:))(?:[~/]|[A-Za-z]:\\)[^:\n]*[/\\](?=[^/\\\n]+$)")  # before a file's name
 
 
@@ -150,9 +151,12 @@ def without(row: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def without_folders(data: Any) -> Any:
-    """The data without the folders of this machine, which are no reader's business and part of no key."""
+    """The data without the folders of this machine, which are no reader's business and part of no key.
+
+    Settings of models, defences and attacks stay as they are: keys are of them.
+    """
     if isinstance(data, dict):
-        return {name: without_folders(value) for name, value in data.items()}
+        return {name: value if name in SETTINGS else without_folders(value) for name, value in data.items()}
     if isinstance(data, list | tuple):
         return [without_folders(value) for value in data]
     if not isinstance(data, str):

@@ -21,6 +21,7 @@ from robustq.jobs.errors import SpecError
 from robustq.jobs.packages.chosen_model import model_by_options
 from robustq.jobs.packages.make import make_package
 from robustq.jobs.results.columns import RESULT_COLUMNS
+from robustq.jobs.specs import AttackSpec, CodeRef, DataRef, EvalSpec, ModelSpec
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import job, result
@@ -150,6 +151,18 @@ def test_a_bundle_has_all_that_its_numbers_rest_on(finished, whole):
     assert {name: entry["sha256"] for name, entry in manifest["files"].items()} == {
         name: hashlib.sha256(content).hexdigest() for name, content in found.items() if name != "manifest.json"
     }
+
+
+def test_keys_are_those_of_specs_without_folders():
+    code = CodeRef(place="/home/me/m.py", factory="build", sha256="0" * 64)
+    spec = EvalSpec(
+        model=ModelSpec(code=code, options={"vocabulary": "/home/me/words.txt"}),
+        data=DataRef(place="parquet:/home/me/d.parquet", sha256="0" * 64),
+        attack=AttackSpec(name="fgsm", params={"labels": "/home/me/l.txt"}),
+    )
+    cut = EvalSpec.model_validate(without_folders(spec.model_dump(mode="json")))
+    assert (cut.model.code.place, cut.data.place) == ("m.py", "parquet:d.parquet")
+    assert cut.key() == spec.key()
 
 
 def test_the_same_sweep_gives_the_same_bytes(finished, whole, tmp_path):
