@@ -1,6 +1,7 @@
 """Jobs as plain frozen data, the same in the study, the store and the worker; a job's key is a hash of its content."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -281,6 +282,14 @@ class WorstSpec(Spec):
     evals: tuple[str, ...]
     norm: Norm
     eps: float
+
+
+def worst_recipe(attacks: Sequence[AttackSpec]) -> str:
+    """What the number of a worst case over these attacks rests on, in one line. By it worst cases of the same attacks
+    are told from others.
+    """
+    parts = sorted(canonical([attack.norm, attack.eps, attack.recipe]) for attack in attacks)
+    return f"worst of {len(attacks)} ({hashlib.sha256(canonical(parts).encode()).hexdigest()[:8]})"
 
 
 AnySpec = TrainSpec | EvalSpec | WorstSpec | ProbeSpec

@@ -130,7 +130,7 @@ def bundle(ctx: click.Context, sweep: str, file: Path) -> None:
 
     It holds the study, the rows, what became of each example, the weights, the source of the study's own models, and a
     manifest with the SHA-256 of each; the data are not in it. The fingerprint that is printed tells this bundle from
-    every other. Paths of this machine are cut down to the names of files.
+    every other. Paths of this machine are cut down to the names of files, but for those in options of models.
 
     \b
     robustq bundle quickstart quickstart.zip

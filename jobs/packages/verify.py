@@ -3,6 +3,7 @@
 `model.pt2` is hashed and never loaded, since loading one may unpickle. Loads no torch.
 """
 
+import math
 import platform
 import re
 from dataclasses import dataclass, field
@@ -147,7 +148,7 @@ def look_at_programs(found: Verified, package: Package, card: Card, changed: set
             found.note("golden", f"{name} was not run: it is not the file that the card names")
             continue
         limit = card.golden.tolerance.get(name)
-        if limit is None:
+        if limit is None or not math.isfinite(limit):
             found.add("golden", False, f"the card states no tolerance for {name}")
             continue
         try:
@@ -164,6 +165,9 @@ def look_at_programs(found: Verified, package: Package, card: Card, changed: set
 def look_at_logits(
     found: Verified, name: str, golden: Golden, expected: np.ndarray, came: np.ndarray, limit: float, classes: int
 ) -> None:
+    if came.dtype.kind != "f":
+        found.add("golden", False, f"{name} gives {came.dtype}, expected logits as floats")
+        return
     if came.shape != expected.shape or came.shape[1] < classes:
         shapes = f"{came.shape} for {classes} classes, expected {expected.shape}"
         found.add("golden", False, f"{name} gives logits of shape {shapes}")
@@ -183,7 +187,7 @@ def look_at_logits(
 def gap_of_first(logits: np.ndarray) -> np.ndarray:
     """By how much the largest logit of each row is above the next."""
     top = np.sort(logits, axis=1)
-    return top[:, -1] - top[:, -2]
+    return top[:, -1] - top[:, -2] if logits.shape[1] > 1 else np.full(len(logits), np.inf)
 
 
 def look_at_versions(found: Verified, card: Card) -> None:

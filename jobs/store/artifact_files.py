@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from robustq.jobs.errors import StoreError
 from robustq.jobs.store.artifacts import SHA256, blob_path, exists, open_root
@@ -56,10 +57,28 @@ def of_neighbours(store: Store) -> set[str]:
 
     Raises StoreError where one cannot be read: then nobody knows whose the files are.
     """
-    path = parse_url(store.url)[1]
     found: set[str] = set()
+    for _, answers in asked_neighbours(
+        store, "SELECT sha256 FROM artifact", "SELECT key FROM job WHERE state != 'done'"
+    ):
+        found |= {name for (name,) in answers}
+    return found
+
+
+def busy_neighbour(store: Store, since: float) -> Path | None:
+    """Another store in the same folder that a driver works on, with a sign of life since; None where none is.
+
+    Its workers may have left files that no row of it names yet. Raises StoreError where one cannot be read.
+    """
+    at_work = f"SELECT id FROM driver WHERE stopped_at IS NULL AND heartbeat_at > {since!r} LIMIT 1"
+    return next((path for path, answers in asked_neighbours(store, at_work) if answers), None)
+
+
+def asked_neighbours(store: Store, *queries: str) -> Iterator[tuple[Path, list[tuple[Any, ...]]]]:
+    """Each other store in the same folder with its answers to the queries. Raises StoreError for one that cannot."""
+    path = parse_url(store.url)[1]
     if path is None:
-        return found
+        return
     for other in sorted(path.parent.iterdir()):
         if other == path or not other.is_file() or other.suffix in (".part",) or not begins_as_database(other):
             continue
@@ -68,15 +87,14 @@ def of_neighbours(store: Store) -> set[str]:
         try:
             with closing(open_reading(other, BUSY_SECONDS)) as db:
                 tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-                if "robustq_meta" in tables:
-                    found |= {sha256 for (sha256,) in db.execute("SELECT sha256 FROM artifact")}
-                    found |= {key for (key,) in db.execute("SELECT key FROM job WHERE state != 'done'")}
+                asked = queries if "robustq_meta" in tables else ()
+                answers = [row for query in asked for row in db.execute(query)]
         except (sqlite3.Error, StoreError) as error:
             raise StoreError(
                 f"the store {other} beside {address(store.url)} cannot be read ({error}), so that nobody knows which "
                 "files it needs: move it away, with its artifacts"
             ) from error
-    return found
+        yield other, answers
 
 
 def begins_as_database(path: Path) -> bool:

@@ -15,7 +15,7 @@ from robustq.jobs.queue.left_out import count_left_out, leave_out, left_out_of, 
 from robustq.jobs.queue.status import latest_moment
 from robustq.jobs.queue.transitions import STEPS
 from robustq.jobs.queue.user_actions import mark_wanted, retry, unfinished
-from robustq.jobs.specs import EvalSpec, ProbeSpec, TrainSpec, WorstSpec
+from robustq.jobs.specs import EvalSpec, ProbeSpec, TrainSpec, WorstSpec, worst_recipe
 from robustq.jobs.store.bulk_insert import add_dependencies, add_jobs, chunks, insert_new, known_jobs
 from robustq.jobs.store.connection import Store, open_store, parse_url, store_exists
 from robustq.jobs.store.schema import job, job_dep, sweep, sweep_job
@@ -25,7 +25,6 @@ from robustq.jobs.submission.budget import Budget, Cut, left_words
 from robustq.jobs.submission.expand_study import expand, resolve
 from robustq.jobs.submission.plan import Planned, Resolved
 from robustq.jobs.submission.resubmit import has_moved, refresh
-from robustq.jobs.text.canonical_json import canonical
 from robustq.jobs.text.notes import LOGGER
 
 
@@ -196,14 +195,12 @@ def initial_state(needed: list[str]) -> str:
 
 
 def recipe_of(planned: Planned, plan: Mapping[str, Planned]) -> str | None:
-    """What a job's number rests on, in one line. By it worst cases of the same attacks are told from others."""
+    """What a job's number rests on, in one line."""
     match planned.spec:
         case EvalSpec(attack=attack):
             return attack.recipe
         case WorstSpec(evals=evals):
-            attacks = [spec.attack for key in evals if isinstance(spec := plan[key].spec, EvalSpec)]
-            parts = sorted(canonical([attack.norm, attack.eps, attack.recipe]) for attack in attacks)
-            return f"worst of {len(evals)} ({sha256(canonical(parts).encode()).hexdigest()[:8]})"
+            return worst_recipe([spec.attack for key in evals if isinstance(spec := plan[key].spec, EvalSpec)])
         case _:
             return None
 

@@ -115,9 +115,12 @@ def left_files(db: Connection, store: Store) -> list[File]:
 
 
 def prune(store: Store, names: Sequence[str]) -> Going:
-    """Remove these sweeps, and what is left of earlier ones. Raises StoreError while a driver is at work."""
+    """Remove these sweeps, and what is left of earlier ones. Raises StoreError while a driver is at work, on this store
+    or on one beside it.
+    """
     with store.begin() as db:
         refuse_at_work(db, store)
+        refuse_beside_one_at_work(store)
         found = going(db, store, named_sweeps(db, names))
         artifact_files.of_neighbours(store)  # raises before anything is gone
         delete_jobs(db, found.jobs)
@@ -142,6 +145,7 @@ def remove_files(store: Store) -> None:
     """Remove the files of jobs that are gone. Meanwhile nobody else writes: a worker might bring one back."""
     with store.begin() as db:
         refuse_at_work(db, store)
+        refuse_beside_one_at_work(store)
         others = artifact_files.of_neighbours(store)
         for file in left_files(db, store):
             file.path.unlink(missing_ok=True)
@@ -159,6 +163,17 @@ def refuse_at_work(db: Connection, store: Store) -> None:
         raise StoreError(
             f"a driver is at work on the store {address(store.url)}, or was less than {LEASE_SECONDS:.0f} seconds ago "
             f"(process {row.pid} on {row.host}): stop it, or wait for its end"
+        )
+
+
+def refuse_beside_one_at_work(store: Store) -> None:
+    """Raise StoreError where a driver works on another store of the same folder: of its files some have no row yet."""
+    if artifact_files.own_folder(store) is None:
+        return
+    if (other := artifact_files.busy_neighbour(store, time.time() - LEASE_SECONDS)) is not None:
+        raise StoreError(
+            f"a driver is at work on the store {other}, or was less than {LEASE_SECONDS:.0f} seconds ago, whose files "
+            f"lie in the same folder as those of {address(store.url)}: stop it, or wait for its end"
         )
 
 

@@ -1,9 +1,11 @@
 """A bundle of a sweep: study, rows, outcomes, weights and sources in one file, for a reader who trusts nobody."""
 
 import importlib.util
+import io
 import json
 import re
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from sqlalchemy import Connection, select
 from robustlib import KERNEL_VERSION, VERSION
 from robustlib.addresses import is_address, public
 from robustlib.durable_files import replace
-from robustlib.hashing import local_modules
+from robustlib.hashing import code_hash, file_hash, local_modules
+from robustlib.packages.contents import SUFFIX, open_contents
+from robustlib.packages.manifest import package_hash
 from robustq.jobs.errors import SpecError
 from robustq.jobs.queue.status import counts
 from robustq.jobs.results.rows import sweep_spec
@@ -47,6 +51,7 @@ from robustq.jobs.verification.bundled_jobs import (
 )
 
 OF_JOB = ("key", "kind", "spec", "arch", "defence", "dataset", "attack", "norm", "eps", "seed", "recipe", "subject")
+SETTINGS = ("options", "params")
 FOLDERS = re.compile(r"(?:^|(?<=:))(?:[~/]|[A-Za-z]:\\)[^:\n]*[/\\](?=[^/\\\n]+$)")  # before a file's name
 
 
@@ -146,9 +151,12 @@ def without(row: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def without_folders(data: Any) -> Any:
-    """The data without the folders of this machine, which are no reader's business and part of no key."""
+    """The data without the folders of this machine, which are no reader's business and part of no key.
+
+    Settings of models, defences and attacks stay as they are: keys are of them.
+    """
     if isinstance(data, dict):
-        return {name: without_folders(value) for name, value in data.items()}
+        return {name: value if name in SETTINGS else without_folders(value) for name, value in data.items()}
     if isinstance(data, list | tuple):
         return [without_folders(value) for value in data]
     if not isinstance(data, str):
@@ -170,13 +178,15 @@ def file_name(sha256: str, place: str) -> str:
     return f"files/{sha256}/{name if re.fullmatch(bundle_format.PART, name) else 'weights'}"
 
 
-def find(place: str, sha256: str, *, code: bool = False) -> Path:
-    """Where a file lies that a job was submitted with. Raises SpecError where it is gone, or another now."""
-    from robustlib.hashing import code_hash, file_hash
+def find(place: str, sha256: str, digest: Callable[[Path], str] = file_hash) -> Path:
+    """Where a file lies that a job was submitted with. Raises SpecError where it is gone, or another now.
+
+    digest: what its hash is made by.
+    """
     from robustq.jobs.running.inputs import find_file
 
     try:
-        return Path(find_file(place, sha256, str(Path.cwd()), code_hash if code else file_hash))
+        return Path(find_file(place, sha256, str(Path.cwd()), digest))
     except (FileNotFoundError, ValueError) as error:
         raise SpecError(f"the bundle would lack what its numbers rest on: {error}") from error
 
@@ -192,6 +202,8 @@ def sources(jobs: Iterable[BundledJob]) -> dict[str, Content]:
 
 
 def source(code: CodeRef) -> dict[str, Content]:
+    if not code.factory:
+        return program(code)
     if not code.place.endswith(".py"):  # an installed module, whose hash is of its file alone
         from robustq.jobs.running.inputs import find_code
 
@@ -203,6 +215,25 @@ def source(code: CodeRef) -> dict[str, Content]:
         if found is None or found.origin is None:
             raise SpecError(f"the bundle would lack what its numbers rest on: there is no module {code.place} here")
         return {f"code/{code.sha256}/{code.place.rpartition('.')[2]}.py": Path(found.origin)}
-    main = find(code.place, code.sha256, code=True).resolve()
+    main = find(code.place, code.sha256, code_hash).resolve()
     files = [main, *local_modules(main).values()]
     return {f"code/{code.sha256}/{file.relative_to(main.parent).as_posix()}": file for file in files}
+
+
+def program(code: CodeRef) -> dict[str, Content]:
+    """An ONNX file, or a package, as it is: a folder of one as an archive."""
+    place = find(code.place, code.sha256, package_hash if code.is_package else file_hash)
+    if place.is_file():
+        return {program_name(code): place}
+    contents, whole = open_contents(place), io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        for name in sorted(contents.sizes):
+            bundle_format.add(archive, name, contents.read(name))
+    return {program_name(code): whole.getvalue()}
+
+
+def program_name(code: CodeRef) -> str:
+    """The name in a bundle of an ONNX file or a package, which ends as what it is."""
+    ending = ".onnx" if code.is_onnx else SUFFIX
+    name = Path(code.place).name.removesuffix(ending) + ending
+    return f"files/{code.sha256}/{name if re.fullmatch(bundle_format.PART, name) else f'program{ending}'}"

@@ -10,14 +10,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from robustlib.checks.thresholds import LIMITS, CheckResult, overall
+from robustlib.checks.thresholds import LIMITS, CheckResult, check_result, overall
 from robustlib.metrics import summarise
+from robustq.jobs.queue.worst_case import verdict_of as worst_verdict
 from robustq.jobs.queue.worst_case import worst_case
-from robustq.jobs.specs import WorstSpec
+from robustq.jobs.specs import EvalSpec, WorstSpec
 from robustq.jobs.store import example_outcomes
+from robustq.jobs.text.canonical_json import canonical, without_places
+from robustq.jobs.text.safe_text import brief
+from robustq.jobs.verification.bundle_columns import columns_differ
 from robustq.jobs.verification.bundle_format import JOBS, MOST_BYTES, RESULTS, Bundle, Refused
 from robustq.jobs.verification.bundled_jobs import (
     BundledJob,
+    Checked,
     How,
     from_lines,
     outcome_name,
@@ -111,15 +116,22 @@ def contradictions(bundle: Bundle, jobs: Sequence[BundledJob], spoilt: set[str])
         name = outcome_name(one.key)
         if not one.has_its_key():
             yield f"{one.told}: its key {one.key[:12]} is not that of its spec"
-        for key in one.needs:
+        yield from columns_differ(one, by_key)
+        for key in sorted({*one.needs, *trainings(one)}):
             if key not in by_key:
                 yield f"{one.told}: it rests on a job {key[:12]}, which is not in the bundle"
         for left in one.artifacts.values():
             stored = f"artifacts/{left.sha256}"
             if stored not in bundle.members or bundle.manifest.files[stored].sha256 != left.sha256:
                 yield f"{one.told}: its weights {left.sha256[:12]} are not in the bundle"
+        if one.kind == "train" and "weights" not in one.artifacts:
+            yield f"{one.told}: it has no weights"
         if verdict_of(one) != one.result.verdict and one.kind == "eval":
             yield f"{one.told}: its verdict {one.result.verdict} is not that of its checks"
+        for check in one.checks:
+            yield from judged_otherwise(one, check)
+        if not one.outcomes and one.kind in ("eval", "worst"):
+            yield f"{one.told}: it has no outcomes that its numbers follow from"
         if not one.outcomes or name in spoilt:
             continue
         if name not in bundle.members:
@@ -127,27 +139,71 @@ def contradictions(bundle: Bundle, jobs: Sequence[BundledJob], spoilt: set[str])
             continue
         try:
             outcomes[one.key] = read_outcomes(bundle.read(name))
-            yield from differences(one, example_outcomes.to_columns(outcomes[one.key]))
+            columns = example_outcomes.to_columns(outcomes[one.key])
+            yield from images_differ(one, columns)
+            yield from differences(one, columns)
         except (ValueError, ZeroDivisionError) as error:
             yield f"{one.told}: {name} holds no outcomes ({error})"
             outcomes.pop(one.key, None)
+    yield from other_images(jobs, outcomes)
     for one in jobs:
         spec = one.parsed
         if isinstance(spec, WorstSpec) and one.key in outcomes and all(key in outcomes for key in spec.evals):
             yield from worst_differs(one, spec, outcomes)
+            yield from worst_judged_otherwise(one, [by_key[key] for key in spec.evals])
+
+
+def trainings(one: BundledJob) -> Iterator[str]:
+    """Keys of the trainings whose weights an evaluation has."""
+    spec = one.parsed
+    if isinstance(spec, EvalSpec):
+        yield from filter(None, (spec.train, spec.attack.surrogate and spec.attack.surrogate.train))
+
+
+def judged_otherwise(one: BundledJob, check: Checked) -> Iterator[str]:
+    """A check whose verdict is not that of its value, where this robustq has the threshold that it was held against."""
+    if check.name in LIMITS and check.value is not None:  # which stands for what is no number, too
+        by_value = check_result(check.name, check.value)
+        if check.threshold == by_value.threshold and check.verdict != by_value.verdict:
+            yield f"{one.told}: its check {check.name} is {brief(check.verdict)} with a value of {check.value}"
+
+
+def images_differ(one: BundledJob, columns: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Outcomes that are not one of each example that was asked for."""
+    spec, index = one.parsed, columns["index"]
+    if len(np.unique(index)) < len(index):
+        yield f"{one.told}: an example is in its outcomes twice"
+    if isinstance(spec, EvalSpec) and spec.examples != "all" and len(index) > spec.examples:
+        yield f"{one.told}: it has outcomes of {len(index)} examples, its spec asks for {spec.examples}"
 
 
 def verdict_of(one: BundledJob) -> str | None:
     """What the job's checks come to; its own verdict where this robustq does not know one of them."""
-    if any(check.name not in LIMITS for check in one.checks):
-        return one.result.verdict
-    rows = [
-        CheckResult(check.name, check.value, check.threshold or 0.0, check.verdict, check.note) for check in one.checks
-    ]
     try:
-        return overall(rows) if rows else None
+        return one.result.verdict if (rows := checks_of(one)) is None else overall(rows) if rows else None
     except ValueError:  # a verdict that is none
         return ""
+
+
+def checks_of(one: BundledJob) -> list[CheckResult] | None:
+    """The job's checks; None where this robustq does not know one of them."""
+    if any(check.name not in LIMITS for check in one.checks):
+        return None
+    return [
+        CheckResult(check.name, check.value, check.threshold or 0.0, check.verdict, check.note) for check in one.checks
+    ]
+
+
+def worst_judged_otherwise(one: BundledJob, parts: Sequence[BundledJob]) -> Iterator[str]:
+    """A worst case whose verdict is not that of its checks and its evaluations."""
+    verdicts = [part.result.verdict for part in parts if part.result.verdict is not None]
+    try:
+        rows = checks_of(one)
+        same = rows is None or worst_verdict(rows, verdicts)["verdict"] == one.result.verdict
+    except ValueError:
+        same = False
+    if not same:
+        yield f"{one.told}: its verdict {one.result.verdict} is not that of its checks and evaluations"
 
 
 def differences(one: BundledJob, columns: Mapping[str, np.ndarray]) -> Iterator[str]:
@@ -161,6 +217,21 @@ def differences(one: BundledJob, columns: Mapping[str, np.ndarray]) -> Iterator[
         )
         if not same:
             yield f"{one.told}: {name} is {stored}, its outcomes come to {value}"
+
+
+def other_images(jobs: Sequence[BundledJob], outcomes: Mapping[str, pa.Table]) -> Iterator[str]:
+    """Evaluations of as many examples of the same data as others that do not have the same ones."""
+    first: dict[str, tuple[BundledJob, set[int]]] = {}
+    for one in jobs:
+        spec = one.parsed
+        if isinstance(spec, EvalSpec) and one.key in outcomes:
+            asked = canonical(
+                [without_places(spec.data.model_dump(mode="json")), spec.examples, spec.choose, spec.seed]
+            )
+            mine = set(outcomes[one.key].column("index").to_pylist())
+            other, theirs = first.setdefault(asked, (one, mine))
+            if mine != theirs:
+                yield f"{one.told}: its outcomes are of other examples than those of {other.told}"
 
 
 def worst_differs(one: BundledJob, spec: WorstSpec, outcomes: Mapping[str, pa.Table]) -> Iterator[str]:

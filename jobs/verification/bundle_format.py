@@ -6,7 +6,7 @@ jobs.jsonl               a line a finished job: its spec, key, result, checks, a
 results.csv              the rows for people, which follow from jobs.jsonl
 outcomes/KEY.csv         what became of each example
 artifacts/HASH           weights that trainings left, as safetensors
-files/HASH/NAME          weights that the study names
+files/HASH/NAME          weights that the study names; its ONNX files and packages, by what jobs know them by
 code/HASH/PATH.py        source of the study's own models, by the hash of all that one imports from beside it
 """
 

@@ -20,7 +20,7 @@ from robustq.jobs.specs import DataRef, EvalSpec, ModelSpec
 from robustq.jobs.store import artifacts, example_outcomes
 from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.schema import artifact, example_blob, job, job_artifact, job_dep, result, sweep, sweep_job
-from robustq.jobs.verification.bundle import file_name
+from robustq.jobs.verification.bundle import file_name, program_name
 from robustq.jobs.verification.bundle_format import Bundle
 from robustq.jobs.verification.bundled_jobs import BundledJob, How, outcome_name, read_outcomes
 from robustq.jobs.verification.replay import Replayed, device_for, replay
@@ -123,7 +123,10 @@ class RestoredStore:
         if weights is not None:
             name = file_name(weights.sha256, weights.place)
             weights = weights.model_copy(update={"place": str(self.unpacked([name]) / name)})
-        if code is not None and code.place.endswith(".py") and not is_address(code.reference):
+        if code is not None and not code.factory:
+            name = program_name(code)
+            code = code.model_copy(update={"place": str(self.unpacked([name]) / name)})
+        elif code is not None and code.place.endswith(".py") and not is_address(code.reference):
             folder = f"code/{code.sha256}/"
             self.unpacked([name for name in self.bundle.members if name.startswith(folder)])
             place = self.folder / folder / Path(code.place).name

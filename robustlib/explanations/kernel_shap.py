@@ -28,7 +28,7 @@ def kernel_shap(
     grid: the image is cut into grid x grid parts.  samples: coalitions of each image, beside none and all.
     baseline: the value of what is hidden.
     Returns an attribution of shape (B, 1, H, W), signed: each part's value at its pixels.
-    Raises ValueError for fewer samples than determine the values.
+    Raises ValueError for fewer samples than determine the values: those of a pair tell the same, and some come twice.
     """
     count = grid * grid
     if samples < 2 * count:
@@ -66,5 +66,9 @@ def shapley(z: Tensor, values: Tensor, total: Tensor) -> Tensor:
     """The least squares solution phi, (M,), of z phi = values, (V, M) and (V,), among those that sum to `total`."""
     # The last one follows from the others: one unknown less, and no constraint.
     rest = z[:, :-1] - z[:, -1:]
+    if int(torch.linalg.matrix_rank(rest)) < rest.shape[1]:
+        raise ValueError(
+            f"kernel_shap: {len(z)} samples do not determine the values of an image's {z.shape[1]} parts: take more"
+        )
     found = torch.linalg.lstsq(rest, values - total * z[:, -1]).solution
     return torch.cat([found, (total - found.sum())[None]])

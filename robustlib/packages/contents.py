@@ -1,9 +1,11 @@
 """The files of a package, a folder or a ZIP archive: looked at before anything in them is read."""
 
+import lzma
 import os
 import re
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ MOST_FILES = 64
 TIMES, SMALL_BYTES = 8, 64 * 2**20  # what an archive may unpack to: so many times its size, and this besides
 # A name in one piece: no folder, no drive, nothing hidden.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# Of an archive's member that is not as it was packed.
+BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, EOFError, ValueError)
 AGAIN = "download or make it again"
 
 
@@ -33,7 +37,7 @@ class Contents:
             raise PackageError(f"{self.place} has no file {name}")
         try:
             data = from_archive(self.place, name) if self.place.is_file() else from_folder(self.place, name)
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError) as error:
+        except (*BROKEN, OSError, RuntimeError) as error:
             raise PackageError(f"{self.place}: {name} cannot be read ({error}): {AGAIN}") from error
         if len(data) != self.sizes[name]:
             raise PackageError(f"{self.place}: {name} has {len(data)} bytes, expected {self.sizes[name]}: {AGAIN}")

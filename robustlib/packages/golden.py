@@ -4,12 +4,13 @@ They are a NumPy archive without pickles, which NumPy alone reads.
 """
 
 import io
+import tokenize
 import zipfile
 from dataclasses import dataclass
 
 import numpy as np
 
-from robustlib.packages.contents import PackageError
+from robustlib.packages.contents import BROKEN, PackageError
 
 IMAGES, LABELS, INDEX = "images", "labels", "index"
 # What arrays of an archive may be: their kinds, and how many axes.
@@ -49,8 +50,9 @@ def read_golden(data: bytes, name: str = "golden.npz") -> Golden:
             arrays = {key: found[key] for key in found.files}
     except PackageError:
         raise
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, KeyError, NotImplementedError, MemoryError) as error:
-        raise PackageError(f"{name} is no archive of arrays ({str(error).splitlines()[0][:120]})") from error
+    except (*BROKEN, OverflowError, OSError, KeyError, MemoryError, tokenize.TokenError) as error:
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PackageError(f"{name} is no archive of arrays ({told[:120]})") from error
     for key, array in arrays.items():
         kind, axes = FORMS.get(key, (np.float32, 2))
         if not isinstance(array, np.ndarray) or array.dtype != kind or array.ndim != axes:

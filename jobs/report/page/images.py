@@ -138,9 +138,6 @@ def shown_rows(db: Connection, rows: Sequence[PageRow], data: Data, cache: PageC
         others.sort(
             key=lambda one: (one["norm"] != row["norm"], one["attack"] != row["attack"], one["seed"], one["eps"])
         )
-        if row["job_id"] in keeping and cache.outcome(db, row["job_id"], len(data.names)) is None:
-            yield row
-            continue
         yield next(
             (one for one in [row, *others] if one["job_id"] in keeping and shows_adversarial(db, one, data, cache)), row
         )

@@ -14,10 +14,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from robustlib.packages.golden import golden_bytes, read_golden
+from robustlib.packages.golden import Golden, golden_bytes, read_golden
 from robustq.jobs.errors import SpecError
 from robustq.jobs.packages.make import Made
-from robustq.jobs.packages.verify import verify
+from robustq.jobs.packages.verify import Verified, look_at_logits, verify
 from tests.helpers.onnx_programs import with_class_names
 from tests.helpers.packaged import altered, zipped
 
@@ -118,6 +118,22 @@ def test_a_golden_image(place: Path, tmp_path: Path):
     golden.logits["model.onnx"][5] = np.nan
     (found,) = failures(altered(place, tmp_path / "q", files={"golden.npz": golden_bytes(golden)}, rehash=True))
     assert "a logit differs by inf or less" in found
+
+
+@pytest.mark.parametrize("limit", [float("inf"), float("nan")])
+def test_a_tolerance_that_is_no_number_lets_nothing_pass(made: Made, place: Path, tmp_path: Path, limit: float):
+    golden = made.card.model_dump(mode="json")["golden"] | {"tolerance": {"model.onnx": limit}}
+    found = failures(altered(place, tmp_path / "p", files={}, card={"golden": golden}))
+    assert "golden: the card states no tolerance for model.onnx" in found
+
+
+def test_logits_of_one_class_and_texts_as_logits_are_looked_at():
+    one = np.ones((2, 1), np.float32)
+    golden = Golden(np.zeros((2, 1, 2, 2), np.uint8), np.zeros(2, int), np.arange(2), {})
+    for came, failed in ((one, 0), (one + 1, 1), (np.array([["a"], ["b"]], object), 1)):
+        found = Verified("p")
+        look_at_logits(found, "model.onnx", golden, one, came, 0.1, 1)
+        assert len(found.failed) == failed, found.findings
 
 
 def test_another_version_of_the_runtime_is_named(place: Path, monkeypatch: pytest.MonkeyPatch):

@@ -265,7 +265,7 @@ def test_the_worst_case_is_a_row_also_of_a_single_attack(made_up: Store, tmp_pat
     assert path.read_text() == printed(made_up, *asked, "--format", "csv")
 
 
-def test_outcomes_of_before_replay_without_queries_of_a_radius():
+def test_outcomes_of_before_replay_without_the_queries_of_a_radius():
     """As they were stored: without the column. What both tell must still agree."""
     columns = robust(10) | {"queries": np.arange(40)}
     new = columns | {"radius_queries": np.minimum(np.arange(40), 30)}

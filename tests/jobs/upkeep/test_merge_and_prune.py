@@ -15,12 +15,13 @@ from sqlalchemy.event import listen
 
 from robustq.cli import main
 from robustq.jobs.commands import store_info
-from robustq.jobs.errors import SpecError, StoreError
+from robustq.jobs.errors import ArtifactError, SpecError, StoreError
 from robustq.jobs.queue import claims, transitions
 from robustq.jobs.store import artifact_files, artifacts, example_outcomes
 from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.schema import (
     artifact,
+    driver,
     example_blob,
     job,
     job_artifact,
@@ -131,6 +132,24 @@ def test_what_other_stores_in_the_folder_need_stays(tmp_path):
         prune.prune(store, ["new"])
     with store.begin() as db:
         assert db.execute(sa.select(sweep.c.name)).scalars().all() == ["new"]
+
+
+def test_nothing_goes_while_a_driver_works_on_a_store_beside(tmp_path):
+    """Its workers put files down before a row names them."""
+    store = two_sweeps(tmp_path)
+    other = open_store(str(tmp_path / "other.db"), create=True, write=True)
+    with other.begin() as db:
+        transitions.register(db, "d", "here", 1, 0.0, "0")
+    left = artifacts.put(other.artifacts, "weights", b"of a job that is about to finish")
+    for names in ([], ["old"]):
+        with pytest.raises(StoreError, match=r"a driver is at work on the store .*other\.db"):
+            prune.prune(store, names)
+    assert artifacts.get(store.artifacts, left.sha256)
+    with other.begin() as db:
+        db.execute(sa.update(driver).values(stopped_at=1.0))
+    prune.prune(store, [])
+    with pytest.raises(ArtifactError):
+        artifacts.get(store.artifacts, left.sha256)
 
 
 def test_files_of_killed_runs_go_and_open_trainings_keep_theirs(sqlite_store):

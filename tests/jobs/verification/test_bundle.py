@@ -7,13 +7,21 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 import torch
 from click.testing import CliRunner
 
+from robustlib.hashing import file_hash
+from robustlib.metrics import summarise
+from robustlib.packages.manifest import package_hash
 from robustq.cli import main
 from robustq.jobs.errors import SpecError
+from robustq.jobs.packages.chosen_model import model_by_options
+from robustq.jobs.packages.make import make_package
+from robustq.jobs.results.columns import RESULT_COLUMNS
+from robustq.jobs.specs import AttackSpec, CodeRef, DataRef, EvalSpec, ModelSpec
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import job, result
@@ -21,9 +29,20 @@ from robustq.jobs.verification import bundle_format
 from robustq.jobs.verification.bundle import without_folders, write_bundle
 from robustq.jobs.verification.bundle_check import check_bundle
 from robustq.jobs.verification.bundle_format import Bundle, Refused
-from robustq.jobs.verification.bundled_jobs import How, from_lines, outcomes_csv, read_outcomes
+from robustq.jobs.verification.bundled_jobs import (
+    SHOWN,
+    How,
+    Measured,
+    from_lines,
+    outcomes_csv,
+    read_outcomes,
+    rows_csv,
+    to_lines,
+)
 from tests.helpers.drain_queue import worked_off
 from tests.helpers.fake_results import outcome
+from tests.helpers.onnx_programs import linear_program
+from tests.helpers.packaged import QUICK, zipped
 
 TRAINED = {"arch": "lenet5", "train": {"epochs": 1, "examples": 64, "validation_examples": 20}}
 STUDY = {
@@ -134,11 +153,62 @@ def test_a_bundle_has_all_that_its_numbers_rest_on(finished, whole):
     }
 
 
+def test_keys_are_those_of_specs_without_folders():
+    code = CodeRef(place="/home/me/m.py", factory="build", sha256="0" * 64)
+    spec = EvalSpec(
+        model=ModelSpec(code=code, options={"vocabulary": "/home/me/words.txt"}),
+        data=DataRef(place="parquet:/home/me/d.parquet", sha256="0" * 64),
+        attack=AttackSpec(name="fgsm", params={"labels": "/home/me/l.txt"}),
+    )
+    cut = EvalSpec.model_validate(without_folders(spec.model_dump(mode="json")))
+    assert (cut.model.code.place, cut.data.place) == ("m.py", "parquet:d.parquet")
+    assert cut.key() == spec.key()
+
+
 def test_the_same_sweep_gives_the_same_bytes(finished, whole, tmp_path):
     first = write_bundle(finished, "s", tmp_path / "again.zip", tell=pytest.fail)
     assert (tmp_path / "again.zip").read_bytes() == whole.read_bytes()
     assert first == hashlib.sha256(members(whole)["manifest.json"]).hexdigest()
     assert [path.name for path in tmp_path.iterdir()] == ["again.zip"]
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """A folder with an ONNX file, and one package as a folder and as an archive."""
+    folder = tmp_path_factory.mktemp("programs")
+    random = np.random.default_rng(0)
+    (folder / "lin.onnx").write_bytes(linear_program(random.normal(size=(64, 10)), np.zeros(10), (1, 8, 8)))
+    (folder / "m.py").write_text(
+        "from torch import nn\ndef build(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    options = {"weights": None, "normalize": None, "mean": None, "std": None, "dataset": "digits"}
+    chosen = model_by_options(options | {"model": f"{folder}/m.py:build"})
+    made = make_package(None, chosen, folder / "net", QUICK, lambda line: None)
+    zipped(made.place, folder / "p.zip")
+    return folder
+
+
+@pytest.mark.parametrize("packed", ["net", "p.zip"])
+def test_programs_and_packages_are_in_it_and_run(programs, tmp_path, monkeypatch, packed):
+    folder = programs
+    models = {name: {"file": f"{folder}/{name}"} for name in ("lin.onnx", packed)}
+    study = {"name": "s", "models": models, "attacks": [{"name": "square", "queries": 9, "eps": 0.05}], "examples": 9}
+    store = worked_off(tmp_path / "store", study)
+    write_bundle(store, "s", tmp_path / "s.zip", tell=pytest.fail)
+    found = members(tmp_path / "s.zip")
+    places = [name for name in found if name.startswith("files/")]
+    hashes = {name.split("/")[2]: name.split("/")[1] for name in places}
+    assert hashes["lin.onnx"] == file_hash(folder / "lin.onnx")
+    assert hashes[packed.removesuffix(".zip") + ".zip"] == package_hash(folder / "net")
+    away = folder.rename(folder.with_name("away"))
+    monkeypatch.chdir(tmp_path)
+    try:
+        told = check_bundle(tmp_path / "s.zip", How(number=9))
+        assert (told.wrong, told.replayed) == (0, []) and "--trust-code" in min(told.left_out)
+        told = check_bundle(tmp_path / "s.zip", How(number=9, trust_code=True))
+    finally:
+        away.rename(folder)
+    assert [row["outcome"] for row in told.replayed] == ["equal"] * told.evaluations and told.wrong == 0
 
 
 def test_outcomes_come_back_to_the_bit():
@@ -203,6 +273,28 @@ def better(line):
         line["result"]["robust_accuracy"] = 0.99
 
 
+def shown(**columns):
+    return lambda line: line["kind"] == "eval" and line.update(columns)
+
+
+def unseen(line):
+    if line["kind"] == "eval":
+        line["outcomes"] = False
+        line["result"]["robust_accuracy"] = 0.99
+
+
+def kinder(line):
+    for one in line["checks"] if line["kind"] == "eval" else ():
+        one.update(value=0.95, threshold=0.85, verdict="pass") if one["name"] == "chance" else None
+
+
+def unbound(line):
+    if line["kind"] == "eval":
+        line["needs"] = []
+    if line["kind"] == "train":
+        line["artifacts"] = {}
+
+
 def trusted(line):
     if line["kind"] == "eval":
         line["checks"] = [
@@ -234,16 +326,67 @@ def another(line):
         (weaker, "is not that of its spec"),
         (lambda line: line["needs"].append("0" * 64), "it rests on a job 000000000000, which is not in the bundle"),
         (lambda line: line["result"].update(verdict="pass"), "is not that of its checks"),
+        (shown(eps=0.3), "its eps is 0.3, its spec has 0.05"),
+        (shown(attack="autoattack"), "its attack is 'autoattack', its spec has"),
+        (shown(recipe="pgd(steps=1000)"), "its recipe is 'pgd(steps=1000)', its spec has"),
+        (shown(arch="resnet18"), "its arch is 'resnet18', its spec has"),
+        (shown(defence="trades"), "its defence is 'trades', its spec has"),
+        (shown(dataset="cifar10"), "its data set is 'cifar10', its spec has 'digits'"),
+        (shown(seed=7), "its seed is 7, its spec has 0"),
+        (unseen, "it has no outcomes that its numbers follow from"),
+        (kinder, "its check chance is 'pass' with a value of 0.95"),
+        (unbound, "(train), seed 0: it has no weights"),
+        (lambda line: line["kind"] == "worst" and line["result"].update(verdict="fail"), "is not that of its checks and evaluations"),
         (another, "jobs.jsonl cannot be read: line"),
         (lambda line: line.update(surprise=1), "surprise: Extra inputs are not permitted"),
         (lambda line: line["artifacts"] and line["artifacts"]["weights"].update(sha256="0" * 64), "its weights 000000000000 are not in the bundle"),
     ],
-    ids=["number", "radius", "dependency", "verdict", "kind", "entry", "weights"],
+    ids=[
+        "number", "radius", "dependency", "verdict", "eps", "attack", "recipe", "arch", "defence", "dataset", "seed",
+        "outcomes", "check", "training", "worst", "kind", "entry", "weights",
+    ],
 )  # fmt: skip
 def test_numbers_under_new_hashes_contradict_the_rest(whole, tmp_path, change, told):
     found = check_bundle(altered(whole, tmp_path / "t.zip", of_jobs(change)), How(number=3))
     assert any(told in line for line in found.contradictions), found.contradictions
     assert found.tampered == [] and found.replayed == [] and found.wrong
+
+
+def without_the_broken(table):
+    return table.filter(~table.column("success").to_numpy())
+
+
+def some_twice(table):
+    return pa.concat_tables([table.slice(0, 10), table.slice(0, 10)]).combine_chunks()
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (without_the_broken, "its outcomes are of other examples than"),
+        (some_twice, "an example is in its outcomes twice"),
+    ],
+)
+def test_chosen_examples_contradict_the_rest(whole, tmp_path, change, told):
+    jobs = from_lines(members(whole)["jobs.jsonl"])
+    one = next(one for one in jobs if one.kind == "eval" and one.result.robust_accuracy)
+
+    def changed(found):
+        table = change(read_outcomes(found[f"outcomes/{one.key}.csv"]))
+        found[f"outcomes/{one.key}.csv"] = outcomes_csv(table)
+        row = one.result.model_copy(update=summarise(example_outcomes.to_columns(table)))
+        alike = [job if job.key != one.key else job.model_copy(update={"result": row}) for job in jobs]
+        found |= {"jobs.jsonl": to_lines(alike), "results.csv": rows_csv(alike)}
+
+    found = check_bundle(altered(whole, tmp_path / "t.zip", changed), NONE)
+    assert any(told in line for line in found.contradictions), found.contradictions
+
+
+def test_an_example_without_an_index_is_no_outcome(whole):
+    name = next(name for name in members(whole) if name.startswith("outcomes/"))
+    first = members(whole)[name].splitlines()[0]
+    with pytest.raises(ValueError, match="an example has no index"):
+        read_outcomes(first + b"\n" + b"," * first.count(b",") + b"\n")
 
 
 def test_a_better_worst_case_contradicts_its_evaluations(whole, tmp_path):
@@ -300,8 +443,17 @@ def test_data_that_are_elsewhere_are_asked_for(whole):
 )
 def test_a_bundle_does_not_say_what_is_read_here(whole, tmp_path, monkeypatch, place, told):
     monkeypatch.chdir(tmp_path)
-    change = of_jobs(lambda line: "data" in line["spec"] and line["spec"]["data"].update(place=place))
-    found = check_bundle(altered(whole, tmp_path / "t.zip", change), How(number=1, trust_code=True))
+
+    def change(line):
+        line["dataset"] = place
+        if "data" in line["spec"]:
+            line["spec"]["data"]["place"] = place
+
+    def changed(found):
+        of_jobs(change)(found)
+        found["results.csv"] = rows_csv(from_lines(found["jobs.jsonl"]))
+
+    found = check_bundle(altered(whole, tmp_path / "t.zip", changed), How(number=1, trust_code=True))
     assert (found.replayed, found.wrong, sum(found.left_out.values())) == ([], 0, 4)
     assert all(told.format(here=tmp_path) in why for why in found.left_out), found.left_out
 
@@ -410,3 +562,8 @@ def test_folders_of_a_machine_are_left_out():
         "pgd(eps=8/255)": "pgd(eps=8/255)", "http://me:pw@host:80/a/b?token=x": "http://host:80/a/b",
     }  # fmt: skip
     assert without_folders(list(told)) == list(told.values())
+
+
+def test_a_bundle_has_every_column_of_results():
+    assert set(Measured.model_fields) == {column.name for column in result.c} - {"job_id", "fence"}
+    assert {name for name in RESULT_COLUMNS if name in Measured.model_fields} <= set(SHOWN)

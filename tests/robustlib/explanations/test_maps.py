@@ -67,6 +67,14 @@ def test_a_linear_model_is_explained_by_its_weights():
         assert torch.allclose(EXPLANATIONS[name](model, x, target, **given), value, atol=1e-5), name
 
 
+@pytest.mark.parametrize(("grid", "samples"), [(2, 8), (3, 18)])
+def test_too_few_coalitions_for_the_values_are_refused(grid: int, samples: int):
+    """With as few as these some images have a coalition twice: least squares would give any of many answers."""
+    x, target = images(64)
+    with pytest.raises(ValueError, match=f"do not determine the values of an image's {grid**2} parts"):
+        kernel_shap(Linear(), x, target, grid=grid, samples=samples)
+
+
 def test_parts_of_a_linear_model_have_their_sums():
     model, (x, target) = Linear(), images(4)
     parts = squares(x, 3)

@@ -97,6 +97,19 @@ def test_what_unpacks_beyond_all_proportion_is_refused(tmp_path: Path, monkeypat
         open_contents(archive(tmp_path / "many.zip", {f"f{i}": b"" for i in range(65)}))
 
 
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_packed_file_that_is_damaged_is_named(tmp_path: Path, packing: int):
+    text = "".join(hashlib.sha256(bytes([i])).hexdigest() for i in range(100)).encode()
+    place = archive(tmp_path / "p.zip", {"a": text}, compress_type=packing)
+    whole = open_contents(place)
+    assert whole.read("a") == text
+    data = bytearray(place.read_bytes())
+    data[60:80] = bytes(byte ^ 255 for byte in data[60:80])
+    place.write_bytes(data)
+    with pytest.raises(PackageError, match=r"p\.zip: a cannot be read"):
+        whole.read("a")
+
+
 def test_two_files_of_one_name_are_refused(tmp_path: Path):
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(tmp_path / "p.zip", "w") as made:
         made.writestr("a", b"1")

@@ -88,3 +88,13 @@ def other_file() -> bytes:
 def test_what_is_no_such_archive_is_refused(data: bytes, line: str):
     with pytest.raises(PackageError, match=line):
         read_golden(data)
+
+
+@pytest.mark.parametrize(
+    "header", ["{'descr': ('", "'''", "{'descr': '<f4', 'fortran_order': False, 'shape': (1" + "0" * 30 + ",)}"]
+)
+def test_a_header_that_is_none_is_refused(header: str):
+    with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
+        archive.writestr("images.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+    with pytest.raises(PackageError, match="is no archive of arrays"):
+        read_golden(file.getvalue())
