@@ -21,8 +21,8 @@ KINDS = ("train", "eval", "worst", "probe")  # shards are merged: the evaluation
 SHOWN = (
     "model", "arch", "defence", "dataset", "attack", "norm", "eps", "seed", "recipe", "n", "clean_accuracy",
     "clean_accuracy_low", "clean_accuracy_high", "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high",
-    "any_draw_accuracy", "verdict", "distance_median", "distance_mean", "seconds", "device", "versions", "recorded_at",
-    "key",
+    "any_draw_accuracy", "verdict", "distance_median", "distance_median_low", "distance_median_high", "distance_mean",
+    "queries", "queries_most", "seconds", "device", "versions", "recorded_at", "key",
 )  # fmt: skip
 MOST_LINE = 64 * 2**20
 
@@ -44,7 +44,11 @@ class Measured(Record):
     any_draw_accuracy: float | None
     verdict: str | None
     distance_median: float | None
+    distance_median_low: float | None
+    distance_median_high: float | None
     distance_mean: float | None
+    queries: int | None
+    queries_most: int | None
     seconds: float
     device: str
     versions: dict[str, Any]

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from robustq.cli import main
 from robustq.jobs.errors import SpecError
+from robustq.jobs.results.columns import RESULT_COLUMNS
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import job, result
@@ -21,7 +22,7 @@ from robustq.jobs.verification import bundle_format
 from robustq.jobs.verification.bundle import without_folders, write_bundle
 from robustq.jobs.verification.bundle_check import check_bundle
 from robustq.jobs.verification.bundle_format import Bundle, Refused
-from robustq.jobs.verification.bundled_jobs import How, from_lines, outcomes_csv, read_outcomes
+from robustq.jobs.verification.bundled_jobs import How, Measured, from_lines, outcomes_csv, read_outcomes
 from tests.helpers.drain_queue import worked_off
 from tests.helpers.fake_results import outcome
 
@@ -132,6 +133,12 @@ def test_a_bundle_has_all_that_its_numbers_rest_on(finished, whole):
     assert {name: entry["sha256"] for name, entry in manifest["files"].items()} == {
         name: hashlib.sha256(content).hexdigest() for name, content in found.items() if name != "manifest.json"
     }
+
+
+def test_every_column_of_a_result_is_in_a_bundle(whole):
+    assert set(Measured.model_fields) == {column.name for column in result.c} - {"job_id", "fence"}
+    head = members(whole)["results.csv"].decode().splitlines()[0].split(",")
+    assert head == [name for name in RESULT_COLUMNS if name not in ("sweep", "why", "job_id")]
 
 
 def test_the_same_sweep_gives_the_same_bytes(finished, whole, tmp_path):
