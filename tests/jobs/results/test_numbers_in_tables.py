@@ -185,6 +185,22 @@ def test_every_format_says_why_and_each_reason_once(reasons: Store):
     assert (compared["first_why"], compared["second_why"]) == (ZERO, WARNED)
 
 
+def test_an_audit_that_found_no_less_is_no_reason(reasons: Store):
+    """It takes no trust from a row at its radius that is hardly better, and a failed part is then the reason."""
+    with reasons.begin() as db:
+        values = {"subject": "a" * 64, "norm": "Linf", "eps": EPS, "robust_accuracy": 0.49, "verdict": "fail"}
+        extra = {"audit": {"verdict": "fail", "cause": "other"}}
+        again = add_result(db, 1, "other", "audit", EPS, 1, columns=robust(1), verdict="fail", extra=extra)
+        db.execute(sa.insert(audit).values(job_id=again, **values))
+        db.execute(sa.update(job).where(job.c.attack == "worst-case").values(subject="c" * 64))
+        of_worst = values | {"subject": "c" * 64, "robust_accuracy": 0.5}
+        last = add_result(db, 1, "net", "audit", EPS, columns=robust(1), verdict="fail", extra=extra)
+        db.execute(sa.insert(audit).values(job_id=last, **of_worst))
+    found = {(row["model"], row["attack"], row["seed"]): row["why"] for row in rows(reasons)}
+    assert found["other", "pgd", 0] == "the audit of job 7 left 2.5 %, cause masked-gradients"
+    assert found["net", "worst-case", 0] == ZERO
+
+
 def test_why_is_no_condition(made_up: Store):
     ran = CliRunner().invoke(cli.main, ["--store", made_up.url, "results", "--where", "why=zero*"])
     assert (ran.exit_code, ran.stderr.count("\n")) == (2, 1) and "verdict=fail" in ran.stderr
