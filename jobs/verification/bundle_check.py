@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from robustlib.checks.thresholds import LIMITS, CheckResult, overall
 from robustlib.metrics import summarise
-from robustq.jobs.queue.worst_case import worst_case
+from robustq.jobs.queue.worst_case import summary, worst_case
 from robustq.jobs.specs import WorstSpec
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.verification.bundle_format import JOBS, MOST_BYTES, RESULTS, Bundle, Refused
@@ -152,7 +152,8 @@ def verdict_of(one: BundledJob) -> str | None:
 
 def differences(one: BundledJob, columns: Mapping[str, np.ndarray]) -> Iterator[str]:
     """Numbers of a row that do not follow from its outcomes."""
-    for name, value in summarise(columns).items():
+    numbers = summary(dict(columns)) if one.kind == "worst" else summarise(columns)
+    for name, value in numbers.items():
         stored = getattr(one.result, name)
         same = (
             value == stored
