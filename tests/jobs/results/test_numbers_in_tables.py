@@ -114,6 +114,16 @@ def test_queries_are_stored_for_a_radius_and_for_the_search(made_up: Store):
     assert any(str(int((own + 25).sum())) in line and " 30 " in line for line in lines)
 
 
+def test_the_most_of_an_image_is_not_known_of_a_part(made_up: Store):
+    """As where an evaluation goes on after an upgrade, half of its images counted by the earlier version."""
+    queries = np.full(40, 50)
+    with made_up.begin() as db:
+        columns = robust(10) | {"queries": queries, "radius_queries": np.where(np.arange(40) < 20, -1, 30)}
+        add_result(db, add_sweep(db, "s"), "net", "square", EPS, columns=columns)
+    (row,) = rows(made_up)
+    assert (row["queries"], row["queries_most"]) == (2000, None)
+
+
 @pytest.fixture
 def reasons(made_up: Store) -> Store:
     """Rows that fail and warn for reasons of their own, of a worst case's parts and of an audit."""
