@@ -89,11 +89,12 @@ def fair_coin(n: int, heads: int) -> float:
 
 def summed_queries(columns: Mapping[str, np.ndarray]) -> dict[str, int | None]:
     """queries: images that attacks without gradients showed the model, of all examples together, over a search of
-    several radii down to this one.  queries_most: of one example at this radius alone. None where none were counted.
+    several radii down to this one.  queries_most: of one example at this radius alone, None where those of some are not
+    known, as of parts by earlier versions. Both None where none were counted.
     """
-    found: dict[str, int | None] = {}
-    for name, column, over in (("queries", "queries", np.sum), ("queries_most", "radius_queries", np.max)):
-        values = np.asarray(columns.get(column, ()), np.int64)
-        counted = values[values >= 0]
-        found[name] = int(over(counted)) if len(counted) else None
-    return found
+    all_, here = (np.asarray(columns.get(name, ()), np.int64) for name in ("queries", "radius_queries"))
+    counted, known = all_[all_ >= 0], here[here >= 0]
+    return {
+        "queries": int(counted.sum()) if len(counted) else None,
+        "queries_most": int(known.max()) if len(known) and len(known) >= len(counted) else None,
+    }

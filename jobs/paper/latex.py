@@ -67,7 +67,13 @@ def why_not(found: PaperTable) -> list[str]:
 
 
 def letter(notes: Sequence[str], cell: Cell) -> str:
-    return chr(ord("a") + notes.index(cell.found["why"] or "") % 26)
+    return mark(notes.index(cell.found["why"] or ""))
+
+
+def mark(place: int) -> str:
+    """a to z, then aa, ab and so on."""
+    before, last = divmod(place, 26)
+    return (mark(before - 1) if before else "") + chr(ord("a") + last)
 
 
 def protocol(found: PaperTable) -> str:
@@ -95,10 +101,7 @@ def protocol(found: PaperTable) -> str:
             "comparisons of a column)."
         )
     if notes := why_not(found):
-        told = [
-            f"{chr(ord('a') + i % 26)}: {latex_text(note or 'its checks were not kept')}"
-            for i, note in enumerate(notes)
-        ]
+        told = [f"{mark(i)}: {latex_text(note or 'its checks were not kept')}" for i, note in enumerate(notes)]
         said.append(f"Numbers that a check distrusts are not shown ({'; '.join(told)}).")
     made = [
         f"robustq {v.get('robustq', '?')} (kernels {v.get('kernel', '?')}) with PyTorch {v.get('torch', '?')}"

@@ -10,14 +10,26 @@ from sqlalchemy import Connection
 
 from robustlib.checks.thresholds import FAIL
 from robustlib.settings import CERTIFY
-from robustq.jobs.results.aggregate import CELLS, LINES, Measures, measures, rows_by
+from robustq.jobs.results.aggregate import (
+    CELLS,
+    LINES,
+    SD,
+    Measures,
+    column_name,
+    is_best,
+    measures,
+    rows_by,
+    sort,
+)
 from robustq.jobs.results.attack_labels import WORST_CASE, stored_settings
 from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.compare import seen
+from robustq.jobs.results.hints import unfitting
 from robustq.jobs.results.questions import Question, whole_rows, with_labels
 from robustq.jobs.statistics.model_pairs import ALPHA, against_best
 
 CLEAN = "clean"
+PLACE = ""  # beside a line's numbers, by their names, what it is in the table
 Place = tuple[Any, ...]
 
 
@@ -56,9 +68,14 @@ READ = (*LINES, *CELLS, "clean_accuracy", "versions")
 
 
 def paper_table(db: Connection, question: Question, tell: Callable[[str], None]) -> PaperTable | None:
-    """The table of the rows that the question's filters leave; None where they leave none."""
+    """The table of the rows that the question's filters leave, as it sorts them; None where they leave none.
+
+    tell: is given what a reader ought to know besides.  Raises SpecError for a sorting by a column that is not there.
+    """
     read = whole_rows(db, question.filters, READ, tell)
     if not read:
+        for line in unfitting(db, question.filters):
+            tell(line)
         return None
     rows = with_labels(read, partial(stored_settings, db))
     heads = tuple(name for name in LINES[:2] if len({row[name] for row in rows}) > 1)
@@ -75,10 +92,14 @@ def paper_table(db: Connection, question: Question, tell: Callable[[str], None])
         for key in lines:
             if not here[key]:
                 cells[key].append(None)
+    found = [
+        {name: mine[0][name] for name in heads} | numbers_of(columns, cells[key]) | {PLACE: key}
+        for key, mine in lines.items()
+    ]
     return PaperTable(
         heads=heads,
         columns=columns,
-        lines=[(tuple(str(mine[0][name]) for name in heads), cells[key]) for key, mine in lines.items()],
+        lines=[(tuple(str(row[name]) for name in heads), cells[row[PLACE]]) for row in sort(found, question.sort)],
         tests=list(tests),
         recipes={tuple(row[name] for name in CELLS): row["recipe"] for row in rows if row["attack"] != CLEAN},
         datasets=list(dict.fromkeys(row["dataset"] for row in rows)),
@@ -86,6 +107,16 @@ def paper_table(db: Connection, question: Question, tell: Callable[[str], None])
         seeds=sorted({row["seed"] for row in rows}),
         versions=list({str(row["versions"]): row["versions"] for row in rows}.values()),
     )
+
+
+def numbers_of(columns: Sequence[Place], cells: Sequence[Cell | None]) -> dict[str, float | None]:
+    """A line's numbers by the names that a pivot has for them; None where none is to be trusted."""
+    found: dict[str, float | None] = {}
+    for column, cell in zip(columns, cells, strict=True):
+        shown = None if cell is None or cell.found["verdict"] == FAIL else cell.found
+        found[column_name(*column)] = shown and shown["robust_accuracy"]
+        found[column_name(*column) + SD] = shown and shown["robust_accuracy_sd"]
+    return found
 
 
 def of_column(rows: Sequence[ResultRow], column: Place) -> list[ResultRow]:
@@ -109,7 +140,7 @@ def ranked(
     found = {key: measures(rows) for key, rows in here.items()}
     trusted = {k: one["robust_accuracy"] for k, one in found.items() if one["verdict"] != FAIL}
     top = max((value for value in trusted.values() if value is not None), default=None)
-    bests = [key for key, value in trusted.items() if value == top]
+    bests = [key for key, value in trusted.items() if value is not None and top is not None and is_best(value, top)]
     cells = {key: Cell(one, best=key in bests) for key, one in found.items()}
     others = [key for key in trusted if key not in bests]
     if not bests or not others or any(len(rows) > len({row["seed"] for row in rows}) for rows in here.values()):

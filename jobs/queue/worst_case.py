@@ -38,6 +38,11 @@ def worst_case(tables: list[pa.Table], eps: float) -> dict[str, np.ndarray]:
     return {name: np.stack([c[name] for c in within])[chosen, rows] for name in first}
 
 
+def summary(columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The numbers of a worst case. Of queries it has none: each image has those of the attack that did it most harm."""
+    return summarise(columns) | {"queries": None, "queries_most": None}
+
+
 def outcome_within(columns: dict[str, np.ndarray], eps: float) -> dict[str, np.ndarray]:
     """The outcome as it is at radius eps, where an image found beyond it does not count."""
     beyond = columns["success"] & (columns["distance"] > eps * (1 + 1e-5) + 1e-7)
@@ -90,7 +95,7 @@ def settle(db: Connection, claimed: Claimed) -> bool:
     columns = worst_case(tables, spec.eps)
     data = example_outcomes.encode(example_outcomes.to_table(columns))
     # Their numbers were made with the versions that the parts name, their worst case by this release.
-    row = summarise(columns) | {
+    row = summary(columns) | {
         "device": "; ".join(dict.fromkeys(one.device for one in rows)),
         "versions": joined([one.versions for one in rows]) | {"robustq": VERSION},
     }

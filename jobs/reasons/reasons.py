@@ -72,14 +72,16 @@ def checks_of(db: Connection, ids: Iterable[int]) -> dict[int, list[Found]]:
 
 
 def failed_audits(db: Connection, ids: Sequence[int]) -> dict[int, list[str]]:
-    """What audits of the same model, data and norm found that takes the trust from these results: see v_results."""
+    """What audits of the same model, data and norm found that takes the trust from these results: as in v_results."""
     found: dict[int, list[str]] = {}
-    told = result.alias("told")
+    own, told = result.alias("own"), result.alias("told")
     columns = (job.c.id, audit.c.job_id.label("audit"), audit.c.robust_accuracy, told.c.extra)
     same = (audit.c.subject == job.c.subject) & (audit.c.norm == job.c.norm) & (audit.c.verdict == FAIL)
+    no_better = (job.c.eps >= audit.c.eps) & (own.c.robust_accuracy <= audit.c.robust_accuracy + 0.02)
+    query = select(*columns).join(own, own.c.job_id == job.c.id).join(audit, same & ~no_better)
+    query = query.join(told, told.c.job_id == audit.c.job_id).order_by(audit.c.job_id)
     for some in chunks(list(ids)):
-        query = select(*columns).join(audit, same).join(told, told.c.job_id == audit.c.job_id)
-        for row in db.execute(query.where(job.c.id.in_(some)).order_by(audit.c.job_id)):
+        for row in db.execute(query.where(job.c.id.in_(some))):
             cause = ((row.extra or {}).get("audit") or {}).get("cause")
             (left,) = percents([row.robust_accuracy])
             words = f"the audit of job {row.audit} left {left} %" + (f", cause {cause}" if cause else "")

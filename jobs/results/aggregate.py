@@ -1,5 +1,6 @@
 """Rows put together: means over seeds or groups, a pivot of models by attacks, the best row of each contest."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar
 
@@ -127,6 +128,16 @@ def mean_of(rows: Sequence[Row], column: str) -> float | None:
     return mean(values) if values else None
 
 
+def column_name(attack: str, norm: str | None, eps: float | None) -> str:
+    """A pivot's column in words."""
+    return " ".join(filter(None, (attack, norm, eps_text(eps))))
+
+
+def is_best(value: float, top: float) -> bool:
+    """Whether a number is the best one but for the rounding of means: those of 80 and 84 and of 82 and 82 are equal."""
+    return math.isclose(value, top, rel_tol=1e-12)
+
+
 def pivot(groups: Sequence[Row], tell: Callable[[str], None], *, spread: bool = False) -> list[Row]:
     """A line a model, a column an attack with its norm and radius; robust accuracy, None where none is to be trusted.
 
@@ -136,8 +147,8 @@ def pivot(groups: Sequence[Row], tell: Callable[[str], None], *, spread: bool = 
     heads = [name for name in LINES[:2] if len({row[name] for row in groups}) > 1]
     columns: dict[tuple[Any, ...], str] = {}
     for row in groups:
-        words = [row["attack"], row["norm"], eps_text(row["eps"])]
-        columns.setdefault(tuple(row[name] for name in CELLS), " ".join(str(word) for word in words if word))
+        place = tuple(row[name] for name in CELLS)
+        columns.setdefault(place, column_name(*place))
     lines: dict[tuple[Any, ...], dict[str, Any]] = {}
     whys: dict[tuple[Any, ...], dict[str, list[str]]] = {}
     failed_in: dict[tuple[Any, ...], int] = {}
@@ -184,7 +195,7 @@ def best(rows: Sequence[Row], column: str, tell: Callable[[str], None], labels: 
     kept = []
     for mine in contests.values():
         top = choose(row[column] for row in mine)
-        kept += [row for row in mine if row[column] == top]
+        kept += [row for row in mine if is_best(row[column], top)]
     return kept
 
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from robustlib.checks.thresholds import LIMITS, CheckResult, check_result, overall
 from robustlib.metrics import summarise
+from robustq.jobs.queue.worst_case import summary, worst_case
 from robustq.jobs.queue.worst_case import verdict_of as worst_verdict
-from robustq.jobs.queue.worst_case import worst_case
 from robustq.jobs.specs import EvalSpec, WorstSpec
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.text.canonical_json import canonical, without_places
@@ -208,7 +208,8 @@ def worst_judged_otherwise(one: BundledJob, parts: Sequence[BundledJob]) -> Iter
 
 def differences(one: BundledJob, columns: Mapping[str, np.ndarray]) -> Iterator[str]:
     """Numbers of a row that do not follow from its outcomes."""
-    for name, value in summarise(columns).items():
+    numbers = summary(dict(columns)) if one.kind == "worst" else summarise(columns)
+    for name, value in numbers.items():
         stored = getattr(one.result, name)
         same = (
             value == stored

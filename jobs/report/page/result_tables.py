@@ -17,6 +17,7 @@ from robustq.jobs.results.aggregate import mean, rows_by, why_of
 from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import CheckRow, PageRow
 from robustq.jobs.results.worst_attack import worst_case_of
+from robustq.jobs.statistics.model_pairs import ALPHA
 from robustq.jobs.text.footnotes import numbered, with_notes
 from robustq.jobs.text.numbers import eps_text, percent
 
@@ -87,8 +88,8 @@ def compared_table(headline: Sequence[RadiusRanking]) -> Table | None:
                 ),
                 "right in the best alone": one.versus.only_first,
                 "in the other alone": one.versus.only_second,
-                "p": Cell(f"{one.versus.p:.2g}", one.versus.p),
-                "p_holm": Cell(f"{one.p_holm:.2g}", one.p_holm),
+                "p": Cell(distinct((one.versus.p, ALPHA), 2)[0], one.versus.p),
+                "p_holm": Cell(distinct((one.p_holm, ALPHA), 2)[0], one.p_holm),
                 "told apart": "yes" if one.apart else "no",
                 "test": one.versus.test,
             }

@@ -3,12 +3,14 @@
 import shlex
 from collections.abc import Sequence
 
-from robustlib.number_text import percents
+from robustlib.number_text import distinct, percents
 from robustlib.settings import CERTIFY
 from robustq.jobs.report.page.plotly import span
 from robustq.jobs.report.page.ranking import AS_THEY_ARE, Against, Compare, RadiusRanking, Standing, beside
 from robustq.jobs.report.page.sweep_data import Sweep
+from robustq.jobs.results.aggregate import is_best
 from robustq.jobs.results.attack_labels import WORST_CASE
+from robustq.jobs.statistics.model_pairs import ALPHA
 from robustq.jobs.text.numbers import eps_text
 
 MOST_NAMES = 6  # that a sentence holds
@@ -58,12 +60,17 @@ def how_sure(compared: Sequence[Against], place: RadiusRanking) -> str:
     """The p-values of comparisons with the best at a radius, and by which test."""
     values = [p_text(one.p_holm) for one in compared[:MOST_NAMES]]
     tests = listed(list(dict.fromkeys(one.versus.test for one in compared)))
-    holm = f", Holm's correction for {len(place.against)} comparisons" if len(place.against) > 1 else ""
-    return f"p = {listed(values)} ({tests}{holm})"
+    return f"p = {listed(values)} ({tests}{holm_text(place.against)})"
+
+
+def holm_text(against: Sequence[Against]) -> str:
+    """That p-values are corrected, where there is more than one."""
+    return f", Holm's correction for {len(against)} comparisons" if len(against) > 1 else ""
 
 
 def p_text(p: float) -> str:
-    return "below 0.0001" if p < 1e-4 else f"{p:.2g}"
+    """With digits enough to tell on which side of ALPHA it is."""
+    return "below 0.0001" if p < 1e-4 else distinct((p, ALPHA), 2)[0]
 
 
 def price_sentence(place: RadiusRanking, compare: Compare) -> str:
@@ -76,11 +83,11 @@ def price_sentence(place: RadiusRanking, compare: Compare) -> str:
     own = f"On clean images it has {100 * best.clean:.1f} %"
     if cleaner is None:
         return f"{own}."
-    if cleaner.other.clean <= best.clean:
+    if cleaner.other.clean <= best.clean or is_best(best.clean, cleaner.other.clean):
         return f"{own}, and none of the others has more."
     mine, others = percents((best.clean, cleaner.other.clean))
     apart = "told apart" if cleaner.apart else "not told apart from it"
-    why = f"{apart}: p = {p_text(cleaner.p_holm)}, {cleaner.versus.test}"
+    why = f"{apart}: p = {p_text(cleaner.p_holm)}, {cleaner.versus.test}{holm_text(against)}"
     return f"On clean images it has {mine} %, where {cleaner.other.model} has {others} % ({why})."
 
 

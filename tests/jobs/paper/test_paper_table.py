@@ -1,5 +1,6 @@
 """The table of a paper: means and spreads, the best in bold, what is not told apart from it, and the protocol."""
 
+import json
 import re
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from robustq import cli
-from robustq.jobs.paper.latex import pathless
+from robustq.jobs.paper.latex import mark, pathless
 from robustq.jobs.specs import AttackSpec
 from robustq.jobs.store.connection import Store
 from tests.helpers.fake_results import add_result, add_sweep, of_attack, outcome
@@ -93,8 +94,8 @@ def test_it_is_latex_in_principle(seeds: Store):
     for text in (table, sentence):
         assert text.isascii()
         depth = 0
-        for mark in re.findall(r"(?<!\\)[{}]", text):
-            depth += 1 if mark == "{" else -1
+        for brace in re.findall(r"(?<!\\)[{}]", text):
+            depth += 1 if brace == "{" else -1
             assert depth >= 0
         assert depth == 0
         assert len(re.findall(r"(?<!\\)\$", text)) % 2 == 0
@@ -113,6 +114,43 @@ def test_of_one_seed_the_images_are_compared_exactly(made_up: Store):
     assert r"\textbf{50.0} \\" in text and r"49.5$^{\dagger}$ \\" in text and r"46.0 \\" in text
     assert "one seed (0)" in text and "McNemar's exact test on the same images; Holm's" in text
     assert r"\pm" not in text
+
+
+def test_it_is_sorted_as_a_pivot_is(seeds: Store):
+    def models(*words: str) -> list[str]:
+        return [line.split(" & ")[0] for line in printed(seeds, *words).splitlines()[5:8]]
+
+    assert models() == [r"a\_plain", "b-trades", "c-pgd"]
+    assert models("--sort", "-pgd Linf 8/255") == ["b-trades", "c-pgd", r"a\_plain"]
+    assert models("--sort", "-model") == ["c-pgd", "b-trades", r"a\_plain"]
+    words = ["--store", seeds.url, "results", "--over-seeds", "--pivot", "--format", "latex", "--sort", "nope"]
+    ran = CliRunner().invoke(cli.main, words)
+    assert ran.exit_code == 2 and "there is no column 'nope'" in ran.stderr
+
+
+def test_means_that_rounding_tells_apart_are_both_the_best(made_up: Store):
+    """(0.80 + 0.84) / 2 is not 0.82 for a computer."""
+    with made_up.begin() as db:
+        sweep_id = add_sweep(db, "s")
+        for model, counts in (("one", (164, 164)), ("other", (160, 168))):
+            for seed, right in enumerate(counts):
+                add_result(db, sweep_id, model, "pgd", EPS, seed, columns=robust(right))
+    text = printed(made_up)
+    assert text.count(r"\textbf{82.0}") == 2 and r"\dagger" not in text
+    words = ["--store", made_up.url, "results", "--over-seeds", "--best", "robust_accuracy", "--json"]
+    found = json.loads(CliRunner().invoke(cli.main, words).stdout)
+    assert [row["model"] for row in found] == ["one", "other"]
+    assert found[0]["robust_accuracy"] != found[1]["robust_accuracy"]
+
+
+def test_each_reason_has_a_mark_of_its_own():
+    assert [mark(i) for i in (0, 25, 26, 27, 701, 702)] == ["a", "z", "aa", "ab", "zz", "aaa"]
+
+
+def test_a_name_that_nobody_has_is_told(seeds: Store):
+    words = ["--store", seeds.url, "results", "--over-seeds", "--pivot", "--format", "latex", "--model", "c-pdg"]
+    ran = CliRunner().invoke(cli.main, words)
+    assert "no result has model c-pdg, there are: a_plain, b-trades, c-pgd" in ran.stderr
 
 
 def test_a_table_of_nothing_says_so(made_up: Store):

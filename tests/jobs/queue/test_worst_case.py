@@ -94,7 +94,8 @@ def test_a_worst_case_names_all_that_its_parts_were_made_with(made_up):
     ]
     with made_up.begin() as db:
         sweep_id = add_sweep(db, "s")
-        evals = [add_result(db, sweep_id, "a", "pgd", 0.1, columns=outcome(0), **made) for made in parts]
+        columns = outcome(0) | {"queries": np.full(len(outcome(0)["index"]), 7)}
+        evals = [add_result(db, sweep_id, "a", "pgd", 0.1, columns=columns, **made) for made in parts]
         keys = [db.execute(sa.select(job.c.key).where(job.c.id == id_)).scalar_one() for id_ in evals]
         spec = WorstSpec(evals=tuple(sorted(keys)), norm="Linf", eps=0.1)
         values = {"kind": "worst", "spec": spec.model_dump(mode="json"), "key": spec.key(), "bundle_key": "w"}
@@ -107,3 +108,4 @@ def test_a_worst_case_names_all_that_its_parts_were_made_with(made_up):
     assert set(row.device.split("; ")) == {"cpu: one", "cpu: two"}
     assert set(row.versions["torch"].split("; ")) == {"2.14", "2.15"}
     assert (row.versions["kernel"], row.versions["robustq"]) == ("6", VERSION)
+    assert row.queries is row.queries_most is None  # of which the parts have theirs

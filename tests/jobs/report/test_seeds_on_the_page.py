@@ -13,6 +13,7 @@ from robustq.jobs.report.page.images import Grid
 from robustq.jobs.report.page.page_model import Page
 from robustq.jobs.report.page.plotly import line_style
 from robustq.jobs.report.page.render import render_page, render_sections
+from robustq.jobs.report.page.sentences import p_text
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.schema import check_result, job, result
 from tests.helpers.fake_results import add_result, add_sweep, outcome
@@ -130,6 +131,39 @@ def test_a_model_that_has_more_on_clean_images_is_named(made_up: Store):
     (answer,) = page_of(made_up, sweep_id).verdict.answers
     why = "not told apart from it: p = 0.25, McNemar's exact test on the same 100 images"
     assert answer.price == f"On clean images it has 90.0 %, where clean has 93.0 % ({why})."
+
+
+def test_a_p_value_on_clean_images_says_that_it_is_corrected(made_up: Store):
+    """Eight images of 100 against two others: 2 / 2^8, twice that by Holm's correction."""
+    place = np.arange(100)
+    with made_up.begin() as db:
+        sweep_id = add_sweep(db, "s")
+        for model, right, clean in (("best", 60, 90), ("clean", 20, 98), ("other", 20, 90)):
+            columns = robust(place < right) | {"clean_correct": (place < clean).astype(np.float32)}
+            add_result(db, sweep_id, model, "pgd", EPS, columns=columns, verdict="pass")
+    (answer,) = page_of(made_up, sweep_id).verdict.answers
+    test = "McNemar's exact test on the same 100 images, Holm's correction for 2 comparisons"
+    assert answer.price.endswith(f"clean has 98.0 % (told apart: p = {4 / 2**8:.2g}, {test}).")
+
+
+def test_means_that_rounding_tells_apart_are_equal(made_up: Store):
+    """(0.80 + 0.84) / 2 is more than 0.82 for a computer, and by nothing."""
+    place = np.arange(100)
+    with made_up.begin() as db:
+        sweep_id = add_sweep(db, "s")
+        for model, right, counts in (("best", 60, (82, 82)), ("clean", 20, (80, 84))):
+            for seed, clean in enumerate(counts):
+                columns = robust(place < right) | {"clean_correct": (place < clean).astype(np.float32)}
+                add_result(db, sweep_id, model, "pgd", EPS, seed, columns=columns, verdict="pass")
+    (answer,) = page_of(made_up, sweep_id).verdict.answers
+    assert answer.price == "On clean images it has 82.0 %, and none of the others has more."
+
+
+@pytest.mark.parametrize(
+    "p, text", [(0.25, "0.25"), (0.05, "0.05"), (0.04996, "0.04996"), (0.0502, "0.0502"), (9e-5, "below 0.0001")]
+)
+def test_a_p_value_shows_on_which_side_of_the_level_it_is(p: float, text: str):
+    assert p_text(p) == text
 
 
 def test_other_images_are_compared_unpaired(made_up: Store):

@@ -114,6 +114,16 @@ def test_queries_are_stored_for_a_radius_and_for_the_search(made_up: Store):
     assert any(str(int((own + 25).sum())) in line and " 30 " in line for line in lines)
 
 
+def test_the_most_of_an_image_is_not_known_of_a_part(made_up: Store):
+    """As where an evaluation goes on after an upgrade, half of its images counted by the earlier version."""
+    queries = np.full(40, 50)
+    with made_up.begin() as db:
+        columns = robust(10) | {"queries": queries, "radius_queries": np.where(np.arange(40) < 20, -1, 30)}
+        add_result(db, add_sweep(db, "s"), "net", "square", EPS, columns=columns)
+    (row,) = rows(made_up)
+    assert (row["queries"], row["queries_most"]) == (2000, None)
+
+
 @pytest.fixture
 def reasons(made_up: Store) -> Store:
     """Rows that fail and warn for reasons of their own, of a worst case's parts and of an audit."""
@@ -183,6 +193,22 @@ def test_every_format_says_why_and_each_reason_once(reasons: Store):
     assert printed(reasons, "--summary").count(ZERO) == 1
     (compared,) = rows(reasons, "--compare", "1", "3")
     assert (compared["first_why"], compared["second_why"]) == (ZERO, WARNED)
+
+
+def test_an_audit_that_found_no_less_is_no_reason(reasons: Store):
+    """It takes no trust from a row at its radius that is hardly better, and a failed part is then the reason."""
+    with reasons.begin() as db:
+        values = {"subject": "a" * 64, "norm": "Linf", "eps": EPS, "robust_accuracy": 0.49, "verdict": "fail"}
+        extra = {"audit": {"verdict": "fail", "cause": "other"}}
+        again = add_result(db, 1, "other", "audit", EPS, 1, columns=robust(1), verdict="fail", extra=extra)
+        db.execute(sa.insert(audit).values(job_id=again, **values))
+        db.execute(sa.update(job).where(job.c.attack == "worst-case").values(subject="c" * 64))
+        of_worst = values | {"subject": "c" * 64, "robust_accuracy": 0.5}
+        last = add_result(db, 1, "net", "audit", EPS, columns=robust(1), verdict="fail", extra=extra)
+        db.execute(sa.insert(audit).values(job_id=last, **of_worst))
+    found = {(row["model"], row["attack"], row["seed"]): row["why"] for row in rows(reasons)}
+    assert found["other", "pgd", 0] == "the audit of job 7 left 2.5 %, cause masked-gradients"
+    assert found["net", "worst-case", 0] == ZERO
 
 
 def test_why_is_no_condition(made_up: Store):

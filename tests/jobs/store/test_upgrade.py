@@ -150,6 +150,7 @@ def test_a_store_of_before_gets_intervals_of_medians_and_its_queries(tmp_path: P
         add_result(db, add_sweep(db, "s"), "m", "square", columns=columns)
         add_result(db, 1, "m", "pgd", columns=columns | {"queries": np.full(20, -1)})
         add_result(db, 1, "m", "fgsm", outcomes=False)
+        add_result(db, 1, "m", "worst-case", 0.1, columns=columns, kind="worst", spec={"kind": "worst"})
         back_to_6(db)
     store.engine.dispose()
     upgrade(place)
@@ -157,7 +158,7 @@ def test_a_store_of_before_gets_intervals_of_medians_and_its_queries(tmp_path: P
         rows = {row["attack"]: row for row in result_rows(db)}
     # Of 20 values the 6th and the 15th: a fair coin gives 5 heads or fewer in 20 throws with a chance of 0.0207.
     assert stats.binom.cdf(5, 20, 0.5) < 0.025 < stats.binom.cdf(6, 20, 0.5)
-    for attack, queries in (("square", 190), ("pgd", None)):
+    for attack, queries in (("square", 190), ("pgd", None), ("worst-case", None)):
         found = [rows[attack][name] for name in ("distance_median_low", "distance_median_high", "queries")]
         assert found == [distances[5], distances[14], queries] and rows[attack]["queries_most"] is None
     assert rows["fgsm"]["distance_median_low"] is rows["fgsm"]["queries"] is None

@@ -295,6 +295,25 @@ def test_outcomes_written_otherwise_are_alike_and_others_are_not(tmp_path):
     assert (found.same, [row.job_id for row in found.differing]) == (3, [2])
 
 
+@pytest.mark.parametrize("queries, alike", [(5, True), (6, False)])
+def test_outcomes_of_before_lack_a_column_and_are_alike(tmp_path, queries: int, alike: bool):
+    """Stored before the queries of a radius were; what both tell must still agree."""
+    one, other = two_sweeps(tmp_path / "one"), two_sweeps(tmp_path / "other")
+    for store, more, missing in ((one, {}, ["radius_queries"]), (other, {"radius_queries": 3}, [])):
+        with store.begin() as db:
+            table = example_outcomes.examples_of(db, 1)
+            given = {"queries": queries if missing else 5} | more
+            columns = example_outcomes.to_columns(table) | {n: np.full(len(table), v) for n, v in given.items()}
+            stored = example_outcomes.to_table(columns).drop_columns(missing)
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_file(sink, stored.schema) as writer:
+                writer.write_table(stored)
+            values = {"data": sink.getvalue().to_pybytes(), "sha256": str(len(missing)) * 64}
+            db.execute(sa.update(example_blob).where(example_blob.c.job_id == 1).values(**values))
+    found = merge.merge(one, open_store(other.url))
+    assert (found.same, [row.job_id for row in found.differing]) == ((4, []) if alike else (3, [1]))
+
+
 def finish(db, driver: str, *, most: int = 1) -> list[int]:
     """Claim jobs and finish them, as a driver does."""
     claimed = claims.claim(db, driver, most=most)

@@ -165,6 +165,12 @@ def test_keys_are_those_of_specs_without_folders():
     assert cut.key() == spec.key()
 
 
+def test_every_column_of_a_result_is_in_a_bundle(whole):
+    assert set(Measured.model_fields) == {column.name for column in result.c} - {"job_id", "fence"}
+    head = members(whole)["results.csv"].decode().splitlines()[0].split(",")
+    assert head == [name for name in RESULT_COLUMNS if name not in ("sweep", "why", "job_id")]
+
+
 def test_the_same_sweep_gives_the_same_bytes(finished, whole, tmp_path):
     first = write_bundle(finished, "s", tmp_path / "again.zip", tell=pytest.fail)
     assert (tmp_path / "again.zip").read_bytes() == whole.read_bytes()
