@@ -3,6 +3,7 @@
 import atexit
 import gc
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,7 @@ def finish(
     from robustq.jobs.commands import queue_actions, results_text
     from robustq.jobs.queue.end_hook import told_at_the_end
 
-    with told_at_the_end(on_end, store, sweep_id, note):
+    with told_at_the_end(on_end, store, sweep_id, partial(say, err=True)):
         drive_and_watch(store, sweep_id, as_json=as_json, **where)
     say(results_text.results_text(store, sweep_id, as_json=as_json, summary=summary))
     if summary and not as_json and (closing := results_text.closing_lines(store, sweep_id)):
@@ -297,7 +298,7 @@ def drive(
     choose_device(ctx, device, where["address"])
     store = open_store(ctx, write=True)
     sweep_id = queue_actions.sweep_id(store, sweep)
-    with told_at_the_end(on_end, store, sweep_id, note):
+    with told_at_the_end(on_end, store, sweep_id, partial(say, err=True)):
         found = drive_and_watch(store, sweep_id, as_json=as_json, **where)
     emit(found, queue_actions.counts_text(found), as_json)
     queue_actions.raise_failures(store, sweep_id)

@@ -23,6 +23,8 @@ ALIKE: tuple[tuple[tuple[str, ...], float], ...] = (
     (("kind", "attack", "arch"), 2.0),
     (("kind", "arch"), 4.0),
 )
+FAR = 20.0  # times the work of all that is known of other attacks: nothing is concluded, since what comes beside the
+# work, such as the start of a process, counts much in a short job and little in a long one
 SAME_ATTACK = 2  # of these groups, from the finest, are of one attack on one network and its data
 FOR_WANT_OF_BETTER: tuple[tuple[str, ...], ...] = (("arch",), ("kind", "attack"), ("kind",), ())
 # A study's name for a model tells networks apart that rows do not: one with dropout at inference takes other passes.
@@ -52,6 +54,7 @@ class Pace:
     """Seconds that a unit of cost took, by groups of jobs that are alike, as logarithms with weights."""
 
     known: dict[Group, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    largest: dict[Group, float] = field(default_factory=lambda: defaultdict(float))  # cost of a job, by group
 
     def learn(self, jobs: Iterable[Took], slower: float = 1.0) -> "Pace":
         """More results; those that are told first count, where there are many. slower: than they were, jobs are now."""
@@ -59,28 +62,40 @@ class Pace:
             if cost <= 0 or seconds <= 0 or weight <= 0:
                 continue
             for names in (*(names for names, _ in ALIKE), *FOR_WANT_OF_BETTER):
-                rows = self.known[group_of(about, names)]
-                if len(rows) < MOST:
+                group = group_of(about, names)
+                if len(rows := self.known[group]) < MOST:
                     rows.append((math.log(slower * seconds / cost), weight))
+                    self.largest[group] = max(self.largest[group], cost)
         return self
 
-    def of_alike(self, about: Any, levels: int = len(ALIKE)) -> tuple[float, float, float] | None:
+    def rows(self, about: Any, names: tuple[str, ...], one: float) -> list[tuple[float, float]]:
+        """What is known of a group; nothing where a job of another attack that costs `one` is far beyond it."""
+        group = group_of(about, names)
+        far = "attack" not in names and one > FAR * self.largest.get(group, 0.0)
+        return [] if far else self.known.get(group, [])
+
+    def of_alike(self, about: Any, one: float, levels: int = len(ALIKE)) -> tuple[float, float, float] | None:
         """Of the finest group of jobs alike that has results: their median as a logarithm, their weight, and how many
-        results a calibration is worth beside them; None where none has any.  levels: so many of the finest.
+        results a calibration is worth beside them; None where none has any.  one: the cost of such a job.
+        levels: so many of the finest.
         """
         for names, worth in ALIKE[:levels]:
-            if rows := self.known.get(group_of(about, names)):
+            if rows := self.rows(about, names, one):
                 return weighted_median(rows), sum(weight for _, weight in rows), worth
         return None
 
-    def seconds(self, about: Any, cost: float, calibrated: float | None = None) -> float | None:
+    def seconds(
+        self, about: Any, cost: float, calibrated: float | None = None, *, one: float | None = None
+    ) -> float | None:
         """What a job is expected to take; None where nothing is known.
 
-        calibrated: what a calibration says, in seconds: it counts the less, the more is known of jobs like this one.
+        one: the cost of the largest, where `cost` is that of several.  calibrated: what a calibration says, in seconds:
+        it counts the less, the more is known of jobs like this one.
         """
         if cost <= 0:
             return 0.0 if calibrated is None else calibrated
-        if (found := self.of_alike(about)) is not None:
+        one = cost if one is None else one
+        if (found := self.of_alike(about, one)) is not None:
             learnt, n, worth = found
             if calibrated is None or calibrated <= 0:
                 return cost * math.exp(learnt)
@@ -88,7 +103,7 @@ class Pace:
         if calibrated is not None:
             return calibrated
         for names in FOR_WANT_OF_BETTER:
-            if rows := self.known.get(group_of(about, names)):
+            if rows := self.rows(about, names, one):
                 return cost * math.exp(weighted_median(rows))
         return None
 
@@ -112,7 +127,7 @@ def corrected(now: Sequence[Took], before: Sequence[Took]) -> Pace:
     """
     known = Pace().learn(before)
     pairs = [
-        (job, known.of_alike(job.about, SAME_ATTACK))
+        (job, known.of_alike(job.about, job.cost, SAME_ATTACK))
         for job in now
         if job.cost > 0 and job.seconds > 0 and job.weight > 0
     ]

@@ -80,7 +80,7 @@ def seconds_left(pace: Pace, running: Iterable[Running], waiting: Iterable[Waiti
             return None
         total, longest = total + left, max(longest, left)
     for some in waiting:
-        seconds, alone = pace.seconds(some.about, some.cost), pace.seconds(some.about, some.largest)
+        seconds, alone = pace.seconds(some.about, some.cost, one=some.largest), pace.seconds(some.about, some.largest)
         if seconds is None or alone is None:
             return None
         total, longest = total + seconds * some.slot_share, max(longest, alone)

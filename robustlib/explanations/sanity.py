@@ -9,7 +9,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from robustlib.explanations.curves import deletion, insertion
-from robustlib.rng import Draws, generator
+from robustlib.rng import Draws, generator, seeded
 
 ALIKE = 0.8  # mean rank correlation with the map of randomised weights from which an explanation is marked
 LEVEL = 0.05  # of the test that its order is better than none
@@ -22,8 +22,8 @@ def with_random_weights(model: nn.Module, *, seed: int = 0) -> nn.Module:
     """
     found = copy.deepcopy(model)
     order = generator(seed, "explanations/randomised")
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+    device = next((parameter.device for parameter in found.parameters()), torch.device("cpu"))
+    with seeded(seed, "explanations/randomised", device), torch.no_grad():
         done: set[int] = set()
         for layer in found.modules():
             reset = getattr(layer, "reset_parameters", None)

@@ -50,6 +50,20 @@ def test_the_finest_group_that_has_results_counts():
     assert Pace().seconds(PGD, 1) is None and pace.seconds(PGD, 0) == 0
 
 
+def test_a_short_job_tells_nothing_of_a_far_longer_one_of_another_attack():
+    """A clean pass takes what its process takes to start: 30 seconds a unit, of work that takes one."""
+    pace = pace_of((about(attack="clean"), 0.1, 3))
+    longer = about(attack="apgd-ce")
+    assert pace.seconds(longer, 1.9) == pytest.approx(57) and pace.seconds(longer, 2.1) is None
+    assert pace.seconds(longer, 2.1, calibrated=4) == 4
+    # Of the same attack it tells, and so it does of many short jobs.
+    assert pace.seconds(about(attack="clean"), 100) == pytest.approx(3000)
+    assert pace.seconds(longer, 100, one=1.9) == pytest.approx(3000)
+    waiting = [Waiting(longer, 100.0, 1.9)]
+    assert seconds_left(pace, [], waiting, 2.0) == pytest.approx(1500)
+    assert seconds_left(pace, [], [Waiting(longer, 100.0, 2.1)], 2.0) is None
+
+
 def test_few_results_are_weighed_towards_the_calibration():
     pace = pace_of((PGD, 10, 80))
     # One result of 8 seconds a unit, a calibration of 1: at the same radius it is worth half a result, at another one.
