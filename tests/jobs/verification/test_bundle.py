@@ -161,6 +161,7 @@ def test_keys_are_those_of_specs_without_folders():
         attack=AttackSpec(name="fgsm", params={"labels": "/home/me/l.txt"}),
     )
     cut = EvalSpec.model_validate(without_folders(spec.model_dump(mode="json")))
+    assert cut.model.code is not None
     assert (cut.model.code.place, cut.data.place) == ("m.py", "parquet:d.parquet")
     assert cut.key() == spec.key()
 
