@@ -38,7 +38,7 @@ def absolute(environment: dict[str, str]) -> dict[str, str]:
     """Those of RELATIVE in there, as another folder has to name the same places."""
     found = {}
     for name in RELATIVE:
-        if name in environment:
+        if environment.get(name):  # empty is as good as not set, and no name of the working folder
             places = environment[name].split(os.pathsep) if name == "PYTHONPATH" else [environment[name]]
             found[name] = os.pathsep.join(os.path.abspath(os.path.expanduser(place)) for place in places)
     return found

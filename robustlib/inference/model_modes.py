@@ -205,7 +205,7 @@ def in_a_line(error: BaseException) -> str:
 
 def check_device(device: torch.device) -> None:
     """Raises ValueError for a device that numbers were never checked on: what runs there may be wrong unseen."""
-    if device.type not in ("cpu", "cuda", "meta"):  # on the last one nothing is computed
+    if device.type not in ("cpu", "cuda"):
         raise ValueError(
             f"expected the device cpu or cuda, got {device}: no number was ever checked on {device.type.upper()}; "
             "move the model to the CPU"

@@ -122,6 +122,11 @@ class TestRay:
         store.engine.dispose()
 
 
+def test_an_empty_pythonpath_names_no_folder():
+    """Of its parts the empty one would be the working folder, with a stranger's modules before Python's own."""
+    assert worker_isolation.absolute({"PYTHONPATH": ""}) == {}
+
+
 def test_this_process_is_back_in_its_folder_and_relative_paths_hold(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["lib", "/abs"]))

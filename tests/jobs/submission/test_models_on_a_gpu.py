@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from robustlib.inference import model_modes
 from robustlib.models.layers import Normalize
 from robustq.jobs.errors import SpecError
 from robustq.jobs.specs import DataRef, ModelSpec, Statistics
@@ -87,6 +88,7 @@ def test_a_first_layer_goes_to_where_the_model_is(monkeypatch):
         seen.append({tensor.device for tensor in (x, *model.parameters(), *model.buffers())})
 
     monkeypatch.setattr(validate, "device_of", lambda model, x: there)
+    monkeypatch.setattr(model_modes, "check_device", lambda device: None)
     monkeypatch.setattr(validate, "check_classes", look)
     monkeypatch.setattr("robustq.jobs.running.inputs.check_data", lambda ref: None)
     data = DataRef(place="digits", sha256="0" * 64)
