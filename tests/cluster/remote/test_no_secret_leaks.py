@@ -173,7 +173,7 @@ def read(place: Place) -> None:
                   ["export", "each.parquet", "--per-example"], ["db", "info"], ["db", "info", "--json"], ["status"],
                   ["results", "--format", "csv"], ["logs", "4"], ["logs", "5", "--json"]]:  # fmt: skip
         place.robustq(place.near, *words)
-    place.robustq(place.near, "sql", "SELECT spec, error_message FROM job")
+    place.robustq(place.near, "sql", "SELECT key, arch, error_message FROM job")  # a spec has its address whole
     place.robustq(place.near, "db", "snapshot", code=2)
     command = [str(BIN / "robustq"), "ui", "--port", "0"]
     with subprocess.Popen(command, env=place.near, cwd=place.folder, stderr=subprocess.PIPE, text=True) as server:
