@@ -60,8 +60,12 @@ oldest:
 	$(OLDEST)/bin/python -m pytest -q -n auto --maxprocesses 8 --dist loadscope \
 		-W ignore::DeprecationWarning -W ignore::FutureWarning -m "$(QUICK)"
 
+# Side by side but for Ray, which has all cores to itself; then how models are called once more, alone and so with two
+# threads: beside others a test has one.
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not ray"
+	$(BIN)/python -m pytest -q -m ray
+	$(BIN)/python -m pytest -q -m "not ray" tests/robustlib/inference
 
 # What a user gets: the wheel in an environment of its own, run from a folder that has nothing else.
 wheel:
