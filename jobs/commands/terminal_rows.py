@@ -30,11 +30,7 @@ def shown_results(rows: Sequence[ResultRow]) -> list[Shown]:
         {
             "sweep": row["sweep"],
             "model": row["model"],
-            "attack": row["attack"],
-            "norm": row["norm"],
-            "eps": eps_text(row["eps"]),
-            "seed": row["seed"],
-            "n": row["n"],
+            **condition_cells(row),
             "clean %": with_interval(row, "clean_accuracy"),
             "robust %": trusted(row),
             "checks": row["verdict"],
@@ -102,6 +98,12 @@ SPREAD = (
 )
 
 
+def condition_cells(row: Any) -> Shown:
+    """What an accuracy was measured under, as the terminal shows it."""
+    names = ("attack", "norm", "eps", "seed", "n")
+    return {name: row[name] for name in names} | {"eps": eps_text(row["eps"])}
+
+
 def plus_minus(row: Row, column: str) -> str:
     """A mean in percent with the standard deviation over seeds."""
     deviation = row[f"{column}_sd"]
@@ -127,11 +129,7 @@ def shown_comparisons(rows: "Sequence[Comparison]") -> list[Shown]:
         {
             "first": row["first"],
             "second": row["second"],
-            "attack": row["attack"],
-            "norm": row["norm"],
-            "eps": eps_text(row["eps"]),
-            "seed": row["seed"],
-            "n": row["n"],
+            **condition_cells(row),
             **{
                 f"{side} %": unless_failed(percent(accuracy), accuracy, row[f"{side}_verdict"])
                 for side, accuracy in (("first", row["first_accuracy"]), ("second", row["second_accuracy"]))

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from robustlib.number_text import percents
 from robustq.jobs.commands.results_text import rows_text
-from robustq.jobs.commands.terminal_rows import Shown
+from robustq.jobs.commands.terminal_rows import Shown, condition_cells
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.text import tables
-from robustq.jobs.text.numbers import eps_text, interval_text, percent
+from robustq.jobs.text.numbers import interval_text, percent
 
 if TYPE_CHECKING:
     from robustq.jobs.verification.bundle_check import Found
@@ -44,11 +44,7 @@ def shown_changes(rows: "Sequence[Change]") -> list[Shown]:
             "change": row["change"],
             "dataset": row["dataset"],
             "model": row["model"],
-            "attack": row["attack"],
-            "norm": row["norm"],
-            "eps": eps_text(row["eps"]),
-            "seed": row["seed"],
-            "n": row["n"],
+            **condition_cells(row),
             "clean %": before_and_after(row["old_clean_accuracy"], row["new_clean_accuracy"]),
             "robust %": before_and_after(row["old_robust_accuracy"], row["new_robust_accuracy"]),
             "difference 95 %": "" if row["difference_low"] is None else interval_text(row, "difference"),
@@ -74,11 +70,7 @@ def shown_replays(rows: "Sequence[Replayed]") -> list[Shown]:
             "outcome": row["outcome"],
             "job": row["job_id"],
             "model": row["model"],
-            "attack": row["attack"],
-            "norm": row["norm"],
-            "eps": eps_text(row["eps"]),
-            "seed": row["seed"],
-            "n": row["n"],
+            **condition_cells(row),
             "robust %": before_and_after(row["old_robust_accuracy"], row["new_robust_accuracy"]),
             "examples that differ": row["examples_that_differ"],
             "same machine": "yes" if row["same_machine"] else "no",

@@ -1,6 +1,7 @@
 """A command of the user's that runs when a sweep ends, however it does: it hears how by environment variables."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,12 +68,18 @@ def told(store: Store, sweep_id: int | None, status: str | None, why: str) -> di
 
 def run(command: str, variables: dict[str, str], tell: Callable[[str], None]) -> None:
     # Standard output is the results'; 2 is the process's own, also where Python's sys.stderr is something else.
-    how = {"env": {**os.environ, **variables}, "stdin": subprocess.DEVNULL, "stdout": 2, "timeout": MOST_SECONDS}
+    how = {"env": {**os.environ, **variables}, "stdin": subprocess.DEVNULL, "stdout": 2}
     try:
-        code = subprocess.run(command, shell=True, check=False, **how).returncode
+        # A session of its own: what the shell has started ends with it.
+        with subprocess.Popen(command, shell=True, start_new_session=True, **how) as process:
+            try:
+                code = process.wait(MOST_SECONDS)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
         problem = f"exit code {code}" if code else None
     except subprocess.TimeoutExpired:
-        problem = f"no end after {MOST_SECONDS / 60:g} minutes: it was killed"
+        problem = f"no end after {MOST_SECONDS / 60:g} minutes: it was killed with what it started"
     except (OSError, ValueError) as error:
         problem = str(error)
     if problem is not None:

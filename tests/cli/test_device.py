@@ -36,7 +36,9 @@ def test_a_gpu_that_cannot_be_used_is_refused(monkeypatch: pytest.MonkeyPatch, i
 def test_one_that_can_be_used_is_enough(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(devices, "gpu_ids", lambda: ["0", "1"])
     monkeypatch.setattr(devices.gpu_probe, "trial", lambda found: ["no kernel image", ""])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     use_device("cuda")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"  # which of them, the run finds out
 
 
 @pytest.mark.parametrize(

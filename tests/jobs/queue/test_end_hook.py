@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable
 from typing import NamedTuple
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -118,3 +119,11 @@ def test_what_it_prints_is_no_result(run, capfd):
 def test_without_a_command_nothing_runs(run, monkeypatch):
     monkeypatch.setattr(subprocess, "run", pytest.fail)
     assert run(None) == []
+
+
+def test_what_takes_too_long_ends_with_all_that_it_started(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(end_hook, "MOST_SECONDS", 1.0)
+    (line,) = run(command="sleep 60 & echo $! > pid; wait")
+    assert "minutes: it was killed with what it started" in line
+    pid = int((tmp_path / "pid").read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
