@@ -27,8 +27,8 @@ demo: .venv/.run
 	@echo
 	@$(BIN)/robustq results --sweep quickstart --summary
 	@printf '%s\n' '' \
-	  'Clean accuracy is high for every model; what attacks leave of it is what tells them apart.' \
-	  'Networks that learnt on attacked digits keep most of it at Linf 0.1, the radius of their training; plain ones lose about half or more.' \
+	  'How to read it: beside clean accuracy stands what the worst attack of each radius leaves of it.' \
+	  'Compare the networks that learnt on attacked digits with the plain ones at Linf 0.1, the radius of that training.' \
 	  'A number holds against the attacks of the study, not against all that exist: robustq audit MODEL tries more.' \
 	  'Open report/quickstart.html for the answer in words, curves, images and checks, or follow it live: $(BIN)/robustq ui' \
 	  'Next, a model of your own: $(BIN)/robustq attack my_model.py:build --eps 8/255 (README.md, docs/study.md)'
