@@ -247,8 +247,8 @@ def test_eval_and_to_that_give_nothing_or_fail():
         assert torch.equal(next(evaluate_batches(model, X, Y, pgd, eps=0.1)).x_adv, expected.x_adv)
     with pytest.raises(ValueError, match=r"^the model's eval\(\) fails: RuntimeError: not now$"):
         make_ready(Eval(fails=True), X, 10, CPU)
-    with pytest.raises(ValueError, match=r"^the model's to\('meta'\) fails: TypeError: stays here$"):
-        make_ready(Stays(None), X, 10, torch.device("meta"))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"^the model's to\('cuda'\) fails: TypeError: stays here$"):
+        make_ready(Stays(None), X, 10, torch.device("cuda"))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
