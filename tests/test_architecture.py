@@ -26,6 +26,7 @@ cluster.worker_ends
 cluster.bad_gpus
 cluster.last_words cluster.machine_locks cluster.messages cluster.process_identity cluster.ray_failures cluster.slots
 jobs.commands
+jobs.serving
 jobs.packages jobs.paper jobs.report jobs.trackers jobs.verification
 jobs.results jobs.submission jobs.upkeep
 jobs.queue jobs.reasons jobs.running

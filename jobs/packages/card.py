@@ -6,9 +6,10 @@ Accuracies are fractions in [0, 1]; eps is in units of images in [0, 1]; times a
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from robustlib.packages.manifest import FORMAT
+from robustlib.packages.contents import PackageError
+from robustlib.packages.manifest import FORMAT, Package
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -223,6 +224,16 @@ class Card(Part):
     golden: Golden
     not_said: list[str]
     files: dict[str, File]
+
+
+def card_of(package: Package) -> Card:
+    """The card of a package that was opened. Raises PackageError for one that is not of this format."""
+    try:
+        return Card.model_validate(package.card)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise PackageError(f"it is no card of this format: {where}: {first['msg']}") from error
 
 
 def card_bytes(card: Card) -> bytes:

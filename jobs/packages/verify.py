@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from robustlib.packages.contents import PackageError
 from robustlib.packages.golden import Golden, as_floats, read_golden
 from robustlib.packages.manifest import CARD, INT8, ONNX, TEXT, Package, open_package, seal_of
 from robustlib.packages.onnx_session import OnnxSession, check_installed, runtime_version
 from robustq.jobs.errors import SpecError
-from robustq.jobs.packages.card import Card
+from robustq.jobs.packages.card import Card, card_of
 from robustq.jobs.packages.card_text import SEALED
 from robustq.jobs.text.safe_text import brief
 
@@ -112,11 +111,9 @@ def look_at_files(found: Verified, package: Package) -> set[str]:
 
 def look_at_card(found: Verified, package: Package) -> Card | None:
     try:
-        card = Card.model_validate(package.card)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        found.add("card", False, f"it is no card of this format: {where}: {first['msg']}")
+        card = card_of(package)
+    except PackageError as error:
+        found.add("card", False, str(error))
         return None
     sealed = [line for line in text_of(package).splitlines() if line.startswith(SEALED)]
     if not any(seal_of(package.card) in line for line in sealed):
