@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,7 @@ def sources(root: Path = ROOT) -> dict[str, Path]:
     return {".".join(parts).removesuffix(".__init__"): path for parts, path in zip(names, paths, strict=True)}
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Every module that a file may import, at any depth of its code, without `robustq.` in front."""
     found: set[str] = set()

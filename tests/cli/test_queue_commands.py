@@ -115,6 +115,7 @@ def test_jobs_of_a_driver_that_died_are_told_at_once(path: Path):
     store.engine.dispose()
 
 
+@pytest.mark.slow
 def test_watching_goes_on_until_all_jobs_have_ended(path: Path):
     def cancel_soon() -> None:
         time.sleep(1.5)

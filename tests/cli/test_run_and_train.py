@@ -303,6 +303,7 @@ def test_what_is_wrong_with_a_users_model_is_one_line(robustq, tmp_path, model, 
     assert result.stderr.endswith(f"{last}\n")
 
 
+@pytest.mark.slow
 def test_what_a_model_prints_is_no_result(robustq, tmp_path):
     (tmp_path / "m.py").write_text(USERS.lstrip())
     (tmp_path / "s.yaml").write_text(

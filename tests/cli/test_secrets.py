@@ -83,6 +83,7 @@ def test_processes_that_are_started_do_not_get_it(monkeypatch: pytest.MonkeyPatc
     assert os.environ["ROBUSTQ_UI_TOKEN"] == MARK
 
 
+@pytest.mark.slow
 def test_a_cluster_is_not_told_the_command_line():
     code = (
         "import sys; from robustq.cluster.ray_connection import import_ray; ray = import_ray()\n"

@@ -36,6 +36,7 @@ def test_a_full_disk_is_said_in_one_line(folder: Path, words: list[str]):
     assert (code, said) == (1, ["robustq: the answer cannot be printed: No space left on device"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", COMMANDS[3:6], ids=" ".join)
 def test_a_closed_stdout_is_said_in_one_line(folder: Path, words: list[str]):
     code, said = robustq(folder, words, ">&-")
@@ -62,6 +63,7 @@ def test_whoever_reads_no_more_is_told_nothing(folder: Path, words: list[str]):
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_said_the_work_is_done_all_the_same(folder: Path):
     code, said = robustq(folder, ["export", "e.csv"], "2> /dev/full")
     assert (code, said) == (0, []) and (folder / "e.csv").exists()

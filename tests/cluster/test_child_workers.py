@@ -85,6 +85,7 @@ def test_a_process_runs_bundle_after_bundle_of_any_size(workers: ChildWorkers, s
     assert len(pids) == 1 and os.getpid() not in pids
 
 
+@pytest.mark.slow
 def test_on_a_gpu_each_bundle_has_a_process_of_its_own_that_sees_it(settings: WorkerSettings):
     slots, pids = Slots(1, 1, 1, gpus="GPU-5e2,GPU-5e3"), set()
     with child_workers.child_workers(slots) as workers:
@@ -95,6 +96,7 @@ def test_on_a_gpu_each_bundle_has_a_process_of_its_own_that_sees_it(settings: Wo
     assert len(pids) == 2
 
 
+@pytest.mark.slow
 def test_a_frozen_process_holds_nobody_up(workers: ChildWorkers, settings: WorkerSettings):
     """Not even in the middle of a frame, and with a bundle on its way that its pipe does not take."""
     stream = workers.launch([probe(1, 0.5, 5 * FULL)], settings, ONE)
@@ -109,6 +111,7 @@ def test_a_frozen_process_holds_nobody_up(workers: ChildWorkers, settings: Worke
     assert end.reason == ""
 
 
+@pytest.mark.slow
 def test_whoever_kills_the_guard_kills_the_worker(workers: ChildWorkers, settings: WorkerSettings):
     stream = workers.launch([probe(1, 60.0)], settings, ONE)
     place = place_of(workers, stream)
@@ -138,6 +141,7 @@ def test_how_a_process_ended(ended: str, of_memory: bool, cannot_load: bool, wor
     assert describe_exit(ended, place_with(tmp_path, "hello\nbye\n"), of_memory, cannot_load) == words
 
 
+@pytest.mark.slow
 def test_a_worker_that_the_system_ends_for_memory(workers: ChildWorkers, settings: WorkerSettings, monkeypatch):
     """The kernel's count is made up here, and the kill is this test's."""
     kills = iter([7, 8])
@@ -167,6 +171,7 @@ def test_workers_that_cannot_load_robustq_are_not_tried_again(tmp_path: Path, mo
     store.engine.dispose()
 
 
+@pytest.mark.slow
 def test_an_early_process_is_used_or_ended(settings: WorkerSettings, monkeypatch):
     with early_child(1) as early:
         assert early.child is not None

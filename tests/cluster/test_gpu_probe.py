@@ -61,6 +61,7 @@ def test_gpus_are_found_as_ray_finds_them(gpus: list[int], named: str | None, mo
     assert this_machine.nvidia_boards() == Rays.get_current_node_num_accelerators()
 
 
+@pytest.mark.slow
 def test_a_run_goes_to_the_cpus_where_torch_cannot_use_the_gpu(gpus: list[int]):
     """The probe is a real one: torch finds no driver here."""
     told: list[str] = []
@@ -174,6 +175,7 @@ def test_cards_that_torch_does_not_see_are_missed(gpus: list[int], monkeypatch):
     assert told == ["1 of 2 GPUs can be used: GPU 1: RuntimeError: No CUDA GPUs are available"]
 
 
+@pytest.mark.slow
 def test_a_file_of_the_users_stands_in_for_none_of_pythons(gpus: list[int], tmp_path: Path, monkeypatch):
     (tmp_path / "random.py").write_text("raise SystemExit('the wrong one')\n")
     monkeypatch.chdir(tmp_path)

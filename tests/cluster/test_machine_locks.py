@@ -74,6 +74,7 @@ def test_a_second_run_takes_the_gpus_that_are_free(monkeypatch: pytest.MonkeyPat
     assert this_machine.beside_others(Slots(2, 0, 1), told.append) == Slots(2, 0, 1)
 
 
+@pytest.mark.slow
 def test_a_drive_is_told_of_another_one(tmp_path: Path):
     store = open_store(str(tmp_path / "r.db"), create=True, write=True)
     sweep_id, told = submit_probes(store, 1, seconds=0.0), list[str]()
@@ -85,6 +86,7 @@ def test_a_drive_is_told_of_another_one(tmp_path: Path):
     store.engine.dispose()
 
 
+@pytest.mark.slow
 def test_one_ray_starts_at_a_time(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(machine_locks, "SOON_SECONDS", 0.1)
     order, told, inside = [], list[str](), threading.Event()

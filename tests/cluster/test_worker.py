@@ -74,6 +74,7 @@ def test_a_finished_training_that_was_not_recorded_is_not_trained_again(plan, se
     assert second[-1].artifacts == first.artifacts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", [["", ".before"], [""], [".before"]])
 @pytest.mark.parametrize("how", ["flipped", "cut off", "empty", "not a state", "of another model"])
 def test_a_training_with_a_damaged_state_comes_out_as_if_undisturbed(damaged, how, plan, settings, tmp_path, capsys):

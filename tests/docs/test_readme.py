@@ -15,6 +15,7 @@ BESIDE = "../" + "shared"  # what lies beside the checkout of the project's own 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+@pytest.mark.slow
 def test_the_lines_from_python_give_what_they_say():
     """On a linear model, whose answer is known: a step of eps against each weight takes eps times their sum off the
     margin between two classes.

@@ -49,6 +49,7 @@ def test_of_a_layer_by_hand():
     assert flops_of(lambda: x.relu() + 1) == 0
 
 
+@pytest.mark.slow
 def test_the_compiler_is_not_loaded():
     code = (
         "import sys, torch\nfrom robustlib.flop_count import flops_of\n"

@@ -308,6 +308,7 @@ def test_a_callable_over_numpy(kind: str):
     assert torch.equal(first, kept) and torch.equal(X, before)
 
 
+@pytest.mark.slow
 def test_members_of_a_crew_take_turns_at_a_function():
     """Copies of a function are the function itself, with its one output."""
     out = torch.zeros(1024, 10)

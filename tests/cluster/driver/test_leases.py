@@ -176,6 +176,7 @@ def test_a_lease_that_ran_out_by_the_clock_is_renewed(store: Store, clock: Clock
     assert ended(driver, claimed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [HOUR, -HOUR])
 def test_a_clock_that_is_set_takes_no_job_from_another_driver(step: float, store: Store, clock: Clock):
     """Whoever looks first after the step: neither has heard of it."""

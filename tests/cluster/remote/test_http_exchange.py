@@ -112,6 +112,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(http_exchange, name, value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ANSWERS)
 def test_another_server_is_told_in_one_line(what: str):
     answer, said = ANSWERS[what]

@@ -137,6 +137,7 @@ def test_without_a_websocket_the_log_is_fetched_ever_more_seldom(pauses, capsys:
     assert pauses == sorted(pauses) and pauses[-1] == log_tail.LONGEST_PAUSE
 
 
+@pytest.mark.slow
 def test_an_output_that_does_not_end_is_left_off():
     async def tail(head: Head, socket: web.WebSocketResponse) -> None:
         while True:

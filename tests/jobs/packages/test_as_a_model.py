@@ -92,6 +92,7 @@ CODE = (
 )
 
 
+@pytest.mark.slow
 def test_code_that_the_user_trusts_lends_its_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Of a package of a user's own network, with a first layer; code of another hash is not run."""
     monkeypatch.chdir(tmp_path)

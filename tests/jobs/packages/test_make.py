@@ -169,6 +169,7 @@ def test_a_failed_check_is_packaged_only_anyway(trained: Store, tmp_path: Path):
     assert all("pgd" not in m["name"] for m in card_text.metrics_of(made.card))
 
 
+@pytest.mark.slow
 def test_a_model_that_no_store_knows_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "m.py").write_text(

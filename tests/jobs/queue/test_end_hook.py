@@ -121,6 +121,7 @@ def test_without_a_command_nothing_runs(run, monkeypatch):
     assert run(None) == []
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_ends_with_all_that_it_started(run, tmp_path, monkeypatch):
     monkeypatch.setattr(end_hook, "MOST_SECONDS", 1.0)
     (line,) = run(command="sleep 60 & echo $! > pid; wait")

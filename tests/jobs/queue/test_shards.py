@@ -68,6 +68,7 @@ def test_what_takes_long_is_split():
 ALIKE = ("attack", "norm", "eps", "n", "clean_accuracy", "robust_accuracy", "robust_accuracy_low", "distance_median")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["asked", "long"])
 def test_shards_come_to_the_whole(tmp_path, how):
     whole = worked_off(tmp_path / "whole", STUDY)
@@ -143,6 +144,7 @@ def test_a_shard_that_fails_takes_its_evaluation_along(split_one):
         assert user_actions.retry(db, jobs_of(None)) == 3
 
 
+@pytest.mark.slow
 def test_lost_images_of_a_split_evaluation_are_made_again(tmp_path):
     study = STUDY | {"attacks": STUDY["attacks"][:1], "shards": 3}
     store = worked_off(tmp_path / "s", study)

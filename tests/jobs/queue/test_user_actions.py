@@ -361,6 +361,7 @@ def test_lost_weights_are_trained_again(store, how: str, asked: str):
         assert transitions.finish(db, claimed, ROW, artifacts=[again])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["gone", "damaged"])
 @pytest.mark.parametrize("asked", ["its number", "the sweep"])
 def test_lost_images_are_made_again(store, how: str, asked: str):

@@ -84,6 +84,7 @@ def named(checks: list[Check], name: str) -> Check:
 AUTOATTACK = {"name": "autoattack", "eps": 0.08}
 
 
+@pytest.mark.slow
 def test_what_square_alone_broke_fails_an_ensemble_by_itself(tmp_path: Path):
     """Logits that are rounded going forward and a lie going back, which every check of the model alone lets pass."""
     weak = {"name": "pgd", "eps": 0.08, "steps": 1, "random_start": False}
@@ -101,11 +102,13 @@ def test_what_square_alone_broke_fails_an_ensemble_by_itself(tmp_path: Path):
     assert (verdict, named(checks, "square-beats-gradients")["value"]) == ("fail", alone.mean())
 
 
+@pytest.mark.slow
 def test_a_sound_model_keeps_its_verdict_under_an_ensemble(tmp_path: Path):
     verdict, checks, _ = rows_of(run(tmp_path, "sound", "Linear", [AUTOATTACK], examples=40))["autoattack", 0.08]
     assert named(checks, "square-beats-gradients")["value"] == 0 and verdict != "fail"
 
 
+@pytest.mark.slow
 def test_of_an_evaluation_in_shards_it_is_said_of_the_whole(tmp_path: Path):
     """The second shard is of ten images: its share would be another."""
     how = {"examples": 110, "shards": 2}
@@ -114,6 +117,7 @@ def test_of_an_evaluation_in_shards_it_is_said_of_the_whole(tmp_path: Path):
     assert named(checks, "square-beats-gradients")["value"] == share > 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, 2])
 def test_radii_of_a_randomised_model_are_searched_one_by_one(tmp_path: Path, shards: int):
     attack = {"name": "pgd", "steps": 2, "eps": [0.02, 0.1]}
@@ -136,6 +140,7 @@ def test_a_rise_is_told_at_the_radius_that_is_overstated():
     assert [found[eps].value for eps in (0.1, 0.3)] == [0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["Linear", "Noise"])
 def test_an_idle_attack_fails_and_one_without_limit_is_set_beside_chance(tmp_path: Path, model: str):
     attacks = [

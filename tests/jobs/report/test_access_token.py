@@ -96,6 +96,7 @@ def test_a_token_that_is_guessed_or_cannot_be_sent_is_refused(fixed, monkeypatch
     assert fixed not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_fixed_token_is_used_and_not_printed(made_up):
     fill(made_up, {"strong": 1.0})
     command = [sys.executable, "-m", "robustq", "--store", made_up.url, "ui", "--port", "0"]

@@ -86,6 +86,7 @@ def history(name: str, form: str = "png") -> bytes:
     return figures.training_figure([{"model": name, "seed": 3, "extra": {"history": epochs}}], form=form)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("draw", "times"), [(curve, 2), (confusion, 4), (grid, 5), (history, 0)])
 def test_a_name_stands_in_a_picture_as_it_is(draw: Callable[[str], bytes], times: int, name: str, drawn: list[str]):
     before = plt.get_fignums()
@@ -114,6 +115,7 @@ def test_a_figure_that_fails_is_closed(monkeypatch: pytest.MonkeyPatch):
     assert plt.get_fignums() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [curve, confusion, grid, history])
 def test_vector_figures_are_whole_the_same_each_time_and_hold_no_date(draw: Callable[..., bytes]):
     """An SVG is XML with the drawing in it; a PDF has fonts that can be searched, and begins and ends as one."""
@@ -143,6 +145,7 @@ def test_a_difference_is_magnified_in_plain_numbers(difference: float, words: st
     assert words in drawn
 
 
+@pytest.mark.slow
 def test_figures_of_several_forms_are_files_of_the_same_names(made_up, tmp_path):
     fill(made_up, {"a": 0.5}, radii=(0.1, 0.2), images=2)
     written = write_report(made_up, "made-up", tmp_path / "p.html", tmp_path / "f", forms=("svg", "pdf"))[1:]

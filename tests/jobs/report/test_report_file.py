@@ -35,6 +35,7 @@ def test_hostile_names_stay_texts(made_up):
         assert chart.data and not [trace["name"] for trace in chart.data if "<" in trace["name"]]
 
 
+@pytest.mark.slow
 def test_commands_to_paste_are_quoted(made_up):
     fill(made_up, MODELS, name="x; rm -rf ~")
     assert "robustq results --sweep 'x; rm -rf ~'" in Elements(report(made_up, "x; rm -rf ~")).text
@@ -129,6 +130,7 @@ def test_a_sweep_without_results_is_refused(made_up):
         report(made_up, "empty")
 
 
+@pytest.mark.slow
 def test_figures_are_written_as_files(made_up, tmp_path):
     fill(made_up, {"a": 0.5, "b": 1.0})
     written = write_report(made_up, "made-up", tmp_path / "page.html", tmp_path / "figures")

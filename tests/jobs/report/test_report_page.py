@@ -21,6 +21,7 @@ MODELS = {"weak": 0.1, "middling": 0.3, "strong": 1.0}
 IMAGES = job_artifact.c.role == "images"
 
 
+@pytest.mark.slow
 def test_the_answer_is_the_best_model_at_the_middle_radius(made_up):
     fill(made_up, MODELS)
     text = Elements(report(made_up)).text
@@ -32,11 +33,13 @@ def test_the_answer_is_the_best_model_at_the_middle_radius(made_up):
     assert f"it is told apart from it: p = 0.0078 ({test})." in text
 
 
+@pytest.mark.slow
 def test_a_customary_radius_comes_before_the_middle_one(made_up):
     fill(made_up, MODELS, radii=(4 / 255, 8 / 255, 0.1, 0.2))
     assert "strong is the most robust model at Linf 8/255" in Elements(report(made_up)).text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("eps", RADII)
 def test_the_leaderboard_has_every_model_and_radius(made_up, name, eps):
@@ -49,6 +52,7 @@ def test_the_leaderboard_has_every_model_and_radius(made_up, name, eps):
     assert row[place["rests on"]].text == ", ".join(lowest)
 
 
+@pytest.mark.slow
 def test_what_failed_its_checks_is_nowhere_robust(made_up):
     fill(made_up, MODELS | {"masked": 3.0})
     with made_up.begin() as db:
@@ -135,6 +139,7 @@ def test_costs_count_a_curve_once(made_up):
     assert row["attack seconds, CPU"] == 12.0
 
 
+@pytest.mark.slow
 def test_seeds_are_averaged_and_their_intervals_joined(made_up):
     found = there(page_of(made_up, fill(made_up, MODELS, seeds=(0, 1, 2))).leaderboard)
     row = next(row for row in found.rows if row[0].text == "strong")
@@ -176,6 +181,7 @@ def grids_of(page: Page) -> list[Grid]:
     return grids
 
 
+@pytest.mark.slow
 def test_pictures_show_image_and_difference(made_up):
     grids = grids_of(page_of(made_up, fill(made_up, MODELS)))
     assert [grid.title for grid in grids] == [
@@ -219,6 +225,7 @@ def test_every_row_says_how_to_repeat_it(made_up):
     assert seen == {"eval", "worst"}
 
 
+@pytest.mark.slow
 def test_accuracy_by_queries_falls_when_they_were_asked(made_up):
     """Square, which asked seven times about every image, at the radius of the answer; no other attack counted."""
     (chart,) = page_of(made_up, fill(made_up, MODELS, seeds=(0, 1))).queries

@@ -93,6 +93,7 @@ def test_a_new_result_changes_the_tag_and_only_its_sections(made_up, client):
     assert before["training"]["hash"] == after["training"]["hash"]
 
 
+@pytest.mark.slow
 def test_a_page_of_what_was_kept_is_the_page_made_anew(made_up):
     """What is kept between pages is what cannot change: a verdict can, and another sweep's rows are others."""
     sweep_id = fill(made_up, {"strong": 1.0, "masked": 2.0})
@@ -157,6 +158,7 @@ def test_a_store_without_a_sweep_waits(made_up, client):
     assert "strong is the most robust model" in client.get("/").text
 
 
+@pytest.mark.slow
 def test_a_page_without_a_store_waits_for_one(tmp_path):
     path = tmp_path / "later" / "results.db"
     awaited = connect_store(str(path), awaited=True)
@@ -236,6 +238,7 @@ def serving(store: Store, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_it_with_0(made_up):
     fill(made_up, {"strong": 1.0})
     server = serving(made_up)

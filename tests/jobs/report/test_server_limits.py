@@ -71,6 +71,7 @@ def ended_after(connection: socket.socket) -> float:
     return time.monotonic() - start
 
 
+@pytest.mark.slow
 def test_of_500_readers_at_once_one_has_the_page_made(
     made_up: Store, many_files: None, monkeypatch: pytest.MonkeyPatch
 ):
@@ -108,6 +109,7 @@ def test_of_500_readers_at_once_one_has_the_page_made(
         assert b"newcomer is the most robust model" in asyncio.run(read(port, "/")) and len(made) == 2
 
 
+@pytest.mark.slow
 def test_what_fails_fails_for_all_and_is_tried_again():
     asked: list[str] = []
 
@@ -133,6 +135,7 @@ def test_what_fails_fails_for_all_and_is_tried_again():
     asyncio.run(main())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"GET"])
 def test_a_request_that_does_not_end_is_ended(given: bytes, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Patient, "asking", 0.4)
@@ -141,6 +144,7 @@ def test_a_request_that_does_not_end_is_ended(given: bytes, monkeypatch: pytest.
         assert 0.2 < ended_after(asking) < 3
 
 
+@pytest.mark.slow
 def test_a_request_that_drips_is_ended_too(monkeypatch: pytest.MonkeyPatch):
     """Also the second one of a connection, and what it sends after its answer."""
     monkeypatch.setattr(Patient, "asking", 0.4)
@@ -159,6 +163,7 @@ def test_a_request_that_drips_is_ended_too(monkeypatch: pytest.MonkeyPatch):
             taking.join()
 
 
+@pytest.mark.slow
 def test_who_does_not_read_is_shut_out(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Patient, "taking", 0.5)
     with paged() as port, connected(port, receives=4096) as reading:
@@ -171,6 +176,7 @@ def test_who_does_not_read_is_shut_out(monkeypatch: pytest.MonkeyPatch):
         assert taken < len(PAGE) / 2
 
 
+@pytest.mark.slow
 def test_who_reads_at_a_normal_pace_gets_the_whole(monkeypatch: pytest.MonkeyPatch):
     """Longer in all than a reader may take for a slice."""
     monkeypatch.setattr(Patient, "taking", 0.5)
@@ -188,6 +194,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_readers_of_one_page_share_its_bytes(many_files: None):
     """200 who take nothing of 5 MB: a gigabyte, were each given its own."""

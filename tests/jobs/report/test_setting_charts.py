@@ -12,6 +12,7 @@ def percent(model: str):
     return pytest.approx(100 * accuracy(GRID[model], 0.1, "worst-case", 50), abs=0.006)
 
 
+@pytest.mark.slow
 def test_each_setting_has_a_line_for_what_else_is_the_same(made_up):
     page = page_of(made_up, fill(made_up, GRID))
     steps, eps = (chart for chart in page.curves if chart.name.startswith("setting-"))
@@ -26,6 +27,7 @@ def test_each_setting_has_a_line_for_what_else_is_the_same(made_up):
     assert "By steps, worst case Linf 0.1" in Elements(report(made_up)).text
 
 
+@pytest.mark.slow
 def test_what_is_not_trusted_is_named_and_left_out(made_up):
     sweep = fill(made_up, GRID)
     with made_up.begin() as db:

@@ -112,6 +112,7 @@ def plan_of(store: Store, filters: Filters) -> list[str]:
         return [row[3] for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sweep", "named", "found_by"),
     [
@@ -175,6 +176,7 @@ def test_a_condition_that_cannot_be_meant_is_refused(where, line):
         make_filters(None, {}, where)
 
 
+@pytest.mark.slow
 def test_random_conditions_on_numbers_agree_with_python(tmp_path):
     store = open_store(str(tmp_path / "r.db"), create=True, write=True)
     fill(store)

@@ -244,6 +244,7 @@ def test_an_audit_prints_values_beyond_the_limits_that_they_passed():
     assert "  warn  chance: n" in found
 
 
+@pytest.mark.slow
 def test_comparisons_of_many_have_holms_p_beside_their_own(made_up: Store):
     with made_up.begin() as db:
         sweep_id = add_sweep(db, "s")

@@ -47,6 +47,7 @@ def on_page(store: Store) -> dict[tuple[float | None, str], float | None]:
     return {(row[place["eps"]].order, row[0].text): row[place["robust %"]].order for row in table.rows}
 
 
+@pytest.mark.slow
 def test_table_page_json_and_exports_say_the_same(made_up: Store, tmp_path: Path):
     fill(made_up, MODELS)
     assert in_summary(made_up) == {place: f"{100 * value:.1f}" for place, value in RIGHT.items()}

@@ -36,6 +36,8 @@ from robustq.jobs.verification import replay
 from tests.helpers.drain_queue import worked_off
 from tests.helpers.steady_calibration import fix_rates
 
+pytestmark = pytest.mark.slow  # its stores have trained networks
+
 LEARNT = 400  # images that surrogates learn from here
 DATA = DataRef(place="digits", sha256="d" * 64)
 TRAIN = {"epochs": 2, "learning_rate": 0.05, "validation_examples": 50, "validation_steps": 1}
@@ -176,7 +178,6 @@ def one(rows: list[dict[str, Any]], model: str, attack: str, eps: float, word: s
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.1), ("L2", 0.6)])
 def test_from_itself_it_is_white_box_and_from_others_no_more(finished, norm: str, eps: float):
     rows = rows_of(finished[0])
@@ -192,7 +193,6 @@ def test_from_itself_it_is_white_box_and_from_others_no_more(finished, norm: str
     assert worst["robust_accuracy"] <= white["robust_accuracy"]
 
 
-@pytest.mark.slow
 def test_a_network_that_learnt_the_answers_is_a_surrogate_too(finished):
     rows = rows_of(finished[0])
     for model in "ab":
@@ -227,7 +227,6 @@ def test_shards_come_to_the_whole(finished):
         assert sorted(number for _, number in needs) == [1] * 10 + [2] * 6
 
 
-@pytest.mark.slow
 def test_a_stored_transfer_comes_out_again(finished):
     learn.cache_clear()
     store = open_store(finished[0].url)

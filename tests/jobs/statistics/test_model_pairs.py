@@ -79,6 +79,7 @@ def test_models_that_did_the_same_are_not_told_apart():
     assert (versus(equal, equal).p, versus(equal, equal).difference) == (1.0, 0.0)
 
 
+@pytest.mark.slow
 def test_p_values_of_many_are_corrected_as_statsmodels_does():
     values = np.random.default_rng(3).random(9) * 0.1
     assert holm(values.tolist()) == pytest.approx(multipletests(values, method="holm")[1])

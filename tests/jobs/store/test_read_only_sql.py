@@ -79,6 +79,7 @@ def test_nothing_but_reading(statement: str, url: str, tmp_path: Path):
     assert files(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "statement, message",
     [

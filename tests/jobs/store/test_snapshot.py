@@ -93,6 +93,7 @@ def test_nothing_but_a_store_and_blobs_is_written(there: Path, tmp_path: Path, n
     assert list(out.parent.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_small_snapshot_of_a_large_one_is_refused_by_its_size(there: Path, tmp_path: Path):
     content = bytes(200 * 2**20)
     name = f"artifacts/blobs/{(digest := hashlib.sha256(content).hexdigest())[:2]}/{digest}"

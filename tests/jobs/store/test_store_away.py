@@ -66,6 +66,7 @@ def sealed(ran: Path, tmp_path: Path) -> Iterator[Path]:
         folder.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_every_command_that_reads(sealed: Path, tmp_path: Path):
     """Asked in one process, each opens the store anew."""
     store, out = str(sealed / "r.db"), tmp_path / "out"
@@ -174,6 +175,7 @@ def test_a_log_that_cannot_be_read_is_not_passed_over(as_nobody: Path):
     assert read_as_nobody(copy) == "(2,) (1,)"
 
 
+@pytest.mark.slow
 def test_several_who_make_a_store_at_once_all_have_it(tmp_path: Path):
     code = """
     import sys, time
@@ -223,6 +225,7 @@ def older(path: Path) -> None:
         db.executescript(Path(__file__).with_name("store-1.sql").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("while_", ["copying", "naming"])
 def test_an_upgrade_that_is_killed_leaves_no_half_copy(while_: str, tmp_path: Path):
     """Killed outright in the midst: under the good name there is nothing, and the next upgrade goes through."""
@@ -290,6 +293,7 @@ def test_watching_ends_with_one_line_when_the_store_goes(made_up: Store, tmp_pat
         following(lambda: status_text(reader, None, as_json=False), ended, seconds=0.0)
 
 
+@pytest.mark.slow
 def test_the_live_page_shows_the_store_that_took_its_place(made_up: Store, tmp_path: Path):
     """The same numbers of sweep and jobs, other results: nothing that was kept of the first one is shown."""
     path = tmp_path / "results.db"

@@ -92,6 +92,7 @@ def test_mangled_studies(folder: Path, data: dict[str, Any]):
     refused_or_read(path)
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=2000)
 @given(text=st.text(alphabet="abn:,-[]{}&*!|>'\"#%@` \n\t01.~<=?", max_size=60))
 def test_text_that_is_nearly_yaml(folder: Path, text: str):
@@ -100,6 +101,7 @@ def test_text_that_is_nearly_yaml(folder: Path, text: str):
     refused_or_read(path)
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=2000)
 @given(data=st.binary(max_size=60))
 def test_files_that_are_no_text(folder: Path, data: bytes):
@@ -111,6 +113,7 @@ def test_files_that_are_no_text(folder: Path, data: bytes):
 BOMB = "\n".join(["a0: &a0 [x, x]", *[f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40)]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -136,6 +139,7 @@ def test_files_that_would_cost_too_much_or_do_something(folder: Path, text: str,
     assert not (folder / "pwned").exists()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=mangled())
 def test_nothing_is_made_for_a_study_that_is_refused(folder: Path, data: dict[str, Any], tmp_path: Path):

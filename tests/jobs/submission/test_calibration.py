@@ -117,6 +117,7 @@ def test_a_randomised_model_is_measured_by_its_mean(monkeypatch: pytest.MonkeyPa
     assert found is not None and found.randomised and getattr(found.oracle, "draws", None) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_an_epoch_is_as_long_as_its_steps_and_its_look(objective: str, monkeypatch: pytest.MonkeyPatch):
     """Ten steps of 64 images, of 640 that are trained on, and two looks at 250 images, a second each by this clock."""

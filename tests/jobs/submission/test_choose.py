@@ -47,6 +47,7 @@ STUDY: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_stratified_examples_come_out_the_same_in_shards(tmp_path: Path):
     whole = worked_off(tmp_path / "whole", STUDY)
     parted = worked_off(tmp_path / "parts", STUDY | {"shards": 3}, slots=2)
@@ -90,6 +91,7 @@ def test_trainings_are_shared_whichever_split_is_evaluated(splits: str, tmp_path
     assert {p.spec.data.split for p in plans[1] if isinstance(p.spec, EvalSpec)} == {"validation"}
 
 
+@pytest.mark.slow
 def test_the_chosen_split_is_what_is_evaluated(splits: str, tmp_path: Path):
     study = STUDY | {"dataset": splits, "split": "validation", "examples": "all", "choose": "first"}
     study |= {"models": {"a": STUDY["models"]["a"]}}
@@ -107,6 +109,7 @@ def test_the_chosen_split_is_what_is_evaluated(splits: str, tmp_path: Path):
     store.engine.dispose()
 
 
+@pytest.mark.slow
 def test_images_of_two_splits_are_not_paired_though_their_labels_agree(tmp_path: Path):
     digits = load.load("digits", "train")
     for n, split in enumerate(("train", "validation", "test")):

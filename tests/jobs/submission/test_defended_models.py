@@ -121,6 +121,7 @@ def test_defended_models_share_the_training_of_the_network_inside(tmp_path):
     assert isinstance(certified, EvalSpec) and certified.attack.curve == (0.05, 0.1)
 
 
+@pytest.mark.slow
 def test_results_of_a_defended_model_are_those_of_its_defence(tmp_path):
     jobs = plan(tmp_path, STUDY)
     (train,) = [job for job in jobs if isinstance(job.spec, TrainSpec)]
@@ -220,6 +221,7 @@ def test_what_is_wrong_with_a_defence_is_one_line(tmp_path, old, new, message):
     assert str(caught.value).startswith(f"{tmp_path}/study.yaml:{message}")
 
 
+@pytest.mark.slow
 def test_an_address_is_a_model(tmp_path):
     """A server that takes the darkest image for class 3; found by its address alone, which decides the key."""
 

@@ -61,6 +61,7 @@ def test_any_other_fault_of_it_is_refused(tmp_path: Path, capsys):
         planned(tmp_path, MODULE.replace("return plain().cuda()", "raise RuntimeError('not here')"), capsys)
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_it_cannot_measure(tmp_path: Path):
     (tmp_path / "m.py").write_text(MODULE)
     (tmp_path / "s.yaml").write_text(STUDY)

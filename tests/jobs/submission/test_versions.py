@@ -26,6 +26,7 @@ def test_the_release_is_that_of_the_package():
     assert version("robustq") == VERSION
 
 
+@pytest.mark.slow
 def test_rows_say_their_release_and_a_later_one_computes_none_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = worked_off(tmp_path / "s", STUDY)
     for name in ("robustlib", "robustq.jobs.running.context", "robustq.jobs.queue.worst_case"):

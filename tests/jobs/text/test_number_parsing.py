@@ -316,6 +316,7 @@ PLAIN = st.one_of(
 KEYS = st.sampled_from(["1e1", "010", "yes", "no", "a", "~", "1:30", "2026-11-24", "3"])
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     st.recursive(

@@ -55,6 +55,7 @@ def test_json_stays_json_without_passwords():
         assert found == data | {"a": "postgresql://a:***@h/x", "d": "say password=*** ok"}
 
 
+@pytest.mark.slow
 def test_long_texts_are_looked_through_quickly():
     begun = time.monotonic()
     for text in ("mysql://a:" * 5000, "a.b" * 50_000 + "://=", "://" * 50_000 + "=", "password=" * 20_000):
@@ -104,6 +105,7 @@ def test_times_are_in_utc_to_the_millisecond():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_everything_is_printed_in_one_place():
     found = []
     for path in [ROOT / "cli.py", *(ROOT / "cluster").rglob("*.py"), *(ROOT / "jobs").rglob("*.py")]:

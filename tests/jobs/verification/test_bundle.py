@@ -195,6 +195,7 @@ def programs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", ["net", "p.zip"])
 def test_programs_and_packages_are_in_it_and_run(programs, tmp_path, monkeypatch, packed):
     folder = programs

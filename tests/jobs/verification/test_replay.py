@@ -88,6 +88,7 @@ def content(store) -> tuple:
     return [name for name in files if not name.endswith(("-wal", "-shm"))], tables
 
 
+@pytest.mark.slow
 def test_everything_comes_out_to_the_bit_and_nothing_is_written(finished):
     before = content(finished)
     told = []

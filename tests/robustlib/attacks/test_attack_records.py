@@ -138,6 +138,7 @@ def calls(path: Path, name: str) -> Iterator[ast.Call]:
                 yield node
 
 
+@pytest.mark.slow
 def test_no_one_but_the_record_looks_at_an_attacks_signature():
     for path in [path for top in ("robustlib", "jobs") for path in (ROOT / top).rglob("*.py")]:
         where = path.relative_to(ROOT).as_posix()

@@ -30,6 +30,7 @@ def images(shape: tuple[int, ...], n: int) -> tuple[Tensor, Tensor]:
     return (x * 255).round() / 255, torch.zeros(n, dtype=torch.long)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_the_library_called_by_hand(kind: str):
     x, y = images((3, 32, 40), 2)
@@ -54,7 +55,9 @@ def test_the_names_are_the_papers():
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 32, 32), (1, 33, 48)], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind == "glass_blur" else []) for kind in KINDS]
+)
 def test_an_examples_corruption_is_its_own(kind: str, shape: tuple[int, ...]):
     """The same alone and in any batch, another for each example, in the box, and NumPy's own generator untouched."""
     x, y = images(shape, 4)

@@ -73,6 +73,7 @@ def exact_distance(model: Linear, x: Tensor, norm: Norm, confidence: float = 0.0
     return distances
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["inside", "at the border"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_fmn_finds_the_exact_distance(norm: Norm, at: str, linear: Linear, x: Tensor):

@@ -81,6 +81,7 @@ def run(name: str, norm: Norm, model: nn.Module, x: Tensor, y: Tensor) -> Tensor
         return model(found).argmax(1) != y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), PLACES)
 def test_a_planted_adversary_is_found(name: str, norm: Norm):
     assert run(name, norm, *plant(N, norm, 0.5)).float().mean() >= 0.95

@@ -32,6 +32,7 @@ def calls(path: Path, name: str) -> list[ast.Call]:
     return [node for node in tree if isinstance(node, ast.Call) and ast.unparse(node.func) == name]
 
 
+@pytest.mark.slow
 def test_nobody_asks_what_kind_of_model_it_has():
     for path in [*(ROOT / "robustlib").rglob("*.py"), *(ROOT / "jobs").rglob("*.py")]:
         where = str(path.relative_to(ROOT))
@@ -42,6 +43,7 @@ def test_nobody_asks_what_kind_of_model_it_has():
             assert "Module" not in names or where.startswith(LOOKS_AT_MODELS), f"{where}:{call.lineno}"
 
 
+@pytest.mark.slow
 def test_signatures_are_read_in_the_record_and_where_arguments_are_checked():
     found = {
         str(path.relative_to(ROOT))

@@ -214,6 +214,7 @@ def test_an_audit_names_the_cause():
     assert name_cause(results, [], {}) == "test-time"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_model_is_not_taken_for_one_that_takes_gradients(test):
     """While it compiles, PyTorch takes a gradient once, to see how it is computed."""

@@ -393,6 +393,7 @@ def test_what_is_read_otherwise_has_another_fingerprint(name: str, place: Path):
     assert load.fingerprint(f"folder:{place}", split) != RECORDED_OTHERWISE[name]
 
 
+@pytest.mark.slow
 def test_many_files_are_listed_quickly(place: Path):
     from robustlib.datasets import folder_tree
 

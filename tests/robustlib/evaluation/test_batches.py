@@ -233,6 +233,7 @@ def test_nan_logits_are_an_error_and_no_class(where: str, model: Rows, x: Tensor
         list(evaluate_batches(Broken(), x, y, [bright], norm="Linf", eps=1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["pgd", "apgd-ce", "fab", "square", "deepfool", "fmn"])
 def test_a_model_that_answers_in_another_type(name: str, dtype: torch.dtype, model: Rows, x: Tensor, y: Tensor):

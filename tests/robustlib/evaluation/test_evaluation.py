@@ -65,6 +65,7 @@ def test_an_ensemble_is_its_attacks_in_turn(net: nn.Module, test):
     assert {"fgsm", "pgd"} <= set(found.outcome.broken_by)
 
 
+@pytest.mark.slow
 def test_what_an_ensemble_put_in_place_of_a_loss_is_told(half_plane: nn.Module, points):
     """Targeted DLR needs four classes, and here are two."""
     x, y, _ = points

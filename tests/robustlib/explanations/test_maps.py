@@ -102,6 +102,7 @@ def test_kernel_shap_sums_to_the_rise_of_the_logit():
     assert torch.allclose(found.flatten(1).sum(1), rise, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_kernel_shap_comes_to_shapley_values_of_all_orders():
     """Nine parts, so that the mean over all 512 coalitions is exact."""
     model, (x, target) = network("lenet5", 16), images(1, 16)

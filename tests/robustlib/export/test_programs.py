@@ -20,6 +20,8 @@ from robustlib.models import build
 from robustlib.models.onnx_model import onnx_model
 from robustlib.packages.onnx_session import OnnxSession
 
+pytestmark = pytest.mark.slow  # programs are exported
+
 FACTS: dict = {"num_classes": 3, "in_channels": 1, "image_size": (8, 8)}
 
 

@@ -49,6 +49,7 @@ def test_values_and_gradients_are_those_of_the_calls_one_by_one(name: str, dtype
             torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_finite_differences():
     layer, x, addend = case(SHAPES["uneven"], torch.float64)
     assert torch.autograd.gradcheck(layer, (x, addend))

@@ -479,6 +479,7 @@ def test_any_content(content: Any, whole: bool, prefix: str, tmp_path: Path):
     loads_or_one_line(saved(mixed, tmp_path))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), kind=st.sampled_from(["zip", "older", "safetensors"]))
 def test_files_with_bytes_changed_or_cut(data: st.DataObject, kind: str, tmp_path: Path):

@@ -149,6 +149,7 @@ def test_an_answer_that_says_it_is_too_long_is_not_read():
     assert len(asked) == 1
 
 
+@pytest.mark.slow
 def test_an_answer_that_does_not_end_is_left():
     block = b"%x\r\n" % 2**20 + b" " * 2**20 + b"\r\n"
     with scripted(lambda: itertools.chain([OK + b"Transfer-Encoding: chunked\r\n\r\n"], itertools.repeat(block))) as (
@@ -184,6 +185,7 @@ def test_a_server_that_drips_is_left_after_ten_timeouts(first: bytes, drop: byte
         assert len(asked) == 1 and 0.9 < time.monotonic() - start < 5
 
 
+@pytest.mark.slow
 def test_a_server_that_is_slow_is_waited_for():
     """Longer than the timeout in all, and never silent for as long."""
     body = json.dumps({"predictions": np.eye(3)[[0, 1, 2] * 3].tolist()}).encode()
@@ -233,6 +235,7 @@ def test_brackets_in_brackets_long_numbers_and_gzip_are_no_json(body: bytes):
             endpoint(server.url)(X)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl, to make a certificate")
 def test_tls_is_spoken_and_within_the_same_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"

@@ -50,6 +50,7 @@ def test_a_bomb_of_zeros_is_refused_by_what_it_declares(tmp_path: Path):
         read_weights(tmp_path / "w.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_an_honest_file_passes_also_packed(tmp_path: Path, how: int):
     torch.manual_seed(0)
@@ -93,6 +94,7 @@ def test_a_block_that_a_network_uses_again_and_again_counts_once(tmp_path: Path)
     assert read_weights(tmp_path / "w.pt")[""].keys() == model.state_dict().keys()
 
 
+@pytest.mark.slow
 def test_one_dict_that_stands_there_very_often(tmp_path: Path):
     inner = {f"a{i}": torch.zeros(1) for i in range(100)}
     torch.save({str(i): inner for i in range(20_000)}, tmp_path / "w.pt")

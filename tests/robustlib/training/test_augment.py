@@ -30,6 +30,7 @@ def place_of(out: Tensor, image: Tensor, crop: int) -> tuple[bool, int, int]:
     return found[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crop, flip", [(0, True), (1, False), (2, True)])
 def test_each_image_is_one_of_the_crops_and_each_crop_is_as_likely(crop: int, flip: bool):
     n = 3000
