@@ -211,9 +211,13 @@ def first_answer(model: nn.Module, x: Tensor, most: int | None = None) -> Tensor
         ) from error
 
 
+# How PyTorch says that a program was exported for one number of images; the second until 2.7.
+FIXED_BATCH = ("size()[0]", ".shape[0] to be equal to")
+
+
 def mended(model: nn.Module, error: BaseException, most: int | None) -> str:
     """How to mend a model that fails so, where that is plain."""
-    if most is not None or "size()[0]" in str(error):
+    if most is not None or any(place in str(error) for place in FIXED_BATCH):
         takes = "" if most is None else f", and not on {most}"
         scripted = any(isinstance(layer, torch.jit.ScriptModule) for layer in model.modules())
         how = "script it" if scripted else "export it with dynamic_shapes=({0: torch.export.Dim('batch')},)"

@@ -310,7 +310,7 @@ def connect_store(text: str, *, write: bool = False, awaited: bool = False) -> S
     if path is not None and not awaited and not path.exists():
         raise no_store(path)
     folder = path.parent if path else Path(".robustq").absolute()
-    shown = address(url.render_as_string())  # which hides no password that is a parameter
+    shown = address(written(url))
     artifacts = os.environ.get("ROBUSTQ_ARTIFACTS") or str(folder / "artifacts")
     if path is not None:
         opened: list[Identity] = []
@@ -323,6 +323,15 @@ def connect_store(text: str, *, write: bool = False, awaited: bool = False) -> S
         raise StoreError(f"store {shown}: there is no driver {url.drivername}: postgresql+psycopg is one") from error
     except (ArgumentError, ValueError) as error:  # of one of its parameters
         raise StoreError(f"store {shown}: {hide(str(error))}: check the URL") from error
+
+
+def written(url: sa.URL) -> str:
+    """A URL as text that means the same; of a file whose name SQLAlchemy's URLs cannot say, its path.
+
+    Before SQLAlchemy 2.1 that is one with a question mark. A password that is a parameter is not hidden.
+    """
+    text = url.render_as_string()
+    return text if sa.make_url(text).database == url.database else str(url.database)
 
 
 def check_store(store: Store, *, create: bool) -> None:

@@ -7,8 +7,8 @@ import textwrap
 import warnings
 import zipfile
 import zlib
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,11 @@ class PlaceholderDict:
         return OrderedDict()
 
 
-class PlaceholderList(list):
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__()
+class PlaceholderList:
+    """The same for kinds of list: the first PyTorch that read such files safely puts entries into lists alone."""
 
-    def __setstate__(self, state: Any) -> None:
-        pass
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return []
 
 
 # What training scripts keep beside the weights. None of it is imported or called: each name gets a placeholder, so that
@@ -102,6 +101,8 @@ def read_weights(path: Path) -> dict[str, Weights]:
     else:
         state = read_pickle(path, head)
     found = dict(within_bounds(path, tensor_sets(state)))
+    if head.startswith(b"PK"):
+        check_storages(path, (value for tensors in found.values() for value in tensors.values()))
     check_spread(path, found)
     if not found:
         raise ValueError(f"{path} holds {describe_content(state)}, and no tensors by name: save them with {SAVE}")
@@ -117,6 +118,21 @@ def check_spread(path: Path, sets: dict[str, Weights]) -> None:
     plain = (value for value in tensors if value.layout == torch.strided and not value.is_meta)
     sizes = {(v.data_ptr(), v.shape, v.stride(), v.dtype): v.numel() * v.element_size() for v in plain}
     check_bytes(path, sum(sizes.values()), "holds tensors of")
+
+
+def check_storages(path: Path, tensors: Iterable[Tensor]) -> None:
+    """Raises ValueError for an archive that declares more numbers than it holds: PyTorch 2.6 gives whatever else lies
+    in memory there.
+    """
+    plain = (value.untyped_storage() for value in tensors if value.layout == torch.strided and not value.is_meta)
+    sizes = Counter({storage.data_ptr(): storage.nbytes() for storage in plain}.values())
+    with zipfile.ZipFile(path) as archive:
+        held = Counter(member.file_size for member in archive.infolist())
+    if missing := [size for size in (sizes - held) if size]:
+        raise ValueError(
+            f"{path} is cut off or broken: a tensor of it takes {max(missing)} bytes, and nothing in it has as many: "
+            "download or copy it again"
+        )
 
 
 def tensor_sets(state: Any, at: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Weights]]:

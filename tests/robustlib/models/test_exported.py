@@ -121,7 +121,7 @@ def test_what_is_exported_stays_as_it_is_and_what_is_around_it_does_not():
     [
         (
             lambda: exported(network(), None),
-            r"Guard failed: .*size\(\)\[0\] == 2: expected a model that takes any number",
+            r"(size\(\)\[0\] == 2|shape\[0\] to be equal to 2, but got 20): expected a model that takes any number",
         ),
         (
             lambda: exported(network(), ({0: torch.export.Dim("b", max=32)},)),
@@ -137,10 +137,10 @@ def test_a_batch_that_was_fixed_is_one_line(model: Callable[[], nn.Module], line
 
 def test_a_batch_that_was_fixed_is_found_by_the_images_that_it_takes():
     with pytest.raises(
-        ValueError, match=r"^the model fails on float32 images of shape \((3|512), 1, 4, 4\): Ass.*, and not on 2"
+        ValueError, match=r"^the model fails on float32 images of shape \((3|512), 1, 4, 4\): (Ass|Run).*, and not on 2"
     ):
         check_classes(exported(network(), None), X[:2], 10)
-    with pytest.raises(ValueError, match=r"size\(\)\[2\] == 4$"):
+    with pytest.raises(ValueError, match=r"(size\(\)\[2\] == 4|shape\[2\] to be equal to 4, but got 8)$"):
         check_classes(exported(network()), torch.rand(2, 1, 8, 8), 10)
 
 

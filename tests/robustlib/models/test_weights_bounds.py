@@ -176,3 +176,12 @@ def test_a_footer_is_believed_within_bounds(counted: int, rows: int, unpacked: i
     group = SimpleNamespace(num_rows=rows, total_byte_size=unpacked)
     about = SimpleNamespace(num_rows=counted, num_row_groups=1, row_group=lambda place: group)
     assert (oversize_problem(about, 5) is not None) == refused
+
+
+def test_a_tensor_of_more_numbers_than_lie_there_is_refused(tmp_path: Path):
+    """As many as the file has bytes in all, so that no bound on its size tells."""
+    archive(tmp_path / "w.pt", state_of(tensor(8, 8, 1)), storage=16)
+    with pytest.raises(ValueError, match=r"w\.pt is cut off or broken"):
+        read_weights(tmp_path / "w.pt")
+    archive(tmp_path / "w.pt", state_of(tensor(4, 4, 1)), storage=16)
+    assert torch.equal(read_weights(tmp_path / "w.pt")[""]["a"], torch.zeros(4))
