@@ -32,7 +32,7 @@ jobs.results jobs.submission jobs.upkeep
 jobs.queue jobs.reasons jobs.running
 jobs.store jobs.study
 jobs.specs
-jobs.text
+jobs.text jobs.web
 jobs.errors jobs.statistics
 robustlib.audit robustlib.export
 robustlib.evaluation
