@@ -29,6 +29,7 @@ from robustq.jobs.commands.base import (
     sweep_option,
 )
 from robustq.jobs.commands.deployment.packages import COMMANDS as PACKAGE_COMMANDS
+from robustq.jobs.commands.deployment.serving import COMMANDS as SERVING_COMMANDS
 from robustq.jobs.commands.files import COMMANDS as FILE_COMMANDS
 from robustq.jobs.commands.list_names import COMMANDS as NAME_COMMANDS
 from robustq.jobs.commands.options import dataset_options, normalize_options
@@ -495,8 +496,8 @@ def train(
 
 for command in (*QUEUE_COMMANDS, *RESULT_COMMANDS):
     main.add_command(remotely(command))
-MORE_COMMANDS = (*FILE_COMMANDS, *STORE_COMMANDS, *VERIFICATION_COMMANDS, *PACKAGE_COMMANDS, *NAME_COMMANDS)
-for command in (*MORE_COMMANDS, *CLUSTER_COMMANDS):
+MORE_COMMANDS = (*FILE_COMMANDS, *STORE_COMMANDS, *VERIFICATION_COMMANDS, *PACKAGE_COMMANDS, *SERVING_COMMANDS)
+for command in (*MORE_COMMANDS, *NAME_COMMANDS, *CLUSTER_COMMANDS):
     main.add_command(command)
 
 
