@@ -7,7 +7,7 @@ import asyncio
 import json
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -99,7 +99,7 @@ class Service:
 
     async def predict_v1(self, request: Request) -> Response:
         found = await self.answered(await self.images(request), request)
-        return as_json(predictions(found), request, **{"X-Package-Digest": self.facts.digest})
+        return as_json(predictions(found), request, headers={"X-Package-Digest": self.facts.digest})
 
     async def health(self, request: Request) -> Response:
         status = "ok" if self.batcher.taking else "stopping"
@@ -171,10 +171,12 @@ async def ended(request: Request) -> None:
         pass
 
 
-def as_json(said: dict[str, Any], request: Request, status: int = 200, **headers: str) -> Response:
+def as_json(
+    said: dict[str, Any], request: Request, status: int = 200, *, headers: Mapping[str, str] | None = None
+) -> Response:
     """One line of JSON."""
     body = json.dumps(said, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-    named = HEADERS | {"X-Request-Id": id_of(request)} | headers
+    named = HEADERS | {"X-Request-Id": id_of(request)} | dict(headers or {})
     return Response(body, status, named, media_type="application/json")
 
 
@@ -195,7 +197,7 @@ def client_of(request: Request) -> str:
 
 async def refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    return as_json(error.as_data() | {"request": id_of(request)}, request, error.status, **error.headers)
+    return as_json(error.as_data() | {"request": id_of(request)}, request, error.status, headers=error.headers)
 
 
 async def unknown(request: Request, error: Exception) -> Response:
@@ -205,8 +207,7 @@ async def unknown(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         models = [route.path for route in request.app.routes if isinstance(route, Route)]
         line = f"there is no {brief(request.url.path, 80)} here, expected one of: {', '.join(models)}"
-    headers = dict(error.headers or {})
-    return as_json({"error": line, "request": id_of(request)}, request, error.status_code, **headers)
+    return as_json({"error": line, "request": id_of(request)}, request, error.status_code, headers=error.headers)
 
 
 async def gone(request: Request, error: Exception) -> Response:
