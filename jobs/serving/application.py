@@ -34,7 +34,9 @@ from robustq.jobs.text.safe_text import brief
 from robustq.jobs.web.access_token import HEADERS
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-QUICK_BYTES = 2**15  # a body that is decoded at once; a longer one by a thread, while others are answered
+QUICK_BYTES = (
+    2**17
+)  # a body that is decoded at once, in a millisecond; a longer one by a thread, while others are answered
 GONE = 499  # nobody reads it; counted under this number, as by other servers
 
 
