@@ -170,7 +170,7 @@ def from_picture(body: bytes, kind: str, facts: Facts, settings: Settings) -> np
     pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     if pixels.shape != facts.image:
         raise Refused(400, f"expected a picture that becomes {facts.image}, got one that becomes {pixels.shape}")
-    return as_floats(pixels)
+    return as_floats(np.ascontiguousarray(pixels))
 
 
 def check_header(picture: Image.Image, form: str, facts: Facts, settings: Settings) -> None:
