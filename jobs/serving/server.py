@@ -23,6 +23,7 @@ from robustq.jobs.packages.verify import verify
 from robustq.jobs.serving.answers import Engine, Program
 from robustq.jobs.serving.application import Service, make_application
 from robustq.jobs.serving.facts import facts_of
+from robustq.jobs.serving.page import page_routes
 from robustq.jobs.serving.settings import Settings
 from robustq.jobs.web.access_token import Door
 from robustq.jobs.web.listening import OnlyHere, is_loopback, listen
@@ -143,12 +144,17 @@ def prepare(asked: Asked) -> Ready:
     if asked.token is None and not is_loopback(asked.host):
         raise SpecError(f"--host {asked.host} lets others on the network ask: expected a token for them")
     package = open_served(asked.place, asked.digest)
+    return Ready(package, application_of(package, asked), listen(asked.host, asked.port))
+
+
+def application_of(package: Package, asked: Asked) -> Starlette:
+    """What answers for a package, with its page. Raises SpecError for what cannot be served."""
     try:
         engine, facts = make_engine(package, asked), facts_of(package)
+        routes = page_routes(package, asked.settings, mode=engine.mode, votes=not isinstance(engine, Program))
     except (PackageError, ValueError) as error:
         raise SpecError(f"{asked.place}: {error}") from error
-    application = make_application(engine, facts, asked.settings, doors=doors(asked.host, asked.token))
-    return Ready(package, application, listen(asked.host, asked.port))
+    return make_application(engine, facts, asked.settings, routes=routes, doors=doors(asked.host, asked.token))
 
 
 @contextmanager
