@@ -205,11 +205,14 @@ async def refused(request: Request, error: Exception) -> Response:
 async def unknown(request: Request, error: Exception) -> Response:
     """A path that is none, or asked by another method."""
     assert isinstance(error, HTTPException)
-    line = f"{error.detail}: {request.method[:20]} {brief(request.url.path, 80)}"
+    place, allowed = brief(request.url.path, 80), (error.headers or {}).get("Allow")
     if error.status_code == 404:
-        models = [route.path for route in request.app.routes if isinstance(route, Route)]
-        line = f"there is no {brief(request.url.path, 80)} here, expected one of: {', '.join(models)}"
-    return as_json({"error": line, "request": id_of(request)}, request, error.status_code, headers=error.headers)
+        known = [route.path for route in request.app.state.service.routes() if isinstance(route, Route)]
+        line = f"there is no {place} here, expected one of: {', '.join(known)}"
+    else:
+        line = f"{place}: expected {allowed}, got {request.method[:20]}" if allowed else f"{place}: {error.detail}"
+    said = {"error": line, "request": id_of(request)}
+    return as_json(said, request, error.status_code, headers=error.headers)
 
 
 async def gone(request: Request, error: Exception) -> Response:

@@ -327,4 +327,4 @@ def test_more_images_than_a_request_may_have_are_refused():
 def test_other_types_of_bodies_are_named(kind):
     with pytest.raises(Refused, match=r"^expected a body of Content-Type application/json, image/png, ") as error:
         most_bytes(kind, FACTS, SETTINGS)
-    assert error.value.status == 415 and len(error.value.line) < 300
+    assert error.value.status == 415 and len(error.value.line) < 350
