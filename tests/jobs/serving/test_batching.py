@@ -4,7 +4,7 @@ import http.client
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 from robustq.jobs.serving.application import make_application
 from robustq.jobs.serving.batching import FAILED, Batcher
 from robustq.jobs.serving.settings import Settings
-from tests.helpers.served import FACTS, Colours, Reply, ask, means, npy, running, some_images
+from tests.helpers.served import FACTS, Colours, Reply, ask, means, npy, running, some_images, until
 
 KIND = "application/x-npy"
 
@@ -26,13 +26,6 @@ def served(engine: Colours, **settings: Any) -> Iterator[tuple[int, Batcher]]:
     with running(application) as port:
         yield port, application.state.service.batcher
         engine.open.set()
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def send(port: int, images: np.ndarray) -> Reply:
