@@ -10,6 +10,7 @@ from robustq.jobs.errors import SpecError
 from robustq.jobs.text.safe_text import put, say
 
 TOKEN = "ROBUSTQ_SERVE_TOKEN"
+CARRIER = "robustq.carrier"  # of a context: what runs the server instead of this process
 
 
 @click.command()
@@ -28,7 +29,9 @@ TOKEN = "ROBUSTQ_SERVE_TOKEN"
 @click.option("--batch-seconds", type=Seconds(), default=0.002, show_default=True, help="The first waits for others.")
 @click.option("--request-images", type=Counted(COUNT), default=64, show_default=True, help="Of one request, at most.")
 @click.option("--queue-images", type=Counted(COUNT), default=1024, show_default=True, help="That wait; beyond it, 503.")
+@click.pass_context
 def serve(
+    ctx: click.Context,
     place: Path,
     int8: bool,
     digest: str | None,
@@ -64,14 +67,22 @@ def serve(
     given = None if token is None else access_token.checked_token(token, f"--token or {TOKEN}")
     made = access_token.new_token() if given is None and not listening.is_loopback(host) else None
     settings = Settings(batch_size, batch_seconds, request_images, queue_images)
-    ready = server.prepare(server.Asked(place, digest, int8, threads, host, port, given or made, settings))
+    asked = server.Asked(place, digest, int8, threads, host, port, given or made, settings)
+    ready = server.prepare(asked)
     where = f"http://{f'[{host}]' if ':' in host else host}:{ready.port}"
     facts = ready.service.facts
-    say(f"{where}/v1/models/{facts.name}:predict serves {place}; Ctrl-C ends it", err=True)
-    say(f"package {facts.digest}", err=True)
-    say(f"engine  {ready.service.engine.mode}", err=True)
-    if made is not None:
-        put(f"token   {made}", err=True)  # what is said elsewhere has no tokens
+
+    def announce() -> None:
+        say(f"{where}/v1/models/{facts.name}:predict serves {place}; Ctrl-C ends it", err=True)
+        say(f"package {facts.digest}", err=True)
+        say(f"engine  {ready.service.engine.mode}", err=True)
+        if made is not None:
+            put(f"token   {made}", err=True)  # what is said elsewhere has no tokens
+
+    if (carrier := ctx.meta.get(CARRIER)) is not None:
+        carrier(asked, ready, announce)
+        return
+    announce()
     ready.run()
 
 
