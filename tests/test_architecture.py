@@ -36,7 +36,7 @@ jobs.text jobs.web
 jobs.errors jobs.statistics
 robustlib.audit robustlib.export
 robustlib.evaluation
-robustlib.explanations robustlib.training
+robustlib.explanations robustlib.monitoring robustlib.training
 robustlib.checks
 robustlib.attacks robustlib.defences
 robustlib.input_checks robustlib.models robustlib.outcome
@@ -59,6 +59,8 @@ TORCH = (
     "jobs/packages/attacked_images.py",
     "jobs/packages/judged_program.py",
     "jobs/packages/make.py",
+    "jobs/packages/monitored.py",
+    "jobs/serving/smoothed.py",
     "jobs/submission/calibration.py",
     "jobs/submission/cost.py",
     "jobs/submission/on_this_machine.py",

@@ -18,11 +18,13 @@ from robustlib.packages.in_memory import in_memory
 from robustlib.packages.manifest import Package
 from robustq.cluster.ray_connection import import_ray, local_ray
 from robustq.cluster.ray_failures import RayHealth
+from robustq.cluster.ray_workers import worker_env
 from robustq.cluster.serving.all_replicas import AllReplicas, Board, keep_told
 from robustq.cluster.slots import Slots
 from robustq.cluster.this_machine import gpu_count
 from robustq.cluster.worker_isolation import forget_secrets
 from robustq.jobs.errors import RunError, SpecError
+from robustq.jobs.serving.answers import Program
 from robustq.jobs.serving.server import Asked, Ready, application_of
 
 NAME = "robustq"  # of the application in Ray Serve
@@ -49,6 +51,11 @@ class Replicas:
         if self.gpus >= 1:
             return self.count * round(self.gpus)
         return math.ceil(self.count / math.floor(1 / self.gpus + 1e-9))
+
+    @property
+    def slots(self) -> Slots:
+        """What a Ray of this process's own has to have."""
+        return Slots(self.count, self.gpus_needed / self.count, self.cpus)
 
 
 def check_ray_serve() -> None:
@@ -78,11 +85,13 @@ def serve_on_ray(
     what is done before. Raises RunError where Ray does not start, or dies.
     """
     check_gpus(replicas)
+    if replicas.gpus and isinstance(ready.service.engine, Program):
+        raise SpecError("--gpus has no effect on a program, which ONNX Runtime computes on CPUs: leave it out")
     package, port = in_memory(ready.package), ready.port
     ready.service.close()
     # What replicas log goes to Ray's files, not into what this command says.
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-    slots = Slots(replicas.count, replicas.gpus_needed / replicas.count, replicas.cpus)
+    slots = replicas.slots
     tell(f"starting Ray with {replicas.count} replicas")
     with local_ray(slots, tell) as ray, asked_to_end() as ended:
         from ray import serve
@@ -120,12 +129,16 @@ def deploy(ray: Any, serve: Any, package: Package, asked: Asked, replicas: Repli
     board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
 
     def application() -> Any:
-        return replica_application(lies_at, board, asked)
+        return replica_application(lies_at, board, asked, replicas.gpus)
 
     options = {
         "name": "package",
         "num_replicas": replicas.count,
-        "ray_actor_options": {"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
+        "ray_actor_options": {
+            "num_cpus": replicas.cpus,
+            "num_gpus": replicas.gpus,
+            "runtime_env": worker_env(replicas.slots),
+        },
         "max_ongoing_requests": BATCHES * asked.settings.batch_size,
         "max_queued_requests": asked.settings.queue_images,
         "backpressure_config": {"status_code": 503, "retry_after_s": RETRY_SECONDS},
@@ -141,12 +154,17 @@ def deploy(ray: Any, serve: Any, package: Package, asked: Asked, replicas: Repli
         raise RunError(f"the replicas do not start: {lines[-1] if lines else 'Ray Serve does not say why'}") from error
 
 
-def replica_application(lies_at: Any, board: Any, asked: Asked) -> Any:
+def replica_application(lies_at: Any, board: Any, asked: Asked, gpus: float) -> Any:
     """What answers in a replica's process: what one process alone would have, with the metrics of all replicas."""
     forget_secrets()
     ray = import_ray(own_token=False)
     from ray import serve
 
+    if 0 < gpus < 1:
+        import torch
+
+        # Shares are Ray's bookkeeping: this keeps a replica from taking its neighbours' memory.
+        torch.cuda.set_per_process_memory_fraction(gpus)
     name = serve.get_replica_context().replica_id.unique_id
     inside = [Middleware(AllReplicas, board=board, replica=name)]
     found = application_of(ray.get(lies_at), asked, inside)

@@ -7,7 +7,7 @@ import asyncio
 import json
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -34,7 +34,9 @@ from robustq.jobs.text.safe_text import brief
 from robustq.jobs.web.access_token import HEADERS
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-QUICK_BYTES = 2**15  # a body that is decoded at once; a longer one by a thread, while others are answered
+QUICK_BYTES = (
+    2**17
+)  # a body that is decoded at once, in a millisecond; a longer one by a thread, while others are answered
 GONE = 499  # nobody reads it; counted under this number, as by other servers
 
 
@@ -99,7 +101,7 @@ class Service:
 
     async def predict_v1(self, request: Request) -> Response:
         found = await self.answered(await self.images(request), request)
-        return as_json(predictions(found), request, **{"X-Package-Digest": self.facts.digest})
+        return as_json(predictions(found), request, headers={"X-Package-Digest": self.facts.digest})
 
     async def health(self, request: Request) -> Response:
         status = "ok" if self.batcher.taking else "stopping"
@@ -171,10 +173,12 @@ async def ended(request: Request) -> None:
         pass
 
 
-def as_json(said: dict[str, Any], request: Request, status: int = 200, **headers: str) -> Response:
+def as_json(
+    said: dict[str, Any], request: Request, status: int = 200, *, headers: Mapping[str, str] | None = None
+) -> Response:
     """One line of JSON."""
     body = json.dumps(said, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-    named = HEADERS | {"X-Request-Id": id_of(request)} | headers
+    named = HEADERS | {"X-Request-Id": id_of(request)} | dict(headers or {})
     return Response(body, status, named, media_type="application/json")
 
 
@@ -195,18 +199,20 @@ def client_of(request: Request) -> str:
 
 async def refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    return as_json(error.as_data() | {"request": id_of(request)}, request, error.status, **error.headers)
+    return as_json(error.as_data() | {"request": id_of(request)}, request, error.status, headers=error.headers)
 
 
 async def unknown(request: Request, error: Exception) -> Response:
     """A path that is none, or asked by another method."""
     assert isinstance(error, HTTPException)
-    line = f"{error.detail}: {request.method[:20]} {brief(request.url.path, 80)}"
+    place, allowed = brief(request.url.path, 80), (error.headers or {}).get("Allow")
     if error.status_code == 404:
-        models = [route.path for route in request.app.routes if isinstance(route, Route)]
-        line = f"there is no {brief(request.url.path, 80)} here, expected one of: {', '.join(models)}"
-    headers = dict(error.headers or {})
-    return as_json({"error": line, "request": id_of(request)}, request, error.status_code, **headers)
+        known = [route.path for route in request.app.state.service.routes() if isinstance(route, Route)]
+        line = f"there is no {place} here, expected one of: {', '.join(known)}"
+    else:
+        line = f"{place}: expected {allowed}, got {request.method[:20]}" if allowed else f"{place}: {error.detail}"
+    said = {"error": line, "request": id_of(request)}
+    return as_json(said, request, error.status_code, headers=error.headers)
 
 
 async def gone(request: Request, error: Exception) -> Response:

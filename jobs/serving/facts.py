@@ -46,9 +46,8 @@ def facts_of(package: Package) -> Facts:
 
 def reading_of(said: dict[str, Any]) -> Reading:
     """How pictures are read, as a card says it in JSON. Raises PackageError for what it cannot mean."""
-    size, crop, turned = said.get("size"), said.get("crop"), said.get("exif_transpose", False)
-    if isinstance(size, list | tuple) and len(size) == 2:
-        size = tuple(size)
+    given, crop, turned = said.get("size"), said.get("crop"), said.get("exif_transpose", False)
+    size: Any = tuple(given) if isinstance(given, list | tuple) and len(given) == 2 else given
     sides = [*(size if isinstance(size, tuple) else (size,)), crop]
     if not isinstance(turned, bool) or any(side is not None and not is_side(side) for side in sides):
         raise PackageError(f"it is no card of this format: preprocessing.reading: {str(said)[:120]}")

@@ -45,7 +45,8 @@ def most_bytes(kind: str, facts: Facts, settings: Settings) -> int:
     }
     if kind not in limits:
         expected = f"{JSON}, {PNG}, {JPEG} or {NPY[0]}"
-        raise Refused(415, f"expected a body of Content-Type {expected}, got {shown(kind) if kind else 'none'}")
+        mend = "curl says it by -H 'Content-Type: image/png' --data-binary @FILE"
+        raise Refused(415, f"expected a body of Content-Type {expected}, got {shown(kind) if kind else 'none'}; {mend}")
     if facts.resizes and kind in (PNG, JPEG):
         return settings.picture_bytes((3, 1, settings.most_pixels // 4))
     return limits[kind](facts.image)

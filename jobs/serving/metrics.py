@@ -33,13 +33,15 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        here = {"registry": self.registry}
-        self.requests = Counter("robustq_requests", "Requests answered, by status of HTTP.", ["status"], **here)
-        self.seconds = Histogram("robustq_request_seconds", "From request to answer.", buckets=SECONDS, **here)
-        self.images = Counter("robustq_images", "Images answered.", **here)
-        self.batches = Histogram("robustq_batch_images", "Images that the engine got at once.", buckets=BATCHES, **here)
-        self.waiting = Gauge("robustq_queue_images", "Images that wait for the engine.", **here)
-        self.failures = Counter("robustq_watch_failures", "Requests that could not be watched.", **here)
+        here = self.registry
+        self.requests = Counter("robustq_requests", "Requests answered, by status of HTTP.", ["status"], registry=here)
+        self.seconds = Histogram("robustq_request_seconds", "From request to answer.", buckets=SECONDS, registry=here)
+        self.images = Counter("robustq_images", "Images answered.", registry=here)
+        self.batches = Histogram(
+            "robustq_batch_images", "Images that the engine got at once.", buckets=BATCHES, registry=here
+        )
+        self.waiting = Gauge("robustq_queue_images", "Images that wait for the engine.", registry=here)
+        self.failures = Counter("robustq_watch_failures", "Requests that could not be watched.", registry=here)
         ProcessCollector(registry=self.registry)
 
     def watch_queue(self, length: Callable[[], float]) -> None:

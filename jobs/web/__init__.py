@@ -1,1 +1,1 @@
-"""What servers of this machine share: who is let in, by which names, and how long is waited for whom."""
+"""The parts that servers share: who is let in, by which names, and how long is waited for whom."""

@@ -20,7 +20,7 @@ from robustq.jobs.serving.facts import Facts
 from robustq.jobs.serving.server import server_of
 from robustq.jobs.web.listening import listen
 
-SHAPE = (3, 6, 5)
+SHAPE: tuple[int, int, int] = (3, 6, 5)
 CLASSES = ["red", "green", "blue"]
 FACTS = Facts("colours", "ab" * 32, b'{"name": "colours"}', b"# colours\n", SHAPE, CLASSES, Reading())
 
@@ -31,9 +31,8 @@ class Colours:
     sizes: of the batches that it got.  open: it answers while this is set.  error: raised instead of an answer.
     """
 
-    image, classes, mode = SHAPE, CLASSES, "means of channels"
-
     def __init__(self) -> None:
+        self.image, self.classes, self.mode = SHAPE, CLASSES, "means of channels"
         self.sizes: list[int] = []
         self.open = threading.Event()
         self.open.set()

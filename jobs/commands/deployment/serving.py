@@ -22,13 +22,15 @@ CARRIER = "robustq.carrier"  # of a context: what runs the server instead of thi
     "--port", type=click.IntRange(0, 65535), default=8502, show_default=True, help="0 takes any that is free."
 )
 @click.option(
-    "--token", envvar=TOKEN, help="That clients must send; without it, elsewhere than on loopback, a new one."
+    "--token", envvar=TOKEN, help="That clients must send; for others than this machine a new one, if none is given."
 )
 @click.option("--threads", type=Counted(COUNT), default=1, show_default=True, help="That the program computes with.")
-@click.option("--batch-size", type=Counted(COUNT), default=32, show_default=True, help="Images computed together.")
-@click.option("--batch-seconds", type=Seconds(), default=0.002, show_default=True, help="The first waits for others.")
-@click.option("--request-images", type=Counted(COUNT), default=64, show_default=True, help="Of one request, at most.")
-@click.option("--queue-images", type=Counted(COUNT), default=1024, show_default=True, help="That wait; beyond it, 503.")
+@click.option("--batch-size", type=Counted(COUNT), default=32, show_default=True, help="Most images computed at once.")
+@click.option(
+    "--batch-seconds", type=Seconds(), default=0.002, show_default=True, help="An image waits for others, at most."
+)
+@click.option("--request-images", type=Counted(COUNT), default=64, show_default=True, help="Most of one request.")
+@click.option("--queue-images", type=Counted(COUNT), default=1024, show_default=True, help="Most that wait; then, 503.")
 @click.pass_context
 def serve(
     ctx: click.Context,

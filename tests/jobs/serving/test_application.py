@@ -122,7 +122,11 @@ def test_paths_and_methods_that_are_none_are_one_line(port):
     other = ask(port, "/v1/models/net:predict", b"{}", "application/json")
     assert other.status == 404 and V1 in line_of(other)
     found = ask(port, "/predict")
-    assert found.status == 405 and "Method Not Allowed" in line_of(found) and found.headers["Allow"] == "POST"
+    assert (
+        found.status == 405
+        and line_of(found) == "'/predict': expected POST, got GET"
+        and found.headers["Allow"] == "POST"
+    )
 
 
 def raw(port: int, *parts: bytes, pause: float = 0.0) -> bytes:
@@ -229,9 +233,9 @@ class Voting(Colours):
     def answer(self, images: np.ndarray) -> list[Answer]:
         certain = Certificate({0.25: True, 0.5: False}, 30, 0.25, 0.001)
         unsure = Certificate({0.25: False, 0.5: False}, 60, 0.25, 0.001)
-        rows = [np.float32([27, 3, 0]), *[np.float32([30, 30, 0])] * (len(images) - 1)]
-        labels = [0, *[ABSTAINED] * (len(images) - 1)]
-        return [Answer(*each) for each in zip(labels, rows, ["votes"] * 9, [certain, *[unsure] * 9], strict=False)]
+        first = Answer(0, np.array([27, 3, 0], np.float32), "votes", certain)
+        other = Answer(ABSTAINED, np.array([30, 30, 0], np.float32), "votes", unsure)
+        return [first, *[other] * (len(images) - 1)]
 
 
 def test_votes_are_shares_and_a_certificate_says_what_holds():

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 
 from robustq.jobs.serving.application import make_application
-from robustq.jobs.serving.batching import FAILED
+from robustq.jobs.serving.batching import FAILED, Batcher
 from robustq.jobs.serving.settings import Settings
 from tests.helpers.served import FACTS, Colours, Reply, ask, means, npy, running, some_images
 
@@ -20,8 +21,8 @@ KIND = "application/x-npy"
 
 
 @contextmanager
-def served(engine: Colours, **settings: float) -> Iterator[tuple[int, object]]:
-    application = make_application(engine, FACTS, Settings(**settings))  # pyright: ignore (ints and floats)
+def served(engine: Colours, **settings: Any) -> Iterator[tuple[int, Batcher]]:
+    application = make_application(engine, FACTS, Settings(**settings))
     with running(application) as port:
         yield port, application.state.service.batcher
         engine.open.set()
