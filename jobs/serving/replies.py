@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from robustlib.number_text import distinct
 from robustq.jobs.serving.answers import ABSTAINED, Answer, Certificate
 from robustq.jobs.serving.batching import Answered
 from robustq.jobs.serving.facts import Facts
@@ -31,10 +32,10 @@ def told(answer: Answer, facts: Facts, signals: tuple[str, ...] | None) -> dict[
 
 
 def certified(found: Certificate) -> dict[str, Any]:
-    """holds: of each stated radius, as it was written, whether the class stays within it."""
+    """holds: of each stated radius, by its number, whether the class stays within it."""
     return {
         "norm": "L2",
-        "holds": {f"{radius:g}": holds for radius, holds in found.holds.items()},
+        "holds": dict(zip(distinct(list(found.holds)), found.holds.values(), strict=True)),
         "sigma": found.sigma,
         "alpha": found.alpha,
         "votes": found.votes,

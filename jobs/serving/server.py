@@ -24,7 +24,7 @@ from robustq.jobs.serving.answers import Engine, Program
 from robustq.jobs.serving.application import Service, make_application
 from robustq.jobs.serving.facts import facts_of
 from robustq.jobs.serving.page import page_routes
-from robustq.jobs.serving.settings import Settings
+from robustq.jobs.serving.settings import Settings, Smoothing
 from robustq.jobs.web.access_token import Door
 from robustq.jobs.web.listening import OnlyHere, is_loopback, listen
 from robustq.jobs.web.server_limits import Patient
@@ -40,6 +40,7 @@ class Asked:
     """What is to be served, and how. digest: that the package must have, None for any.
 
     token: that clients need; None for none, which only this machine's get.  threads: the program computes with.
+    smoothing: None for answers without certificates.
     """
 
     place: Path
@@ -49,6 +50,7 @@ class Asked:
     host: str = "127.0.0.1"
     port: int = 0
     token: str | None = None
+    smoothing: Smoothing | None = None
     settings: Settings = field(default_factory=Settings)
 
 
@@ -64,11 +66,19 @@ def open_served(place: Path, digest: str | None = None) -> Package:
 
 
 def make_engine(package: Package, asked: Asked) -> Engine:
-    """The package's program. Raises SpecError where it has none of that kind."""
+    """The package's program, or votes of its network. Raises SpecError where it has no program of that kind, and
+    ValueError for votes that make no sense.
+    """
     name = INT8 if asked.int8 else ONNX
     if name not in package.files:
         raise SpecError(f"{asked.place} has no {name}: `robustq package --int8` makes one with it")
-    return Program(package, name=name, threads=asked.threads)
+    if asked.smoothing is None:
+        return Program(package, name=name, threads=asked.threads)
+    from robustq.jobs.serving.smoothed import Smoothed  # torch
+
+    how = asked.smoothing
+    options = {"sigma": how.sigma, "radii": how.radii, "alpha": how.alpha, "n": how.votes}
+    return Smoothed(package, **options, name=name, threads=asked.threads)
 
 
 def doors(host: str, token: str | None) -> list[Middleware]:

@@ -11,6 +11,18 @@ PICTURE_BYTES = 2**20  # of what a PNG or JPEG may hold beside its pixels: profi
 
 
 @dataclass(frozen=True)
+class Smoothing:
+    """How answers are certified. radii: rising, in L2 and units of images in [0, 1].  alpha: the chance that anything
+    said of an image is wrong.  votes: for an image, at most.
+    """
+
+    sigma: float
+    radii: tuple[float, ...] = ()
+    alpha: float = 0.001
+    votes: int = 10_000
+
+
+@dataclass(frozen=True)
 class Settings:
     """batch_size: images that the engine gets at once, at most.  batch_seconds: how long the first of them waits for
     others.  request_images: of one request.  queue_images: that wait, of all clients; beyond it, 503.

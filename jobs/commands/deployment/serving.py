@@ -1,13 +1,15 @@
 """The command that serves a package."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from robustlib.arguments import COUNT
-from robustq.jobs.commands.base import Counted, Seconds
+from robustq.jobs.commands.base import Counted, Seconds, refuse_typed
 from robustq.jobs.errors import SpecError
-from robustq.jobs.text.safe_text import put, say
+from robustq.jobs.text.number_parsing import read_number
+from robustq.jobs.text.safe_text import brief, put, say
 
 TOKEN = "ROBUSTQ_SERVE_TOKEN"
 CARRIER = "robustq.carrier"  # of a context: what runs the server instead of this process
@@ -16,6 +18,10 @@ CARRIER = "robustq.carrier"  # of a context: what runs the server instead of thi
 @click.command()
 @click.argument("place", metavar="PACKAGE", type=click.Path(path_type=Path))
 @click.option("--int8", is_flag=True, help="Serve the package's program in 8 bits.")
+@click.option("--sigma", type=float, help="Certify each answer: the majority vote under Gaussian noise of this size.")
+@click.option("--radius", metavar="NUMBERS", help="Radii in L2 of which each answer says whether they hold: 0.25,0.5.")
+@click.option("--alpha", type=float, default=0.001, show_default=True, help="Chance that a certificate is wrong.")
+@click.option("--votes", type=Counted(COUNT), default=10_000, show_default=True, help="Most votes for an image.")
 @click.option("--digest", metavar="HEX", help="Serve only the package of this digest, which `robustq package` printed.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need the token.")
 @click.option(
@@ -25,32 +31,20 @@ CARRIER = "robustq.carrier"  # of a context: what runs the server instead of thi
     "--token", envvar=TOKEN, help="That clients must send; for others than this machine a new one, if none is given."
 )
 @click.option("--threads", type=Counted(COUNT), default=1, show_default=True, help="That the program computes with.")
-@click.option("--batch-size", type=Counted(COUNT), default=32, show_default=True, help="Most images computed at once.")
+@click.option("--batch-size", type=Counted(COUNT), help="Most images computed at once; default: 32, of votes 8.")
 @click.option(
     "--batch-seconds", type=Seconds(), default=0.002, show_default=True, help="An image waits for others, at most."
 )
 @click.option("--request-images", type=Counted(COUNT), default=64, show_default=True, help="Most of one request.")
 @click.option("--queue-images", type=Counted(COUNT), default=1024, show_default=True, help="Most that wait; then, 503.")
 @click.pass_context
-def serve(
-    ctx: click.Context,
-    place: Path,
-    int8: bool,
-    digest: str | None,
-    host: str,
-    port: int,
-    token: str | None,
-    threads: int,
-    batch_size: int,
-    batch_seconds: float,
-    request_images: int,
-    queue_images: int,
-) -> None:
+def serve(ctx: click.Context, place: Path, host: str, port: int, token: str | None, **options: Any) -> None:
     """Serve PACKAGE over HTTP: images in, classes and scores out. Ctrl-C answers what was accepted, and ends it.
 
     \b
     robustq serve robust.zip
     robustq serve robust.zip --digest 1f0c... --port 8080
+    robustq serve robust.zip --sigma 0.25 --radius 0.25,0.5
     robustq attack http://127.0.0.1:8502/v1/models/NAME:predict --dataset digits --attack square --eps 0.1
 
     The package is verified first. /predict takes JSON, PNG, JPEG and npy; /v1/models/NAME:predict the V1 protocol, so
@@ -68,8 +62,13 @@ def serve(
 
     given = None if token is None else access_token.checked_token(token, f"--token or {TOKEN}")
     made = access_token.new_token() if given is None and not listening.is_loopback(host) else None
-    settings = Settings(batch_size, batch_seconds, request_images, queue_images)
-    asked = server.Asked(place, digest, int8, threads, host, port, given or made, settings)
+    smoothing = smoothing_of(ctx, options)
+    batch_size = options.pop("batch_size") or (32 if smoothing is None else 8)
+    settings = Settings(
+        batch_size, *(options.pop(name) for name in ("batch_seconds", "request_images", "queue_images"))
+    )
+    at = {"host": host, "port": port, "token": given or made}
+    asked = server.Asked(place, **options, **at, smoothing=smoothing, settings=settings)
     ready = server.prepare(asked)
     where = f"http://{f'[{host}]' if ':' in host else host}:{ready.port}"
     facts = ready.service.facts
@@ -86,6 +85,20 @@ def serve(
         return
     announce()
     ready.run()
+
+
+def smoothing_of(ctx: click.Context, options: dict[str, Any]) -> Any:
+    """What of the options is about votes, which are taken out of them; None where there are to be none."""
+    from robustq.jobs.serving.settings import Smoothing
+
+    sigma, alpha, votes, written = (options.pop(name) for name in ("sigma", "alpha", "votes", "radius"))
+    if sigma is None:
+        refuse_typed(ctx, "without --sigma", "radius", "alpha", "votes")
+        return None
+    radii = [read_number(word) for word in (written or "").split(",") if word.strip()]
+    if None in radii:
+        raise SpecError(f"--radius: expected numbers such as 0.25,0.5, got {brief(written)}")
+    return Smoothing(sigma, tuple(sorted({radius for radius in radii if radius is not None})), alpha, votes)
 
 
 COMMANDS = (serve,)

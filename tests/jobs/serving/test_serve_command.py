@@ -15,13 +15,16 @@ import pytest
 from click.testing import CliRunner
 
 from robustlib.packages.golden import read_golden
+from robustlib.packages.manifest import open_package
 from robustq import cli
 from robustq.jobs.packages.make import Made
 from robustq.jobs.results.rows import result_rows
+from robustq.jobs.serving.server import Asked, application_of
+from robustq.jobs.serving.settings import Settings, Smoothing
 from robustq.jobs.store.connection import open_store
 from tests.helpers.packaged import altered, zipped
 from tests.helpers.serve_process import command, serving
-from tests.helpers.served import Reply, ask, instances, npy, picture
+from tests.helpers.served import Reply, ask, instances, npy, picture, running
 
 KIND = "application/x-npy"
 SQUARE = ["--dataset", "digits", "--attack", "square", "--eps", "0.05", "--param", "queries=20", "--examples", "10"]
@@ -64,8 +67,7 @@ def test_what_is_served_is_what_the_package_is(made: Made, place: Path, tmp_path
         assert served.end() == (0, "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_in_the_middle_answers_every_request_that_was_accepted(number, place: Path, tmp_path: Path):
+def test_sigterm_in_the_middle_answers_every_request_that_was_accepted(place: Path, tmp_path: Path):
     """Clients that ask without end get answers, then the word that it stops, then no connection; never half an answer."""
     images, logits = golden(place)
     found: list[list[Reply | OSError]] = [[] for _ in range(6)]
@@ -83,7 +85,7 @@ def test_a_signal_in_the_middle_answers_every_request_that_was_accepted(number, 
             each.start()
         while min(map(len, found)) < 5:
             time.sleep(0.01)
-        assert served.end(number) == (0, "")
+        assert served.end(signal.SIGTERM) == (0, "")
         for each in clients:
             each.join()
     for k, each in enumerate(found):
@@ -114,6 +116,13 @@ def test_a_package_that_is_not_its_card_is_not_served(made: Made, place: Path, t
         ([str(place), "--int8"], "has no model.int8.onnx: `robustq package --int8` makes one with it"),
         ([str(place), "--token", "short"], "--token or ROBUSTQ_SERVE_TOKEN: expected 16 to 200 letters"),
         ([str(place), "--host", "192.0.2.1", "--port", "9"], "--port 9 of 192.0.2.1 cannot be used"),
+        ([str(place), "--radius", "0.25", "--votes", "9"], "--radius and --votes have no effect without --sigma"),
+        (
+            [str(place), "--sigma", "0.25", "--radius", "0.1;2"],
+            "--radius: expected numbers such as 0.25,0.5, got '0.1;2'",
+        ),
+        ([str(place), "--sigma", "-1"], "expected sigma above 0, got -1.0"),
+        ([str(place), "--sigma", "0.1", "--radius", "0.5"], "radius 0.5 at sigma 0.1: expected at least"),
     ]
     for words, line in cases:
         done = CliRunner().invoke(cli.main, ["serve", *words])
@@ -148,3 +157,22 @@ def test_a_missing_package_of_python_is_one_line(place: Path, tmp_path: Path, mo
     done = subprocess.run(command(str(place)), capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "robustq: robustq serve needs prometheus_client: pip install 'robustq[deploy]'\n"
+
+
+def test_votes_are_served_with_their_certificates(place: Path):
+    """What holds farther out holds nearer, and the class that holds has the most votes."""
+    images, _ = golden(place)
+    asked = Asked(place, smoothing=Smoothing(0.2, (0.1, 0.2), 0.001, 1000), settings=Settings(batch_size=8))
+    application = application_of(open_package(place), asked)
+    with running(application) as port:
+        said = ask(port, "/predict", npy(images[:16]), KIND).json["answers"]
+        rows = ask(port, "/v1/models/net:predict", npy(images[:16]), KIND).json["predictions"]
+        assert ask(port, "/health").json["engine"].startswith("sigma 0.2, alpha 0.001, at most 1000 votes; ")
+    assert np.allclose(np.sum(rows, axis=1), 1) and sum(answer["abstained"] for answer in said) < 8
+    for answer, row in zip(said, rows, strict=True):
+        told = answer["certificate"]
+        assert (told["norm"], told["sigma"], told["alpha"], list(told["holds"])) == ("L2", 0.2, 0.001, ["0.1", "0.2"])
+        assert 100 < told["votes"] <= 1000 and answer["kind"] == "votes"
+        if told["holds"]["0.2"]:
+            assert told["holds"]["0.1"] and int(np.argmax(row)) == answer["label"]
+    assert {answer["certificate"]["holds"]["0.1"] for answer in said} == {True, False}
