@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,14 +157,18 @@ def prepare(asked: Asked) -> Ready:
     return Ready(package, application_of(package, asked), listen(asked.host, asked.port))
 
 
-def application_of(package: Package, asked: Asked) -> Starlette:
-    """What answers for a package, with its page. Raises SpecError for what cannot be served."""
+def application_of(package: Package, asked: Asked, inside: Sequence[Middleware] = ()) -> Starlette:
+    """What answers for a package, with its page. Raises SpecError for what cannot be served.
+
+    inside: what requests pass that were let in.
+    """
     try:
         engine, facts = make_engine(package, asked), facts_of(package)
         routes = page_routes(package, asked.settings, mode=engine.mode, votes=not isinstance(engine, Program))
     except (PackageError, ValueError) as error:
         raise SpecError(f"{asked.place}: {error}") from error
-    return make_application(engine, facts, asked.settings, routes=routes, doors=doors(asked.host, asked.token))
+    passed = [*doors(asked.host, asked.token), *inside]
+    return make_application(engine, facts, asked.settings, routes=routes, doors=passed)
 
 
 @contextmanager

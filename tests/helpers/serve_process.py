@@ -40,14 +40,17 @@ def command(*words: str) -> list[str]:
 
 @contextmanager
 def serving(place: Path, folder: Path, *options: str, lines: int = 3) -> Iterator[Served]:
-    """The server of a package, on a free port, started in a folder. lines: that it says at its start."""
+    """The server of a package, on a free port, started in a folder. lines: that it says when it answers."""
     words = command(str(place), "--port", "0", *options)
     process = subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     assert process.stderr is not None
     try:
-        said = [process.stderr.readline() for _ in range(lines)]
+        before = []
+        while not before or (before[-1] and not STARTED.match(before[-1])):
+            before.append(process.stderr.readline())
+        said = [before[-1], *(process.stderr.readline() for _ in range(lines - 1))]
         found = STARTED.match(said[0])
-        assert found, said
+        assert found, before
         yield Served(process, int(found[2]), found[3], said)
     finally:
         if process.poll() is None:

@@ -1,8 +1,5 @@
-"""A package served by a thread, and an engine whose certificates are known beforehand."""
+"""A package's application with its page, and an engine whose certificates are known beforehand."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +10,8 @@ from robustq.jobs.serving.answers import ABSTAINED, Answer, Certificate
 from robustq.jobs.serving.application import make_application
 from robustq.jobs.serving.facts import facts_of
 from robustq.jobs.serving.page import page_routes
-from robustq.jobs.serving.server import Asked, prepare, server_of
+from robustq.jobs.serving.server import Asked, prepare
 from robustq.jobs.serving.settings import Settings
-from robustq.jobs.web.listening import listen
 
 
 class ByBrightness:
@@ -39,20 +35,6 @@ class ByBrightness:
         votes[1], votes[2] = (900, 100) if bright else (510, 490)
         holds = {0.5: False, 0.25: bright}
         return Answer(1 if bright else ABSTAINED, votes, "votes", Certificate(holds, 1000, 0.25, 0.001))
-
-
-@contextmanager
-def running(application: Starlette) -> Iterator[str]:
-    """The address of an application while the block runs."""
-    listening = listen("127.0.0.1", 0)
-    server = server_of(application)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def program_application(place: Path) -> Starlette:

@@ -12,6 +12,7 @@ from robustq.jobs.text.number_parsing import read_number
 from robustq.jobs.text.safe_text import brief, put, say
 
 TOKEN = "ROBUSTQ_SERVE_TOKEN"
+CARRIER = "robustq.carrier"  # of a context: what runs the server instead of this process
 
 
 @click.command()
@@ -67,14 +68,22 @@ def serve(ctx: click.Context, place: Path, host: str, port: int, token: str | No
         batch_size, *(options.pop(name) for name in ("batch_seconds", "request_images", "queue_images"))
     )
     at = {"host": host, "port": port, "token": given or made}
-    ready = server.prepare(server.Asked(place, **options, **at, smoothing=smoothing, settings=settings))
+    asked = server.Asked(place, **options, **at, smoothing=smoothing, settings=settings)
+    ready = server.prepare(asked)
     where = f"http://{f'[{host}]' if ':' in host else host}:{ready.port}"
     facts = ready.service.facts
-    say(f"{where}/v1/models/{facts.name}:predict serves {place}; Ctrl-C ends it", err=True)
-    say(f"package {facts.digest}", err=True)
-    say(f"engine  {ready.service.engine.mode}", err=True)
-    if made is not None:
-        put(f"token   {made}", err=True)  # what is said elsewhere has no tokens
+
+    def announce() -> None:
+        say(f"{where}/v1/models/{facts.name}:predict serves {place}; Ctrl-C ends it", err=True)
+        say(f"package {facts.digest}", err=True)
+        say(f"engine  {ready.service.engine.mode}", err=True)
+        if made is not None:
+            put(f"token   {made}", err=True)  # what is said elsewhere has no tokens
+
+    if (carrier := ctx.meta.get(CARRIER)) is not None:
+        carrier(asked, ready, announce)
+        return
+    announce()
     ready.run()
 
 

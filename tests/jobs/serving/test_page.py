@@ -17,15 +17,16 @@ from robustq.jobs.packages.card import card_of
 from robustq.jobs.packages.make import Made
 from robustq.jobs.serving.page import Pictures, page_html, with_code
 from tests.helpers.html_reading import Elements
-from tests.helpers.served_package import program_application, running
+from tests.helpers.served import running
+from tests.helpers.served_package import program_application
 
 HOSTILE = "<script>document.title='owned'</script>"
 
 
 @pytest.fixture(scope="module")
 def address(made: Made) -> Iterator[str]:
-    with running(program_application(made.place)) as found:
-        yield found
+    with running(program_application(made.place)) as port:
+        yield f"http://127.0.0.1:{port}/"
 
 
 def got(url: str) -> tuple[bytes, dict[str, str]]:

@@ -15,7 +15,8 @@ from robustlib.packages.golden import Golden, as_floats, read_golden
 from robustlib.packages.manifest import GOLDEN, ONNX, open_package
 from robustq.jobs.packages.make import Made
 from robustq.jobs.serving.answers import Program
-from tests.helpers.served_package import brightness_application, program_application, running
+from tests.helpers.served import running
+from tests.helpers.served_package import brightness_application, program_application
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -41,14 +42,14 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def program(made: Made) -> Iterator[str]:
-    with running(program_application(made.place)) as address:
-        yield address
+    with running(program_application(made.place)) as port:
+        yield f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture(scope="module")
 def votes(made: Made) -> Iterator[str]:
-    with running(brightness_application(made.place)) as address:
-        yield address
+    with running(brightness_application(made.place)) as port:
+        yield f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture(scope="module")
