@@ -84,7 +84,7 @@ class Watcher:
         with self.lock:
             flags[REPEATS] = self.windows.distances(client, pictures) <= limits[REPEATS]
             chosen = self.chosen(len(images))
-            random = self.random.spawn(1)[0]
+            random = self.random.spawn(1)[0] if len(chosen) else self.random
         if len(chosen):
             flags[NOISE][chosen], flags[MARGIN][chosen] = self.under_noise(images, answers, chosen, random)
         found = [tuple(name for name in SIGNALS if flags[name][i]) for i in range(len(images))]

@@ -32,13 +32,13 @@ def ranges_of(x: np.ndarray, outside: float) -> dict[str, tuple[float, float]]:
     """The range of each statistic that all but a share of clean images lie in, half of it beyond each end."""
     if not 0 <= outside < 1:
         raise ValueError(f"ranges_of: expected a share outside from 0 to below 1, got {outside}")
-    found = image_statistics(x.astype(np.float64))
+    found = image_statistics(x.astype(np.float32, copy=False))
     ends = {name: np.quantile(value, (outside / 2, 1 - outside / 2)) for name, value in found.items()}
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
 def out_of_range(x: np.ndarray, ranges: Ranges) -> np.ndarray:
     """Which images have some statistic outside its range, or none that is a number, shape (B,), bool."""
-    found = image_statistics(x.astype(np.float64))
+    found = image_statistics(x.astype(np.float32, copy=False))
     within = [(low <= found[name]) & (found[name] <= high) for name, (low, high) in ranges.items()]
     return ~np.logical_and.reduce(within) if within else np.zeros(len(x), bool)

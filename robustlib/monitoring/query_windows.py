@@ -8,22 +8,29 @@ from many clients, slowly, or about many images in turn is not seen, and a video
 Free of torch.
 """
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
 SIDE = 8  # areas along each side of a tiny picture
 
 
+@lru_cache(maxsize=64)
+def areas(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where areas along a side of so many pixels begin, and how many pixels each has."""
+    edges = np.linspace(0, size, min(SIDE, size) + 1).astype(int)
+    return edges[:-1], np.diff(edges).astype(np.float32)
+
+
 def tiny_pictures(x: np.ndarray) -> np.ndarray:
     """Grey pictures of at most 8x8 areas, uint8, shape (B, areas). x: floats in [0, 1], shape (B, C, H, W)."""
-    grey = x.mean(axis=1, dtype=np.float64)
+    grey = x.mean(axis=1, dtype=np.float32)
     for axis in (1, 2):
-        size = grey.shape[axis]
-        edges = np.linspace(0, size, min(SIDE, size) + 1).astype(int)
-        sums = np.add.reduceat(grey, edges[:-1], axis=axis)
-        grey = sums / np.diff(edges).reshape([-1, 1] if axis == 1 else [1, -1])
+        first, widths = areas(grey.shape[axis])
+        grey = np.add.reduceat(grey, first, axis=axis) / (widths[:, None] if axis == 1 else widths)
     return np.rint(255 * grey.clip(0, 1)).astype(np.uint8).reshape(len(x), grey.shape[1] * grey.shape[2])
 
 
@@ -33,17 +40,25 @@ class Window:
 
     kept: np.ndarray
     asked: int = 0
+    lengths: np.ndarray = field(init=False)  # the sum of squares of each
+
+    def __post_init__(self) -> None:
+        self.lengths = np.zeros(len(self.kept), np.float32)
 
     def distance(self, picture: np.ndarray, nearest: int) -> float:
         """Of this picture from the so-many nearest: root of the mean square, in [0, 1]; infinite if there are fewer."""
         known = min(self.asked, len(self.kept))
         if known < nearest:
             return float("inf")
-        squares = ((self.kept[:known].astype(np.float32) - picture) ** 2).mean(axis=1)
-        return float(np.sqrt(np.partition(squares, nearest - 1)[nearest - 1])) / 255
+        own = picture.astype(np.float32)
+        # Whole numbers below 2^24, which float32 holds: products take a fifth of the time of differences.
+        squares = self.lengths[:known] - 2 * (self.kept[:known].astype(np.float32) @ own)
+        least = float(np.partition(squares, nearest - 1)[nearest - 1]) + float(own @ own)
+        return math.sqrt(least / len(own)) / 255
 
     def add(self, picture: np.ndarray) -> None:
-        self.kept[self.asked % len(self.kept)] = picture
+        place, own = self.asked % len(self.kept), picture.astype(np.float32)
+        self.kept[place], self.lengths[place] = picture, own @ own
         self.asked += 1
 
 
