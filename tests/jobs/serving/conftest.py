@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
-from tests.jobs.packages.conftest import made, place, trained
+from tests.jobs.packages.conftest import made, measured, place, trained
 
-__all__ = ["made", "place", "trained"]
+__all__ = ["made", "measured", "place", "trained"]
 
 
 @pytest.fixture
