@@ -55,7 +55,7 @@ def plain(place: str, threads: int) -> None:
         else:
             x = np.load(io.BytesIO(body)).astype(np.float32) / 255
         (logits,) = session.run(None, {name: x})
-        return JSONResponse({"predictions": logits.tolist()})
+        return JSONResponse({"predictions": np.asarray(logits).tolist()})
 
     application = Starlette(routes=[Route("/v1/models/plain:predict", predict, methods=["POST"])])
     config = uvicorn.Config(application, log_level="error", access_log=False)

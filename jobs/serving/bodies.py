@@ -14,7 +14,7 @@ class Gone(Exception):
 
 
 class Room:
-    """Memory that bodies may take, of all clients together."""
+    """Memory that bodies may take, of all clients together; what is declared and does not come takes none."""
 
     def __init__(self, most: int):
         self.most, self.taken = most, 0
@@ -58,7 +58,6 @@ async def read_body(request: Request, share: Share, *, most: int, seconds: float
         raise Refused(400, "expected a number as Content-Length")
     if len(declared) > 18 or int(declared) > most:
         raise too_long(most)
-    share.grow(int(declared))
     try:
         async with asyncio.timeout(seconds):
             return await gather(request, share, most)

@@ -4,7 +4,8 @@ import http.client
 import io
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
@@ -113,3 +114,11 @@ def running(application: Starlette) -> Iterator[int]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for something that comes about."""
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)

@@ -28,6 +28,7 @@ from tests.helpers.served import (
     picture,
     running,
     some_images,
+    until,
 )
 
 V1 = "/v1/models/colours:predict"
@@ -167,6 +168,23 @@ def test_a_body_that_does_not_come_is_not_waited_for(port):
     found = raw(port, HEAD + b"Content-Length: 500\r\n\r\n", b"\x93NUMPY")
     assert found.startswith(b"HTTP/1.1 408 ") and b"expected the body within 0.5 seconds" in found
     assert 0.4 < time.monotonic() - start < 10
+
+
+def test_bodies_of_all_clients_share_their_room():
+    """Who declares much and sends little takes no place from others; who sends it does, until he has gone."""
+    application = make_application(Colours(), FACTS, Settings(body_seconds=20))
+    room = application.state.service.room
+    with running(application) as port, socket.create_connection(("127.0.0.1", port)) as slow:
+        body = npy(some_images(60))
+        slow.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body[:3000])
+        until(lambda: room.taken == 3000)
+        room.most = 3000 + 2000
+        assert ask(port, "/predict", npy(X), "application/x-npy").status == 200
+        found = ask(port, "/predict", npy(some_images(60)), "application/x-npy")
+        assert found.status == 503 and found.headers["Retry-After"] == "1"
+        assert "the bodies of other requests take all the memory" in line_of(found)
+        slow.close()
+        until(lambda: room.taken == 0)
 
 
 def test_the_card_is_given_in_both_forms(port):

@@ -1,10 +1,9 @@
 """Requests put together: every client gets its own answer, however they meet; queue, failures and clients that leave."""
 
 import http.client
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from robustq.jobs.serving.application import make_application
 from robustq.jobs.serving.batching import FAILED, Batcher
 from robustq.jobs.serving.settings import Settings
-from tests.helpers.served import FACTS, Colours, Reply, ask, means, npy, running, some_images
+from tests.helpers.served import FACTS, Colours, Reply, ask, means, npy, running, some_images, until
 
 KIND = "application/x-npy"
 
@@ -26,13 +25,6 @@ def served(engine: Colours, **settings: Any) -> Iterator[tuple[int, Batcher]]:
     with running(application) as port:
         yield port, application.state.service.batcher
         engine.open.set()
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def send(port: int, images: np.ndarray) -> Reply:
@@ -119,14 +111,13 @@ def test_who_has_gone_away_costs_no_computation_and_no_place():
         assert b'robustq_requests_total{status="499"} 1.0' in ask(port, "/metrics").body
 
 
-def test_a_model_that_fails_is_500_and_the_server_lives_on(caplog: pytest.LogCaptureFixture):
+def test_a_model_that_fails_is_500_and_the_server_lives_on(log: pytest.LogCaptureFixture):
     engine = Colours()
     with served(engine) as (port, _):
         engine.error = RuntimeError("secret of the model")
-        with caplog.at_level(logging.ERROR, "robustq"):
-            found = send(port, some_images(2))
+        found = send(port, some_images(2))
         assert found.status == 500 and found.json["error"] == FAILED and b"secret" not in found.body
-        (record,) = caplog.records
+        (record,) = log.records
         assert record.getMessage() == "the engine failed on 2 images" and record.exc_info
         assert str(record.exc_info[1]) == "secret of the model"
         engine.error = None
@@ -146,10 +137,10 @@ class Wrong(Colours):
 
 
 @pytest.mark.parametrize(("short", "nan"), [(1, False), (0, True)])
-def test_answers_that_cannot_be_right_are_500(short, nan, caplog: pytest.LogCaptureFixture):
+def test_answers_that_cannot_be_right_are_500(short, nan, log: pytest.LogCaptureFixture):
     engine = Wrong()
     engine.short, engine.nan = short, nan
-    with served(engine) as (port, _), caplog.at_level(logging.CRITICAL, "robustq"):
+    with served(engine) as (port, _):
         assert send(port, some_images(3)).status == 500
 
 
@@ -163,13 +154,13 @@ class Blind:
         return {}
 
 
-def test_what_watches_and_fails_takes_no_answer_away(caplog: pytest.LogCaptureFixture):
-    with running(make_application(Colours(), FACTS, watch=Blind())) as port, caplog.at_level(logging.ERROR, "robustq"):
+def test_what_watches_and_fails_takes_no_answer_away(log: pytest.LogCaptureFixture):
+    with running(make_application(Colours(), FACTS, watch=Blind())) as port:
         found = send(port, some_images(2))
         assert np.array_equal(scores(found), means(some_images(2)))
         assert [answer["signals"] for answer in found.json["answers"]] == [None, None]
         assert b"robustq_watch_failures_total 1.0" in ask(port, "/metrics").body
-    assert [record.getMessage() for record in caplog.records] == ["what watches requests failed on 2 images"]
+    assert [record.getMessage() for record in log.records] == ["what watches requests failed on 2 images"]
 
 
 def test_at_its_end_a_server_answers_what_it_accepted_and_refuses_the_rest():

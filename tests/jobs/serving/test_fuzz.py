@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import json
-import logging
 import random
 import socket
 import struct
@@ -115,7 +114,7 @@ async def asked(application: Any, path: str, kind: str, body: bytes) -> tuple[in
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
 
 
-def test_nonsense_is_refused_in_one_line_and_keeps_no_memory(caplog: pytest.LogCaptureFixture):
+def test_nonsense_is_refused_in_one_line_and_keeps_no_memory(log: pytest.LogCaptureFixture):
     application = make_application(Colours(), FACTS, Settings(batch_seconds=0, request_images=8))
     statuses: Counter[int] = Counter()
 
@@ -147,7 +146,7 @@ def test_nonsense_is_refused_in_one_line_and_keeps_no_memory(caplog: pytest.LogC
         application.state.service.close()
     assert sum(statuses.values()) == BODIES and min(statuses[200], statuses[400]) > 50
     assert max(grown) < 200_000, grown
-    assert application.state.service.room.taken == 0 and not caplog.records
+    assert application.state.service.room.taken == 0 and not log.records
 
 
 def heads(seed: int, n: int) -> list[bytes]:
@@ -196,10 +195,10 @@ def status_of(port: int, request: bytes) -> int | None:
     return int(answer.split()[1]) if answer else None
 
 
-def test_wrong_heads_are_refused_and_the_server_lives_on(caplog: pytest.LogCaptureFixture):
+def test_wrong_heads_are_refused_and_the_server_lives_on(log: pytest.LogCaptureFixture):
     statuses: Counter[int | None] = Counter()
     settings = Settings(batch_seconds=0, body_seconds=0.2)
-    with caplog.at_level(logging.ERROR), running(make_application(Colours(), FACTS, settings)) as port:
+    with running(make_application(Colours(), FACTS, settings)) as port:
         for request in heads(7, HEADS):
             statuses[status_of(port, request)] += 1
         assert ask(port, "/predict", npy(X), NPY[0]).status == 200
@@ -209,5 +208,5 @@ def test_wrong_heads_are_refused_and_the_server_lives_on(caplog: pytest.LogCaptu
         and statuses[200] > 5
         and statuses[400] > 20
         and statuses[404] > 20
-        and not caplog.records
+        and not log.records
     )

@@ -27,7 +27,7 @@ def test_it_is_the_rule_on_votes_one_image_at_a_time(net: nn.Module, test: tuple
     for i in range(24):
         count = partial(vote, net, x[i : i + 1], SIGMA, draws=draws[i : i + 1])
         chosen = count(20, stream="rounds/select")[0]
-        guess, hits, state = int(chosen.argmax()), 0, [0, 0, 0]
+        guess, hits, state, total = int(chosen.argmax()), 0, [0, 0, 0], 0
         for number, total in enumerate(rule.rounds):
             hits += int(count(total - ([0, *rule.rounds][number]), stream=f"rounds/{number}")[0, guess])
             for t in range(3):
