@@ -1,6 +1,5 @@
 """A package served by Ray: replicas behind the HTTP proxy of Ray Serve, from a start of Ray here to its orderly end."""
 
-import importlib.util
 import logging
 import math
 import os
@@ -27,6 +26,7 @@ from robustq.jobs.errors import RunError, SpecError
 from robustq.jobs.serving.answers import Program
 from robustq.jobs.serving.server import Asked, Ready, application_of
 
+OLDEST = (2, 60)  # release of Ray whose replicas listen to nobody without its token
 NAME = "robustq"  # of the application in Ray Serve
 LOOK_SECONDS = 1.0  # between two looks at Ray
 LEAVE_SECONDS = 20.0  # that a replica may take for the requests that it has, when it is to end
@@ -58,11 +58,24 @@ class Replicas:
         return Slots(self.count, self.gpus_needed / self.count, self.cpus)
 
 
-def check_ray_serve() -> None:
-    """Raises SpecError where Ray Serve is not installed, before anything is read."""
-    missing = [name for name in ("ray", "fastapi", "grpc") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SpecError(f"--ray needs Ray Serve, {missing[0]} is missing: pip install 'robustq[serve]'")
+def import_serve() -> Any:
+    """Ray Serve, with what it reads from the environment set first. Raises SpecError where it is not installed, or its
+    replicas' ports are open to all.
+    """
+    # What replicas log goes to Ray's files, not into what this command says.
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    # Who asks the proxy is who is connected, whatever a header says.
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
+    try:
+        ray = import_ray()
+        from ray import serve
+    except ImportError as error:
+        raise SpecError(f"--ray needs Ray Serve ({error.name}): pip install 'robustq[serve]'") from error
+    if tuple(int(part) for part in ray.__version__.split(".")[:2]) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise SpecError(f"--ray needs Ray {oldest} or newer, got {ray.__version__}: pip install -U 'robustq[serve]'")
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    return serve
 
 
 def check_gpus(replicas: Replicas) -> None:
@@ -89,14 +102,9 @@ def serve_on_ray(
         raise SpecError("--gpus has no effect on a program, which ONNX Runtime computes on CPUs: leave it out")
     package, port = in_memory(ready.package), ready.port
     ready.service.close()
-    # What replicas log goes to Ray's files, not into what this command says.
-    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-    slots = replicas.slots
-    tell(f"starting Ray with {replicas.count} replicas")
-    with local_ray(slots, tell) as ray, asked_to_end() as ended:
-        from ray import serve
-
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    serve = import_serve()
+    tell(f"starting Ray with {replicas.count} replica{'s' if replicas.count != 1 else ''}")
+    with local_ray(replicas.slots, tell) as ray, asked_to_end() as ended:
         health = RayHealth(ray)
         try:
             ready.listening.close()

@@ -32,9 +32,9 @@ def on_ray(command: click.Command) -> click.Command:
     @click.pass_context
     def on_ray_or_here(ctx: click.Context, with_ray: bool, replicas: int, cpus: int, gpus: float, **given: Any) -> Any:
         if with_ray:
-            from robustq.cluster.serving.carrier import Replicas, check_ray_serve, serve_on_ray
+            from robustq.cluster.serving.carrier import Replicas, import_serve, serve_on_ray
 
-            check_ray_serve()
+            import_serve()  # before the package is read
             tell = partial(say, err=True)
             ctx.meta[CARRIER] = partial(serve_on_ray, replicas=Replicas(replicas, cpus, gpus), tell=tell)
         else:

@@ -148,7 +148,7 @@ def about(card: Card, mode: str) -> str:
     what = of.arch or (of.code.name if of.code else "a network")
     return (
         f"{what}{defence}, {of.parameters:,} parameters, {len(card.classes)} classes; packaged {card.made_at[:10]}. "
-        f"Answers come from {mode}."
+        f"How it answers: {mode}."
     )
 
 

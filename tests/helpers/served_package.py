@@ -37,8 +37,8 @@ class ByBrightness:
         return Answer(1 if bright else ABSTAINED, votes, "votes", Certificate(holds, 1000, 0.25, 0.001))
 
 
-def program_application(place: Path) -> Starlette:
-    ready = prepare(Asked(place))
+def program_application(place: Path, token: str | None = None) -> Starlette:
+    ready = prepare(Asked(place, token=token))
     ready.listening.close()
     return ready.application
 

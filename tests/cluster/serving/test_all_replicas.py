@@ -1,13 +1,18 @@
 """Metrics of several replicas put together, and the options that belong to Ray. Without Ray."""
 
+import re
+import sys
+from types import SimpleNamespace
+
 import pytest
 from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
 from robustq import cli
+from robustq.cluster.ray_connection import import_ray
 from robustq.cluster.serving import all_replicas, carrier
 from robustq.cluster.serving.all_replicas import Board, merged
-from robustq.cluster.serving.carrier import Replicas, check_gpus
+from robustq.cluster.serving.carrier import Replicas, check_gpus, import_serve
 from robustq.jobs.errors import SpecError
 from robustq.jobs.serving.metrics import Metrics
 
@@ -65,3 +70,19 @@ def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch):
 def test_options_of_ray_are_refused_without_it():
     done = CliRunner().invoke(cli.main, ["serve", "none.zip", "--replicas", "3", "--gpus", "0.5"])
     assert (done.exit_code, done.stderr) == (2, "robustq: --replicas and --gpus have no effect without --ray\n")
+
+
+def test_a_ray_without_serve_or_with_open_ports_is_refused(monkeypatch: pytest.MonkeyPatch):
+    ray = import_ray()
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "ray.serve", None)
+        without.delattr(ray, "serve", raising=False)
+        done = CliRunner().invoke(cli.main, ["serve", "none.zip", "--ray"])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert re.fullmatch(r"robustq: --ray needs Ray Serve \(.*\): pip install 'robustq\[serve\]'\n", done.stderr)
+    monkeypatch.setitem(sys.modules, "ray.serve", SimpleNamespace())
+    monkeypatch.setattr(ray, "__version__", "2.59.1")
+    with pytest.raises(
+        SpecError, match=r"^--ray needs Ray 2.60 or newer, got 2.59.1: pip install -U 'robustq\[serve\]'$"
+    ):
+        import_serve()

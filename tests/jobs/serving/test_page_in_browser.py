@@ -30,6 +30,7 @@ DROP = """([name, type, text]) => {
   document.getElementById("drop").dispatchEvent(new DragEvent("drop", { dataTransfer: given, bubbles: true }));
 }"""
 Open = Callable[..., Any]
+TOKEN = "of-tests-0123456"
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +62,12 @@ def golden(made: Made) -> Golden:
 def opened(browser: Any) -> Iterator[Open]:
     """A function that opens a page, and that asserts in the end that nothing else was asked and nothing went wrong.
 
-    Arrays that the page sends are in its `sent`. but: what the console may say.
+    Arrays that the page sends are in its `sent`. but: what the console may say.  within: where its requests go.
     """
     wrong: list[str] = []
     contexts = []
 
-    def open_page(address: str, but: str = "^$", **options: Any) -> Any:
+    def open_page(address: str, but: str = "^$", within: str = "", **options: Any) -> Any:
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
@@ -77,7 +78,7 @@ def opened(browser: Any) -> Iterator[Open]:
                 wrong.append(message.text)
 
         def asked(request: Any) -> None:
-            if not request.url.startswith((address, "data:")):
+            if not request.url.startswith((within or address, "data:")):
                 wrong.append(request.url)
             if request.method == "POST":
                 page.sent.append(np.load(io.BytesIO(request.post_data_buffer), allow_pickle=False))
@@ -202,6 +203,17 @@ def test_what_goes_wrong_is_one_line(opened: Open, votes: str):
     drop(page, png(np.full((8, 8), 250, np.uint8)))
     done(page)
     assert error.is_hidden() and page.locator("#class").inner_text() == "1"
+
+
+def test_the_token_of_the_address_is_kept_by_a_cookie(opened: Open, made: Made, golden: Golden):
+    with running(program_application(made.place, TOKEN)) as port:
+        address = f"http://127.0.0.1:{port}/"
+        assert "Expected the token" in opened(address, but="status of 403").inner_text("body")
+        page = opened(f"{address}?token={TOKEN}", within=address)
+        assert page.url == address
+        drop(page, png(golden.images[0, 0]))
+        done(page)
+        assert page.locator("#class").inner_text() == made.card.classes[golden.logits[ONNX][0].argmax()]
 
 
 def test_a_golden_image_is_chosen_by_keyboard(opened: Open, program: str, golden: Golden):
