@@ -15,6 +15,7 @@ from robustq.jobs.serving.page import page_routes
 from robustq.jobs.serving.server import Asked, prepare
 from robustq.jobs.serving.settings import Settings
 
+UNKNOWN = {"fooled": None, "missed": None, "note": ""}
 MONITORING = Monitoring(
     sigma=0.1,
     copies=8,
@@ -23,15 +24,11 @@ MONITORING = Monitoring(
     thresholds={"out-of-range": 0.5},
     ranges={"mean": (0.1, 0.9)},
     rates=[
-        SignalRate(
-            signal="out-of-range",
-            on=on,
-            flagged=Flagged(n=n, rate=rate, low=low, high=high),
-            fooled=None,
-            missed=None,
-            note="",
+        SignalRate.model_validate({"signal": "out-of-range", "on": on, "flagged": flagged, **UNKNOWN})
+        for on, flagged in (
+            ("clean", Flagged(n=200, rate=0.02, low=0.008, high=0.05)),
+            ("adaptive", Flagged(n=50, rate=0.0, low=0.0, high=0.071)),
         )
-        for on, n, rate, low, high in (("clean", 200, 0.02, 0.008, 0.05), ("adaptive", 50, 0.0, 0.0, 0.071))
     ],
     note="",
 )
