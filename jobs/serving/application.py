@@ -47,7 +47,7 @@ class Service:
     """
 
     def __init__(self, engine: Engine, facts: Facts, settings: Settings, watch: Watch | None):
-        self.engine, self.facts, self.settings = engine, facts, settings
+        self.engine, self.facts, self.settings, self.watch = engine, facts, settings, watch
         self.metrics = Metrics()
         self.batcher = Batcher(engine, settings, self.metrics, watch)
         self.metrics.watch_queue(lambda: self.batcher.images)
@@ -66,6 +66,8 @@ class Service:
     def close(self) -> None:
         self.batcher.close()
         self.decoding.shutdown()
+        if self.watch is not None:
+            self.watch.close()
 
     async def images(self, request: Request) -> np.ndarray:
         """The images in a request's body, (B, C, H, W). Raises Refused, and Gone."""

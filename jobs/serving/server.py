@@ -24,7 +24,9 @@ from robustq.jobs.serving.answers import Engine, Program
 from robustq.jobs.serving.application import Service, make_application
 from robustq.jobs.serving.facts import facts_of
 from robustq.jobs.serving.page import page_routes
-from robustq.jobs.serving.settings import Settings, Smoothing
+from robustq.jobs.serving.settings import Settings, Smoothing, Watching
+from robustq.jobs.serving.watch import Watch
+from robustq.jobs.serving.watching import make_watcher
 from robustq.jobs.web.access_token import Door
 from robustq.jobs.web.listening import OnlyHere, is_loopback, listen
 from robustq.jobs.web.server_limits import Patient
@@ -40,7 +42,7 @@ class Asked:
     """What is to be served, and how. digest: that the package must have, None for any.
 
     token: that clients need; None for none, which only this machine's get.  threads: the program computes with.
-    smoothing: None for answers without certificates.
+    smoothing: None for answers without certificates.  watching: None where nothing watches.
     """
 
     place: Path
@@ -51,6 +53,7 @@ class Asked:
     port: int = 0
     token: str | None = None
     smoothing: Smoothing | None = None
+    watching: Watching | None = None
     settings: Settings = field(default_factory=Settings)
 
 
@@ -79,6 +82,21 @@ def make_engine(package: Package, asked: Asked) -> Engine:
     how = asked.smoothing
     options = {"sigma": how.sigma, "radii": how.radii, "alpha": how.alpha, "n": how.votes}
     return Smoothed(package, **options, name=name, threads=asked.threads)
+
+
+def make_watch(package: Package, asked: Asked) -> Watch | None:
+    """What looks at each request. Raises SpecError where the card has no signals that were measured."""
+    if (how := asked.watching) is None:
+        return None
+    if how.log is not None:
+        how.log.parent.mkdir(parents=True, exist_ok=True)
+    name = INT8 if asked.int8 else ONNX
+    found = make_watcher(package, name=name, log=how.log, every=how.every, threads=asked.threads)
+    if found is None:
+        raise SpecError(
+            f"--watch: the card of {asked.place} has no signals that were measured: package the model again"
+        )
+    return found
 
 
 def doors(host: str, token: str | None) -> list[Middleware]:
@@ -165,10 +183,13 @@ def application_of(package: Package, asked: Asked, inside: Sequence[Middleware] 
     try:
         engine, facts = make_engine(package, asked), facts_of(package)
         routes = page_routes(package, asked.settings, mode=engine.mode, votes=not isinstance(engine, Program))
+        watch = make_watch(package, asked)
+    except SpecError:
+        raise
     except (PackageError, ValueError) as error:
         raise SpecError(f"{asked.place}: {error}") from error
     passed = [*doors(asked.host, asked.token), *inside]
-    return make_application(engine, facts, asked.settings, routes=routes, doors=passed)
+    return make_application(engine, facts, asked.settings, watch, routes=routes, doors=passed)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 QUEUE_BYTES = 256 * 2**20  # of images that wait, at most
 BODY_BYTES = 512 * 2**20  # of bodies that are being read, all clients' together
@@ -20,6 +21,16 @@ class Smoothing:
     radii: tuple[float, ...] = ()
     alpha: float = 0.001
     votes: int = 10_000
+
+
+@dataclass(frozen=True)
+class Watching:
+    """How requests are watched. log: a file of JSON lines.  every: of how many images one is shown under noise; none
+    if 0.
+    """
+
+    log: Path | None = None
+    every: int = 1
 
 
 @dataclass(frozen=True)

@@ -22,3 +22,7 @@ class Watch(Protocol):
     def counters(self) -> dict[str, int]:
         """How often each signal was raised, by its name."""
         ...
+
+    def close(self) -> None:
+        """End, when nothing more is to be looked at."""
+        ...

@@ -5,10 +5,11 @@ from typing import Any
 
 import click
 
-from robustlib.arguments import COUNT
+from robustlib.arguments import COUNT, NOT_NEGATIVE
 from robustq.jobs.commands.base import Counted, Seconds, refuse_typed
 from robustq.jobs.errors import SpecError
 from robustq.jobs.text.number_parsing import read_number
+from robustq.jobs.text.output_paths import Output
 from robustq.jobs.text.safe_text import brief, put, say
 
 TOKEN = "ROBUSTQ_SERVE_TOKEN"
@@ -22,6 +23,15 @@ CARRIER = "robustq.carrier"  # of a context: what runs the server instead of thi
 @click.option("--radius", metavar="NUMBERS", help="Radii in L2 of which each answer says whether they hold: 0.25,0.5.")
 @click.option("--alpha", type=float, default=0.001, show_default=True, help="Chance that a certificate is wrong.")
 @click.option("--votes", type=Counted(COUNT), default=10_000, show_default=True, help="Most votes for an image.")
+@click.option("--watch", is_flag=True, help="Raise the signals that the card has rates of. Monitoring, no defence.")
+@click.option("--watch-log", type=Output(), metavar="FILE", help="Write a line of JSON for each image that raised one.")
+@click.option(
+    "--watch-every",
+    type=Counted(NOT_NEGATIVE),
+    default=1,
+    show_default=True,
+    help="One of so many is shown under noise; 0: none.",
+)
 @click.option("--digest", metavar="HEX", help="Serve only the package of this digest, which `robustq package` printed.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need the token.")
 @click.option(
@@ -63,12 +73,13 @@ def serve(ctx: click.Context, place: Path, host: str, port: int, token: str | No
     given = None if token is None else access_token.checked_token(token, f"--token or {TOKEN}")
     made = access_token.new_token() if given is None and not listening.is_loopback(host) else None
     smoothing = smoothing_of(ctx, options)
+    watching = watching_of(ctx, options)
     batch_size = options.pop("batch_size") or (32 if smoothing is None else 8)
     settings = Settings(
         batch_size, *(options.pop(name) for name in ("batch_seconds", "request_images", "queue_images"))
     )
     at = {"host": host, "port": port, "token": given or made}
-    asked = server.Asked(place, **options, **at, smoothing=smoothing, settings=settings)
+    asked = server.Asked(place, **options, **at, smoothing=smoothing, watching=watching, settings=settings)
     ready = server.prepare(asked)
     where = f"http://{f'[{host}]' if ':' in host else host}:{ready.port}"
     facts = ready.service.facts
@@ -99,6 +110,17 @@ def smoothing_of(ctx: click.Context, options: dict[str, Any]) -> Any:
     if None in radii:
         raise SpecError(f"--radius: expected numbers such as 0.25,0.5, got {brief(written)}")
     return Smoothing(sigma, tuple(sorted({radius for radius in radii if radius is not None})), alpha, votes)
+
+
+def watching_of(ctx: click.Context, options: dict[str, Any]) -> Any:
+    """What of the options is about signals, which are taken out of them; None where nothing is to watch."""
+    from robustq.jobs.serving.settings import Watching
+
+    wanted, log, every = (options.pop(name) for name in ("watch", "watch_log", "watch_every"))
+    if not wanted:
+        refuse_typed(ctx, "without --watch", "watch_log", "watch_every")
+        return None
+    return Watching(log, every)
 
 
 COMMANDS = (serve,)

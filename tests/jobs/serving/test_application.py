@@ -204,6 +204,7 @@ class Every:
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, int, str]] = []
+        self.closed = False
 
     def look(self, client, images, answers, *, request=""):
         assert images.shape == (len(answers), *SHAPE)
@@ -212,6 +213,9 @@ class Every:
 
     def counters(self) -> dict[str, int]:
         return {"red": 7, "odd": 0}
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def numbers(port: int) -> dict[str, float]:
@@ -235,7 +239,7 @@ def test_what_is_counted_is_what_was_asked():
             assert [answer["signals"] for answer in answers] == expected
         ask(port, "/predict", b"x", "text/plain")
         found = numbers(port)
-    assert watch.seen == [("127.0.0.1", 1, "r1"), ("127.0.0.1", 3, "r3"), ("127.0.0.1", 5, "r5")]
+    assert watch.closed and watch.seen == [("127.0.0.1", 1, "r1"), ("127.0.0.1", 3, "r3"), ("127.0.0.1", 5, "r5")]
     assert (found["robustq_requests_total 200"], found["robustq_requests_total 415"]) == (3, 1)
     assert (found["robustq_images_total"], found["robustq_batch_images_count"]) == (9, 3)
     batches = [found[f"robustq_batch_images_bucket {most}"] for most in ("1.0", "2.0", "4.0", "8.0", "+Inf")]

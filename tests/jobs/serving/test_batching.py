@@ -153,6 +153,9 @@ class Blind:
     def counters(self) -> dict[str, int]:
         return {}
 
+    def close(self) -> None:
+        pass
+
 
 def test_what_watches_and_fails_takes_no_answer_away(log: pytest.LogCaptureFixture):
     with running(make_application(Colours(), FACTS, watch=Blind())) as port:

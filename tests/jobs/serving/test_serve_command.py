@@ -19,8 +19,10 @@ from robustlib.packages.manifest import open_package
 from robustq import cli
 from robustq.jobs.packages.make import Made
 from robustq.jobs.results.rows import result_rows
+from robustq.jobs.serving.answers import Answer
 from robustq.jobs.serving.server import Asked, application_of
-from robustq.jobs.serving.settings import Settings, Smoothing
+from robustq.jobs.serving.settings import Settings, Smoothing, Watching
+from robustq.jobs.serving.watching import make_watcher
 from robustq.jobs.store.connection import open_store
 from tests.helpers.packaged import altered, zipped
 from tests.helpers.serve_process import command, serving
@@ -122,6 +124,8 @@ def test_a_package_that_is_not_its_card_is_not_served(made: Made, place: Path, t
             "--radius: expected numbers such as 0.25,0.5, got '0.1;2'",
         ),
         ([str(place), "--sigma", "-1"], "expected sigma above 0, got -1.0"),
+        ([str(place), "--watch-every", "2"], "--watch-every has no effect without --watch"),
+        ([str(place), "--watch"], f"--watch: the card of {place} has no signals that were measured"),
         ([str(place), "--sigma", "0.1", "--radius", "0.5"], "radius 0.5 at sigma 0.1: expected at least"),
     ]
     for words, line in cases:
@@ -176,3 +180,30 @@ def test_votes_are_served_with_their_certificates(place: Path):
         if told["holds"]["0.2"]:
             assert told["holds"]["0.1"] and int(np.argmax(row)) == answer["label"]
     assert {answer["certificate"]["holds"]["0.1"] for answer in said} == {True, False}
+
+
+def test_signals_are_served_counted_and_written_down(measured: Made, tmp_path: Path):
+    """One image asked about over and over is noticed, as the watcher itself says of the same requests."""
+    images, _ = golden(measured.place)
+    file, package = tmp_path / "logs" / "signals.jsonl", open_package(measured.place)
+    application = application_of(package, Asked(measured.place, watching=Watching(file, every=0)))
+    expected = make_watcher(package, every=0)
+    assert expected is not None
+    with running(application) as port:
+        for number in range(40):
+            body = {"body": npy(images[:1]), "kind": KIND, "X_Request_Id": f"r{number}"}
+            (answer,) = ask(port, "/predict", **body).json["answers"]
+            found = Answer(answer["label"], np.float32(answer["scores"]), "logits")
+            (names,) = expected.look("127.0.0.1", images[:1] / np.float32(255), [found])
+            assert answer["signals"] == list(names)
+        metrics = ask(port, "/metrics").body.decode()
+    assert names == ("repeated-queries",)
+    counts = dict(re.findall(r'robustq_signals_total\{signal="([\w-]+)"\} (\d+)', metrics))
+    assert {name: int(count) for name, count in counts.items()} == expected.counters()
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(lines) == expected.counters()["repeated-queries"] > 20
+    assert (lines[-1]["request"], lines[-1]["client"], lines[-1]["signals"]) == (
+        "r39",
+        "127.0.0.1",
+        ["repeated-queries"],
+    )
