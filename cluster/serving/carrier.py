@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.middleware import Middleware
@@ -100,6 +100,8 @@ def serve_on_ray(
     check_gpus(replicas)
     if replicas.gpus and isinstance(ready.service.engine, Program):
         raise SpecError("--gpus has no effect on a program, which ONNX Runtime computes on CPUs: leave it out")
+    if asked.watching is not None and asked.watching.log is not None:  # replicas work in another folder
+        asked = replace(asked, watching=replace(asked.watching, log=asked.watching.log.absolute()))
     package, port = in_memory(ready.package), ready.port
     ready.service.close()
     serve = import_serve()
@@ -175,9 +177,18 @@ def replica_application(lies_at: Any, board: Any, asked: Asked, gpus: float) -> 
         torch.cuda.set_per_process_memory_fraction(gpus)
     name = serve.get_replica_context().replica_id.unique_id
     inside = [Middleware(AllReplicas, board=board, replica=name)]
-    found = application_of(ray.get(lies_at), asked, inside)
+    found = application_of(ray.get(lies_at), log_of_its_own(asked, name), inside)
     keep_told(ray, board, name, found.state.service.metrics)
     return found
+
+
+def log_of_its_own(asked: Asked, replica: str) -> Asked:
+    """The same, with a log of signals that no other replica writes: two processes cannot share one that has a limit."""
+    if asked.watching is None or asked.watching.log is None:
+        return asked
+    place = asked.watching.log
+    log = place.with_name(f"{place.stem}.{replica}{place.suffix}")
+    return replace(asked, watching=replace(asked.watching, log=log))
 
 
 def leave(serve: Any) -> None:
