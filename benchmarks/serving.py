@@ -3,9 +3,10 @@
     robustq package JOB --out convnet3.zip
     python benchmarks/serving.py convnet3.zip --seconds 60
 
-The servers run in turn, each in a process of its own, asked by clients in another one, each client on a connection that
-is kept, with one image a request. A line a server: requests a second, milliseconds of half and of 99 % of them, and the
-server's memory when it is warm and at the end. `ratio` is its requests a second over those of the plain server.
+The servers run in turn, each in a process of its own, asked by clients in another one, each client on a connection
+that is kept, with one image a request. A line a server: requests a second, milliseconds of half and of 99 % of them,
+what one costs the server's processor, which others on the machine hardly change, and the server's memory when it is
+warm and at the end. `ratio` is its requests a second over those of the plain server.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 KINDS = {"npy": "application/x-npy", "json": "application/json"}
 WARM_SECONDS = 2.0
@@ -92,10 +94,14 @@ def started(command: list[str]) -> Iterator[tuple[int, str, int]]:
         process.stderr.close()
 
 
+def processor_seconds(pid: int) -> float:
+    """What a process has computed, in all its threads."""
+    return sum(psutil.Process(pid).cpu_times()[:2])
+
+
 def resident(pid: int) -> float:
     """Megabytes of a process's memory."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024  # pyright: ignore (it is there)
+    return psutil.Process(pid).memory_info().rss / 2**20
 
 
 def images_of(place: str) -> tuple[np.ndarray, np.ndarray]:
@@ -161,15 +167,18 @@ def load(port: int, path: str, kind: str, place: str, clients: int, seconds: flo
         chooser.register(client.socket, selectors.EVENT_READ, client)
     start = time.perf_counter() + min(WARM_SECONDS, seconds / 2)
     taken: list[float] = []
+    answers = 0
     while (now := time.perf_counter()) < start + seconds:
         for key, _ in chooser.select(1.0):
             answered = key.data.receive()
             if answered is not None:
+                answers += 1
                 if now >= start:
                     taken.append(answered)
                 key.data.send()
     half, most = np.quantile(taken, [0.5, 0.99])
-    return {"requests": len(taken), "per_second": len(taken) / seconds, "p50_ms": 1e3 * half, "p99_ms": 1e3 * most}
+    told = {"requests": len(taken), "per_second": len(taken) / seconds, "p50_ms": 1e3 * half, "p99_ms": 1e3 * most}
+    return told | {"answers": answers}
 
 
 def measured(name: str, command: list[str], kind: str, given: argparse.Namespace) -> dict[str, Any]:
@@ -177,13 +186,15 @@ def measured(name: str, command: list[str], kind: str, given: argparse.Namespace
     with started(command) as (port, path, pid):
         words = [sys.executable, __file__, given.package, "--load", f"{port} {path} {kind}"]
         words += ["--clients", str(given.clients), "--seconds", str(given.seconds)]
+        before = processor_seconds(pid)
         process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         time.sleep(min(WARM_SECONDS, given.seconds / 2) + 0.2 * given.seconds)
         warm = resident(pid)
         said, _ = process.communicate()
         if process.returncode:
             raise SystemExit(f"the clients of {name} failed")
-        return {"server": name, "kind": kind, **json.loads(said), "warm_mb": warm, "end_mb": resident(pid)}
+        row = {"server": name, "kind": kind, **json.loads(said), "warm_mb": warm, "end_mb": resident(pid)}
+        return row | {"cpu_ms": 1e3 * (processor_seconds(pid) - before) / row["answers"]}
 
 
 def compare(given: argparse.Namespace) -> list[dict[str, Any]]:
@@ -224,6 +235,7 @@ def main() -> None:
         print(
             f"{row['server']:20} {row['kind']:5} {row['per_second']:8.0f} /s  x {row['ratio']:.2f}  "
             f"p50 {row['p50_ms']:.1f} ms  p99 {row['p99_ms']:.1f} ms  "
+            f"CPU {row['cpu_ms']:.2f} ms  "
             f"memory {row['warm_mb']:.0f} to {row['end_mb']:.0f} MB"
         )
     if given.out:

@@ -37,6 +37,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 QUICK_BYTES = (
     2**17
 )  # a body that is decoded at once, in a millisecond; a longer one by a thread, while others are answered
+RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 GONE = 499  # nobody reads it; counted under this number, as by other servers
 
 
@@ -180,8 +181,9 @@ def as_json(
 ) -> Response:
     """One line of JSON."""
     body = json.dumps(said, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-    named = HEADERS | {"X-Request-Id": id_of(request)} | dict(headers or {})
-    return Response(body, status, named, media_type="application/json")
+    found = Response(body, status, headers, media_type="application/json")
+    found.raw_headers += [*RAW_HEADERS, (b"x-request-id", id_of(request).encode())]
+    return found
 
 
 def id_of(request: Request) -> str:

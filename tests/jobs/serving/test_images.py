@@ -17,7 +17,7 @@ from PIL import Image
 
 from robustlib.datasets.decoding import Form, decode
 from robustlib.datasets.source import Reading
-from robustq.jobs.serving.images import JPEG, JSON, NPY, PNG, most_bytes, read_images
+from robustq.jobs.serving.images import JPEG, JSON, NPY, PNG, SHORT_BYTES, most_bytes, read_images
 from robustq.jobs.serving.refusals import Refused
 from robustq.jobs.serving.settings import Settings
 from tests.helpers.served import FACTS, SHAPE, instances, npy, picture, some_images
@@ -35,9 +35,11 @@ def read(body: bytes, kind: str, layout: str = "CHW", facts: Any = FACTS) -> np.
     return found
 
 
-def refusal(body: bytes, kind: str, layout: str = "CHW", facts: Any = FACTS) -> tuple[int, str]:
+def refusal(
+    body: bytes, kind: str, layout: str = "CHW", facts: Any = FACTS, settings: Settings = SETTINGS
+) -> tuple[int, str]:
     with pytest.raises(Refused) as error:
-        read_images(body, kind, facts, SETTINGS, layout)
+        read_images(body, kind, facts, settings, layout)
     assert "\n" not in error.value.line and len(error.value.line) < 400
     return error.value.status, error.value.line
 
@@ -307,14 +309,22 @@ def test_a_moving_picture_is_refused():
 
 
 def test_lists_without_end_cost_no_memory():
-    """An empty list takes two letters and fifty bytes."""
-    most = most_bytes(JSON, FACTS, SETTINGS)
+    """An empty list takes two letters and fifty bytes: a long body of them is refused before it is read, a short one as
+    no images.
+    """
+    settings = Settings(request_images=64)
+    most = most_bytes(JSON, FACTS, settings)
+    assert most > SHORT_BYTES
     for part in (b"[],", b"{},", b'"",', b"0,"):
         body = b'{"instances": [' + part * ((most - 20) // len(part)) + b"0]}"
         with taking_less_than(len(body)):
-            status, line = refusal(body, JSON)
-        assert status == 413 and "of at most 8 images of shape (3, 6, 5), got one with more in it" in line
-    assert refusal(b"[" * 100_000, JSON)[0] == 413
+            status, line = refusal(body, JSON, settings=settings)
+        assert status == 413 and "of at most 64 images of shape (3, 6, 5), got one with more in it" in line
+        short = body[: SHORT_BYTES - 9] + b"0]}"
+        with taking_less_than(40 * SHORT_BYTES):
+            assert refusal(short, JSON, settings=settings)[0] == 400
+    assert refusal(b"[" * most, JSON, settings=settings)[0] == 413
+    assert refusal(b"[" * SHORT_BYTES, JSON)[0] == 400
 
 
 def test_more_images_than_a_request_may_have_are_refused():

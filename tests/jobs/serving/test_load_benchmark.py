@@ -19,5 +19,6 @@ def test_each_server_is_measured(place: Path, tmp_path: Path):
     assert [row["server"] for row in rows] == ["plain", "robustq", "robustq, no batches"]
     for row in rows:
         assert row["requests"] >= 4 and 0 < row["p50_ms"] <= row["p99_ms"] and 10 < row["end_mb"] < 1000
+        assert 0 < row["cpu_ms"] < 1000 and row["answers"] >= row["requests"]
         assert row["ratio"] == pytest.approx(row["per_second"] / rows[0]["per_second"])
     assert done.stdout.count("\n") == 4 and "robustq, no batches" in done.stdout
