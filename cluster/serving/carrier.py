@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.middleware import Middleware
 
+from robustlib.packages.contents import PackageError
 from robustlib.packages.in_memory import in_memory
 from robustlib.packages.manifest import Package
 from robustq.cluster.ray_connection import import_ray, local_ray
@@ -31,6 +32,7 @@ NAME = "robustq"  # of the application in Ray Serve
 LOOK_SECONDS = 1.0  # between two looks at Ray
 LEAVE_SECONDS = 20.0  # that a replica may take for the requests that it has, when it is to end
 LAST_SECONDS = 0.5  # for the proxy, when the replicas have given their last answers
+STARTS = 2  # that a replica gets before it is given up, with its command
 RETRY_SECONDS = 1.0  # after which a client that was refused may ask again
 BATCHES = 2  # that a replica holds requests for: one that it computes, and the next
 
@@ -100,19 +102,25 @@ def serve_on_ray(
     check_gpus(replicas)
     if replicas.gpus and isinstance(ready.service.engine, Program):
         raise SpecError("--gpus has no effect on a program, which ONNX Runtime computes on CPUs: leave it out")
-    package, port = in_memory(ready.package), ready.port
+    if asked.watching is not None and asked.watching.log is not None:  # replicas work in another folder
+        asked = replace(asked, watching=replace(asked.watching, log=asked.watching.log.absolute()))
+    try:
+        package, port = in_memory(ready.package), ready.port
+    except PackageError as error:
+        raise SpecError(f"{error}: it has changed since it was verified") from error
     ready.service.close()
     serve = import_serve()
     tell(f"starting Ray with {replicas.count} replica{'s' if replicas.count != 1 else ''}")
-    with local_ray(replicas.slots, tell) as ray, asked_to_end() as ended:
+    with local_ray(replicas.slots, tell) as ray:
         health = RayHealth(ray)
         try:
             ready.listening.close()
             deploy(ray, serve, package, asked, replicas, port)
-            announce()
-            while not ended.wait(LOOK_SECONDS):
-                if (what := health.lost()) is not None:
-                    raise RunError(f"Ray's {what} has died, and the replicas with it: give the same command again")
+            with asked_to_end() as ended:
+                announce()
+                while not ended.wait(LOOK_SECONDS):
+                    if (what := health.lost()) is not None:
+                        raise RunError(f"Ray's {what} has died, and the replicas with it: give the same command again")
         finally:
             if health.lost() is None:
                 leave(serve)
@@ -153,13 +161,27 @@ def deploy(ray: Any, serve: Any, package: Package, asked: Asked, replicas: Repli
         "graceful_shutdown_timeout_s": LEAVE_SECONDS,
         "graceful_shutdown_wait_loop_s": 0.2,
         "health_check_period_s": 2.0,
+        "max_constructor_retry_count": STARTS,
     }
-    serve.start(proxy_location="HeadOnly", http_options={"host": asked.host, "port": port})
     try:
+        serve.start(proxy_location="HeadOnly", http_options={"host": asked.host, "port": port})
         serve.run(serve.deployment(**options)(serve.ingress(application)()).bind(), name=NAME, route_prefix="/")
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise RunError(f"the replicas do not start: {lines[-1] if lines else 'Ray Serve does not say why'}") from error
+    except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
+        found = serve.status().applications.get(NAME)
+        told = [one.message for one in found.deployments.values()] if found else []
+        raise not_started("\n".join(told) or str(error)) from error
+
+
+def not_started(told: str) -> Exception:
+    """Why replicas do not start: a line where it is for the user to mend, else all that Ray Serve tells.
+
+    told: with a replica's traceback at its end.
+    """
+    last = next((line for line in reversed(told.splitlines()) if line.strip()), "")
+    kind, _, line = last.partition(": ")
+    if kind.startswith("robustq.jobs.errors."):
+        return RunError(f"the replicas do not start: {line}")
+    return RuntimeError(f"the replicas do not start: {told}")
 
 
 def replica_application(lies_at: Any, board: Any, asked: Asked, gpus: float) -> Any:
@@ -175,9 +197,18 @@ def replica_application(lies_at: Any, board: Any, asked: Asked, gpus: float) -> 
         torch.cuda.set_per_process_memory_fraction(gpus)
     name = serve.get_replica_context().replica_id.unique_id
     inside = [Middleware(AllReplicas, board=board, replica=name)]
-    found = application_of(ray.get(lies_at), asked, inside)
+    found = application_of(ray.get(lies_at), log_of_its_own(asked, name), inside)
     keep_told(ray, board, name, found.state.service.metrics)
     return found
+
+
+def log_of_its_own(asked: Asked, replica: str) -> Asked:
+    """The same, with a log of signals that no other replica writes: two processes cannot share one that has a limit."""
+    if asked.watching is None or asked.watching.log is None:
+        return asked
+    place = asked.watching.log
+    log = place.with_name(f"{place.stem}.{replica}{place.suffix}")
+    return replace(asked, watching=replace(asked.watching, log=log))
 
 
 def leave(serve: Any) -> None:

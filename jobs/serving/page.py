@@ -21,8 +21,9 @@ from starlette.routing import Route
 
 from robustlib.packages.golden import read_golden
 from robustlib.packages.manifest import Package
-from robustq.jobs.packages.card import Card, card_of
+from robustq.jobs.packages.card import Card, Monitoring, card_of
 from robustq.jobs.packages.card_text import percent, row_words, trusted
+from robustq.jobs.packages.monitoring_text import flagged_text
 from robustq.jobs.packages.stored_numbers import attack_words
 from robustq.jobs.serving.settings import Settings
 from robustq.jobs.web import access_token
@@ -54,6 +55,17 @@ class Row:
     n: int
     accuracy: str
     verdict: str
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What a signal flags of some images: shares with their n and interval, empty where nothing was measured."""
+
+    name: str
+    clean: str
+    stored: str
+    square: str
+    adaptive: str
 
 
 def page_routes(package: Package, settings: Settings, *, mode: str, votes: bool) -> list[Route]:
@@ -125,6 +137,7 @@ def page_html(card: Card, digest: str, golden: list[int], *, mode: str, copies: 
         "sigmas": SIGMAS,
         "copies": copies,
         "npy": NPY,
+        "flagged": {} if card.monitoring is None else clean_rates(card.monitoring),
     }
     return template().render(
         card=card,
@@ -134,7 +147,8 @@ def page_html(card: Card, digest: str, golden: list[int], *, mode: str, copies: 
         "Another size is resized here, and said.",
         drawable=drawable(takes.channels),
         golden=[card.classes[label] if label < len(card.classes) else str(label) for label in golden],
-        rows=list(rows_of(card)),
+        rows=rows_of(card),
+        signals=[] if card.monitoring is None else signals_of(card.monitoring),
         copies=copies,
         width=width,
         height=height,
@@ -162,6 +176,19 @@ def rows_of(card: Card) -> list[Row]:
         for row in program.rows:
             found.append(Row(row_words(row), program.file, row.program.n, percent(row.program), ""))
     return found
+
+
+def signals_of(of: Monitoring) -> list[Signal]:
+    found: dict[str, dict[str, str]] = {}
+    for rate in of.rates:
+        found.setdefault(rate.signal, {})[rate.on] = flagged_text(rate)
+    kinds = ("clean", "stored", "square", "adaptive")
+    return [Signal(name, *(shares.get(on, "") for on in kinds)) for name, shares in found.items()]
+
+
+def clean_rates(of: Monitoring) -> dict[str, float]:
+    """The share of clean images that each signal flags."""
+    return {rate.signal: rate.flagged.rate for rate in of.rates if rate.on == "clean"}
 
 
 @lru_cache

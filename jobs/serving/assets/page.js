@@ -158,6 +158,9 @@
     return [held.length ? "holds" : "", [...texts, asked]];
   };
 
+  // A signal with how often it is raised for nothing, where the card says that.
+  const flagging = (name) => (name in facts.flagged ? `${name} (as of ${percent(facts.flagged[name])} of clean images)` : name);
+
   const show = (answer) => {
     const by = shares(answer);
     const order = by.map((_, label) => label).sort((a, b) => by[b] - by[a] || a - b).slice(0, 5);
@@ -174,7 +177,7 @@
     at("scores-note").textContent = more + (answer.kind === "logits" ? "Softmax of the logits: a score, no probability." : "Shares of the noisy copies' votes.");
     at("signals").textContent = answer.signals === null
       ? "Nothing watches requests here."
-      : answer.signals.length ? `Signals raised: ${listed(answer.signals)}. They are monitoring, no defence.` : "No signal was raised.";
+      : answer.signals.length ? `Signals raised: ${listed(answer.signals.map(flagging))}. They are monitoring, no defence.` : "No signal was raised.";
     at("request").textContent = answer.request;
     at("waiting").hidden = true;
     at("answered").hidden = false;

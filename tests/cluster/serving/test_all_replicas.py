@@ -2,6 +2,8 @@
 
 import re
 import sys
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,9 +14,11 @@ from robustq import cli
 from robustq.cluster.ray_connection import import_ray
 from robustq.cluster.serving import all_replicas, carrier
 from robustq.cluster.serving.all_replicas import Board, merged
-from robustq.cluster.serving.carrier import Replicas, check_gpus, import_serve
-from robustq.jobs.errors import SpecError
+from robustq.cluster.serving.carrier import Replicas, check_gpus, import_serve, log_of_its_own, not_started
+from robustq.jobs.errors import RunError, SpecError
 from robustq.jobs.serving.metrics import Metrics
+from robustq.jobs.serving.server import Asked
+from robustq.jobs.serving.settings import Watching
 
 
 def counted(images: int, status: int) -> bytes:
@@ -65,6 +69,20 @@ def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch):
         check_gpus(Replicas(2, gpus=0.6))
     with pytest.raises(SpecError, match=r"^--gpus: expected a share of one GPU or whole ones, got 1.5$"):
         check_gpus(Replicas(2, gpus=1.5))
+
+
+def test_each_replica_logs_signals_into_a_file_of_its_own():
+    asked = Asked(Path("net.zip"), watching=Watching(log=Path("/logs/signals.jsonl")))
+    assert log_of_its_own(asked, "a1") == replace(asked, watching=Watching(log=Path("/logs/signals.a1.jsonl")))
+    assert log_of_its_own(Asked(Path("net.zip")), "a1") == Asked(Path("net.zip"))
+
+
+def test_why_replicas_do_not_start_is_a_line_or_all_of_it():
+    trace = 'The deployment failed to start 2 times:\n  File "server.py", line 1, in application_of\n'
+    found = not_started(f"{trace}robustq.jobs.errors.SpecError: net.zip: it has no file golden.npz\n\n")
+    assert (type(found), str(found)) == (RunError, "the replicas do not start: net.zip: it has no file golden.npz")
+    found = not_started(f"{trace}ZeroDivisionError: division by zero")
+    assert type(found) is RuntimeError and str(found).endswith(f"{trace}ZeroDivisionError: division by zero")
 
 
 def test_options_of_ray_are_refused_without_it():

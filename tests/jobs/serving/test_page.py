@@ -18,7 +18,7 @@ from robustq.jobs.packages.make import Made
 from robustq.jobs.serving.page import Pictures, page_html, with_code
 from tests.helpers.html_reading import Elements
 from tests.helpers.served import running
-from tests.helpers.served_package import program_application
+from tests.helpers.served_package import MONITORING, program_application
 
 HOSTILE = "<script>document.title='owned'</script>"
 
@@ -88,6 +88,14 @@ def test_warnings_stand_first_and_names_are_texts(place: Path):
     found = Elements(html)
     assert found.scripts == [""] and found.text.count(HOSTILE) >= 2
     assert html.index("Not trusted") < html.index("<main") and "<code>robustq audit</code>" in html
+
+
+def test_what_signals_flag_is_told_where_it_was_measured(place: Path):
+    card = card_of(open_package(place))
+    html = page_html(card.model_copy(update={"monitoring": MONITORING}), "0" * 64, [0], mode="m", copies=4)
+    assert "out-of-range 2.0 % of 200 [0.8, 5.0] 0.0 % of 50 [0.0, 7.1]" in Elements(html).text
+    without = page_html(card.model_copy(update={"monitoring": None}), "0" * 64, [0], mode="m", copies=4)
+    assert "What each signal flags" in html and "What each signal flags" not in without
 
 
 def test_a_package_that_no_browser_draws_has_the_card_alone(place: Path):

@@ -122,6 +122,7 @@ def test_a_dropped_golden_image_gets_its_golden_answer(opened: Open, program: st
     shares = np.exp(golden.logits[ONNX][5]) / np.exp(golden.logits[ONNX][5]).sum()
     assert page.locator("#scores .n").first.inner_text() == f"{100 * shares.max():.1f} %"
     assert "Nothing is certified" in page.locator("#certificate").inner_text()
+    assert page.locator("#signals").inner_text() in ("Nothing watches requests here.", "No signal was raised.")
     assert page.locator("#source-figure").is_hidden()
 
 
@@ -190,6 +191,9 @@ def test_certificates_are_told_in_words(opened: Open, votes: str, grey: int, sta
         ["90.0 %", "10.0 %"] if grey == 250 else ["51.0 %", "49.0 %"]
     )
     assert "4 of 4" in page.locator("#noise-strip figure").first.inner_text()
+    raised = "Signals raised: out-of-range (as of 2.0 % of clean images). They are monitoring, no defence."
+    assert page.locator("#signals").inner_text() == raised
+    assert page.locator("#noise-strip", has_text="signals:").count() == 0
 
 
 def test_what_goes_wrong_is_one_line(opened: Open, votes: str):
