@@ -14,7 +14,7 @@ OURS = ("cluster", "jobs", "robustlib")
 # From the top down. What stands on one line imports nothing of each other; every line may import those below it.
 LAYERS = """
 cli
-cluster.device cluster.doctor cluster.remote
+cluster.device cluster.doctor cluster.remote cluster.serving
 cluster.driver
 cluster.child_workers cluster.early_child cluster.ray_workers
 cluster.ray_connection
@@ -32,7 +32,7 @@ jobs.results jobs.submission jobs.upkeep
 jobs.queue jobs.reasons jobs.running
 jobs.store jobs.study
 jobs.specs
-jobs.text
+jobs.text jobs.web
 jobs.errors jobs.statistics
 robustlib.audit robustlib.export
 robustlib.evaluation
