@@ -30,9 +30,10 @@ def images_of(place: Path) -> np.ndarray:
 
 def test_its_answers_are_the_networks_decisions(place: Path):
     engine, x = Smoothed(open_package(place), seed=5, **OPTIONS), images_of(place)[:16]
+    x.flags.writeable = False  # as a request's are
     answers = engine.answer(x)
     with strict_float32():
-        expected = decide(engine.voter, torch.from_numpy(x), draws=Draws(5, torch.arange(16)), **OPTIONS)
+        expected = decide(engine.voter, torch.from_numpy(x.copy()), draws=Draws(5, torch.arange(16)), **OPTIONS)
     assert [answer.label for answer in answers] == expected.label.tolist()
     assert engine.image == x.shape[1:] and engine.classes == [str(k) for k in range(10)]
     for answer, holds, votes, shares in zip(answers, expected.holds, expected.votes, expected.shares, strict=True):
