@@ -67,7 +67,7 @@ class Smoothed:
         """Answers to images, float32 in [0, 1], shape (B, C, H, W); their scores are the shares of the n0 votes that
         select the class.
         """
-        x = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)).to(self.device)
+        x = torch.from_numpy(np.array(images, dtype=np.float32)).to(self.device)  # a request's bytes are read-only
         answers: list[Answer] = []
         with self.computing():
             for part in x.split(GROUP if self.is_recorded else max(len(x), 1)):

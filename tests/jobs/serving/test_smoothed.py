@@ -8,13 +8,17 @@ import torch
 
 from robustlib.attacks.pgd import pgd
 from robustlib.datasets import load
+from robustlib.defences.votes import QuickVoter
 from robustlib.defences.votes_in_rounds import decide
+from robustlib.inference.cuda_graphs import Graphs
 from robustlib.inference.model_modes import strict_float32
+from robustlib.inference.replica import Replica
 from robustlib.packages.golden import as_floats, read_golden
 from robustlib.packages.manifest import GOLDEN, open_package
 from robustlib.rng import Draws
 from robustq.jobs.serving.answers import ABSTAINED
-from robustq.jobs.serving.smoothed import Smoothed
+from robustq.jobs.serving.smoothed import GROUP, Smoothed
+from tests.helpers.fake_cuda import install
 from tests.helpers.packaged import altered
 
 OPTIONS: dict = {"sigma": 0.2, "radii": (0.1, 0.2), "n": 1000, "n0": 50}
@@ -26,9 +30,10 @@ def images_of(place: Path) -> np.ndarray:
 
 def test_its_answers_are_the_networks_decisions(place: Path):
     engine, x = Smoothed(open_package(place), seed=5, **OPTIONS), images_of(place)[:16]
+    x.flags.writeable = False  # as a request's are
     answers = engine.answer(x)
     with strict_float32():
-        expected = decide(engine.voter, torch.from_numpy(x), draws=Draws(5, torch.arange(16)), **OPTIONS)
+        expected = decide(engine.voter, torch.from_numpy(x.copy()), draws=Draws(5, torch.arange(16)), **OPTIONS)
     assert [answer.label for answer in answers] == expected.label.tolist()
     assert engine.image == x.shape[1:] and engine.classes == [str(k) for k in range(10)]
     for answer, holds, votes, shares in zip(answers, expected.holds, expected.votes, expected.shares, strict=True):
@@ -54,6 +59,23 @@ def test_its_noise_is_fresh_each_time(place: Path):
     engine, x = Smoothed(open_package(place), sigma=0.6, n=200), images_of(place)[:16]
     first, second = (np.stack([answer.scores for answer in engine.answer(x)]) for _ in range(2))
     assert not np.array_equal(first, second)
+
+
+def test_on_a_gpu_all_batches_have_one_size(place: Path, monkeypatch: pytest.MonkeyPatch):
+    """So that one recording of votes does for all: what is filled up is not answered."""
+    install(monkeypatch)
+    plain, engine = (Smoothed(open_package(place), device="cpu", seed=5, **OPTIONS) for _ in range(2))
+    sizes, x = (8, 32), images_of(place)[:11]
+    engine.voter = QuickVoter(
+        Replica(plain.network, sizes=sizes),
+        Replica(Graphs(plain.network), sizes=sizes, recorded=True, mode="half"),
+        0.05,
+    )
+    found = engine.answer(x)
+    assert [answer.label for answer in found] == [answer.label for answer in plain.answer(x)] and len(found) == 11
+    first = engine.voter.latest
+    engine.answer(x[:1])
+    assert first is not None and first is engine.voter.latest and first.recorded is not None and len(first.x) == GROUP
 
 
 def test_without_a_network_the_program_votes(place: Path, tmp_path: Path):

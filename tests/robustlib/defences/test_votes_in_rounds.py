@@ -11,10 +11,12 @@ from robustlib.defences.smoothing import certify
 from robustlib.defences.stopping_rule import HALF, make_rule, share_of_radius
 from robustlib.defences.votes import QuickVoter, make_voter, vote
 from robustlib.defences.votes_in_rounds import decide, unknown_draws
+from robustlib.inference.cuda_graphs import Graphs
 from robustlib.inference.fast_copy import make_replicas
 from robustlib.inference.model_modes import strict_float32
 from robustlib.inference.replica import Replica
 from robustlib.rng import Draws
+from tests.helpers.fake_cuda import install
 
 SIGMA, RADII = 0.3, (0.15, 0.3)
 SMALL = {"sigma": SIGMA, "radii": RADII, "n0": 20, "n": 320, "alpha": 0.02}
@@ -79,6 +81,20 @@ def test_the_quick_copys_decisions_are_the_models(net: nn.Module, test: tuple[Te
         found, expected = (decide(each, x, draws=draws, **SMALL) for each in (voter, replicas.exact))
     for name, value in vars(expected).items():
         assert torch.equal(getattr(found, name), value), name
+
+
+def test_recorded_votes_are_decided_as_others_are(
+    monkeypatch: pytest.MonkeyPatch, net: nn.Module, test: tuple[Tensor, Tensor]
+):
+    """As on a GPU: one recording for the whole batch, in which those that are decided stay and are not counted."""
+    install(monkeypatch)
+    sizes, x, draws = (8, 32), test[0][:6], Draws(5, torch.arange(6))
+    voter = QuickVoter(Replica(net, sizes=sizes), Replica(Graphs(net), sizes=sizes, recorded=True, mode="half"), 0.05)
+    found, expected = (decide(each, x, draws=draws, **SMALL) for each in (voter, Replica(net, sizes=sizes)))
+    for name, value in vars(expected).items():
+        assert torch.equal(getattr(found, name), value), name
+    assert len(expected.votes.unique()) > 1 and voter.latest is not None and voter.latest.recorded is not None
+    assert len(voter.latest.x) == 6
 
 
 def test_an_image_that_is_decided_is_asked_no_more(net: nn.Module, test: tuple[Tensor, Tensor]):
