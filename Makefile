@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .venv/.dev: .venv/.run
 	$(PIP) 'pip>=25.1'  # older Pythons bring one that knows no --group
-	$(PIP) -e '.[postgres,cluster,corruptions,deploy,mlflow,tensorboard,wandb]' --group dev --group peers
+	$(PIP) -e '.[postgres,cluster,serve,corruptions,deploy,mlflow,tensorboard,wandb]' --group dev --group peers
 	$(PIP) --no-deps torchattacks==3.5.1 adv-lib==0.2.8
 	mkdir -p .venv/names && ln -sfn ../.. .venv/names/robustq  # pyright knows no editable installs but by paths
 	touch $@
@@ -50,10 +50,11 @@ quick-tests: setup
 # The same with the lowest versions that pyproject.toml allows, in an environment of its own. Their own warnings of what
 # will change are no errors of ours.
 OLDEST := build/oldest
+OLD := postgres cluster corruptions deploy mlflow tensorboard wandb
 oldest:
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --all-extras --python $(OLDEST)/bin/python \
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct $(OLD:%=--extra %) --python $(OLDEST)/bin/python \
 		--output-file $(OLDEST)/lowest.txt pyproject.toml
 	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python -r $(OLDEST)/lowest.txt --group dev
 	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps -e .

@@ -13,6 +13,7 @@ from robustlib import VERSION
 from robustlib.arguments import RANGES
 from robustq.cluster.remote.commands import COMMANDS as CLUSTER_COMMANDS
 from robustq.cluster.remote.run_remotely import cluster_option, insecure_option, open_cluster, remotely
+from robustq.cluster.serving.option import on_ray
 from robustq.jobs.commands.base import (
     IS_GONE,
     PRIORITY,
@@ -29,6 +30,7 @@ from robustq.jobs.commands.base import (
     sweep_option,
 )
 from robustq.jobs.commands.deployment.packages import COMMANDS as PACKAGE_COMMANDS
+from robustq.jobs.commands.deployment.serving import COMMANDS as SERVING_COMMANDS
 from robustq.jobs.commands.files import COMMANDS as FILE_COMMANDS
 from robustq.jobs.commands.list_names import COMMANDS as NAME_COMMANDS
 from robustq.jobs.commands.options import dataset_options, normalize_options
@@ -495,9 +497,11 @@ def train(
 
 for command in (*QUEUE_COMMANDS, *RESULT_COMMANDS):
     main.add_command(remotely(command))
-MORE_COMMANDS = (*FILE_COMMANDS, *STORE_COMMANDS, *VERIFICATION_COMMANDS, *PACKAGE_COMMANDS, *NAME_COMMANDS)
-for command in (*MORE_COMMANDS, *CLUSTER_COMMANDS):
+MORE_COMMANDS = (*FILE_COMMANDS, *STORE_COMMANDS, *VERIFICATION_COMMANDS, *PACKAGE_COMMANDS)
+for command in (*MORE_COMMANDS, *NAME_COMMANDS, *CLUSTER_COMMANDS):
     main.add_command(command)
+for command in SERVING_COMMANDS:
+    main.add_command(on_ray(command))
 
 
 if __name__ == "__main__":

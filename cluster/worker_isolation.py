@@ -11,7 +11,12 @@ from typing import Any
 
 from robustq.cluster.ray_sessions import make_folder, remove
 
-SECRET = ("ROBUSTQ_STORE", "PGPASSWORD", "ROBUSTQ_UI_TOKEN")  # a driver's own: no worker opens the store
+SECRET = (
+    "ROBUSTQ_STORE",
+    "PGPASSWORD",
+    "ROBUSTQ_UI_TOKEN",
+    "ROBUSTQ_SERVE_TOKEN",
+)  # a driver's own: no worker opens the store
 RELATIVE = ("PYTHONPATH", "RAY_AUTH_TOKEN_PATH")  # what Ray's processes read from the environment when they start
 
 

@@ -15,7 +15,7 @@ OURS = ("cluster", "jobs", "robustlib")
 # From the top down. What stands on one line imports nothing of each other; every line may import those below it.
 LAYERS = """
 cli
-cluster.device cluster.doctor cluster.remote
+cluster.device cluster.doctor cluster.remote cluster.serving
 cluster.driver
 cluster.child_workers cluster.early_child cluster.ray_workers
 cluster.ray_connection
@@ -33,11 +33,11 @@ jobs.results jobs.submission jobs.upkeep
 jobs.queue jobs.reasons jobs.running
 jobs.store jobs.study
 jobs.specs
-jobs.text
+jobs.text jobs.web
 jobs.errors jobs.statistics
 robustlib.audit robustlib.export
 robustlib.evaluation
-robustlib.explanations robustlib.training
+robustlib.explanations robustlib.monitoring robustlib.training
 robustlib.checks
 robustlib.attacks robustlib.defences
 robustlib.input_checks robustlib.models robustlib.outcome
@@ -60,6 +60,8 @@ TORCH = (
     "jobs/packages/attacked_images.py",
     "jobs/packages/judged_program.py",
     "jobs/packages/make.py",
+    "jobs/packages/monitored.py",
+    "jobs/serving/smoothed.py",
     "jobs/submission/calibration.py",
     "jobs/submission/cost.py",
     "jobs/submission/on_this_machine.py",

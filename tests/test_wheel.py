@@ -71,7 +71,7 @@ def test_extras_are_for_users(wheel: Path):
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         lines = archive.read(name).decode().splitlines()
     extras = {line.removeprefix("Provides-Extra: ") for line in lines if line.startswith("Provides-Extra: ")}
-    assert extras == {"postgres", "cluster", "corruptions", "deploy", "mlflow", "tensorboard", "wandb"}
+    assert extras == {"postgres", "cluster", "serve", "corruptions", "deploy", "mlflow", "tensorboard", "wandb"}
 
 
 def test_the_wheel_works_beside_a_stranger_of_the_same_names(wheel: Path, tmp_path: Path):

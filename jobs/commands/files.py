@@ -141,7 +141,8 @@ def ui(ctx: click.Context, port: int, host: str, insecure: bool) -> None:
     waits = not store_exists(ctx.obj)
     store = connect_store(ctx.obj, awaited=True) if waits else open_store(ctx)
     try:
-        from robustq.jobs.report import access_token, server
+        from robustq.jobs.report import server
+        from robustq.jobs.web import access_token
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn", "h11"):
             raise

@@ -190,6 +190,48 @@ class Program(Part):
     runtime: str
 
 
+class Flagged(Part):
+    """The share of n images, or queries, that a signal flags, with Wilson's 95 % interval."""
+
+    n: int
+    rate: Fraction
+    low: Fraction
+    high: Fraction
+
+
+class SignalRate(Part):
+    """What a signal does on some images. signal: one of robustlib.monitoring.signals.
+
+    on: "clean" images; "stored" are attacked images of the stored evaluation; "square" are queries of Square;
+    "adaptive" is an attack that knows the signal.  fooled: the share of them that are misclassified.  missed:
+    misclassified, and not flagged; of query attacks, at none of their queries. Both None of clean images.
+    """
+
+    signal: str
+    on: Literal["clean", "stored", "square", "adaptive"]
+    flagged: Flagged
+    fooled: Fraction | None
+    missed: Fraction | None
+    note: str
+
+
+class Monitoring(Part):
+    """Signals that the served program may be under attack, as they were measured: monitoring, never a defence.
+
+    sigma, copies: of the noise of votes, and how many.  window, nearest: queries of a client that are remembered, and
+    which of the nearest is looked at.  thresholds: by signal.  ranges: of each image's statistics.
+    """
+
+    sigma: float
+    copies: int
+    window: int
+    nearest: int
+    thresholds: dict[str, float]
+    ranges: dict[str, tuple[float, float]]
+    rates: list[SignalRate]
+    note: str
+
+
 class Golden(Part):
     """Images to try the programs on. tolerance: most that a logit may differ by on another machine, by program."""
 
@@ -204,7 +246,10 @@ class File(Part):
 
 
 class Card(Part):
-    """All of a package. warnings: what a reader must know first.  not_said: what the numbers do not say."""
+    """All of a package. warnings: what a reader must know first.  not_said: what the numbers do not say.
+
+    monitoring: None where it was not measured, as in packages of before there was any.
+    """
 
     format: Literal["robustq-package/1"] = FORMAT
     name: str
@@ -224,6 +269,7 @@ class Card(Part):
     golden: Golden
     not_said: list[str]
     files: dict[str, File]
+    monitoring: Monitoring | None = None
 
 
 def card_of(package: Package) -> Card:

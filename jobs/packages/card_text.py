@@ -1,6 +1,6 @@
 """The card as a page, `card.md`: Markdown whose front matter the Hugging Face Hub reads."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -8,6 +8,8 @@ import yaml
 from robustlib.checks.thresholds import FAIL
 from robustlib.packages.manifest import ONNX, seal_of
 from robustq.jobs.packages.card import Card, Evaluation, Program, Reattack, Share
+from robustq.jobs.packages.markdown_table import cell, table
+from robustq.jobs.packages.monitoring_text import monitoring_text
 from robustq.jobs.packages.snippet import snippet
 from robustq.jobs.packages.stored_numbers import attack_words as words
 from robustq.jobs.text.numbers import eps_text, unless_failed
@@ -21,7 +23,14 @@ def page(card: Card) -> str:
     """The whole page. The digest is not on it: it is of the card, which has the page's hash."""
     parts = [front_matter(card), f"# {card.name}", *(f"> **{line}**" for line in card.warnings)]
     parts += [about(card), programs_text(card), numbers_text(card), classes_text(card), audits_text(card)]
-    parts += [training_text(card), latency_text(card), use_text(card), not_said_text(card), hashes_text(card)]
+    parts += [
+        training_text(card),
+        monitoring_text(card.monitoring),
+        latency_text(card),
+        use_text(card),
+        not_said_text(card),
+    ]
+    parts.append(hashes_text(card))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -76,15 +85,6 @@ def trusted(one: Evaluation) -> str:
 
 def percent(value: Share) -> str:
     return f"{100 * value.accuracy:.1f} % [{100 * value.low:.1f}, {100 * value.high:.1f}]"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell(text) for text in line)} |" for line in lines)
-
-
-def cell(text: Any) -> str:
-    return "" if text is None else " ".join(str(text).replace("|", "\\|").split())
 
 
 def about(card: Card) -> str:

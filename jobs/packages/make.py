@@ -32,6 +32,7 @@ from robustq.jobs.packages import card, card_text, files, says
 from robustq.jobs.packages.attacked_images import images_of
 from robustq.jobs.packages.chosen_model import Chosen
 from robustq.jobs.packages.judged_program import Judged, judge
+from robustq.jobs.packages.monitored import monitoring_of
 from robustq.jobs.packages.stored_numbers import Stored, read_stored
 from robustq.jobs.running.context import Context, cpu_name
 from robustq.jobs.running.inputs import load_data, where_there
@@ -49,6 +50,7 @@ Tell = Callable[[str], None]
 class Asked:
     """How a package is made. queries: of Square, an image.  examples: of the evaluation, at most.  int8: with a program
     in 8 bits.  anyway: also of a model whose evaluation failed a check.  seconds: that each latency may take.
+    monitored: images that signals are measured on, at most; none are if it is 0.
     """
 
     queries: int = 1000
@@ -56,6 +58,7 @@ class Asked:
     int8: bool = False
     anyway: bool = False
     seconds: float = 2.0
+    monitored: int = 200
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ def make_package(store: Store | None, chosen: Chosen, out: Path, asked: Asked, t
     parts[GOLDEN] = golden_bytes(golden)
     network = network_told(chosen, bare, programs)
     whole = card_of(chosen, dataset, stored, network, names, judged, golden, parts, programs.opset)
+    if asked.monitored:
+        whole = whole.model_copy(update={"monitoring": monitoring_of(about, programs.onnx, asked.monitored, tell)})
     text = card_text.page(whole).encode()
     parts |= {TEXT: text, SCHEMA: card.schema_bytes()}
     whole = whole.model_copy(update={"files": named(parts)})

@@ -9,6 +9,7 @@ from robustq.jobs.store.connection import Store, open_store, store_exists
 from robustq.jobs.text import tables
 
 if TYPE_CHECKING:
+    from robustq.jobs.packages.card import Monitoring
     from robustq.jobs.packages.make import Made
 
 
@@ -36,7 +37,22 @@ def made_text(made: "Made", *, as_json: bool) -> str:
                 f"    {row.what:8}  {100 * row.program.accuracy:.1f} % of {row.program.n}{network}, "
                 f"{len(row.differing)} images differ"
             )
+    lines += signal_lines(card.monitoring)
     return "\n".join([*lines, f"digest {made.digest}", "Keep the digest: `robustq verify` compares it."])
+
+
+def signal_lines(of: "Monitoring | None") -> list[str]:
+    """What each signal flags, a line each: monitoring, never a defence."""
+    on = {
+        "clean": "clean images",
+        "stored": "the stored attack's",
+        "square": "Square's queries",
+        "adaptive": "who knows it",
+    }
+    lines: dict[str, list[str]] = {}
+    for rate in () if of is None else of.rates:
+        lines.setdefault(rate.signal, []).append(f"{100 * rate.flagged.rate:.1f} % of {on[rate.on]}")
+    return [f"  signal {name} flags {', '.join(parts)}" for name, parts in lines.items()]
 
 
 def verified_text(found: Verified, *, as_json: bool) -> str:

@@ -2,9 +2,7 @@
 
 import hashlib
 import html
-import ipaddress
 import json
-import re
 import socket
 import threading
 from dataclasses import dataclass
@@ -15,64 +13,23 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from robustq.jobs.errors import RobustqError, SpecError
-from robustq.jobs.report.access_token import HEADERS, Door
 from robustq.jobs.report.compared_sweeps import compared_section
 from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.report.page.render import render_page, render_sections
 from robustq.jobs.report.page.sections import make_page
 from robustq.jobs.report.page.sweep_data import gather, page_state
-from robustq.jobs.report.server_limits import Patient, Slices, Together
 from robustq.jobs.store.connection import Store, check_store, parse_url, store_exists
 from robustq.jobs.store.schema import meta
 from robustq.jobs.store.sqlite_files import identity
 from robustq.jobs.store.sweeps import find_sweep, latest_sweeps
 from robustq.jobs.text.safe_text import address, hide
-
-NAMES = ("localhost", "127.0.0.1", "[::1]")
-HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::\d+)?", re.IGNORECASE)
-
-
-class OnlyHere:
-    """Answers only requests that name this server: a page elsewhere can point a name of its own at 127.0.0.1.
-
-    Such a name is no loopback name and no address, so those are let through, and nothing else.
-    """
-
-    def __init__(self, app: ASGIApp, *, anywhere: bool):
-        self.app, self.anywhere = app, anywhere
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            given = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-            if not host_allowed(given, anywhere=self.anywhere):
-                text = "robustq ui answers to localhost, 127.0.0.1 and [::1] only\n"
-                await PlainTextResponse(text, 421, HEADERS)(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
-
-
-def host_allowed(header: str, *, anywhere: bool) -> bool:
-    """Whether a Host header is a loopback name; for a server that listens anywhere, an address or this host's too."""
-    found = HOST.fullmatch(header.strip())
-    if found is None:
-        return False
-    name = found[1].lower()
-    if name in NAMES:
-        return True
-    return anywhere and (
-        is_address(name.strip("[]")) or name in (socket.gethostname().lower(), socket.getfqdn().lower())
-    )
-
-
-def is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
+from robustq.jobs.web import listening
+from robustq.jobs.web.access_token import HEADERS, Door
+from robustq.jobs.web.listening import OnlyHere, is_loopback
+from robustq.jobs.web.server_limits import Patient, Slices, Together
 
 
 @dataclass(frozen=True)
@@ -208,29 +165,17 @@ def application(store: Store, token: str, *, anywhere: bool = False) -> ASGIApp:
 
     routes = [Route("/", whole), Route("/live", live)]
     inner = Starlette(routes=routes, exception_handlers={RobustqError: refuse})
-    return OnlyHere(Door(inner, token), anywhere=anywhere)
+    return OnlyHere(Door(inner, token), anywhere=anywhere, command="robustq ui")
 
 
 def listen(host: str, port: int, *, insecure: bool) -> socket.socket:
     """A socket to serve on. Raises SpecError for a host that others can reach, unless told so, and a port in use."""
-    if host != "localhost" and not (is_address(host) and ipaddress.ip_address(host).is_loopback) and not insecure:
+    if not is_loopback(host) and not insecure:
         raise SpecError(
             f"--host {host} lets others on the network read the store: expected 127.0.0.1, ::1 or localhost; "
             "--insecure serves it nevertheless"
         )
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise SpecError(f"--host {host}: no such address ({error.strerror})") from error
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        found.bind(address)
-        found.listen(2048)  # so that whoever was told the address waits, where the server is not up yet
-    except OSError as error:
-        found.close()
-        raise SpecError(f"--port {port} of {host} cannot be used ({error.strerror}): name another one") from error
-    return found
+    return listening.listen(host, port)
 
 
 def configuration(store: Store, token: str, *, insecure: bool) -> uvicorn.Config:

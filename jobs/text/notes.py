@@ -5,6 +5,7 @@ shows. In a program of the user's own the logger is Python's usual one: handlers
 """
 
 import logging
+import traceback
 
 from robustq.jobs.text.safe_text import say
 
@@ -13,11 +14,13 @@ WARNINGS = logging.getLogger("py.warnings")  # what Python's `warnings` become
 
 
 class Teller(logging.Handler):
-    """Hands records to a person as everything else is: in one line, without passwords."""
+    """Hands records to a person as everything else is: a line without passwords, and the traceback of what failed."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = " ".join(record.getMessage().split())
         say(f"robustq: {text}" if record.levelno < logging.ERROR else f"robustq: error: {text}", err=True)
+        if record.exc_info:
+            say("".join(traceback.format_exception(*record.exc_info)), err=True)
 
 
 def set_level(level: int) -> None:

@@ -97,7 +97,12 @@ class QuickVoter(Careful, nn.Module):
         return self.exact(x)
 
     def select(self, x: Tensor, sigma: float, n: int, draws: Draws, stream: str) -> tuple[Tensor, Tensor]:
-        """The class that most of n votes of the model are for, and for which images the copy may vote, shape (B,).
+        """The class that most of n votes of the model are for, and for which images the copy may vote, shape (B,)."""
+        counts, trusted = self.selection(x, sigma, n, draws, stream)
+        return counts.argmax(1), trusted
+
+    def selection(self, x: Tensor, sigma: float, n: int, draws: Draws, stream: str) -> tuple[Tensor, Tensor]:
+        """n votes of the model by class, (B, classes), and for which images the copy may vote, shape (B,).
 
         Those are told by the same noisy copies: none of its logits there is off by more than half of the drift, and it
         is in doubt about less than half of them.
@@ -112,8 +117,8 @@ class QuickVoter(Careful, nn.Module):
             first, second = found.topk(2, dim=1).values.T.chunk(2)
             doubts.add_((~(first - second > self.drift)).reshape(-1, len(x)).sum(0))
 
-        guess = vote(self.exact, x, sigma, n, draws, stream, look).argmax(1)
-        return guess, (2 * off <= self.drift) & (2 * doubts < n)
+        counts = vote(self.exact, x, sigma, n, draws, stream, look)
+        return counts, (2 * off <= self.drift) & (2 * doubts < n)
 
     def hits(
         self, x: Tensor, sigma: float, n: int, draws: Draws, stream: str, guess: Tensor, trusted: Tensor

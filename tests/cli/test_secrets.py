@@ -77,10 +77,11 @@ def test_processes_that_are_started_do_not_get_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("ROBUSTQ_STORE", AWAY)
     monkeypatch.setenv("PGPASSWORD", MARK)
     monkeypatch.setenv("ROBUSTQ_UI_TOKEN", MARK)
+    monkeypatch.setenv("ROBUSTQ_SERVE_TOKEN", MARK)
     with isolated():
         assert not [name for name, value in os.environ.items() if MARK in value]
     assert os.environ["ROBUSTQ_STORE"] == AWAY and os.environ["PGPASSWORD"] == MARK
-    assert os.environ["ROBUSTQ_UI_TOKEN"] == MARK
+    assert os.environ["ROBUSTQ_UI_TOKEN"] == MARK and os.environ["ROBUSTQ_SERVE_TOKEN"] == MARK
 
 
 @pytest.mark.slow

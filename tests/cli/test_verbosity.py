@@ -63,6 +63,17 @@ def test_no_password_is_logged(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().err == "robustq: store postgresql://me:***@host/x opened\n"
 
 
+def test_what_failed_is_told_with_its_traceback_and_without_passwords(capsys: pytest.CaptureFixture[str]):
+    set_level(logging.ERROR)
+    try:
+        raise ValueError("postgresql://me:secret@host/x")
+    except ValueError:
+        logging.getLogger("robustq").exception("it failed")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["robustq: error: it failed", "Traceback (most recent call last):"]
+    assert "ValueError: postgresql://me:***@host/x" in lines
+
+
 def test_pythons_warnings_go_the_same_way(capsys: pytest.CaptureFixture[str]):
     with warnings.catch_warnings():
         warnings.simplefilter("always")

@@ -11,7 +11,7 @@ from robustq.jobs.packages.chosen_model import model_by_job
 from robustq.jobs.packages.make import Asked, Made, make_package
 from robustq.jobs.store.connection import Store
 
-QUICK = Asked(queries=30, examples=40, seconds=0.0)
+QUICK = Asked(queries=30, examples=40, seconds=0.0, monitored=0)
 STUDY: dict[str, Any] = {
     "name": "small",
     "dataset": "digits",
@@ -25,6 +25,7 @@ STUDY: dict[str, Any] = {
     "images": 40,
     "seeds": [3],
 }
+MEASURED = 30  # images that the signals of a small package are measured on
 TRAINED, ATTACKED = 1, 2  # numbers of its jobs: the training, and PGD
 
 

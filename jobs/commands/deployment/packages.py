@@ -38,6 +38,7 @@ READING_NAMES = ("split", "label", "image", "classes", "size", "crop", "exif_tra
     help="Images of the stored evaluation that the program is attacked on, at most.",
 )
 @click.option("--int8", is_flag=True, help="With a program in 8 bits too, calibrated on training images.")
+@click.option("--no-monitoring", is_flag=True, help="Without the rates of the signals that a server watches.")
 @click.option("--anyway", is_flag=True, help="Also a model whose evaluation failed a check: the card says so first.")
 @json_option
 @click.pass_context
@@ -48,6 +49,7 @@ def package(
     queries: int,
     examples: int,
     int8: bool,
+    no_monitoring: bool,
     anyway: bool,
     as_json: bool,
     **options: Any,
@@ -68,7 +70,7 @@ def package(
     if model.isdecimal():
         refuse_typed(ctx, "with the number of a job, which has its own", *OF_MODELS, *READING_NAMES)
     store, chosen = texts.choose(ctx.obj, model, options)
-    asked = Asked(queries, examples, int8, anyway)
+    asked = Asked(queries, examples, int8, anyway, monitored=0 if no_monitoring else Asked.monitored)
     made = make_package(store, chosen, out, asked, partial(say, err=True))
     say(texts.made_text(made, as_json=as_json))
 

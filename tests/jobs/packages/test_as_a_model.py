@@ -194,3 +194,6 @@ def test_commands(trained: Store, place: Path, made: Made, tmp_path: Path, monke
     code, out, err = run("package", "2", "--out", "p.zip", "--queries", "20", "--examples", "20")
     assert code == 0 and (digest := out.splitlines()[-2].removeprefix("digest ")) and len(digest) == 64
     assert run("verify", "p.zip", "--digest", digest)[0] == 0 and "of 20, the network" in out
+    assert "signal repeated-queries flags " in out and "% of who knows it" in out
+    code, out, _ = run("package", "2", "--out", "q.zip", "--queries", "5", "--examples", "5", "--no-monitoring")
+    assert code == 0 and "signal" not in out

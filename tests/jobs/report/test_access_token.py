@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from robustq.jobs.errors import SpecError
-from robustq.jobs.report.access_token import make_token
 from robustq.jobs.store.connection import Store
+from robustq.jobs.web.access_token import make_token
 from tests.helpers.fake_sweep import fill
 from tests.helpers.html_reading import TOKEN, served
 

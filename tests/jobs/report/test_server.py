@@ -16,9 +16,10 @@ import pytest
 import sqlalchemy as sa
 
 from robustq.jobs.errors import SpecError
-from robustq.jobs.report.server import Pages, configuration, host_allowed, listen
+from robustq.jobs.report.server import Pages, configuration, listen
 from robustq.jobs.store.connection import Store, connect_store, open_store
 from robustq.jobs.store.schema import job
+from robustq.jobs.web.listening import host_allowed
 from tests.helpers.fake_results import add_result
 from tests.helpers.fake_sweep import accuracy, distrust, fill
 from tests.helpers.html_reading import TOKEN, running, served

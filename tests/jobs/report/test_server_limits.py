@@ -17,8 +17,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from robustq.jobs.report import server
-from robustq.jobs.report.server_limits import SLICE_BYTES, Patient, Slices, Together
 from robustq.jobs.store.connection import Store
+from robustq.jobs.web.server_limits import SLICE_BYTES, Patient, Slices, Together
 from tests.helpers.fake_sweep import fill
 from tests.helpers.html_reading import TOKEN, running, served
 

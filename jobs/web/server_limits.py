@@ -1,4 +1,4 @@
-"""Time limits of the live page's server: for requests to arrive, and for clients to take the answers."""
+"""Time limits of a server: for requests to arrive, and for clients to take the answers."""
 
 import asyncio
 import socket

@@ -1,5 +1,7 @@
-"""The access token of the live page, part of its address: others who use this machine cannot read the page."""
+"""The access token of a server, part of its address: others who use this machine or network are not let in."""
 
+import base64
+import binascii
 import hmac
 import html
 import os
@@ -34,38 +36,53 @@ def make_token() -> tuple[str, str]:
     """
     fixed = os.environ.get(FIXED, "")
     if not fixed:
-        made = secrets.token_urlsafe(24)
+        made = new_token()
         return made, made
-    if not TOKEN.fullmatch(fixed):
+    return checked_token(fixed, FIXED), f"${FIXED}"
+
+
+def new_token() -> str:
+    return secrets.token_urlsafe(24)
+
+
+def checked_token(given: str, where: str) -> str:
+    """The token that was given. Raises SpecError, which does not repeat it, for one that cannot be used."""
+    if not TOKEN.fullmatch(given):
         raise SpecError(
-            f"{FIXED}: expected 16 to 200 letters, digits, or of . _ ~ -, got {len(fixed)} characters: "
+            f"{where}: expected 16 to 200 letters, digits, or of . _ ~ -, got {len(given)} characters: "
             'python -c "import secrets; print(secrets.token_urlsafe())" makes one; without it each start has its own'
         )
-    return fixed, f"${FIXED}"
+    return given
 
 
 class Door:
-    """Lets in requests with the token: in a cookie, as a bearer's, or in the address, which then gives the cookie.
+    """Lets in requests with the token: in a cookie, as a bearer's or a password, or in the address, which then gives
+    the cookie.
 
     From that address it leads to the same one without the token, so that it stays in no history and on no screen.
+    closed: what others are told.  free: paths that are open to all.
     """
 
-    def __init__(self, app: ASGIApp, token: str):
-        self.app, self.token = app, token
+    def __init__(self, app: ASGIApp, token: str, *, closed: str = CLOSED, free: tuple[str, ...] = ()):
+        self.app, self.token, self.closed, self.free = app, token, closed, free
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in self.free:
             await self.app(scope, receive, send)
             return
         request = Request(scope)
-        name = f"robustq-{request.url.port or 80}"  # cookies know no ports, and a user may have several pages open
-        bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
+        name = f"robustq-{port_of(request)}"  # cookies know no ports, and a user may have several pages open
+        said = request.headers.get("authorization", "")
         if self.fits(request.query_params.get("token", "")):
             await self.welcome(request, name)(scope, receive, send)
-        elif self.fits(request.cookies.get(name, "")) or self.fits(bearer):
+        elif (
+            self.fits(request.cookies.get(name, ""))
+            or self.fits(said.removeprefix("Bearer "))
+            or self.fits(password(said))
+        ):
             await self.app(scope, receive, send)
         else:
-            await PlainTextResponse(CLOSED, 403, HEADERS)(scope, receive, send)
+            await PlainTextResponse(self.closed, 403, HEADERS)(scope, receive, send)
 
     def fits(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), self.token.encode())
@@ -81,3 +98,22 @@ class Door:
             answer = RedirectResponse(place, 303, HEADERS)
         answer.set_cookie(name, self.token, httponly=True, samesite="strict", path="/")
         return answer
+
+
+def port_of(request: Request) -> int:
+    """The port that a client asked for, as its Host header says; that of the server where it says none that exists."""
+    try:
+        return request.url.port or 80
+    except ValueError:
+        return (request.scope.get("server") or ("", None))[1] or 80
+
+
+def password(authorization: str) -> str:
+    """The password of HTTP's basic authentication, empty where there is none."""
+    scheme, _, words = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(words, validate=True).decode().partition(":")[2]
+    except (binascii.Error, ValueError):
+        return ""

@@ -1,0 +1,1 @@
+"""A served package on Ray: replicas of the same application, behind Ray Serve's proxy."""
