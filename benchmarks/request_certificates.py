@@ -33,6 +33,7 @@ from robustlib.training.loop import fit
 
 CPU = torch.device("cpu")
 BATCH = 20  # images that are decided together, as of the requests of a moment
+FAR = 4  # radii, at which the attack is tried too
 
 
 @dataclass(frozen=True)
@@ -132,33 +133,34 @@ def compare(case: Case, found: Decision, offline: Certificate) -> list[str]:
 
 
 def attack(case: Case, found: Decision, steps: int, draws: int) -> list[str]:
-    """PGD on the expectation over noise, in L2, within each radius that holds: does any image get another class?"""
+    """PGD on the expectation over noise, in L2, within each radius that holds: does any image get another class?
+
+    Four times as far, where nothing is promised, the same attack shows that it is one.
+    """
     faults = []
     for k, radius in enumerate(case.radii):
         held = found.holds[:, k].nonzero().squeeze(1)
         if not len(held):
             continue
         x, label = case.x[held], found.label[held]
-        soft = smoothing(case.net, sigma=case.sigma, draws=draws)
-        with seeded(0, f"attack/{radius}", CPU):
-            x_adv = torch.cat(
-                [
-                    pgd(soft, one, own, norm="L2", eps=radius, steps=steps)
-                    for one, own in zip(x.split(BATCH), label.split(BATCH), strict=True)
-                ]
-            )
-        again, _ = decided(case, x_adv, ())
-        other = (again.label != label) & (again.label >= 0)
-        went = (x_adv - x).flatten(1).norm(dim=1).mean().item()
-        with torch.no_grad():
-            alone = (case.net(x_adv).argmax(1) != label).float().mean().item()
+        within, beyond = (changed(case, x, label, times * radius, steps, draws) for times in (1, FAR))
         click.echo(
-            f"radius {radius:g}: {len(held)} images attacked, moved by {went:.3g} on average: {int(other.sum())} get "
-            f"another class, {int((again.label < 0).sum())} none; of the network without noise {alone:.1%} do"
+            f"radius {radius:g}: of {len(held)} attacked images {within[0]} get another class and {within[1]} none, at "
+            f"{FAR} times the radius {beyond[0]} and {beyond[1]}"
         )
-        if other.any():
-            faults.append(f"radius {radius:g}: {int(other.sum())} attacked images get another class")
+        if within[0]:
+            faults.append(f"radius {radius:g}: {within[0]} attacked images get another class")
     return faults
+
+
+def changed(case: Case, x: Tensor, label: Tensor, eps: float, steps: int, draws: int) -> tuple[int, int]:
+    """How many images get another class once they are attacked within eps, and how many none."""
+    soft = smoothing(case.net, sigma=case.sigma, draws=draws)
+    with seeded(0, f"attack/{eps}", CPU):
+        parts = zip(x.split(BATCH), label.split(BATCH), strict=True)
+        x_adv = torch.cat([pgd(soft, one, own, norm="L2", eps=eps, steps=steps) for one, own in parts])
+    again, _ = decided(case, x_adv, ())
+    return int(((again.label != label) & (again.label >= 0)).sum()), int((again.label < 0).sum())
 
 
 @click.command()
