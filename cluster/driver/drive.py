@@ -26,7 +26,7 @@ from robustq.cluster.ray_connection import check_artifacts, local_ray, reached, 
 from robustq.cluster.ray_failures import RayLost, run_with_restarts
 from robustq.cluster.ray_workers import RayWorkers
 from robustq.cluster.slots import Slots
-from robustq.cluster.this_machine import beside_others, gpus_of, local_slots, ray_is_forced
+from robustq.cluster.this_machine import gpus_of, local_slots, on_those, ray_is_forced
 from robustq.cluster.workers import Workers
 from robustq.jobs.errors import RobustqError, RunError
 from robustq.jobs.queue import transitions
@@ -81,11 +81,12 @@ def drive(
     gpus = BadGpus()
     LOGGER.info("%d jobs to be done", sum(found[state] for state in transitions.UNFINISHED))
     forced, here = ray_is_forced(), slots if address is None else None
+    neighbours = Neighbours([] if here is None else gpus_of(here)[: here.count] or [CPUS], tell)
     if address is None and here is None:
-        here = beside_others(local_slots(width, cpus_per_job, tell), tell)
+        here = local_slots(width, cpus_per_job, tell)
         with store.begin() as db:
             here = here if forced else one_slot(db, sweep_id, here)
-    neighbours = Neighbours([] if here is None else gpus_of(here)[: here.count] or [CPUS], tell)
+        neighbours = Neighbours(gpus_of(here) or [CPUS], tell, most=here.count)
 
     def on(workers: Workers) -> dict[str, int]:
         nonlocal cpus_per_job
@@ -115,6 +116,8 @@ def drive(
                 yield RayWorkers(ray, on_cluster=False)
 
     with neighbours:
+        if here is not None:
+            here = on_those(here, neighbours.what, tell)
         return run_with_restarts(reach, on, ended, tell)
 
 
