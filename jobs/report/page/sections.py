@@ -9,6 +9,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from robustlib import VERSION
+from robustq.jobs.queue.status import left_words
 from robustq.jobs.report.page import (
     charts,
     cost_tables,
@@ -174,7 +175,9 @@ def work_done(sweep: Sweep) -> WorkDone:
         for job in sweep.running
     ]
     time_left = "" if sweep.left_seconds is None else duration(sweep.left_seconds)
-    return WorkDone(round(100 * share, 1), html_table.table_of("running", "Jobs that run now", lines), time_left)
+    left_behind = left_words(sweep.left_behind, sweep.name) if sweep.left_behind else ""
+    running = html_table.table_of("running", "Jobs that run now", lines)
+    return WorkDone(round(100 * share, 1), running, time_left, left_behind)
 
 
 def trusted_outcomes(db: Connection, place: RadiusRanking, data: Data, cache: PageCache) -> dict[str, Outcome]:

@@ -112,6 +112,7 @@ def limits(sweep: Sweep, headline: Sequence[RadiusRanking]) -> list[str]:
         how = f"robustq retry --sweep {shlex.quote(sweep.name)} queues them"
         some = f"{sweep.left_out} of {sweep.total} jobs were left out of a budget ({how})"
         said.append(f"The sweep is partial: {some}, so numbers may still fall.")
+        said += [f"{line[0].upper()}{line[1:]}." for line in sweep.without]
     for place in headline:
         where = f"at {place.norm} {eps_text(place.eps)}"
         bests = [s for s in place.all if s.trusted and s.verdict is None]
