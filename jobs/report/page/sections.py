@@ -37,7 +37,15 @@ from robustq.jobs.report.page.page_model import (
     Verdict,
     WorkDone,
 )
-from robustq.jobs.report.page.ranking import Compare, RadiusRanking, Standing, headlines, rank_radii, standings
+from robustq.jobs.report.page.ranking import (
+    AS_THEY_ARE,
+    Compare,
+    RadiusRanking,
+    Standing,
+    headlines,
+    rank_radii,
+    standings,
+)
 from robustq.jobs.report.page.sweep_data import Sweep
 from robustq.jobs.report.page.thumbnails import Data
 from robustq.jobs.results.attack_labels import WORST_CASE
@@ -59,7 +67,8 @@ def make_page(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> Page
     found = standings(sweep.rows, sweep.checks)
 
     def compare(first: Standing, second: Standing, column: str) -> Versus:
-        return cache.versus(db, first.rows, second.rows, column)
+        rows = [one.clean_rows if column == AS_THEY_ARE else one.rows for one in (first, second)]
+        return cache.versus(db, *rows, column)
 
     everywhere = rank_radii(found, compare)
     headline = headlines(everywhere)
