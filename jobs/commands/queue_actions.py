@@ -133,8 +133,8 @@ def cancel(store: Store, job_ids: Sequence[int], name: str | None) -> str:
 
 
 def cancelled(store: Store, job_ids: Sequence[int], name: str | None) -> dict[str, Any]:
-    """Cancel jobs, of a sweep those that no other wants: how many were not finished, how many stay, and which sweeps
-    want these.
+    """Cancel jobs, of a sweep those of all its versions that no other wants: how many were not finished, how many stay,
+    and which sweeps want these.
     """
     from robustq.jobs.queue import user_actions
 
@@ -144,7 +144,7 @@ def cancelled(store: Store, job_ids: Sequence[int], name: str | None) -> dict[st
             return {"cancelled": user_actions.cancel(db, chosen), "stay": 0, "wanted_by": []}
         user_actions.mark_cancelled(db, str(name))  # first, as where it is wanted: two who ask take turns on a server
         free, names = user_actions.only_of(db, sweep_id)
-        wanted = user_actions.unfinished(db, chosen)
+        wanted = user_actions.unfinished(db, user_actions.of_versions(db, sweep_id))
         n = user_actions.cancel(db, free)
     return {"cancelled": n, "stay": wanted - n if names else 0, "wanted_by": names}
 
