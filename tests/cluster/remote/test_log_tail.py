@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -143,4 +144,6 @@ def test_an_output_that_does_not_end_is_left_off():
             await socket.send_str("x" * 1000)
 
     with served(Head(tail, ["RUNNING"])) as cluster, pytest.raises(RunError, match="does not end: it was left off"):
+        start = time.monotonic()
         cluster.follow("x", CommandOutput(lambda text: None, 10_000).feed)
+    assert time.monotonic() - start < 10  # not as long as the server goes on, which is for ever
