@@ -1,4 +1,4 @@
-"""Which rows a model's robust accuracy at a radius rests on, and whether it is trusted; and its clean accuracy."""
+"""The rows that a model's robust accuracy at a radius and its clean one rest on, and whether they are trusted."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What can be checked of a study where its data and models are not: names and parameters, radii among them."""
+"""Checks of a study where its data and models are not: of names and parameters, radii among them."""
 
 from robustq.jobs.specs import DefenceSpec
 from robustq.jobs.study.study import Origin, Study

@@ -1,10 +1,15 @@
-"""Why a model is not to be trusted at a radius: what its own audits found, and no others."""
+"""Why a model is not to be trusted at a radius: what its own audits found, and no others; and how p is told."""
 
 from typing import Any
 
 import pytest
 
 from robustq.jobs.report.page.ranking import standings
+from robustq.jobs.report.page.sentences import p_sign
+
+
+def test_a_small_p_value_is_said_to_be_smaller_and_not_to_be_below():
+    assert [p_sign(p) for p in (0.23, 0.0499, 7.6e-5, 0.0)] == ["= 0.23", "= 0.0499", "< 0.0001", "< 0.0001"]
 
 
 def row(attack: str, eps: float, robust: float, verdict: str | None, seed: int = 0, **more: Any) -> Any:

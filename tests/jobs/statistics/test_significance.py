@@ -116,7 +116,7 @@ def test_paired_outcomes_of_randomised_models_get_students_interval():
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), rel=1e-10)
 
 
-def test_paired_outcomes_that_all_differ_alike_get_an_interval_that_is_no_point():
+def test_outcomes_that_all_differ_alike_get_an_interval_that_is_no_point():
     """Student's is one there, which would leave out that there is no difference, of two images as of a thousand."""
     first = np.array([0.5, 0.25])
     found = significance.paired(first, first + 0.25)

@@ -190,7 +190,7 @@ def test_a_boolean_is_no_number_among_options(name: str):
         check_options("m", numbered, {name: True})
 
 
-def test_a_whole_number_written_otherwise_is_one_where_the_factory_means_one():
+def test_a_whole_number_written_otherwise_is_one_where_one_is_meant():
     """YAML reads 1e1 as 10.0, which nn.Linear refuses. What may be something else stays as it was written."""
     given = {"steps": 1e1, "width": 2.0, "rate": 1e1, "flag": 1.0, "either": 1e1, "free": 1e1}
     found = check_options("m", numbered, given)
