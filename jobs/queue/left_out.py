@@ -107,14 +107,25 @@ def left_out_jobs(db: Connection, sweep_id: int | None = None) -> list[LeftOut]:
 
 
 def left_out_words(db: Connection, sweep_id: int | None = None) -> list[str]:
-    """What was left out and of which budget, a line a budget: what is alike of all models in one part."""
-    found: dict[str, dict[str, dict[str, int]]] = {}
+    """What was left out and of which budget, a line a budget: an attack with its radii and models in one part."""
+    found: dict[str, dict[tuple[str, str], dict[str, int]]] = {}
     for one in left_out_jobs(db, sweep_id):
         what = "training" if one["kind"] == "train" else " ".join(filter(None, (one["attack"], one["norm"])))
-        what += "" if one["eps"] is None else f" {eps_text(one['eps'])}"
-        models = found.setdefault(one["budget"], {}).setdefault(what, {})
+        place = what, "" if one["eps"] is None else str(eps_text(one["eps"]))
+        models = found.setdefault(one["budget"], {}).setdefault(place, {})
         models[one["model"]] = models.get(one["model"], 0) + 1
-    return [f"left out of the budget of {budget}: {parts_text(parts)}" for budget, parts in found.items()]
+    return [f"left out of the budget of {budget}: {parts_text(with_radii(parts))}" for budget, parts in found.items()]
+
+
+def with_radii(parts: Mapping[tuple[str, str], Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """The radii of an attack in one part where they were left out of the same models."""
+    alike: dict[tuple[str, tuple[str, ...]], list[tuple[str, Mapping[str, int]]]] = {}
+    for (what, eps), models in parts.items():
+        alike.setdefault((what, tuple(models)), []).append((eps, models))
+    return {
+        f"{what} {', '.join(eps for eps, _ in some)}".rstrip(): {m: sum(one[m] for _, one in some) for m in models}
+        for (what, models), some in alike.items()
+    }
 
 
 def parts_text(parts: Mapping[str, Mapping[str, int]]) -> str:

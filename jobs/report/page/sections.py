@@ -67,8 +67,8 @@ def make_page(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> Page
     found = standings(sweep.rows, sweep.checks)
 
     def compare(first: Standing, second: Standing, column: str) -> Versus:
-        rows = [one.clean_rows if column == AS_THEY_ARE else one.rows for one in (first, second)]
-        return cache.versus(db, *rows, column)
+        one, other = ((s.clean_rows if column == AS_THEY_ARE else s.rows) for s in (first, second))
+        return cache.versus(db, one, other, column)
 
     everywhere = rank_radii(found, compare)
     headline = headlines(everywhere)

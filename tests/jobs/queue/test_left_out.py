@@ -156,6 +156,10 @@ def test_a_sweep_keeps_what_was_left_out_of_which_budget_and_why(store: Store):
 def test_many_that_were_left_out_are_named_in_few_words():
     models = {f"m{i}": 2 for i in range(6)}
     parts = {f"pgd Linf {i}": models for i in range(left_out.MOST_PARTS)} | {"nes": {"a": 1}, "spsa": {"a": 1, "b": 1}}
+    radii = {("pgd Linf", eps): {"a": 1, "b": 1} for eps in ("0.1", "0.2")}
+    radii |= {("pgd Linf", "0.3"): {"a": 1}, ("training", ""): {"a": 1}}
+    merged = {"pgd Linf 0.1, 0.2": {"a": 2, "b": 2}, "pgd Linf 0.3": {"a": 1}, "training": {"a": 1}}
+    assert left_out.with_radii(radii) == merged
     told = left_out.parts_text(parts).split("; ")
     assert told[0] == "pgd Linf 0 of m0, m1, m2, m3 and 2 more (12 jobs)" and told[-1] == "3 jobs more"
     assert len(told) == left_out.MOST_PARTS + 1

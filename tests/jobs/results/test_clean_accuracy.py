@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -36,7 +37,7 @@ def noisy(made_up: Store) -> Store:
         for (model, seed), share in DRAWN.items():
             seen = columns(MODELS[model], 0.1, "clean", 50)
             more = {"norm": None, "spec": {"kind": "eval", "data": digits(), "model": {}}, "verdict": "pass"}
-            values = more | {"clean_accuracy": share, "robust_accuracy": share + 0.05}
+            values: dict[str, Any] = more | {"clean_accuracy": share, "robust_accuracy": share + 0.05}
             add_result(db, sweep_id, model, "clean", None, seed, columns=seen, **values)
         attacks = sa.select(job.c.id).where(job.c.attack.not_in(("clean", "")))
         for id_ in db.execute(attacks).scalars().all():
