@@ -17,6 +17,7 @@ from robustq.jobs.text.safe_text import one_line
 
 SOON_SECONDS = 1.0  # that a start of Ray may be waited for without a word
 START_SECONDS = 120.0  # after which a Ray is started beside another one that is still not up
+TAKE_SECONDS = 10.0  # after which one that was stopped while it looked for GPUs holds nobody up
 CPUS = "the CPUs of this machine"  # in the place of a GPU's number
 
 
@@ -51,25 +52,41 @@ def one_start_at_a_time(tell: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def one_looks_at_a_time(folder: Path | None) -> Iterator[None]:
+    """The block runs while no other run of this user looks for what is free."""
+    with ExitStack() as stack:
+        if folder is not None:
+            with suppress(Timeout, OSError):
+                stack.enter_context(FileLock(folder / "take.lock").acquire(timeout=TAKE_SECONDS))
+        yield
+
+
 class Neighbours:
     """Other robustq runs of the user that compute on the same GPUs or on the CPUs of this machine, told of once.
 
-    what: GPUs by their numbers or names, or CPUS.
+    what: GPUs by their numbers or names, or CPUS; once the block is entered, those that were taken.
+    most: at most so many are taken, of those that no other run has taken where there are some; None for all of them.
     """
 
-    def __init__(self, what: Sequence[str], tell: Callable[[str], None]):
-        self.what, self.tell, self.told = what, tell, set[str]()
+    def __init__(self, what: Sequence[str], tell: Callable[[str], None], *, most: int | None = None):
+        self.what, self.most = list(what), most
+        self.tell, self.told = tell, set[str]()
         self.folder = runtime_folder()
         self.held: list[FileLock] = []
 
     def __enter__(self) -> "Neighbours":
-        self.look()
-        if self.folder is not None:
-            for one in self.what:
-                with suppress(OSError, Timeout):
-                    lock = FileLock(self.folder / f"{name_of(one)}.{os.getpid()}-{threading.get_ident()}.run")
-                    self.held.append(lock)
-                    lock.acquire(timeout=0)
+        """Look and take under one lock: else two runs that start at once see the same GPU free."""
+        with one_looks_at_a_time(self.folder):
+            if self.most is not None:
+                self.what = (free_of(self.what) or self.what)[: self.most]
+            self.look()
+            if self.folder is not None:
+                for one in self.what:
+                    with suppress(OSError, Timeout):
+                        lock = FileLock(self.folder / f"{name_of(one)}.{os.getpid()}-{threading.get_ident()}.run")
+                        self.held.append(lock)
+                        lock.acquire(timeout=0)
         return self
 
     def look(self) -> None:

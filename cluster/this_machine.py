@@ -8,7 +8,6 @@ from dataclasses import replace
 from itertools import takewhile
 
 from robustq.cluster import gpu_probe
-from robustq.cluster.machine_locks import free_of
 from robustq.cluster.slots import Slots, plan_slots, usable_cpus
 from robustq.jobs.errors import RunError
 
@@ -68,16 +67,16 @@ def gpus_of(slots: Slots) -> list[str]:
     return slots.gpus.split(",") if slots.gpus is not None else gpu_ids()
 
 
-def beside_others(slots: Slots, tell: Callable[[str], None]) -> Slots:
-    """The slots on whose GPUs no other run of the user is; all of them where there is none. What a slot is stays as it
-    was: its threads must not depend on who else is there.
+def on_those(slots: Slots, taken: list[str], tell: Callable[[str], None]) -> Slots:
+    """The slots on the GPUs that this run has taken. What a slot is stays as it was: its threads must not depend on who
+    else is there.
     """
     ids = gpus_of(slots)
-    free = free_of(ids)
-    if not free or len(free) == len(ids):
+    if not ids or taken == ids[: slots.count]:
         return slots
-    tell(f"GPU {', '.join(free)} of {', '.join(ids)} is used: other robustq runs are on the rest")
-    return replace(slots, count=len(free), gpus=",".join(free))
+    if len(taken) < slots.count:
+        tell(f"GPU {', '.join(taken)} of {', '.join(ids)} is used: other robustq runs are on the rest")
+    return replace(slots, count=min(slots.count, len(taken)), gpus=",".join(taken))
 
 
 @contextmanager

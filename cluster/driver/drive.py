@@ -6,7 +6,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import psutil
@@ -26,7 +27,7 @@ from robustq.cluster.ray_connection import check_artifacts, local_ray, reached, 
 from robustq.cluster.ray_failures import RayLost, run_with_restarts
 from robustq.cluster.ray_workers import RayWorkers
 from robustq.cluster.slots import Slots
-from robustq.cluster.this_machine import beside_others, gpus_of, local_slots, ray_is_forced
+from robustq.cluster.this_machine import gpus_of, local_slots, on_those, ray_is_forced
 from robustq.cluster.workers import Workers
 from robustq.jobs.errors import RobustqError, RunError
 from robustq.jobs.queue import transitions
@@ -78,44 +79,83 @@ def drive(
     if not any(found[state] for state in transitions.UNFINISHED):
         return found
 
-    gpus = BadGpus()
     LOGGER.info("%d jobs to be done", sum(found[state] for state in transitions.UNFINISHED))
     forced, here = ray_is_forced(), slots if address is None else None
+    neighbours = Neighbours([] if here is None else gpus_of(here)[: here.count] or [CPUS], tell)
     if address is None and here is None:
-        here = beside_others(local_slots(width, cpus_per_job, tell), tell)
+        here = local_slots(width, cpus_per_job, tell)
         with store.begin() as db:
             here = here if forced else one_slot(db, sweep_id, here)
-    neighbours = Neighbours([] if here is None else gpus_of(here)[: here.count] or [CPUS], tell)
+        neighbours = Neighbours(gpus_of(here) or [CPUS], tell, most=here.count)
+    with neighbours:
+        if here is not None:
+            here = on_those(here, neighbours.what, tell)
+        run = Run(store, sweep_id, here or slots, width, cpus_per_job, watch, tell, neighbours)
+        if here is None:
+            reach = partial(far_workers, str(address), tell, insecure=insecure)
+        elif here.count == 1 and not forced:
+            reach = partial(one_child, here, early)
+        else:
+            reach = partial(workers_of_ray, here, tell)
+        return run_with_restarts(reach, run.on, run.ended, tell)
 
-    def on(workers: Workers) -> dict[str, int]:
-        nonlocal cpus_per_job
-        there = here
+
+@contextmanager
+def far_workers(address: str, tell: Callable[[str], None], again: bool, *, insecure: bool) -> Iterator[Workers]:
+    """Those of a cluster."""
+    with reached(address, tell, insecure=insecure, again=again) as ray:
+        yield RayWorkers(ray, on_cluster=True)
+
+
+@contextmanager
+def one_child(slots: Slots, early: EarlyChild | None, again: bool) -> Iterator[Workers]:
+    """A process of this machine, without Ray."""
+    with child_workers(slots, None if early is None else early.take()) as workers:
+        yield workers
+
+
+@contextmanager
+def workers_of_ray(slots: Slots, tell: Callable[[str], None], again: bool) -> Iterator[Workers]:
+    """Those of a Ray that is started here."""
+    with local_ray(slots, tell) as ray:
+        yield RayWorkers(ray, on_cluster=False)
+
+
+@dataclass
+class Run:
+    """A drive with what stays from one start of Ray to the next.
+
+    slots: known before workers are there; None for those of the cluster that is reached.  width: how many jobs the
+    sweep can run side by side.
+    """
+
+    store: Store
+    sweep_id: int | None
+    slots: Slots | None
+    width: int
+    cpus_per_job: int | None
+    watch: Watch
+    tell: Callable[[str], None]
+    neighbours: Neighbours
+    gpus: BadGpus = field(default_factory=BadGpus)
+
+    def on(self, workers: Workers) -> dict[str, int]:
+        """Run the queue on these workers to its end."""
+        if isinstance(workers, RayWorkers) and workers.on_cluster:
+            check_artifacts(workers.ray, self.store.artifacts)
+        there = self.slots
         if there is None:
             assert isinstance(workers, RayWorkers)
-            check_artifacts(workers.ray, store.artifacts)
-            there = slots or slots_of(workers.ray, width, cpus_per_job)
-            cpus_per_job = there.num_cpus  # also on what is there after a restart
+            there = slots_of(workers.ray, self.width, self.cpus_per_job)
+            self.cpus_per_job = there.num_cpus  # also on what is there after a restart
         LOGGER.info("%d slots of %g GPUs and %d CPU threads", there.count, there.num_gpus, there.num_cpus)
-        return work(Driver(store, workers, there, sweep_id, tell=tell, gpus=gpus, look_around=neighbours.look), watch)
+        about = {"tell": self.tell, "gpus": self.gpus, "look_around": self.neighbours.look}
+        return work(Driver(self.store, workers, there, self.sweep_id, **about), self.watch)
 
-    def ended() -> int:
-        found = store.insist(lambda db, _: counts(db, sweep_id), tell)
+    def ended(self) -> int:
+        """How many jobs have, by which it is seen whether a restart brought anything."""
+        found = self.store.insist(lambda db, _: counts(db, self.sweep_id), self.tell)
         return sum(n for state, n in found.items() if state not in transitions.UNFINISHED)
-
-    @contextmanager
-    def reach(again: bool) -> Iterator[Workers]:
-        if here is None:
-            with reached(str(address), tell, insecure=insecure, again=again) as ray:
-                yield RayWorkers(ray, on_cluster=True)
-        elif here.count == 1 and not forced:
-            with child_workers(here, None if early is None else early.take()) as workers:
-                yield workers
-        else:
-            with local_ray(here, tell) as ray:
-                yield RayWorkers(ray, on_cluster=False)
-
-    with neighbours:
-        return run_with_restarts(reach, on, ended, tell)
 
 
 def one_slot(db: Connection, sweep_id: int | None, slots: Slots) -> Slots:

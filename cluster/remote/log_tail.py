@@ -6,6 +6,8 @@ API has besides: the less often, the longer nothing came and the longer a fetch 
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from socket import SHUT_RDWR
 from time import monotonic, sleep
 from typing import Any
 
@@ -91,15 +93,28 @@ class Follower:
             async with aiohttp.ClientSession(**about) as session:
                 place = f"{client._address}/api/jobs/{self.number}/logs/tail"
                 async with await asyncio.wait_for(session.ws_connect(place, **how), OPEN_SECONDS) as socket:
-                    async for message in socket:
-                        if message.type is aiohttp.WSMsgType.TEXT:
-                            skipped = min(left, len(message.data))
-                            left -= skipped
-                            self.shown += len(message.data) - skipped
-                            if skipped < len(message.data):
-                                self.out(message.data[skipped:])
+                    try:
+                        async for message in socket:
+                            if message.type is aiohttp.WSMsgType.TEXT:
+                                skipped = min(left, len(message.data))
+                                left -= skipped
+                                self.shown += len(message.data) - skipped
+                                if skipped < len(message.data):
+                                    self.out(message.data[skipped:])
+                    except BaseException:
+                        hang_up(socket)
+                        raise
                     return socket.close_code == aiohttp.WSCloseCode.OK
         except aiohttp.WSServerHandshakeError as error:
             raise NoWebSocket(f"HTTP {error.status}") from error
         except (aiohttp.ClientError, TimeoutError, OSError):  # the state, which is asked for next, tells what is wrong
             return False
+
+
+def hang_up(socket: Any) -> None:
+    """End a connection at once. A proper end waits for the server's, as long as messages come: for one that never stops
+    sending, for ever.
+    """
+    with suppress(OSError):  # it has ended meanwhile
+        if (own := socket.get_extra_info("socket")) is not None:
+            own.shutdown(SHUT_RDWR)

@@ -16,6 +16,7 @@ from robustq.cluster.remote.sent_files import LEFT_OUT, SentFiles, choose_files
 from robustq.jobs.errors import SpecError
 from robustq.jobs.study.study import Origin, load_study
 from robustq.jobs.study.yaml_with_lines import Path_, read_text
+from robustq.jobs.submission.before_sending import check_settings
 from robustq.jobs.submission.expand_study import weights_place
 
 CODE = ("__init__.py", "__main__.py", "cli.py", "cluster", "jobs")  # of robustq
@@ -93,8 +94,12 @@ def summary(found: SentFiles) -> str:
 
 
 def named_files(study: Path, root: Path) -> Iterator[tuple[Path, SpecError]]:
-    """What the study names and what its models import from beside it, each with the error that it is missing."""
+    """What the study names and what its models import from beside it, each with the error that it is missing.
+
+    Raises SpecError for settings that the head would refuse, once all had been sent.
+    """
     checked, origin = load_study(study, {})
+    check_settings(checked, origin)
     for label, model in checked.models.items():
         for entry, text in (("file", (model.file or "").rpartition(":")[0]), ("weights", model.weights)):
             if not text or (entry == "file" and not text.endswith(".py")):

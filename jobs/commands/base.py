@@ -277,6 +277,11 @@ IS_GONE = "robustq.is_gone"  # in a context's `meta`: how to tell a process that
 sweep_option = click.option("--sweep", shell_complete=completion.sweeps, help="Only the latest sweep of this name.")
 
 
+def process_check(ctx: click.Context) -> Any:
+    """How to tell a process that has ended; where nobody can, none has."""
+    return ctx.meta.get(IS_GONE, lambda pid, process: False)
+
+
 def emit(found: dict[str, Any], text: str, as_json: bool) -> None:
     """Print what an action did: for people, or as JSON."""
     from robustq.jobs.text.tables import json_text

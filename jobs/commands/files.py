@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from robustq.jobs.commands.base import open_store, refuse_typed, spreadsheet_option
+from robustq.jobs.commands.base import open_store, process_check, refuse_typed, spreadsheet_option
 from robustq.jobs.commands.options import filter_options
 from robustq.jobs.commands.shell import completion
 from robustq.jobs.errors import SpecError
@@ -114,7 +114,7 @@ def report(ctx: click.Context, sweep: str, out: Path, figures: Path | None, form
     if figures is None:
         refuse_typed(ctx, "without --figures FOLDER", "forms")
     chosen = tuple(dict.fromkeys(forms))
-    for path in write_report(open_store(ctx), sweep, out, figures, note, chosen):
+    for path in write_report(open_store(ctx), sweep, out, figures, note, chosen, process_check(ctx)):
         note(f"wrote {path}")
 
 
@@ -155,7 +155,7 @@ def ui(ctx: click.Context, port: int, host: str, insecure: bool) -> None:
     put(place, err=True, nl=False)  # what is said elsewhere has no tokens
     yet = ", which is not there yet" if waits else ""
     say(f" shows {store.url}{yet}; Ctrl-C ends it", err=True)
-    server.serve(store, listening, token, insecure=insecure)
+    server.serve(store, listening, token, insecure=insecure, is_gone=process_check(ctx))
 
 
 COMMANDS = (export, report, ui)

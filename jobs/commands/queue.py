@@ -3,13 +3,13 @@
 import click
 
 from robustq.jobs.commands.base import (
-    IS_GONE,
     JOB_NUMBER,
     PRIORITY,
     emit,
     following,
     json_option,
     open_store,
+    process_check,
     sweep_option,
 )
 from robustq.jobs.commands.shell import completion
@@ -31,7 +31,7 @@ def status(ctx: click.Context, sweep: str | None, watch: bool, as_json: bool) ->
     from robustq.jobs.commands import queue_actions
 
     store = open_store(ctx)
-    how = {"as_json": as_json, "is_gone": ctx.meta.get(IS_GONE, lambda pid, process: False)}
+    how = {"as_json": as_json, "is_gone": process_check(ctx)}
     if watch:
         following(
             lambda: queue_actions.status_text(store, sweep, **how),

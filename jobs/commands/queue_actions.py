@@ -8,7 +8,7 @@ from typing import Any
 from robustq.jobs.commands import terminal_rows
 from robustq.jobs.errors import JobsFailed, SpecError
 from robustq.jobs.queue import device_time
-from robustq.jobs.queue.left_out import count_left_out
+from robustq.jobs.queue.left_out import count_left_out, left_out_jobs, left_out_words
 from robustq.jobs.queue.status import (
     IsGone,
     any_unfinished,
@@ -18,6 +18,7 @@ from robustq.jobs.queue.status import (
     failures,
     job_log,
     left_behind,
+    left_words,
     running,
     sweeps,
 )
@@ -51,9 +52,11 @@ def status_text(store: Store, name: str | None, *, as_json: bool, is_gone: IsGon
             "failed": failures(db, chosen),
             "bad_gpus": bad_gpus(db),
             "left_out": count_left_out(db, chosen),
+            "left_out_jobs": left_out_jobs(db, chosen) if as_json else [],
             "left_seconds": seconds_left_here(db, chosen, dead),
             "device_hours": device_time.as_json(hours := device_time.device_hours(db, chosen)),
         }
+        without = left_out_words(db, chosen)
     if as_json:
         return tables.json_text(data)
     left_alone = data["left_behind"]
@@ -65,10 +68,11 @@ def status_text(store: Store, name: str | None, *, as_json: bool, is_gone: IsGon
         named = "NAME" if name is None else shlex.quote(name)
         how = f"robustq retry --sweep {named} queues them"
         parts[0] += f"; {data['left_out']} of the cancelled were left out of a budget ({how})"
+    parts[0] += "".join(f"\n{line}" for line in without)
     if hours.words:
         parts[0] += f"\ndevice hours: {hours.words}"
     if left_alone:
-        parts.append(left_text(left_alone, name))
+        parts.append(left_words(left_alone, name))
     if name is None and data["sweeps"]:
         shown = ("sweep", *data["jobs"], *(["left"] if left_alone else []))
         parts.append(tables.table(data["sweeps"], shown))
@@ -91,13 +95,6 @@ def running_table(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]],
     of_job = ("id", "kind", "model", "seed", "arch", "attack", "norm", "eps")
     shown = (*of_job, "progress_done", "progress_total", "progress_note", "seconds")
     return [row | {"eps": eps_text(row["eps"])} for row in rows], shown
-
-
-def left_text(left: Sequence[dict[str, Any]], name: str | None) -> str:
-    """That a driver died, and how to go on."""
-    who = ", ".join(dict.fromkeys(f"pid {one['pid']} on {one['host']}" for one in left))
-    mend = "robustq drive" + ("" if name is None else f" --sweep {shlex.quote(name)}")
-    return f"{len(left)} jobs left by a driver that died ({who}): run again, or {mend}, to go on with them"
 
 
 def counts_text(found: dict[str, int]) -> str:
@@ -136,8 +133,8 @@ def cancel(store: Store, job_ids: Sequence[int], name: str | None) -> str:
 
 
 def cancelled(store: Store, job_ids: Sequence[int], name: str | None) -> dict[str, Any]:
-    """Cancel jobs, of a sweep those that no other wants: how many were not finished, how many stay, and which sweeps
-    want these.
+    """Cancel jobs, of a sweep those of all its versions that no other wants: how many were not finished, how many stay,
+    and which sweeps want these.
     """
     from robustq.jobs.queue import user_actions
 
@@ -147,7 +144,7 @@ def cancelled(store: Store, job_ids: Sequence[int], name: str | None) -> dict[st
             return {"cancelled": user_actions.cancel(db, chosen), "stay": 0, "wanted_by": []}
         user_actions.mark_cancelled(db, str(name))  # first, as where it is wanted: two who ask take turns on a server
         free, names = user_actions.only_of(db, sweep_id)
-        wanted = user_actions.unfinished(db, chosen)
+        wanted = user_actions.unfinished(db, user_actions.of_versions(db, sweep_id))
         n = user_actions.cancel(db, free)
     return {"cancelled": n, "stay": wanted - n if names else 0, "wanted_by": names}
 

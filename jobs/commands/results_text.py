@@ -12,7 +12,7 @@ from robustq.jobs.commands.base import CSV, SPREADSHEET
 from robustq.jobs.commands.terminal_rows import Shown
 from robustq.jobs.errors import SpecError
 from robustq.jobs.queue.device_time import device_hours
-from robustq.jobs.queue.left_out import count_left_out, partial_words
+from robustq.jobs.queue.left_out import count_left_out, left_out_words, partial_words
 from robustq.jobs.queue.status import counts
 from robustq.jobs.results.aggregate import SD
 from robustq.jobs.results.columns import ResultRow
@@ -147,4 +147,5 @@ def lines_of(db: Connection, sweep_id: int) -> list[str]:
     if left_out := count_left_out(db, sweep_id):
         jobs = sum(counts(db, sweep_id).values())
         found.append(f"{name} is {partial_words(left_out, jobs, shlex.quote(name))}")
+        found += left_out_words(db, sweep_id)
     return [*found, f"device hours of {name}: {words}"] if words else found

@@ -8,7 +8,7 @@ from robustlib.checks.thresholds import FAIL
 from robustlib.settings import CERTIFY
 from robustq.jobs.results.aggregate import SD, mean_of, rows_by, why_of
 from robustq.jobs.results.columns import ResultRow
-from robustq.jobs.results.worst_attack import WorstCase, attacked_by_radius, worst_case_of
+from robustq.jobs.results.worst_attack import WorstCase, attacked_by_radius, clean_rows, worst_case_of
 from robustq.jobs.text.footnotes import WHY
 from robustq.jobs.text.numbers import eps_text, interval_text, percent, trusted, unless_failed, with_interval
 from robustq.jobs.text.tables import Row, table, text
@@ -151,7 +151,7 @@ def shown_summary(rows: Sequence[ResultRow]) -> list[Shown]:
     shown = radii_by_norm(list(found))
     lines = []
     for (model,), mine in rows_by([row for row in rows if row["attack"] != CERTIFY], "model").items():
-        line: Shown = {"model": model, "clean": percent(mean_of(mine, "clean_accuracy"))}
+        line: Shown = {"model": model, "clean": percent(mean_of(clean_rows(mine), "clean_accuracy"))}
         for norm, eps in shown:
             here = found.get((norm, eps, model))
             line[f"{norm} {eps_text(eps)}"] = worst_text(worst_case_of(here)) if here else ""

@@ -45,15 +45,28 @@ class Stored:
 
     @property
     def failed(self) -> list[str]:
-        """The results that are not to be trusted, a line each."""
+        """The results that are not to be trusted and that a number of the card rests on, a line each."""
         audited = {one.norm for one in self.evaluations if one.kind == "audit" and one.verdict == "fail"}
         lines = []
         for one in self.evaluations:
-            if one.verdict == "fail":
+            if one.verdict == "fail" and (one is self.primary or not self.outdone(one)):
                 names = [check.name for check in one.checks if check.verdict == "fail"]
                 rests_on = "an audit of the model" if one.norm in audited else "the checks of the attacks it rests on"
                 lines.append(f"job {one.job} ({attack_words(one)}) failed {', '.join(names) or rests_on}")
         return lines
+
+    def outdone(self, one: Evaluation) -> bool:
+        """Whether a trusted attack at its radius, on no fewer images, left no more: its number is the model's there."""
+        if one.kind not in ("attack", "worst-case") or not one.eps:
+            return False
+        return any(
+            other.kind in ("attack", "worst-case", "audit")
+            and other.verdict in ("pass", "warn")
+            and (other.norm, other.eps, other.seed) == (one.norm, one.eps, one.seed)
+            and other.robust.n >= one.robust.n
+            and other.robust.accuracy <= one.robust.accuracy
+            for other in self.evaluations
+        )
 
 
 def attack_words(one: Evaluation) -> str:
@@ -160,11 +173,11 @@ def primary_of(evaluations: Sequence[Evaluation], named: int | None) -> Evaluati
 def clean_numbers(
     db: Connection, evaluations: Sequence[Evaluation], classes: Sequence[str]
 ) -> tuple[Share | None, list[ClassAccuracy]]:
-    """Clean accuracy, whole and by class, from the evaluation with the most images."""
+    """Clean accuracy, whole and by class, from the evaluation with the most images, of equals from `clean`."""
     about = [one for one in evaluations if one.kind in ("clean", "attack", "audit")]
     if not about:
         return None, []
-    most = max(about, key=lambda one: one.clean.n)
+    most = max(about, key=lambda one: (one.clean.n, one.kind == "clean"))
     columns = outcomes_of(db, most.job)
     found = []
     for label, name in enumerate(classes):

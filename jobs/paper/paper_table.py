@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from robustlib.checks.thresholds import FAIL
-from robustlib.settings import CERTIFY
 from robustq.jobs.results.aggregate import (
     CELLS,
+    CLEAN,
     LINES,
     SD,
     Measures,
@@ -26,9 +26,9 @@ from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.compare import seen
 from robustq.jobs.results.hints import unfitting
 from robustq.jobs.results.questions import Question, whole_rows, with_labels
+from robustq.jobs.results.worst_attack import clean_rows
 from robustq.jobs.statistics.model_pairs import ALPHA, against_best
 
-CLEAN = "clean"
 PLACE = ""  # beside a line's numbers, by their names, what it is in the table
 Place = tuple[Any, ...]
 
@@ -120,14 +120,10 @@ def numbers_of(columns: Sequence[Place], cells: Sequence[Cell | None]) -> dict[s
 
 
 def of_column(rows: Sequence[ResultRow], column: Place) -> list[ResultRow]:
-    """A model's rows of one column; of the clean images one row a seed, whose attack is no matter."""
+    """A model's rows of one column; of the clean images one row a seed: see worst_attack.py."""
     if column[0] != CLEAN:
         return [row for row in rows if tuple(row[name] for name in CELLS) == column]
-    bound = [row for row in rows if row["attack"] != CERTIFY] or list(rows)
-    return [
-        {**same[0], "robust_accuracy": same[0]["clean_accuracy"], "verdict": None, "why": None}
-        for same in rows_by(bound, "seed").values()
-    ]
+    return [{**row, "robust_accuracy": row["clean_accuracy"], "verdict": None, "why": None} for row in clean_rows(rows)]
 
 
 def ranked(

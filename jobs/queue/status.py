@@ -1,5 +1,6 @@
 """The progress of the work: jobs by state, what runs, what failed, all about one job. Never writes."""
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -115,6 +116,13 @@ def left_behind(db: Connection, sweep_id: int | None, drivers: Sequence[str]) ->
     held = job.c.state.in_(LIVE) & job.c.lease_owner.in_(drivers) & job.c.id.in_(jobs_of(sweep_id))
     rows = select(job.c.id, job.c.state, driver.c.host, driver.c.pid).join(driver, driver.c.id == job.c.lease_owner)
     return [dict(row) for row in db.execute(rows.where(held).order_by(job.c.id)).mappings()] if drivers else []
+
+
+def left_words(left: Sequence[dict[str, Any]], name: str | None) -> str:
+    """That a driver died, and how to go on. left: as `left_behind` has them.  name: of the sweep, None for all."""
+    who = ", ".join(dict.fromkeys(f"pid {one['pid']} on {one['host']}" for one in left))
+    mend = "robustq drive" + ("" if name is None else f" --sweep {shlex.quote(name)}")
+    return f"{len(left)} jobs left by a driver that died ({who}): run again, or {mend}, to go on with them"
 
 
 def bad_gpus(db: Connection) -> list[str]:

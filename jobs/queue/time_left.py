@@ -88,23 +88,30 @@ def seconds_left(pace: Pace, running: Iterable[Running], waiting: Iterable[Waiti
 
 
 def time_left(
-    db: Connection, sweep_id: int | None, device: str, slots: float, *, since: float = math.inf
+    db: Connection,
+    sweep_id: int | None,
+    device: str,
+    slots: float,
+    dead: Collection[str] = (),
+    *,
+    since: float = math.inf,
 ) -> float | None:
     """Seconds until the queue, or a sweep, is done on so many slots of this kind of device: "cpu" or "cuda".
 
-    since: when its driver began; what was done from then on corrects what was learnt before.
+    dead: drivers that have ended without a word, whose jobs wait, to be begun anew.  since: when its driver began; what
+    was done from then on corrects what was learnt before.
     """
-    running = running_jobs(db, sweep_id)
+    running = running_jobs(db, sweep_id, dead)
     seen = [Took(one.about, one.cost * one.radii, one.at_this_pace or 0.0, one.share) for one in running]
     pace = learnt_pace(db, device, since=since, running=seen)
-    return seconds_left(pace, running, waiting_jobs(db, sweep_id), slots)
+    return seconds_left(pace, running, waiting_jobs(db, sweep_id, dead), slots)
 
 
 def seconds_left_here(db: Connection, sweep_id: int | None, dead: Collection[str] = ()) -> float | None:
     """The same as far as the store alone tells: on as many slots as jobs run now, on the device of the latest result;
     None where nothing runs.  dead: drivers that have ended without a word, whose jobs run no more.
     """
-    runs = WORK & (job.c.state == "running") & sa.func.coalesce(job.c.lease_owner, "").not_in(dead)
+    runs = WORK & at_work_on(job, dead)
     at_once = db.execute(select(sa.func.count()).where(runs)).scalar_one()
     if at_once == 0:
         return None
@@ -112,13 +119,18 @@ def seconds_left_here(db: Connection, sweep_id: int | None, dead: Collection[str
     device = str(db.execute(latest).scalar() or "").partition(":")[0]
     at_work = driver.c.id.in_(select(job.c.lease_owner).where(runs))
     began = db.execute(select(sa.func.min(driver.c.started_at)).where(at_work)).scalar()
-    return time_left(db, sweep_id, device, at_once, since=math.inf if began is None else began)
+    return time_left(db, sweep_id, device, at_once, dead, since=math.inf if began is None else began)
 
 
-def running_jobs(db: Connection, sweep_id: int | None) -> list[Running]:
+def at_work_on(jobs: Any, dead: Collection[str]) -> Any:
+    """That a job of this table runs, and not as one of a driver that has ended."""
+    return (jobs.c.state == "running") & sa.func.coalesce(jobs.c.lease_owner, "").not_in(dead)
+
+
+def running_jobs(db: Connection, sweep_id: int | None, dead: Collection[str] = ()) -> list[Running]:
     names = (job.c.id, job.c.cost, job.c.recipe, job.c.bundle_key)
     moving = (job.c.progress_done, job.c.progress_total, job.c.started_at)
-    query = select(*COLUMNS, *names, *moving).where(job.c.id.in_(jobs_of(sweep_id)) & WORK & (job.c.state == "running"))
+    query = select(*COLUMNS, *names, *moving).where(job.c.id.in_(jobs_of(sweep_id)) & WORK & at_work_on(job, dead))
     found, now = [], time.time()
     for row in db.execute(query).mappings():
         share = (row["progress_done"] or 0) / row["progress_total"] if row["progress_total"] else 0.0
@@ -133,12 +145,13 @@ def radii_of(recipe: str | None) -> int:
     return int(told[1]) if told else 1
 
 
-def waiting_jobs(db: Connection, sweep_id: int | None) -> list[Waiting]:
-    """What waits, but for the radii of searches that run: these are done with them."""
+def waiting_jobs(db: Connection, sweep_id: int | None, dead: Collection[str] = ()) -> list[Waiting]:
+    """What waits, but for the radii of searches that run: these are done with them. dead: see `time_left`."""
     other = job.alias("searching")
     of_a_search = job.c.recipe.endswith(ONE_SEARCH, autoescape=True)
-    searched = select(other.c.bundle_key).where((other.c.state == "running") & (other.c.parts == 0))
-    open_ = job.c.state.in_(("blocked", "queued", "leased")) & ~(
+    searched = select(other.c.bundle_key).where(at_work_on(other, dead) & (other.c.parts == 0))
+    left = (job.c.state == "running") & job.c.lease_owner.in_(dead)
+    open_ = (job.c.state.in_(("blocked", "queued", "leased")) | left) & ~(
         of_a_search & job.c.recipe.is_not(None) & job.c.bundle_key.in_(searched)
     )
     query = (

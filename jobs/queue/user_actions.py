@@ -37,6 +37,12 @@ def with_shards(ids: Any) -> Any:
     return select(shard.c.id).where(shard.c.id.in_(ids) | (shard.c.id.in_(shards) & (shard.c.kind == "shard")))
 
 
+def of_versions(db: Connection, sweep_id: int) -> Any:
+    """A selection of the jobs of all versions of a sweep: of all studies of its name."""
+    versions = select(sweep.c.id).where(sweep.c.name == sweep_name(db, sweep_id))
+    return select(sweep_job.c.job_id).where(sweep_job.c.sweep_id.in_(versions))
+
+
 def only_of(db: Connection, sweep_id: int) -> tuple[Any, list[str]]:
     """A selection of a sweep's jobs that no other sweep wants, and the names of those that want the rest.
 
@@ -44,7 +50,7 @@ def only_of(db: Connection, sweep_id: int) -> tuple[Any, list[str]]:
     """
     wants = (sweep.c.name != sweep_name(db, sweep_id)) & ~sweep.c.cancelled
     others = {id_: other for id_, other in db.execute(select(sweep.c.id, sweep.c.name).where(wants))}
-    mine = select(sweep_job.c.job_id).where(sweep_job.c.sweep_id == sweep_id)
+    mine = of_versions(db, sweep_id)
     theirs = select(sweep_job.c.job_id).where(sweep_job.c.sweep_id.in_(others))
     rows = select(sweep_job.c.sweep_id).join(job, job.c.id == sweep_job.c.job_id)
     wanting = rows.where(sweep_job.c.sweep_id.in_(others) & job.c.state.in_(UNFINISHED) & job.c.id.in_(mine)).distinct()
@@ -130,13 +136,12 @@ def for_their_sake(db: Connection, ids: set[int]) -> set[int]:
 
 
 def pause(db: Connection, sweep_id: int, *, paused: bool) -> int:
-    """Start no more jobs of this sweep but those that another sweep wants too, or go on with it.
+    """Start no more jobs of this sweep, in all its versions, but those that another sweep wants too, or go on with it.
 
     What runs goes on to its end. Returns how many of its jobs are not finished.
     """
-    db.execute(update(sweep).where(sweep.c.id == sweep_id).values(paused=paused))
-    members = select(sweep_job.c.job_id).where(sweep_job.c.sweep_id == sweep_id)
-    return unfinished(db, members)
+    db.execute(update(sweep).where(sweep.c.name == sweep_name(db, sweep_id)).values(paused=paused))
+    return unfinished(db, of_versions(db, sweep_id))
 
 
 def unfinished(db: Connection, ids: Any) -> int:

@@ -16,8 +16,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from robustq.jobs.errors import RobustqError, SpecError
+from robustq.jobs.queue.status import IsGone
 from robustq.jobs.report.compared_sweeps import compared_section
-from robustq.jobs.report.page.cache import PageCache
+from robustq.jobs.report.page.cache import PageCache, nobody_is
 from robustq.jobs.report.page.render import render_page, render_sections
 from robustq.jobs.report.page.sections import make_page
 from robustq.jobs.report.page.sweep_data import gather, page_state
@@ -43,12 +44,14 @@ class Made:
 
 
 class Pages:
-    """The store's pages, each made again only when the store has changed. Pages are made one at a time."""
+    """The store's pages, each made again only when the store has changed, or a driver has died. Pages are made one at a
+    time.
+    """
 
-    def __init__(self, store: Store):
-        self.store, self.lock = store, threading.Lock()
+    def __init__(self, store: Store, is_gone: IsGone = nobody_is):
+        self.store, self.is_gone, self.lock = store, is_gone, threading.Lock()
         self.found = False  # whether there was a store yet
-        self.cache = PageCache()
+        self.cache = PageCache(is_gone)
         self.last: dict[tuple[int, int | None], Made] = {}  # by sweep, and the one beside it
         self.mark = ""
 
@@ -62,7 +65,7 @@ class Pages:
     def forget(self, db: Connection) -> None:
         """Drop what was read of a store that another has taken the place of."""
         if (mark := self.mark_of(db)) != self.mark:
-            self.cache, self.last, self.mark = PageCache(), {}, mark
+            self.cache, self.last, self.mark = PageCache(self.is_gone), {}, mark
 
     def mark_of(self, db: Connection) -> str:
         """By what a store is told from another."""
@@ -85,9 +88,9 @@ class Pages:
             return NO_STORE
         with self.store.begin() as db:
             sweep_id, names = self.chosen(db, name)
-            state = self.mark_of(db) + (repr(names) if sweep_id is None else page_state(db, sweep_id))
+            state = self.mark_of(db) + (repr(names) if sweep_id is None else page_state(db, sweep_id, self.is_gone))
             if (beside := self.beside(db, sweep_id, other)) is not None:
-                state += page_state(db, beside)
+                state += page_state(db, beside, self.is_gone)
         return f'"{hashlib.sha256(state.encode()).hexdigest()[:32]}"'
 
     def made(self, name: str | None, other: str | None = None) -> Made:
@@ -145,9 +148,9 @@ def asked(request: Request) -> tuple[str | None, str | None]:
     return request.query_params.get("sweep"), request.query_params.get("with")
 
 
-def application(store: Store, token: str, *, anywhere: bool = False) -> ASGIApp:
+def application(store: Store, token: str, *, anywhere: bool = False, is_gone: IsGone = nobody_is) -> ASGIApp:
     """The server: the page, and what has changed of it, for those who have the token."""
-    pages, once = Pages(store), Together()
+    pages, once = Pages(store, is_gone), Together()
 
     async def whole(request: Request) -> Response:
         made = await once(pages.made, *asked(request))
@@ -178,9 +181,9 @@ def listen(host: str, port: int, *, insecure: bool) -> socket.socket:
     return listening.listen(host, port)
 
 
-def configuration(store: Store, token: str, *, insecure: bool) -> uvicorn.Config:
+def configuration(store: Store, token: str, *, insecure: bool, is_gone: IsGone = nobody_is) -> uvicorn.Config:
     return uvicorn.Config(
-        application(store, token, anywhere=insecure),
+        application(store, token, anywhere=insecure, is_gone=is_gone),
         http=Patient,
         ws="none",
         log_level="warning",
@@ -190,9 +193,9 @@ def configuration(store: Store, token: str, *, insecure: bool) -> uvicorn.Config
     )
 
 
-def serve(store: Store, found: socket.socket, token: str, *, insecure: bool) -> None:
-    """Serve until interrupted, which is the proper end."""
+def serve(store: Store, found: socket.socket, token: str, *, insecure: bool, is_gone: IsGone = nobody_is) -> None:
+    """Serve until interrupted, which is the proper end. is_gone: see `PageCache`."""
     try:
-        uvicorn.Server(configuration(store, token, insecure=insecure)).run(sockets=[found])
+        uvicorn.Server(configuration(store, token, insecure=insecure, is_gone=is_gone)).run(sockets=[found])
     except KeyboardInterrupt:
         return

@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from robustq.jobs.errors import SpecError
+from robustq.jobs.queue.status import IsGone
 from robustq.jobs.report.page import images
-from robustq.jobs.report.page.cache import PageCache
+from robustq.jobs.report.page.cache import PageCache, nobody_is
 from robustq.jobs.report.page.images import condition
 from robustq.jobs.report.page.plotly import slug
 from robustq.jobs.report.page.render import render_page, render_sections
@@ -29,12 +30,14 @@ def write_report(
     figures_folder: Path | None,
     tell: Callable[[str], None] = lambda text: None,
     forms: Sequence[str] = ("png",),
+    is_gone: IsGone = nobody_is,
 ) -> list[Path]:
     """Write the report of the latest sweep of this name, and its pictures as files where a folder is given.
 
-    tell: is told of what cannot be shown, in one line each.  forms: of the files: png, svg, pdf.
+    tell: is told of what cannot be shown, in one line each.  forms: of the files: png, svg, pdf.  is_gone: see
+    `PageCache`.
     """
-    cache = PageCache()
+    cache = PageCache(is_gone)
     with store.begin() as db:
         sweep_id = find_sweep(db, name)
         assert sweep_id is not None  # a name that does not exist has raised

@@ -20,6 +20,7 @@ LINES, CELLS = ("sweep", "dataset", "model"), ("attack", "norm", "eps")
 CONTEST = ("dataset", "attack", "norm", "eps")
 MEANS = ("clean_accuracy", "robust_accuracy", "distance_median", "seconds")
 LESS_IS_BETTER = ("seconds",)
+CLEAN = "clean"  # the evaluation whose clean accuracy is the model's: see worst_attack.py
 SD = " sd"  # ends the name of a pivot's column of standard deviations
 
 
@@ -158,10 +159,12 @@ def pivot(groups: Sequence[Row], tell: Callable[[str], None], *, spread: bool = 
         head = {name: row[name] for name in (*heads, "model")}
         line = lines.setdefault(place, head | dict.fromkeys(names))
         column = columns[tuple(row[name] for name in CELLS)]
-        line[column] = None if row["verdict"] == FAIL else row["robust_accuracy"]
+        # Of a randomised model a row's two accuracies on clean images are of other draws.
+        accuracy = "clean_accuracy" if row["attack"] == CLEAN else "robust_accuracy"
+        line[column] = None if row["verdict"] == FAIL else row[accuracy]
         failed_in[place] = failed_in.get(place, 0) + (row["verdict"] == FAIL)
         if spread:
-            line[column + SD] = None if row["verdict"] == FAIL else row["robust_accuracy_sd"]
+            line[column + SD] = None if row["verdict"] == FAIL else row[f"{accuracy}_sd"]
         for reason in (row["why"] or "").split("; ") if row["why"] else ():
             whys.setdefault(place, {}).setdefault(f"{row['verdict']}: {reason}", []).append(column)
     if whys:

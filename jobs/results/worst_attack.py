@@ -1,18 +1,20 @@
-"""The worst case over attacks: which rows a model's robust accuracy at a radius rests on, and whether it is trusted."""
+"""The rows that a model's robust accuracy at a radius and its clean one rest on, and whether they are trusted."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from robustlib.checks.thresholds import FAIL, PASS, WARN
 from robustlib.settings import CERTIFY
-from robustq.jobs.results.aggregate import mean, rows_by
+from robustq.jobs.results.aggregate import CLEAN, mean, rows_by
 from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import ResultRow
+from robustq.jobs.text.tables import Row
 
 SEVERITY = {FAIL: 0, WARN: 1, None: 2, PASS: 3}
 
 R = TypeVar("R", bound=ResultRow)
+S = TypeVar("S", bound=Row)
 
 
 @dataclass(frozen=True)
@@ -65,3 +67,23 @@ def worst_case_verdict(row: ResultRow, here: Sequence[ResultRow]) -> str | None:
         return row["verdict"]
     parts = lowest_attacks([part for part in here if part["seed"] == row["seed"]])
     return max((part["verdict"] for part in parts), key=SEVERITY.__getitem__)
+
+
+def clean_row(rows: Sequence[S]) -> S:
+    """The row whose clean accuracy is the model's, for every table and the page. rows: of one model, data set and seed.
+
+    A randomised model draws anew in each evaluation, so that each row has another one; of a fixed model all are equal.
+    That of the evaluation `clean`; without one, that of the evaluation of the most images, the earliest of equals. The
+    worst case, whose draws are those that did most harm, and certificates, whose class is the vote, come last.
+    """
+    return min(rows, key=clean_order)
+
+
+def clean_order(row: Row) -> tuple[Any, ...]:
+    attack = row["attack"]
+    return attack != CLEAN, attack == CERTIFY, attack == WORST_CASE, -row["n"], row["job_id"]
+
+
+def clean_rows(rows: Iterable[S]) -> list[S]:
+    """That row of each seed.  rows: of one model and data set."""
+    return [clean_row(same) for same in rows_by(rows, "seed").values()]

@@ -7,8 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from robustlib.metrics import wilson
-from robustq.jobs.statistics.significance import fisher_exact, holm, paired, standard_error
+from robustq.jobs.statistics.significance import (
+    ROUNDING,
+    fisher_exact,
+    holm,
+    is_constant,
+    paired,
+    standard_error,
+    without_spread,
+)
 
 ALPHA = 0.05  # two models are told apart where a corrected p-value is below this
 
@@ -51,7 +58,8 @@ def versus(first: Sequence[Seen], second: Sequence[Seen]) -> Versus:
 
     McNemar's exact test where the images are the same, Fisher's where they are not. Over several seeds, and for
     randomised models, the variances of the seeds and of the images add, with Welch and Satterthwaite's degrees of
-    freedom (Welch 1947): of seeds that of the mean over them, of the same images that of each image's difference.
+    freedom (Welch 1947): of seeds that of the mean over them, of the same images that of each image's difference. Where
+    none of them varies the test is `without_variance`.
     """
     some = first[0]
     same = bool(len(some.index)) and all(
@@ -77,12 +85,10 @@ def paired_versus(one: np.ndarray, other: np.ndarray) -> Versus:
 
 def unpaired_versus(one: np.ndarray, other: np.ndarray) -> Versus:
     """The interval is Newcombe's, of Wilson's (Newcombe 1998, method 10)."""
-    (p, low, high), (q, lower, higher) = ((x.mean(), *wilson(x.sum(), len(x))) for x in (one, other))
-    ends = (q - p - math.hypot(q - lower, high - p), q - p + math.hypot(higher - q, p - low))
+    p, q = float(one.mean()), float(other.mean())
     p_value = fisher_exact(int(one.sum()), len(one), int(other.sum()), len(other))
-    return Versus(
-        float(q - p), float(ends[0]), float(ends[1]), p_value, "Fisher's exact test, of images that are not the same"
-    )
+    ends = without_spread(p, len(one), q, len(other))
+    return Versus(q - p, *ends, p_value, "Fisher's exact test, of images that are not the same")
 
 
 def welch(first: Sequence[Seen], second: Sequence[Seen], *, same: bool) -> Versus:
@@ -90,18 +96,34 @@ def welch(first: Sequence[Seen], second: Sequence[Seen], *, same: bool) -> Versu
     difference = float(by_image[1].mean() - by_image[0].mean())
     looked = [by_image[1] - by_image[0]] if same else by_image
     samples = [*looked, *([one.right.mean() for one in seen] for seen in (first, second) if len(seen) > 1)]
-    parts = [(standard_error(values) or 0.0, len(values) - 1) for values in samples]
-    variance = sum(error**2 for error, _ in parts)
     images = f"the same {len(by_image[0])} images" if same else "images that are not the same"
     seeds = f"{len(first)} and {len(second)} seeds and " if len(first) + len(second) > 2 else ""
-    test = f"t-test over {seeds}{images}"
-    if variance == 0:
-        return Versus(difference, difference, difference, 0.0 if difference else 1.0, test)
+    if all(is_constant(values) for values in samples):
+        return without_variance(by_image[0], by_image[1], f"{seeds}{images}", same=same)
+    parts = [(standard_error(values) or 0.0, len(values) - 1) for values in samples]
+    variance = sum(error**2 for error, _ in parts)
     freedom = variance**2 / sum(error**4 / df for error, df in parts if df)
     error = math.sqrt(variance)
     half = float(special.stdtrit(freedom, 0.975)) * error
     p = 2 * float(special.stdtr(freedom, -abs(difference) / error))
-    return Versus(difference, difference - half, difference + half, p, test)
+    return Versus(difference, difference - half, difference + half, p, f"t-test over {seeds}{images}")
+
+
+def without_variance(first: np.ndarray, second: np.ndarray, what: str, *, same: bool) -> Versus:
+    """Where nothing varies there is no t-test: its t is infinite and its p 0, however few the images are. The
+    permutation test of the images takes its place, which is exact: that all of them differ the same way is one of 2**n
+    signs, or of C(n + m, n) orders where they are not the same; p is twice that, for either way.
+
+    first, second: shares by image.  what: was compared, in words.
+    """
+    n, m = len(first), len(second)
+    p, q = float(first.mean()), float(second.mean())
+    low, high = without_spread(p, n, q, m)
+    test = f"permutation test over {what}, in which nothing varies"
+    if abs(q - p) <= ROUNDING:
+        return Versus(0.0, low, high, 1.0, test)
+    chance = -n * math.log(2) if same else math.lgamma(n + 1) + math.lgamma(m + 1) - math.lgamma(n + m + 1)
+    return Versus(q - p, low, high, min(1.0, 2 * math.exp(chance)), test)
 
 
 def against_best(best: Sequence[Seen], others: Sequence[Sequence[Seen]]) -> list[tuple[Versus, float]]:

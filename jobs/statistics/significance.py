@@ -13,6 +13,7 @@ from scipy import special
 
 from robustlib.metrics import Z95, wilson
 
+ROUNDING = 1e-12  # of means of shares
 MANY_DISCORDANT = 25  # pairs from which on the chi-square approximation of McNemar's test is usual
 
 
@@ -50,6 +51,12 @@ def standard_error(values: Sequence[float] | np.ndarray) -> float | None:
     """Standard error of the mean, from the sample's own spread; None for fewer than two values."""
     given = np.asarray(values, np.float64)
     return float(given.std(ddof=1) / math.sqrt(len(given))) if len(given) > 1 else None
+
+
+def is_constant(values: Sequence[float] | np.ndarray) -> bool:
+    """Whether nothing varies but for rounding: of such a sample a t-test says anything, as SciPy warns."""
+    given = np.asarray(values, np.float64)
+    return float(np.ptp(given)) <= ROUNDING
 
 
 def t_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> tuple[float, float] | None:
@@ -138,6 +145,18 @@ def score_interval(only_first: int, only_second: int, n: int) -> tuple[float, fl
     return bisect(lambda d: score(d) > Z95, -1.0, difference), bisect(lambda d: score(d) >= -Z95, difference, 1.0)
 
 
+def without_spread(first: float, n: int, second: float, m: int) -> tuple[float, float]:
+    """A 95 % interval of a difference of means within [0, 1], second minus first, that needs no variance.
+
+    Newcombe's of Wilson's (Newcombe 1998, method 10): no variable within [0, 1] of this mean varies more than one that
+    is 0 or 1. For samples in which nothing varies, of which Student's interval is a point, however small they are.
+    """
+    (low, high), (lower, higher) = wilson(first * n, n), wilson(second * m, m)
+    difference = second - first
+    down, up = math.hypot(second - lower, high - first), math.hypot(higher - second, first - low)
+    return max(difference - down, -1.0), min(difference + up, 1.0)
+
+
 def bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
     """Where something that holds at and above `low` ceases to, to the last bits; `low` where it never holds."""
     for _ in range(80):
@@ -150,7 +169,8 @@ def paired(first: np.ndarray, second: np.ndarray) -> Paired:
     """Compare two outcomes of the same examples, in the same order.
 
     first, second: shares of draws that classify each example correctly, shape (N,); 0 and 1 for fixed models, whose
-    difference gets Tango's interval. Any other gets Student's, and counts as right in McNemar's test from one half on.
+    difference gets Tango's interval. Any other gets Student's, or that of `without_spread` where all images differ
+    alike, and counts as right in McNemar's test from one half on.
     """
     if len(first) != len(second) or not len(first):
         raise ValueError(f"expected two outcomes of the same examples, got {len(first)} and {len(second)}")
@@ -160,6 +180,8 @@ def paired(first: np.ndarray, second: np.ndarray) -> Paired:
     difference, n = float((second - first).mean()), len(first)
     if np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all():
         low, high = score_interval(only_first, only_second, n)
+    elif n > 1 and is_constant(second - first):
+        low, high = without_spread(float(first.mean()), n, float(second.mean()), n)
     else:
         low, high = t_interval(second - first) or (-1.0, 1.0)
     many = only_first + only_second >= MANY_DISCORDANT

@@ -4,7 +4,7 @@ import heapq
 import math
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from robustlib.settings import AUDIT, CERTIFY
@@ -35,13 +35,15 @@ class Budget:
 class Cut:
     """What fits into a budget, in the order of its value, each job after those that it needs; and what does not.
 
-    wall_seconds: of what fits.  left_seconds: of work of what does not.
+    wall_seconds: of what fits.  left_seconds: of work of what does not.  seconds: of each job by its key, as far as
+    they were estimated.
     """
 
     chosen: list[Planned]
     left_out: list[Planned]
     wall_seconds: float
     left_seconds: float
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class Purse:
@@ -106,7 +108,7 @@ def cut(plan: Sequence[Planned], seconds: Mapping[str, float], budget: float, sl
     chosen = list(purse.chosen.values())
     left_out = [job for job in plan if job.key not in purse.chosen]
     left = sum(seconds.get(job.key, 0.0) for job in left_out)
-    return Cut(chosen, left_out, wall_seconds(chosen, seconds, slots), left)
+    return Cut(chosen, left_out, wall_seconds(chosen, seconds, slots), left, seconds)
 
 
 def take_cheapest(purse: Purse, items: Sequence[list[Planned]]) -> None:

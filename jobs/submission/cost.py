@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import Tensor, nn
 
 from robustlib.attacks import ATTACKS
 from robustlib.attacks.surrogate_training import ARCH, EPOCHS
@@ -13,6 +14,8 @@ from robustlib.flop_count import flops_of
 from robustlib.gpu_failures import asks_for_a_gpu
 from robustlib.inference.model_modes import device_of, moved
 from robustlib.inference.throughput import VERDICTS, Work
+from robustlib.models import is_black_box
+from robustlib.models.onnx_model import WithGradients
 from robustlib.settings import AUDIT, CERTIFY
 from robustlib.training import OBJECTIVES
 from robustlib.training.objectives import attack_of
@@ -58,8 +61,8 @@ def weighed(work: Work) -> int:
 
 
 def pass_cost(spec: ModelSpec, ref: DataRef) -> float:
-    """Multiplications of one pass of the model forward, in millions; of its parameters, where it takes no pass; UNKNOWN
-    where it cannot be built on this machine.
+    """Multiplications of one pass of the model forward, in millions: of a package those of its network; of its
+    parameters, where it takes no pass; UNKNOWN where it cannot be built on this machine, or only answers.
     """
     test = load_data(ref)
     try:
@@ -72,9 +75,19 @@ def pass_cost(spec: ModelSpec, ref: DataRef) -> float:
     try:
         device = device_of(model, x)
         flops = flops_of(lambda: moved(model, device)(x.to(device)))
+        if any(isinstance(layer, WithGradients) for layer in model.modules()):
+            flops = flops_of(lambda: asked_for_a_gradient(moved(model, device), x.to(device)))
     except Exception:  # its jobs will say what is wrong with it, and must be there to do so
         return sum(p.numel() for p in model.parameters()) / 1e6
+    if not flops and is_black_box(model):  # what a program or a server computes, nobody counts
+        return UNKNOWN
     return max(flops / 2e6, 1e-3)
+
+
+def asked_for_a_gradient(model: nn.Module, x: Tensor) -> None:
+    """A pass in which the network of a package takes part: what its program computes is not seen."""
+    with torch.enable_grad():
+        model(x.requires_grad_())
 
 
 def job_work(planned: Planned, resolved: Resolved) -> Work:

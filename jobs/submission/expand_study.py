@@ -32,7 +32,8 @@ from robustq.jobs.specs import (
     ModelSpec,
     Statistics,
 )
-from robustq.jobs.study.study import Origin, Study, StudyAttack, StudyModel, explain
+from robustq.jobs.study.entries import StudyAttack, StudyModel
+from robustq.jobs.study.study import Origin, Study, explain
 from robustq.jobs.study.yaml_with_lines import Path_
 from robustq.jobs.submission.plan import Planned, Resolved, model_jobs
 from robustq.jobs.text.canonical_json import canonical

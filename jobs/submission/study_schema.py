@@ -21,8 +21,9 @@ from robustlib.defences.smoothing import certify
 from robustlib.models import MODELS
 from robustlib.settings import AUDIT, CERTIFY, TRANSFER, TrainSettings
 from robustlib.training import OBJECTIVES
+from robustq.jobs.study.entries import StudyAttack, StudyDefence, StudyModel
 from robustq.jobs.study.grid import GRID, NO_AXIS
-from robustq.jobs.study.study import Study, StudyAttack, StudyDefence, StudyModel
+from robustq.jobs.study.study import Study
 from robustq.jobs.submission import validate
 
 Schema = dict[str, Any]

@@ -110,8 +110,10 @@ def ids_of(db: Connection, plan: list[Planned]) -> list[int]:
 
 def keep_to(db: Connection, done: Submitted, budget: Budget, cut: Cut, unwanted: Set[int] = frozenset()) -> Submitted:
     """Leave what a budget does not hold out of the queue. unwanted: what budgets had left out before."""
-    ids = ids_of(db, cut.left_out)
-    leave_out(db, done.sweep_id, ids, budget.text, unwanted)
+    numbers = {key: id_ for key, (id_, _) in known_jobs(db, [planned.key for planned in cut.left_out]).items()}
+    ids = list(numbers.values())
+    expected = {id_: cut.seconds[key] for key, id_ in numbers.items() if key in cut.seconds}
+    leave_out(db, done.sweep_id, ids, budget.text, unwanted, expected)
     n, stay = count_left_out(db, done.sweep_id), sum(unfinished(db, some) for some in chunks(ids))
     named = shlex.quote(done.name)
     words = (

@@ -8,9 +8,11 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from robustq.jobs.errors import SpecError
+from robustq.jobs.results.aggregate import rows_by
 from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.results.rows import chosen_rows
+from robustq.jobs.results.worst_attack import clean_row
 from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.schema import job, job_dep, result
 from robustq.jobs.text.canonical_json import canonical
@@ -53,7 +55,9 @@ def runs_of(db: Connection, filters: Filters) -> list[Run]:
     """The runs of the results that the filters leave. Raises SpecError where there is none."""
     found: dict[tuple[str, str, int], Run] = {}
     first: dict[tuple[str, str, int], int] = {}
-    for row in chosen_rows(db, filters):
+    rows = chosen_rows(db, filters)
+    clean = {place: clean_row(mine) for place, mine in rows_by(rows, "sweep", "model", "seed").items()}
+    for row in rows:
         place = (row["sweep"], row["model"], row["seed"])
         first.setdefault(place, row["job_id"])
         add(found.setdefault(place, Run(*place)), row)
@@ -61,6 +65,7 @@ def runs_of(db: Connection, filters: Filters) -> list[Run]:
         raise SpecError("there is no result that the options leave: nothing was exported")
     trained = trainings(db, list(first.values()))
     for place, run in found.items():
+        run.metrics["clean_accuracy"] = clean[place]["clean_accuracy"]
         if (training := trained.get(first[place])) is not None:
             add_training(run, *training)
     return list(found.values())
@@ -76,7 +81,6 @@ def add(run: Run, row: ResultRow) -> None:
     while f"robust_accuracy/{place}" in run.metrics:  # the same attack with other settings
         place += "+"
     run.metrics |= {f"{name}/{place}": row[name] for name in NUMBERS if row[name] is not None}  # pyright: ignore
-    run.metrics["clean_accuracy"] = row["clean_accuracy"]
     run.tags |= {"device": row["device"], **{f"versions.{name}": str(value) for name, value in row["versions"].items()}}
     run.tags |= {f"recipe/{place}": row["recipe"] or "", f"verdict/{place}": row["verdict"] or ""}
     run.keys.append(row["key"])

@@ -1,12 +1,9 @@
 """A bundle of a sweep: study, rows, outcomes, weights and sources in one file, for a reader who trusts nobody."""
 
-import importlib.util
-import io
 import json
 import re
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +12,9 @@ from sqlalchemy import Connection, select
 from robustlib import KERNEL_VERSION, VERSION
 from robustlib.addresses import is_address, public
 from robustlib.durable_files import replace
-from robustlib.hashing import code_hash, file_hash, local_modules
-from robustlib.packages.contents import SUFFIX, open_contents
-from robustlib.packages.manifest import package_hash
 from robustq.jobs.errors import SpecError
 from robustq.jobs.queue.status import counts
 from robustq.jobs.results.rows import sweep_spec
-from robustq.jobs.specs import CodeRef
 from robustq.jobs.store import artifacts
 from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.connection import Store
@@ -43,12 +36,12 @@ from robustq.jobs.verification.bundle_format import JOBS, RESULTS, STUDY, Conten
 from robustq.jobs.verification.bundled_jobs import (
     KINDS,
     BundledJob,
-    files_of,
     outcome_name,
     outcomes_csv,
     rows_csv,
     to_lines,
 )
+from robustq.jobs.verification.bundled_sources import sources, weights_files
 
 OF_JOB = ("key", "kind", "spec", "arch", "defence", "dataset", "attack", "norm", "eps", "seed", "recipe", "subject")
 SETTINGS = ("options", "params")
@@ -162,78 +155,3 @@ def without_folders(data: Any) -> Any:
     if not isinstance(data, str):
         return data
     return public(data) if is_address(data) else FOLDERS.sub("", data)
-
-
-def weights_files(jobs: Iterable[BundledJob]) -> dict[str, Content]:
-    """The files of weights that the models name, where they lie on this machine."""
-    members: dict[str, Content] = {}
-    for sha256, place in sorted(set(files_of(jobs)), reverse=True):
-        members[file_name(sha256, place)] = find(place, sha256)
-    return {name: members[name] for name in dict.fromkeys(members)}
-
-
-def file_name(sha256: str, place: str) -> str:
-    """A file's name in a bundle: as its author called it, where that is a plain name."""
-    name = Path(place).name
-    return f"files/{sha256}/{name if re.fullmatch(bundle_format.PART, name) else 'weights'}"
-
-
-def find(place: str, sha256: str, digest: Callable[[Path], str] = file_hash) -> Path:
-    """Where a file lies that a job was submitted with. Raises SpecError where it is gone, or another now.
-
-    digest: what its hash is made by.
-    """
-    from robustq.jobs.running.inputs import find_file
-
-    try:
-        return Path(find_file(place, sha256, str(Path.cwd()), digest))
-    except (FileNotFoundError, ValueError) as error:
-        raise SpecError(f"the bundle would lack what its numbers rest on: {error}") from error
-
-
-def sources(jobs: Iterable[BundledJob]) -> dict[str, Content]:
-    """The source of the study's own models: of a FILE.py with all that it imports from beside it."""
-    codes = {model.code.reference: model.code for one in jobs for model in one.models() if model.code is not None}
-    members: dict[str, Content] = {}
-    for code in codes.values():
-        if not is_address(code.reference):
-            members |= source(code)
-    return members
-
-
-def source(code: CodeRef) -> dict[str, Content]:
-    if not code.factory:
-        return program(code)
-    if not code.place.endswith(".py"):  # an installed module, whose hash is of its file alone
-        from robustq.jobs.running.inputs import find_code
-
-        try:
-            find_code(code, "")
-        except ValueError as error:
-            raise SpecError(f"the bundle would lack what its numbers rest on: {error}") from error
-        found = importlib.util.find_spec(code.place)
-        if found is None or found.origin is None:
-            raise SpecError(f"the bundle would lack what its numbers rest on: there is no module {code.place} here")
-        return {f"code/{code.sha256}/{code.place.rpartition('.')[2]}.py": Path(found.origin)}
-    main = find(code.place, code.sha256, code_hash).resolve()
-    files = [main, *local_modules(main).values()]
-    return {f"code/{code.sha256}/{file.relative_to(main.parent).as_posix()}": file for file in files}
-
-
-def program(code: CodeRef) -> dict[str, Content]:
-    """An ONNX file, or a package, as it is: a folder of one as an archive."""
-    place = find(code.place, code.sha256, package_hash if code.is_package else file_hash)
-    if place.is_file():
-        return {program_name(code): place}
-    contents, whole = open_contents(place), io.BytesIO()
-    with zipfile.ZipFile(whole, "w") as archive:
-        for name in sorted(contents.sizes):
-            bundle_format.add(archive, name, contents.read(name))
-    return {program_name(code): whole.getvalue()}
-
-
-def program_name(code: CodeRef) -> str:
-    """The name in a bundle of an ONNX file or a package, which ends as what it is."""
-    ending = ".onnx" if code.is_onnx else SUFFIX
-    name = Path(code.place).name.removesuffix(ending) + ending
-    return f"files/{code.sha256}/{name if re.fullmatch(bundle_format.PART, name) else f'program{ending}'}"

@@ -16,13 +16,14 @@ from robustlib.datasets import load
 from robustq.jobs.errors import RunError, SpecError
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.running.inputs import load_data
-from robustq.jobs.specs import DataRef, EvalSpec, ModelSpec
+from robustq.jobs.running.package_models import GRADIENTS
+from robustq.jobs.specs import CodeRef, DataRef, EvalSpec, ModelSpec
 from robustq.jobs.store import artifacts, example_outcomes
 from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.schema import artifact, example_blob, job, job_artifact, job_dep, result, sweep, sweep_job
-from robustq.jobs.verification.bundle import file_name, program_name
 from robustq.jobs.verification.bundle_format import Bundle
 from robustq.jobs.verification.bundled_jobs import BundledJob, How, outcome_name, read_outcomes
+from robustq.jobs.verification.bundled_sources import file_name, gradient_code, program_name
 from robustq.jobs.verification.replay import Replayed, device_for, replay
 
 NUMBER = re.compile(r"^job \d+ cannot run again: ")  # of the temporary store, which nobody knows
@@ -126,12 +127,19 @@ class RestoredStore:
         if code is not None and not code.factory:
             name = program_name(code)
             code = code.model_copy(update={"place": str(self.unpacked([name]) / name)})
+            if (lent := gradient_code(model, Path(code.place))) is not None:
+                options = model.options | {GRADIENTS: f"{self.source(lent)}:{lent.factory}"}
+                model = model.model_copy(update={"options": options})
         elif code is not None and code.place.endswith(".py") and not is_address(code.reference):
-            folder = f"code/{code.sha256}/"
-            self.unpacked([name for name in self.bundle.members if name.startswith(folder)])
-            place = self.folder / folder / Path(code.place).name
-            code = code.model_copy(update={"place": str(place)})
+            code = code.model_copy(update={"place": str(self.source(code))})
         return model.model_copy(update={"weights": weights, "code": code})
+
+    def source(self, code: CodeRef) -> Path:
+        """The user's file, unpacked with what it imports from beside it."""
+        folder = f"code/{code.sha256}/"
+        main = folder + Path(code.place).name
+        beside = [name for name in self.bundle.members if name.startswith(folder)]
+        return self.unpacked([main, *(name for name in beside if name != main)]) / main
 
     def unpacked(self, names: Sequence[str]) -> Path:
         """The folder that these members lie in by their names. Raises SpecError where the bundle lacks one."""

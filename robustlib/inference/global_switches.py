@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from robustlib.inference.model_modes import read_switches, write_switches
+from robustlib.inference.float32_switches import read_switches, write_switches
 
 
 def read() -> dict[str, Any]:

@@ -44,6 +44,7 @@ def in_turn(
         row = turn * len(live) + torch.arange(len(live), device=x.device)
         better = fell.any(0) | (found.score[row] > score[live])
         taken, row = live[better], row[better]
-        best[taken], done[taken], score[taken] = found.x_adv[row], found.done[row], found.score[row]
+        best[taken], done[taken] = found.x_adv[row], found.done[row]
+        score[taken] = found.score[row].to(score.dtype)  # a model may answer in half precision
         live = live[~fell.any(0)]
     return Turned(best, done, score)

@@ -35,7 +35,7 @@ def network(arch: str, in_channels: int, num_classes: int, image_size: tuple[int
         return torchvision_network(arch.removeprefix("torchvision:"), in_channels, num_classes, **options)
     if arch not in MODELS:
         raise ValueError(unknown("arch", arch, [*MODELS, "torchvision:NAME"]))
-    check_options(arch, MODELS[arch], options)
+    options = check_options(arch, MODELS[arch], options)
     return MODELS[arch](in_channels=in_channels, num_classes=num_classes, image_size=image_size, **options)
 
 

@@ -92,8 +92,11 @@ def users_model(reference: str | None) -> Iterator[None]:
         ) from error
 
 
-def check_options(owner: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:
-    """Raise ValueError for an option the factory has no parameter for, and for a boolean where that is a number."""
+def check_options(owner: str, factory: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The options as the factory means them: where that is a whole number, 1e1, which YAML reads as 10.0, is 10.
+
+    Raises ValueError for one that the factory has no parameter for, and for a boolean where that is a number.
+    """
     accepted = inspect.signature(factory).parameters
     any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
     for name, value in options.items():
@@ -102,15 +105,28 @@ def check_options(owner: str, factory: Callable[..., Any], options: dict[str, An
             raise ValueError(f"{owner} has no option {name!r}, it has: {known}{did_you_mean(name, accepted)}")
         if isinstance(value, bool) and name in accepted and is_number(accepted[name]):
             raise ValueError(f"{owner}: expected a number for the option {name!r}, got {str(value).lower()}")
+    whole = {name for name in options if name in accepted and numbers_of(accepted[name]) == {"int"}}
+    return {name: as_whole(value) if name in whole else value for name, value in options.items()}
+
+
+def as_whole(value: Any) -> Any:
+    """A float that is a whole number as that; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def is_number(parameter: inspect.Parameter) -> bool:
-    """Whether a parameter is one by its annotation, which may be text, or else by its default."""
+    return bool(numbers_of(parameter))
+
+
+def numbers_of(parameter: inspect.Parameter) -> set[str]:
+    """Which kinds of number a parameter is, int or float, by its annotation, which may be text, or else by its default;
+    none where it may be something else.
+    """
     kind = parameter.annotation
     if kind is parameter.empty:
-        return type(parameter.default) in (int, float)
+        return {type(parameter.default).__name__} & {"int", "float"}
     words = set(re.findall(r"\w+", kind if isinstance(kind, str) else inspect.formatannotation(kind)))
-    return bool(words & {"int", "float"}) and words <= {"int", "float", "None", "Optional", "Union", "typing"}
+    return words & {"int", "float"} if words <= {"int", "float", "None", "Optional", "Union", "typing"} else set()
 
 
 def build_users(
@@ -134,17 +150,17 @@ def call_factory(reference: str, facts: dict[str, Any], options: dict[str, Any])
     ONNX Runtime runs.
     """
     if is_address(reference):
-        check_options(public(reference), endpoint, options)
+        options = check_options(public(reference), endpoint, options)
         if "url" in options:
             raise ValueError(f"{public(reference)} is the address: expected no option 'url'")
         return endpoint(reference, **{"num_classes": facts["num_classes"]} | options)
     if reference.endswith(SUFFIX):
-        check_options(reference, onnx_file, options)
+        options = check_options(reference, onnx_file, options)
         if "place" in options:
             raise ValueError(f"{reference} is the file: expected no option 'place'")
         return onnx_file(reference, **facts | options)
     factory = load_factory(reference)
-    check_options(reference, factory, options)
+    options = check_options(reference, factory, options)
     # Facts go to parameters of their name alone: a module's class takes **kwargs by its signature, and refuses them.
     accepted = inspect.signature(factory).parameters
     place = reference.rpartition(":")[0]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -65,13 +66,55 @@ def test_a_second_run_takes_the_gpus_that_are_free(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(this_machine, "gpu_ids", lambda: ["0", "1", "2"])
     told: list[str] = []
     slots = Slots(3, 1, 5)
-    assert this_machine.beside_others(slots, told.append) is slots and told == []
-    with another("1"):
-        assert this_machine.beside_others(slots, told.append) == Slots(2, 1, 5, gpus="0,2")
+    assert taken(slots, told) is slots and told == []
+    with another("1") as (pid, _):
+        assert taken(slots, told) == Slots(2, 1, 5, gpus="0,2")
         assert told == ["GPU 0, 2 of 0, 1, 2 is used: other robustq runs are on the rest"]
         one = Slots(1, 1, 5, gpus="1")
-        assert this_machine.beside_others(one, told.append) is one  # none is free: they share it, and are told
-    assert this_machine.beside_others(Slots(2, 0, 1), told.append) == Slots(2, 0, 1)
+        assert taken(one, told) is one  # none is free: they share it, and are told
+        assert told[1:] == [f"another robustq run (process {pid}) is at work on GPU 1 too: each takes longer"]
+    with another("0"):
+        assert taken(Slots(1, 1, 5), told) == Slots(1, 1, 5, gpus="1") and len(told) == 2  # it has all that it wants
+    assert taken(Slots(2, 0, 1), told) == Slots(2, 0, 1)
+
+
+def taken(slots: Slots, told: list[str]) -> Slots:
+    """The slots that a run gets, which ends at once."""
+    with Neighbours(this_machine.gpus_of(slots) or [CPUS], told.append, most=slots.count) as found:
+        return this_machine.on_those(slots, found.what, told.append)
+
+
+def test_runs_that_start_at_once_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch):
+    """Each has looked before any has taken, were it not for the lock."""
+    looked = machine_locks.users_of
+
+    def slowly(*given: Any) -> list[int]:
+        found = looked(*given)
+        time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(machine_locks, "users_of", slowly)
+    there, told = threading.Barrier(4), list[str]()
+    got: list[str] = []
+
+    def run() -> None:
+        there.wait()
+        with Neighbours(["0", "1", "2", "3"], told.append, most=1) as found:
+            got.extend(found.what)
+            there.wait()
+
+    runs = [threading.Thread(target=run) for _ in range(4)]
+    for one in runs:
+        one.start()
+    for one in runs:
+        one.join()
+    assert (sorted(got), told) == (["0", "1", "2", "3"], [])
+
+
+def test_who_was_stopped_while_it_looked_holds_nobody_up(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine_locks, "TAKE_SECONDS", 0.05)
+    with machine_locks.one_looks_at_a_time(runtime_folder()), Neighbours(["0", "1"], print, most=1) as found:
+        assert found.what == ["0"] and len(list(folder.glob("gpu-0.*.run"))) == 1
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from robustq.jobs.study.study import Study, StudyAttack, StudyModel, load_study
+from robustq.jobs.study.entries import StudyAttack, StudyModel
+from robustq.jobs.study.study import Study, load_study
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "study.md").read_text()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, select
 
+from robustq.jobs.queue.status import IsGone
 from robustq.jobs.report.page.html_table import Line
 from robustq.jobs.report.page.image_outcomes import Outcome, outcome_of, query_totals, read_outcomes
 from robustq.jobs.report.page.thumbnails import Data, Drawn, find_data
@@ -37,14 +38,21 @@ class QueryCounts:
     queries: np.ndarray
 
 
+def nobody_is(pid: int, process: str | None) -> bool:
+    """Of no driver it is known that it died: where whoever asks cannot look at processes."""
+    return False
+
+
 class PageCache:
     """Readings of one store by job or by content, which do not change; outcomes that it lost are looked for again.
 
     drawn: pictures by job and names of classes.  lines: of the table of all results, by sweep, job, verdict with its
-    reasons and hash of the weights: a later audit may change a verdict.
+    reasons and hash of the weights: a later audit may change a verdict.  is_gone: tells drivers that died from those at
+    work, see jobs/queue/status.py.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_gone: IsGone = nobody_is) -> None:
+        self.is_gone = is_gone
         self.drawn: dict[tuple[int, tuple[str, ...]], Drawn] = {}
         self.lines: dict[tuple[int, int, str | None, str], Line] = {}
         self.studies: dict[int, str] = {}

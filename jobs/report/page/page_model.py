@@ -10,11 +10,15 @@ from robustq.jobs.report.page.sweep_data import Sweep
 
 @dataclass(frozen=True)
 class WorkDone:
-    """How far the work is, in percent of its estimated cost, what runs, and the time left, in words."""
+    """How far the work is, in percent of its estimated cost, what runs, and the time left, in words.
+
+    left_behind: what drivers that died hold, in words.
+    """
 
     percent: float
     running: Table | None
     left: str = ""
+    left_behind: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from robustlib import VERSION
+from robustq.jobs.queue.status import left_words
 from robustq.jobs.report.page import (
     charts,
     cost_tables,
@@ -36,7 +37,15 @@ from robustq.jobs.report.page.page_model import (
     Verdict,
     WorkDone,
 )
-from robustq.jobs.report.page.ranking import Compare, RadiusRanking, Standing, headlines, rank_radii, standings
+from robustq.jobs.report.page.ranking import (
+    AS_THEY_ARE,
+    Compare,
+    RadiusRanking,
+    Standing,
+    headlines,
+    rank_radii,
+    standings,
+)
 from robustq.jobs.report.page.sweep_data import Sweep
 from robustq.jobs.report.page.thumbnails import Data
 from robustq.jobs.results.attack_labels import WORST_CASE
@@ -58,7 +67,8 @@ def make_page(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> Page
     found = standings(sweep.rows, sweep.checks)
 
     def compare(first: Standing, second: Standing, column: str) -> Versus:
-        return cache.versus(db, first.rows, second.rows, column)
+        one, other = ((s.clean_rows if column == AS_THEY_ARE else s.rows) for s in (first, second))
+        return cache.versus(db, one, other, column)
 
     everywhere = rank_radii(found, compare)
     headline = headlines(everywhere)
@@ -174,7 +184,9 @@ def work_done(sweep: Sweep) -> WorkDone:
         for job in sweep.running
     ]
     time_left = "" if sweep.left_seconds is None else duration(sweep.left_seconds)
-    return WorkDone(round(100 * share, 1), html_table.table_of("running", "Jobs that run now", lines), time_left)
+    left_behind = left_words(sweep.left_behind, sweep.name) if sweep.left_behind else ""
+    running = html_table.table_of("running", "Jobs that run now", lines)
+    return WorkDone(round(100 * share, 1), running, time_left, left_behind)
 
 
 def trusted_outcomes(db: Connection, place: RadiusRanking, data: Data, cache: PageCache) -> dict[str, Outcome]:

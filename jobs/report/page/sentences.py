@@ -58,9 +58,9 @@ def apart_sentence(place: RadiusRanking) -> str:
 
 def how_sure(compared: Sequence[Against], place: RadiusRanking) -> str:
     """The p-values of comparisons with the best at a radius, and by which test."""
-    values = [p_text(one.p_holm) for one in compared[:MOST_NAMES]]
+    values = [p_sign(one.p_holm) for one in compared[:MOST_NAMES]]
     tests = listed(list(dict.fromkeys(one.versus.test for one in compared)))
-    return f"p = {listed(values)} ({tests}{holm_text(place.against)})"
+    return f"p {listed(values)} ({tests}{holm_text(place.against)})"
 
 
 def holm_text(against: Sequence[Against]) -> str:
@@ -71,6 +71,12 @@ def holm_text(against: Sequence[Against]) -> str:
 def p_text(p: float) -> str:
     """With digits enough to tell on which side of ALPHA it is."""
     return "below 0.0001" if p < 1e-4 else distinct((p, ALPHA), 2)[0]
+
+
+def p_sign(p: float) -> str:
+    """What stands after p in a sentence."""
+    told = p_text(p)
+    return told.replace("below", "<") if p < 1e-4 else f"= {told}"
 
 
 def price_sentence(place: RadiusRanking, compare: Compare) -> str:
@@ -87,7 +93,7 @@ def price_sentence(place: RadiusRanking, compare: Compare) -> str:
         return f"{own}, and none of the others has more."
     mine, others = percents((best.clean, cleaner.other.clean))
     apart = "told apart" if cleaner.apart else "not told apart from it"
-    why = f"{apart}: p = {p_text(cleaner.p_holm)}, {cleaner.versus.test}{holm_text(against)}"
+    why = f"{apart}: p {p_sign(cleaner.p_holm)}, {cleaner.versus.test}{holm_text(against)}"
     return f"On clean images it has {mine} %, where {cleaner.other.model} has {others} % ({why})."
 
 
@@ -112,6 +118,7 @@ def limits(sweep: Sweep, headline: Sequence[RadiusRanking]) -> list[str]:
         how = f"robustq retry --sweep {shlex.quote(sweep.name)} queues them"
         some = f"{sweep.left_out} of {sweep.total} jobs were left out of a budget ({how})"
         said.append(f"The sweep is partial: {some}, so numbers may still fall.")
+        said += [f"{line[0].upper()}{line[1:]}." for line in sweep.without]
     for place in headline:
         where = f"at {place.norm} {eps_text(place.eps)}"
         bests = [s for s in place.all if s.trusted and s.verdict is None]

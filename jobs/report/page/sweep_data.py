@@ -1,6 +1,7 @@
 """The data of a sweep, read from the store in one transaction: rows, trainings, progress, failures, checks."""
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -8,9 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
 from robustq.jobs.queue.device_time import NO_HOURS, DeviceHours, device_hours
-from robustq.jobs.queue.left_out import count_left_out
-from robustq.jobs.queue.status import costs, counts
-from robustq.jobs.queue.time_left import seconds_left_here
+from robustq.jobs.queue.left_out import count_left_out, left_out_words
+from robustq.jobs.queue.status import IsGone, costs, counts, ended_drivers, left_behind
+from robustq.jobs.queue.time_left import at_work_on, seconds_left_here
 from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.results.attack_labels import told_apart
 from robustq.jobs.results.columns import CheckRow, PageRow, Training, as_json
@@ -27,10 +28,10 @@ MOST_FAILURES = 20  # that are shown with their tracebacks
 class Sweep:
     """All that is shown of a sweep but for outcomes of single images, which are read where they are needed.
 
-    running, failed: jobs with how far they are, or why they failed.
+    running, failed: jobs with how far they are, or why they failed.  left_behind: those of drivers that died.
     sizes: bytes and hash of the trained weights by (model, seed).  specs: of the rows' jobs by job_id.
     work: estimated cost of what is done and of what is left.  left_seconds: that this takes, None where nobody knows.
-    left_out: jobs that a budget left out.  hours: of devices, that it took.
+    left_out: jobs that a budget left out.  without: which, a line a budget.  hours: of devices, that it took.
     """
 
     id: int
@@ -46,8 +47,10 @@ class Sweep:
     work: tuple[float, float]
     running: list[dict[str, Any]] = field(default_factory=list)
     failed: list[dict[str, Any]] = field(default_factory=list)
+    left_behind: list[dict[str, Any]] = field(default_factory=list)
     left_seconds: float | None = None
     left_out: int = 0
+    without: tuple[str, ...] = ()
     hours: DeviceHours = NO_HOURS
 
     @property
@@ -80,6 +83,7 @@ def gather(db: Connection, sweep_id: int, cache: PageCache) -> Sweep:
         for row, label in zip(found, labels, strict=True)
     ]
     name, created_at = db.execute(select(sweep.c.name, sweep.c.created_at).where(sweep.c.id == sweep_id)).one()
+    dead = ended_drivers(db, cache.is_gone)
     return Sweep(
         id=sweep_id,
         name=name,
@@ -92,10 +96,12 @@ def gather(db: Connection, sweep_id: int, cache: PageCache) -> Sweep:
         specs={id_: one.spec for id_, one in details.items()},
         states=counts(db, sweep_id),
         work=costs(db, sweep_id),
-        running=running_jobs(db, sweep_id),
+        running=running_jobs(db, sweep_id, dead),
         failed=failed_jobs(db, sweep_id),
-        left_seconds=seconds_left_here(db, sweep_id),
+        left_behind=left_behind(db, sweep_id, dead),
+        left_seconds=seconds_left_here(db, sweep_id, dead),
         left_out=count_left_out(db, sweep_id),
+        without=tuple(left_out_words(db, sweep_id)),
         hours=device_hours(db, sweep_id),
     )
 
@@ -128,12 +134,12 @@ def weights_sizes(db: Connection, sweep_id: int) -> dict[tuple[str, int], tuple[
 JOB_COLUMNS = (job.c.id, job.c.kind, sweep_job.c.model, job.c.attack, job.c.norm, job.c.eps, job.c.seed)
 
 
-def running_jobs(db: Connection, sweep_id: int) -> list[dict[str, Any]]:
-    """Jobs that run now, with how far they are and for how many seconds."""
+def running_jobs(db: Connection, sweep_id: int, dead: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Jobs that run now, with how far they are and for how many seconds. dead: drivers that ended without a word."""
     rows = db.execute(
         select(*JOB_COLUMNS, job.c.progress_done, job.c.progress_total, job.c.progress_note, job.c.started_at)
         .join(sweep_job, sweep_job.c.job_id == job.c.id)
-        .where((sweep_job.c.sweep_id == sweep_id) & (job.c.state == "running"))
+        .where((sweep_job.c.sweep_id == sweep_id) & at_work_on(job, dead))
         .order_by(job.c.id)
     )
     now = time.time()
@@ -155,11 +161,12 @@ def failed_jobs(db: Connection, sweep_id: int) -> list[dict[str, Any]]:
     return [dict(row) for row in rows.mappings()]
 
 
-def page_state(db: Connection, sweep_id: int) -> str:
+def page_state(db: Connection, sweep_id: int, is_gone: IsGone) -> str:
     """A text that changes whenever anything on the page may: cheap enough to ask for every second."""
     mine = job.c.id.in_(jobs_of(sweep_id))
     states = counts(db, sweep_id)
     progress = select(sa.func.count(), sa.func.sum(job.c.progress_done), sa.func.sum(job.c.attempt))
     moving = db.execute(progress.where(mine & (job.c.state == "running"))).one()
     latest = select(sa.func.count(), sa.func.max(result.c.recorded_at)).where(result.c.job_id.in_(jobs_of(sweep_id)))
-    return repr((sweep_id, *states.values(), *moving, *db.execute(latest).one()))
+    dead = ended_drivers(db, is_gone)
+    return repr((sweep_id, *states.values(), *moving, *db.execute(latest).one(), *dead))

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -143,5 +144,7 @@ def test_an_output_that_does_not_end_is_left_off():
         while True:
             await socket.send_str("x" * 1000)
 
+    start = time.monotonic()
     with served(Head(tail, ["RUNNING"])) as cluster, pytest.raises(RunError, match="does not end: it was left off"):
         cluster.follow("x", CommandOutput(lambda text: None, 10_000).feed)
+    assert time.monotonic() - start < 10  # not as long as the server goes on, which is for ever

@@ -188,3 +188,27 @@ def test_a_dry_run_lists_what_would_be_sent_and_reaches_nobody(folder: Path):
     ]
     refused = CliRunner().invoke(cli.main, words, env={"ROBUSTQ_CLUSTER": None})
     assert refused.exit_code == 2 and "--dry-run has no effect without --cluster" in refused.stderr
+
+
+MODEL = "{file: 'mine.py:make', weights: weights/w.key}"
+
+
+@pytest.mark.parametrize(
+    ("was", "written", "told"),
+    [
+        ("eps: 0.1", "eps: -0.1", ":3: pgd: expected eps"),
+        ("eps: 0.1", "eps: [0.1, 8]", ":3: pgd: expected eps"),
+        ("eps: 0.1", "norm: L3, eps: 0.1", "L3"),
+        ("eps: 0.1", "eps: 0.1, steps: 0", ":3: pgd: expected steps of at least 1, got 0"),
+        ("name: pgd", "name: pgdd", "unknown attack 'pgdd'"),
+        (MODEL, "{arch: lenet5, train: {objective: pgd, eps: -1}}", ":2: "),
+        ("w.key}", "w.key, defence: [{name: smoothin}]}", "unknown defence 'smoothin'"),
+    ],
+)
+def test_what_the_head_would_refuse_is_refused_before_it_is_sent(was: str, written: str, told: str, folder: Path):
+    """In one line with the place in the study's file, without its data or models; by --dry-run too."""
+    (folder / "far.yaml").write_text(STUDY.replace(was, written))
+    words = ["submit", str(folder / "far.yaml"), "--cluster", "http://nowhere.invalid:1", "--dry-run"]
+    ran = CliRunner().invoke(cli.main, words)
+    assert ran.exit_code == 2 and told in ran.stderr, ran.output
+    assert "far.yaml:" in ran.stderr and len(ran.stderr.strip().splitlines()) == 1

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -17,10 +18,13 @@ from robustq.jobs.packages.make import Made, make_package
 from robustq.jobs.packages.verify import verify
 from robustq.jobs.results.rows import result_rows
 from robustq.jobs.running.inputs import build_network, find_code
+from robustq.jobs.specs import ModelSpec
 from robustq.jobs.store.connection import Store
 from robustq.jobs.study.study import Origin, Study
+from robustq.jobs.submission import cost
 from robustq.jobs.submission.expand_study import expand, resolve
 from tests.helpers.drain_queue import worked_off
+from tests.helpers.onnx_programs import linear_program
 from tests.helpers.packaged import QUICK, STUDY, altered, packaged, zipped
 from tests.helpers.parquet_samples import Y, write
 
@@ -83,6 +87,17 @@ def test_a_package_of_users_code_only_answers(place: Path, made: Made, tmp_path:
     with pytest.raises(SpecError, match="pgd needs gradients, and mine only answers"):
         expand(resolved(copy, PGD))
     assert len(expand(resolved(copy, SQUARE))) == 1
+
+
+def test_its_passes_cost_what_those_of_its_network_do(made: Made, tmp_path: Path):
+    """What ONNX Runtime computes is not counted; of a program that no network stands behind nothing is known."""
+    (packaged,) = resolved(made.place, PGD).models.values()
+    data = resolved(made.place, PGD).data
+    network = cost.pass_cost(ModelSpec(arch="lenet5"), data)
+    assert cost.pass_cost(packaged, data) == network > 0.05
+    (tmp_path / "lin.onnx").write_bytes(linear_program(np.ones((64, 10)), np.zeros(10), (1, 8, 8)))
+    (program,) = resolved(tmp_path / "lin.onnx", SQUARE).models.values()
+    assert cost.pass_cost(program, data) == cost.UNKNOWN
 
 
 CODE = (

@@ -1,5 +1,7 @@
 """Jobs that a budget left out: out of the queue, in their sweep, back when they are asked for."""
 
+import json
+
 import pytest
 from sqlalchemy import select, update
 
@@ -17,6 +19,9 @@ from tests.helpers.small_store import resolved, small_plan
 BUDGET = Budget(7200.0, "2h", lambda jobs, gpus: Slots(1, 1))
 
 
+WITHOUT = "left out of the budget of 2h: training of b; fgsm Linf 0.1 of b; pgd Linf 0.1 of b; worst-case Linf 0.1 of b"
+
+
 def states(store: Store) -> dict[str, int]:
     with store.begin() as db:
         return {state: n for state, n in counts(db).items() if n}
@@ -26,7 +31,7 @@ def cut_off(store: Store, kept: int = 4) -> str:
     """Submit the small study anew with a budget that holds its first jobs; what is told of that."""
     plan = small_plan()
     with store.begin() as db:
-        cut = Cut(plan[:kept], plan[kept:], 60.0, 5400.0)
+        cut = Cut(plan[:kept], plan[kept:], 60.0, 5400.0, {planned.key: 100.0 * i for i, planned in enumerate(plan)})
         return keep_to(db, record(db, resolved(), plan), BUDGET, cut).line
 
 
@@ -107,12 +112,55 @@ def test_a_partial_sweep_is_no_failure_and_says_that_it_is_one(sqlite_store: Sto
         db.execute(update(job).where(job.c.state != "cancelled").values(state="done"))
     queue_actions.raise_failures(sqlite_store, 1)
     line = "small is partial: 4 of 8 jobs were left out of a budget; robustq retry --sweep small, or the study "
-    assert results_text.closing_lines(sqlite_store, 1) == line + "submitted without --budget, queues them"
+    assert results_text.closing_lines(sqlite_store, 1).splitlines() == [
+        line + "submitted without --budget, queues them",
+        WITHOUT,
+    ]
     status = queue_actions.status_text(sqlite_store, "small", as_json=False)
     told = "4 of the cancelled were left out of a budget (robustq retry --sweep small queues them)"
-    assert status.splitlines()[0] == f"4 done, 4 cancelled; {told}"
+    assert status.splitlines()[:2] == [f"4 done, 4 cancelled; {told}", WITHOUT]
     with sqlite_store.begin() as db:
         some = db.execute(select(job.c.id).where(job.c.state == "done")).scalars().first()
         db.execute(update(job).where(job.c.id == some).values(state="cancelled"))
     with pytest.raises(JobsFailed, match=r"^1 jobs were cancelled"):
         queue_actions.raise_failures(sqlite_store, 1)
+
+
+def test_a_sweep_keeps_what_was_left_out_of_which_budget_and_why(store: Store):
+    """Also once the rest is done; the same study without a budget queues these and no others."""
+    cut_off(store)
+    with store.begin() as db:
+        db.execute(update(job).where(job.c.state != "cancelled").values(state="done"))
+        found = left_out.left_out_jobs(db, 1)
+        assert [(one["kind"], one["attack"], one["model"], one["eps"]) for one in found] == [
+            ("train", None, "b", None),
+            ("eval", "fgsm", "b", 0.1),
+            ("eval", "pgd", "b", 0.1),
+            ("worst", "worst-case", "b", 0.1),
+        ]
+        took = ("6 min 40 s", "8 min 20 s", "10 min 00 s", "11 min 40 s")
+        assert [one["why"] for one in found] == [f"left out of a budget of 2h: expected to take {t}" for t in took]
+        assert {one["budget"] for one in found} == {"2h"} and left_out.left_out_words(db) == [WITHOUT]
+    told = json.loads(queue_actions.status_text(store, "small", as_json=True))
+    assert (told["left_out"], told["left_out_jobs"]) == (4, found)
+    assert "left out of a budget of 2h: expected to take 6 min 40 s" in queue_actions.log_text(
+        store, found[0]["id"], as_json=False
+    )
+    with store.begin() as db:
+        again(db, 1, "small")
+        waits = db.execute(select(job.c.id).where(job.c.state.in_(("queued", "blocked"))).order_by(job.c.id)).scalars()
+        assert list(waits) == [one["id"] for one in found] and left_out.left_out_words(db) == []
+    assert states(store) == {"done": 4, "queued": 1, "blocked": 3}
+
+
+def test_many_that_were_left_out_are_named_in_few_words():
+    models = {f"m{i}": 2 for i in range(6)}
+    parts = {f"pgd Linf {i}": models for i in range(left_out.MOST_PARTS)} | {"nes": {"a": 1}, "spsa": {"a": 1, "b": 1}}
+    radii = {("pgd Linf", eps): {"a": 1, "b": 1} for eps in ("0.1", "0.2")}
+    radii |= {("pgd Linf", "0.3"): {"a": 1}, ("training", ""): {"a": 1}}
+    merged = {"pgd Linf 0.1, 0.2": {"a": 2, "b": 2}, "pgd Linf 0.3": {"a": 1}, "training": {"a": 1}}
+    assert left_out.with_radii(radii) == merged
+    told = left_out.parts_text(parts).split("; ")
+    assert told[0] == "pgd Linf 0 of m0, m1, m2, m3 and 2 more (12 jobs)" and told[-1] == "3 jobs more"
+    assert len(told) == left_out.MOST_PARTS + 1
+    assert left_out.why_left_out("2h", float("inf")) == "left out of a budget of 2h: nobody knows how long"

@@ -1,6 +1,7 @@
 """The pace of work learnt from made-up rows, and the time left from made-up states, by hand."""
 
 import math
+import time
 from typing import Any
 
 import pytest
@@ -200,6 +201,12 @@ def test_time_left_is_asked_alike_of_every_database(store: Store):
         assert seconds_left_here(db, 1) == pytest.approx(20, abs=1)  # one runs: on one slot
         # Of a driver that died nothing runs, whatever the store still has.
         assert seconds_left_here(db, 1, ["one"]) is None
+        # Beside one at work they wait, to be begun anew: all of it is left, however long they seem to have run.
+        db.execute(update(job).where(job.c.id == other.id).values(started_at=time.time() - 3.9))
+        (third,) = claims.claim(db, "two", most=1)
+        assert transitions.start(db, third, "two", "here", 2, "")
+        assert seconds_left_here(db, 1) == pytest.approx((20 - 3.9) / 2, abs=1)
+        assert seconds_left_here(db, 1, ["one"]) == pytest.approx(20, abs=1)
 
 
 def test_time_left_learns_from_drivers_at_work_alone(store: Store, monkeypatch: pytest.MonkeyPatch):

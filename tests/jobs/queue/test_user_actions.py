@@ -167,6 +167,24 @@ def test_a_cancelled_sweep_leaves_others_their_jobs(store):
     assert states(store) == {"cancelled": 8}
 
 
+def test_a_cancelled_sweep_keeps_no_job_of_an_earlier_version(store):
+    """A study that was made smaller: what its last version has no more was not asked for by anybody else."""
+    with store.begin() as db:
+        record(db, replace(resolved(), identity="0" * 64), small_plan()[:4])
+    assert queue_actions.cancel(store, [], "small") == "8 jobs cancelled"
+    assert states(store) == {"cancelled": 8}
+
+
+def test_a_pause_holds_every_version_of_a_sweep(store):
+    """The earlier one wants the same jobs, and would have had them run."""
+    with store.begin() as db:
+        latest = record(db, replace(resolved(), identity="0" * 64), small_plan()[:4]).sweep_id
+        assert user_actions.pause(db, latest, paused=True) == 8
+        assert claims.claim(db, "one", most=1) == []
+        assert user_actions.pause(db, latest, paused=False) == 8
+        assert len(claims.claim(db, "one", most=1)) == 1
+
+
 def test_shared_jobs_are_cancelled_with_the_second_of_their_two_sweeps(store):
     with store.begin() as db:
         record(db, resolved("other"), small_plan())

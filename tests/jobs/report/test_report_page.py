@@ -1,5 +1,6 @@
 """The page on a made-up sweep whose numbers are known."""
 
+import re
 from dataclasses import fields
 
 import numpy as np
@@ -272,7 +273,8 @@ def test_a_partial_sweep_says_so_and_what_it_cost(made_up):
     assert "partial" not in Elements(report(made_up)).text and "Device hours" not in Elements(report(made_up)).text
     with made_up.begin() as db:
         some = db.execute(select(job.c.id).where(job.c.kind == "eval").order_by(job.c.id).limit(2)).scalars().all()
-        out = {"state": "cancelled", "error_class": "OverBudget"}
+        message = "left out of a budget of 2h: expected to take 9 s"
+        out = {"state": "cancelled", "error_class": "OverBudget", "error_message": message}
         db.execute(update(job).where(job.c.id == some[0]).values(**out))
         transitions.register(db, "one", "here", 1, 0.0, "0")
         held = {"fence": 1, "driver_id": "one", "started_at": 0.0, "ended_at": 7200.0, "gpus": 0.0, "cpus": 3.0}
@@ -282,5 +284,6 @@ def test_a_partial_sweep_says_so_and_what_it_cost(made_up):
     total = there(page_of(made_up, sweep_id)).sweep.total
     how = f"robustq retry --sweep {name} queues them"
     assert f"The sweep is partial: 1 of {total} jobs were left out of a budget ({how})" in text
+    assert re.search(r"Left out of the budget of 2h: [a-z]+ \S+ \S+ of one\.", text)
     assert "not complete" not in text and "of the estimated work is done" not in text
     assert "Device hours: 6 of CPU cores. Every attempt counts" in text

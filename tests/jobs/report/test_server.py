@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from robustq.jobs.errors import SpecError
+from robustq.jobs.queue import transitions
 from robustq.jobs.report.server import Pages, configuration, listen
 from robustq.jobs.store.connection import Store, connect_store, open_store
 from robustq.jobs.store.schema import job
@@ -107,6 +109,29 @@ def test_a_page_of_what_was_kept_is_the_page_made_anew(made_up):
     after = {name: pages.live(name) for name in before}
     assert after == {name: Pages(made_up).live(name) for name in before}
     assert after["made-up"] != before["made-up"] and b"no gradient" in after["made-up"][1]
+
+
+def test_jobs_of_a_driver_that_died_run_no_more_on_the_page(made_up):
+    """As in `robustq status`: their lease has most of a minute to go, and the store still has them as running."""
+    fill(made_up, {"strong": 1.0}, seeds=(0, 1))
+    gone: set[int] = set()
+    with made_up.begin() as db:
+        for name, pid in (("alive", 7), ("other", 8)):
+            transitions.register(db, name, "here", pid, 0.0, "0", f"identity {pid}")
+        for id_, name in ((2, "alive"), (3, "other")):
+            at = {"state": "running", "lease_owner": name, "progress_done": 10, "progress_total": 50, "cost": 1.0}
+            db.execute(sa.update(job).where(job.c.id == id_).values(**at, started_at=time.time() - 10))
+    pages = Pages(made_up, lambda pid, identity: pid in gone)
+    page = pages.made(None).whole.decode()
+    assert "10 of 50" in page and "left by a driver" not in page and " left." in page
+    gone.add(8)
+    page = pages.made(None).whole.decode()  # nothing in the store has changed
+    line = "1 jobs left by a driver that died (pid 8 on here): run again, or robustq drive --sweep made-up, to go on"
+    assert line in page and page.count("10 of 50") == 1 and " left." in page
+    gone.add(7)
+    page = pages.made(None).whole.decode()
+    assert "2 jobs left by a driver that died (pid 7 on here, pid 8 on here)" in page
+    assert "10 of 50" not in page and " left." not in page
 
 
 def test_progress_changes_the_tag(made_up, client):

@@ -79,6 +79,51 @@ def test_models_that_did_the_same_are_not_told_apart():
     assert (versus(equal, equal).p, versus(equal, equal).difference) == (1.0, 0.0)
 
 
+def even(share: float, n: int, *, first: int = 0) -> Seen:
+    """A randomised model that does on every image what it does on the others."""
+    return Seen(np.arange(first, first + n), np.arange(n) % 10, np.full(n, share))
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_where_nothing_varies_the_same_images_are_permuted(n: int):
+    """SciPy's t-test has a p of 0 there, whether of three images or of a thousand; its permutation test has not."""
+    one, other = even(0.25, n), even(0.75, n)
+    found = versus([one], [other])
+    wanted = stats.permutation_test(
+        (one.right, other.right), lambda x, y: np.mean(y) - np.mean(x), permutation_type="samples", vectorized=False
+    )
+    assert found.p == pytest.approx(wanted.pvalue) == 2 / 2**n
+    assert found.difference == pytest.approx(0.5) and found.low < 0.5 < found.high <= 1
+    low, high = confint_proportions_2indep(0.75 * n, n, 0.25 * n, n, method="newcomb")
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
+    same = f"the same {n} images"
+    assert found.test == f"permutation test over {same}, in which nothing varies"
+    assert versus([even(0.25, 1)], [even(0.75, 1)]).p == 1.0
+    seeds = versus([one, one], [other, other])
+    assert seeds.p == found.p and seeds.test.startswith(f"permutation test over 2 and 2 seeds and {same}")
+
+
+def test_where_nothing_varies_other_images_are_permuted_too():
+    one, other = even(0.5, 3), even(1.0, 4, first=3)
+    found = versus([one], [other])
+    wanted = stats.permutation_test((one.right, other.right), lambda x, y: np.mean(y) - np.mean(x), vectorized=False)
+    assert found.p == pytest.approx(wanted.pvalue) == pytest.approx(2 / 35)
+    assert found.test == "permutation test over images that are not the same, in which nothing varies"
+    assert versus([even(0.5, 900)], [even(0.6, 900, first=900)]).p < 1e-300
+
+
+def test_what_differs_by_rounding_alone_is_told_apart_by_no_test():
+    """Means of the same shares in another order, and shares of which all differ by the same but for the last bit."""
+    third = np.full(5, 1 / 3)
+    jitter = third + 0.1 + np.array([0, 1, -1, 0, 1]) * 1e-16
+    one, other = (Seen(np.arange(5), np.arange(5), right) for right in (third, jitter))
+    found = versus([one], [other])
+    assert found.p == pytest.approx(2 / 32) and found.low < 0.1 < found.high
+    equal = versus([one], [Seen(one.index, one.label, third + 5e-17)])
+    assert (equal.p, equal.difference) == (1.0, 0.0) and equal.test == found.test
+    assert equal.low < 0 < equal.high
+
+
 @pytest.mark.slow
 def test_p_values_of_many_are_corrected_as_statsmodels_does():
     values = np.random.default_rng(3).random(9) * 0.1

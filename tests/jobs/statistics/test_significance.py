@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import confint_proportions_2indep
 
 from robustlib.metrics import Z95
 from robustq.jobs.statistics import significance
@@ -113,6 +114,15 @@ def test_paired_outcomes_of_randomised_models_get_students_interval():
     found = significance.paired(first, second)
     wanted = stats.ttest_rel(second, first).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), rel=1e-10)
+
+
+def test_outcomes_that_all_differ_alike_get_an_interval_that_is_no_point():
+    """Student's is one there, which would leave out that there is no difference, of two images as of a thousand."""
+    first = np.array([0.5, 0.25])
+    found = significance.paired(first, first + 0.25)
+    wanted = confint_proportions_2indep(2 * 0.625, 2, 2 * 0.375, 2, method="newcomb")
+    assert (found.difference, found.low, found.high) == pytest.approx((0.25, *wanted)) and not found.beyond
+    assert significance.paired(np.full(1000, 0.25), np.full(1000, 0.5)).beyond
 
 
 def test_outcomes_of_other_examples_are_no_pair():

@@ -11,7 +11,8 @@ import yaml
 
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.settings import AUDIT, CERTIFY
-from robustq.jobs.study.study import Study, StudyModel
+from robustq.jobs.study.entries import StudyModel
+from robustq.jobs.study.study import Study
 from robustq.jobs.submission import validate
 from robustq.jobs.submission.study_schema import study_schema
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 import torch
 from click.testing import CliRunner
 
-from robustlib.hashing import file_hash
+from robustlib.hashing import code_hash, file_hash
 from robustlib.metrics import summarise
 from robustlib.packages.manifest import package_hash
 from robustq.cli import main
@@ -217,6 +217,30 @@ def test_programs_and_packages_are_in_it_and_run(programs, tmp_path, monkeypatch
     finally:
         away.rename(folder)
     assert [row["outcome"] for row in told.replayed] == ["equal"] * told.evaluations and told.wrong == 0
+
+
+def test_code_that_lends_a_package_its_gradient_is_in_it_and_runs(programs, tmp_path, monkeypatch):
+    """Without it nobody could run an attack that climbs it again."""
+    folder = programs
+    models = {"p": {"file": f"{folder}/net", "options": {"gradients": f"{folder}/m.py:build"}}}
+    study = {"name": "s", "models": models, "attacks": [{"name": "pgd", "steps": 2, "eps": 0.05}], "examples": 9}
+    store = worked_off(tmp_path / "store", study)
+    write_bundle(store, "s", tmp_path / "s.zip", tell=pytest.fail)
+    assert f"code/{code_hash(folder / 'm.py')}/m.py" in members(tmp_path / "s.zip")
+    away = folder.rename(folder.with_name("away"))
+    monkeypatch.chdir(tmp_path)
+    try:
+        told = check_bundle(tmp_path / "s.zip", How(number=9, trust_code=True))
+        without = altered(tmp_path / "s.zip", tmp_path / "less.zip", lambda found: found.pop(code_in(found)))
+        less = check_bundle(without, How(number=9, trust_code=True))
+    finally:
+        away.rename(folder)
+    assert [row["outcome"] for row in told.replayed] == ["equal"] * told.evaluations and told.wrong == 0
+    assert [row["outcome"] for row in less.replayed] == [] and "the bundle lacks code/" in less.contradictions[0]
+
+
+def code_in(found: dict[str, bytes]) -> str:
+    return next(name for name in found if name.startswith("code/"))
 
 
 def test_outcomes_come_back_to_the_bit():

@@ -132,3 +132,33 @@ def test_corruptions_take_no_images_and_refuse_two_channels():
 
 def test_norms_are_those_of_the_signature():
     assert [ATTACKS[name].norms for name in ("pgd", "cw", "clean")] == [("Linf", "L2", "L1"), ("L2",), ()]
+
+
+class Rounded(nn.Module):
+    """A small network whose logits come in this precision."""
+
+    def __init__(self, *kinds: torch.dtype):
+        super().__init__()
+        draw = torch.Generator().manual_seed(0)
+        self.weight, self.kinds = torch.randn(5, 16, generator=draw), kinds
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = (x - 0.5).flatten(1) @ self.weight.T
+        for kind in self.kinds:
+            logits = logits.to(kind)
+        return logits
+
+
+@pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if attack.norms and name != "transfer"])
+def test_a_model_that_answers_in_half_precision_is_attacked_as_its_twin(name: str, x: Tensor):
+    """The twin's logits are rounded alike and handed on in float32: every attack finds what it finds there."""
+    half, twin = Rounded(torch.float16), Rounded(torch.float16, torch.float32)
+    attack, y = ATTACKS[name], twin(x).argmax(1)
+    few = {"steps": 5, "queries": 60, "samples": 10}
+    how = {option: value for option, value in few.items() if option in attack.defaults}
+    for norm in attack.norms:
+        radius = {"eps": 0.1 if norm == "Linf" else 0.5} if attack.takes_eps else {}
+        draws = Draws(0, torch.arange(len(x)))
+        found, wanted = (attack(model, x, y, norm=norm, draws=draws, **radius, **how) for model in (half, twin))
+        assert found.dtype == torch.float32 and torch.allclose(found, wanted, atol=0.01), norm
+        assert torch.equal(twin(found).argmax(1), twin(wanted).argmax(1)), norm

@@ -7,14 +7,15 @@ import torch
 from torch import nn
 
 from robustlib.evaluation.evaluation import evaluate
-from robustlib.inference import model_modes
-from robustlib.inference.model_modes import as_images, autocast, evaluating, is_strict, layout, strict_float32
+from robustlib.inference import float32_switches, model_modes
+from robustlib.inference.float32_switches import is_strict
+from robustlib.inference.model_modes import as_images, autocast, evaluating, layout, strict_float32
 
 CPU = torch.device("cpu")
 
 
 def precisions() -> list[str]:
-    if not model_modes.FINE:
+    if not float32_switches.FINE:
         return ["ieee" if is_strict() else "tf32"] * 2
     return [backend.fp32_precision for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv)]  # pyright: ignore
 

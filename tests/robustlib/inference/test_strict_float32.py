@@ -12,15 +12,16 @@ from robustlib.attacks import ATTACKS
 from robustlib.audit.audit import audit
 from robustlib.checks.evaluation_checks import look_at_outcome
 from robustlib.evaluation.batches import evaluate_batches, make_ready
-from robustlib.inference import fast_copy, model_modes
+from robustlib.inference import fast_copy, float32_switches
 from robustlib.inference.fast_copy import make_replicas
-from robustlib.inference.model_modes import is_strict, read_switches, strict_float32, switch, write_switches
+from robustlib.inference.float32_switches import is_strict, read_switches, switch, write_switches
+from robustlib.inference.model_modes import strict_float32
 from robustlib.inference.replica import Replica
 
 
 def arithmetic() -> set[str]:
     """How float32 is computed now, wherever; before torch 2.9 two switches told."""
-    found = {switch(name).fp32_precision for name in model_modes.PRECISIONS}
+    found = {switch(name).fp32_precision for name in float32_switches.PRECISIONS}
     return found or {"ieee" if is_strict() else "tf32"}
 
 
@@ -183,7 +184,7 @@ def test_the_switches_of_before_torch_2_9_are_enough_there(monkeypatch: pytest.M
     whole = read_switches()
     with monkeypatch.context() as patch:
         for name, value in {"FINE": False, "PRECISIONS": (), "GENERAL": (), "LOOKED_AT": ()}.items():
-            patch.setattr(model_modes, name, value)
+            patch.setattr(float32_switches, name, value)
         torch.set_float32_matmul_precision("medium")
         before = read_switches()
         with strict_float32():

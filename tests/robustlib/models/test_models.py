@@ -190,5 +190,22 @@ def test_a_boolean_is_no_number_among_options(name: str):
         check_options("m", numbered, {name: True})
 
 
+def test_a_whole_number_written_otherwise_is_one_where_one_is_meant():
+    """YAML reads 1e1 as 10.0, which nn.Linear refuses. What may be something else stays as it was written."""
+    given = {"steps": 1e1, "width": 2.0, "rate": 1e1, "flag": 1.0, "either": 1e1, "free": 1e1}
+    found = check_options("m", numbered, given)
+    assert found == given and [name for name, value in found.items() if type(value) is int] == ["steps", "width"]
+    assert check_options("m", numbered, {"steps": 1.5, "width": 3}) == {"steps": 1.5, "width": 3}
+
+
+def test_a_users_factory_gets_whole_numbers(tmp_path: Path):
+    (tmp_path / "m.py").write_text(
+        "from torch import nn\ndef build(width: int, deep=1):\n"
+        "    return nn.Sequential(nn.Flatten(), *[nn.Linear(64, width)] * deep)\n"
+    )
+    model = build(file=f"{tmp_path}/m.py:build", options={"width": 1e1, "deep": 1.0}, **facts(1, 8, 8, 10))
+    assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
 def test_a_boolean_may_be_what_takes_one():
     check_options("m", numbered, {"flag": True, "either": False, "free": True, "width": 4, "rate": 0.5})
