@@ -26,6 +26,7 @@ from robustq.jobs.store.schema import (
     driver,
     event,
     example_blob,
+    explanation,
     job,
     job_artifact,
     job_dep,
@@ -38,7 +39,7 @@ from robustq.jobs.text.safe_text import address
 from robustq.jobs.upkeep.prune import delete_jobs, pairs, refuse_at_work
 
 MEASURED = ("clean_accuracy", "robust_accuracy", "any_draw_accuracy", "distance_median", "distance_mean")
-OF_RESULTS = (result, example_blob, check_result, audit, job_artifact)
+OF_RESULTS = (result, example_blob, check_result, audit, explanation, job_artifact)
 LEASE = {"lease_owner": None, "lease_expires_at": None, "cancel_requested": False}
 
 

@@ -166,8 +166,9 @@ def test_a_store_of_before_gets_intervals_of_medians_and_its_queries(tmp_path: P
 
 def back_to_6(db: sa.Connection) -> None:
     """Make a new store one of version 6: a file of SQL like those above would not do for a server."""
-    for view in ("v_checks", "v_results"):
+    for view in ("v_checks", "v_explanations", "v_results"):
         db.execute(sa.text(f"DROP VIEW {view}"))
+    db.execute(sa.text("DROP TABLE explanation"))
     for column in ("distance_median_low", "distance_median_high", "queries", "queries_most"):
         db.execute(sa.text(f"ALTER TABLE result DROP COLUMN {column}"))
     for view in (v0004_checks.V_RESULTS, v0004_checks.V_CHECKS):

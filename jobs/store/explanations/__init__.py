@@ -1,0 +1,1 @@
+"""What explanation jobs measured of single images."""
