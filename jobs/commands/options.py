@@ -94,11 +94,14 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def with_filters(*args: Any, sweep: str | None, where: tuple[str, ...], only_trusted: bool, **given: Any) -> Any:
+        from robustq.jobs.results.columns import RESULT_COLUMNS
+        from robustq.jobs.results.explanations.columns import EXPLANATION_COLUMNS
         from robustq.jobs.results.filters import make_filters
 
         where = (*where, "verdict!=fail") if only_trusted else where
         named = {name: given.pop(name) for name in FILTER_COLUMNS}
-        return command(*args, filters=make_filters(sweep, named, where), **given)
+        known = EXPLANATION_COLUMNS if given.get("explanations") else RESULT_COLUMNS
+        return command(*args, filters=make_filters(sweep, named, where, known), **given)
 
     return with_options(with_filters, (*FILTERS, TRUSTED))
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import Connection
 
+from robustlib.settings import EXPLANATION_MEASURES
 from robustq.jobs.commands import terminal_rows
 from robustq.jobs.commands.base import CSV, SPREADSHEET
+from robustq.jobs.commands.explanations_text import beside
 from robustq.jobs.commands.terminal_rows import Shown
 from robustq.jobs.errors import SpecError
 from robustq.jobs.queue.device_time import device_hours
@@ -38,8 +40,17 @@ def results_text(store: Store, chosen: int | None, *, as_json: bool, summary: bo
         if as_json:
             return json_text(with_details(db, rows))
     if summary and rows:
-        return summary_text(rows)
-    return rows_text(rows, terminal_rows.shown_results(rows), "table")
+        return with_explanations(store, summary_text(rows), Filters(chosen), MAIN_MEASURE)
+    return with_explanations(store, rows_text(rows, terminal_rows.shown_results(rows), "table"), Filters(chosen))
+
+
+MAIN_MEASURE = ("top_intersection",)
+
+
+def with_explanations(store: Store, text: str, filters: Filters, measures: Sequence[str] = EXPLANATION_MEASURES) -> str:
+    """A table of accuracies with that of explanations below, or instead where there are no accuracies."""
+    found = beside(store, filters, measures)
+    return text if not found else found if text == table([]) else f"{text}\n\n{found}"
 
 
 def question_text(store: Store, question: Question, form: str, *, summary: bool, tell: Callable[[str], None]) -> str:

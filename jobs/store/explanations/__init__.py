@@ -1,1 +1,1 @@
-"""What explanation jobs measured of single images."""
+"""Measures of single images, as explanation jobs store them."""
