@@ -9,7 +9,7 @@ from robustlib.settings import NO_ATTACK as CLEAN
 from robustq.jobs.commands.base import CSV, SPREADSHEET
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.explanations.columns import EXPLANATION_COLUMNS, ExplanationRow
-from robustq.jobs.results.explanations.rows import explanation_rows
+from robustq.jobs.results.explanations.rows import asks_of_explanations, explanation_rows
 from robustq.jobs.results.explanations.stability import Cell, in_order, pivot, stability_lines
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.results.questions import Question
@@ -63,8 +63,7 @@ def beside(store: Store, filters: Filters, measures: Sequence[str] = EXPLANATION
     """The table that stands under one of accuracies; empty where the filters leave no explanation, or ask for what
     explanations do not have.
     """
-    asked = {condition.column.partition(".")[0] for group in filters.groups for condition in group}
-    if not asked <= set(EXPLANATION_COLUMNS):
+    if not asks_of_explanations(filters):
         return ""
     with store.begin() as db:
         rows = explanation_rows(db, filters)

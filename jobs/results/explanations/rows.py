@@ -53,6 +53,12 @@ def explanation_rows(db: Connection, filters: Filters = ALL, *, whole: bool = Fa
     return [cast("ExplanationRow", {name: row[name] for name in EXPLANATION_COLUMNS}) for row in found]
 
 
+def asks_of_explanations(filters: Filters) -> bool:
+    """Whether every condition is on a column that explanations have."""
+    asked = {condition.column.partition(".")[0] for group in filters.groups for condition in group}
+    return asked <= set(EXPLANATION_COLUMNS)
+
+
 def check_column(name: str, known: Sequence[str] = EXPLANATION_COLUMNS) -> None:
     if name not in known:
         words = f"explanations have no column {name!r}, expected one of: {', '.join(known)}"

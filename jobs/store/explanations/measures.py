@@ -19,6 +19,7 @@ from sqlalchemy import Connection, select
 
 from robustlib.settings import EXPLANATION_MEASURES, EXPLANATION_SANITY
 from robustq.jobs.errors import SpecError
+from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.example_outcomes import LOST
 from robustq.jobs.store.schema import example_blob
 
@@ -83,3 +84,19 @@ def measures_of(db: Connection, job_id: int) -> dict[str, np.ndarray]:
         return to_columns(decode(data))
     except (pa.ArrowException, OSError, KeyError) as error:
         raise SpecError(LOST.format(job_id, "damaged")) from error
+
+
+def columns_of(db: Connection, job_id: int) -> dict[str, np.ndarray]:
+    """What a finished evaluation or explanation job stored of single images. Raises SpecError where that was lost."""
+    data = db.execute(select(example_blob.c.data).where(example_blob.c.job_id == job_id)).scalar()
+    if data is not None and is_of_explanation(data):
+        return measures_of(db, job_id)
+    return example_outcomes.to_columns(example_outcomes.examples_of(db, job_id))
+
+
+def is_of_explanation(data: bytes) -> bool:
+    """Whether these bytes hold measures of explanations, and not outcomes of an evaluation."""
+    try:
+        return "explained" in pa.ipc.open_file(pa.BufferReader(data)).schema.names
+    except (pa.ArrowException, OSError):
+        return False
