@@ -135,5 +135,6 @@ def explanation_work(params: Mapping[str, Any]) -> Work:
         if part["name"] == EXPLANATION_ATTACK:  # of which each step has a gradient of a gradient
             found += Work(2, 2) * part["params"]["steps"] + (one + Work(1)) * (part["params"]["looks"] + 1)
         elif part["name"] != NOISE:
-            found += ATTACKS[part["name"]].cost(part["params"])
+            attack = ATTACKS[part["name"]]
+            found += attack.cost(attack.defaults | part["params"])
     return found

@@ -5,8 +5,9 @@ from inspect import Parameter
 from typing import Any
 
 from robustlib.addresses import is_address
-from robustlib.arguments import POSITIVE, check_queries, check_range, keywords
+from robustlib.arguments import POSITIVE, check_queries, check_range
 from robustlib.attacks import ATTACKS
+from robustlib.attacks.types import Stage
 from robustlib.datasets.load import Dataset
 from robustlib.defences import RANDOMISED
 from robustlib.evaluation.disturbed_images import check_against
@@ -26,7 +27,7 @@ from robustq.jobs.submission import validate
 
 LISTS = ("method", "against")  # entries that hold names, each by itself or with parameters
 SETTINGS = ("target", "share", "radius", "curve_steps", "baseline")
-NOT_SET = ("explain", "norm", "eps", "share", "surrogate", "draws")  # of the attack: given by the job, or by its method
+NOT_SET = ("explain", "norm", "eps", "share", "surrogate")  # of the attack: given by the job, or by its method
 
 Check = Callable[..., Any]  # (where, function, *args): calls it, and what it finds wrong gets the place in the study
 
@@ -67,7 +68,7 @@ def named_parts(
     entry: StudyAttack, name: str, where: Path_, check: Check
 ) -> Iterator[tuple[Path_, str, dict[str, Any]]]:
     """The parts of a list of names, each with its place and parameters; a part alone needs no list."""
-    usual = {"method": [keywords(stability_batches)["method"].default], "against": [one for one, _ in USUAL]}
+    usual = {"method": [Stage(stability_batches).defaults["method"]], "against": [one for one, _ in USUAL]}
     given = entry.params.get(name, usual[name])
     many = isinstance(given, list | tuple)
     check((*where, name), check_some, name, given)
@@ -112,12 +113,12 @@ def against_params(norm: str, name: str, given: dict[str, Any]) -> dict[str, Any
 
 def attack_settings() -> dict[str, Parameter]:
     """Parameters of the attack on the explanation that a study may set."""
-    return {name: p for name, p in keywords(explanation_attack).items() if name not in NOT_SET}
+    return {name: p for name, p in Stage(explanation_attack).settings.items() if name not in NOT_SET}
 
 
 def measure_settings() -> dict[str, Parameter]:
     """Parameters of an explanation job beside its lists."""
-    known = keywords(stability_batches)
+    known = Stage(stability_batches).settings
     return {name: known[name] for name in SETTINGS}
 
 

@@ -41,7 +41,7 @@ def area(
         images = torch.where(changed == insert, x, baseline).flatten(0, 1)
         found = pick(oracle.logits(images).double().softmax(1), target.repeat(len(chosen)))
         curve += list(found.reshape(len(chosen), len(x)))
-    # The trapezoidal rule, one point after the other: sums over a dimension may differ in their last bits with the batch.
+    # The trapezoidal rule, one point after the other: a sum over a dimension has other last bits for other batches.
     found = (curve[0] + curve[-1]) / 2
     for values in curve[1:-1]:
         found = found + values

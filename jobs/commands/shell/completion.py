@@ -112,11 +112,11 @@ def registry_names() -> dict[str, list[str]]:
     from robustlib.attacks import ATTACKS, ENSEMBLES
     from robustlib.datasets.load import DATASETS, PATH_DATASETS
     from robustlib.models import MODELS
-    from robustlib.settings import AUDIT, CERTIFY
+    from robustlib.settings import AUDIT, CERTIFY, EXPLAIN
     from robustlib.training import OBJECTIVES
 
     return {
-        "attacks": [*ATTACKS, *ENSEMBLES, CERTIFY, AUDIT],
+        "attacks": [*ATTACKS, *ENSEMBLES, CERTIFY, AUDIT, EXPLAIN],
         "models": list(MODELS),
         "datasets": [*DATASETS, *(f"{kind}:" for kind in PATH_DATASETS)],
         "objectives": list(OBJECTIVES),
