@@ -73,6 +73,14 @@ def beside(store: Store, filters: Filters, measures: Sequence[str] = EXPLANATION
     return text_of(rows, (), *shown_lines(rows, measures), "table", HOW + more)
 
 
+def of_sweep(store: Store, sweep_id: int, *, as_json: bool) -> str:
+    """All explanations of a sweep: their table, or every digit as JSON."""
+    if not as_json:
+        return beside(store, Filters(sweep_id))
+    with store.begin() as db:
+        return json_text(explanation_rows(db, Filters(sweep_id)))
+
+
 def text_of(
     rows: Sequence[Row], columns: Sequence[str], shown: Sequence[Row], whys: Sequence[str | None], form: str, note: str
 ) -> str:

@@ -39,7 +39,7 @@ def write_report(
         sweep_id = find_sweep(db, name)
         assert sweep_id is not None  # a name that does not exist has raised
         sweep = gather(db, sweep_id, cache)
-        if not sweep.rows:
+        if not sweep.rows and not sweep.explanations:
             raise SpecError(f"sweep {name!r} has no results yet: {way_on(sweep)}")
         LOGGER.info("sweep %s: %d results, %d trainings on the page", name, len(sweep.rows), len(sweep.trainings))
         page = make_page(db, store.artifacts, sweep, cache)

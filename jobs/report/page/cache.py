@@ -9,8 +9,8 @@ import numpy as np
 from sqlalchemy import Connection, select
 
 from robustq.jobs.report.page.html_table import Line
-from robustq.jobs.report.page.image_outcomes import Outcome, outcome_of, query_totals, read_outcomes
-from robustq.jobs.report.page.thumbnails import Data, Drawn, find_data
+from robustq.jobs.report.pictures.image_outcomes import Outcome, outcome_of, query_totals, read_outcomes
+from robustq.jobs.report.pictures.thumbnails import Data, Drawn, find_data
 from robustq.jobs.results.compare import seen
 from robustq.jobs.specs import DataRef
 from robustq.jobs.statistics.model_pairs import Seen, Versus, versus

@@ -12,6 +12,7 @@ from robustlib import VERSION
 from robustq.jobs.report.page import (
     charts,
     cost_tables,
+    explanations,
     html_table,
     images,
     line_charts,
@@ -21,7 +22,6 @@ from robustq.jobs.report.page import (
 )
 from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.report.page.html_table import Cell
-from robustq.jobs.report.page.image_outcomes import Outcome
 from robustq.jobs.report.page.page_model import (
     Attacks,
     Checks,
@@ -38,7 +38,8 @@ from robustq.jobs.report.page.page_model import (
 )
 from robustq.jobs.report.page.ranking import Compare, RadiusRanking, Standing, headlines, rank_radii, standings
 from robustq.jobs.report.page.sweep_data import Sweep
-from robustq.jobs.report.page.thumbnails import Data
+from robustq.jobs.report.pictures.image_outcomes import Outcome
+from robustq.jobs.report.pictures.thumbnails import Data
 from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import PageRow
 from robustq.jobs.statistics.model_pairs import Versus
@@ -95,6 +96,7 @@ def make_page(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> Page
         pictures=Pictures(
             list(images.grids(db, root, picture_rows(db, sweep.rows, order, data, cache), data, cache)), data.reason
         ),
+        explanations=explanations.explanations(db, root, sweep.explanations, data),
         training=line_charts.training_charts(sweep.trainings, order),
         checks=Checks(
             audits=result_tables.audits_table(sweep),

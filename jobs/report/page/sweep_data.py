@@ -14,6 +14,9 @@ from robustq.jobs.queue.time_left import seconds_left_here
 from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.results.attack_labels import told_apart
 from robustq.jobs.results.columns import CheckRow, PageRow, Training, as_json
+from robustq.jobs.results.explanations.columns import ExplanationRow
+from robustq.jobs.results.explanations.rows import explanation_rows
+from robustq.jobs.results.filters import Filters
 from robustq.jobs.results.rows import result_rows, sweep_spec, trainings
 from robustq.jobs.store.schema import artifact, attempt, check_result, job, job_artifact, result, sweep, sweep_job
 from robustq.jobs.store.sweeps import jobs_of
@@ -30,7 +33,7 @@ class Sweep:
     running, failed: jobs with how far they are, or why they failed.
     sizes: bytes and hash of the trained weights by (model, seed).  specs: of the rows' jobs by job_id.
     work: estimated cost of what is done and of what is left.  left_seconds: that this takes, None where nobody knows.
-    left_out: jobs that a budget left out.  hours: of devices, that it took.
+    left_out: jobs that a budget left out.  hours: of devices, that it took.  explanations: rows of their own kind.
     """
 
     id: int
@@ -49,6 +52,7 @@ class Sweep:
     left_seconds: float | None = None
     left_out: int = 0
     hours: DeviceHours = NO_HOURS
+    explanations: list[ExplanationRow] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -97,6 +101,7 @@ def gather(db: Connection, sweep_id: int, cache: PageCache) -> Sweep:
         left_seconds=seconds_left_here(db, sweep_id),
         left_out=count_left_out(db, sweep_id),
         hours=device_hours(db, sweep_id),
+        explanations=explanation_rows(db, Filters(sweep_id)),
     )
 
 
