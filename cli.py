@@ -468,7 +468,7 @@ def audit(
     show_default=True,
     help="What is done to the images: noise, an attack by its name, or explanation-attack, which keeps the class.",
 )
-@click.option("--norm", shell_complete=completion.NORM, default="Linf", show_default=True, help="Linf or L2.")
+@click.option("--norm", shell_complete=completion.NORM, default="Linf", show_default=True, help="Linf, L2 or L1.")
 @click.option("--eps", default="8/255", show_default=True, help="Radius, such as 8/255.")
 @click.option("--examples", default="100", show_default=True, help="Test examples, the first of the file, or all.")
 @click.option("--images", type=click.IntRange(0, 8), default=6, show_default=True, help="Whose maps are shown.")
