@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from robustq.jobs.errors import SpecError
-from robustq.jobs.report.page import images
+from robustq.jobs.report.page import explanations, images
 from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.report.page.images import condition
 from robustq.jobs.report.page.plotly import slug
@@ -82,7 +82,7 @@ def figure_files(
     db: Connection, root: str, sweep: Sweep, cache: PageCache, forms: Sequence[str]
 ) -> Iterator[tuple[str, list[bytes]]]:
     """Pictures for papers and slides, each with its file's name and its content in each form: curves, trainings,
-    confusions, attacked images.
+    confusions, attacked images, maps of explanations.
     """
     from robustq.jobs.report import figures  # matplotlib, which the page itself does without
 
@@ -112,6 +112,24 @@ def figure_files(
         captions = [(data.name(before), data.name(after)) for _, before, after in first]
         pictures = drawn(figures.picture_grid, images.title(row), pair.clean, pair.attacked, captions)
         yield slug("images", row["model"]), pictures
+    yield from map_figure_files(db, root, sweep, cache, forms)
+
+
+def map_figure_files(
+    db: Connection, root: str, sweep: Sweep, cache: PageCache, forms: Sequence[str]
+) -> Iterator[tuple[str, list[bytes]]]:
+    """Pictures of the maps that explanations kept."""
+    from robustq.jobs.report.map_figures import maps_figure
+
+    for job in explanations.by_job(sweep.explanations):
+        found = explanations.maps_of(db, root, job, cache.data(sweep.data))
+        if isinstance(found, explanations.MapsFound):
+            captions = [
+                [f"{label}", *(f"{100 * common[name]:.0f} %" for name in list(common)[1:])]
+                for label, common in zip(found.labels, found.common, strict=True)
+            ]
+            drawn = [maps_figure(found.title, found.kept, captions, form=form) for form in forms]
+            yield slug("maps", job[0]["method"], job[0]["model"]), drawn
 
 
 def curves_of_attacks(rows: Sequence[PageRow]) -> Iterator[tuple[str, str, list[PageRow]]]:

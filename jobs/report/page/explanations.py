@@ -1,6 +1,7 @@
 """The section of explanations: how steady they are, under noise and attacks side by side, and their maps."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from robustq.jobs.results.explanations.compare import compared
 from robustq.jobs.results.explanations.stability import MAIN, in_order, stability_lines
 from robustq.jobs.results.rows import artifact_of
 from robustq.jobs.statistics.explanation_means import Steadier, explained_images, steadier
-from robustq.jobs.store.explanations.maps import kept_maps
+from robustq.jobs.store.explanations.maps import KeptMaps, kept_maps
 from robustq.jobs.store.explanations.measures import measures_of
 from robustq.jobs.text.footnotes import numbered
 from robustq.jobs.text.numbers import eps_text
@@ -59,7 +60,7 @@ def explanations(db: Connection, root: str, rows: Sequence[ExplanationRow], data
     """
     if not rows:
         return None
-    jobs: Jobs = list(rows_by(rows, "sweep", "job_id").values())
+    jobs = by_job(rows)
     told = {mine[0]["job_id"]: noise_and_attack(db, mine) for mine in jobs}
     return Explanations(
         answers=[*beyond_noise(jobs, told), *steadier_models(db, jobs)],
@@ -68,6 +69,10 @@ def explanations(db: Connection, root: str, rows: Sequence[ExplanationRow], data
         measures=measures_table(rows),
         grids=[grid for mine in jobs if (grid := grid_of(db, root, mine, data)) is not None][:MOST_GRIDS],
     )
+
+
+def by_job(rows: Sequence[ExplanationRow]) -> Jobs:
+    return list(rows_by(rows, "sweep", "job_id").values())
 
 
 def noise_and_attack(db: Connection, job: list[ExplanationRow]) -> Steadier | None:
@@ -214,6 +219,40 @@ def measures_table(rows: Sequence[ExplanationRow]) -> Table | None:
 
 
 def grid_of(db: Connection, root: str, job: list[ExplanationRow], data: Data) -> pictures.MapGrid | Missing | None:
+    """The maps that a job kept, as pictures; None where it kept none."""
+    found = maps_of(db, root, job, data)
+    if not isinstance(found, MapsFound):
+        return found
+    signed = pictures.is_signed(found.kept.maps)
+    images = [
+        pictures.explained_image(
+            index,
+            found.labels[place],
+            {name: values[place] for name, values in found.kept.images.items()},
+            {name: values[place] for name, values in found.kept.maps.items()},
+            found.common[place],
+            found.classes[place],
+            signed=signed,
+        )
+        for place, index in enumerate(found.kept.index.tolist())
+    ]
+    return pictures.MapGrid(found.title, tuple(images), pictures.legend(signed=signed), pictures.change_legend())
+
+
+@dataclass(frozen=True)
+class MapsFound:
+    """Images and maps that a job kept, and of each image its class by name; by what was done to it the share of top
+    pixels in common with the clean map, and what the model took it for.
+    """
+
+    title: str
+    kept: KeptMaps
+    labels: list[str]
+    common: list[dict[str, float]]
+    classes: list[dict[str, str]]
+
+
+def maps_of(db: Connection, root: str, job: list[ExplanationRow], data: Data) -> MapsFound | Missing | None:
     """The maps that a job kept; None where it kept none."""
     row = job[0]
     sha256 = artifact_of(db, row["job_id"], "maps")
@@ -228,21 +267,14 @@ def grid_of(db: Connection, root: str, job: list[ExplanationRow], data: Data) ->
         return Missing(title, f"their file {sha256[:12]} is {error.reason}", again)
     except (OSError, NotImplementedError, ValueError, SpecError) as error:
         return Missing(title, f"they cannot be read ({error})", again)
-    signed = bool((kept.maps[CLEAN] < 0).any())
-    images = []
-    for place, index in enumerate(kept.index.tolist()):
-        by = {
-            name: int(np.flatnonzero((columns["index"] == index) & (columns["against"] == name))[0]) for name in order
-        }
-        images.append(
-            pictures.explained_image(
-                index,
-                data.name(int(columns["label"][by[CLEAN]])),
-                {name: kept.images[name][place] for name in order},
-                {name: kept.maps[name][place] for name in order},
-                {name: float(columns[MAIN][row]) for name, row in by.items()},
-                {name: data.name(int(columns["prediction"][row])) for name, row in by.items()},
-                signed=signed,
-            )
-        )
-    return pictures.MapGrid(title, tuple(images), pictures.legend(signed=signed), pictures.change_legend())
+    by = [
+        {name: int(np.flatnonzero((columns["index"] == index) & (columns["against"] == name))[0]) for name in order}
+        for index in kept.index.tolist()
+    ]
+    return MapsFound(
+        title,
+        kept,
+        [data.name(int(columns["label"][rows[CLEAN]])) for rows in by],
+        [{name: float(columns[MAIN][row]) for name, row in rows.items()} for rows in by],
+        [{name: data.name(int(columns["prediction"][row])) for name, row in rows.items()} for rows in by],
+    )

@@ -31,7 +31,7 @@ class Sweep:
     """All that is shown of a sweep but for outcomes of single images, which are read where they are needed.
 
     running, failed: jobs with how far they are, or why they failed.
-    sizes: bytes and hash of the trained weights by (model, seed).  specs: of the rows' jobs by job_id.
+    sizes: bytes and hash of the trained weights by (model, seed).  specs: of all rows' jobs by job_id.
     work: estimated cost of what is done and of what is left.  left_seconds: that this takes, None where nobody knows.
     left_out: jobs that a budget left out.  hours: of devices, that it took.  explanations: rows of their own kind.
     """
@@ -70,8 +70,8 @@ class Sweep:
 
 def gather(db: Connection, sweep_id: int, cache: PageCache) -> Sweep:
     """Read a sweep. cache: what was read before of jobs that are done, filled by this call."""
-    found = result_rows(db, sweep_id)
-    details = cache.details(db, [row["job_id"] for row in found])
+    found, explained = result_rows(db, sweep_id), explanation_rows(db, Filters(sweep_id))
+    details = cache.details(db, list(dict.fromkeys(row["job_id"] for row in (*found, *explained))))
     labels = told_apart(found, lambda ids: {id_: attack_settings(details[id_].spec["attack"]) for id_ in ids})
     several = len({row["seed"] for row in found}) > 1
     rows: list[PageRow] = [
@@ -101,7 +101,7 @@ def gather(db: Connection, sweep_id: int, cache: PageCache) -> Sweep:
         left_seconds=seconds_left_here(db, sweep_id),
         left_out=count_left_out(db, sweep_id),
         hours=device_hours(db, sweep_id),
-        explanations=explanation_rows(db, Filters(sweep_id)),
+        explanations=explained,
     )
 
 

@@ -74,6 +74,11 @@ def coloured(values: np.ndarray, colours: tuple[Colour, ...]) -> np.ndarray:
     return np.stack([np.interp(values, places, channel) for channel in zip(*colours, strict=True)]) / 255
 
 
+def is_signed(maps: Mapping[str, np.ndarray]) -> bool:
+    """Whether the maps of a method tell what speaks for a class from what speaks against it."""
+    return any(bool((values < 0).any()) for values in maps.values())
+
+
 def map_url(values: np.ndarray, *, signed: bool) -> str:
     """A flattened map as a picture."""
     return png_url(coloured((values + 1) / 2, SIGNED) if signed else coloured(values, UNSIGNED))

@@ -21,6 +21,7 @@ from robustq.jobs.report.pictures.attribution_pictures import (
     flattened,
     legend,
 )
+from robustq.jobs.report.write import write_report
 from robustq.jobs.store.connection import Store
 from tests.helpers.fake_explanations import AGAINST, add_explanation, made_up_measures
 from tests.helpers.fake_results import add_sweep
@@ -131,6 +132,15 @@ def test_the_page_of_one_model_says_the_same_and_loads_nothing(swept: Store):
     assert words.count("replay --job") == 3 and "no maps" not in words
     outside = re.sub(r"(?s)<(script|style)>.*?</\1>", "", html)
     assert {url[:11] for url in re.findall(r'(?:src|href)="([^"]*)', outside)} == {"#answer", "data:image/"}
+
+
+def test_maps_are_drawn_into_files_too(swept: Store, tmp_path: Path):
+    written = write_report(swept, "steady", tmp_path / "page.html", tmp_path / "figures")
+    names = [path.name for path in written[1:]]
+    assert len(names) == 2 and all(name.startswith("maps-grad-cam-") for name in names)
+    for path in written[1:]:
+        with Image.open(path) as picture:
+            assert min(picture.size) > 500
 
 
 def test_signed_maps_have_two_colours_and_unsigned_ones_one():
