@@ -1,6 +1,6 @@
 """The same explanations by captum, with the same options, on the same classes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, ClassVar
 
 import torch
@@ -61,10 +61,11 @@ class CaptumMaps:
     def smoothgrad(self, x: Tensor, target: Tensor, given: dict[str, Any], size: int | None) -> Tensor:
         noisy = attr.NoiseTunnel(attr.Saliency(self.model))
         at_once = None if size is None else max(1, size // len(x))
-        return noisy.attribute(
+        found: Any = noisy.attribute(
             x, nt_type="smoothgrad", nt_samples=given["samples"], stdevs=given["sigma"], target=target,
             nt_samples_batch_size=at_once, abs=False,
-        ).abs()  # fmt: skip
+        )  # fmt: skip
+        return found.abs()
 
     def grad_cam(self, x: Tensor, target: Tensor, given: dict[str, Any], size: int | None) -> Tensor:
         layer = find_layer(as_oracle(self.model), x[:1], given["layer"])[1]
@@ -110,7 +111,7 @@ class GivenCoalitions(attr.KernelShap):
         super().__init__(model)
         self.chosen = chosen
 
-    def kernel_shap_perturb_generator(self, original_inp: Any, **kwargs: object) -> Iterator[Tensor]:
+    def kernel_shap_perturb_generator(self, original_inp: Any, **kwargs: object) -> Generator[Tensor, None, None]:
         count = self.chosen.shape[1]
         yield torch.ones(1, count, dtype=torch.long)
         yield torch.zeros(1, count, dtype=torch.long)

@@ -107,7 +107,7 @@ class PooledAfter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: nn.BatchNorm2d, narrow: Tensor) -> Tensor:
         normed = norm(even(x))
-        pooled, places = F.max_pool2d_with_indices(normed, 2)
+        pooled, places = F.max_pool2d_with_indices(normed, [2, 2])
         ctx.save_for_backward(normed, places, narrow, norm.weight)
         ctx.shape = x.shape
         return pooled

@@ -99,8 +99,8 @@ def beyond_noise(jobs: Jobs, told: dict[int, Steadier | None]) -> Iterator[str]:
             ((place, test),) = tests.items()
             yes = "" if beyond else "not told apart from noise: "
             yield (
-                f"On {model}, the attack leaves {100 * test.second:.0f} % of the top pixels of {names[place]} where "
-                f"they were, noise of the same size {100 * test.first:.0f} %: "
+                f"On {model}, the explanation attack leaves {100 * test.second:.0f} % of the top pixels of "
+                f"{names[place]} where they were, noise of the same size {100 * test.first:.0f} %: "
                 f"{yes}{p_text(test.p)}, {test.n} images, {TEST}."
             )
             continue
@@ -109,8 +109,8 @@ def beyond_noise(jobs: Jobs, told: dict[int, Steadier | None]) -> Iterator[str]:
             for test in (min(tests.values(), key=share), max(tests.values(), key=share))
         )
         yield (
-            f"On {model}, the attack moves the top pixels more than noise of the same size in {len(beyond)} of "
-            f"{len(tests)} explanations (p below {ALPHA}, {TEST}); it leaves from {lowest} to {highest}."
+            f"On {model}, the explanation attack moves the top pixels more than noise of the same size in "
+            f"{len(beyond)} of {len(tests)} explanations (p below {ALPHA}, {TEST}); it leaves from {lowest} to {highest}."
         )
 
 
@@ -123,8 +123,7 @@ def steadier_models(db: Connection, jobs: Jobs) -> Iterator[str]:
     attacked = [row for mine in jobs for row in mine if row["against"] == EXPLANATION_ATTACK and row[MAIN] is not None]
     heads = ("method", "target", "norm", "eps", "recipe")
     for key, rows in rows_by([row for row in attacked if row["verdict"] != FAIL], *heads).items():
-        models = rows_by(rows, "model")
-        (first, one), *others = models.items() if models else [((), [])]
+        (first, one), *others = rows_by(rows, "model").items()
         for second, other in others:
             seeds = {row["seed"] for row in one} & {row["seed"] for row in other}
             if not seeds:
@@ -138,8 +137,8 @@ def steadier_models(db: Connection, jobs: Jobs) -> Iterator[str]:
             shares = sorted((test["first_mean"], test["second_mean"]), reverse=True)
             apart = f"{names[0]} is the steadier" if test["p"] < ALPHA else "the two are not told apart"
             yield (
-                f"Under the attack on it at {key[2]} {eps_text(key[3])}, {key[0]} keeps {100 * shares[0]:.0f} % of "
-                f"its top pixels on {names[0]} and {100 * shares[1]:.0f} % on {names[1]}: {apart}, "
+                f"Under the explanation attack at {key[2]} {eps_text(key[3])}, {key[0]} keeps "
+                f"{100 * shares[0]:.0f} % of its top pixels on {names[0]} and {100 * shares[1]:.0f} % on {names[1]}: {apart}, "
                 f"{p_text(test['p'])}, {test['n']} images, {TEST}."
             )
 

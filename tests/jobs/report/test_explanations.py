@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,12 +95,17 @@ def test_the_tests_in_words_are_those_of_scipy(swept: Store):
     def top(columns: dict[str, np.ndarray], name: str) -> np.ndarray:
         return columns["top_intersection"][columns["against"] == name]
 
-    beside = stats.wilcoxon(top(robust, "explanation-attack") - top(robust, "noise"), zero_method="pratt").pvalue
+    beside: Any = stats.wilcoxon(top(robust, "explanation-attack") - top(robust, "noise"), zero_method="pratt")
     means = {name: [f"{100 * top(one, name).mean():.0f} %" for one in (plain, robust)] for name in AGAINST[1:]}
     after, noise = means["explanation-attack"], means["noise"]
-    assert beside < 1e-4 and f"On robust, the attack leaves {after[1]} of the top pixels of grad-cam" in words
+    assert (
+        beside.pvalue < 1e-4
+        and f"On robust, the explanation attack leaves {after[1]} of the top pixels of grad-cam" in words
+    )
     assert f"noise of the same size {noise[1]}: p < 1e-4, 40 images" in words
-    apart = stats.wilcoxon(top(robust, "explanation-attack") - top(plain, "explanation-attack"), zero_method="pratt")
+    apart: Any = stats.wilcoxon(
+        top(robust, "explanation-attack") - top(plain, "explanation-attack"), zero_method="pratt"
+    )
     assert apart.pvalue < 1e-4
     both = f"{after[1]} of its top pixels on robust and {after[0]} on {HOSTILE}"
     assert f"keeps {both}: robust is the steadier, p < 1e-4, 40 images" in words
@@ -128,7 +134,7 @@ def test_the_page_of_one_model_says_the_same_and_loads_nothing(swept: Store):
     with swept.begin() as db:
         html = explain_html(db, swept.artifacts, 1, swept.url)
     words = Elements(html).text
-    assert re.search(r"On robust, the attack leaves \d+ % of the top pixels of grad-cam", words)
+    assert re.search(r"On robust, the explanation attack leaves \d+ % of the top pixels of grad-cam", words)
     assert words.count("replay --job") == 3 and "no maps" not in words
     outside = re.sub(r"(?s)<(script|style)>.*?</\1>", "", html)
     assert {url[:11] for url in re.findall(r'(?:src|href)="([^"]*)', outside)} == {"#answer", "data:image/"}
