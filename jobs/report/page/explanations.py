@@ -105,12 +105,13 @@ def beyond_noise(jobs: Jobs, told: dict[int, Steadier | None]) -> Iterator[str]:
             )
             continue
         lowest, highest = (
-            f"{100 * test.second:.0f} % where noise of the same size leaves {100 * test.first:.0f} %"
+            f"{100 * test.second:.0f} % (noise {100 * test.first:.0f} %)"
             for test in (min(tests.values(), key=share), max(tests.values(), key=share))
         )
         yield (
             f"On {model}, the explanation attack moves the top pixels more than noise of the same size in "
-            f"{len(beyond)} of {len(tests)} explanations (p below {ALPHA}, {TEST}); it leaves from {lowest} to {highest}."
+            f"{len(beyond)} of {len(tests)} explanations (p below {ALPHA}, {TEST}); "
+            f"it leaves {lowest} to {highest} of them where they were."
         )
 
 
@@ -138,8 +139,8 @@ def steadier_models(db: Connection, jobs: Jobs) -> Iterator[str]:
             apart = f"{names[0]} is the steadier" if test["p"] < ALPHA else "the two are not told apart"
             yield (
                 f"Under the explanation attack at {key[2]} {eps_text(key[3])}, {key[0]} keeps "
-                f"{100 * shares[0]:.0f} % of its top pixels on {names[0]} and {100 * shares[1]:.0f} % on {names[1]}: {apart}, "
-                f"{p_text(test['p'])}, {test['n']} images, {TEST}."
+                f"{100 * shares[0]:.0f} % of its top pixels on {names[0]} and {100 * shares[1]:.0f} % on {names[1]}: "
+                f"{apart}, {p_text(test['p'])}, {test['n']} images, {TEST}."
             )
 
 

@@ -15,6 +15,7 @@ SIGNED: tuple[Colour, ...] = ((0, 42, 74), (0, 114, 178), (247, 247, 247), (213,
 UNSIGNED: tuple[Colour, ...] = ((247, 247, 247), (86, 180, 233), (0, 114, 178), (0, 28, 50))
 SHARE = 0.99  # of a map's pixels lie within its colours: one bright pixel would leave the others pale
 LEGEND = 64  # colours in a legend
+SOFT = "explana\u00adtion"  # may be broken there, where a phone has no room for it
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def explained_image(
             shown["map_alt"] += f"; {100 * common[name]:.0f} % of the top pixels are those of the clean map"
             shown |= {"change": map_url((flat[name] - flat[first]).clip(-1, 1), signed=True)}
             shown |= {"change_alt": f"Change of the map of image {place} under {name}"}
-        panels.append(Panel(name.replace("-", " "), png_url(image), map=map_url(flat[name], signed=signed), **shown))
+        label = name.replace("-", " ").replace("explanation", SOFT)
+        panels.append(Panel(label, png_url(image), map=map_url(flat[name], signed=signed), **shown))
     told = ", ".join(f"{name} {100 * common[name]:.0f} %" for name in images if name != first)
     return ExplainedImage(f"Class {label}; top pixels in common: {told}", tuple(panels))
 
