@@ -58,9 +58,10 @@ def results(
         refuse_typed(ctx, "with --explanations", "summary")
         say(explanations_text.answer_text(store, question, form), data=form in CSV)
         return
-    text = results_text.question_text(store, question, form, summary=summary, tell=tell)
     if form == "table" and question.plain and not summary:
-        text = results_text.with_explanations(store, text, question.filters)
+        text = results_text.both_texts(store, question, tell)
+    else:
+        text = results_text.question_text(store, question, form, summary=summary, tell=tell)
     say(text, data=form in CSV)
     whole = form == "table" and not question.filters.groups  # a question about some rows is no question about a sweep
     if whole and (closing := results_text.closing_lines(store, question.filters.sweep)):

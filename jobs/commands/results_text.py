@@ -53,6 +53,18 @@ def with_explanations(store: Store, text: str, filters: Filters, measures: Seque
     return text if not found else found if text == table([]) else f"{text}\n\n{found}"
 
 
+def both_texts(store: Store, question: Question, tell: Callable[[str], None]) -> str:
+    """The rows that filters leave, of accuracies and below them of explanations. Why no accuracy fits is told where no
+    explanation does either.
+    """
+    told: list[str] = []
+    text = question_text(store, question, "table", summary=False, tell=told.append)
+    whole = with_explanations(store, text, question.filters)
+    for line in told if whole.startswith(text) else ():
+        tell(line)
+    return whole
+
+
 def question_text(store: Store, question: Question, form: str, *, summary: bool, tell: Callable[[str], None]) -> str:
     """The answer to a question in one of tables.FORMATS: percent for people, every digit in JSON and CSV.
 

@@ -63,7 +63,7 @@ def test_the_two_tables_stand_one_below_the_other(two_models: Store):
     assert len(top) == 5 and re.search(r"plain +grad-cam +Linf +8/255 +0 +40 +top-k +0\.59\d \[", top[0])
     assert sum(" kept  " in line for line in lines) == 5
     assert re.search(r"kept +40 +40 +20 +40", explanations)
-    assert "[1] random-weights 0.95 > 0.8" in lines and "not trusted (" in top[2] and "fail" in top[2]
+    assert "[1] random-weights 0.95 > 0.8" in lines and "not trusted (" in top[4] and "fail" in top[4]
     assert "explain" not in robustq(two_models, "results", "--attack", "pgd").output
     only = robustq(two_models, "results", "--attack", "explain").output
     assert only.startswith("sweep") and "measure" in only.splitlines()[0]
