@@ -145,7 +145,8 @@ def test_means_and_intervals_are_those_of_the_images(finished: Store):
         mine = columns["against"] == row["against"]
         for name in EXPLANATION_MEASURES:
             values = columns[name][mine & ~np.isnan(columns[name])]
-            found = [row[f"{name}{end}"] for end in ("", "_low", "_high")]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+            cells: Any = row
+            found = [cells[f"{name}{end}"] for end in ("", "_low", "_high")]
             if not len(values):
                 assert row["against"] == "clean" and found == [None, None, None]
                 continue
@@ -162,12 +163,13 @@ def test_no_bit_depends_on_the_batch_size_or_the_order(finished: Store, target: 
     given = arguments_of(spec) | {"target": target, "method": "smoothgrad", "options": {"samples": 3}}
 
     def found(index: torch.Tensor, batch_size: int) -> dict[str, np.ndarray]:
+        own: Any = given | {"batch_size": batch_size}
         batches = list(
             stability_batches(
                 model,
                 LazyImages(data.images),
                 torch.from_numpy(data.y),
-                **given | {"batch_size": batch_size},
+                **own,
                 index=index,
             )
         )
@@ -201,7 +203,7 @@ def test_shards_and_a_job_that_was_killed_come_to_the_same(finished: Store, tmp_
     with store.begin() as db:
         (begun,) = claims.claim(db, "dead", most=1, what=job.c.attack == "explain")
         assert transitions.start(db, begun, "dead", "here", 1, "")
-    frames = run(parse(begun.spec), Context("cpu", store.artifacts, weights=begun.weights))  # pyright: ignore[reportArgumentType]
+    frames: Any = run(parse(begun.spec), Context("cpu", store.artifacts, weights=begun.weights))  # pyright: ignore[reportArgumentType]
     assert isinstance(next(frames), Progress)
     frames.close()
     with store.begin() as db:
