@@ -49,6 +49,7 @@ def results(
     robustq results --compare plain robust --attack pgd
     robustq results --explanations --where method=grad-cam --format markdown
     robustq results --explanations --compare plain robust
+    robustq results --explanations --compare noise explanation-attack
     """
     from robustq.jobs.commands import explanations_text, results_text
 

@@ -165,3 +165,19 @@ def test_exports_have_the_columns_of_the_documentation(two_models: Store, tmp_pa
     assert [row["ssim"] for row in images[:160]] == [None if np.isnan(v) else v for v in first["ssim"].tolist()]
     wrong = robustq(two_models, "export", "--explanations", "--partition", "model", str(tmp_path / "f"))
     assert wrong.exit_code == 2 and "--partition has no effect with --explanations" in wrong.output
+
+
+def test_an_attack_is_compared_with_noise_on_each_model(two_models: Store):
+    pair = ("noise", "explanation-attack")
+    with two_models.begin() as db:
+        rows = {(row["model"], row["method"]): row for row in compare(db, Filters(), pair)}
+        number = next(r["job_id"] for r in explanation_rows(db) if r["method"] == "saliency")
+        columns = measures_of(db, number)
+    assert set(rows) == {("plain", "grad-cam"), ("plain", "saliency"), ("robust", "grad-cam")}
+    one, other = (columns["top_intersection"][columns["against"] == name] for name in pair)
+    expected: Any = stats.wilcoxon(other - one, zero_method="pratt")
+    row = rows["plain", "saliency"]
+    assert (row["first"], row["second"], row["against"], row["n"]) == (*pair, None, 40)
+    assert row["p"] == pytest.approx(expected.pvalue) and row["difference"] == pytest.approx((other - one).mean())
+    text = robustq(two_models, "results", "--explanations", "--compare", *pair).output
+    assert "not trusted" in text and text.splitlines()[0].split()[:3] == ["first", "second", "model"]
