@@ -18,6 +18,7 @@ from robustq.jobs.queue.left_out import count_left_out, partial_words
 from robustq.jobs.queue.status import counts
 from robustq.jobs.results.aggregate import SD
 from robustq.jobs.results.columns import ResultRow
+from robustq.jobs.results.explanations.rows import explanation_rows
 from robustq.jobs.results.filters import Filters, fits
 from robustq.jobs.results.questions import Question, answer, columns_of
 from robustq.jobs.results.rows import chosen_rows, result_rows, with_details
@@ -25,6 +26,7 @@ from robustq.jobs.store.connection import Store
 from robustq.jobs.store.sweeps import latest_sweeps, sweep_name
 from robustq.jobs.text import tables
 from robustq.jobs.text.footnotes import under, with_notes
+from robustq.jobs.text.notes import note
 from robustq.jobs.text.tables import Row, json_text, table
 
 MOST_CLOSED = 5  # sweeps that the lines after a table tell of
@@ -38,6 +40,8 @@ def results_text(store: Store, chosen: int | None, *, as_json: bool, summary: bo
     with store.begin() as db:
         rows = result_rows(db, chosen)
         if as_json:
+            if count := len(explanation_rows(db, Filters(chosen))):
+                note(f"{count} rows of explanations are no results: robustq results --explanations --json has them")
             return json_text(with_details(db, rows))
     if summary and rows:
         return with_explanations(store, summary_text(rows), Filters(chosen), MAIN_MEASURE)

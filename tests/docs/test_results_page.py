@@ -79,6 +79,9 @@ def test_the_python_examples_give_the_stores_numbers(folder: Path, tmp_path: Pat
     assert names["answer"] == [pytest.approx(row) for row in wanted]
     assert "Scanning Files: 1/5" in names["plan"] and "seed = 1" in names["plan"]
     assert len(names["frame"]) == len(names["few"]) == 4 * 40
+    assert names["steady"].loc[("plain", "grad-cam", 0)].to_dict() == pytest.approx(
+        {"noise": 0.7, "explanation-attack": 0.4}, abs=0.05
+    )
 
 
 def test_completion_completes():

@@ -16,6 +16,7 @@ from scipy import stats
 
 from robustq import cli
 from robustq.jobs.errors import SpecError
+from robustq.jobs.results.explanations.api import explanations
 from robustq.jobs.results.explanations.compare import compare
 from robustq.jobs.results.explanations.export import EXAMPLE_TYPES, ROW_TYPES
 from robustq.jobs.results.explanations.rows import explanation_rows
@@ -181,3 +182,17 @@ def test_an_attack_is_compared_with_noise_on_each_model(two_models: Store):
     assert row["p"] == pytest.approx(expected.pvalue) and row["difference"] == pytest.approx((other - one).mean())
     text = robustq(two_models, "results", "--explanations", "--compare", *pair).output
     assert "not trusted" in text and text.splitlines()[0].split()[:3] == ["first", "second", "model"]
+
+
+def test_the_call_from_python_has_the_same_rows(two_models: Store):
+    table = explanations(two_models.url, model="pl*", method="grad-cam", against=["noise", "pgd"], where="seed=1")
+    with two_models.begin() as db:
+        rows = [r for r in explanation_rows(db) if (r["model"], r["method"], r["seed"]) == ("plain", "grad-cam", 1)]
+    assert table.column("ssim").to_pylist() == [row["ssim"] for row in rows[1:3]]
+    images = explanations(two_models.url, method="saliency", per_example=True)
+    assert (len(images), images.column("method").unique().to_pylist()) == (160, ["saliency"])
+    found = explanations(two_models.url, compare=("plain", "robust"))
+    assert found.column("against").to_pylist() == list(AGAINST[1:])
+    assert explanations(two_models.url, model="none").num_rows == 0
+    with pytest.raises(SpecError, match="expected two names to compare"):
+        explanations(two_models.url, compare=("plain",))
