@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from scipy import stats
 
@@ -25,6 +26,7 @@ from robustq.jobs.results.filters import Filters
 from robustq.jobs.statistics.explanation_means import steadier
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.explanations.measures import measures_of
+from robustq.jobs.store.schema import job
 from tests.helpers.fake_explanations import AGAINST, add_explanation, made_up_measures
 from tests.helpers.fake_results import add_result, add_sweep
 
@@ -196,3 +198,19 @@ def test_the_call_from_python_has_the_same_rows(two_models: Store):
     assert explanations(two_models.url, model="none").num_rows == 0
     with pytest.raises(SpecError, match="expected two names to compare"):
         explanations(two_models.url, compare=("plain",))
+
+
+def test_one_method_with_two_options_is_two_lines(made_up: Store):
+    with made_up.begin() as db:
+        sweep = add_sweep(db, "s")
+        for steps, kept in ((5, 0.4), (50, 0.8)):
+            means = {"noise": 0.9, "pgd": 0.3, "explanation-attack": kept}
+            recipe = f"integrated-gradients(baseline=0.0, steps={steps}) under noise; share=0.1"
+            given: dict[str, Any] = {"method": "integrated-gradients"}
+            number = add_explanation(db, sweep, "m", made_up_measures(0, means), **given)
+            db.execute(sa.update(job).where(job.c.id == number).values(recipe=recipe))
+        lines = pivot(explanation_rows(db))
+    assert [(line["method"], round(line["explanation-attack Linf 8/255"], 1)) for line in lines] == [
+        ("integrated-gradients(baseline=0.0, steps=5)", 0.4),
+        ("integrated-gradients(baseline=0.0, steps=50)", 0.8),
+    ]
