@@ -141,8 +141,10 @@ def interval(low: float | None, high: float | None) -> str:
 def shown_comparisons(rows: Sequence[Row]) -> list[Row]:
     """Comparisons as the terminal shows them."""
     return [
-        {name: row[name] for name in ("first", "second", "method", "norm")}
-        | {"eps": eps_text(row["eps"]), "against": row["against"], "seeds": row["seeds"], "n": row["n"]}
+        {name: row[name] for name in ("first", "second", "model", "method", "norm") if name != "model" or row[name]}
+        | {"eps": eps_text(row["eps"])}
+        | ({} if row["against"] is None else {"against": row["against"]})
+        | {"seeds": row["seeds"], "n": row["n"]}
         | {f"{side} top-k": cell_text(Cell(row[f"{side}_mean"], None, None), row[f"{side}_verdict"]) for side in SIDES}
         | {
             "difference": f"{row['difference']:+.3f} {interval(row['difference_low'], row['difference_high'])}",

@@ -69,7 +69,8 @@ QUESTIONS = (
     ),
     click.option(
         "--compare", nargs=2, metavar="A B", shell_complete=completion.stored_models,
-        help="Two models, or two numbers of jobs, over the same examples: difference and McNemar's test.",
+        help="Two models, or two numbers of jobs, over the same examples: difference and McNemar's test; of "
+        "explanations two models, or two things done to images, and Wilcoxon's.",
     ),
 )  # fmt: skip
 

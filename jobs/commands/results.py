@@ -49,6 +49,7 @@ def results(
     robustq results --compare plain robust --attack pgd
     robustq results --explanations --where method=grad-cam --format markdown
     robustq results --explanations --compare plain robust
+    robustq results --explanations --compare noise explanation-attack
     """
     from robustq.jobs.commands import explanations_text, results_text
 
@@ -58,9 +59,10 @@ def results(
         refuse_typed(ctx, "with --explanations", "summary")
         say(explanations_text.answer_text(store, question, form), data=form in CSV)
         return
-    text = results_text.question_text(store, question, form, summary=summary, tell=tell)
     if form == "table" and question.plain and not summary:
-        text = results_text.with_explanations(store, text, question.filters)
+        text = results_text.both_texts(store, question, tell)
+    else:
+        text = results_text.question_text(store, question, form, summary=summary, tell=tell)
     say(text, data=form in CSV)
     whole = form == "table" and not question.filters.groups  # a question about some rows is no question about a sweep
     if whole and (closing := results_text.closing_lines(store, question.filters.sweep)):

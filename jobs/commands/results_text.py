@@ -18,6 +18,7 @@ from robustq.jobs.queue.left_out import count_left_out, partial_words
 from robustq.jobs.queue.status import counts
 from robustq.jobs.results.aggregate import SD
 from robustq.jobs.results.columns import ResultRow
+from robustq.jobs.results.explanations.rows import explanation_rows
 from robustq.jobs.results.filters import Filters, fits
 from robustq.jobs.results.questions import Question, answer, columns_of
 from robustq.jobs.results.rows import chosen_rows, result_rows, with_details
@@ -25,6 +26,7 @@ from robustq.jobs.store.connection import Store
 from robustq.jobs.store.sweeps import latest_sweeps, sweep_name
 from robustq.jobs.text import tables
 from robustq.jobs.text.footnotes import under, with_notes
+from robustq.jobs.text.notes import note
 from robustq.jobs.text.tables import Row, json_text, table
 
 MOST_CLOSED = 5  # sweeps that the lines after a table tell of
@@ -38,6 +40,8 @@ def results_text(store: Store, chosen: int | None, *, as_json: bool, summary: bo
     with store.begin() as db:
         rows = result_rows(db, chosen)
         if as_json:
+            if count := len(explanation_rows(db, Filters(chosen))):
+                note(f"{count} rows of explanations are no results: robustq results --explanations --json has them")
             return json_text(with_details(db, rows))
     if summary and rows:
         return with_explanations(store, summary_text(rows), Filters(chosen), MAIN_MEASURE)
@@ -51,6 +55,18 @@ def with_explanations(store: Store, text: str, filters: Filters, measures: Seque
     """A table of accuracies with that of explanations below, or instead where there are no accuracies."""
     found = beside(store, filters, measures)
     return text if not found else found if text == table([]) else f"{text}\n\n{found}"
+
+
+def both_texts(store: Store, question: Question, tell: Callable[[str], None]) -> str:
+    """The rows that filters leave, of accuracies and below them of explanations. Why no accuracy fits is told where no
+    explanation does either.
+    """
+    told: list[str] = []
+    text = question_text(store, question, "table", summary=False, tell=told.append)
+    whole = with_explanations(store, text, question.filters)
+    for line in told if whole.startswith(text) else ():
+        tell(line)
+    return whole
 
 
 def question_text(store: Store, question: Question, form: str, *, summary: bool, tell: Callable[[str], None]) -> str:

@@ -36,7 +36,7 @@ def run_explanations(spec: EvalSpec, context: Context) -> Iterator[Progress | Re
     if ready.replicas is None:
         raise ValueError("explain: expected a model that always gives the same answer, this one is randomised")
     keep = 0 if isinstance(spec, ShardSpec) and spec.first else spec.images  # the first shard holds all that are kept
-    kept, columns = list[StabilityBatch](), list[dict[str, np.ndarray]]()
+    kept, columns, done = list[StabilityBatch](), list[dict[str, np.ndarray]](), 0
     for batch in stability_batches(
         ready.model,
         LazyImages(test.images),
@@ -48,7 +48,7 @@ def run_explanations(spec: EvalSpec, context: Context) -> Iterator[Progress | Re
         columns.append(batch.columns)
         if sum(len(one.index) for one in kept) < keep:
             kept.append(batch)
-        done = sum(len(np.unique(one["index"])) for one in columns)
+        done += len(np.unique(batch.columns["index"]))
         yield Progress(done, len(rows), "examples")
     whole = {name: np.concatenate([one[name] for one in columns]) for name in columns[0]}
     row = clean_accuracy(whole) | surroundings(context) | {"seconds": time.perf_counter() - start}

@@ -1,4 +1,4 @@
-"""Two models' explanations over the same images: does one keep them better than the other?"""
+"""Explanations compared over the same images: of two models, or of a model under two things done to the images."""
 
 from collections.abc import Sequence
 from typing import Any, TypedDict
@@ -19,21 +19,23 @@ from robustq.jobs.store.explanations.measures import measures_of
 
 
 class ExplanationComparison(TypedDict):
-    """Two models' explanations of the same images, under one thing that was done to them, each image's measure the mean
-    over the seeds that both have.
+    """Explanations of the same images on two sides: two models under one thing that was done to the images, or a model
+    under two. Each image's measure is the mean over the seeds that both have.
 
+    first, second: the models, or what was done; model, against: what both sides share, None where they differ in it.
     n: images that both explained.  first_mean, second_mean, difference to p: see `Steadier`.  p_holm: p by Holm's
     correction for all rows of the answer.  verdicts: the worst over the seeds.
     """
 
     first: str
     second: str
+    model: str | None
     dataset: str
     method: str
     target: str
     norm: str
     eps: float
-    against: str
+    against: str | None
     measure: str
     seeds: int
     n: int
@@ -54,20 +56,40 @@ Jobs = dict[int, ExplanationRow]  # the rows of one condition by seed
 
 
 def compare(db: Connection, filters: Filters, pair: Sequence[str]) -> list[ExplanationComparison]:
-    """A row for each method, norm, radius and thing done to the images that both models have; difference is second
-    minus first, so that it is above 0 where the second one's explanations are the steadier.
+    """A row for each method, norm and radius that both sides have. difference is second minus first: above 0 where the
+    second side's explanations are the steadier.
 
+    pair: two models, compared under each thing that was done to the images; or two such things, compared on each model.
     Raises SpecError where there is nothing to compare.
     """
+    done = {row["against"] for row in explanation_rows(db, filters)}
+    matches = (match_done if set(pair) <= done else match_models)(db, filters, pair)
+    found = [compared(db, first, second) for first, second in matches]
+    corrected = holm([row["p"] for row in found])
+    return [{**row, "p_holm": p} for row, p in zip(found, corrected, strict=True)]
+
+
+def match_models(db: Connection, filters: Filters, pair: Sequence[str]) -> list[tuple[Jobs, Jobs]]:
     first, second = (conditions_of(db, filters, model) for model in pair)
     both = [place for place in first if place in second and set(first[place]) & set(second[place])]
     if not both:
         raise SpecError(
             f"--compare: {pair[0]!r} and {pair[1]!r} have no explanation with the same method, parameters and seed"
         )
-    found = [compared(db, first[place], second[place]) for place in both]
-    corrected = holm([row["p"] for row in found])
-    return [{**row, "p_holm": p} for row, p in zip(found, corrected, strict=True)]
+    return [(first[place], second[place]) for place in both]
+
+
+def match_done(db: Connection, filters: Filters, pair: Sequence[str]) -> list[tuple[Jobs, Jobs]]:
+    """The two sides of each model, method, norm and radius: rows of the same jobs."""
+    rows = [row for row in explanation_rows(db, filters) if row["against"] in pair and row[MAIN] is not None]
+    sides: dict[tuple[Any, ...], dict[str, Jobs]] = {}
+    for row in rows:
+        place = (row["model"], *(row[name] for name in SAME_EXPLANATION))
+        sides.setdefault(place, {}).setdefault(row["against"], {})[row["seed"]] = row
+    both = [(found[pair[0]], found[pair[1]]) for found in sides.values() if set(pair) <= set(found)]
+    if not both:
+        raise SpecError(f"--compare: no explanation has both {pair[0]} and {pair[1]}")
+    return both
 
 
 def conditions_of(db: Connection, filters: Filters, model: str) -> dict[tuple[Any, ...], Jobs]:
@@ -90,17 +112,19 @@ def compared(db: Connection, first: Jobs, second: Jobs) -> ExplanationComparison
     if len(splits := {split_of(db, row["job_id"]) for row in (*one, *other)}) > 1:
         raise SpecError(f"expected explanations of the same images, got some of {' and some of '.join(sorted(splits))}")
     told = steadier(*in_common([by_image(db, row) for row in one], [by_image(db, row) for row in other]))
-    row = one[0]
+    row, beside = one[0], other[0]
+    done = row["model"] == beside["model"]
     worst = [worst_of(rows) for rows in (one, other)]
     return ExplanationComparison(
-        first=row["model"],
-        second=other[0]["model"],
+        first=row["against"] if done else row["model"],
+        second=beside["against"] if done else beside["model"],
+        model=row["model"] if done else None,
         dataset=row["dataset"],
         method=row["method"],
         target=row["target"],
         norm=row["norm"],
         eps=row["eps"],
-        against=row["against"],
+        against=None if done else row["against"],
         measure=MAIN,
         seeds=len(seeds),
         n=told.n,

@@ -88,6 +88,15 @@ def export(
     return write_file(path, [rows_table(rows, kind)], kind)
 
 
+def table_of(db: Connection, filters: Filters, *, per_example: bool) -> pa.Table:
+    """What the filters leave, as one table."""
+    rows = explanation_rows(db, filters)
+    kind = schema_of(EXAMPLE_TYPES if per_example else ROW_TYPES)
+    if not per_example:
+        return rows_table(rows, kind)
+    return pa.concat_tables([kind.empty_table(), *(image_table(db, mine, kind) for mine in jobs_of(rows))])
+
+
 def jobs_of(rows: Sequence[ExplanationRow]) -> list[ExplanationRow]:
     """One row a job."""
     return list({row["job_id"]: row for row in rows}.values())

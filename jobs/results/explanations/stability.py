@@ -34,11 +34,26 @@ class Line:
     kept: dict[str, int]
 
 
+def method_names(rows: Sequence[ExplanationRow]) -> dict[str, str]:
+    """What each recipe is called in a table: its method, with its options where there are several of that method, and
+    the recipe where these do not tell them apart. The explained class has a column of its own.
+    """
+    recipes = {row["recipe"]: row["method"] for row in rows}
+    whole = {recipe: recipe.partition(", target=")[0] for recipe in recipes}
+    short = {recipe: recipe.partition(" under ")[0] for recipe in recipes}
+    names: dict[str, str] = {}
+    for recipe, method in recipes.items():
+        alike = {whole[other]: short[other] for other, name in recipes.items() if name == method}
+        several = list(alike.values()).count(short[recipe]) > 1
+        names[recipe] = method if len(alike) == 1 else whole[recipe] if several else short[recipe]
+    return names
+
+
 def stability_lines(rows: Sequence[ExplanationRow], measures: Sequence[str] = EXPLANATION_MEASURES) -> list[Line]:
     """A line for each job and measure. rows: of `explanation_rows`; what was done keeps their order."""
-    found = []
+    found, names = [], method_names(rows)
     for mine in rows_by(rows, "sweep", "job_id").values():
-        job = {name: mine[0][name] for name in JOB}
+        job = {name: mine[0][name] for name in JOB} | {"method": names[mine[0]["recipe"]]}
         kept = {row["against"]: row["kept"] for row in mine}
         for measure in measures:
             cells = {row["against"]: cell_of(row, measure) for row in mine}
@@ -62,7 +77,8 @@ def pivot(rows: Sequence[ExplanationRow]) -> list[Row]:
 
     Top-k intersections, means over seeds; None where a check of the explanation failed, with the reasons last.
     """
-    rows = [row for row in rows if row[MAIN] is not None]
+    called = method_names(rows)
+    rows = [{**row, "method": called[row["recipe"]]} for row in rows if row[MAIN] is not None]
     heads = [name for name in ("sweep", "dataset") if len({row[name] for row in rows}) > 1] + ["model", "method"]
     heads += ["target"] if len({row["target"] for row in rows}) > 1 else []
     places = sorted({(row["norm"], row["eps"], place_of(row["against"])) for row in rows})

@@ -88,10 +88,16 @@ def measures_of(db: Connection, job_id: int) -> dict[str, np.ndarray]:
 
 def columns_of(db: Connection, job_id: int) -> dict[str, np.ndarray]:
     """What a finished evaluation or explanation job stored of single images. Raises SpecError where that was lost."""
+    table = table_of(db, job_id)
+    return to_columns(table) if "explained" in table.column_names else example_outcomes.to_columns(table)
+
+
+def table_of(db: Connection, job_id: int) -> pa.Table:
+    """The same as a table."""
     data = db.execute(select(example_blob.c.data).where(example_blob.c.job_id == job_id)).scalar()
     if data is not None and is_of_explanation(data):
-        return measures_of(db, job_id)
-    return example_outcomes.to_columns(example_outcomes.examples_of(db, job_id))
+        return to_table(measures_of(db, job_id))
+    return example_outcomes.examples_of(db, job_id)
 
 
 def is_of_explanation(data: bytes) -> bool:

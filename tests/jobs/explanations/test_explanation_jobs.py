@@ -1,5 +1,7 @@
 """Explanation jobs: numbers of the kernels called by hand, the same for any batch size, in shards, and resumed."""
 
+import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,12 +33,16 @@ from robustq.jobs.running.run import run
 from robustq.jobs.running.warm_models import ready_model
 from robustq.jobs.specs import EvalSpec, parse
 from robustq.jobs.store import artifacts
-from robustq.jobs.store.connection import Store
+from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.explanations.measures import measures_of
-from robustq.jobs.store.schema import check_result, job
+from robustq.jobs.store.schema import check_result, explanation, job, result
 from robustq.jobs.study.study import Origin, Study
 from robustq.jobs.submission.submit import submit
-from robustq.jobs.verification import replay
+from robustq.jobs.upkeep import merge, prune
+from robustq.jobs.verification import bundle_format, replay
+from robustq.jobs.verification.bundle import write_bundle
+from robustq.jobs.verification.bundle_check import check_bundle
+from robustq.jobs.verification.bundled_jobs import How
 from tests.helpers.drain_queue import work_off, worked_off
 from tests.helpers.explained import AGAINST, STUDY
 
@@ -139,7 +145,8 @@ def test_means_and_intervals_are_those_of_the_images(finished: Store):
         mine = columns["against"] == row["against"]
         for name in EXPLANATION_MEASURES:
             values = columns[name][mine & ~np.isnan(columns[name])]
-            found = [row[f"{name}{end}"] for end in ("", "_low", "_high")]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+            cells: Any = row
+            found = [cells[f"{name}{end}"] for end in ("", "_low", "_high")]
             if not len(values):
                 assert row["against"] == "clean" and found == [None, None, None]
                 continue
@@ -156,12 +163,13 @@ def test_no_bit_depends_on_the_batch_size_or_the_order(finished: Store, target: 
     given = arguments_of(spec) | {"target": target, "method": "smoothgrad", "options": {"samples": 3}}
 
     def found(index: torch.Tensor, batch_size: int) -> dict[str, np.ndarray]:
+        own: Any = given | {"batch_size": batch_size}
         batches = list(
             stability_batches(
                 model,
                 LazyImages(data.images),
                 torch.from_numpy(data.y),
-                **given | {"batch_size": batch_size},
+                **own,
                 index=index,
             )
         )
@@ -195,7 +203,7 @@ def test_shards_and_a_job_that_was_killed_come_to_the_same(finished: Store, tmp_
     with store.begin() as db:
         (begun,) = claims.claim(db, "dead", most=1, what=job.c.attack == "explain")
         assert transitions.start(db, begun, "dead", "here", 1, "")
-    frames = run(parse(begun.spec), Context("cpu", store.artifacts, weights=begun.weights))  # pyright: ignore[reportArgumentType]
+    frames: Any = run(parse(begun.spec), Context("cpu", store.artifacts, weights=begun.weights))  # pyright: ignore[reportArgumentType]
     assert isinstance(next(frames), Progress)
     frames.close()
     with store.begin() as db:
@@ -260,3 +268,40 @@ def test_a_replay_is_equal_to_the_bit_and_sees_a_change(finished: Store):
         assert replay.judge_explanation(before, changed, done, same_machine=False) == ("within", 1)
         lower = columns | {"ssim": columns["ssim"] - 0.1 - 0.01 * np.sin(columns["index"])}
         assert replay.judge_explanation(before, lower, done, same_machine=False) == ("changed", 130)
+
+
+def test_a_bundle_has_its_measures_and_runs_it_again(finished: Store, tmp_path: Path):
+    write_bundle(finished, "steady", tmp_path / "b.zip", print)
+    found = check_bundle(tmp_path / "b.zip", How(number=6))
+    assert (found.wrong, found.evaluations) == (0, 6)
+    assert {(row["attack"], row["outcome"]) for row in found.replayed} == {("fgsm", "equal"), ("explain", "equal")}
+    with zipfile.ZipFile(tmp_path / "b.zip") as archive:
+        told = {name: archive.read(name) for name in archive.namelist()}
+    (key, *_) = [name for name, content in told.items() if name.startswith("outcomes/") and b"ssim" in content]
+    lines = told[key].decode().splitlines()
+    place = lines[0].split(",").index('"random_weights"')
+    cells = lines[1].split(",")
+    told[key] = "\n".join([lines[0], ",".join([*cells[:place], "0.99", *cells[place + 1 :]]), *lines[2:]]).encode()
+    manifest = json.loads(told.pop("manifest.json"))
+    about = {name: manifest[name] for name in ("robustq", "kernel", "sweep", "states")}
+    bundle_format.write(tmp_path / "forged.zip", about, told)
+    (line,) = check_bundle(tmp_path / "forged.zip", How(number=0)).contradictions
+    assert "its check random-weights is" in line and "explain Linf 0.1" in line
+
+
+def test_merged_stores_keep_explanations_and_a_prune_takes_them(finished: Store, tmp_path: Path):
+    with finished.begin() as db:
+        transitions.stop(db, "one")
+    target = open_store(str(tmp_path / "t.db"), create=True, write=True)
+    assert merge.merge(target, finished).done == 8
+    with target.begin() as db, finished.begin() as other:
+        assert [row["ssim"] for row in explanation_rows(db)] == [row["ssim"] for row in explanation_rows(other)]
+    again = merge.merge(target, finished)
+    assert (again.same, again.differing) == (8, [])
+    with target.begin() as db:
+        db.execute(sa.update(result).where(result.c.clean_accuracy.is_not(None)).values(clean_accuracy=0.0))
+    assert {found.attack for found in merge.merge(target, finished).differing} >= {"explain"}
+    prune.prune(target, ["steady"])
+    with target.begin() as db:
+        assert db.execute(sa.select(sa.func.count()).select_from(explanation)).scalar() == 0
+    target.engine.dispose()

@@ -11,11 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from scipy import stats
 
 from robustq import cli
 from robustq.jobs.errors import SpecError
+from robustq.jobs.results.explanations.api import explanations
 from robustq.jobs.results.explanations.compare import compare
 from robustq.jobs.results.explanations.export import EXAMPLE_TYPES, ROW_TYPES
 from robustq.jobs.results.explanations.rows import explanation_rows
@@ -24,6 +26,7 @@ from robustq.jobs.results.filters import Filters
 from robustq.jobs.statistics.explanation_means import steadier
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.explanations.measures import measures_of
+from robustq.jobs.store.schema import job
 from tests.helpers.fake_explanations import AGAINST, add_explanation, made_up_measures
 from tests.helpers.fake_results import add_result, add_sweep
 
@@ -63,7 +66,7 @@ def test_the_two_tables_stand_one_below_the_other(two_models: Store):
     assert len(top) == 5 and re.search(r"plain +grad-cam +Linf +8/255 +0 +40 +top-k +0\.59\d \[", top[0])
     assert sum(" kept  " in line for line in lines) == 5
     assert re.search(r"kept +40 +40 +20 +40", explanations)
-    assert "[1] random-weights 0.95 > 0.8" in lines and "not trusted (" in top[2] and "fail" in top[2]
+    assert "[1] random-weights 0.95 > 0.8" in lines and "not trusted (" in top[4] and "fail" in top[4]
     assert "explain" not in robustq(two_models, "results", "--attack", "pgd").output
     only = robustq(two_models, "results", "--attack", "explain").output
     assert only.startswith("sweep") and "measure" in only.splitlines()[0]
@@ -165,3 +168,49 @@ def test_exports_have_the_columns_of_the_documentation(two_models: Store, tmp_pa
     assert [row["ssim"] for row in images[:160]] == [None if np.isnan(v) else v for v in first["ssim"].tolist()]
     wrong = robustq(two_models, "export", "--explanations", "--partition", "model", str(tmp_path / "f"))
     assert wrong.exit_code == 2 and "--partition has no effect with --explanations" in wrong.output
+
+
+def test_an_attack_is_compared_with_noise_on_each_model(two_models: Store):
+    pair = ("noise", "explanation-attack")
+    with two_models.begin() as db:
+        rows = {(row["model"], row["method"]): row for row in compare(db, Filters(), pair)}
+        number = next(r["job_id"] for r in explanation_rows(db) if r["method"] == "saliency")
+        columns = measures_of(db, number)
+    assert set(rows) == {("plain", "grad-cam"), ("plain", "saliency"), ("robust", "grad-cam")}
+    one, other = (columns["top_intersection"][columns["against"] == name] for name in pair)
+    expected: Any = stats.wilcoxon(other - one, zero_method="pratt")
+    row = rows["plain", "saliency"]
+    assert (row["first"], row["second"], row["against"], row["n"]) == (*pair, None, 40)
+    assert row["p"] == pytest.approx(expected.pvalue) and row["difference"] == pytest.approx((other - one).mean())
+    text = robustq(two_models, "results", "--explanations", "--compare", *pair).output
+    assert "not trusted" in text and text.splitlines()[0].split()[:3] == ["first", "second", "model"]
+
+
+def test_the_call_from_python_has_the_same_rows(two_models: Store):
+    table = explanations(two_models.url, model="pl*", method="grad-cam", against=["noise", "pgd"], where="seed=1")
+    with two_models.begin() as db:
+        rows = [r for r in explanation_rows(db) if (r["model"], r["method"], r["seed"]) == ("plain", "grad-cam", 1)]
+    assert table.column("ssim").to_pylist() == [row["ssim"] for row in rows[1:3]]
+    images = explanations(two_models.url, method="saliency", per_example=True)
+    assert (len(images), images.column("method").unique().to_pylist()) == (160, ["saliency"])
+    found = explanations(two_models.url, compare=("plain", "robust"))
+    assert found.column("against").to_pylist() == list(AGAINST[1:])
+    assert explanations(two_models.url, model="none").num_rows == 0
+    with pytest.raises(SpecError, match="expected two names to compare"):
+        explanations(two_models.url, compare=("plain",))
+
+
+def test_one_method_with_two_options_is_two_lines(made_up: Store):
+    with made_up.begin() as db:
+        sweep = add_sweep(db, "s")
+        for steps, kept in ((5, 0.4), (50, 0.8)):
+            means = {"noise": 0.9, "pgd": 0.3, "explanation-attack": kept}
+            recipe = f"integrated-gradients(baseline=0.0, steps={steps}) under noise; share=0.1"
+            given: dict[str, Any] = {"method": "integrated-gradients"}
+            number = add_explanation(db, sweep, "m", made_up_measures(0, means), **given)
+            db.execute(sa.update(job).where(job.c.id == number).values(recipe=recipe))
+        lines = pivot(explanation_rows(db))
+    assert [(line["method"], round(line["explanation-attack Linf 8/255"], 1)) for line in lines] == [
+        ("integrated-gradients(baseline=0.0, steps=5)", 0.4),
+        ("integrated-gradients(baseline=0.0, steps=50)", 0.8),
+    ]
