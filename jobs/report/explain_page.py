@@ -26,7 +26,7 @@ def explain_html(db: Connection, root: str, sweep_id: int, store: str) -> str:
     rows = explanation_rows(db, Filters(sweep_id))
     cache, row = PageCache(), rows[0]
     spec = cache.details(db, [row["job_id"]])[row["job_id"]].spec
-    section = explanations(db, root, rows, cache.data(spec.get("data")))
+    section = explanations(db, root, rows, cache.data(spec.get("data")), cache)
     about = f"{row['dataset']}, {row['norm']} {eps_text(row['eps'])}, {row['n']} images, seed {row['seed']}"
     scripts = [script(name) for name in SCRIPTS]
     return (

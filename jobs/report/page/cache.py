@@ -9,6 +9,7 @@ import numpy as np
 from sqlalchemy import Connection, select
 
 from robustq.jobs.report.page.html_table import Line
+from robustq.jobs.report.pictures.attribution_pictures import MapGrid
 from robustq.jobs.report.pictures.image_outcomes import Outcome, outcome_of, query_totals, read_outcomes
 from robustq.jobs.report.pictures.thumbnails import Data, Drawn, find_data
 from robustq.jobs.results.compare import seen
@@ -40,12 +41,14 @@ class QueryCounts:
 class PageCache:
     """Readings of one store by job or by content, which do not change; outcomes that it lost are looked for again.
 
-    drawn: pictures by job and names of classes.  lines: of the table of all results, by sweep, job, verdict with its
-    reasons and hash of the weights: a later audit may change a verdict.
+    drawn: pictures by job and names of classes.  maps: of explanations by job, title and names of classes.
+    lines: of the table of all results, by sweep, job, verdict with its reasons and hash of the weights: a later audit
+    may change a verdict.
     """
 
     def __init__(self) -> None:
         self.drawn: dict[tuple[int, tuple[str, ...]], Drawn] = {}
+        self.maps: dict[tuple[int, str, tuple[str, ...]], MapGrid] = {}
         self.lines: dict[tuple[int, int, str | None, str], Line] = {}
         self.studies: dict[int, str] = {}
         self._details: dict[int, Details] = {}

@@ -12,6 +12,7 @@ from robustlib.metrics import CLEAN
 from robustlib.number_text import distinct
 from robustlib.settings import EXPLANATION_ATTACK, NOISE
 from robustq.jobs.errors import ArtifactError, SpecError
+from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.report.page.html_table import Cell, Table, cell, table_of, verdict_cell
 from robustq.jobs.report.page.images import Missing
 from robustq.jobs.report.page.page_model import Explanations
@@ -19,10 +20,9 @@ from robustq.jobs.report.pictures import attribution_pictures as pictures
 from robustq.jobs.report.pictures.thumbnails import Data
 from robustq.jobs.results.aggregate import rows_by
 from robustq.jobs.results.explanations.columns import ExplanationRow
-from robustq.jobs.results.explanations.compare import compared
-from robustq.jobs.results.explanations.stability import MAIN, in_order, stability_lines
+from robustq.jobs.results.explanations.compare import ExplanationComparison, compared
+from robustq.jobs.results.explanations.stability import MAIN, in_order, method_names, stability_lines
 from robustq.jobs.results.rows import artifact_of
-from robustq.jobs.statistics.explanation_means import Steadier, explained_images, steadier
 from robustq.jobs.store.explanations.maps import KeptMaps, kept_maps
 from robustq.jobs.store.explanations.measures import measures_of
 from robustq.jobs.text.footnotes import numbered
@@ -53,13 +53,18 @@ HOW = (
 Jobs = list[list[ExplanationRow]]
 
 
-def explanations(db: Connection, root: str, rows: Sequence[ExplanationRow], data: Data) -> Explanations | None:
+def explanations(
+    db: Connection, root: str, rows: Sequence[ExplanationRow], data: Data, cache: PageCache
+) -> Explanations | None:
     """What the page says of explanations; None where there are none.
 
     root: the store's artifacts.  rows: of `explanation_rows`.  data: the test split, for the classes' names.
+    cache: maps that were drawn before, filled by this call.
     """
     if not rows:
         return None
+    called = method_names(rows)
+    rows = [{**row, "method": called[row["recipe"]]} for row in rows]
     jobs = by_job(rows)
     told = {mine[0]["job_id"]: noise_and_attack(db, mine) for mine in jobs}
     return Explanations(
@@ -67,7 +72,7 @@ def explanations(db: Connection, root: str, rows: Sequence[ExplanationRow], data
         distrusted=distrusted(jobs),
         stability=stability_table(jobs, told),
         measures=measures_table(rows),
-        grids=[grid for mine in jobs if (grid := grid_of(db, root, mine, data)) is not None][:MOST_GRIDS],
+        grids=[grid for mine in jobs if (grid := kept_grid(db, root, mine, data, cache)) is not None][:MOST_GRIDS],
     )
 
 
@@ -75,37 +80,37 @@ def by_job(rows: Sequence[ExplanationRow]) -> Jobs:
     return list(rows_by(rows, "sweep", "job_id").values())
 
 
-def noise_and_attack(db: Connection, job: list[ExplanationRow]) -> Steadier | None:
-    """The top pixels in common under noise, and under the attack on the explanation, of the same images."""
+def noise_and_attack(db: Connection, job: list[ExplanationRow]) -> ExplanationComparison | None:
+    """The top pixels in common under noise, and under the attack on the explanation, of the same images; None where a
+    study leaves one out, or the store lost the images' numbers.
+    """
+    by = {row["against"]: {row["seed"]: row} for row in job if row[MAIN] is not None}
     try:
-        columns = measures_of(db, job[0]["job_id"])
-        looked = explained_images(columns)
-        first, second = (columns[MAIN][looked & (columns["against"] == name)] for name in (NOISE, EXPLANATION_ATTACK))
-        return steadier(first, second) if len(first) == len(second) else None
-    except (SpecError, ValueError):  # the store lost them, or no image was explained: there is no test then
+        return compared(db, by[NOISE], by[EXPLANATION_ATTACK]) if {NOISE, EXPLANATION_ATTACK} <= by.keys() else None
+    except SpecError:
         return None
 
 
-def beyond_noise(jobs: Jobs, told: dict[int, Steadier | None]) -> Iterator[str]:
+def beyond_noise(jobs: Jobs, told: dict[int, ExplanationComparison | None]) -> Iterator[str]:
     """A sentence a model: does the attack do more than noise of the same size?"""
     for (model,), rows in rows_by([mine[0] for mine in jobs], "model").items():
         found = {row["job_id"]: told[row["job_id"]] for row in rows if row["verdict"] != FAIL}
         tests = {place: test for place, test in found.items() if test is not None}
         if not tests:
             continue
-        beyond = [test for test in tests.values() if test.p < ALPHA and test.difference < 0]
+        beyond = [test for test in tests.values() if test["p"] < ALPHA and test["difference"] < 0]
         names = {row["job_id"]: row["method"] for row in rows}
         if len(tests) == 1:
             ((place, test),) = tests.items()
-            yes = "" if beyond else "not told apart from noise: "
+            yes = "" if beyond else "no more than noise: "
             yield (
-                f"On {model}, the explanation attack leaves {100 * test.second:.0f} % of the top pixels of "
-                f"{names[place]} where they were, noise of the same size {100 * test.first:.0f} %: "
-                f"{yes}{p_text(test.p)}, {test.n} images, {TEST}."
+                f"On {model}, the explanation attack leaves {100 * test['second_mean']:.0f} % of the top pixels of "
+                f"{names[place]} where they were, noise of the same size {100 * test['first_mean']:.0f} %: "
+                f"{yes}{p_text(test['p'])}, {test['n']} images, {TEST}."
             )
             continue
         lowest, highest = (
-            f"{100 * test.second:.0f} % (noise {100 * test.first:.0f} %)"
+            f"{100 * test['second_mean']:.0f} % (noise {100 * test['first_mean']:.0f} %)"
             for test in (min(tests.values(), key=share), max(tests.values(), key=share))
         )
         yield (
@@ -115,8 +120,8 @@ def beyond_noise(jobs: Jobs, told: dict[int, Steadier | None]) -> Iterator[str]:
         )
 
 
-def share(test: Steadier) -> float:
-    return test.second
+def share(test: ExplanationComparison) -> float:
+    return test["second_mean"]
 
 
 def steadier_models(db: Connection, jobs: Jobs) -> Iterator[str]:
@@ -170,7 +175,7 @@ def heads_of(rows: Sequence[Any]) -> list[str]:
     return ["model", "method", *(name for name in ("target", "seed") if len({row[name] for row in rows}) > 1)]
 
 
-def stability_table(jobs: Jobs, told: dict[int, Steadier | None]) -> Table | None:
+def stability_table(jobs: Jobs, told: dict[int, ExplanationComparison | None]) -> Table | None:
     """A line a model and method: top pixels in common under noise and attacks, and whether the attack does more."""
     firsts = [mine[0] for mine in jobs]
     names = [name for name in in_order([row["against"] for mine in jobs for row in mine]) if name != CLEAN]
@@ -182,7 +187,7 @@ def stability_table(jobs: Jobs, told: dict[int, Steadier | None]) -> Table | Non
         line |= {"norm": row["norm"], "eps": Cell(eps_text(row["eps"]), row["eps"])}
         line |= {f"{name} %": share_cell(by.get(name), row["verdict"]) for name in names}
         test = told[row["job_id"]]
-        line["attack beside noise, p"] = None if test is None else Cell(p_text(test.p)[1:].lstrip(" ="), test.p)
+        line["attack beside noise, p"] = None if test is None else Cell(p_text(test["p"])[1:].lstrip(" ="), test["p"])
         if (attacked := by.get(EXPLANATION_ATTACK)) is not None:
             line["class kept"] = Cell(f"{attacked['kept']} of {attacked['n']}", attacked["kept"])
         lines.append(line | {"checks": verdict_cell(row["verdict"]), "why": mark})
@@ -216,6 +221,23 @@ def measures_table(rows: Sequence[ExplanationRow]) -> Table | None:
         for line in stability_lines(rows)
     ]  # fmt: skip
     return table_of("measures", "All measures, means over images", lines, live=True)
+
+
+def kept_grid(
+    db: Connection, root: str, job: list[ExplanationRow], data: Data, cache: PageCache
+) -> pictures.MapGrid | Missing | None:
+    """`grid_of`, drawn once; what is lost is looked for again."""
+    key = (job[0]["job_id"], title_of(job[0]), data.names)
+    if key not in cache.maps:
+        found = grid_of(db, root, job, data)
+        if not isinstance(found, pictures.MapGrid):
+            return found
+        cache.maps[key] = found
+    return cache.maps[key]
+
+
+def title_of(row: ExplanationRow) -> str:
+    return f"{row['method']} of {row['model']}, {row['norm']} {eps_text(row['eps'])}"
 
 
 def grid_of(db: Connection, root: str, job: list[ExplanationRow], data: Data) -> pictures.MapGrid | Missing | None:
@@ -258,7 +280,7 @@ def maps_of(db: Connection, root: str, job: list[ExplanationRow], data: Data) ->
     sha256 = artifact_of(db, row["job_id"], "maps")
     if sha256 is None:
         return None
-    title = f"{row['method']} of {row['model']}, {row['norm']} {eps_text(row['eps'])}"
+    title = title_of(row)
     again = f"robustq retry {row['job_id']}"
     order = in_order([one["against"] for one in job])
     try:

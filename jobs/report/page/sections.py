@@ -96,7 +96,7 @@ def make_page(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> Page
         pictures=Pictures(
             list(images.grids(db, root, picture_rows(db, sweep.rows, order, data, cache), data, cache)), data.reason
         ),
-        explanations=explanations.explanations(db, root, sweep.explanations, data),
+        explanations=explanations.explanations(db, root, sweep.explanations, data, cache),
         training=line_charts.training_charts(sweep.trainings, order),
         checks=Checks(
             audits=result_tables.audits_table(sweep),

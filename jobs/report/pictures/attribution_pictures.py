@@ -122,8 +122,8 @@ def explained_image(
             shown["map_alt"] += f"; {100 * common[name]:.0f} % of the top pixels are those of the clean map"
             shown |= {"change": map_url((flat[name] - flat[first]).clip(-1, 1), signed=True)}
             shown |= {"change_alt": f"Change of the map of image {place} under {name}"}
-        label = name.replace("-", " ").replace("explanation", SOFT)
-        panels.append(Panel(label, png_url(image), map=map_url(flat[name], signed=signed), **shown))
+        head = name.replace("-", " ").replace("explanation", SOFT)
+        panels.append(Panel(head, png_url(image), map=map_url(flat[name], signed=signed), **shown))
     told = ", ".join(f"{name} {100 * common[name]:.0f} %" for name in images if name != first)
     return ExplainedImage(f"Class {label}; top pixels in common: {told}", tuple(panels))
 
