@@ -13,6 +13,7 @@ from robustq.jobs.errors import SpecError
 from robustq.jobs.specs import EvalSpec, WorstSpec
 from robustq.jobs.study.study import load_study
 from robustq.jobs.submission.cost import explanation_work
+from robustq.jobs.submission.dry_run import shown
 from robustq.jobs.submission.expand_study import expand, resolve
 from robustq.jobs.submission.plan import Planned
 from robustq.jobs.submission.study_schema import study_schema
@@ -65,6 +66,9 @@ def test_a_job_for_each_method_and_radius_with_everything_spelt_out(tmp_path: Pa
     # 7 gradients a map: of the clean image, of randomised weights, of three disturbed ones; 5 of the search: 4 looks and
     # the clean map; 40 steps of two gradients; 3 of PGD.
     assert explanation_work(found[0].params).gradients == 7 * (2 + 3 + 5) + 2 * 40 + 3
+    assert shown(found[0]) == "explain integrated-gradients"  # as a dry run names it
+    costs = {one.key: one.cost for one in jobs}
+    assert all(costs[key] > 0 for key in keys)
 
 
 def test_noise_is_always_beside_and_the_usual_is_filled_in(tmp_path: Path):
