@@ -447,6 +447,77 @@ def audit(
 
 @main.command()
 @click.argument("model", shell_complete=completion.MODEL)
+@click.option("--weights", help="File of weights: safetensors or a state dict; FILE:KEY for one of several in it.")
+@normalize_options
+@click.option(
+    "--dataset", shell_complete=completion.DATASETS, default="digits", show_default=True, help="Data set to explain on."
+)
+@dataset_options
+@click.option(
+    "--method",
+    "methods",
+    shell_complete=completion.EXPLANATIONS,
+    multiple=True,
+    default=["integrated-gradients"],
+    show_default=True,
+    help="Explanation; may be given several times.",
+)
+@click.option("--param", "params", multiple=True, help="A parameter of the explanation, such as steps=20.")
+@click.option(
+    "--against",
+    multiple=True,
+    default=["noise", "pgd", "explanation-attack"],
+    show_default=True,
+    help="What is done to the images: noise, an attack by its name, or explanation-attack, which keeps the class.",
+)
+@click.option("--norm", shell_complete=completion.NORM, default="Linf", show_default=True, help="Linf, L2 or L1.")
+@click.option("--eps", default="8/255", show_default=True, help="Radius, such as 8/255.")
+@click.option("--examples", default="100", show_default=True, help="Test examples, the first of the file, or all.")
+@click.option("--images", type=click.IntRange(0, 8), default=6, show_default=True, help="Whose maps are shown.")
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--out", type=Output(), help="Write the page here, as one HTML file with the maps.")
+@device_option
+@cpus_option
+@json_option
+@click.pass_context
+def explain(
+    ctx: click.Context, out: Path | None, device: str | None, cpus_per_job: int | None, as_json: bool, **options: Any
+) -> None:
+    """Say what attacks do to a MODEL's explanations, with noise of the same size beside them.
+
+    \b
+    robustq explain my_model.py:build --dataset digits --eps 0.1 --out page.html
+    robustq explain convnet3 --weights FILE --dataset cifar10 --method saliency --method grad-cam --json
+
+    Each map is compared with the clean image's. An explanation that does not depend on the weights, or orders pixels no
+    better than chance, is marked.
+    """
+    from robustq.cluster.early_child import early_child
+
+    choose_device(ctx, device)
+    with early_child(cpus_per_job) as early:
+        from robustq.cluster.driver.drive import drive_and_watch
+        from robustq.jobs.submission import study_sources
+
+        store, submitted = study_sources.submit_explanation(ctx.obj, options, early.load)
+        drive_and_watch(store, submitted.sweep_id, as_json=as_json, cpus_per_job=cpus_per_job, early=early)
+
+    from robustq.jobs.commands import explanations_text, queue_actions
+
+    queue_actions.raise_failures(store, submitted.sweep_id)
+    if out is not None:
+        from robustq.jobs.report.explain_page import explain_html
+
+        with store.begin() as db:
+            html = explain_html(db, store.artifacts, submitted.sweep_id, store.url)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(html, encoding="utf-8")
+        note(f"wrote {out}")
+    say(explanations_text.of_sweep(store, submitted.sweep_id, as_json=as_json))
+
+
+@main.command()
+@click.argument("model", shell_complete=completion.MODEL)
 @normalize_options
 @click.option(
     "--dataset",

@@ -12,8 +12,8 @@ from robustlib import KERNEL_VERSION
 from robustlib.addresses import is_address, public
 from robustlib.arguments import COUNT, NOT_NEGATIVE, Norm
 from robustlib.datasets.source import AS_IT_IS, TEST, Reading
-from robustlib.settings import AUTOATTACK, ONE_SEARCH, TRANSFER, TrainSettings
-from robustq.jobs.text.attack_words import surrogate_words
+from robustlib.settings import AUTOATTACK, EXPLAIN, ONE_SEARCH, TRANSFER, TrainSettings
+from robustq.jobs.text.attack_words import explanation_settings, surrogate_words
 from robustq.jobs.text.canonical_json import canonical, without_places
 from robustq.jobs.text.number_fields import Number, in_range
 
@@ -205,6 +205,9 @@ class AttackSpec(Spec):
     @property
     def recipe(self) -> str:
         """The attack in one line: what the row's number rests on."""
+        if self.name == EXPLAIN:
+            method, against, *others = explanation_settings(self.params).values()
+            return f"{method} under {against}; {', '.join(others)}"
         params = ", ".join(f"{name}={value}" for name, value in sorted(self.params.items()) if value is not None)
         text = AUTOATTACK.format(**self.params) if self.name == "autoattack" else f"{self.name}({params})"
         text += f" x{self.restarts}" if self.restarts > 1 else ""

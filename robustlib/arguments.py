@@ -91,6 +91,8 @@ RANGES: dict[str, Range] = {
     "ridge": POSITIVE,
     "kernel_width": POSITIVE,
     "sharpness": POSITIVE,
+    "looks": COUNT,
+    "curve_steps": COUNT,
     # Defences.
     "quality": Range(least=1, most=95),
     "bits": Range(least=1, most=8),

@@ -212,6 +212,16 @@ def draw_in_ball(like: Tensor, eps: Radius, norm: Norm, draws: Draws, stream: st
     raise unknown(norm)
 
 
+def draw_on_sphere(like: Tensor, eps: Radius, norm: Norm, draws: Draws, stream: str) -> Tensor:
+    """A perturbation of size eps drawn for each example: in Linf every coordinate is eps or -eps, in L2 and L1 the
+    direction is that of `draw_in_ball`.
+    """
+    if norm == "Linf":
+        return draws.signs(tuple(like.shape[1:]), f"{stream}/direction").to(like) * beside(eps, like)
+    point = draw_in_ball(like, 1.0, norm, draws, stream)
+    return point * per_example(size(point, norm).clamp_min(TINY).reciprocal(), like) * beside(eps, like)
+
+
 def inside(x_adv: Tensor, x: Tensor, eps: float, norm: Norm) -> Tensor:
     """Which images keep the budget: in the box and within eps (1 + 1e-5) of x, by float32 arithmetic. Shape (B,)."""
     flat = x_adv.flatten(1)

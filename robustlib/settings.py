@@ -19,6 +19,13 @@ AUTOATTACK = "autoattack-{version}/1"
 ONE_SEARCH = "radii as one search"  # ends the recipe of an attack that ran so
 TRANSFER = "transfer"  # an attack whose images are made on another network: see robustlib.attacks.transfer
 AUDIT = "audit"  # an evaluation that is no single attack: see robustlib.audit
+EXPLAIN = "explain"  # an evaluation of explanations, not of accuracy: see robustlib.evaluation.explanation_stability
+# What explanations are compared under, beside attacks on the class by their names.
+NOISE, EXPLANATION_ATTACK = "noise", "explanation-attack"
+# Of a map beside that of the clean image, then of a map by itself too; what is measured of clean images alone.
+SIMILARITIES = ("top_intersection", "near_top_intersection", "spearman", "ssim")
+EXPLANATION_MEASURES = (*SIMILARITIES, "deletion", "insertion")
+EXPLANATION_SANITY = ("random_weights", "gain", "random_gain")
 STAGES = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")  # what its examples may be broken by
 
 

@@ -25,6 +25,7 @@ from robustq.jobs.text.safe_text import address, put, say
 )
 @filter_options
 @click.option("--per-example", is_flag=True, help="One row an example instead of one a result.")
+@click.option("--explanations", is_flag=True, help="What became of explanations, instead of accuracies.")
 @click.option(
     "--partition",
     shell_complete=completion.columns,
@@ -39,6 +40,7 @@ def export(
     tracker: str | None,
     filters: Any,
     per_example: bool,
+    explanations: bool,
     partition: str | None,
     spreadsheet: bool,
 ) -> None:
@@ -51,6 +53,7 @@ def export(
     robustq export results.arrow
     robustq export --per-example --model 'b-*' --attack pgd images.parquet
     robustq export --per-example --partition model,attack outcomes
+    robustq export --explanations --per-example maps.parquet
     robustq export --to mlflow http://HOST:5000 --sweep mine
     robustq export --to tensorboard runs
     robustq export --to wandb ENTITY/PROJECT
@@ -58,12 +61,16 @@ def export(
     if tracker is not None:
         from robustq.jobs.trackers.export import export_runs
 
-        refuse_typed(ctx, "with --to", "per_example", "partition", "spreadsheet")
+        refuse_typed(ctx, "with --to", "per_example", "explanations", "partition", "spreadsheet")
         if tracker == "tensorboard":
             Output(folder=True).convert(path, None, ctx)
         with open_store(ctx).begin() as db:
             written = export_runs(db, tracker, path, filters, partial(say, err=True))
         say(f"{written} runs in {address(path)}", err=True)
+        return
+    if explanations:
+        refuse_typed(ctx, "with --explanations", "partition")
+        write_explanations(ctx, Output(replaced=True).convert(path, None, ctx), filters, per_example, spreadsheet)
         return
     write_file(
         ctx, Output(folder=None, replaced=True).convert(path, None, ctx), filters, per_example, partition, spreadsheet
@@ -83,6 +90,18 @@ def write_file(
     with open_store(ctx).begin() as db:
         tell = note
         rows = export.export(db, path, filters=filters, tell=tell, **how)
+    note(f"{rows} rows in {path}")
+
+
+def write_explanations(ctx: click.Context, path: Path, filters: Any, per_example: bool, spreadsheet: bool) -> None:
+    """Explanations in a file."""
+    from robustq.jobs.results.explanations import export
+
+    if path.suffix != ".csv" or per_example:
+        refuse_typed(ctx, "but on results in a .csv file", "spreadsheet")
+    how = {"per_example": per_example, "spreadsheet": spreadsheet}
+    with open_store(ctx).begin() as db:
+        rows = export.export(db, path, filters=filters, **how)
     note(f"{rows} rows in {path}")
 
 

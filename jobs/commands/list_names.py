@@ -7,7 +7,7 @@ from robustq.jobs.text.safe_text import say
 
 
 @click.command(name="list")
-@click.argument("kind", type=Choice(["models", "attacks", "datasets", "objectives", "defences"]))
+@click.argument("kind", type=Choice(["models", "attacks", "datasets", "objectives", "defences", "explanations"]))
 @click.option("--torchvision", is_flag=True, help="With models: torchvision's too.")
 @json_option
 @click.pass_context

@@ -6,14 +6,14 @@ from dataclasses import fields
 from typing import Any
 
 from robustlib.arguments import keywords
-from robustlib.settings import AUDIT, CERTIFY
+from robustlib.settings import AUDIT, CERTIFY, EXPLAIN
 from robustq.jobs.text.tables import json_text, table
 
 
 def names_text(kind: str, *, torchvision: bool, as_json: bool) -> str:
     """Names of one kind and what each takes, as text or JSON."""
     tables = {"models": model_rows, "attacks": attack_rows, "datasets": dataset_rows, "objectives": objective_rows}
-    rows = (tables | {"defences": defence_rows})[kind]()
+    rows = (tables | {"defences": defence_rows, "explanations": explanation_rows})[kind]()
     if kind == "models" and torchvision:
         from torchvision.models import list_models
 
@@ -54,7 +54,24 @@ def attack_rows() -> list[dict[str, Any]]:
     rows.append(describe(CERTIFY, certify, without(keywords(certify), "draws")))
     queries = f"queries={keywords(audit)['queries'].default}"
     what = "all that might break the model, one after the other; see robustq audit"
-    return [*rows, {"name": AUDIT, "parameters": f"norm=Linf, {queries}", "what": what}]
+    rows.append({"name": AUDIT, "parameters": f"norm=Linf, {queries}", "what": what})
+    return [*rows, explanation_row()]
+
+
+def explanation_row() -> dict[str, Any]:
+    from robustlib.evaluation.explanation_stability import USUAL
+    from robustq.jobs.submission.explanation_params import measure_settings
+
+    lists = f"method=NAMES, against={'+'.join(name for name, _ in USUAL)}, norm=Linf"
+    others = ", ".join(f"{name}={p.default}" for name, p in measure_settings().items())
+    what = "what noise and attacks do to explanations; see robustq list explanations"
+    return {"name": EXPLAIN, "parameters": f"{lists}, {others}", "what": what}
+
+
+def explanation_rows() -> list[dict[str, Any]]:
+    from robustlib.explanations import EXPLANATIONS
+
+    return [describe(name, explanation.run, explanation.settings) for name, explanation in EXPLANATIONS.items()]
 
 
 def defence_rows() -> list[dict[str, Any]]:

@@ -69,7 +69,8 @@ QUESTIONS = (
     ),
     click.option(
         "--compare", nargs=2, metavar="A B", shell_complete=completion.stored_models,
-        help="Two models, or two numbers of jobs, over the same examples: difference and McNemar's test.",
+        help="Two models, or two numbers of jobs, over the same examples: difference and McNemar's test; of "
+        "explanations two models, or two things done to images, and Wilcoxon's.",
     ),
 )  # fmt: skip
 
@@ -94,11 +95,14 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def with_filters(*args: Any, sweep: str | None, where: tuple[str, ...], only_trusted: bool, **given: Any) -> Any:
+        from robustq.jobs.results.columns import RESULT_COLUMNS
+        from robustq.jobs.results.explanations.columns import EXPLANATION_COLUMNS
         from robustq.jobs.results.filters import make_filters
 
         where = (*where, "verdict!=fail") if only_trusted else where
         named = {name: given.pop(name) for name in FILTER_COLUMNS}
-        return command(*args, filters=make_filters(sweep, named, where), **given)
+        known = EXPLANATION_COLUMNS if given.get("explanations") else RESULT_COLUMNS
+        return command(*args, filters=make_filters(sweep, named, where, known), **given)
 
     return with_options(with_filters, (*FILTERS, TRUSTED))
 

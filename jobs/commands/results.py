@@ -4,7 +4,16 @@ from typing import Any
 
 import click
 
-from robustq.jobs.commands.base import CSV, Choice, Seconds, form_of, json_option, open_store, spreadsheet_option
+from robustq.jobs.commands.base import (
+    CSV,
+    Choice,
+    Seconds,
+    form_of,
+    json_option,
+    open_store,
+    refuse_typed,
+    spreadsheet_option,
+)
 from robustq.jobs.commands.options import question_options
 from robustq.jobs.text.notes import note
 from robustq.jobs.text.safe_text import say
@@ -14,11 +23,20 @@ from robustq.jobs.text.tables import FORMATS
 @click.command()
 @question_options
 @click.option("--summary", is_flag=True, help="One line a model instead of one a result.")
+@click.option("--explanations", is_flag=True, help="What became of explanations, instead of accuracies.")
 @click.option("--format", "form", type=Choice(FORMATS), default="table", show_default=True, help="How to print.")
 @spreadsheet_option
 @json_option
 @click.pass_context
-def results(ctx: click.Context, question: Any, summary: bool, form: str, spreadsheet: bool, as_json: bool) -> None:
+def results(
+    ctx: click.Context,
+    question: Any,
+    summary: bool,
+    explanations: bool,
+    form: str,
+    spreadsheet: bool,
+    as_json: bool,
+) -> None:
     """Print the results: accuracies with their 95 % intervals, in percent; as fractions with --json and in CSV.
 
     \b
@@ -29,12 +47,22 @@ def results(ctx: click.Context, question: Any, summary: bool, form: str, spreads
     robustq results --over-seeds --pivot --format latex
     robustq results --best robust_accuracy --where 'n>=1000'
     robustq results --compare plain robust --attack pgd
+    robustq results --explanations --where method=grad-cam --format markdown
+    robustq results --explanations --compare plain robust
+    robustq results --explanations --compare noise explanation-attack
     """
-    from robustq.jobs.commands import results_text
+    from robustq.jobs.commands import explanations_text, results_text
 
     store = open_store(ctx)
     form, tell = form_of(ctx, form, as_json, spreadsheet), note
-    text = results_text.question_text(store, question, form, summary=summary, tell=tell)
+    if explanations:
+        refuse_typed(ctx, "with --explanations", "summary")
+        say(explanations_text.answer_text(store, question, form), data=form in CSV)
+        return
+    if form == "table" and question.plain and not summary:
+        text = results_text.both_texts(store, question, tell)
+    else:
+        text = results_text.question_text(store, question, form, summary=summary, tell=tell)
     say(text, data=form in CSV)
     whole = form == "table" and not question.filters.groups  # a question about some rows is no question about a sweep
     if whole and (closing := results_text.closing_lines(store, question.filters.sweep)):

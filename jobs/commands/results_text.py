@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import Connection
 
+from robustlib.settings import EXPLANATION_MEASURES
 from robustq.jobs.commands import terminal_rows
 from robustq.jobs.commands.base import CSV, SPREADSHEET
+from robustq.jobs.commands.explanations_text import beside
 from robustq.jobs.commands.terminal_rows import Shown
 from robustq.jobs.errors import SpecError
 from robustq.jobs.queue.device_time import device_hours
@@ -16,6 +18,7 @@ from robustq.jobs.queue.left_out import count_left_out, left_out_words, partial_
 from robustq.jobs.queue.status import counts
 from robustq.jobs.results.aggregate import SD
 from robustq.jobs.results.columns import ResultRow
+from robustq.jobs.results.explanations.rows import explanation_rows
 from robustq.jobs.results.filters import Filters, fits
 from robustq.jobs.results.questions import Question, answer, columns_of
 from robustq.jobs.results.rows import chosen_rows, result_rows, with_details
@@ -23,6 +26,7 @@ from robustq.jobs.store.connection import Store
 from robustq.jobs.store.sweeps import latest_sweeps, sweep_name
 from robustq.jobs.text import tables
 from robustq.jobs.text.footnotes import under, with_notes
+from robustq.jobs.text.notes import note
 from robustq.jobs.text.tables import Row, json_text, table
 
 MOST_CLOSED = 5  # sweeps that the lines after a table tell of
@@ -36,10 +40,33 @@ def results_text(store: Store, chosen: int | None, *, as_json: bool, summary: bo
     with store.begin() as db:
         rows = result_rows(db, chosen)
         if as_json:
+            if count := len(explanation_rows(db, Filters(chosen))):
+                note(f"{count} rows of explanations are no results: robustq results --explanations --json has them")
             return json_text(with_details(db, rows))
     if summary and rows:
-        return summary_text(rows)
-    return rows_text(rows, terminal_rows.shown_results(rows), "table")
+        return with_explanations(store, summary_text(rows), Filters(chosen), MAIN_MEASURE)
+    return with_explanations(store, rows_text(rows, terminal_rows.shown_results(rows), "table"), Filters(chosen))
+
+
+MAIN_MEASURE = ("top_intersection",)
+
+
+def with_explanations(store: Store, text: str, filters: Filters, measures: Sequence[str] = EXPLANATION_MEASURES) -> str:
+    """A table of accuracies with that of explanations below, or instead where there are no accuracies."""
+    found = beside(store, filters, measures)
+    return text if not found else found if text == table([]) else f"{text}\n\n{found}"
+
+
+def both_texts(store: Store, question: Question, tell: Callable[[str], None]) -> str:
+    """The rows that filters leave, of accuracies and below them of explanations. Why no accuracy fits is told where no
+    explanation does either.
+    """
+    told: list[str] = []
+    text = question_text(store, question, "table", summary=False, tell=told.append)
+    whole = with_explanations(store, text, question.filters)
+    for line in told if whole.startswith(text) else ():
+        tell(line)
+    return whole
 
 
 def question_text(store: Store, question: Question, form: str, *, summary: bool, tell: Callable[[str], None]) -> str:

@@ -57,6 +57,8 @@ def shown_changes(rows: "Sequence[Change]") -> list[Shown]:
 
 def before_and_after(old: float | None, new: float | None) -> str:
     """Two accuracies in percent, which look alike only where they are."""
+    if old is None and new is None:  # of an explanation
+        return ""
     if old is None or new is None:
         return f"{percent(old)} > {percent(new)}"
     return " > ".join(percents((old, new)))

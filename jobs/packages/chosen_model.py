@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from robustlib.settings import EXPLAIN
 from robustq.jobs.errors import SpecError
 from robustq.jobs.queue.dependencies import weights_of
 from robustq.jobs.results.rows import artifact_of
@@ -65,7 +66,8 @@ def model_by_job(db: Connection, number: int) -> Chosen:
     assert isinstance(spec, EvalSpec)  # by its kind
     given = weights_of(db, [number]).get(number, {})
     weights = given.get(spec.train or "")
-    return Chosen(name, spec.model, spec.data, spec.seed, found["dataset"], spec.train, weights, number)
+    judged = None if spec.attack.name == EXPLAIN else number  # of explanations there is no accuracy to attack again
+    return Chosen(name, spec.model, spec.data, spec.seed, found["dataset"], spec.train, weights, judged)
 
 
 def lowest_of(db: Connection, spec: WorstSpec) -> int:

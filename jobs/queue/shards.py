@@ -11,13 +11,17 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy import Connection, select, update
 
+from robustlib.checks.explanation_sanity import explanation_checks
 from robustlib.checks.thresholds import CheckResult, merge_results, overall
 from robustlib.checks.whole_evaluation import check_whole
-from robustlib.metrics import summarise
+from robustlib.metrics import CLEAN, summarise
+from robustlib.settings import EXPLAIN
 from robustq.jobs.queue.transitions import Claimed, finish, mine, note
 from robustq.jobs.specs import ShardSpec
+from robustq.jobs.statistics.explanation_means import clean_accuracy, means_rows
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.bulk_insert import add_dependencies, add_jobs
+from robustq.jobs.store.explanations import measures
 from robustq.jobs.store.schema import check_result, example_blob, job, job_artifact, job_dep, result, sweep_job
 
 SHARD_SECONDS = 600.0  # an evaluation estimated to take longer is split
@@ -119,18 +123,15 @@ def merge(db: Connection, claimed: Claimed) -> bool:
         .where((job_dep.c.job_id == claimed.id) & (job.c.kind == "shard"))
     ).mappings()
     shards = sorted(rows, key=lambda row: row["spec"]["first"])
-    table = pa.concat_tables([example_outcomes.decode(row["data"]) for row in shards], promote_options="permissive")
-    columns = example_outcomes.to_columns(table.unify_dictionaries())
-    if not holds_each_once(columns["index"], shards, claimed.spec):
+    together = explained if claimed.spec["attack"]["name"] == EXPLAIN else attacked
+    row, data, index, of_whole = together(shards, claimed.spec)
+    if not holds_each_once(index, shards, claimed.spec):
         raise ValueError(f"expected the shards of job {claimed.id} to hold each example once, in order")
-    data = example_outcomes.encode(example_outcomes.to_table(columns))
-    row = summarise(columns) | {
+    row |= {
         "seconds": sum(shard["seconds"] for shard in shards),
         "device": "; ".join(dict.fromkeys(shard["device"] for shard in shards)),
         "versions": joined([shard["versions"] for shard in shards]),
-        "extra": merged_extra(shards),
     }
-    of_whole = check_whole(columns, row["extra"], claimed.spec["attack"]["eps"], claimed.spec["draws"])
     row |= merged_checks(db, [shard["id"] for shard in shards], of_whole)
     if not finish(db, claimed, row, (data, row["n"])):
         return False
@@ -138,6 +139,28 @@ def merge(db: Connection, claimed: Claimed) -> bool:
     for role, sha256 in db.execute(kept).all():
         db.execute(sa.insert(job_artifact).values(job_id=claimed.id, role=role, sha256=sha256))
     return True
+
+
+Together = tuple[dict[str, Any], bytes, np.ndarray, list[CheckResult]]
+
+
+def attacked(shards: Sequence[Any], spec: dict[str, Any]) -> Together:
+    """Shards of an evaluation as one: columns of its row, outcomes, the places of its images, checks of the whole."""
+    table = pa.concat_tables([example_outcomes.decode(row["data"]) for row in shards], promote_options="permissive")
+    columns = example_outcomes.to_columns(table.unify_dictionaries())
+    data = example_outcomes.encode(example_outcomes.to_table(columns))
+    row = summarise(columns) | {"extra": merged_extra(shards)}
+    of_whole = check_whole(columns, row["extra"], spec["attack"]["eps"], spec["draws"])
+    return row, data, columns["index"], of_whole
+
+
+def explained(shards: Sequence[Any], spec: dict[str, Any]) -> Together:
+    """The same of an explanation job."""
+    parts = [measures.to_columns(measures.decode(row["data"])) for row in shards]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    row = clean_accuracy(columns) | {"explanations": means_rows(columns, spec["attack"]["params"])}
+    index = columns["index"][columns["against"] == CLEAN]
+    return row | {"extra": merged_extra(shards)}, measures.encode(columns), index, explanation_checks(columns)
 
 
 def holds_each_once(index: np.ndarray, shards: Sequence[Any], spec: dict[str, Any]) -> bool:

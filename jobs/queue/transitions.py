@@ -23,6 +23,7 @@ from robustq.jobs.store.schema import (
     driver,
     event,
     example_blob,
+    explanation,
     job,
     job_artifact,
     job_dep,
@@ -38,6 +39,7 @@ BAD_GPU = "gpu given up"  # an event
 LIVE = ("leased", "running")
 UNFINISHED = ("blocked", "queued", *LIVE)
 STEPS = 2  # between the priorities of two sweeps: a training comes one before its sweep's evaluations
+BESIDE = {"checks": check_result, "explanations": explanation}  # tables filled along with a result
 
 
 @dataclass(frozen=True)
@@ -195,18 +197,19 @@ def finish(
 ) -> bool:
     """Record a result once. False if the job was meanwhile taken from this driver, or is done already.
 
-    row: the columns of `result`, and `checks`: a list of rows of `check_result`.
-    examples: the per-example outcomes as Arrow bytes, and their number.
+    row: the columns of `result`, and lists of rows of `check_result` and of `explanation`, as `checks` and
+    `explanations`.  examples: the per-example outcomes as Arrow bytes, and their number.
     """
-    now, checks = time.time(), row.get("checks", [])
-    row = {name: value for name, value in row.items() if name != "checks"}
+    now, beside = time.time(), {table: row.get(name, []) for name, table in BESIDE.items()}
+    row = {name: value for name, value in row.items() if name not in BESIDE}
     values = {"state": "done", "finished_at": now, "lease_owner": None, "error_class": None, "error_message": None}
     if db.execute(update(job).where(mine(claimed)).values(**values)).rowcount != 1:
         note(db, "stale-result", claimed.id, claimed.fence)
         return False
     db.execute(sa.insert(result).values(job_id=claimed.id, fence=claimed.fence, recorded_at=now, **row))
-    if checks:
-        db.execute(sa.insert(check_result), [check | {"job_id": claimed.id} for check in checks])
+    for table, rows in beside.items():
+        if rows:
+            db.execute(sa.insert(table), [one | {"job_id": claimed.id} for one in rows])
     if (told := (row.get("extra") or {}).get("audit")) is not None:
         add_audit(db, claimed.id, told)
     if examples is not None:

@@ -13,6 +13,7 @@ from robustq.jobs.store.schema import (
     audit,
     check_result,
     example_blob,
+    explanation,
     job,
     job_artifact,
     job_dep,
@@ -107,7 +108,7 @@ def retry(db: Connection, ids: Any, *, whole: bool = True) -> int:
 def forget(db: Connection, ids: list[int]) -> None:
     """Take back what these jobs recorded, as if they had failed."""
     for some in chunks(ids):
-        for table in (result, example_blob, check_result, job_artifact, audit):
+        for table in (result, example_blob, check_result, job_artifact, audit, explanation):
             db.execute(delete(table).where(table.c.job_id.in_(some)))
         values = {"state": "failed", "error_class": "FilesLost", "error_message": "files that it left are lost"}
         db.execute(update(job).where(job.c.id.in_(some)).values(**values))

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from robustq.jobs.errors import SpecError
 from robustq.jobs.queue.status import IsGone
-from robustq.jobs.report.page import images
+from robustq.jobs.report.page import explanations, images
 from robustq.jobs.report.page.cache import PageCache, nobody_is
 from robustq.jobs.report.page.images import condition
 from robustq.jobs.report.page.plotly import slug
@@ -42,7 +42,7 @@ def write_report(
         sweep_id = find_sweep(db, name)
         assert sweep_id is not None  # a name that does not exist has raised
         sweep = gather(db, sweep_id, cache)
-        if not sweep.rows:
+        if not sweep.rows and not sweep.explanations:
             raise SpecError(f"sweep {name!r} has no results yet: {way_on(sweep)}")
         LOGGER.info("sweep %s: %d results, %d trainings on the page", name, len(sweep.rows), len(sweep.trainings))
         page = make_page(db, store.artifacts, sweep, cache)
@@ -85,7 +85,7 @@ def figure_files(
     db: Connection, root: str, sweep: Sweep, cache: PageCache, forms: Sequence[str]
 ) -> Iterator[tuple[str, list[bytes]]]:
     """Pictures for papers and slides, each with its file's name and its content in each form: curves, trainings,
-    confusions, attacked images.
+    confusions, attacked images, maps of explanations.
     """
     from robustq.jobs.report import figures  # matplotlib, which the page itself does without
 
@@ -115,6 +115,24 @@ def figure_files(
         captions = [(data.name(before), data.name(after)) for _, before, after in first]
         pictures = drawn(figures.picture_grid, images.title(row), pair.clean, pair.attacked, captions)
         yield slug("images", row["model"]), pictures
+    yield from map_figure_files(db, root, sweep, cache, forms)
+
+
+def map_figure_files(
+    db: Connection, root: str, sweep: Sweep, cache: PageCache, forms: Sequence[str]
+) -> Iterator[tuple[str, list[bytes]]]:
+    """Pictures of the maps that explanations kept."""
+    from robustq.jobs.report.map_figures import maps_figure
+
+    for job in explanations.by_job(sweep.explanations):
+        found = explanations.maps_of(db, root, job, cache.data(sweep.data))
+        if isinstance(found, explanations.MapsFound):
+            captions = [
+                [f"{label}", *(f"{100 * common[name]:.0f} %" for name in list(common)[1:])]
+                for label, common in zip(found.labels, found.common, strict=True)
+            ]
+            drawn = [maps_figure(found.title, found.kept, captions, form=form) for form in forms]
+            yield slug("maps", job[0]["method"], job[0]["model"]), drawn
 
 
 def curves_of_attacks(rows: Sequence[PageRow]) -> Iterator[tuple[str, str, list[PageRow]]]:

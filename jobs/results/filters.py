@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from robustlib.names import did_you_mean
+from robustlib.settings import EXPLANATION_MEASURES
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.columns import RESULT_COLUMNS, WHY
 from robustq.jobs.text.number_parsing import read_number
@@ -17,7 +18,7 @@ TEXT_COLUMNS = frozenset(
     {"sweep", "model", "arch", "defence", "dataset", "attack", "norm", "recipe", "device", "key", "verdict", WHY}
 )
 JSON_COLUMNS = frozenset({"versions"})
-WHOLE_COLUMNS = frozenset({"seed", "n", "job_id", "queries", "queries_most"})
+WHOLE_COLUMNS = frozenset({"seed", "n", "job_id", "queries", "queries_most", "kept"})
 
 NULL = "null"
 RELATIVE_TOLERANCE = 1e-6  # relative, of fractions: as people type them, 0.0313725 for 8/255
@@ -47,16 +48,19 @@ class Filters:
         return replace(self, groups=(*self.groups, *more.groups))
 
 
-def make_filters(sweep: str | None, named: Mapping[str, Any], where: Iterable[str] = ()) -> Filters:
+def make_filters(
+    sweep: str | None, named: Mapping[str, Any], where: Iterable[str] = (), known: Sequence[str] = RESULT_COLUMNS
+) -> Filters:
     """Filters as options say them. named: by column one value or several, of which one must fit; None for any.
 
-    where: conditions such as "robust_accuracy<0.5". Raises SpecError for what is no column or no condition.
+    where: conditions such as "robust_accuracy<0.5".  known: columns that there are.
+    Raises SpecError for what is no column or no condition.
     """
     groups = [tuple(Condition(column, "=", str(v)) for v in several(value)) for column, value in named.items()]
     groups += [(parse_condition(text),) for text in ([where] if isinstance(where, str) else where)]
     found = tuple(group for group in groups if group)
     for condition in [condition for group in found for condition in group]:
-        check_condition(condition)
+        check_condition(condition, known)
     return Filters(sweep, found)
 
 
@@ -72,10 +76,10 @@ def parse_condition(text: str) -> Condition:
     return Condition(match[1], match[2], match[3].strip())
 
 
-def check_condition(condition: Condition) -> None:
+def check_condition(condition: Condition, known: Sequence[str] = RESULT_COLUMNS) -> None:
     """Raises SpecError where the condition names no column, or compares what has no order."""
     column, dot, entry = condition.column.partition(".")
-    check_columns([column])
+    check_columns([column], known)
     if column == WHY:
         raise SpecError(f"{WHY} is put together from checks: ask for verdict=fail, or the view v_checks by robustq sql")
     if dot and column not in JSON_COLUMNS:
@@ -100,6 +104,8 @@ def is_number(column: str) -> bool:
     """verdict and whatever else is added are text, unless a name below says how it is measured."""
     if column in TEXT_COLUMNS | JSON_COLUMNS:
         return False
+    if column.startswith(EXPLANATION_MEASURES):
+        return True
     return column in WHOLE_COLUMNS | TIME_COLUMNS | {"eps", "seconds"} or "_accuracy" in column or "distance" in column
 
 

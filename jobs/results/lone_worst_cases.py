@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, select
 
-from robustlib.settings import AUDIT, CERTIFY
+from robustlib.settings import AUDIT, CERTIFY, EXPLAIN
 from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.filters import Condition, Filters, fits
@@ -15,7 +15,7 @@ from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.schema import job, sweep, sweep_job
 
 NEEDED = ("sweep", "model", "seed", "dataset", "attack", "norm", "eps", "recipe", "job_id")
-NONE = (WORST_CASE, CERTIFY, AUDIT)  # what is the worst of nothing
+NONE = (WORST_CASE, CERTIFY, AUDIT, EXPLAIN)  # what is the worst of nothing
 NETWORK = ("seed", "dataset", "norm")  # beside its name, what attacks on the same network agree in
 
 

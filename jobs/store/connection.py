@@ -22,7 +22,7 @@ from robustq.jobs.errors import StoreAway, StoreError
 from robustq.jobs.store import sqlite_files
 from robustq.jobs.store.schema import SCHEMA_VERSION, meta, metadata
 from robustq.jobs.store.sqlite_files import Identity
-from robustq.jobs.store.views import V_CHECKS, V_RESULTS
+from robustq.jobs.store.views import V_CHECKS, V_EXPLANATIONS, V_RESULTS
 from robustq.jobs.store.whole_files import give_name, unfinished
 from robustq.jobs.text.notes import LOGGER
 from robustq.jobs.text.safe_text import address, has_password, hide
@@ -347,6 +347,7 @@ def check_schema(db: Connection, url: str, *, create: bool) -> None:
     if not names and create:
         metadata.create_all(db)
         db.execute(sa.text(V_RESULTS))
+        db.execute(sa.text(V_EXPLANATIONS))
         db.execute(sa.text(V_CHECKS))
         db.execute(sa.insert(meta).values(schema_version=SCHEMA_VERSION, created_at=time.time()))
         return

@@ -18,7 +18,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import JSON, Boolean
 
-SCHEMA_VERSION = 9  # raise it together with a step in jobs/store/migrations
+from robustlib.settings import EXPLANATION_MEASURES
+
+SCHEMA_VERSION = 10  # raise it together with a step in jobs/store/migrations
 
 STATES = ("blocked", "queued", "leased", "running", "done", "failed", "cancelled")
 
@@ -216,6 +218,20 @@ audit = Table(
     Column("eps", Float, nullable=False),
     Column("robust_accuracy", Float, nullable=False),
     Column("verdict", Text, nullable=False),
+)
+
+# What explanations came to under each thing that was done to the images: means over them with 95 % intervals.
+# The per-example numbers are in example_blob: see jobs/store/explanation_outcomes.py.
+explanation = Table(
+    "explanation",
+    metadata,
+    foreign("job", primary_key=True),
+    Column("against", Text, primary_key=True),  # clean, noise, explanation-attack, or an attack on the class
+    Column("method", Text, nullable=False),
+    Column("target", Text, nullable=False),  # the class that is explained: predicted or true
+    Column("n", Integer, nullable=False),  # images that were explained
+    Column("kept", Integer, nullable=False),  # of them those that still have the explained class
+    *(Column(f"{name}{end}", Float) for name in EXPLANATION_MEASURES for end in ("", "_low", "_high")),
 )
 
 artifact = Table(

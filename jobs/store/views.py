@@ -24,7 +24,31 @@ FROM result r
 JOIN job j ON j.id = r.job_id
 JOIN sweep_job sj ON sj.job_id = j.id
 JOIN sweep s ON s.id = sj.sweep_id
-WHERE j.kind IN ('eval', 'worst', 'audit')
+WHERE j.kind IN ('eval', 'worst', 'audit') AND (j.attack IS NULL OR j.attack <> 'explain')
+"""
+
+# Explanations have a view of their own: what they are is no accuracy, and stands in no table of accuracies.
+V_EXPLANATIONS = """
+CREATE VIEW v_explanations AS
+SELECT j.id AS job_id, s.id AS sweep_id, s.name AS sweep, sj.model AS model, j.arch AS arch, j.defence AS defence,
+       j.dataset AS dataset, j.attack AS attack, e.method AS method, e.target AS target, j.norm AS norm, j.eps AS eps,
+       j.seed AS seed, e.against AS against, j.recipe AS recipe, e.n AS n, e.kept AS kept,
+       e.top_intersection AS top_intersection, e.top_intersection_low AS top_intersection_low,
+       e.top_intersection_high AS top_intersection_high,
+       e.near_top_intersection AS near_top_intersection, e.near_top_intersection_low AS near_top_intersection_low,
+       e.near_top_intersection_high AS near_top_intersection_high,
+       e.spearman AS spearman, e.spearman_low AS spearman_low, e.spearman_high AS spearman_high,
+       e.ssim AS ssim, e.ssim_low AS ssim_low, e.ssim_high AS ssim_high,
+       e.deletion AS deletion, e.deletion_low AS deletion_low, e.deletion_high AS deletion_high,
+       e.insertion AS insertion, e.insertion_low AS insertion_low, e.insertion_high AS insertion_high,
+       r.clean_accuracy AS clean_accuracy, r.verdict AS verdict, r.seconds AS seconds, r.device AS device,
+       r.versions AS versions, r.recorded_at AS recorded_at, j.key AS key
+FROM explanation e
+JOIN result r ON r.job_id = e.job_id
+JOIN job j ON j.id = r.job_id
+JOIN sweep_job sj ON sj.job_id = j.id
+JOIN sweep s ON s.id = sj.sweep_id
+WHERE j.kind = 'eval'
 """
 
 V_CHECKS = """
@@ -33,5 +57,9 @@ SELECT v.sweep AS sweep, v.model AS model, v.attack AS attack, v.norm AS norm, v
        c.name AS name, c.value AS value, c.threshold AS threshold, c.verdict AS verdict, c.note AS note,
        c.examples AS examples, c.job_id AS job_id, v.sweep_id AS sweep_id
 FROM check_result c
-JOIN v_results v ON v.job_id = c.job_id
+JOIN (
+    SELECT job_id, sweep, sweep_id, model, attack, norm, eps, seed FROM v_results
+    UNION ALL
+    SELECT job_id, sweep, sweep_id, model, attack, norm, eps, seed FROM v_explanations WHERE against = 'clean'
+) v ON v.job_id = c.job_id
 """

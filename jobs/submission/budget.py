@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from robustlib.settings import AUDIT, CERTIFY
+from robustlib.settings import AUDIT, CERTIFY, EXPLAIN
 from robustq.jobs.specs import EvalSpec
 from robustq.jobs.submission.plan import Planned
 from robustq.jobs.submission.wall_time import FindSlots, wall_seconds
@@ -19,7 +19,7 @@ STRENGTH = (
     "spsa", "nes", "hopskipjump", "fgsm", "transfer", "noise",
 )  # fmt: skip
 CHEAP = 0.5  # of what is left of the budget after the clean evaluations: so much an attack on every model may take
-NOT_ATTACKS = frozenset({"clean", "corruption", AUDIT, CERTIFY})
+NOT_ATTACKS = frozenset({"clean", "corruption", AUDIT, CERTIFY, EXPLAIN})
 
 
 @dataclass(frozen=True)

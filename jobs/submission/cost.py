@@ -1,7 +1,8 @@
 """The estimated cost of a study before any of it runs: passes of each job, and seconds by a calibration here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +11,14 @@ from robustlib.attacks import ATTACKS
 from robustlib.attacks.surrogate_training import ARCH, EPOCHS
 from robustlib.attacks.types import as_stage
 from robustlib.defences import RANDOMISED
+from robustlib.explanations import EXPLANATIONS
 from robustlib.flop_count import flops_of
 from robustlib.gpu_failures import asks_for_a_gpu
 from robustlib.inference.model_modes import device_of, moved
 from robustlib.inference.throughput import VERDICTS, Work
 from robustlib.models import is_black_box
 from robustlib.models.onnx_model import WithGradients
-from robustlib.settings import AUDIT, CERTIFY
+from robustlib.settings import AUDIT, CERTIFY, EXPLAIN, EXPLANATION_ATTACK, NOISE
 from robustlib.training import OBJECTIVES
 from robustlib.training.objectives import attack_of
 from robustq.jobs.running.attacks import recipe_of
@@ -125,6 +127,8 @@ def evaluation_work(attack: AttackSpec, classes: int) -> Work:
         return Work(0)
     if attack.name == AUDIT:
         return AUDIT_WORK + Work(2 * attack.params["queries"])
+    if attack.name == EXPLAIN:
+        return explanation_work(attack.params)
     if attack.name == CERTIFY:
         work = Work(attack.params["n0"] + attack.params["n"])
     else:
@@ -132,3 +136,18 @@ def evaluation_work(attack: AttackSpec, classes: int) -> Work:
         work = sum((ATTACKS[name].cost(as_stage(stage).defaults) for name, stage in stages), Work(0))
     share = CURVE / len(attack.curve) if attack.curve else 1
     return Work(round(work.forwards * share), round(work.gradients * share))
+
+
+def explanation_work(params: Mapping[str, Any]) -> Work:
+    """The passes of an image of an explanation job: its maps, the curves of each, and what makes the images."""
+    one = EXPLANATIONS[params["method"]].cost(params["options"])
+    curves = Work(2 * (params["curve_steps"] + 1))
+    found = (one + curves) * 2  # of the clean image; the map of randomised weights, and the curves of a random order
+    for part in params["against"]:
+        found += one + curves + Work(1)
+        if part["name"] == EXPLANATION_ATTACK:  # of which each step has a gradient of a gradient
+            found += Work(2, 2) * part["params"]["steps"] + (one + Work(1)) * (part["params"]["looks"] + 1)
+        elif part["name"] != NOISE:
+            attack = ATTACKS[part["name"]]
+            found += attack.cost(attack.defaults | part["params"])
+    return found

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from robustlib.inference.throughput import Work
-from robustq.jobs.specs import EvalSpec, TrainSpec
+from robustlib.settings import EXPLAIN
+from robustq.jobs.specs import AttackSpec, EvalSpec, TrainSpec
 from robustq.jobs.submission import study_sources
 from robustq.jobs.submission.budget import Budget, Cut, cut, known_seconds, left_words
 from robustq.jobs.submission.cost import job_work, surrogate_work
@@ -95,7 +96,7 @@ def row(planned: Planned, work: Work, seconds: float | None, done: bool) -> dict
     return {
         "job": spec.kind,
         "model": planned.model,
-        "attack": None if attack is None else attack.name,
+        "attack": None if attack is None else shown(attack),
         "norm": None if attack is None else attack.norm,
         "eps": None if attack is None else attack.eps,
         "seed": planned.seed,
@@ -105,3 +106,8 @@ def row(planned: Planned, work: Work, seconds: float | None, done: bool) -> dict
         # None: it needs a gradient that there is not, or was not measured.
         "seconds": None if seconds is None or math.isnan(seconds) else round(seconds, 1),
     }
+
+
+def shown(attack: AttackSpec) -> str:
+    """The attack, of an explanation with its method: a study has many of that name."""
+    return f"{attack.name} {attack.params['method']}" if attack.name == EXPLAIN else attack.name

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from robustlib.names import near_file
 from robustlib.normalisations import NORMALISATIONS
 from robustlib.packages.manifest import PackageError, is_file_alone, package_hash
 from robustlib.regular_files import irregular
-from robustlib.settings import AUDIT, TrainSettings
+from robustlib.settings import AUDIT, EXPLAIN, TrainSettings
 from robustq.jobs.specs import (
     AttackSpec,
     CodeRef,
@@ -166,7 +167,12 @@ def expand(resolved: Resolved) -> list[Planned]:
 
 
 def checked(resolved: Resolved) -> list[Planned]:
-    from robustq.jobs.submission import cost, unused_options, validate  # torch: only a study that is new needs it
+    from robustq.jobs.submission import (
+        cost,
+        explanation_params,
+        unused_options,
+        validate,
+    )  # torch: only a study that is new needs it
 
     notes: list[str] = []
     study, origin = resolved.study, resolved.origin
@@ -174,7 +180,7 @@ def checked(resolved: Resolved) -> list[Planned]:
     attacks = [
         (spec, i)
         for i, attack in enumerate(study.attacks)
-        for spec in attack_specs(attack, origin, ("attacks", i), validate)
+        for spec in specs_of(attack, origin, ("attacks", i), validate, explanation_params)
     ]
     if study.audit == "full":
         attacks += list(audits(attacks, validate))
@@ -182,6 +188,10 @@ def checked(resolved: Resolved) -> list[Planned]:
     guard(origin, ("dataset",), validate.check_data, resolved, trained, notes.append)
     for spec, i in attacks:
         guard(origin, ("attacks", i), validate.check_attack, spec, resolved.data, resolved.models.values())
+        if spec.name == EXPLAIN:
+            guard(
+                origin, ("attacks", i), explanation_params.check_explained, spec, resolved.data, resolved.models.items()
+            )
     settings = {
         label: train_settings(study, model, origin, ("models", label), validate)
         for label, model in study.models.items()
@@ -216,6 +226,15 @@ def defended(resolved: Resolved, label: str, validate: Any) -> ModelSpec:
     return model.model_copy(update={"defence": tuple(parts)})
 
 
+def specs_of(
+    attack: StudyAttack, origin: Origin, where: Path_, validate: Any, explanation_params: Any
+) -> Iterator[AttackSpec]:
+    """The evaluations that an entry means, with all that it leaves out."""
+    if attack.name == EXPLAIN:
+        return explanation_params.explanation_specs(attack, where, partial(guard, origin))
+    return attack_specs(attack, origin, where, validate)
+
+
 def attack_specs(attack: StudyAttack, origin: Origin, where: Path_, validate: Any) -> Iterator[AttackSpec]:
     """One spec a radius, with the defaults of the attack's function filled in; radii above 0 may be one search.
 
@@ -243,7 +262,7 @@ def audits(attacks: list[tuple[AttackSpec, int]], validate: Any) -> Iterator[tup
     """An audit at every radius at which the study attacks, but for those that it asks for itself."""
     there = {(spec.norm, spec.eps) for spec, _ in attacks if spec.name == AUDIT}
     for spec, i in attacks:
-        if spec.norm is not None and spec.eps and (spec.norm, spec.eps) not in there:
+        if spec.name != EXPLAIN and spec.norm is not None and spec.eps and (spec.norm, spec.eps) not in there:
             there.add((spec.norm, spec.eps))
             yield validate.complete_attack(AUDIT, spec.norm, spec.eps, 1, {}), i
 

@@ -8,13 +8,13 @@ from typing import Any
 from robustlib.attacks import ATTACKS
 from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.inference.throughput import VERDICTS, Work
-from robustlib.settings import AUDIT, CERTIFY, TrainSettings
+from robustlib.settings import AUDIT, CERTIFY, EXPLAIN, TrainSettings
 from robustq.jobs.queue.pace import Pace
 from robustq.jobs.running.attacks import recipe_of
 from robustq.jobs.running.inputs import load_data
 from robustq.jobs.specs import EvalSpec, TrainSpec
 from robustq.jobs.submission.calibration import Calibration, Calibrations
-from robustq.jobs.submission.cost import AUDIT_WORK, surrogate_work
+from robustq.jobs.submission.cost import AUDIT_WORK, explanation_work, surrogate_work
 from robustq.jobs.submission.plan import Planned, Resolved
 
 # Rules of thumb, for what is known only once a network was trained and attacked.
@@ -77,6 +77,8 @@ class Estimator:
         attack = spec.attack
         if attack.name == AUDIT:
             return found.seconds(AUDIT_WORK + Work(2 * attack.params["queries"]))
+        if attack.name == EXPLAIN:  # one thread computes it, whatever a job has
+            return found.rates.seconds(explanation_work(attack.params))
         # In a ball of radius 0 lies the image alone.
         stages = [] if attack.eps == 0 else recipe_of(attack, attack.eps, found.ready.classes).stages
         sigma = attack.params.get("sigma") if attack.name == CERTIFY else None

@@ -8,7 +8,7 @@ from typing import get_args
 from robustlib.arguments import Norm
 from robustlib.datasets.load import non_default
 from robustlib.datasets.source import TEST
-from robustlib.settings import CERTIFY, TrainSettings
+from robustlib.settings import CERTIFY, EXPLAIN, TrainSettings
 from robustq.jobs.specs import (
     AnySpec,
     AttackSpec,
@@ -159,10 +159,13 @@ def data_words(resolved: Resolved, *, trained: bool) -> str:
     return f"{study.dataset} ({', '.join(told)})" if told else study.dataset
 
 
+NO_WORST = (CERTIFY, EXPLAIN)  # no attack on the accuracy
+
+
 def worst_cases(evals: list[tuple[AttackSpec, Planned]]) -> Iterator[WorstSpec]:
     """For each norm and radius, the worst over all attacks up to that radius, where more than one bears on it."""
     for norm in get_args(Norm):
-        attacks = [(attack, job) for attack, job in evals if attack.norm == norm and attack.name != CERTIFY]
+        attacks = [(attack, job) for attack, job in evals if attack.norm == norm and attack.name not in NO_WORST]
         radii = sorted({attack.eps for attack, _ in attacks if attack.eps is not None})
         for eps in radii:
             # Minimum-norm attacks without a radius count by the distance they found.

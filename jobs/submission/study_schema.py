@@ -18,13 +18,15 @@ from robustlib.audit.audit import audit
 from robustlib.datasets.load import DATASETS, PATH_DATASETS
 from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify
+from robustlib.evaluation.disturbed_images import class_attacks
+from robustlib.explanations import EXPLANATIONS
 from robustlib.models import MODELS
-from robustlib.settings import AUDIT, CERTIFY, TRANSFER, TrainSettings
+from robustlib.settings import AUDIT, CERTIFY, EXPLAIN, EXPLANATION_ATTACK, NOISE, TRANSFER, TrainSettings
 from robustlib.training import OBJECTIVES
 from robustq.jobs.study.entries import StudyAttack, StudyDefence, StudyModel
 from robustq.jobs.study.grid import GRID, NO_AXIS
 from robustq.jobs.study.study import Study
-from robustq.jobs.submission import validate
+from robustq.jobs.submission import explanation_params, validate
 
 Schema = dict[str, Any]
 
@@ -92,13 +94,13 @@ def gridded(properties: Mapping[str, Schema]) -> dict[str, Schema]:
     return {**properties, GRID: closed({name: one for name, one in lists.items() if name not in NO_AXIS})}
 
 
-def by_name(known: Mapping[str, Mapping[str, Schema]], shared: Mapping[str, Schema]) -> Schema:
-    """An entry whose `name` says what else it may hold."""
+def by_name(known: Mapping[str, Mapping[str, Schema]], shared: Mapping[str, Schema], *, grids: bool = True) -> Schema:
+    """An entry whose `name` says what else it may hold. grids: whether that may be given as a grid too."""
     name: Schema = {"enum": list(known)}
     cases = [
         {
             "if": {"properties": {"name": {"const": one}}, "required": ["name"]},
-            "then": closed({"name": name, **gridded({**shared, **own})}),
+            "then": closed({"name": name, **(gridded if grids else dict)({**shared, **own})}),
         }
         for one, own in known.items()
     ]
@@ -148,7 +150,22 @@ def attack_entries() -> dict[str, dict[str, Schema]]:
     found[CERTIFY] = parameters(votes) | {"norm": {"const": "L2"}} | eps
     queries = {"queries": keywords(audit)["queries"]}
     found[AUDIT] = parameters(queries) | {"norm": {"enum": list(NORMS)}} | eps
+    found[EXPLAIN] = explanation_entries() | eps
     return found
+
+
+def explanation_entries() -> dict[str, Schema]:
+    """What may stand in an explanation entry, beside its radii."""
+    disturb = {name: parameters(validate.attack_parameters(attack)) for name, attack in class_attacks().items()}
+    disturb = {NOISE: {}, **disturb, EXPLANATION_ATTACK: parameters(explanation_params.attack_settings())}
+    methods = {name: parameters(explanation.settings) for name, explanation in EXPLANATIONS.items()}
+    lists = {"method": one_or_many(named(methods)), "against": one_or_many(named(disturb))}
+    return lists | parameters(explanation_params.measure_settings()) | {"norm": {"enum": list(NORMS)}}
+
+
+def named(known: Mapping[str, Mapping[str, Schema]]) -> Schema:
+    """A name, by itself or with its parameters."""
+    return {"anyOf": [{"enum": list(known)}, by_name(known, {}, grids=False)]}
 
 
 def train_schema() -> Schema:

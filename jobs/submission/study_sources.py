@@ -6,7 +6,7 @@ from typing import Any
 
 from robustlib.addresses import is_address, public
 from robustlib.packages.manifest import is_file_alone
-from robustlib.settings import NO_ATTACK, NO_RADIUS
+from robustlib.settings import EXPLAIN, NO_ATTACK, NO_RADIUS
 from robustq.jobs.errors import SpecError
 from robustq.jobs.store.connection import Store
 from robustq.jobs.study.study import Origin, Study, check, load_study
@@ -95,6 +95,24 @@ def submit_audit(
     return submit_one_off(url, "audit", model, [entry], options, is_new)
 
 
+def submit_explanation(
+    url: str, options: dict[str, Any], is_new: Callable[[], None] = lambda: None
+) -> tuple[Store, Submitted]:
+    """Submit the study of one model's explanations that `robustq explain` means."""
+    methods, params = options["methods"], parameters(options["params"], {"method": "--method"})
+    if params and len(methods) > 1:
+        raise SpecError(f"--param: expected one --method to set it for, got {len(methods)}")
+    entry = {
+        "name": EXPLAIN,
+        "method": [{"name": method} | params if params else method for method in methods],
+        "against": list(options["against"]),
+        "norm": options["norm"],
+        "eps": radius(options["eps"]),
+    }
+    model = model_entry(options["model"], options["weights"]) | normalize_entry(options)
+    return submit_one_off(url, "explain", model, [entry], options, is_new)
+
+
 def submit_training(
     url: str, options: dict[str, Any], is_new: Callable[[], None] = lambda: None
 ) -> tuple[Store, Submitted]:
@@ -137,12 +155,12 @@ def one_off(
         "seeds": [options["seed"]],
         "examples": count(options["examples"]),
     }
-    given = {name: options[name] for name in (*READING_NAMES, "choose") if options.get(name) is not None}
+    given = {name: options[name] for name in (*READING_NAMES, "choose", "images") if options.get(name) is not None}
     data |= given | ({"size": side(given["size"])} if "size" in given else {})
     named = {name: f"--{name.replace('_', '-')}" for name in given}
     named |= {"dataset": "--dataset", "eps": "--eps", "norm": "--norm", "weights": "--weights", "train": "--param"}
     named |= {"normalize": "--normalize" if options["normalize"] else "--mean and --std"}
-    named |= {"attacks": "--attack", "models": "MODEL"}
+    named |= {"attacks": "--attack", "models": "MODEL", "method": "--method", "against": "--against"}
     origin = Origin(name, {}, named)
     return check(data, origin), origin
 

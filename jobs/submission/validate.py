@@ -44,7 +44,7 @@ from robustlib.models.loading import users_model
 from robustlib.names import did_you_mean, unknown
 from robustlib.outcome import check_classes
 from robustlib.packages.manifest import open_package
-from robustlib.settings import AUDIT, CERTIFY, TRANSFER, TrainSettings
+from robustlib.settings import AUDIT, CERTIFY, EXPLAIN, TRANSFER, TrainSettings
 from robustlib.training import OBJECTIVES
 from robustlib.training.objectives import OF_TRAINING, attack_of
 from robustq.jobs.running.inputs import build_model, build_network, load_data, statistics, unmeasured
@@ -107,7 +107,7 @@ def complete_attack(name: str, norm: Any, eps: float | None, restarts: int, give
     if name == AUDIT:
         return complete_audit(norm, eps, restarts, given)
     if name not in ATTACKS and name not in ENSEMBLES:
-        raise ValueError(unknown("attack", name, [*ATTACKS, *ENSEMBLES, CERTIFY, AUDIT]))
+        raise ValueError(unknown("attack", name, [*ATTACKS, *ENSEMBLES, CERTIFY, AUDIT, EXPLAIN]))
     attack = ATTACKS.get(name) or ENSEMBLES[name]
     if not attack.restarts and restarts != 1:
         raise ValueError(f"{name} has no restarts: it does the same again")

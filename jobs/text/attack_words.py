@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from robustlib.addresses import is_address, public
-from robustlib.settings import AUTOATTACK, TRANSFER
+from robustlib.settings import AUTOATTACK, EXPLAIN, TRANSFER
 from robustq.jobs.text.canonical_json import canonical, without_places
 
 
@@ -17,11 +17,26 @@ def attack_settings(attack: Mapping[str, Any]) -> dict[str, str]:
     """
     if attack["name"] == "autoattack":
         return {"version": AUTOATTACK.format(**attack["params"]).partition("-")[2]}
+    if attack["name"] == EXPLAIN:
+        return explanation_settings(attack["params"])
     words = {name: f"{name}={value}" for name, value in sorted(attack["params"].items()) if value is not None}
     words |= {"restarts": f"restarts={attack['restarts']}"} if attack["restarts"] > 1 else {}
     return words | (
         {"source": f"from {surrogate_words(attack.get('surrogate'))}"} if attack["name"] == TRANSFER else {}
     )
+
+
+def explanation_settings(params: Mapping[str, Any]) -> dict[str, str]:
+    """Settings of an explanation job in words by name, from its parameters: the method first."""
+    against = [call_words(one["name"], one["params"]) for one in params["against"]]
+    others = {name: f"{name}={params[name]}" for name in sorted(params.keys() - {"method", "options", "against"})}
+    return {"method": call_words(params["method"], params["options"]), "against": " + ".join(against)} | others
+
+
+def call_words(name: str, params: Mapping[str, Any]) -> str:
+    """A function with its parameters, of which those that are not set are left out."""
+    words = ", ".join(f"{each}={value}" for each, value in sorted(params.items()) if value is not None)
+    return f"{name}({words})" if words else name
 
 
 def surrogate_words(surrogate: Mapping[str, Any] | None) -> str:

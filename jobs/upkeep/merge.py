@@ -18,6 +18,7 @@ from robustq.jobs.queue.transitions import UNFINISHED
 from robustq.jobs.store import artifacts, example_outcomes
 from robustq.jobs.store.bulk_insert import add_dependencies, add_jobs, chunks, insert_new, known_jobs
 from robustq.jobs.store.connection import Store, parse_url
+from robustq.jobs.store.explanations.measures import columns_of
 from robustq.jobs.store.schema import (
     artifact,
     attempt,
@@ -26,6 +27,7 @@ from robustq.jobs.store.schema import (
     driver,
     event,
     example_blob,
+    explanation,
     job,
     job_artifact,
     job_dep,
@@ -38,7 +40,7 @@ from robustq.jobs.text.safe_text import address
 from robustq.jobs.upkeep.prune import delete_jobs, pairs, refuse_at_work
 
 MEASURED = ("clean_accuracy", "robust_accuracy", "any_draw_accuracy", "distance_median", "distance_mean")
-OF_RESULTS = (result, example_blob, check_result, audit, job_artifact)
+OF_RESULTS = (result, example_blob, check_result, audit, explanation, job_artifact)
 LEASE = {"lease_owner": None, "lease_expires_at": None, "cancel_requested": False}
 
 
@@ -310,11 +312,8 @@ def is_same(here: Connection, one: Any, there: Connection, other: Any) -> bool:
         return False
     if one.sha256 == other.sha256 or one.sha256 is None or other.sha256 is None:
         return True
-    first, second = (
-        example_outcomes.to_columns(example_outcomes.examples_of(db, row.job_id))
-        for db, row in ((here, one), (there, other))
-    )
-    return all(
+    first, second = (columns_of(db, row.job_id) for db, row in ((here, one), (there, other)))
+    return first.keys() == second.keys() and all(
         np.array_equal(values, second[name], equal_nan=values.dtype.kind == "f")
         for name, values in first.items()
         if name not in example_outcomes.COUNTED or ((values >= 0).any() and (second[name] >= 0).any())  # once not so

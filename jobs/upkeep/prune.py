@@ -26,6 +26,7 @@ from robustq.jobs.store.schema import (
     driver,
     event,
     example_blob,
+    explanation,
     job,
     job_artifact,
     job_dep,
@@ -35,7 +36,7 @@ from robustq.jobs.store.schema import (
 )
 from robustq.jobs.text.safe_text import address
 
-OF_JOBS = (event, attempt, check_result, audit, example_blob, result, job_artifact, sweep_job)
+OF_JOBS = (event, attempt, check_result, audit, explanation, example_blob, result, job_artifact, sweep_job)
 
 
 @dataclass(frozen=True)

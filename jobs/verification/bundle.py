@@ -18,7 +18,7 @@ from robustq.jobs.results.rows import sweep_spec
 from robustq.jobs.store import artifacts
 from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.connection import Store
-from robustq.jobs.store.example_outcomes import examples_of
+from robustq.jobs.store.explanations.measures import table_of
 from robustq.jobs.store.schema import (
     artifact,
     audit,
@@ -79,7 +79,7 @@ def collected(store: Store, name: str, folder: Path) -> tuple[dict[str, Content]
         for number, one in jobs.items():
             if one.outcomes:
                 target = folder / one.key
-                target.write_bytes(outcomes_csv(examples_of(db, number)))
+                target.write_bytes(outcomes_csv(table_of(db, number)))
                 members[outcome_name(one.key)] = target
         about = {"robustq": VERSION, "kernel": KERNEL_VERSION, "sweep": name, "states": counts(db, sweep_id)}
     found = list(jobs.values())

@@ -16,10 +16,12 @@ from robustq.jobs.queue.worst_case import summary, worst_case
 from robustq.jobs.queue.worst_case import verdict_of as worst_verdict
 from robustq.jobs.specs import EvalSpec, WorstSpec
 from robustq.jobs.store import example_outcomes
+from robustq.jobs.store.explanations import measures
 from robustq.jobs.text.canonical_json import canonical, without_places
 from robustq.jobs.text.safe_text import brief
 from robustq.jobs.verification.bundle_columns import columns_differ
 from robustq.jobs.verification.bundle_format import JOBS, MOST_BYTES, RESULTS, Bundle, Refused
+from robustq.jobs.verification.bundled_explanations import images_of, measures_differ
 from robustq.jobs.verification.bundled_jobs import (
     BundledJob,
     Checked,
@@ -28,6 +30,7 @@ from robustq.jobs.verification.bundled_jobs import (
     outcome_name,
     read_outcomes,
     rows_csv,
+    schema_of,
 )
 
 CLOSE = 1e-9  # relative: another processor may sum up a mean in another order
@@ -138,7 +141,12 @@ def contradictions(bundle: Bundle, jobs: Sequence[BundledJob], spoilt: set[str])
             yield f"{one.told}: its outcomes are not in the bundle"
             continue
         try:
-            outcomes[one.key] = read_outcomes(bundle.read(name))
+            outcomes[one.key] = read_outcomes(bundle.read(name), schema_of(one))
+            if one.explains:
+                columns = measures.to_columns(outcomes[one.key])
+                yield from images_differ(one, images_of(columns))
+                yield from measures_differ(one, columns)
+                continue
             columns = example_outcomes.to_columns(outcomes[one.key])
             yield from images_differ(one, columns)
             yield from differences(one, columns)

@@ -18,11 +18,24 @@ from robustq.jobs.results.filters import Filters
 from robustq.jobs.running.inputs import load_data
 from robustq.jobs.running.package_models import GRADIENTS
 from robustq.jobs.specs import CodeRef, DataRef, EvalSpec, ModelSpec
-from robustq.jobs.store import artifacts, example_outcomes
+from robustq.jobs.statistics.explanation_means import means_rows
+from robustq.jobs.store import artifacts
 from robustq.jobs.store.connection import Store, open_store
-from robustq.jobs.store.schema import artifact, example_blob, job, job_artifact, job_dep, result, sweep, sweep_job
+from robustq.jobs.store.explanations import measures
+from robustq.jobs.store.schema import (
+    artifact,
+    example_blob,
+    explanation,
+    job,
+    job_artifact,
+    job_dep,
+    result,
+    sweep,
+    sweep_job,
+)
 from robustq.jobs.verification.bundle_format import Bundle
-from robustq.jobs.verification.bundled_jobs import BundledJob, How, outcome_name, read_outcomes
+from robustq.jobs.verification.bundled_explanations import encoded
+from robustq.jobs.verification.bundled_jobs import BundledJob, How, outcome_name, read_outcomes, schema_of
 from robustq.jobs.verification.bundled_sources import file_name, gradient_code, program_name
 from robustq.jobs.verification.replay import Replayed, device_for, replay
 
@@ -100,7 +113,7 @@ class RestoredStore:
             artifacts.put(self.store.artifacts, "weights", self.bundle.read(f"artifacts/{left.sha256}"))
         blob = None
         if one.outcomes:
-            blob = example_outcomes.encode(read_outcomes(self.bundle.read(outcome_name(one.key))))
+            blob = encoded(one, read_outcomes(self.bundle.read(outcome_name(one.key)), schema_of(one)))
         with self.store.begin() as db:
             number = self.numbers[one.key] = insert(db, one, self.placed(one), self.sweep, blob)
             for needed in needs:
@@ -176,6 +189,9 @@ def insert(db: sa.Connection, one: BundledJob, spec: dict[str, Any], sweep_id: i
     if blob is not None:
         stored = {"n": one.result.n, "sha256": hashlib.sha256(blob).hexdigest(), "data": blob}
         db.execute(sa.insert(example_blob).values(job_id=number, **stored))
+    if blob is not None and one.explains:
+        rows = means_rows(measures.to_columns(measures.decode(blob)), spec["attack"]["params"])
+        db.execute(sa.insert(explanation), [row | {"job_id": number} for row in rows])
     for role, left in one.artifacts.items():
         known = sa.select(artifact.c.sha256).where(artifact.c.sha256 == left.sha256)
         if db.execute(known).first() is None:

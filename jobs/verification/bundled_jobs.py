@@ -11,8 +11,10 @@ from pyarrow import csv
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustlib import KERNEL_VERSION
+from robustlib.settings import EXPLAIN
 from robustq.jobs.specs import AnySpec, EvalSpec, ModelSpec, TrainSpec, parse
 from robustq.jobs.store import example_outcomes
+from robustq.jobs.store.explanations import measures
 from robustq.jobs.text.canonical_json import canonical
 from robustq.jobs.text.tables import csv_text
 from robustq.jobs.verification.bundle_format import HASH
@@ -117,6 +119,11 @@ class BundledJob(Record):
         return parse(self.spec)
 
     @property
+    def explains(self) -> bool:
+        """Whether its outcomes are measures of explanations."""
+        return self.kind == "eval" and self.attack == EXPLAIN
+
+    @property
     def told(self) -> str:
         """The job in words."""
         at = "" if self.eps is None else f" {self.norm} {self.eps:.4g}"
@@ -179,7 +186,8 @@ def from_lines(content: bytes) -> list[BundledJob]:
 
 def rows_csv(jobs: Iterable[BundledJob]) -> bytes:
     """The results for people: a line an evaluation and a worst case."""
-    rows = [job.model_dump(mode="json") | job.result.model_dump(mode="json") for job in jobs if job.outcomes]
+    told = [job for job in jobs if job.outcomes and not job.explains]
+    rows = [job.model_dump(mode="json") | job.result.model_dump(mode="json") for job in told]
     ordered = sorted(
         rows, key=lambda row: canonical([row[name] for name in ("model", "attack", "norm", "eps", "seed", "key")])
     )
@@ -187,29 +195,33 @@ def rows_csv(jobs: Iterable[BundledJob]) -> bytes:
 
 
 def outcomes_csv(table: pa.Table) -> bytes:
-    """Per-example outcomes as CSV: every digit of a distance, nothing for null."""
+    """Per-example outcomes as CSV: every digit of a number, nothing for null."""
     sink = pa.BufferOutputStream()
-    plain = table.set_column(
-        table.column_names.index("broken_by"), "broken_by", table.column("broken_by").cast(pa.string())
-    )
+    plain = table.cast(pa.schema([(f.name, plain_type(f.type)) for f in table.schema]))
     csv.write_csv(plain, sink, csv.WriteOptions(quoting_style="needed"))
     return sink.getvalue().to_pybytes()
 
 
-def read_outcomes(content: bytes) -> pa.Table:
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    return pa.string() if pa.types.is_dictionary(kind) else kind
+
+
+def schema_of(job: BundledJob) -> pa.Schema:
+    """Of what a job has of single images: outcomes, or measures of explanations."""
+    return measures.SCHEMA if job.explains else example_outcomes.SCHEMA
+
+
+def read_outcomes(content: bytes, schema: pa.Schema = example_outcomes.SCHEMA) -> pa.Table:
     """The reverse of `outcomes_csv`. Raises ValueError for what is none."""
-    types = {field.name: field.type for field in example_outcomes.SCHEMA} | {"broken_by": pa.string()}
+    types = {field.name: plain_type(field.type) for field in schema}
     how = csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=True)
     try:
         table = csv.read_csv(io.BytesIO(content), csv.ReadOptions(use_threads=False), convert_options=how)
         columns = {name: table.column(name) for name in types}
-        columns["broken_by"] = (
-            columns["broken_by"]
-            .combine_chunks()
-            .dictionary_encode()
-            .cast(example_outcomes.SCHEMA.field("broken_by").type)
-        )
-        table = pa.Table.from_arrays([columns[name] for name in types], schema=example_outcomes.SCHEMA)
+        for field in schema:
+            if pa.types.is_dictionary(field.type):
+                columns[field.name] = columns[field.name].combine_chunks().dictionary_encode().cast(field.type)
+        table = pa.Table.from_arrays([columns[name] for name in types], schema=schema)
         table.validate(full=True)
         if lacking := [one.name for one in table.schema if not one.nullable and table.column(one.name).null_count]:
             raise ValueError(f"an example has no {lacking[0]}")

@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from sqlalchemy import Connection, select
 
+from robustlib.metrics import CLEAN
+from robustlib.settings import EXPLAIN
 from robustq.jobs.errors import ArtifactError, RunError, SpecError
 from robustq.jobs.queue.dependencies import weights_of
 from robustq.jobs.results.columns import ResultRow
+from robustq.jobs.results.explanations.rows import asks_of_explanations, explanation_rows
 from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.results.rows import chosen_rows
 from robustq.jobs.running.context import Context, Result
@@ -23,9 +26,10 @@ from robustq.jobs.running.run import run
 from robustq.jobs.specs import EvalSpec
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.connection import Store
-from robustq.jobs.store.example_outcomes import examples_of
+from robustq.jobs.store.explanations import measures
 from robustq.jobs.store.schema import job, result
 from robustq.jobs.verification import diff
+from robustq.jobs.verification.replayed_explanations import any_moved, differing_images
 
 EQUAL, DIFFERS = "equal", "differs"
 LAST_BITS = (
@@ -51,8 +55,8 @@ class Replayed(TypedDict):
     reason: str
     same_machine: bool
     examples_that_differ: int
-    old_robust_accuracy: float
-    new_robust_accuracy: float
+    old_robust_accuracy: float | None  # None of an explanation
+    new_robust_accuracy: float | None
 
 
 def replay(
@@ -90,7 +94,9 @@ def replay(
 
 def runnable_rows(db: Connection, filters: Filters) -> list[ResultRow]:
     """The results that can be run again."""
-    rows = chosen_rows(db, filters, (*SHOWN, "job_id"))
+    rows: list[Any] = list(chosen_rows(db, filters, (*SHOWN, "job_id")))
+    if asks_of_explanations(filters):
+        rows += [row for row in explanation_rows(db, filters) if row["against"] == CLEAN]
     runs = set(db.execute(select(job.c.id).where(job.c.kind == "eval")).scalars())
     return [row for row in rows if row["job_id"] in runs]
 
@@ -119,7 +125,7 @@ def run_again(store: Store, row: ResultRow, device: str | None = None) -> Replay
     with store.begin() as db:
         stored = db.execute(select(job.c.spec, job.c.eps, *result.c).join_from(job, result).where(job.c.id == id_))
         before = dict(stored.mappings().one())
-        outcome = example_outcomes.to_columns(examples_of(db, id_))
+        outcome = measures.columns_of(db, id_)
         weights = weights_of(db, [id_]).get(id_, {})
     spec = EvalSpec.model_validate(before["spec"]).model_copy(update={"images": 0})
     context = Context(device or device_for(before["device"]), store.artifacts, str(Path.cwd()), weights)
@@ -129,7 +135,8 @@ def run_again(store: Store, row: ResultRow, device: str | None = None) -> Replay
         with there(id_, FileNotFoundError, ArtifactError):  # weights that are gone, or damaged
             (done,) = [frame for frame in run(spec, context) if isinstance(frame, Result)]
     same_machine = made_with(before) == made_with(done.row)
-    judged, differing = judge_again(before, outcome, done, same_machine=same_machine)
+    judge = judge_explanation if spec.attack.name == EXPLAIN else judge_again
+    judged, differing = judge(before, outcome, done, same_machine=same_machine)
     return Replayed(
         job_id=id_,
         model=row["model"],
@@ -143,7 +150,7 @@ def run_again(store: Store, row: ResultRow, device: str | None = None) -> Replay
         same_machine=same_machine,
         examples_that_differ=differing,
         old_robust_accuracy=before["robust_accuracy"],
-        new_robust_accuracy=done.row["robust_accuracy"],
+        new_robust_accuracy=done.row.get("robust_accuracy"),
     )
 
 
@@ -177,6 +184,20 @@ def judge_again(
     fell = outcome["adversarial_prediction"] != new["adversarial_prediction"]
     beyond = diff.judge_examples(outcome, new, distances=before["eps"] is None).change
     return DIFFERS if same_machine and not on_gpu(before) else beyond, int(fell.sum())
+
+
+def judge_explanation(
+    before: Mapping[str, Any], old: dict[str, np.ndarray], done: Result, *, same_machine: bool
+) -> tuple[str, int]:
+    """The same of an explanation job."""
+    assert done.examples is not None
+    new = measures.to_columns(measures.decode(done.examples))
+    differing = differing_images(old, new)
+    if not differing and before["clean_accuracy"] == done.row["clean_accuracy"]:
+        return EQUAL, 0
+    if same_machine and not on_gpu(before):
+        return DIFFERS, differing
+    return (diff.CHANGED if any_moved(old, new) else diff.WITHIN), differing
 
 
 def on_gpu(row: Mapping[str, Any]) -> bool:

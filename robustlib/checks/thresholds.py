@@ -26,6 +26,8 @@ ATHALYE = "Athalye et al. 2018, https://arxiv.org/abs/1802.00420"
 PINTOR = "Pintor et al. 2022, https://arxiv.org/abs/2106.09947"
 CROCE = "Croce and Hein 2020, https://arxiv.org/abs/2003.01690"
 ADAPTIVE = "Croce et al. 2022, https://arxiv.org/abs/2202.13711"
+ADEBAYO = "Adebayo et al. 2018, https://arxiv.org/abs/1810.03292"
+BLUECHER = "Bluecher et al. 2024, https://arxiv.org/abs/2401.06654"
 
 LIMITS: dict[str, Limit] = {
     # Of the model, on 64 images.
@@ -117,6 +119,18 @@ LIMITS: dict[str, Limit] = {
     "plateau": Limit("drop of robust accuracy from 10 draws a step to 40", 0.02, None, False, ATHALYE),
     "surrogate": Limit(
         "share of robust images that attacks on a surrogate find adversarial examples of", 0.005, 0.05, True, CARLINI
+    ),
+    # Of an explanation.
+    "constant-map": Limit("share of images whose explanation is constant", 0.5, 0.5, True, OURS),
+    "random-weights": Limit(
+        "mean rank correlation of an explanation, with its signs, with that of randomised weights",
+        0.8,
+        0.8,
+        True,
+        ADEBAYO,
+    ),
+    "random-order": Limit(
+        "p-value of the test that an explanation orders pixels better than chance", 0.05, 0.5, True, BLUECHER
     ),
 }
 

@@ -23,7 +23,7 @@ EXPLANATIONS: dict[str, Explanation] = {
         integrated_gradients, lambda p: stepped(p["steps"]), surrogate="input-x-gradient"
     ),
     "smoothgrad": Explanation(smoothgrad, lambda p: stepped(p["samples"]), surrogate="gradient"),
-    "grad-cam": Explanation(grad_cam, lambda p: stepped(1), surrogate="input-x-gradient"),
+    "grad-cam": Explanation(grad_cam, lambda p: stepped(1), surrogate="input-x-gradient", looks_inside=True),
     "occlusion": Explanation(occlusion, each_window, surrogate="input-x-gradient"),
     "lime": Explanation(lime, lambda p: Work(p["samples"]), surrogate="input-x-gradient"),
     "kernel-shap": Explanation(kernel_shap, lambda p: Work(p["samples"] + 2), surrogate="input-x-gradient"),

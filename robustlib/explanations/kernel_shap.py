@@ -8,6 +8,8 @@ from robustlib.inference.oracle import as_oracle
 from robustlib.input_checks import checked
 from robustlib.rng import Draws, default_draws
 
+PIVOT = 1e-5  # of the largest: below it rounding alone has left one, and the values are not determined
+
 
 @checked
 def kernel_shap(
@@ -57,8 +59,9 @@ def coalitions(draws: Draws, count: int, samples: int) -> Tensor:
     bounds = (chance / chance[-1]).float().to(draws.index.device)
     drawn = draws.uniform((half,), "kernel_shap/size")
     size = 1 + torch.searchsorted(bounds[:-1].contiguous(), drawn, right=True)
-    order = draws.uniform((half, count), "kernel_shap/members").argsort(dim=2, stable=True).argsort(dim=2)
-    kept = order < size[:, :, None]
+    order = draws.uniform((half, count), "kernel_shap/members").argsort(dim=2, stable=True)
+    first = torch.arange(count, device=order.device) < size[:, :, None]
+    kept = torch.zeros_like(first).scatter_(2, order, first)
     return torch.stack([kept, ~kept], 2).flatten(1, 2)[:, :samples].transpose(0, 1)
 
 
@@ -66,9 +69,11 @@ def shapley(z: Tensor, values: Tensor, total: Tensor) -> Tensor:
     """The least squares solution phi, (M,), of z phi = values, (V, M) and (V,), among those that sum to `total`."""
     # The last one follows from the others: one unknown less, and no constraint.
     rest = z[:, :-1] - z[:, -1:]
-    if int(torch.linalg.matrix_rank(rest)) < rest.shape[1]:
+    normal = rest.T @ rest  # of whole numbers: exact, in whatever order they are summed
+    lower, failed = torch.linalg.cholesky_ex(normal)
+    if failed or lower.diagonal().min() < PIVOT * normal.diagonal().max().sqrt():
         raise ValueError(
             f"kernel_shap: {len(z)} samples do not determine the values of an image's {z.shape[1]} parts: take more"
         )
-    found = torch.linalg.lstsq(rest, values - total * z[:, -1]).solution
+    found = torch.cholesky_solve((rest.T @ (values - total * z[:, -1]))[:, None], lower)[:, 0]
     return torch.cat([found, (total - found.sum())[None]])

@@ -53,10 +53,19 @@ def near_top_intersection(a: Tensor, b: Tensor, *, share: float = 0.1, radius: i
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's rank correlation of the pixels' shares, float64, shape (B,); NaN where an attribution is constant."""
-    ranks = [
-        torch.from_numpy(np.asarray(stats.rankdata(pixel_map(each).flatten(1).cpu().numpy(), axis=1)))
-        for each in (a, b)
-    ]
+    return rank_correlation(pixel_map(a), pixel_map(b))
+
+
+def signed_spearman(a: Tensor, b: Tensor) -> Tensor:
+    """The same of the sums over channels, whose signs count: two maps of an image that share no more than where it is
+    black are unlike.
+    """
+    return rank_correlation(a.sum(1), b.sum(1))
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Of values (B, ...), in float64, shape (B,); equal values share their mean rank."""
+    ranks = [torch.from_numpy(np.asarray(stats.rankdata(each.flatten(1).cpu().numpy(), axis=1))) for each in (a, b)]
     first, second = (each - each.mean(1, keepdim=True) for each in ranks)
     return (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1))
 

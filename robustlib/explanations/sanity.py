@@ -1,18 +1,16 @@
 """Sanity of an explanation: does it depend on the weights, and does it find what the class depends on?"""
 
 import copy
-from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
+from robustlib.checks.explanation_sanity import sanity_checks
+from robustlib.checks.thresholds import PASS
 from robustlib.explanations.curves import deletion, insertion
+from robustlib.explanations.measures import signed_spearman
 from robustlib.rng import Draws, generator, seeded
-
-ALIKE = 0.8  # mean rank correlation with the map of randomised weights from which an explanation is marked
-LEVEL = 0.05  # of the test that its order is better than none
 
 
 def with_random_weights(model: nn.Module, *, seed: int = 0) -> nn.Module:
@@ -37,6 +35,14 @@ def with_random_weights(model: nn.Module, *, seed: int = 0) -> nn.Module:
     return found
 
 
+def weight_similarity(attribution: Tensor, randomised: Tensor) -> Tensor:
+    """How alike a map is to that of randomised weights: the rank correlation of their sums over channels, signs
+    included, float64, shape (B,). NaN where the map is constant, 0 where that of randomised weights alone is.
+    """
+    alike = signed_spearman(attribution, randomised)
+    return torch.where(alike.isnan() & ~signed_spearman(attribution, attribution).isnan(), 0.0, alike)
+
+
 def relevance(
     model: nn.Module, x: Tensor, target: Tensor, attribution: Tensor, *, steps: int = 16, baseline: float = 0.0
 ) -> Tensor:
@@ -54,24 +60,5 @@ def random_order(x: Tensor, draws: Draws) -> Tensor:
 
 
 def faults(similarity: np.ndarray, gains: np.ndarray, random_gains: np.ndarray) -> list[str]:
-    """What speaks against an explanation, in words; empty where nothing does.
-
-    similarity: each image's rank correlation of the map with that of randomised weights; NaN where one is constant.
-    gains, random_gains: each image's `relevance`, and that of a random order.
-    """
-    found: list[str] = []
-    constant = np.isnan(similarity)
-    if constant.mean() > 0.5:
-        found.append("the map is constant on most images")
-    elif (alike := float(np.nanmean(similarity))) >= ALIKE:
-        found.append(
-            f"the map hardly changes with randomised weights: rank correlation {alike:.2f}, below {ALIKE} expected"
-        )
-    differences = gains - random_gains
-    test: Any = stats.wilcoxon(differences, alternative="greater") if differences.any() else None
-    if test is None or test.pvalue >= LEVEL:
-        found.append(
-            f"its order of pixels is no better than a random one: relevance gain {gains.mean():.3f}, "
-            f"random {random_gains.mean():.3f}"
-        )
-    return found
+    """What speaks against an explanation, in words; empty where nothing does. Arguments: see `sanity_checks`."""
+    return [check.note for check in sanity_checks(similarity, gains, random_gains) if check.verdict != PASS]

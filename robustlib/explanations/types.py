@@ -14,11 +14,13 @@ class Explanation(Stage):
 
     cost: passes of an example, by the parameters.
     surrogate: the gradient map that an attack on it descends, where it has no gradient, or none that is cheap.
+    looks_inside: whether it asks the model's own layers, which a copy may not have.
     """
 
     cost: Callable[[Params], Work]
     _: KW_ONLY
     surrogate: Literal["gradient", "input-x-gradient"]
+    looks_inside: bool = False
 
     @property
     def uses_gradient(self) -> bool:

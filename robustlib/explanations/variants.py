@@ -39,7 +39,8 @@ def with_parts(x: Tensor, kept: Tensor, parts: Tensor, baseline: float) -> Tenso
 
     kept: which parts are, bool, shape (V, B, parts).  parts: of each pixel, shape (H, W).  baseline: of the others.
     """
-    return torch.where(kept[:, :, None, parts], x, baseline).flatten(0, 1)
+    shown = kept.index_select(2, parts.flatten()).reshape(*kept.shape[:2], 1, *parts.shape)
+    return torch.where(shown, x, baseline).flatten(0, 1)
 
 
 def answers(oracle: Oracle, x: Tensor, target: Tensor, kept: Tensor, parts: Tensor, baseline: float) -> Tensor:

@@ -15,7 +15,7 @@ HEAD = """\
 
 Every command says the same with `--help`. Those with `--json` print JSON to stdout and nothing else there; progress and
 messages go to stderr: progress as one line that is rewritten on a terminal, as a line every ten seconds in a log file,
-and as JSON, a line each, where `run`, `drive`, `attack`, `train` and `audit` are given `--json`. This page is written by `python -m tests.docs.make_commands`, and a test compares it with the
+and as JSON, a line each, where `run`, `drive`, `attack`, `train`, `audit` and `explain` are given `--json`. This page is written by `python -m tests.docs.make_commands`, and a test compares it with the
 commands.
 """
 

@@ -7,11 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 
 from robustq import cli
 from robustq.jobs.results.api import results
+from robustq.jobs.store.connection import open_store
+from robustq.jobs.store.schema import sweep_job
 from tests.cli.test_results_commands import make
+from tests.helpers.fake_explanations import add_explanation, made_up_measures
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 COMMANDS = [
@@ -34,6 +38,13 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     (folder / ".robustq").mkdir()
     make(folder / ".robustq" / "results.db")
+    store = open_store(str(folder / ".robustq" / "results.db"), write=True)
+    with store.begin() as db:
+        sweep = db.execute(sa.select(sweep_job.c.sweep_id).limit(1)).scalar_one()
+        for model, kept in (("plain", 0.4), ("b-pgd", 0.6)):
+            means = {"noise": 0.7, "pgd": kept, "explanation-attack": kept}
+            add_explanation(db, sweep, model, made_up_measures(0, means))
+    store.engine.dispose()
     return folder
 
 
@@ -68,6 +79,9 @@ def test_the_python_examples_give_the_stores_numbers(folder: Path, tmp_path: Pat
     assert names["answer"] == [pytest.approx(row) for row in wanted]
     assert "Scanning Files: 1/5" in names["plan"] and "seed = 1" in names["plan"]
     assert len(names["frame"]) == len(names["few"]) == 4 * 40
+    assert names["steady"].loc[("plain", "grad-cam", 0)].to_dict() == pytest.approx(
+        {"noise": 0.7, "explanation-attack": 0.4}, abs=0.05
+    )
 
 
 def test_completion_completes():

@@ -111,19 +111,22 @@ def registry_names() -> dict[str, list[str]]:
     """Names as studies have them; of data sets with a path the kind."""
     from robustlib.attacks import ATTACKS, ENSEMBLES
     from robustlib.datasets.load import DATASETS, PATH_DATASETS
+    from robustlib.explanations import EXPLANATIONS
     from robustlib.models import MODELS
-    from robustlib.settings import AUDIT, CERTIFY
+    from robustlib.settings import AUDIT, CERTIFY, EXPLAIN
     from robustlib.training import OBJECTIVES
 
     return {
-        "attacks": [*ATTACKS, *ENSEMBLES, CERTIFY, AUDIT],
+        "attacks": [*ATTACKS, *ENSEMBLES, CERTIFY, AUDIT, EXPLAIN],
         "models": list(MODELS),
         "datasets": [*DATASETS, *(f"{kind}:" for kind in PATH_DATASETS)],
         "objectives": list(OBJECTIVES),
+        "explanations": list(EXPLANATIONS),
     }
 
 
 ATTACKS, DATASETS, OBJECTIVES = (kernel_names(kind) for kind in ("attacks", "datasets", "objectives"))
+EXPLANATIONS = kernel_names("explanations")
 MODEL = kernel_names("models", files=True)  # by name, or FILE.py:factory
 NORM, NORMALIZE = fixed(NORMS), fixed(("dataset", *NORMALISATIONS))
 # The options by which results are chosen, where a word can be known.

@@ -10,8 +10,9 @@ from sqlalchemy import Connection, select
 
 from robustq.jobs.queue.status import IsGone
 from robustq.jobs.report.page.html_table import Line
-from robustq.jobs.report.page.image_outcomes import Outcome, outcome_of, query_totals, read_outcomes
-from robustq.jobs.report.page.thumbnails import Data, Drawn, find_data
+from robustq.jobs.report.pictures.attribution_pictures import MapGrid
+from robustq.jobs.report.pictures.image_outcomes import Outcome, outcome_of, query_totals, read_outcomes
+from robustq.jobs.report.pictures.thumbnails import Data, Drawn, find_data
 from robustq.jobs.results.compare import seen
 from robustq.jobs.specs import DataRef
 from robustq.jobs.statistics.model_pairs import Seen, Versus, versus
@@ -46,14 +47,15 @@ def nobody_is(pid: int, process: str | None) -> bool:
 class PageCache:
     """Readings of one store by job or by content, which do not change; outcomes that it lost are looked for again.
 
-    drawn: pictures by job and names of classes.  lines: of the table of all results, by sweep, job, verdict with its
-    reasons and hash of the weights: a later audit may change a verdict.  is_gone: tells drivers that died from those at
-    work, see jobs/queue/status.py.
+    drawn: pictures by job and names of classes.  maps: of explanations by job, title and names of classes.
+    lines: of the table of all results, by sweep, job, verdict with its reasons and hash of the weights: a later audit
+    may change a verdict.  is_gone: tells drivers that died from those at work, see jobs/queue/status.py.
     """
 
     def __init__(self, is_gone: IsGone = nobody_is) -> None:
         self.is_gone = is_gone
         self.drawn: dict[tuple[int, tuple[str, ...]], Drawn] = {}
+        self.maps: dict[tuple[int, str, tuple[str, ...]], MapGrid] = {}
         self.lines: dict[tuple[int, int, str | None, str], Line] = {}
         self.studies: dict[int, str] = {}
         self._details: dict[int, Details] = {}

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from robustq.jobs.report.page import html_table, plotly
-from robustq.jobs.report.page.image_outcomes import Outcome
 from robustq.jobs.report.page.plotly import Chart, hundred, safe, slug, span
 from robustq.jobs.report.page.ranking import RadiusRanking, Standing
 from robustq.jobs.report.page.sweep_data import Sweep
+from robustq.jobs.report.pictures.image_outcomes import Outcome
 from robustq.jobs.results.columns import PageRow
 from robustq.jobs.text.grid_names import grid_name, grid_settings, value_of
 from robustq.jobs.text.numbers import eps_text

@@ -9,8 +9,8 @@ from sqlalchemy import Connection
 from robustlib.settings import AUDIT, CERTIFY
 from robustq.jobs.errors import ArtifactError
 from robustq.jobs.report.page.cache import PageCache
-from robustq.jobs.report.page.image_outcomes import FIRST_IMAGES, Outcome
-from robustq.jobs.report.page.thumbnails import Data, ImageTriple, draw
+from robustq.jobs.report.pictures.image_outcomes import FIRST_IMAGES, Outcome
+from robustq.jobs.report.pictures.thumbnails import Data, ImageTriple, draw
 from robustq.jobs.results.aggregate import rows_by
 from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import PageRow

@@ -6,6 +6,7 @@ from robustq.jobs.report.page.html_table import Cell, Table
 from robustq.jobs.report.page.images import Grid, Missing
 from robustq.jobs.report.page.plotly import Chart
 from robustq.jobs.report.page.sweep_data import Sweep
+from robustq.jobs.report.pictures.attribution_pictures import MapGrid
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,17 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class Explanations:
+    """What attacks do to explanations: answers, a sentence each; those whose checks failed, and why; tables; maps."""
+
+    answers: list[str]
+    distrusted: list[str]
+    stability: Table | None
+    measures: Table | None
+    grids: list[MapGrid | Missing]
+
+
+@dataclass(frozen=True)
 class Checks:
     """Audits, warnings and failures one by one, and how the results came through each check."""
 
@@ -134,6 +146,7 @@ class Page:
     attacks: Attacks
     classes: Classes
     pictures: Pictures
+    explanations: Explanations | None
     training: list[Chart]
     checks: Checks
     cost: Table | None

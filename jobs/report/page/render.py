@@ -25,6 +25,7 @@ SECTIONS = {
     "attacks": "Which attack succeeds on which images",
     "classes": "Classes",
     "pictures": "Pictures",
+    "explanations": "Explanations under attack",
     "training": "Training",
     "checks": "Checks",
     "cost": "What the study took",

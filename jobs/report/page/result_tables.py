@@ -9,10 +9,10 @@ from robustlib.settings import CERTIFY
 from robustq.jobs.reasons.reasons import limit_of
 from robustq.jobs.report.page import html_table
 from robustq.jobs.report.page.html_table import Cell, Column, Table
-from robustq.jobs.report.page.image_outcomes import Outcome
 from robustq.jobs.report.page.ranking import RadiusRanking, Standing
 from robustq.jobs.report.page.sentences import listed
 from robustq.jobs.report.page.sweep_data import Sweep
+from robustq.jobs.report.pictures.image_outcomes import Outcome
 from robustq.jobs.results.aggregate import mean, rows_by, why_of
 from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import CheckRow, PageRow

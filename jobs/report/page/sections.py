@@ -13,6 +13,7 @@ from robustq.jobs.queue.status import left_words
 from robustq.jobs.report.page import (
     charts,
     cost_tables,
+    explanations,
     html_table,
     images,
     line_charts,
@@ -22,7 +23,6 @@ from robustq.jobs.report.page import (
 )
 from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.report.page.html_table import Cell
-from robustq.jobs.report.page.image_outcomes import Outcome
 from robustq.jobs.report.page.page_model import (
     Attacks,
     Checks,
@@ -47,7 +47,8 @@ from robustq.jobs.report.page.ranking import (
     standings,
 )
 from robustq.jobs.report.page.sweep_data import Sweep
-from robustq.jobs.report.page.thumbnails import Data
+from robustq.jobs.report.pictures.image_outcomes import Outcome
+from robustq.jobs.report.pictures.thumbnails import Data
 from robustq.jobs.results.attack_labels import WORST_CASE
 from robustq.jobs.results.columns import PageRow
 from robustq.jobs.statistics.model_pairs import Versus
@@ -105,6 +106,7 @@ def make_page(db: Connection, root: str, sweep: Sweep, cache: PageCache) -> Page
         pictures=Pictures(
             list(images.grids(db, root, picture_rows(db, sweep.rows, order, data, cache), data, cache)), data.reason
         ),
+        explanations=explanations.explanations(db, root, sweep.explanations, data, cache),
         training=line_charts.training_charts(sweep.trainings, order),
         checks=Checks(
             audits=result_tables.audits_table(sweep),

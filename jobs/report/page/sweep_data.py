@@ -15,6 +15,9 @@ from robustq.jobs.queue.time_left import at_work_on, seconds_left_here
 from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.results.attack_labels import told_apart
 from robustq.jobs.results.columns import CheckRow, PageRow, Training, as_json
+from robustq.jobs.results.explanations.columns import ExplanationRow
+from robustq.jobs.results.explanations.rows import explanation_rows
+from robustq.jobs.results.filters import Filters
 from robustq.jobs.results.rows import result_rows, sweep_spec, trainings
 from robustq.jobs.store.schema import artifact, attempt, check_result, job, job_artifact, result, sweep, sweep_job
 from robustq.jobs.store.sweeps import jobs_of
@@ -29,9 +32,10 @@ class Sweep:
     """All that is shown of a sweep but for outcomes of single images, which are read where they are needed.
 
     running, failed: jobs with how far they are, or why they failed.  left_behind: those of drivers that died.
-    sizes: bytes and hash of the trained weights by (model, seed).  specs: of the rows' jobs by job_id.
+    sizes: bytes and hash of the trained weights by (model, seed).  specs: of all rows' jobs by job_id.
     work: estimated cost of what is done and of what is left.  left_seconds: that this takes, None where nobody knows.
     left_out: jobs that a budget left out.  without: which, a line a budget.  hours: of devices, that it took.
+    explanations: rows of their own kind.
     """
 
     id: int
@@ -52,6 +56,7 @@ class Sweep:
     left_out: int = 0
     without: tuple[str, ...] = ()
     hours: DeviceHours = NO_HOURS
+    explanations: list[ExplanationRow] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -69,8 +74,8 @@ class Sweep:
 
 def gather(db: Connection, sweep_id: int, cache: PageCache) -> Sweep:
     """Read a sweep. cache: what was read before of jobs that are done, filled by this call."""
-    found = result_rows(db, sweep_id)
-    details = cache.details(db, [row["job_id"] for row in found])
+    found, explained = result_rows(db, sweep_id), explanation_rows(db, Filters(sweep_id))
+    details = cache.details(db, list(dict.fromkeys(row["job_id"] for row in (*found, *explained))))
     labels = told_apart(found, lambda ids: {id_: attack_settings(details[id_].spec["attack"]) for id_ in ids})
     several = len({row["seed"] for row in found}) > 1
     rows: list[PageRow] = [
@@ -103,6 +108,7 @@ def gather(db: Connection, sweep_id: int, cache: PageCache) -> Sweep:
         left_out=count_left_out(db, sweep_id),
         without=tuple(left_out_words(db, sweep_id)),
         hours=device_hours(db, sweep_id),
+        explanations=explained,
     )
 
 

@@ -88,7 +88,7 @@ def test_nothing_but_reading(statement: str, url: str, tmp_path: Path):
         ("SELECT modle FROM job", r"^the statement is wrong: no such column: modle: did you mean 'model'\?$"),
         (
             "SELECT * FROM v_result",
-            r"^the statement is wrong: no such table: v_result, there are: artifact, .*, v_checks, v_results: "
+            r"^the statement is wrong: no such table: v_result, there are: artifact, .*, v_checks, v_explanations, v_results: "
             r"did you mean 'v_results'\?$",
         ),
         ("SELECT 1; SELECT 2", r"^expected one statement, got several"),

@@ -13,12 +13,14 @@ from robustq.jobs.commands import queue_actions
 from robustq.jobs.commands.store_info import info
 from robustq.jobs.errors import StoreError
 from robustq.jobs.queue.status import counts
+from robustq.jobs.results.explanations.rows import explanation_rows
 from robustq.jobs.results.rows import result_rows
 from robustq.jobs.store.connection import connect_store, open_store
-from robustq.jobs.store.migrations.versions import v0004_checks
+from robustq.jobs.store.migrations.versions import v0004_checks, v0009_median_and_queries
 from robustq.jobs.store.schema import SCHEMA_VERSION, event, job, meta, sweep
 from robustq.jobs.store.upgrade import upgrade
 from robustq.jobs.submission.submit import record
+from tests.helpers.fake_explanations import add_explanation, made_up_measures
 from tests.helpers.fake_results import add_result, add_sweep, outcome
 from tests.helpers.small_store import filled, resolved, small_plan
 
@@ -164,10 +166,38 @@ def test_a_store_of_before_gets_intervals_of_medians_and_its_queries(tmp_path: P
     assert rows["fgsm"]["distance_median_low"] is rows["fgsm"]["queries"] is None
 
 
+@pytest.mark.parametrize("where", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def test_a_store_of_before_takes_explanations(where: str, tmp_path: Path, request: pytest.FixtureRequest):
+    url = str(tmp_path / "r.db") if where == "sqlite" else request.getfixturevalue("postgres")
+    store = open_store(url, create=True, write=True)
+    with store.begin() as db:
+        number = add_sweep(db, "s")
+        add_result(db, number, "m", "pgd")
+        for view in ("v_checks", "v_explanations", "v_results"):
+            db.execute(sa.text(f"DROP VIEW {view}"))
+        db.execute(sa.text("DROP TABLE explanation"))
+        for view in (v0009_median_and_queries.V_RESULTS, v0009_median_and_queries.V_CHECKS):
+            db.execute(sa.text(view))
+        db.execute(sa.update(meta).values(schema_version=9))
+    store.engine.dispose()
+    assert f"schema version 9 -> {SCHEMA_VERSION}" in upgrade(url)
+    store = open_store(url, write=True)
+    with store.begin() as db:
+        means = {"noise": 0.7, "pgd": 0.3, "explanation-attack": 0.4}
+        add_explanation(db, number, "m", made_up_measures(0, means))
+        assert [row["attack"] for row in result_rows(db)] == ["pgd"]
+        rows = explanation_rows(db)
+        assert [row["against"] for row in rows] == ["clean", *means] and rows[2]["kept"] == 20
+        checks = db.execute(sa.text("SELECT name FROM v_checks WHERE attack = 'explain' ORDER BY name")).scalars().all()
+        assert checks == ["constant-map", "random-order", "random-weights"]
+    store.engine.dispose()
+
+
 def back_to_6(db: sa.Connection) -> None:
     """Make a new store one of version 6: a file of SQL like those above would not do for a server."""
-    for view in ("v_checks", "v_results"):
+    for view in ("v_checks", "v_explanations", "v_results"):
         db.execute(sa.text(f"DROP VIEW {view}"))
+    db.execute(sa.text("DROP TABLE explanation"))
     for column in ("distance_median_low", "distance_median_high", "queries", "queries_most"):
         db.execute(sa.text(f"ALTER TABLE result DROP COLUMN {column}"))
     for view in (v0004_checks.V_RESULTS, v0004_checks.V_CHECKS):

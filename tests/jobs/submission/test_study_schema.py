@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from robustlib.attacks import ATTACKS, ENSEMBLES
-from robustlib.settings import AUDIT, CERTIFY
+from robustlib.settings import AUDIT, CERTIFY, EXPLAIN
 from robustq.jobs.study.entries import StudyModel
 from robustq.jobs.study.study import Study
-from robustq.jobs.submission import validate
+from robustq.jobs.submission import explanation_params, validate
 from robustq.jobs.submission.study_schema import study_schema
 
 ROOT = Path(__file__).parents[3]
@@ -116,9 +116,13 @@ def test_it_knows_every_entry_and_every_parameter(validator):
         "grid"
     }
     attacks = properties["attacks"]["items"]
-    assert attacks["properties"]["name"]["enum"] == [*ATTACKS, *ENSEMBLES, CERTIFY, AUDIT]
+    assert attacks["properties"]["name"]["enum"] == [*ATTACKS, *ENSEMBLES, CERTIFY, AUDIT, EXPLAIN]
     for case in attacks["allOf"]:
         name, known = case["if"]["properties"]["name"]["const"], case["then"]["properties"]
+        if name == EXPLAIN:
+            own = {"method", "against", *explanation_params.measure_settings()}
+            assert known.keys() == own | {"name", "norm", "eps", "grid"}
+            continue
         radius = {"eps": 0.1} if "eps" in known else {}
         complete = validate.complete_attack(name, None, radius.get("eps"), 1, {})
         assert set(complete.params) == known.keys() - {"name", "norm", "eps", "restarts", "surrogate", "grid"}

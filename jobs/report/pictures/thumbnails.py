@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from robustlib.datasets import load
-from robustq.jobs.report.page.image_outcomes import Outcome
+from robustq.jobs.report.pictures.image_outcomes import Outcome
 from robustq.jobs.specs import DataRef
 
 MOST_SIDE = 112  # of a picture on the page; larger images are shrunk to it

@@ -1,0 +1,302 @@
+"""The section of explanations: how steady they are, under noise and attacks side by side, and their maps."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection
+
+from robustlib.checks.thresholds import FAIL
+from robustlib.metrics import CLEAN
+from robustlib.number_text import distinct
+from robustlib.settings import EXPLANATION_ATTACK, NOISE
+from robustq.jobs.errors import ArtifactError, SpecError
+from robustq.jobs.report.page.cache import PageCache
+from robustq.jobs.report.page.html_table import Cell, Table, cell, table_of, verdict_cell
+from robustq.jobs.report.page.images import Missing
+from robustq.jobs.report.page.page_model import Explanations
+from robustq.jobs.report.pictures import attribution_pictures as pictures
+from robustq.jobs.report.pictures.thumbnails import Data
+from robustq.jobs.results.aggregate import rows_by
+from robustq.jobs.results.explanations.columns import ExplanationRow
+from robustq.jobs.results.explanations.compare import ExplanationComparison, compared
+from robustq.jobs.results.explanations.stability import MAIN, in_order, method_names, stability_lines
+from robustq.jobs.results.rows import artifact_of
+from robustq.jobs.store.explanations.maps import KeptMaps, kept_maps
+from robustq.jobs.store.explanations.measures import measures_of
+from robustq.jobs.text.footnotes import numbered
+from robustq.jobs.text.numbers import eps_text
+
+ALPHA = 0.01  # below it an attack is said to do more than noise, or a model to be the steadier
+MOST_GRIDS = 12
+MOST_IMAGES = 8  # of a grid
+WORDS = {
+    "top_intersection": "top pixels in common",
+    "near_top_intersection": "the same, a pixel off",
+    "spearman": "Spearman",
+    "ssim": "SSIM",
+    "deletion": "deletion, lower is better",
+    "insertion": "insertion, higher is better",
+}
+FAULTS = {
+    "constant-map": "the map is constant on most images",
+    "random-weights": "the map hardly changes with randomised weights",
+    "random-order": "its order of pixels is no better than a random one",
+}
+TEST = "Wilcoxon's signed-rank test on the same images"
+HOW = (
+    "Top pixels are the tenth, or the share that the study names, with the largest attributions. Noise is of the "
+    "attacks' norm and size; p is of the difference between it and the attack on the explanation, by " + TEST
+)
+
+Jobs = list[list[ExplanationRow]]
+
+
+def explanations(
+    db: Connection, root: str, rows: Sequence[ExplanationRow], data: Data, cache: PageCache
+) -> Explanations | None:
+    """What the page says of explanations; None where there are none.
+
+    root: the store's artifacts.  rows: of `explanation_rows`.  data: the test split, for the classes' names.
+    cache: maps that were drawn before, filled by this call.
+    """
+    if not rows:
+        return None
+    called = method_names(rows)
+    rows = [{**row, "method": called[row["recipe"]]} for row in rows]
+    jobs = by_job(rows)
+    told = {mine[0]["job_id"]: noise_and_attack(db, mine) for mine in jobs}
+    return Explanations(
+        answers=[*beyond_noise(jobs, told), *steadier_models(db, jobs)],
+        distrusted=distrusted(jobs),
+        stability=stability_table(jobs, told),
+        measures=measures_table(rows),
+        grids=[grid for mine in jobs if (grid := kept_grid(db, root, mine, data, cache)) is not None][:MOST_GRIDS],
+    )
+
+
+def by_job(rows: Sequence[ExplanationRow]) -> Jobs:
+    return list(rows_by(rows, "sweep", "job_id").values())
+
+
+def noise_and_attack(db: Connection, job: list[ExplanationRow]) -> ExplanationComparison | None:
+    """The top pixels in common under noise, and under the attack on the explanation, of the same images; None where a
+    study leaves one out, or the store lost the images' numbers.
+    """
+    by = {row["against"]: {row["seed"]: row} for row in job if row[MAIN] is not None}
+    try:
+        return compared(db, by[NOISE], by[EXPLANATION_ATTACK]) if {NOISE, EXPLANATION_ATTACK} <= by.keys() else None
+    except SpecError:
+        return None
+
+
+def beyond_noise(jobs: Jobs, told: dict[int, ExplanationComparison | None]) -> Iterator[str]:
+    """A sentence a model: does the attack do more than noise of the same size?"""
+    for (model,), rows in rows_by([mine[0] for mine in jobs], "model").items():
+        found = {row["job_id"]: told[row["job_id"]] for row in rows if row["verdict"] != FAIL}
+        tests = {place: test for place, test in found.items() if test is not None}
+        if not tests:
+            continue
+        beyond = [test for test in tests.values() if test["p"] < ALPHA and test["difference"] < 0]
+        names = {row["job_id"]: row["method"] for row in rows}
+        if len(tests) == 1:
+            ((place, test),) = tests.items()
+            yes = "" if beyond else "no more than noise: "
+            yield (
+                f"On {model}, the explanation attack leaves {100 * test['second_mean']:.0f} % of the top pixels of "
+                f"{names[place]} where they were, noise of the same size {100 * test['first_mean']:.0f} %: "
+                f"{yes}{p_text(test['p'])}, {test['n']} images, {TEST}."
+            )
+            continue
+        lowest, highest = (
+            f"{100 * test['second_mean']:.0f} % (noise {100 * test['first_mean']:.0f} %)"
+            for test in (min(tests.values(), key=share), max(tests.values(), key=share))
+        )
+        yield (
+            f"On {model}, the explanation attack moves the top pixels more than noise of the same size in "
+            f"{len(beyond)} of {len(tests)} explanations (p below {ALPHA}, {TEST}); "
+            f"it leaves {lowest} to {highest} of them where they were."
+        )
+
+
+def share(test: ExplanationComparison) -> float:
+    return test["second_mean"]
+
+
+def steadier_models(db: Connection, jobs: Jobs) -> Iterator[str]:
+    """A sentence for each explanation and each model beside the first: which one's maps the attack moves less."""
+    attacked = [row for mine in jobs for row in mine if row["against"] == EXPLANATION_ATTACK and row[MAIN] is not None]
+    heads = ("method", "target", "norm", "eps", "recipe")
+    for key, rows in rows_by([row for row in attacked if row["verdict"] != FAIL], *heads).items():
+        (first, one), *others = rows_by(rows, "model").items()
+        for second, other in others:
+            seeds = {row["seed"] for row in one} & {row["seed"] for row in other}
+            if not seeds:
+                continue
+            pair = ({row["seed"]: row for row in some if row["seed"] in seeds} for some in (one, other))
+            try:
+                test = compared(db, *pair)
+            except SpecError:  # the store lost an outcome, which its own rows tell
+                continue
+            names = (first[0], second[0]) if test["difference"] < 0 else (second[0], first[0])
+            shares = sorted((test["first_mean"], test["second_mean"]), reverse=True)
+            apart = f"{names[0]} is the steadier" if test["p"] < ALPHA else "the two are not told apart"
+            yield (
+                f"Under the explanation attack at {key[2]} {eps_text(key[3])}, {key[0]} keeps "
+                f"{100 * shares[0]:.0f} % of its top pixels on {names[0]} and {100 * shares[1]:.0f} % on {names[1]}: "
+                f"{apart}, {p_text(test['p'])}, {test['n']} images, {TEST}."
+            )
+
+
+def p_text(p: float) -> str:
+    return "p < 1e-4" if p < 1e-4 else f"p = {distinct((p, ALPHA), 2)[0]}"
+
+
+def distrusted(jobs: Jobs) -> list[str]:
+    """Explanations whose sanity checks failed, and why."""
+    return [
+        f"{row['method']} of {row['model']} at {row['norm']} {eps_text(row['eps'])}: {in_words(row['why'] or '')}"
+        for row in (mine[0] for mine in jobs)
+        if row["verdict"] == FAIL
+    ]
+
+
+def in_words(why: str) -> str:
+    """The reasons of a row, those that are of explanations with what they mean."""
+    parts = why.split("; ")
+    return "; ".join(
+        f"{FAULTS[name]} ({part})" if (name := part.partition(" ")[0]) in FAULTS else part for part in parts
+    )
+
+
+def heads_of(rows: Sequence[Any]) -> list[str]:
+    """The columns that tell jobs apart."""
+    return ["model", "method", *(name for name in ("target", "seed") if len({row[name] for row in rows}) > 1)]
+
+
+def stability_table(jobs: Jobs, told: dict[int, ExplanationComparison | None]) -> Table | None:
+    """A line a model and method: top pixels in common under noise and attacks, and whether the attack does more."""
+    firsts = [mine[0] for mine in jobs]
+    names = [name for name in in_order([row["against"] for mine in jobs for row in mine]) if name != CLEAN]
+    marks, notes = numbered([row["why"] if row["verdict"] == FAIL else None for row in firsts])
+    lines = []
+    for mine, mark in zip(jobs, marks, strict=True):
+        row, by = mine[0], {one["against"]: one for one in mine}
+        line: dict[str, Any] = {name: row[name] for name in heads_of(firsts)}
+        line |= {"norm": row["norm"], "eps": Cell(eps_text(row["eps"]), row["eps"])}
+        line |= {f"{name} %": share_cell(by.get(name), row["verdict"]) for name in names}
+        test = told[row["job_id"]]
+        line["attack beside noise, p"] = None if test is None else Cell(p_text(test["p"])[1:].lstrip(" ="), test["p"])
+        if (attacked := by.get(EXPLANATION_ATTACK)) is not None:
+            line["class kept"] = Cell(f"{attacked['kept']} of {attacked['n']}", attacked["kept"])
+        lines.append(line | {"checks": verdict_cell(row["verdict"]), "why": mark})
+    if not notes:
+        lines = [{name: value for name, value in line.items() if name != "why"} for line in lines]
+    caption = "Top pixels in common with the map of the clean image, in percent of them, with the 95 % interval"
+    return table_of("stability", caption, lines, live=len(lines) > 12, notes=[HOW + ".", *notes])
+
+
+def share_cell(row: ExplanationRow | None, verdict: str | None) -> Cell:
+    """A mean in percent with its interval, marked where the explanation is not to be trusted."""
+    if row is None or (value := row[MAIN]) is None:
+        return Cell("")
+    low, high = row["top_intersection_low"], row["top_intersection_high"]
+    ends = "" if low is None or high is None else f" [{100 * low:.0f}, {100 * high:.0f}]"
+    if verdict == FAIL:
+        return Cell(f"not trusted ({100 * value:.0f})", value, "fail")
+    return Cell(f"{100 * value:.1f}{ends}", value)
+
+
+def measures_table(rows: Sequence[ExplanationRow]) -> Table | None:
+    """A line for each job and measure."""
+    names = in_order([row["against"] for row in rows])
+    heads = heads_of(rows)
+    lines = [
+        {name: line.job[name] for name in heads}
+        | {"norm": line.job["norm"], "eps": Cell(eps_text(line.job["eps"]), line.job["eps"])}
+        | {"measure": WORDS[line.measure]}
+        | {name: cell(None) if (found := line.cells.get(name)) is None else Cell(f"{found.value:.3f}", found.value)
+           for name in names}
+        for line in stability_lines(rows)
+    ]  # fmt: skip
+    return table_of("measures", "All measures, means over images", lines, live=True)
+
+
+def kept_grid(
+    db: Connection, root: str, job: list[ExplanationRow], data: Data, cache: PageCache
+) -> pictures.MapGrid | Missing | None:
+    """`grid_of`, drawn once; what is lost is looked for again."""
+    key = (job[0]["job_id"], title_of(job[0]), data.names)
+    if key not in cache.maps:
+        found = grid_of(db, root, job, data)
+        if not isinstance(found, pictures.MapGrid):
+            return found
+        cache.maps[key] = found
+    return cache.maps[key]
+
+
+def title_of(row: ExplanationRow) -> str:
+    return f"{row['method']} of {row['model']}, {row['norm']} {eps_text(row['eps'])}"
+
+
+def grid_of(db: Connection, root: str, job: list[ExplanationRow], data: Data) -> pictures.MapGrid | Missing | None:
+    """The maps that a job kept, as pictures; None where it kept none."""
+    found = maps_of(db, root, job, data)
+    if not isinstance(found, MapsFound):
+        return found
+    signed = pictures.is_signed(found.kept.maps)
+    images = [
+        pictures.explained_image(
+            index,
+            found.labels[place],
+            {name: values[place] for name, values in found.kept.images.items()},
+            {name: values[place] for name, values in found.kept.maps.items()},
+            found.common[place],
+            found.classes[place],
+            signed=signed,
+        )
+        for place, index in enumerate(found.kept.index.tolist())
+    ]
+    return pictures.MapGrid(found.title, tuple(images), pictures.legend(signed=signed), pictures.change_legend())
+
+
+@dataclass(frozen=True)
+class MapsFound:
+    """Images and maps that a job kept, and of each image its class by name; by what was done to it the share of top
+    pixels in common with the clean map, and what the model took it for.
+    """
+
+    title: str
+    kept: KeptMaps
+    labels: list[str]
+    common: list[dict[str, float]]
+    classes: list[dict[str, str]]
+
+
+def maps_of(db: Connection, root: str, job: list[ExplanationRow], data: Data) -> MapsFound | Missing | None:
+    """The maps that a job kept; None where it kept none."""
+    row = job[0]
+    sha256 = artifact_of(db, row["job_id"], "maps")
+    if sha256 is None:
+        return None
+    title = title_of(row)
+    again = f"robustq retry {row['job_id']}"
+    order = in_order([one["against"] for one in job])
+    try:
+        kept, columns = kept_maps(root, sha256, order, MOST_IMAGES), measures_of(db, row["job_id"])
+    except ArtifactError as error:
+        return Missing(title, f"their file {sha256[:12]} is {error.reason}", again)
+    except (OSError, NotImplementedError, ValueError, SpecError) as error:
+        return Missing(title, f"they cannot be read ({error})", again)
+    by = [
+        {name: int(np.flatnonzero((columns["index"] == index) & (columns["against"] == name))[0]) for name in order}
+        for index in kept.index.tolist()
+    ]
+    return MapsFound(
+        title,
+        kept,
+        [data.name(int(columns["label"][rows[CLEAN]])) for rows in by],
+        [{name: float(columns[MAIN][row]) for name, row in rows.items()} for rows in by],
+        [{name: data.name(int(columns["prediction"][row])) for name, row in rows.items()} for rows in by],
+    )

@@ -1,0 +1,1 @@
+"""Measures of single images, as explanation jobs store them."""

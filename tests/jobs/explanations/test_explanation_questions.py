@@ -1,0 +1,216 @@
+"""Questions to stored explanations: tables, filters, exports, and two models compared."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner, Result
+from scipy import stats
+
+from robustq import cli
+from robustq.jobs.errors import SpecError
+from robustq.jobs.results.explanations.api import explanations
+from robustq.jobs.results.explanations.compare import compare
+from robustq.jobs.results.explanations.export import EXAMPLE_TYPES, ROW_TYPES
+from robustq.jobs.results.explanations.rows import explanation_rows
+from robustq.jobs.results.explanations.stability import pivot
+from robustq.jobs.results.filters import Filters
+from robustq.jobs.statistics.explanation_means import steadier
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.explanations.measures import measures_of
+from robustq.jobs.store.schema import job
+from tests.helpers.fake_explanations import AGAINST, add_explanation, made_up_measures
+from tests.helpers.fake_results import add_result, add_sweep
+
+MEANS = {
+    "plain": {"noise": 0.6, "pgd": 0.3, "explanation-attack": 0.4},
+    "robust": {"noise": 0.6, "pgd": 0.5, "explanation-attack": 0.55},
+}
+
+
+@pytest.fixture
+def two_models(made_up: Store) -> Store:
+    """Two models with two seeds each, and an attack; the maps of a second method hardly change with the weights."""
+    with made_up.begin() as db:
+        sweep = add_sweep(db, "two")
+        for place, (model, means) in enumerate(MEANS.items()):
+            add_result(db, sweep, model, "pgd")
+            for seed in (0, 1):
+                add_explanation(db, sweep, model, made_up_measures(10 * place + seed, means), seed=seed)
+        add_explanation(db, sweep, "plain", made_up_measures(3, MEANS["plain"], alike=0.95), method="saliency")
+    return made_up
+
+
+def robustq(store: Store, *words: str) -> Result:
+    found = CliRunner().invoke(cli.main, ["--store", store.url, *words])
+    if found.exception is not None and not isinstance(found.exception, SystemExit):
+        raise found.exception
+    return found
+
+
+def test_the_two_tables_stand_one_below_the_other(two_models: Store):
+    text = robustq(two_models, "results").output
+    accuracies, _, explanations = text.partition("\n\n")
+    assert "explain" not in accuracies and accuracies.count("\n") == 3
+    head, _, *lines = explanations.splitlines()
+    assert head.split()[-6:] == ["clean", "noise", "pgd", "explanation-attack", "checks", "why"]
+    top = [line for line in lines if " top-k " in line and " near " not in line]
+    assert len(top) == 5 and re.search(r"plain +grad-cam +Linf +8/255 +0 +40 +top-k +0\.59\d \[", top[0])
+    assert sum(" kept  " in line for line in lines) == 5
+    assert re.search(r"kept +40 +40 +20 +40", explanations)
+    assert "[1] random-weights 0.95 > 0.8" in lines and "not trusted (" in top[4] and "fail" in top[4]
+    assert "explain" not in robustq(two_models, "results", "--attack", "pgd").output
+    only = robustq(two_models, "results", "--attack", "explain").output
+    assert only.startswith("sweep") and "measure" in only.splitlines()[0]
+
+
+def test_rows_are_filtered_by_their_own_columns(two_models: Store):
+    words = ("results", "--explanations", "--json", "--where", "method=grad*", "--where", "against!=clean")
+    rows = json.loads(robustq(two_models, *words, "--where", "top_intersection<0.45", "--model", "plain").output)
+    assert {(row["model"], row["against"]) for row in rows} == {("plain", "pgd"), ("plain", "explanation-attack")}
+    wrong = robustq(two_models, "results", "--explanations", "--where", "metod=lime")
+    assert wrong.exit_code == 2 and "there is no column 'metod'" in wrong.output and "'method'" in wrong.output
+    other = robustq(two_models, "results", "--explanations", "--over-seeds")
+    assert other.exit_code == 2 and other.output == (
+        "robustq: --explanations goes with filters, --pivot and --compare: leave out the other options\n"
+    )
+
+
+def test_a_pivot_has_means_over_seeds_and_nothing_that_is_not_trusted(two_models: Store):
+    with two_models.begin() as db:
+        rows = explanation_rows(db)
+        lines = {(line["model"], line["method"]): line for line in pivot(rows)}
+    for model in MEANS:
+        for against in AGAINST[1:]:
+            own = [r for r in rows if (r["model"], r["method"], r["against"]) == (model, "grad-cam", against)]
+            values = [row["top_intersection"] for row in own]
+            assert lines[model, "grad-cam"][f"{against} Linf 8/255"] == pytest.approx(np.mean(values))  # pyright: ignore
+    failed = lines["plain", "saliency"]
+    assert failed["noise Linf 8/255"] is None and failed["why"] == "random-weights 0.95 > 0.8"
+
+
+def test_two_models_are_compared_on_the_same_images(two_models: Store):
+    """Each image's mean over the seeds, by scipy's signed-rank test; Holm's correction over the three rows."""
+    with two_models.begin() as db:
+        rows = compare(db, Filters(), ("plain", "robust"))
+        jobs = {
+            (row["model"], row["seed"]): row["job_id"] for row in explanation_rows(db) if row["method"] == "grad-cam"
+        }
+        of = {place: measures_of(db, number) for place, number in jobs.items()}
+    assert [row["against"] for row in rows] == list(AGAINST[1:])
+    for row in rows:
+        one, other = (
+            np.mean(
+                [of[model, seed]["top_intersection"][of[model, seed]["against"] == row["against"]] for seed in (0, 1)],
+                0,
+            )
+            for model in MEANS
+        )
+        expected: Any = stats.wilcoxon(other - one, zero_method="pratt")
+        assert row["p"] == pytest.approx(expected.pvalue) and (row["n"], row["seeds"]) == (40, 2)
+        low, high = stats.t.interval(0.95, 39, (other - one).mean(), stats.sem(other - one))
+        found = [row[name] for name in ("first_mean", "second_mean", "difference", "difference_low", "difference_high")]
+        assert found == pytest.approx([one.mean(), other.mean(), (other - one).mean(), low, high])
+    ordered = sorted(row["p"] for row in rows)
+    assert min(row["p_holm"] for row in rows) == pytest.approx(3 * ordered[0])
+    assert rows[0]["p"] > 0.01 > rows[1]["p_holm"]  # noise does the same to both, PGD does not
+    text = robustq(two_models, "results", "--explanations", "--compare", "plain", "robust").output
+    assert "Wilcoxon's signed-rank test" in text and text.count("grad-cam") == 3
+
+
+def test_what_cannot_be_compared_is_said(two_models: Store):
+    with two_models.begin() as db:
+        with pytest.raises(SpecError, match="no explanation is of model 'plane': did you mean 'plain'"):
+            compare(db, Filters(), ("plane", "robust"))
+        sweep = add_sweep(db, "other")
+        add_explanation(db, sweep, "far", made_up_measures(0, MEANS["plain"]), method="lime")
+        with pytest.raises(SpecError, match="'plain' and 'far' have no explanation with the same method"):
+            compare(db, Filters(), ("plain", "far"))
+
+
+def test_equal_images_give_no_p_value_of_a_difference():
+    values = np.array([0.1, 0.2, np.nan, 0.4])
+    found = steadier(values, values)
+    assert (found.n, found.difference, found.p) == (3, 0.0, 1.0)
+    assert steadier(values, values + 0.1).p == pytest.approx(0.25)  # of three images that all rise
+    with pytest.raises(ValueError, match="at least one image of both"):
+        steadier(values, np.full(4, np.nan))
+
+
+def test_exports_have_the_columns_of_the_documentation(two_models: Store, tmp_path: Path):
+    text = (Path(__file__).parents[3] / "docs" / "schema.md").read_text()
+    for heading, types in (("One row a thing", ROW_TYPES), ("One row an image", EXAMPLE_TYPES)):
+        section = text.partition(f"## {heading}")[2].partition("\n## ")[0]
+        told = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", section, re.MULTILINE))
+        assert told == {name: str(kind) for name, (kind, _) in types.items()}
+    files = [tmp_path / name for name in ("rows.arrow", "rows.csv", "images.parquet")]
+    for path in files:
+        more = ["--per-example"] if path.stem == "images" else []
+        assert robustq(two_models, "export", "--explanations", *more, str(path)).exit_code == 0
+    with two_models.begin() as db:
+        rows = explanation_rows(db)
+        first = measures_of(db, rows[0]["job_id"])
+    table = pa.ipc.open_file(str(files[0])).read_all()
+    assert table.column("top_intersection").to_pylist() == [row["top_intersection"] for row in rows]
+    assert table.column("against").to_pylist() == [row["against"] for row in rows]
+    found = list(csv.DictReader(io.StringIO(files[1].read_text())))
+    assert [row["kept"] for row in found] == [str(row["kept"]) for row in rows]
+    images = pq.read_table(files[2]).to_pylist()
+    assert len(images) == 5 * 160 and images[0]["method"] == "grad-cam"
+    assert [row["ssim"] for row in images[:160]] == [None if np.isnan(v) else v for v in first["ssim"].tolist()]
+    wrong = robustq(two_models, "export", "--explanations", "--partition", "model", str(tmp_path / "f"))
+    assert wrong.exit_code == 2 and "--partition has no effect with --explanations" in wrong.output
+
+
+def test_an_attack_is_compared_with_noise_on_each_model(two_models: Store):
+    pair = ("noise", "explanation-attack")
+    with two_models.begin() as db:
+        rows = {(row["model"], row["method"]): row for row in compare(db, Filters(), pair)}
+        number = next(r["job_id"] for r in explanation_rows(db) if r["method"] == "saliency")
+        columns = measures_of(db, number)
+    assert set(rows) == {("plain", "grad-cam"), ("plain", "saliency"), ("robust", "grad-cam")}
+    one, other = (columns["top_intersection"][columns["against"] == name] for name in pair)
+    expected: Any = stats.wilcoxon(other - one, zero_method="pratt")
+    row = rows["plain", "saliency"]
+    assert (row["first"], row["second"], row["against"], row["n"]) == (*pair, None, 40)
+    assert row["p"] == pytest.approx(expected.pvalue) and row["difference"] == pytest.approx((other - one).mean())
+    text = robustq(two_models, "results", "--explanations", "--compare", *pair).output
+    assert "not trusted" in text and text.splitlines()[0].split()[:3] == ["first", "second", "model"]
+
+
+def test_the_call_from_python_has_the_same_rows(two_models: Store):
+    table = explanations(two_models.url, model="pl*", method="grad-cam", against=["noise", "pgd"], where="seed=1")
+    with two_models.begin() as db:
+        rows = [r for r in explanation_rows(db) if (r["model"], r["method"], r["seed"]) == ("plain", "grad-cam", 1)]
+    assert table.column("ssim").to_pylist() == [row["ssim"] for row in rows[1:3]]
+    images = explanations(two_models.url, method="saliency", per_example=True)
+    assert (len(images), images.column("method").unique().to_pylist()) == (160, ["saliency"])
+    found = explanations(two_models.url, compare=("plain", "robust"))
+    assert found.column("against").to_pylist() == list(AGAINST[1:])
+    assert explanations(two_models.url, model="none").num_rows == 0
+    with pytest.raises(SpecError, match="expected two names to compare"):
+        explanations(two_models.url, compare=("plain",))
+
+
+def test_one_method_with_two_options_is_two_lines(made_up: Store):
+    with made_up.begin() as db:
+        sweep = add_sweep(db, "s")
+        for steps, kept in ((5, 0.4), (50, 0.8)):
+            means = {"noise": 0.9, "pgd": 0.3, "explanation-attack": kept}
+            recipe = f"integrated-gradients(baseline=0.0, steps={steps}) under noise; share=0.1"
+            given: dict[str, Any] = {"method": "integrated-gradients"}
+            number = add_explanation(db, sweep, "m", made_up_measures(0, means), **given)
+            db.execute(sa.update(job).where(job.c.id == number).values(recipe=recipe))
+        lines = pivot(explanation_rows(db))
+    assert [(line["method"], round(line["explanation-attack Linf 8/255"], 1)) for line in lines] == [
+        ("integrated-gradients(baseline=0.0, steps=5)", 0.4),
+        ("integrated-gradients(baseline=0.0, steps=50)", 0.8),
+    ]

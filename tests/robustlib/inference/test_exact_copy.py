@@ -1,0 +1,67 @@
+"""The exact copy of a model: its bits are the model's, or it is not used."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustlib.inference.exact_copy import exact_copy, pooled_first
+from robustlib.inference.fast_copy import exact_replica
+from robustlib.losses import pick
+
+
+class Rounded(nn.Module):
+    """A network that asks what its images are, which no trace can follow."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) if x.max() <= 1 else self.net(x / 255)
+
+
+class Averaged(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.conv(x)).mean((2, 3)))
+
+
+def test_logits_and_gradients_have_the_bits_of_the_model(net: nn.Module, test: tuple[Tensor, Tensor]):
+    x, y = test[0][:150], test[1][:150]
+    exact = exact_replica(net, x[:64])
+    copy = exact_copy(exact, net, x[:64])
+    assert copy is not exact and copy.mode == "float32, as given, pooled first"
+    assert torch.equal(copy(x), exact(x))
+    for first, second in zip(exact.value_and_grad(x, pick, y), copy.value_and_grad(x, pick, y), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_the_model_itself_is_left_as_it_is(net: nn.Module, test: tuple[Tensor, Tensor]):
+    before = {name: (tensor.clone(), tensor.requires_grad) for name, tensor in net.named_parameters()}
+    exact_copy(exact_replica(net, test[0][:64]), net, test[0][:64])
+    for name, tensor in net.named_parameters():
+        assert torch.equal(tensor, before[name][0]) and tensor.requires_grad == before[name][1] and tensor.grad is None
+
+
+@pytest.mark.parametrize("wrap", [Rounded, lambda net: Averaged().eval()], ids=["untraceable", "without pooling"])
+def test_what_cannot_be_pooled_first_stays_the_model(wrap, net: nn.Module, test: tuple[Tensor, Tensor]):
+    torch.manual_seed(0)
+    model = wrap(net)
+    exact = exact_replica(model, test[0][:64])
+    assert exact_copy(exact, model, test[0][:64]) is exact
+
+
+def test_a_copy_that_differs_is_not_used(net: nn.Module, test: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch):
+    def another(model: nn.Module) -> nn.Module:
+        found = pooled_first(model)
+        with torch.no_grad():
+            next(found.parameters()).mul_(1 + 1e-6)
+        return found
+
+    monkeypatch.setattr("robustlib.inference.exact_copy.pooled_first", another)
+    exact = exact_replica(net, test[0][:64])
+    assert exact_copy(exact, net, test[0][:64]) is exact
