@@ -68,6 +68,9 @@ class Odd:
     def counters(self) -> dict[str, int]:
         return {}
 
+    def close(self) -> None:
+        """It holds nothing."""
+
 
 def program_application(place: Path, token: str | None = None) -> Starlette:
     ready = prepare(Asked(place, token=token))
