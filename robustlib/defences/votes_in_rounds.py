@@ -57,7 +57,8 @@ def decide(
     sigma: of the noise, in units of x.  radii: in L2 and units of x, rising.
     n0: votes that select the class.  n: votes in all, at most, those among them.
     alpha: the chance that anything said of an image is wrong: its class, a radius that holds, or one that was found not
-    to before its votes were at an end.
+    to before its votes were at an end. It is of one decision: who asks often enough about an image just beyond a radius
+    is told once that it holds.
     draws: the noise, for tests alone: where none are given its seed comes from the operating system. Whoever knows the
     noise beforehand can look for an image whose certificate is wrong, and find one more often than alpha.
     Raises ValueError for a radius that n votes cannot show.
