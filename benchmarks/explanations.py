@@ -144,7 +144,7 @@ def make_case(weights: Path | None, dataset: str, model: str, examples: int, siz
 @click.option("--model", default="convnet3", show_default=True)
 @click.option("--weights", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Default: fresh ones.")
 @click.option("--examples", default=200, show_default=True)
-@click.option("--few", default=20, show_default=True, help="Images of captum where it goes image by image.")
+@click.option("--few", default=16, show_default=True, help="Images of captum where it goes image by image.")
 @click.option("--same", default=4, show_default=True, help="Images whose maps of the same draws are compared.")
 @click.option("--runs", default=3, show_default=True)
 @click.option("--threads", default=2, show_default=True)
