@@ -7,6 +7,7 @@ import io
 import tokenize
 import zipfile
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Golden:
 def golden_bytes(golden: Golden) -> bytes:
     """The archive; the same golden images give the same bytes."""
     file = io.BytesIO()
-    arrays = {IMAGES: golden.images, LABELS: golden.labels, INDEX: golden.index} | golden.logits
+    arrays: dict[str, Any] = {IMAGES: golden.images, LABELS: golden.labels, INDEX: golden.index} | golden.logits
     np.savez(file, **arrays)  # numbers alone, which are no pickles
     return file.getvalue()
 

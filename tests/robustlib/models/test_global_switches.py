@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from robustlib.inference.float32_switches import FINE, PRECISIONS, switch
 from robustlib.inference.global_switches import put_back, read
-from robustlib.inference.model_modes import FINE, PRECISIONS, strict_float32, switch
+from robustlib.inference.model_modes import strict_float32
 from robustlib.models import build
 
 FACTS = {"in_channels": 1, "num_classes": 10, "image_size": (8, 8)}
