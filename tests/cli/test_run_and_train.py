@@ -38,7 +38,7 @@ def weights(path: Path, num_classes: int = 10) -> None:
 
 
 MISUSES = [
-    (["--attack", "pgdd"], "--attack: unknown attack 'pgdd', expected one of: clean, fgsm, pgd, mifgsm, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, deepfool, cw, fmn, spsa, nes, hopskipjump, noise, transfer, corruption, autoattack, certify, audit: did you mean 'pgd'?"),
+    (["--attack", "pgdd"], "--attack: unknown attack 'pgdd', expected one of: clean, fgsm, pgd, mifgsm, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, deepfool, cw, fmn, spsa, nes, hopskipjump, noise, transfer, corruption, autoattack, certify, audit, explain: did you mean 'pgd'?"),
     (["--eps", "8"], "--eps: pgd: expected eps in [0, 1] for images in [0, 1], got 8: did you mean 8/255?"),
     (["--eps=-0.1"], "--eps: pgd: expected eps of at least 0, got -0.1"),
     (["--eps", "wide"], "--eps: expected a number such as 8/255, got 'wide'"),
@@ -159,7 +159,7 @@ attacks:
 
 def test_a_study_names_file_and_line(robustq, tmp_path):
     (tmp_path / "s.yaml").write_text(STUDY)
-    line = "s.yaml:5: unknown attack 'pgdd', expected one of: clean, fgsm, pgd, mifgsm, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, deepfool, cw, fmn, spsa, nes, hopskipjump, noise, transfer, corruption, autoattack, certify, audit: did you mean 'pgd'?"
+    line = "s.yaml:5: unknown attack 'pgdd', expected one of: clean, fgsm, pgd, mifgsm, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, deepfool, cw, fmn, spsa, nes, hopskipjump, noise, transfer, corruption, autoattack, certify, audit, explain: did you mean 'pgd'?"
     for name in ("run", "submit"):
         refused(robustq(name, "s.yaml"), line)
     refused(robustq("run", "none.yaml"), "cannot read the study none.yaml: No such file or directory")
