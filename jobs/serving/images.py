@@ -90,15 +90,30 @@ def from_json(body: bytes, facts: Facts, settings: Settings) -> np.ndarray:
     rows = found.get("instances") if isinstance(found, dict) else None
     if not isinstance(rows, list):
         raise Refused(400, f'expected {{"instances": [image, ...]}}, got {kind_of(found)} without such a list')
+    if not numbers_alone(rows):  # NumPy makes texts of numbers beside a text, each as long as that one
+        raise Refused(400, "expected numbers in nested lists, got something else among them")
     try:
         array = np.asarray(rows)
     except (ValueError, OverflowError) as error:
         raise Refused(400, "expected images of one shape as nested lists, got lists of several lengths") from error
     if array.dtype.kind not in "fiu":
-        raise Refused(400, "expected numbers in nested lists, got something else among them")
+        raise Refused(400, "expected numbers in nested lists, got some that are no pixels")
     if array.ndim != 4:  # a list of images is never one image
         raise Refused(400, f"expected a list of images of shape {facts.image}, got lists of shape {brief(array.shape)}")
     return array.astype(np.float64) if array.dtype.kind in "iu" else array
+
+
+def numbers_alone(rows: list[Any]) -> bool:
+    """Whether lists within lists hold numbers and nothing else; true and false are none."""
+    waiting = [rows]
+    while waiting:
+        row = waiting.pop()
+        kinds = set(map(type, row))
+        if not kinds <= {list, int, float}:
+            return False
+        if list in kinds:
+            waiting += [part for part in row if type(part) is list]
+    return True
 
 
 def check_marks(body: bytes, facts: Facts, settings: Settings) -> None:
@@ -149,7 +164,10 @@ def from_npy(body: bytes) -> np.ndarray:
     count, data = int(np.prod(shape, dtype=object)), body[file.tell() :]
     if len(data) != count * dtype.itemsize:
         raise Refused(400, f"expected {count * dtype.itemsize} bytes of numbers, as its header says, got {len(data)}")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    try:
+        return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    except (ValueError, TypeError) as error:  # sides that no array has, beside one of 0; or True
+        raise Refused(400, f"expected an array of three or four axes, got shape {brief(shape)}") from error
 
 
 def from_picture(body: bytes, kind: str, facts: Facts, settings: Settings) -> np.ndarray:

@@ -187,6 +187,8 @@ def test_an_array_of_anything_else_is_one_line(array, line):
         (b'{"instances": [[[[null]]]]}', "expected numbers in nested lists"),
         (b'{"instances": [[[[true]]]]}', "expected numbers in nested lists"),
         (b'{"instances": [[[[{}]]]]}', "expected numbers in nested lists"),
+        (b'{"instances": [[[[0.5, true]]]]}', "expected numbers in nested lists"),
+        (b'{"instances": [[[[0.5, "0.5"]]]]}', "expected numbers in nested lists"),
         (b'{"instances": [[[[' + b"1" * 400 + b"]]]]}", "expected numbers in nested lists"),
         (b'{"instances": [[[[1e999]]]]}', "got an array of shape (1, 1, 1, 1)"),
         (b'{"instances": [{"b64": "QUJD"}]}', "expected numbers in nested lists"),
@@ -244,13 +246,15 @@ def header(text: str, version: int = 1) -> bytes:
         header("{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 3, 6, 5)}\n") + bytes(90),
         header("{'descr': '|u1', 'fortran_order': False, 'shape': (%s, 3, 6, 5)}\n" % ("9" * 300)),
         header("{'descr': '|u1', 'fortran_order': 1, 'shape': ()}\n"),
+        header("{'descr': '|u1', 'fortran_order': False, 'shape': (%s, 0, 6, 5)}\n" % ("9" * 30)),
+        header("{'descr': '|u1', 'fortran_order': False, 'shape': (True, 3, 6, 5)}\n") + bytes(90),
         header("__import__('os').getpid()\n"),
         header("(" * 900),
         header("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1, 3, 6, 5)}\n") + bytes(360),
         header("{}", version=2), header("x" * 5000, version=2), header("{}", version=3), header("{}", version=9),
         b"\x93NUMPY", b"\x93NUMPY\x01\x00\xff\xff", b"\x93NUMPY\x02\x00\xff\xff\xff\xff",
     ],
-    ids=range(15),
+    ids=range(17),
 )  # fmt: skip
 def test_a_header_that_lies_is_one_line_and_takes_no_memory(body):
     with taking_less_than(2**20):
@@ -325,6 +329,17 @@ def test_lists_without_end_cost_no_memory():
             assert refusal(short, JSON, settings=settings)[0] == 400
     assert refusal(b"[" * most, JSON, settings=settings)[0] == 413
     assert refusal(b"[" * SHORT_BYTES, JSON)[0] == 400
+
+
+@pytest.mark.parametrize(("letters", "numbers"), [(60_000, 30_000), (1_000_000, 1000)])
+def test_a_text_among_the_numbers_costs_no_memory(letters, numbers):
+    """As an array of texts the short body of them would take seven gigabytes."""
+    body = b'{"instances": ["' + b"a" * letters + b'"' + b",1" * numbers + b"]}"
+    facts = replace(FACTS, image=(3, 32, 32))
+    with taking_less_than(20 * len(body)):
+        status, line = refusal(body, JSON, facts=facts, settings=Settings())
+    assert len(body) <= most_bytes(JSON, facts, Settings())
+    assert (status, line) == (400, "expected numbers in nested lists, got something else among them")
 
 
 def test_more_images_than_a_request_may_have_are_refused():
