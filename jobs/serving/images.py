@@ -2,13 +2,14 @@
 
 import io
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from robustlib.datasets.decoding import TURNS, fitted, has_frames, orientation
+from robustlib.datasets.decoding import TURNS, fitted, has_frames, orientation, resized
 from robustlib.packages.golden import as_floats
 from robustq.jobs.serving.facts import Facts
 from robustq.jobs.serving.refusals import Refused
@@ -199,7 +200,14 @@ def check_header(picture: Image.Image, form: str, facts: Facts, settings: Settin
     (width, height), (_, rows, columns) = picture.size, facts.image
     if facts.resizes and width * height > settings.most_pixels:
         raise Refused(413, f"expected a picture of at most {settings.most_pixels} pixels, got {width} x {height}")
-    if not facts.resizes and (width, height) != (columns, rows):
+    if facts.resizes and math.prod(found := resized(width, height, facts.reading)) > settings.most_pixels:
+        raise Refused(  # a thin one becomes very long where its shorter side is resized
+            413,
+            f"expected a picture of at most {settings.most_pixels} pixels, also when it is resized, got "
+            f"{width} x {height}, which becomes {found[0]} x {found[1]}",
+        )
+    lying = facts.reading.exif_transpose and (height, width) == (columns, rows)  # until it is turned
+    if not facts.resizes and (width, height) != (columns, rows) and not lying:
         raise Refused(
             400,
             f"expected a picture of {columns} x {rows} pixels (width x height), got {width} x {height}: "
@@ -207,6 +215,8 @@ def check_header(picture: Image.Image, form: str, facts: Facts, settings: Settin
         )
     if form == "PNG" and has_frames(picture):
         raise Refused(400, "expected one picture, got several frames")
+    if any("16" in str(tile[3]) for tile in getattr(picture, "tile", ())):  # of which Pillow drops the lower half
+        raise Refused(400, "expected a picture of 8 bits a channel, got one of 16")
 
 
 def shaped(picture: Image.Image, facts: Facts) -> Image.Image:
@@ -217,8 +227,12 @@ def shaped(picture: Image.Image, facts: Facts) -> Image.Image:
 
 
 def plain(picture: Image.Image) -> Image.Image:
-    """Without a palette, which cannot be resized."""
-    return picture.convert("RGBA" if "transparency" in picture.info else "RGB") if picture.mode == "P" else picture
+    """Without a palette or single bits, which are resized without smoothing; a colour that is transparent as alpha."""
+    clear = "transparency" in picture.info
+    modes = {"P": "RGBA" if clear else "RGB", "1": "LA" if clear else "L"} | (
+        {"L": "LA", "RGB": "RGBA"} if clear else {}
+    )
+    return picture.convert(modes[picture.mode]) if picture.mode in modes else picture
 
 
 def as_colours(picture: Image.Image, channels: int) -> Image.Image:
@@ -229,11 +243,9 @@ def as_colours(picture: Image.Image, channels: int) -> Image.Image:
     found = plain(picture)
     if found.mode in ("RGBA", "LA") and found.getextrema()[-1][0] == 255:  # pyright: ignore (a pair for each band)
         found = found.convert(found.mode[:-1])
-    elif found.mode == "1":
-        found = found.convert("L")
     if found.mode != want:
         colours = {"L": "grey", "RGB": "RGB"}[want]
-        raise Refused(400, f"expected a picture in {colours}, 8 bits, without transparency, got mode {picture.mode}")
+        raise Refused(400, f"expected a picture in {colours}, 8 bits, without transparency, got mode {found.mode}")
     return found
 
 
