@@ -94,6 +94,17 @@ def test_channels_last_are_asked_for(port):
     )
 
 
+def test_what_nobody_thought_of_is_one_line_and_counted(monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object) -> None:
+        raise MemoryError("a secret")
+
+    monkeypatch.setattr("robustq.jobs.serving.application.read_images", broken)
+    with running(make_application(Colours(), FACTS)) as port:
+        found = ask(port, "/predict", npy(X), "application/x-npy")
+        assert found.status == 500 and line_of(found) == "the server failed on this request: its log says why"
+        assert numbers(port)["robustq_requests_total 500"] == 1
+
+
 def test_a_request_keeps_the_id_that_it_came_with(port):
     for given, kept in (("a-b.1", True), ("x" * 65, False), ("a b", False), ('"', False)):
         found = ask(port, "/predict", npy(X), "application/x-npy", X_Request_Id=given)
