@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 
 from robustq.jobs.serving.answers import ABSTAINED, Answer, Certificate
 from robustq.jobs.serving.application import make_application
-from robustq.jobs.serving.server import doors
+from robustq.jobs.serving.server import Calm, doors
 from robustq.jobs.serving.settings import Settings
 from tests.helpers.served import (
     CLASSES,
@@ -196,6 +196,34 @@ def test_bodies_of_all_clients_share_their_room():
         assert "the bodies of other requests take all the memory" in line_of(found)
         slow.close()
         until(lambda: room.taken == 0)
+
+
+def is_closed(connection: socket.socket) -> bool:
+    connection.settimeout(0.01)
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def test_connections_that_are_too_many_are_closed_as_they_come(monkeypatch: pytest.MonkeyPatch):
+    """So that a process never runs out of files, of which asyncio writes a traceback each time."""
+    monkeypatch.setattr(Calm, "most", 20)
+    with running(make_application(Colours(), FACTS)) as port:
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
+        until(lambda: sum(map(is_closed, idle)) == 40)
+        for each in idle:
+            each.close()
+        until(lambda: ask_or_none(port) == 200)
+
+
+def ask_or_none(port: int) -> int | None:
+    try:
+        return ask(port, "/health").status
+    except OSError:
+        return None
 
 
 def test_the_card_is_given_in_both_forms(port):
