@@ -163,7 +163,7 @@ def make_application(
     application = Starlette(
         routes=[*service.routes(), *routes],
         middleware=[Middleware(Measured, metrics=service.metrics), *doors],
-        exception_handlers={Refused: refused, HTTPException: unknown, Gone: gone},
+        exception_handlers={Refused: refused, HTTPException: unknown, Gone: gone, Exception: failed},
         lifespan=alive,
     )
     application.state.service = service
@@ -217,6 +217,11 @@ async def unknown(request: Request, error: Exception) -> Response:
         line = f"{place}: expected {allowed}, got {request.method[:20]}" if allowed else f"{place}: {error.detail}"
     said = {"error": line, "request": id_of(request)}
     return as_json(said, request, error.status_code, headers=error.headers)
+
+
+async def failed(request: Request, error: Exception) -> Response:
+    """Of what nobody thought of: the traceback goes to the server's log."""
+    return await refused(request, Refused(500, "the server failed on this request: its log says why"))
 
 
 async def gone(request: Request, error: Exception) -> Response:

@@ -135,13 +135,17 @@ class Batcher:
             return batch
 
     def work(self, batch: list[Waiting]) -> None:
-        images = batch[0].images if len(batch) == 1 else np.concatenate([item.images for item in batch])
         start = time.monotonic()
         try:
+            images = batch[0].images if len(batch) == 1 else np.concatenate([item.images for item in batch])
             answers = self.ask(images)
         except Exception:  # whatever an engine raises: the server lives on
-            LOGGER.exception("the engine failed on %d images", len(images))
-            deliver([(item, Refused(500, FAILED)) for item in batch])
+            if len(batch) > 1:  # the others are not to suffer for the images of one
+                for item in batch:
+                    self.work([item])
+                return
+            LOGGER.exception("the engine failed on %d images", len(batch[0].images))
+            deliver([(batch[0], Refused(500, FAILED))])
             return
         self.seconds = 0.8 * self.seconds + 0.2 * (time.monotonic() - start) / len(images)
         self.metrics.batch(len(images))

@@ -2,13 +2,14 @@
 
 import io
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from robustlib.datasets.decoding import TURNS, fitted, has_frames, orientation
+from robustlib.datasets.decoding import TURNS, fitted, has_frames, orientation, resized
 from robustlib.packages.golden import as_floats
 from robustq.jobs.serving.facts import Facts
 from robustq.jobs.serving.refusals import Refused
@@ -90,15 +91,30 @@ def from_json(body: bytes, facts: Facts, settings: Settings) -> np.ndarray:
     rows = found.get("instances") if isinstance(found, dict) else None
     if not isinstance(rows, list):
         raise Refused(400, f'expected {{"instances": [image, ...]}}, got {kind_of(found)} without such a list')
+    if not numbers_alone(rows):  # NumPy makes texts of numbers beside a text, each as long as that one
+        raise Refused(400, "expected numbers in nested lists, got something else among them")
     try:
         array = np.asarray(rows)
     except (ValueError, OverflowError) as error:
         raise Refused(400, "expected images of one shape as nested lists, got lists of several lengths") from error
     if array.dtype.kind not in "fiu":
-        raise Refused(400, "expected numbers in nested lists, got something else among them")
+        raise Refused(400, "expected numbers in nested lists, got some that are no pixels")
     if array.ndim != 4:  # a list of images is never one image
         raise Refused(400, f"expected a list of images of shape {facts.image}, got lists of shape {brief(array.shape)}")
     return array.astype(np.float64) if array.dtype.kind in "iu" else array
+
+
+def numbers_alone(rows: list[Any]) -> bool:
+    """Whether lists within lists hold numbers and nothing else; true and false are none."""
+    waiting = [rows]
+    while waiting:
+        row = waiting.pop()
+        kinds = set(map(type, row))
+        if not kinds <= {list, int, float}:
+            return False
+        if list in kinds:
+            waiting += [part for part in row if type(part) is list]
+    return True
 
 
 def check_marks(body: bytes, facts: Facts, settings: Settings) -> None:
@@ -149,7 +165,10 @@ def from_npy(body: bytes) -> np.ndarray:
     count, data = int(np.prod(shape, dtype=object)), body[file.tell() :]
     if len(data) != count * dtype.itemsize:
         raise Refused(400, f"expected {count * dtype.itemsize} bytes of numbers, as its header says, got {len(data)}")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    try:
+        return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    except (ValueError, TypeError) as error:  # sides that no array has, beside one of 0; or True
+        raise Refused(400, f"expected an array of three or four axes, got shape {brief(shape)}") from error
 
 
 def from_picture(body: bytes, kind: str, facts: Facts, settings: Settings) -> np.ndarray:
@@ -181,7 +200,14 @@ def check_header(picture: Image.Image, form: str, facts: Facts, settings: Settin
     (width, height), (_, rows, columns) = picture.size, facts.image
     if facts.resizes and width * height > settings.most_pixels:
         raise Refused(413, f"expected a picture of at most {settings.most_pixels} pixels, got {width} x {height}")
-    if not facts.resizes and (width, height) != (columns, rows):
+    if facts.resizes and math.prod(found := resized(width, height, facts.reading)) > settings.most_pixels:
+        raise Refused(  # a thin one becomes very long where its shorter side is resized
+            413,
+            f"expected a picture of at most {settings.most_pixels} pixels, also when it is resized, got "
+            f"{width} x {height}, which becomes {found[0]} x {found[1]}",
+        )
+    lying = facts.reading.exif_transpose and (height, width) == (columns, rows)  # until it is turned
+    if not facts.resizes and (width, height) != (columns, rows) and not lying:
         raise Refused(
             400,
             f"expected a picture of {columns} x {rows} pixels (width x height), got {width} x {height}: "
@@ -189,6 +215,8 @@ def check_header(picture: Image.Image, form: str, facts: Facts, settings: Settin
         )
     if form == "PNG" and has_frames(picture):
         raise Refused(400, "expected one picture, got several frames")
+    if any("16" in str(tile[3]) for tile in getattr(picture, "tile", ())):  # of which Pillow drops the lower half
+        raise Refused(400, "expected a picture of 8 bits a channel, got one of 16")
 
 
 def shaped(picture: Image.Image, facts: Facts) -> Image.Image:
@@ -199,8 +227,12 @@ def shaped(picture: Image.Image, facts: Facts) -> Image.Image:
 
 
 def plain(picture: Image.Image) -> Image.Image:
-    """Without a palette, which cannot be resized."""
-    return picture.convert("RGBA" if "transparency" in picture.info else "RGB") if picture.mode == "P" else picture
+    """Without a palette or single bits, which are resized without smoothing; a colour that is transparent as alpha."""
+    clear = "transparency" in picture.info
+    modes = {"P": "RGBA" if clear else "RGB", "1": "LA" if clear else "L"} | (
+        {"L": "LA", "RGB": "RGBA"} if clear else {}
+    )
+    return picture.convert(modes[picture.mode]) if picture.mode in modes else picture
 
 
 def as_colours(picture: Image.Image, channels: int) -> Image.Image:
@@ -211,11 +243,9 @@ def as_colours(picture: Image.Image, channels: int) -> Image.Image:
     found = plain(picture)
     if found.mode in ("RGBA", "LA") and found.getextrema()[-1][0] == 255:  # pyright: ignore (a pair for each band)
         found = found.convert(found.mode[:-1])
-    elif found.mode == "1":
-        found = found.convert("L")
     if found.mode != want:
         colours = {"L": "grey", "RGB": "RGB"}[want]
-        raise Refused(400, f"expected a picture in {colours}, 8 bits, without transparency, got mode {picture.mode}")
+        raise Refused(400, f"expected a picture in {colours}, 8 bits, without transparency, got mode {found.mode}")
     return found
 
 

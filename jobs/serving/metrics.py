@@ -75,11 +75,18 @@ class Measured:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start = time.perf_counter()
+        start, begun = time.perf_counter(), False
 
         async def told(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 self.metrics.answered(message["status"], time.perf_counter() - start)
             await send(message)
 
-        await self.app(scope, receive, told)
+        try:
+            await self.app(scope, receive, told)
+        except Exception:
+            if not begun:  # the 500 is sent from outside
+                self.metrics.answered(500, time.perf_counter() - start)
+            raise

@@ -6,6 +6,7 @@ other than the server's own.
 
 import io
 import json
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -26,6 +27,7 @@ from robustq.jobs.packages.card_text import percent, row_words, trusted
 from robustq.jobs.packages.monitoring_text import flagged_text
 from robustq.jobs.packages.stored_numbers import attack_words
 from robustq.jobs.serving.settings import Settings
+from robustq.jobs.text.safe_text import brief
 from robustq.jobs.web import access_token
 
 POLICY = "; ".join(
@@ -44,6 +46,7 @@ HEADERS = access_token.HEADERS | {"Content-Security-Policy": POLICY}
 SIGMAS = (0.02, 0.05, 0.1, 0.15, 0.25, 0.5)  # of the noise that the page adds, in units of images in [0, 1]
 COPIES, VOTED_COPIES = 16, 4  # of the image, for each sigma; the latter where each answer is a vote itself
 NPY = "application/x-npy"
+NUMBER = re.compile(r"[0-9]{1,9}")  # of more digits Python reads no number
 
 
 @dataclass(frozen=True)
@@ -90,16 +93,16 @@ def page_routes(package: Package, settings: Settings, *, mode: str, votes: bool)
         return Response(script(), headers=HEADERS, media_type="text/javascript")
 
     def picture(request: Request) -> Response:
-        number = int(request.path_params["number"])
-        if (data := pictures.png(number)) is None:
-            return PlainTextResponse(f"there is no golden image {number} to draw\n", 404, HEADERS)
+        number = request.path_params["number"]
+        if not NUMBER.fullmatch(number) or (data := pictures.png(int(number))) is None:
+            return PlainTextResponse(f"there is no golden image {brief(number, 40)} to draw\n", 404, HEADERS)
         return Response(data, headers=HEADERS, media_type="image/png")
 
     return [
         Route("/", page),
         Route("/page/page.css", styles),
         Route("/page/page.js", code),
-        Route("/page/golden/{number:int}.png", picture),
+        Route("/page/golden/{number}.png", picture),
     ]
 
 

@@ -34,6 +34,9 @@ from robustq.jobs.web.server_limits import Patient
 COMMAND = "robustq serve"
 CLOSED = f"Expected the token that {COMMAND} has, as in Authorization: Bearer TOKEN.\n"
 CONNECTIONS = 800  # at once; beyond them, 503: a process may have 1,024 files open
+SPARE = 60  # more that are told so; beyond them, a connection is closed as it comes
+ACCEPTED = 16  # connections taken up before those that came last are looked at: as many files are open for a moment
+BACKLOG = 2048  # that wait in the system until they are taken up
 LAST_SECONDS = 0.3  # in which who asks a server that ends is told so, before its connection is closed
 
 
@@ -111,6 +114,12 @@ class Calm(Patient):
     """Connections whose requests may take as long as the model does; their bodies have a limit of their own."""
 
     asking = 30.0
+    most = CONNECTIONS + SPARE
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > self.most:
+            transport.abort()
 
 
 class Draining(uvicorn.Server):
@@ -119,6 +128,11 @@ class Draining(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service):
         super().__init__(config)
         self.service = service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in sockets or []:
+            listening.listen(BACKLOG)  # asyncio has shortened it to what it takes up at once
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.service.stop_taking()
@@ -139,6 +153,7 @@ def server_of(application: Starlette) -> Draining:
         proxy_headers=False,  # who asks is who is connected, whatever a header says
         lifespan="on",
         limit_concurrency=CONNECTIONS,
+        backlog=ACCEPTED,
         timeout_keep_alive=30,
     )
     return Draining(config, application.state.service)

@@ -28,13 +28,20 @@ IMAGES, UNDER_NOISE, FLAGGED, CLIENTS = "images", "under-noise", "flagged", "cli
 Ask = Callable[[np.ndarray], np.ndarray]
 
 
+class Handler(RotatingFileHandler):
+    """Tells whoever writes of a file that cannot be written: logging's own prints a traceback for each line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
+
+
 class SignalLog:
     """A file of JSON lines, one for each image that was flagged; two files of this size at most, the older beside it
-    with the ending `.1`.
+    with the ending `.1`. Writing raises OSError where that is impossible.
     """
 
     def __init__(self, place: Path, most_bytes: int = LOG_BYTES):
-        self.handler = RotatingFileHandler(place, maxBytes=most_bytes, backupCount=1, encoding="utf-8", delay=True)
+        self.handler = Handler(place, maxBytes=most_bytes, backupCount=1, encoding="utf-8", delay=True)
 
     def write(self, **line: object) -> None:
         text = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds")} | line)

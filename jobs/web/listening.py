@@ -39,7 +39,7 @@ def host_allowed(header: str, *, anywhere: bool) -> bool:
     if found is None:
         return False
     name = found[1].lower()
-    if name in NAMES:
+    if name in NAMES or is_loopback(name.strip("[]")):  # such as 127.0.0.2, which --host may say
         return True
     return anywhere and (
         is_address(name.strip("[]")) or name in (socket.gethostname().lower(), socket.getfqdn().lower())

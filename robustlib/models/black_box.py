@@ -145,7 +145,7 @@ def endpoint(
     def ask(x: Tensor) -> list[Any]:
         images = x if layout == "CHW" else x.permute(0, 2, 3, 1)
         answers: list[Any] = []
-        for chunk in images.split(batch_size):
+        for chunk in images.split(batch_size) if len(images) else ():  # servers refuse a request without images
             data = json.dumps({"instances": chunk.tolist()}).encode()
             most = most_bytes(len(chunk), num_classes)
             body = post(url, data, timeout=timeout, retries=retries, backoff=backoff, most=most)

@@ -224,7 +224,9 @@ def test_the_store_is_left_as_it_was(made_up, file, client):
     assert (file.read_bytes(), file.stat().st_mtime_ns) == (before, when)
 
 
-@pytest.mark.parametrize("host", ["localhost", "localhost:8501", "127.0.0.1:8501", "[::1]:8501", "LOCALHOST"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:8501", "127.0.0.1:8501", "[::1]:8501", "LOCALHOST", "127.0.0.2:8501"]
+)
 def test_loopback_names_are_answered(host):
     assert host_allowed(host, anywhere=False)
 

@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 
 from robustq.jobs.serving.answers import ABSTAINED, Answer, Certificate
 from robustq.jobs.serving.application import make_application
-from robustq.jobs.serving.server import doors
+from robustq.jobs.serving.server import Calm, doors
 from robustq.jobs.serving.settings import Settings
 from tests.helpers.served import (
     CLASSES,
@@ -92,6 +92,17 @@ def test_channels_last_are_asked_for(port):
     assert "expected ?layout=CHW or ?layout=HWC, got 'x'" in line_of(
         ask(port, "/predict?layout=x", npy(X), "image/png")
     )
+
+
+def test_what_nobody_thought_of_is_one_line_and_counted(monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object) -> None:
+        raise MemoryError("a secret")
+
+    monkeypatch.setattr("robustq.jobs.serving.application.read_images", broken)
+    with running(make_application(Colours(), FACTS)) as port:
+        found = ask(port, "/predict", npy(X), "application/x-npy")
+        assert found.status == 500 and line_of(found) == "the server failed on this request: its log says why"
+        assert numbers(port)["robustq_requests_total 500"] == 1
 
 
 def test_a_request_keeps_the_id_that_it_came_with(port):
@@ -185,6 +196,34 @@ def test_bodies_of_all_clients_share_their_room():
         assert "the bodies of other requests take all the memory" in line_of(found)
         slow.close()
         until(lambda: room.taken == 0)
+
+
+def is_closed(connection: socket.socket) -> bool:
+    connection.settimeout(0.01)
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def test_connections_that_are_too_many_are_closed_as_they_come(monkeypatch: pytest.MonkeyPatch):
+    """So that a process never runs out of files, of which asyncio writes a traceback each time."""
+    monkeypatch.setattr(Calm, "most", 20)
+    with running(make_application(Colours(), FACTS)) as port:
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
+        until(lambda: sum(map(is_closed, idle)) == 40)
+        for each in idle:
+            each.close()
+        until(lambda: ask_or_none(port) == 200)
+
+
+def ask_or_none(port: int) -> int | None:
+    try:
+        return ask(port, "/health").status
+    except OSError:
+        return None
 
 
 def test_the_card_is_given_in_both_forms(port):

@@ -144,6 +144,35 @@ def test_answers_that_cannot_be_right_are_500(short, nan, log: pytest.LogCapture
         assert send(port, some_images(3)).status == 500
 
 
+class Allergic(Colours):
+    """Gives no numbers for all images of a batch in which one is black."""
+
+    def answer(self, images):
+        found = super().answer(images)
+        if not images.any(axis=(1, 2, 3)).all():
+            for one in found:
+                one.scores[:] = np.nan
+        return found
+
+
+def test_one_that_the_model_fails_on_costs_the_others_nothing(log: pytest.LogCaptureFixture):
+    engine, black = Allergic(), np.zeros_like(some_images(1))
+    with served(engine, batch_size=8, batch_seconds=0) as (port, batcher), ThreadPoolExecutor(4) as clients:
+        engine.open.clear()
+        first = clients.submit(send, port, some_images(1))
+        until(lambda: engine.sizes == [1])
+        asked = [
+            clients.submit(send, port, images) for images in (some_images(2, seed=1), black, some_images(1, seed=2))
+        ]
+        until(lambda: batcher.images == 4)
+        engine.open.set()
+        assert [each.result().status for each in (first, *asked)] == [200, 200, 500, 200]
+        assert np.array_equal(scores(asked[0].result()), means(some_images(2, seed=1)))
+        assert np.array_equal(scores(asked[2].result()), means(some_images(1, seed=2)))
+    assert engine.sizes[:2] == [1, 4] and sorted(engine.sizes[2:]) == [1, 1, 2]
+    assert [record.getMessage() for record in log.records] == ["the engine failed on 1 images"]
+
+
 class Blind:
     """Watches nothing, and fails at it."""
 

@@ -113,6 +113,32 @@ def test_a_picture_that_can_be_looked_through_is_refused():
     assert refusal(picture(veiled), PNG)[1].endswith("got mode RGBA")
 
 
+def scan_lines(depth: int, kind: int, values: bytes, clear: bytes = b"") -> bytes:
+    """A PNG of 5 x 6 pixels that all have these bytes. clear: of the colour that is transparent."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 6, depth, kind, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress((b"\0" + 5 * values) * 6))
+    return b"\x89PNG\r\n\x1a\n" + head + (chunk(b"tRNS", clear) if clear else b"") + data + chunk(b"IEND", b"")
+
+
+def test_a_colour_that_hides_what_has_it_is_transparency():
+    """One that no pixel has is dropped, as alpha that hides nothing."""
+    body = scan_lines(8, 2, b"\7\7\7", clear=struct.pack(">HHH", 7, 7, 7))
+    assert refusal(body, PNG)[1] == "expected a picture in RGB, 8 bits, without transparency, got mode RGBA"
+    grey = replace(FACTS, image=(1, 6, 5))
+    assert refusal(scan_lines(8, 0, b"\7", clear=b"\0\7"), PNG, facts=grey)[1].endswith("got mode LA")
+    for body, facts in (
+        (scan_lines(8, 2, b"\7\7\7", clear=struct.pack(">HHH", 7, 7, 8)), FACTS),
+        (scan_lines(8, 0, b"\7", clear=b"\0\x08"), grey),
+    ):
+        assert np.array_equal(read(body, PNG, facts=facts), np.full((1, *facts.image), 7, np.float32) / np.float32(255))
+
+
+def test_a_picture_of_16_bits_is_refused_rather_than_cut_to_8():
+    grey = replace(FACTS, image=(1, 6, 5))
+    for body, facts in ((scan_lines(16, 2, b"\7\xff" * 3), FACTS), (scan_lines(16, 0, b"\7\xff"), grey)):
+        assert refusal(body, PNG, facts=facts) == (400, "expected a picture of 8 bits a channel, got one of 16")
+
+
 @pytest.mark.parametrize(
     ("reading", "size"),
     [(Reading(size=(6, 5)), (40, 31)), (Reading(size=8, crop=None), (8, 8)), (Reading(size=7, crop=5), (20, 33))],
@@ -127,6 +153,24 @@ def test_pictures_are_resized_as_the_data_set_was(reading, size):
     assert np.array_equal(read(body, PNG, facts=replace(FACTS, image=side, reading=reading))[0], expected)
 
 
+def test_single_bits_are_resized_as_those_of_the_data_set():
+    """As grey values, smoothed: Pillow takes the nearest bit otherwise."""
+    reading, side = Reading(size=(6, 5)), (1, 6, 5)
+    body = picture(some_images(8).reshape(1, 40, 18)[:, :, :17] // 128 * 255, mode="1")
+    expected = decode(body, "it", Form("L", side), reading).astype(np.float32) / np.float32(255)
+    assert len(np.unique(expected)) > 2
+    assert np.array_equal(read(body, PNG, facts=replace(FACTS, image=side, reading=reading))[0], expected)
+
+
+def test_a_thin_picture_is_refused_before_it_becomes_long():
+    """Its shorter side would become 224, its longer one 44,800,000."""
+    facts = replace(FACTS, image=(3, 224, 224), reading=Reading(size=224, crop=224))
+    for size, becomes in (((1, 200_000), "224 x 44800000"), ((200_000, 1), "44800000 x 224")):
+        with taking_less_than(2**20):
+            status, line = refusal(png(*size), PNG, facts=facts)
+        assert status == 413 and line.endswith(f"got {size[0]} x {size[1]}, which becomes {becomes}")
+
+
 def test_a_picture_is_turned_only_where_the_card_says_so():
     exif = Image.Exif()
     exif[0x0112] = 3
@@ -134,6 +178,15 @@ def test_a_picture_is_turned_only_where_the_card_says_so():
     assert np.array_equal(read(body, PNG), FLOATS[:1])
     turned = read(body, PNG, facts=replace(FACTS, reading=Reading(exif_transpose=True)))
     assert np.array_equal(turned, FLOATS[:1, :, ::-1, ::-1])
+
+
+def test_a_picture_that_lies_on_its_side_has_the_size_that_it_is_turned_to():
+    facts, exif = replace(FACTS, reading=Reading(exif_transpose=True)), Image.Exif()
+    exif[0x0112] = 6
+    lying = np.rot90(X[0], axes=(1, 2))
+    assert np.array_equal(read(picture(lying, exif=exif), PNG, facts=facts), FLOATS[:1])
+    for body in (picture(lying), picture(X[0], exif=exif)):
+        assert refusal(body, PNG, facts=facts)[1].endswith("becomes (3, 6, 5), got one that becomes (3, 5, 6)")
 
 
 def test_another_size_is_refused_unless_the_card_says_how_to_resize():
@@ -187,6 +240,8 @@ def test_an_array_of_anything_else_is_one_line(array, line):
         (b'{"instances": [[[[null]]]]}', "expected numbers in nested lists"),
         (b'{"instances": [[[[true]]]]}', "expected numbers in nested lists"),
         (b'{"instances": [[[[{}]]]]}', "expected numbers in nested lists"),
+        (b'{"instances": [[[[0.5, true]]]]}', "expected numbers in nested lists"),
+        (b'{"instances": [[[[0.5, "0.5"]]]]}', "expected numbers in nested lists"),
         (b'{"instances": [[[[' + b"1" * 400 + b"]]]]}", "expected numbers in nested lists"),
         (b'{"instances": [[[[1e999]]]]}', "got an array of shape (1, 1, 1, 1)"),
         (b'{"instances": [{"b64": "QUJD"}]}', "expected numbers in nested lists"),
@@ -244,13 +299,15 @@ def header(text: str, version: int = 1) -> bytes:
         header("{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 3, 6, 5)}\n") + bytes(90),
         header("{'descr': '|u1', 'fortran_order': False, 'shape': (%s, 3, 6, 5)}\n" % ("9" * 300)),
         header("{'descr': '|u1', 'fortran_order': 1, 'shape': ()}\n"),
+        header("{'descr': '|u1', 'fortran_order': False, 'shape': (%s, 0, 6, 5)}\n" % ("9" * 30)),
+        header("{'descr': '|u1', 'fortran_order': False, 'shape': (True, 3, 6, 5)}\n") + bytes(90),
         header("__import__('os').getpid()\n"),
         header("(" * 900),
         header("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1, 3, 6, 5)}\n") + bytes(360),
         header("{}", version=2), header("x" * 5000, version=2), header("{}", version=3), header("{}", version=9),
         b"\x93NUMPY", b"\x93NUMPY\x01\x00\xff\xff", b"\x93NUMPY\x02\x00\xff\xff\xff\xff",
     ],
-    ids=range(15),
+    ids=range(17),
 )  # fmt: skip
 def test_a_header_that_lies_is_one_line_and_takes_no_memory(body):
     with taking_less_than(2**20):
@@ -325,6 +382,17 @@ def test_lists_without_end_cost_no_memory():
             assert refusal(short, JSON, settings=settings)[0] == 400
     assert refusal(b"[" * most, JSON, settings=settings)[0] == 413
     assert refusal(b"[" * SHORT_BYTES, JSON)[0] == 400
+
+
+@pytest.mark.parametrize(("letters", "numbers"), [(60_000, 30_000), (1_000_000, 1000)])
+def test_a_text_among_the_numbers_costs_no_memory(letters, numbers):
+    """As an array of texts the short body of them would take seven gigabytes."""
+    body = b'{"instances": ["' + b"a" * letters + b'"' + b",1" * numbers + b"]}"
+    facts = replace(FACTS, image=(3, 32, 32))
+    with taking_less_than(20 * len(body)):
+        status, line = refusal(body, JSON, facts=facts, settings=Settings())
+    assert len(body) <= most_bytes(JSON, facts, Settings())
+    assert (status, line) == (400, "expected numbers in nested lists, got something else among them")
 
 
 def test_more_images_than_a_request_may_have_are_refused():

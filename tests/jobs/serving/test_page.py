@@ -70,8 +70,9 @@ def test_golden_images_are_the_packages_to_the_bit(address: str, place: Path):
     for number in (0, len(images) - 1):
         picture = Image.open(io.BytesIO(got(f"{address}page/golden/{number}.png")[0]))
         assert (np.asarray(picture) == images[number, 0]).all()
-    with pytest.raises(urllib.error.HTTPError, match="404"):
-        got(f"{address}page/golden/{len(images)}.png")
+    for number in (len(images), "9" * 5000, "-1", "x"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            got(f"{address}page/golden/{number}.png")
 
 
 def test_colours_are_drawn_and_other_channels_are_not():

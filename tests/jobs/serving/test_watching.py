@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from robustlib.datasets import load
 from robustlib.monitoring.query_windows import QueryWindows, tiny_pictures
@@ -92,6 +93,20 @@ def test_the_log_stays_small(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "log.1"]
     assert all(path.stat().st_size <= 2000 for path in tmp_path.iterdir())
     assert json.loads((tmp_path / "log").read_text().splitlines()[-1])["request"] == "r99"
+
+
+def test_a_log_that_cannot_be_written_is_a_failure(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Which the server counts, and nothing that it prints for each image; then it goes on where it can be written."""
+    place = tmp_path / "logs" / "signals.jsonl"
+    watcher = Watcher(ask, CARD, log=SignalLog(place), every=0)
+    for client in ("a", "b"):
+        with pytest.raises(FileNotFoundError):
+            look(watcher, client, flat(0.9, 0.91))
+    assert capfd.readouterr() == ("", "")
+    place.parent.mkdir()
+    assert look(watcher, "c", flat(0.92)) == [(RANGE,)]
+    watcher.close()
+    assert len(place.read_text().splitlines()) == 1
 
 
 def test_different_images_raise_no_repeats_and_a_query_attack_does():

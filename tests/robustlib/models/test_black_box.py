@@ -187,6 +187,11 @@ def test_a_server_is_asked_in_batches(server: Server, layout, shape):
     np.testing.assert_array_equal(sent.astype(np.float32), X.reshape(9, 16).numpy())
 
 
+def test_a_server_is_not_asked_about_no_images(server: Server):
+    """As a search does of which every image has fallen: servers refuse such a request."""
+    assert endpoint(server.url, num_classes=10)(X[:0]).shape == (0, 10) and server.requests == []
+
+
 def test_labels_of_a_server_become_rows(server: Server):
     server.reply = answering(lambda images: scores(images).argmax(1))
     model = build(file=server.url, in_channels=1, num_classes=3, image_size=(4, 4), options={"retries": 0})
