@@ -143,13 +143,15 @@ class Batcher:
             LOGGER.exception("the engine failed on %d images", len(images))
             deliver([(item, Refused(500, FAILED)) for item in batch])
             return
-        self.seconds = 0.8 * self.seconds + 0.2 * (time.monotonic() - start) / len(images)
         self.metrics.batch(len(images))
         done, first = [], 0
         for item in batch:
             mine = answers[first : first + len(item.images)]
             first += len(item.images)
             done.append((item, Answered(mine, self.signals(item, mine))))
+        self.seconds = 0.8 * self.seconds + 0.2 * (time.monotonic() - start) / len(
+            images
+        )  # to watch takes its time too
         deliver(done)
 
     def ask(self, images: np.ndarray) -> list[Answer]:
