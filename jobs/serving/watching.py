@@ -28,15 +28,23 @@ IMAGES, UNDER_NOISE, FLAGGED, CLIENTS = "images", "under-noise", "flagged", "cli
 Ask = Callable[[np.ndarray], np.ndarray]
 
 
+class Strict(RotatingFileHandler):
+    """Raises what went wrong, where logging would print it and lose the line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
+
+
 class SignalLog:
     """A file of JSON lines, one for each image that was flagged; two files of this size at most, the older beside it
     with the ending `.1`.
     """
 
     def __init__(self, place: Path, most_bytes: int = LOG_BYTES):
-        self.handler = RotatingFileHandler(place, maxBytes=most_bytes, backupCount=1, encoding="utf-8", delay=True)
+        self.handler = Strict(place, maxBytes=most_bytes, backupCount=1, encoding="utf-8", delay=True)
 
     def write(self, **line: object) -> None:
+        """Raises OSError where it cannot be written."""
         text = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds")} | line)
         self.handler.handle(logging.makeLogRecord({"msg": text}))
 
