@@ -17,7 +17,7 @@ from robustlib.monitoring.image_statistics import out_of_range, ranges_of
 from robustlib.monitoring.noise_votes import disagreement, noise_votes, vote_margin
 from robustlib.monitoring.query_attacks import Queried, query_attack
 from robustlib.monitoring.query_windows import QueryWindows, tiny_pictures
-from robustlib.monitoring.signals import MARGIN, NOISE, RANGE, REPEATS
+from robustlib.monitoring.signals import MARGIN, NOISE, RANGE, REPEATS, SIGNALS
 from robustlib.packages.manifest import ONNX
 from robustlib.packages.onnx_session import OnnxSession
 from robustq.jobs.packages.card import Flagged, Monitoring, SignalRate
@@ -81,7 +81,7 @@ def monitoring_of(about: Judged, onnx: bytes, most: int, tell: Tell) -> Monitori
     if about.attacked is not None:
         rates += stored_rates(about, signals, places)
         rates += adaptive_rates(about, signals, onnx, index)
-        note = ""
+        note = unattacked(rates)
     return Monitoring(
         sigma=signals.sigma,
         copies=COPIES,
@@ -98,6 +98,13 @@ def spread(n: int, most: int) -> np.ndarray:
     """So many places of n, evenly: images of a folder lie by class, and the first of them are all of one."""
     many = min(most, n)
     return np.arange(many) * n // max(many, 1)
+
+
+def unattacked(rates: Sequence[SignalRate]) -> str:
+    """What the card says of signals that no attack knew; empty where there are none."""
+    left = [name for name in SIGNALS if not any(one.signal == name and one.on == "adaptive" for one in rates)]
+    why = "the network gives no gradient" if REPEATS not in left else "the program gets no image right"
+    return f"{why}: by an attack that knows it nothing was measured of {', '.join(left)}" if left else ""
 
 
 def pixels(about: Judged, index: np.ndarray) -> np.ndarray:

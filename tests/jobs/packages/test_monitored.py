@@ -73,6 +73,16 @@ def test_of_a_split_in_the_order_of_its_classes_all_are_looked_at():
     assert monitored.spread(3, 8).tolist() == [0, 1, 2] and monitored.spread(0, 8).tolist() == []
 
 
+def test_signals_that_no_attack_knew_are_named(told: Monitoring):
+    """As of a network without gradients: an empty place on the card would look like nothing found."""
+    assert told.note == monitored.unattacked(told.rates) == ""
+    some = [rate for rate in told.rates if rate.on != "adaptive" or rate.signal == REPEATS]
+    said = "by an attack that knows it nothing was measured of noise-disagreement, vote-margin, out-of-range"
+    assert monitored.unattacked(some) == f"the network gives no gradient: {said}"
+    none = [rate for rate in told.rates if rate.on == "clean"]
+    assert monitored.unattacked(none).startswith("the program gets no image right: by an attack that knows it")
+
+
 def test_rates_on_clean_and_stored_images_are_counted_by_hand(told: Monitoring, measured: Made, trained: Store):
     with trained.begin() as db:
         chosen = model_by_job(db, TRAINED)
