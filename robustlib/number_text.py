@@ -26,6 +26,11 @@ def beyond(value: float, limit: float, digits: int = 3) -> str:
     return " > ".join(distinct((value, limit), digits))
 
 
+def exact(value: float) -> str:
+    """The number with as few digits as give it back: one that is rounded would promise more, or less."""
+    return next(text for digits in range(1, EXACT + 1) if float(text := short(value, digits)) == value)
+
+
 def enough(values: Sequence[float], write: Callable[[float, int], str], least: int) -> list[str]:
     """The values as written with the fewest digits that tell apart what differs."""
     found, digits = [write(value, least) for value in values], least

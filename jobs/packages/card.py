@@ -191,7 +191,9 @@ class Program(Part):
 
 
 class Flagged(Part):
-    """The share of n images, or queries, that a signal flags, with Wilson's 95 % interval."""
+    """The share of n images, or queries, that a signal flags, with Wilson's 95 % interval: of queries at so many
+    samples as there are attacks.
+    """
 
     n: int
     rate: Fraction

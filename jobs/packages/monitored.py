@@ -17,7 +17,7 @@ from robustlib.monitoring.image_statistics import out_of_range, ranges_of
 from robustlib.monitoring.noise_votes import disagreement, noise_votes, vote_margin
 from robustlib.monitoring.query_attacks import Queried, query_attack
 from robustlib.monitoring.query_windows import QueryWindows, tiny_pictures
-from robustlib.monitoring.signals import MARGIN, NOISE, RANGE, REPEATS
+from robustlib.monitoring.signals import MARGIN, NOISE, RANGE, REPEATS, SIGNALS
 from robustlib.packages.manifest import ONNX
 from robustlib.packages.onnx_session import OnnxSession
 from robustq.jobs.packages.card import Flagged, Monitoring, SignalRate
@@ -67,19 +67,21 @@ def monitoring_of(about: Judged, onnx: bytes, most: int, tell: Tell) -> Monitori
     if len(dataset) < LEAST_IMAGES:
         tell(f"no signal is measured: the split has {len(dataset)} images, expected at least {LEAST_IMAGES}")
         return None
-    index = np.arange(len(dataset)) if about.attacked is None else about.attacked.index
-    index = index[: min(most, len(dataset) // 2)]
+    every = np.arange(len(dataset)) if about.attacked is None else about.attacked.index
+    places = spread(len(every), min(most, len(dataset) // 2))
+    index = every[places]
     tell(f"{ONNX}: signals are measured on {len(index)} images")
     rest = np.setdiff1d(np.arange(len(dataset)), index)
     session = OnnxSession(onnx, ONNX)
-    signals = calibrated(session, pixels(about, rest[:most]), pixels(about, rest[:CHEAP_IMAGES]))
+    voted, cheap = (rest[spread(len(rest), many)] for many in (most, CHEAP_IMAGES))
+    signals = calibrated(session, pixels(about, voted), pixels(about, cheap))
     clean = pixels(about, index)
     rates = rates_on(signals, "clean", clean, None, "images of the split that no threshold comes from")
     note = "no attack within a radius is stored: under attack nothing was measured"
     if about.attacked is not None:
-        rates += stored_rates(about, signals, len(index))
+        rates += stored_rates(about, signals, places)
         rates += adaptive_rates(about, signals, onnx, index)
-        note = ""
+        note = unattacked(rates)
     return Monitoring(
         sigma=signals.sigma,
         copies=COPIES,
@@ -90,6 +92,19 @@ def monitoring_of(about: Judged, onnx: bytes, most: int, tell: Tell) -> Monitori
         rates=rates,
         note=note,
     )
+
+
+def spread(n: int, most: int) -> np.ndarray:
+    """So many places of n, evenly: images of a folder lie by class, and the first of them are all of one."""
+    many = min(most, n)
+    return np.arange(many) * n // max(many, 1)
+
+
+def unattacked(rates: Sequence[SignalRate]) -> str:
+    """What the card says of signals that no attack knew; empty where there are none."""
+    left = [name for name in SIGNALS if not any(one.signal == name and one.on == "adaptive" for one in rates)]
+    why = "the network gives no gradient" if REPEATS not in left else "the program gets no image right"
+    return f"{why}: by an attack that knows it nothing was measured of {', '.join(left)}" if left else ""
 
 
 def pixels(about: Judged, index: np.ndarray) -> np.ndarray:
@@ -119,9 +134,11 @@ def calibrated(session: OnnxSession, x: np.ndarray, more: np.ndarray) -> Signals
     return signals
 
 
-def flagged(found: np.ndarray) -> Flagged:
-    low, high = wilson(float(found.sum()), len(found))
-    return Flagged(n=len(found), rate=float(found.mean()), low=low, high=high)
+def flagged(found: np.ndarray, clients: int | None = None) -> Flagged:
+    """clients: whose queries they are. Those of one are no samples of their own: the interval is of so many."""
+    rate, n = float(found.mean()), len(found) if clients is None else clients
+    low, high = wilson(rate * n, n)
+    return Flagged(n=len(found), rate=rate, low=low, high=high)
 
 
 def row(signal: str, on: Any, found: np.ndarray, fooled: np.ndarray | None, note: str) -> SignalRate:
@@ -138,11 +155,11 @@ def rates_on(signals: Signals, on: Any, x: np.ndarray, label: np.ndarray | None,
     return [*found, row(REPEATS, on, repeats, fooled, note)]
 
 
-def stored_rates(about: Judged, signals: Signals, n: int) -> list[SignalRate]:
+def stored_rates(about: Judged, signals: Signals, places: np.ndarray) -> list[SignalRate]:
     assert about.attacked is not None and about.stored.primary is not None
-    x_adv = as_images(torch.from_numpy(about.attacked.x_adv[:n]), CPU).numpy()
+    x_adv = as_images(torch.from_numpy(about.attacked.x_adv[places]), CPU).numpy()
     note = f"attacked images of job {about.stored.primary.job}"
-    return rates_on(signals, "stored", x_adv, about.attacked.label[:n], note)
+    return rates_on(signals, "stored", x_adv, about.attacked.label[places], note)
 
 
 def adaptive_rates(about: Judged, signals: Signals, onnx: bytes, index: np.ndarray) -> list[SignalRate]:
@@ -156,8 +173,9 @@ def adaptive_rates(about: Judged, signals: Signals, onnx: bytes, index: np.ndarr
         return []
     x, y = torch.from_numpy(clean[right]), torch.from_numpy(label[right]).long()
     program = onnx_model(onnx, ONNX, **about.facts())
-    found = query_rates(signals, program, x[:QUERIED], y[:QUERIED], ball)
-    some, own = x[:ATTACKED], y[:ATTACKED]
+    few, many = spread(len(x), QUERIED), spread(len(x), ATTACKED)
+    found = query_rates(signals, program, x[few], y[few], ball)
+    some, own = x[many], y[many]
     if not has_gradient(about.network, some[:1]):
         return found
     with evaluating(about.network):
@@ -199,7 +217,7 @@ def query_row(signals: Signals, on: Any, done: Queried, note: str) -> SignalRate
     return SignalRate(
         signal=REPEATS,
         on=on,
-        flagged=flagged(np.concatenate(each)),
+        flagged=flagged(np.concatenate(each), len(each)),
         fooled=float(done.fooled.mean()),
         missed=float((done.fooled & ~seen).mean()),
         note=note + told,

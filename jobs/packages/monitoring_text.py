@@ -8,7 +8,9 @@ MONITORED = (
     "What may tell whoever looks after a server that somebody attacks it. **It is monitoring, never a defence**: an "
     "attack that knows a signal keeps it still, and the last columns say how often it did. Thresholds come from clean "
     "images that are not among those that were flagged here. Of repeated queries, clean and stored images are those of "
-    "one client that asks about each once; Square is a client with each image of its own."
+    "one client that asks about each once; Square is a client with each image of its own, and the intervals of its "
+    "queries are those of so many samples as there are attacks. An attack that knows a signal starts from images that "
+    "the program gets right, the stored one from all."
 )
 
 

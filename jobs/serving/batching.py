@@ -147,13 +147,15 @@ class Batcher:
             LOGGER.exception("the engine failed on %d images", len(batch[0].images))
             deliver([(batch[0], Refused(500, FAILED))])
             return
-        self.seconds = 0.8 * self.seconds + 0.2 * (time.monotonic() - start) / len(images)
         self.metrics.batch(len(images))
         done, first = [], 0
         for item in batch:
             mine = answers[first : first + len(item.images)]
             first += len(item.images)
             done.append((item, Answered(mine, self.signals(item, mine))))
+        self.seconds = 0.8 * self.seconds + 0.2 * (time.monotonic() - start) / len(
+            images
+        )  # to watch takes its time too
         deliver(done)
 
     def ask(self, images: np.ndarray) -> list[Answer]:

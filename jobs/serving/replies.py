@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from robustlib.number_text import distinct
+from robustlib.number_text import exact
 from robustq.jobs.serving.answers import ABSTAINED, Answer, Certificate
 from robustq.jobs.serving.batching import Answered
 from robustq.jobs.serving.facts import Facts
@@ -32,10 +32,10 @@ def told(answer: Answer, facts: Facts, signals: tuple[str, ...] | None) -> dict[
 
 
 def certified(found: Certificate) -> dict[str, Any]:
-    """holds: of each stated radius, by its number, whether the class stays within it."""
+    """holds: of each stated radius, by its number to the last digit, whether the class stays within it."""
     return {
         "norm": "L2",
-        "holds": dict(zip(distinct(list(found.holds)), found.holds.values(), strict=True)),
+        "holds": {exact(radius): holds for radius, holds in found.holds.items()},
         "sigma": found.sigma,
         "alpha": found.alpha,
         "votes": found.votes,
@@ -43,12 +43,12 @@ def certified(found: Certificate) -> dict[str, Any]:
 
 
 def predictions(found: Answered) -> dict[str, Any]:
-    """The V1 protocol: a row of logits, or of shares of votes, for each image."""
+    """The V1 protocol: a row of logits, or of shares of the votes that select the class, for each image."""
     return {"predictions": [scores(answer) for answer in found.answers]}
 
 
 def scores(answer: Answer) -> list[float]:
-    """Logits, or shares of all votes."""
+    """Logits, or shares of the votes that select the class."""
     if answer.kind == "logits":
         return answer.scores.tolist()
     return (answer.scores / np.maximum(answer.scores.sum(), 1e-12)).tolist()

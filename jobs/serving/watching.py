@@ -28,8 +28,8 @@ IMAGES, UNDER_NOISE, FLAGGED, CLIENTS = "images", "under-noise", "flagged", "cli
 Ask = Callable[[np.ndarray], np.ndarray]
 
 
-class Handler(RotatingFileHandler):
-    """Tells whoever writes of a file that cannot be written: logging's own prints a traceback for each line."""
+class Strict(RotatingFileHandler):
+    """Raises what went wrong, where logging would print it and lose the line."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         raise
@@ -41,9 +41,10 @@ class SignalLog:
     """
 
     def __init__(self, place: Path, most_bytes: int = LOG_BYTES):
-        self.handler = Handler(place, maxBytes=most_bytes, backupCount=1, encoding="utf-8", delay=True)
+        self.handler = Strict(place, maxBytes=most_bytes, backupCount=1, encoding="utf-8", delay=True)
 
     def write(self, **line: object) -> None:
+        """Raises OSError where it cannot be written."""
         text = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds")} | line)
         self.handler.handle(logging.makeLogRecord({"msg": text}))
 

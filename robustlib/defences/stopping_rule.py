@@ -18,6 +18,7 @@ hits it takes 609 votes at sigma 0.25, radius 0.5, alpha 0.001, and the rounds u
 
 import math
 import sys
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -91,11 +92,16 @@ def decisive_hits(votes: int, share: float, level: float) -> tuple[int, int]:
     """
     from scipy.special import betainc  # here: see `lower_bound`
 
-    hits = np.arange(votes + 1)
-    # The chance of so many hits or more, and of so many or less, if the share were exactly this.
-    more = np.concatenate([[1.0], betainc(hits[1:], votes - hits[1:] + 1, share)])
-    less = np.concatenate([betainc(votes - hits[:-1], hits[:-1] + 1, 1 - share), [1.0]])
-    return int(votes + 1 - (more <= level).sum()), int((less <= level).sum()) - 1
+    def so_many_are_enough(hits: int) -> bool:
+        """Whether so many or more are as rare as the level, if the share were exactly this."""
+        return hits > 0 and betainc(hits, votes - hits + 1, share) <= level
+
+    def so_few_are_not_rare(hits: int) -> bool:
+        return hits == votes or betainc(votes - hits, hits + 1, 1 - share) > level
+
+    every = range(votes + 1)  # both are false up to some hits and true from there on
+    enough = bisect_left(every, True, key=so_many_are_enough)
+    return enough, bisect_left(every, True, key=so_few_are_not_rare) - 1
 
 
 def share_of_radius(radius: float, sigma: float) -> float:

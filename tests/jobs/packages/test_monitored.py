@@ -1,6 +1,7 @@
 """The rates of signals on a card: counted again by hand from what the package holds."""
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -25,7 +26,9 @@ from robustq.jobs.packages.stored_numbers import read_stored
 from robustq.jobs.packages.verify import verify
 from robustq.jobs.store.connection import Store
 from tests.helpers.packaged import MEASURED as N
-from tests.helpers.packaged import TRAINED, altered
+from tests.helpers.packaged import QUICK, TRAINED, altered
+
+COUNTED = [4 * k // 3 for k in range(N)]  # of the 40 attacked images, evenly
 
 
 @pytest.fixture
@@ -38,7 +41,11 @@ def test_every_signal_has_its_rates(told: Monitoring):
     found = {(rate.signal, rate.on) for rate in told.rates}
     assert found == {(name, on) for name in SIGNALS for on in ("clean", "stored", "adaptive")} | {(REPEATS, "square")}
     for rate in told.rates:
-        low, high = wilson(rate.flagged.rate * rate.flagged.n, rate.flagged.n)
+        samples = rate.flagged.n
+        if rate.signal == REPEATS and rate.on in ("square", "adaptive"):  # queries of one attack are no samples
+            samples = int(re.findall(r"of (\d+) attacks", rate.note)[0])
+            assert samples <= monitored.QUERIED < rate.flagged.n
+        low, high = wilson(rate.flagged.rate * samples, samples)
         assert (rate.flagged.low, rate.flagged.high) == pytest.approx((low, high))
         assert (rate.fooled is None) == (rate.on == "clean")
         assert rate.fooled is None or (rate.missed is not None and rate.missed <= rate.fooled)
@@ -46,9 +53,9 @@ def test_every_signal_has_its_rates(told: Monitoring):
 
 
 def test_thresholds_come_from_images_that_are_not_counted(told: Monitoring):
-    """Of the digits those after the 30 that were attacked: ranges and the distance of queries, worked out anew."""
+    """Of the digits those beside 30 of the 40 that were attacked: ranges and the distance of queries, worked out anew."""
     images = load.load("digits", "test").x.astype(np.float32) / 255
-    rest = images[N:]
+    rest = np.delete(images, COUNTED, 0)
     for name, ends in ranges_of(rest, monitored.RARE).items():
         assert told.ranges[name] == pytest.approx(ends)
     least = QueryWindows().distances("one", tiny_pictures(rest)).min()
@@ -56,16 +63,37 @@ def test_thresholds_come_from_images_that_are_not_counted(told: Monitoring):
     assert told.thresholds.keys() == {NOISE, MARGIN, REPEATS}
 
 
+def test_of_a_split_in_the_order_of_its_classes_all_are_looked_at():
+    """As of a folder of images: thresholds of the first class alone would flag the others, and rates would be its own."""
+    y = np.repeat(np.arange(10), 100)
+    places = monitored.spread(len(y), 200)
+    assert np.bincount(y[places]).tolist() == [20] * 10 and len(np.unique(places)) == 200
+    rest = np.setdiff1d(np.arange(len(y)), places)
+    assert np.bincount(y[rest[monitored.spread(len(rest), 200)]]).tolist() == [20] * 10
+    assert monitored.spread(3, 8).tolist() == [0, 1, 2] and monitored.spread(0, 8).tolist() == []
+
+
+def test_signals_that_no_attack_knew_are_named(told: Monitoring):
+    """As of a network without gradients: an empty place on the card would look like nothing found."""
+    assert told.note == monitored.unattacked(told.rates) == ""
+    some = [rate for rate in told.rates if rate.on != "adaptive" or rate.signal == REPEATS]
+    said = "by an attack that knows it nothing was measured of noise-disagreement, vote-margin, out-of-range"
+    assert monitored.unattacked(some) == f"the network gives no gradient: {said}"
+    none = [rate for rate in told.rates if rate.on == "clean"]
+    assert monitored.unattacked(none).startswith("the program gets no image right: by an attack that knows it")
+
+
 def test_rates_on_clean_and_stored_images_are_counted_by_hand(told: Monitoring, measured: Made, trained: Store):
     with trained.begin() as db:
         chosen = model_by_job(db, TRAINED)
         stored = read_stored(db, chosen, measured.card.classes)
-    attacked = images_of(trained, chosen, stored, N, lambda line: None)
+    attacked = images_of(trained, chosen, stored, QUICK.examples, lambda line: None)
     session = OnnxSession(open_package(measured.place).read(ONNX), ONNX)
-    fooled = session(attacked.x_adv).argmax(1) != attacked.label
-    clean = load.load("digits", "test").x[:N].astype(np.float32) / 255
+    x_adv, label = attacked.x_adv[COUNTED], attacked.label[COUNTED]
+    fooled = session(x_adv).argmax(1) != label
+    clean = load.load("digits", "test").x[COUNTED].astype(np.float32) / 255
     rates = {(rate.signal, rate.on): rate for rate in told.rates}
-    for on, x in (("clean", clean), ("stored", attacked.x_adv)):
+    for on, x in (("clean", clean), ("stored", x_adv)):
         outside = 0
         for i in range(N):
             numbers = image_statistics(x[i : i + 1].astype(np.float64))

@@ -214,3 +214,25 @@ def test_at_its_end_a_server_answers_what_it_accepted_and_refuses_the_rest():
     assert not batcher.thread.is_alive()
     with pytest.raises(ConnectionRefusedError):
         send(port, some_images(1))
+
+
+class Slow:
+    """A watch that takes its time."""
+
+    def look(self, client: str, images: np.ndarray, answers: list[Any], *, request: str = "") -> list[tuple[str, ...]]:
+        time.sleep(0.3)
+        return [()] * len(images)
+
+    def counters(self) -> dict[str, int]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+def test_what_an_image_takes_has_the_watching_in_it():
+    """So that Retry-After is no promise that a server with --watch cannot keep."""
+    application = make_application(Colours(), FACTS, Settings(), Slow())
+    with running(application) as port:
+        assert send(port, some_images(1)).status == 200
+        until(lambda: application.state.service.batcher.seconds >= 0.06)

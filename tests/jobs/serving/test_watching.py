@@ -13,8 +13,10 @@ from robustlib.monitoring.signals import MARGIN, NOISE, RANGE, REPEATS
 from robustlib.packages.manifest import open_package
 from robustq.jobs.packages.card import Monitoring
 from robustq.jobs.packages.make import Made
+from robustq.jobs.packages.monitored import spread
 from robustq.jobs.serving.answers import Answer
 from robustq.jobs.serving.watching import SignalLog, Watcher, make_watcher
+from tests.helpers.packaged import QUICK
 
 CARD = Monitoring(
     sigma=0.3, copies=8, window=20, nearest=3, thresholds={NOISE: 0.3, MARGIN: 0.5, REPEATS: 0.05},
@@ -109,6 +111,14 @@ def test_a_log_that_cannot_be_written_is_a_failure(tmp_path: Path, capfd: pytest
     assert len(place.read_text().splitlines()) == 1
 
 
+def test_a_log_that_cannot_be_written_is_no_silence(tmp_path: Path):
+    """Whoever asks the watcher counts it as failed: a line that is lost is not said to be written."""
+    watcher = Watcher(ask, CARD, log=SignalLog(tmp_path / "gone" / "log"), every=0)
+    assert look(watcher, "a", flat(0.7)) == [()]
+    with pytest.raises(FileNotFoundError):
+        look(watcher, "a", flat(0.9))
+
+
 def test_different_images_raise_no_repeats_and_a_query_attack_does():
     """The digits; the threshold as packages set it, by other images than those that are asked about."""
     images = load.load("digits", "test").x.astype(np.float32) / 255
@@ -131,7 +141,7 @@ def test_of_a_package_the_rates_are_those_of_its_card(measured: Made):
     assert watcher is not None and measured.card.monitoring is not None
     told = {rate.signal: rate.flagged for rate in measured.card.monitoring.rates if rate.on == "clean"}
     n = told[RANGE].n
-    x = load.load("digits", "test").x[:n].astype(np.float32) / 255
+    x = load.load("digits", "test").x[spread(QUICK.examples, n)].astype(np.float32) / 255
     found = watcher.look("one", x, [Answer(0, np.zeros(10, np.float32), "votes")] * n)
     for name in (RANGE, REPEATS):
         assert sum(name in names for names in found) == round(told[name].rate * n)

@@ -23,6 +23,14 @@ def test_decisive_hits_are_where_clopper_and_pearsons_bounds_pass(votes: int, sh
     assert too_few == max([*np.flatnonzero(upper <= share), -1])
 
 
+def test_many_votes_need_no_table_of_all_counts():
+    """A thousand million votes: the bounds pass the share between two neighbouring counts."""
+    votes, share, level = 10**9, 0.9, 1e-5
+    enough, too_few = decisive_hits(votes, share, level)
+    assert binom.sf(enough - 1, votes, share) <= level < binom.sf(enough - 2, votes, share)
+    assert binom.cdf(too_few, votes, share) <= level < binom.cdf(too_few + 1, votes, share)
+
+
 def test_rounds_grow_by_half_through_the_first_that_may_decide_all():
     rule = make_rule(SHARES, n=9900, alpha=ALPHA)
     first = next(n for n, enough in zip(rule.rounds, rule.enough[:, -1], strict=True) if enough <= n)
