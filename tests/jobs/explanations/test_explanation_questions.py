@@ -97,6 +97,15 @@ def test_a_pivot_has_means_over_seeds_and_nothing_that_is_not_trusted(two_models
     assert failed["noise Linf 8/255"] is None and failed["why"] == "random-weights 0.95 > 0.8"
 
 
+def test_a_pivot_trusts_no_mean_of_the_seeds_that_passed_alone(two_models: Store):
+    """As a pivot of accuracies does: who leaves out the seed that failed has another mean."""
+    with two_models.begin() as db:
+        add_explanation(db, 1, "robust", made_up_measures(4, MEANS["robust"], alike=0.95), seed=2)
+        lines = {line["model"]: line for line in pivot(explanation_rows(db)) if line["method"] == "grad-cam"}
+    assert lines["plain"]["noise Linf 8/255"] is not None and lines["robust"]["noise Linf 8/255"] is None
+    assert lines["robust"]["why"] == "random-weights 0.95 > 0.8"
+
+
 def test_two_models_are_compared_on_the_same_images(two_models: Store):
     """Each image's mean over the seeds, by scipy's signed-rank test; Holm's correction over the three rows."""
     with two_models.begin() as db:
