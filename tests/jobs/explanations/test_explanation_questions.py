@@ -143,6 +143,13 @@ def test_what_cannot_be_compared_is_said(two_models: Store):
         add_explanation(db, sweep, "far", made_up_measures(0, MEANS["plain"]), method="lime")
         with pytest.raises(SpecError, match="'plain' and 'far' have no explanation with the same method"):
             compare(db, Filters(), ("plain", "far"))
+        for place, model in enumerate(("left", "right")):  # one explains the even images, the other the odd ones
+            columns = made_up_measures(place, MEANS["plain"])
+            wrong = (columns["against"] == "clean") & (columns["index"] % 2 == place)
+            columns["prediction"][wrong] = (columns["label"][wrong] + 1) % 10
+            add_explanation(db, sweep, model, columns)
+        with pytest.raises(SpecError, match="explained on both sides and have the same labels, got none: with target"):
+            compare(db, Filters(), ("left", "right"))
 
 
 def test_equal_images_give_no_p_value_of_a_difference():
