@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from robustlib.settings import EXPLAIN
 from robustq.jobs.queue.status import counts
 from robustq.jobs.store.compact import compact
 from robustq.jobs.store.connection import Store, connect_store, open_store, parse_url, schema_version
@@ -129,12 +130,17 @@ def merge_lines(one: Mapping[str, Any]) -> list[str]:
         at = "" if row["eps"] is None else f" {row['norm']} {row['eps']:.4g}"
         lines.append(
             f"differs: job {row['job_id']}, {row['model']} under {row['attack']}{at}, seed {row['seed']}: kept "
-            f"{percent(row['kept_robust_accuracy'])} ({row['kept_made_on']}), left "
-            f"{percent(row['other_robust_accuracy'])} ({row['other_made_on']})"
+            f"{kept_text(row, 'kept')} ({row['kept_made_on']}), left "
+            f"{kept_text(row, 'other')} ({row['other_made_on']})"
         )
     return lines + [
         f"lost: no place has the artifact {sha256} as it was; robustq retry makes it again" for sha256 in one["lost"]
     ]
+
+
+def kept_text(row: Mapping[str, Any], side: str) -> str:
+    """A side's robust accuracy; an explanation has none."""
+    return "its explanations" if row["attack"] == EXPLAIN else percent(row[f"{side}_robust_accuracy"])
 
 
 def percent(share: float | None) -> str:

@@ -124,15 +124,17 @@ def map_figure_files(
     """Pictures of the maps that explanations kept."""
     from robustq.jobs.report.map_figures import maps_figure
 
-    for job in explanations.by_job(sweep.explanations):
-        found = explanations.maps_of(db, root, job, cache.data(sweep.data))
+    jobs, apart = explanations.named_jobs(sweep.explanations) if sweep.explanations else ([], [])
+    for job in jobs:
+        found = explanations.maps_of(db, root, job, cache.data(sweep.data), apart)
         if isinstance(found, explanations.MapsFound):
             captions = [
                 [f"{label}", *(f"{100 * common[name]:.0f} %" for name in list(common)[1:])]
                 for label, common in zip(found.labels, found.common, strict=True)
             ]
             drawn = [maps_figure(found.title, found.kept, captions, form=form) for form in forms]
-            yield slug("maps", job[0]["method"], job[0]["model"]), drawn
+            told = [f"seed-{job[0]['seed']}" if name == "seed" else f"{job[0]['target']}-class" for name in apart]
+            yield slug("maps", job[0]["method"], job[0]["model"], *told), drawn
 
 
 def curves_of_attacks(rows: Sequence[PageRow]) -> Iterator[tuple[str, str, list[PageRow]]]:

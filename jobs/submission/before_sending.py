@@ -2,15 +2,15 @@
 
 from robustq.jobs.specs import DefenceSpec
 from robustq.jobs.study.study import Origin, Study
-from robustq.jobs.submission.expand_study import attack_specs, guard, train_settings
+from robustq.jobs.submission.expand_study import guard, specs_of, train_settings
 
 
 def check_settings(study: Study, origin: Origin) -> None:
     """Raises SpecError for attacks, defences and trainings that the kernels refuse, whatever the data are."""
-    from robustq.jobs.submission import validate  # torch
+    from robustq.jobs.submission import explanation_params, validate  # torch
 
     for i, attack in enumerate(study.attacks):
-        for _ in attack_specs(attack, origin, ("attacks", i), validate):
+        for _ in specs_of(attack, origin, ("attacks", i), validate, explanation_params):
             pass
     for label, model in study.models.items():
         where = ("models", label)

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from robustlib.attacks import ATTACKS
 from robustlib.defences import RANDOMISED
-from robustlib.settings import AUDIT, CERTIFY, TrainSettings
+from robustlib.settings import AUDIT, CERTIFY, EXPLAIN, TrainSettings
 from robustq.jobs.specs import AttackSpec, ModelSpec
 from robustq.jobs.study.study import Origin, Study, explain
 
@@ -28,12 +28,14 @@ def check_effects(
     """
     check_trainings(study, origin, settings, tell)
     searched = [spec for spec, _ in attacks if spec.name not in (AUDIT, CERTIFY)]
+    drawn = [spec for spec in searched if spec.name != EXPLAIN]
     random = [label for label, model in models.items() if may_be_random(model)]
     if study.audit == "full" and not any(spec.name == AUDIT for spec, _ in attacks):
         raise origin.error(("audit",), "audit: full has no effect: no attack has a norm and a radius above 0")
     for name in ("draws", "eot_draws"):
-        if name in study.model_fields_set and not (random and searched):
-            why = "no model of the study is randomised" if searched else "audits and certificates have their own"
+        if name in study.model_fields_set and not (random and drawn):
+            own = "explanations have none" if searched else "audits and certificates have their own"
+            why = "no model of the study is randomised" if drawn else own
             raise origin.error((name,), f"{name} has no effect: {why}")
     if study.batch_size is not None and (not searched or all(is_random(model) for model in models.values())):
         why = "randomised models" if searched else "audits and certificates"

@@ -36,7 +36,11 @@ def exact_copy(exact: Replica, model: nn.Module, sample: Tensor) -> Replica:
 
 
 def pooled_first(model: nn.Module) -> nn.Module:
-    """The model, traced, with pooling before ReLU. Raises whatever tracing raises, ValueError where nothing changes."""
+    """The model, traced, with pooling before ReLU. Raises whatever tracing raises, ValueError where nothing changes,
+    and for hooks: a layer that is put in another's place has none of its hooks.
+    """
+    if any(hooked(layer) for layer in model.modules()):
+        raise ValueError("a layer has hooks")
     graph = traced(copied(model))
     pool_first(graph)
     halve(graph)
@@ -50,6 +54,11 @@ def pooled_first(model: nn.Module) -> nn.Module:
         parameter.requires_grad_(False)
     let_go(graph)
     return graph
+
+
+def hooked(layer: nn.Module) -> bool:
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(layer, name) for name in names)
 
 
 def join_norm_and_pool(graph: fx.GraphModule) -> None:
@@ -106,7 +115,7 @@ class PooledAfter(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: nn.BatchNorm2d, narrow: Tensor) -> Tensor:
-        normed = norm(even(x))
+        normed = even(norm(x))  # all of it: of a part, PyTorch's BatchNorm has other last bits
         pooled, places = F.max_pool2d_with_indices(normed, [2, 2])
         ctx.save_for_backward(normed, places, narrow, norm.weight)
         ctx.shape = x.shape

@@ -63,50 +63,65 @@ def explanations(
     """
     if not rows:
         return None
-    called = method_names(rows)
-    rows = [{**row, "method": called[row["recipe"]]} for row in rows]
-    jobs = by_job(rows)
-    told = {mine[0]["job_id"]: noise_and_attack(db, mine) for mine in jobs}
+    jobs, apart = named_jobs(rows)
+    told = {mine[0]["job_id"]: noise_and_attack(db, [mine]) for mine in jobs if mine[0]["verdict"] != FAIL}
+    kept = [mine for mine in jobs if artifact_of(db, mine[0]["job_id"], "maps") is not None]
     return Explanations(
-        answers=[*beyond_noise(jobs, told), *steadier_models(db, jobs)],
-        distrusted=distrusted(jobs),
+        answers=[*beyond_noise(db, jobs), *steadier_models(db, jobs)],
+        distrusted=distrusted(jobs, apart),
         stability=stability_table(jobs, told),
-        measures=measures_table(rows),
-        grids=[grid for mine in jobs if (grid := kept_grid(db, root, mine, data, cache)) is not None][:MOST_GRIDS],
+        measures=measures_table([row for mine in jobs for row in mine]),
+        grids=[found for mine in kept[:MOST_GRIDS] if (found := kept_grid(db, root, mine, data, cache, apart))],
+        left_out=max(0, len(kept) - MOST_GRIDS),
     )
+
+
+def named_jobs(rows: Sequence[ExplanationRow]) -> tuple[Jobs, list[str]]:
+    """The rows of each job, methods called as in tables; and columns that tell jobs of a model and method apart."""
+    called = method_names(rows)
+    jobs = by_job([{**row, "method": called[row["recipe"]]} for row in rows])
+    return jobs, heads_of([mine[0] for mine in jobs])[2:]
 
 
 def by_job(rows: Sequence[ExplanationRow]) -> Jobs:
     return list(rows_by(rows, "sweep", "job_id").values())
 
 
-def noise_and_attack(db: Connection, job: list[ExplanationRow]) -> ExplanationComparison | None:
-    """The top pixels in common under noise, and under the attack on the explanation, of the same images; None where a
-    study leaves one out, or the store lost the images' numbers.
+def noise_and_attack(db: Connection, jobs: Jobs) -> ExplanationComparison | None:
+    """The top pixels in common under noise, and under the attack on the explanation, of the same images and networks;
+    None where a study leaves one out, or the store lost the images' numbers. jobs: of one explanation, one a seed.
     """
-    by = {row["against"]: {row["seed"]: row} for row in job if row[MAIN] is not None}
+    rows = [row for mine in jobs for row in mine if row[MAIN] is not None]
+    by = {name: {row["seed"]: row for row in rows if row["against"] == name} for name in (NOISE, EXPLANATION_ATTACK)}
     try:
-        return compared(db, by[NOISE], by[EXPLANATION_ATTACK]) if {NOISE, EXPLANATION_ATTACK} <= by.keys() else None
+        return compared(db, by[NOISE], by[EXPLANATION_ATTACK]) if all(by.values()) else None
     except SpecError:
         return None
 
 
-def beyond_noise(jobs: Jobs, told: dict[int, ExplanationComparison | None]) -> Iterator[str]:
-    """A sentence a model: does the attack do more than noise of the same size?"""
+def beyond_noise(db: Connection, jobs: Jobs) -> Iterator[str]:
+    """A sentence a model: does the attack do more than noise of the same size? Of several seeds each image has its
+    mean; an explanation that failed a check for one of them is left out.
+    """
     for (model,), rows in rows_by([mine[0] for mine in jobs], "model").items():
-        found = {row["job_id"]: told[row["job_id"]] for row in rows if row["verdict"] != FAIL}
-        tests = {place: test for place, test in found.items() if test is not None}
+        tests: dict[str, ExplanationComparison] = {}
+        for key, mine in rows_by(rows, "method", "target", "norm", "eps", "recipe").items():
+            numbers = {row["job_id"] for row in mine}
+            found = (
+                noise_and_attack(db, [job for job in jobs if job[0]["job_id"] in numbers]) if trusted(mine) else None
+            )
+            if found is not None:
+                tests[str(key)] = found
         if not tests:
             continue
         beyond = [test for test in tests.values() if test["p"] < ALPHA and test["difference"] < 0]
-        names = {row["job_id"]: row["method"] for row in rows}
         if len(tests) == 1:
-            ((place, test),) = tests.items()
+            (test,) = tests.values()
             yes = "" if beyond else "no more than noise: "
             yield (
                 f"On {model}, the explanation attack leaves {100 * test['second_mean']:.0f} % of the top pixels of "
-                f"{names[place]} where they were, noise of the same size {100 * test['first_mean']:.0f} %: "
-                f"{yes}{p_text(test['p'])}, {test['n']} images, {TEST}."
+                f"{test['method']} where they were, noise of the same size {100 * test['first_mean']:.0f} %: "
+                f"{yes}{p_text(test['p'])}, {images_text(test)}, {TEST}."
             )
             continue
         lowest, highest = (
@@ -120,6 +135,15 @@ def beyond_noise(jobs: Jobs, told: dict[int, ExplanationComparison | None]) -> I
         )
 
 
+def trusted(rows: Sequence[ExplanationRow]) -> bool:
+    """Whether no check failed, for any seed."""
+    return all(row["verdict"] != FAIL for row in rows)
+
+
+def images_text(test: ExplanationComparison) -> str:
+    return f"{test['n']} images" + (f", means over {test['seeds']} seeds" if test["seeds"] > 1 else "")
+
+
 def share(test: ExplanationComparison) -> float:
     return test["second_mean"]
 
@@ -128,9 +152,10 @@ def steadier_models(db: Connection, jobs: Jobs) -> Iterator[str]:
     """A sentence for each explanation and each model beside the first: which one's maps the attack moves less."""
     attacked = [row for mine in jobs for row in mine if row["against"] == EXPLANATION_ATTACK and row[MAIN] is not None]
     heads = ("method", "target", "norm", "eps", "recipe")
-    for key, rows in rows_by([row for row in attacked if row["verdict"] != FAIL], *heads).items():
-        (first, one), *others = rows_by(rows, "model").items()
-        for second, other in others:
+    for key, rows in rows_by(attacked, *heads).items():
+        models = [(model, mine) for (model,), mine in rows_by(rows, "model").items() if trusted(mine)]
+        for second, other in models[1:]:
+            first, one = models[0]
             seeds = {row["seed"] for row in one} & {row["seed"] for row in other}
             if not seeds:
                 continue
@@ -139,13 +164,13 @@ def steadier_models(db: Connection, jobs: Jobs) -> Iterator[str]:
                 test = compared(db, *pair)
             except SpecError:  # the store lost an outcome, which its own rows tell
                 continue
-            names = (first[0], second[0]) if test["difference"] < 0 else (second[0], first[0])
+            names = (first, second) if test["difference"] < 0 else (second, first)
             shares = sorted((test["first_mean"], test["second_mean"]), reverse=True)
             apart = f"{names[0]} is the steadier" if test["p"] < ALPHA else "the two are not told apart"
             yield (
                 f"Under the explanation attack at {key[2]} {eps_text(key[3])}, {key[0]} keeps "
                 f"{100 * shares[0]:.0f} % of its top pixels on {names[0]} and {100 * shares[1]:.0f} % on {names[1]}: "
-                f"{apart}, {p_text(test['p'])}, {test['n']} images, {TEST}."
+                f"{apart}, {p_text(test['p'])}, {images_text(test)}, {TEST}."
             )
 
 
@@ -153,10 +178,11 @@ def p_text(p: float) -> str:
     return "p < 1e-4" if p < 1e-4 else f"p = {distinct((p, ALPHA), 2)[0]}"
 
 
-def distrusted(jobs: Jobs) -> list[str]:
+def distrusted(jobs: Jobs, apart: Sequence[str]) -> list[str]:
     """Explanations whose sanity checks failed, and why."""
     return [
-        f"{row['method']} of {row['model']} at {row['norm']} {eps_text(row['eps'])}: {in_words(row['why'] or '')}"
+        f"{row['method']} of {row['model']} at {row['norm']} {eps_text(row['eps'])}{besides(row, apart)}: "
+        f"{in_words(row['why'] or '')}"
         for row in (mine[0] for mine in jobs)
         if row["verdict"] == FAIL
     ]
@@ -168,6 +194,12 @@ def in_words(why: str) -> str:
     return "; ".join(
         f"{FAULTS[name]} ({part})" if (name := part.partition(" ")[0]) in FAULTS else part for part in parts
     )
+
+
+def besides(row: ExplanationRow, apart: Sequence[str]) -> str:
+    """What else tells this job from others, in words."""
+    words = {"target": f", {row['target']} class", "seed": f", seed {row['seed']}"}
+    return "".join(words[name] for name in apart)
 
 
 def heads_of(rows: Sequence[Any]) -> list[str]:
@@ -186,7 +218,7 @@ def stability_table(jobs: Jobs, told: dict[int, ExplanationComparison | None]) -
         line: dict[str, Any] = {name: row[name] for name in heads_of(firsts)}
         line |= {"norm": row["norm"], "eps": Cell(eps_text(row["eps"]), row["eps"])}
         line |= {f"{name} %": share_cell(by.get(name), row["verdict"]) for name in names}
-        test = told[row["job_id"]]
+        test = told.get(row["job_id"])
         line["attack beside noise, p"] = None if test is None else Cell(p_text(test["p"])[1:].lstrip(" ="), test["p"])
         if (attacked := by.get(EXPLANATION_ATTACK)) is not None:
             line["class kept"] = Cell(f"{attacked['kept']} of {attacked['n']}", attacked["kept"])
@@ -224,25 +256,27 @@ def measures_table(rows: Sequence[ExplanationRow]) -> Table | None:
 
 
 def kept_grid(
-    db: Connection, root: str, job: list[ExplanationRow], data: Data, cache: PageCache
+    db: Connection, root: str, job: list[ExplanationRow], data: Data, cache: PageCache, apart: Sequence[str]
 ) -> pictures.MapGrid | Missing | None:
     """`grid_of`, drawn once; what is lost is looked for again."""
-    key = (job[0]["job_id"], title_of(job[0]), data.names)
+    key = (job[0]["job_id"], title_of(job[0], apart), data.names)
     if key not in cache.maps:
-        found = grid_of(db, root, job, data)
+        found = grid_of(db, root, job, data, apart)
         if not isinstance(found, pictures.MapGrid):
             return found
         cache.maps[key] = found
     return cache.maps[key]
 
 
-def title_of(row: ExplanationRow) -> str:
-    return f"{row['method']} of {row['model']}, {row['norm']} {eps_text(row['eps'])}"
+def title_of(row: ExplanationRow, apart: Sequence[str]) -> str:
+    return f"{row['method']} of {row['model']}, {row['norm']} {eps_text(row['eps'])}{besides(row, apart)}"
 
 
-def grid_of(db: Connection, root: str, job: list[ExplanationRow], data: Data) -> pictures.MapGrid | Missing | None:
+def grid_of(
+    db: Connection, root: str, job: list[ExplanationRow], data: Data, apart: Sequence[str]
+) -> pictures.MapGrid | Missing | None:
     """The maps that a job kept, as pictures; None where it kept none."""
-    found = maps_of(db, root, job, data)
+    found = maps_of(db, root, job, data, apart)
     if not isinstance(found, MapsFound):
         return found
     signed = pictures.is_signed(found.kept.maps)
@@ -274,13 +308,15 @@ class MapsFound:
     classes: list[dict[str, str]]
 
 
-def maps_of(db: Connection, root: str, job: list[ExplanationRow], data: Data) -> MapsFound | Missing | None:
-    """The maps that a job kept; None where it kept none."""
+def maps_of(
+    db: Connection, root: str, job: list[ExplanationRow], data: Data, apart: Sequence[str]
+) -> MapsFound | Missing | None:
+    """The maps that a job kept; None where it kept none. apart: see `named_jobs`."""
     row = job[0]
     sha256 = artifact_of(db, row["job_id"], "maps")
     if sha256 is None:
         return None
-    title = title_of(row)
+    title = title_of(row, apart)
     again = f"robustq retry {row['job_id']}"
     order = in_order([one["against"] for one in job])
     try:

@@ -102,13 +102,17 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Explanations:
-    """What attacks do to explanations: answers, a sentence each; those whose checks failed, and why; tables; maps."""
+    """What attacks do to explanations: answers, a sentence each; those whose checks failed, and why; tables; maps.
+
+    left_out: how many explanations kept maps besides, which the page does not show.
+    """
 
     answers: list[str]
     distrusted: list[str]
     stability: Table | None
     measures: Table | None
     grids: list[MapGrid | Missing]
+    left_out: int
 
 
 @dataclass(frozen=True)

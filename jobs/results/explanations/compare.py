@@ -164,6 +164,9 @@ def in_common(
     """
     shared = sorted(set.intersection(*(set(images) for images in (*first, *second))))
     if not shared:
-        raise SpecError("expected explanations of the same images, got different ones: no place has the same label")
+        raise SpecError(
+            "expected images that were explained on both sides and have the same labels, got none: with target true "
+            "those are explained that the model classifies correctly"
+        )
     one, other = (np.array([[images[place] for place in shared] for images in some]) for some in (first, second))
     return one.mean(0), other.mean(0)

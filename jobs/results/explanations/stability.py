@@ -75,7 +75,8 @@ def in_order(names: Sequence[str]) -> list[str]:
 def pivot(rows: Sequence[ExplanationRow]) -> list[Row]:
     """A line a model and method, a column for each thing done to the images, of its norm and radius.
 
-    Top-k intersections, means over seeds; None where a check of the explanation failed, with the reasons last.
+    Top-k intersections, means over seeds; None where a check of the explanation failed for one of these, with the
+    reasons last.
     """
     called = method_names(rows)
     rows = [{**row, "method": called[row["recipe"]]} for row in rows if row[MAIN] is not None]
@@ -88,7 +89,8 @@ def pivot(rows: Sequence[ExplanationRow]) -> list[Row]:
         line: dict[str, Any] = dict(zip(heads, key, strict=True)) | dict.fromkeys(names.values())
         for place, cell in rows_by(mine, "norm", "eps", "against").items():
             values = [row[MAIN] for row in cell if row["verdict"] != "fail"]
-            line[names[place]] = mean([value for value in values if value is not None]) if values else None
+            if len(values) == len(cell):
+                line[names[place]] = mean([value for value in values if value is not None])
         failed = [row["why"] for row in mine if row["verdict"] == "fail" and row["why"]]
         found.append(line | {"why": "; ".join(dict.fromkeys(failed)) or None})
     return found

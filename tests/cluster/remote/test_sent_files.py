@@ -203,6 +203,7 @@ MODEL = "{file: 'mine.py:make', weights: weights/w.key}"
         ("name: pgd", "name: pgdd", "unknown attack 'pgdd'"),
         (MODEL, "{arch: lenet5, train: {objective: pgd, eps: -1}}", ":2: "),
         ("w.key}", "w.key, defence: [{name: smoothin}]}", "unknown defence 'smoothin'"),
+        ("name: pgd", "name: explain, method: salient", ":3: unknown method 'salient'"),
     ],
 )
 def test_what_the_head_would_refuse_is_refused_before_it_is_sent(was: str, written: str, told: str, folder: Path):
@@ -212,3 +213,10 @@ def test_what_the_head_would_refuse_is_refused_before_it_is_sent(was: str, writt
     ran = CliRunner().invoke(cli.main, words)
     assert ran.exit_code == 2 and told in ran.stderr, ran.output
     assert "far.yaml:" in ran.stderr and len(ran.stderr.strip().splitlines()) == 1
+
+
+def test_a_study_of_explanations_is_sent_too(folder: Path):
+    (folder / "far.yaml").write_text(STUDY.replace("name: pgd", "name: explain, method: saliency"))
+    words = ["submit", str(folder / "far.yaml"), "--cluster", "http://nowhere.invalid:1", "--dry-run"]
+    ran = CliRunner().invoke(cli.main, words)
+    assert ran.exit_code == 0 and "mine.py" in ran.output, ran.output

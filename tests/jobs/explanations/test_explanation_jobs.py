@@ -3,6 +3,7 @@
 import json
 import zipfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from robustlib.explanations.measures import near_top_intersection, signed_spearm
 from robustlib.explanations.sanity import random_order, relevance, with_random_weights
 from robustlib.rng import Draws
 from robustlib.settings import EXPLANATION_MEASURES
+from robustq.jobs.commands.store_info import merge_text
 from robustq.jobs.queue import claims, transitions
 from robustq.jobs.results.explanations.rows import explanation_rows
 from robustq.jobs.results.filters import Filters, make_filters
@@ -300,7 +302,11 @@ def test_merged_stores_keep_explanations_and_a_prune_takes_them(finished: Store,
     assert (again.same, again.differing) == (8, [])
     with target.begin() as db:
         db.execute(sa.update(result).where(result.c.clean_accuracy.is_not(None)).values(clean_accuracy=0.0))
-    assert {found.attack for found in merge.merge(target, finished).differing} >= {"explain"}
+    differing = merge.merge(target, finished)
+    assert {found.attack for found in differing.differing} >= {"explain"}
+    told = merge_text([{"store": "other", "dry_run": False} | asdict(differing)])
+    lines = [line for line in told.splitlines() if "under explain" in line]
+    assert lines and all("kept its explanations (" in line and "left its explanations (" in line for line in lines)
     prune.prune(target, ["steady"])
     with target.begin() as db:
         assert db.execute(sa.select(sa.func.count()).select_from(explanation)).scalar() == 0

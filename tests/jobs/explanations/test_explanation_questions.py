@@ -97,6 +97,15 @@ def test_a_pivot_has_means_over_seeds_and_nothing_that_is_not_trusted(two_models
     assert failed["noise Linf 8/255"] is None and failed["why"] == "random-weights 0.95 > 0.8"
 
 
+def test_a_pivot_trusts_no_mean_of_the_seeds_that_passed_alone(two_models: Store):
+    """As a pivot of accuracies does: who leaves out the seed that failed has another mean."""
+    with two_models.begin() as db:
+        add_explanation(db, 1, "robust", made_up_measures(4, MEANS["robust"], alike=0.95), seed=2)
+        lines = {line["model"]: line for line in pivot(explanation_rows(db)) if line["method"] == "grad-cam"}
+    assert lines["plain"]["noise Linf 8/255"] is not None and lines["robust"]["noise Linf 8/255"] is None
+    assert lines["robust"]["why"] == "random-weights 0.95 > 0.8"
+
+
 def test_two_models_are_compared_on_the_same_images(two_models: Store):
     """Each image's mean over the seeds, by scipy's signed-rank test; Holm's correction over the three rows."""
     with two_models.begin() as db:
@@ -134,6 +143,13 @@ def test_what_cannot_be_compared_is_said(two_models: Store):
         add_explanation(db, sweep, "far", made_up_measures(0, MEANS["plain"]), method="lime")
         with pytest.raises(SpecError, match="'plain' and 'far' have no explanation with the same method"):
             compare(db, Filters(), ("plain", "far"))
+        for place, model in enumerate(("left", "right")):  # one explains the even images, the other the odd ones
+            columns = made_up_measures(place, MEANS["plain"])
+            wrong = (columns["against"] == "clean") & (columns["index"] % 2 == place)
+            columns["prediction"][wrong] = (columns["label"][wrong] + 1) % 10
+            add_explanation(db, sweep, model, columns)
+        with pytest.raises(SpecError, match="explained on both sides and have the same labels, got none: with target"):
+            compare(db, Filters(), ("left", "right"))
 
 
 def test_equal_images_give_no_p_value_of_a_difference():

@@ -113,6 +113,52 @@ def test_the_tests_in_words_are_those_of_scipy(swept: Store):
     assert "<b>plain" not in report(swept, "steady").replace("&lt;b>", "")
 
 
+def test_seeds_are_tested_together_and_told_apart(made_up: Store, tmp_path: Path):
+    """An explanation of two seeds is one: its images have their means over them. One that fails for a seed is left out."""
+    with made_up.begin() as db:
+        sweep = add_sweep(db, "seeds")
+        for model, place, means, alike in (
+            ("plain", 0, PLAIN, 0.1),
+            ("robust", 5, ROBUST, 0.1),
+            ("odd", 9, PLAIN, 0.95),
+        ):
+            for seed in (0, 1):
+                columns = measured(place + seed, means, alike=alike if seed else 0.1)
+                job = add_explanation(db, sweep, model, columns, seed=seed)
+                keep(db, made_up.artifacts, job, "maps", safetensors.torch.save(maps()))
+    words = Elements(section(report(made_up, "seeds"))).text
+
+    def top(place: int, means: dict[str, float], name: str) -> np.ndarray:
+        both = [measured(place + seed, means) for seed in (0, 1)]
+        return np.mean([one["top_intersection"][one["against"] == name] for one in both], 0)
+
+    after, noise = (top(0, PLAIN, name) for name in ("explanation-attack", "noise"))
+    told = f"leaves {100 * after.mean():.0f} % of the top pixels of grad-cam where they were, noise of the same size"
+    assert f"On plain, the explanation attack {told} {100 * noise.mean():.0f} %: p < 1e-4, 40 images" in words
+    assert words.count("40 images, means over 2 seeds, Wilcoxon") == 3
+    assert "On odd," not in words and "on odd" not in words
+    assert "grad-cam of odd at Linf 8/255, seed 1: the map hardly changes" in words and "8/255, seed 0: " not in words
+    assert all(
+        f"grad-cam of {model}, Linf 8/255, seed {seed}" in words for model in ("plain", "odd") for seed in (0, 1)
+    )
+    written = write_report(made_up, "seeds", tmp_path / "page.html", tmp_path / "figures")
+    names = {path.name for path in written[1:]}
+    assert {"maps-grad-cam-plain-seed-0.png", "maps-grad-cam-plain-seed-1.png"} <= names and len(names) == 6
+
+
+def test_a_failed_explanation_has_no_test_and_maps_that_are_left_out_are_counted(made_up: Store):
+    with made_up.begin() as db:
+        sweep = add_sweep(db, "many")
+        for place in range(13):
+            job = add_explanation(db, sweep, f"m{place}", measured(place, PLAIN, alike=0.95 if place == 0 else 0.1))
+            keep(db, made_up.artifacts, job, "maps", safetensors.torch.save(maps()))
+    text = section(report(made_up, "many"))
+    table = text[text.index('data-table="stability"') : text.index("</table>")]
+    rows = re.findall(r"<tr><th scope=row>.*?</tr>", table)
+    assert len(rows) == 13 and "1e-4" not in rows[0] and all("1e-4" in row for row in rows[1:])
+    assert "Maps of 1 more explanations are not shown here" in Elements(text).text
+
+
 def test_maps_have_texts_a_legend_and_their_changes(swept: Store):
     found = Elements(section(report(swept, "steady")))
     images = [tags for tag, tags in found.tags if tag == "img"]

@@ -71,6 +71,7 @@ TRAINED = "arch: lenet5, train: {optimizer: adam}"
         ({"top": "draws: 50"}, "2: draws has no effect: no model of the study is randomised"),
         ({"top": "eot_draws: 20"}, "2: eot_draws has no effect: no model of the study is randomised"),
         ({"top": "draws: 50", "model": MINE, "attack": "name: audit, eps: 0.1"}, "2: draws has no effect: audits and certificates have their own"),
+        ({"top": "draws: 50", "model": MINE, "attack": "name: explain, eps: 0.1"}, "2: draws has no effect: explanations have none"),
         ({"top": "batch_size: 5", "attack": "name: audit, eps: 0.1"}, "2: batch_size has no effect: the batches of audits and certificates are their own"),
         ({"top": "batch_size: 5", "model": f"{GIVEN}, defence: {{name: noise}}"}, "2: batch_size has no effect: the batches of randomised models are their own"),
         ({"top": "shards: 2", "attack": "name: audit, eps: 0.1"}, "2: shards has no effect: an audit is not split"),

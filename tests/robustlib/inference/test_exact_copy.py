@@ -40,6 +40,38 @@ def test_logits_and_gradients_have_the_bits_of_the_model(net: nn.Module, test: t
         assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("shape", [(3, 15, 21), (3, 16, 21), (3, 15, 20)], ids=str)
+def test_images_with_an_odd_side_have_a_copy_with_the_same_bits(shape: tuple[int, int, int]):
+    torch.manual_seed(0)
+    model = normed_net()
+    x, y = torch.rand(70, *shape), torch.arange(70) % 10
+    exact = exact_replica(model, x[:64])
+    copy = exact_copy(exact, model, x[:64])
+    assert copy is not exact
+    for first, second in zip(exact.value_and_grad(x, pick, y), copy.value_and_grad(x, pick, y), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_hooks_that_no_sample_sets_off_are_kept():
+    torch.manual_seed(0)
+    model = normed_net()
+    x = torch.rand(64, 3, 16, 16)
+    highest = model[:3](x).max().item()
+    exact = exact_replica(model, x)
+    assert exact_copy(exact, model, x) is not exact
+    model[2].register_forward_hook(lambda layer, inputs, answer: answer.clamp(max=highest))
+    copy = exact_copy(exact, model, x)
+    assert torch.equal(copy(10 * x), exact(10 * x))
+
+
+def normed_net() -> nn.Sequential:
+    """A network in eval mode whose BatchNorm turns some signs."""
+    layers = [nn.Conv2d(3, 8, 3, padding=1), norm := nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)]
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).eval()
+
+
 def test_the_model_itself_is_left_as_it_is(net: nn.Module, test: tuple[Tensor, Tensor]):
     before = {name: (tensor.clone(), tensor.requires_grad) for name, tensor in net.named_parameters()}
     exact_copy(exact_replica(net, test[0][:64]), net, test[0][:64])
