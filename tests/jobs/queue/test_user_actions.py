@@ -185,6 +185,16 @@ def test_a_pause_holds_every_version_of_a_sweep(store):
         assert len(claims.claim(db, "one", most=1)) == 1
 
 
+def test_retry_and_priority_take_every_version_of_a_sweep(store):
+    """As a cancellation does: what it took out of the queue a retry brings back."""
+    with store.begin() as db:
+        record(db, replace(resolved(), identity="0" * 64), small_plan()[:4])
+    queue_actions.cancel(store, [], "small")
+    assert queue_actions.retry(store, [], "small") == 8
+    assert states(store) == {"queued": 2, "blocked": 6}
+    assert queue_actions.prioritise(store, [], "small", 3) == 8
+
+
 def test_shared_jobs_are_cancelled_with_the_second_of_their_two_sweeps(store):
     with store.begin() as db:
         record(db, resolved("other"), small_plan())
