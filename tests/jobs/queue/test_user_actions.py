@@ -389,6 +389,26 @@ def test_lost_weights_are_trained_again(store, how: str, asked: str):
         assert transitions.finish(db, claimed, ROW, artifacts=[again])
 
 
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+def test_lost_maps_are_made_again(store, how: str):
+    """As lost images are."""
+    (train,), (first, _) = of(store, "train"), of(store, "eval")
+    run(store, train)
+    kept = artifacts.put(store.artifacts, "maps", safetensors.numpy.save({"index": np.zeros(1)}))
+    with store.begin() as db:
+        (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == first)
+        assert transitions.start(db, claimed, "one", "here", 1, "")
+        assert transitions.finish(db, claimed, ROW, examples=(b"measures", 1), artifacts=[kept])
+    path = Path(artifacts.blob_path(store.artifacts, kept.sha256))
+    assert queue_actions.retry(store, [first], None) == 0
+    path.unlink() if how == "gone" else path.write_bytes(b"other")
+    assert queue_actions.retry(store, [], "small") == (0 if how == "gone" else 1)
+    assert queue_actions.retry(store, [first], None) == (1 if how == "gone" else 0)
+    with store.begin() as db:
+        found = dict(db.execute(select(job.c.id, job.c.state).where(job.c.id.in_([train, first]))).all())
+    assert found == {train: "done", first: "queued"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["gone", "damaged"])
 @pytest.mark.parametrize("asked", ["its number", "the sweep"])
