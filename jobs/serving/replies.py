@@ -48,7 +48,7 @@ def predictions(found: Answered) -> dict[str, Any]:
 
 
 def scores(answer: Answer) -> list[float]:
-    """Logits, or shares of the votes that selected the class."""
+    """Logits, or shares of all votes."""
     if answer.kind == "logits":
         return answer.scores.tolist()
     return (answer.scores / np.maximum(answer.scores.sum(), 1e-12)).tolist()

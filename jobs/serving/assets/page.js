@@ -174,7 +174,7 @@
       return [name, bar([by[label]]), make("span", percent(by[label]), "n")];
     }));
     const more = facts.classes.length > order.length ? `The first ${order.length} of ${facts.classes.length} classes. ` : "";
-    at("scores-note").textContent = more + (answer.kind === "logits" ? "Softmax of the logits: a score, no probability." : "Shares of the votes that chose the class.");
+    at("scores-note").textContent = more + (answer.kind === "logits" ? "Softmax of the logits: a score, no probability." : "Shares of the noisy copies' votes.");
     at("signals").textContent = answer.signals === null
       ? "Nothing watches requests here."
       : answer.signals.length ? `Signals raised: ${listed(answer.signals.map(flagging))}. They are monitoring, no defence.` : "No signal was raised.";
