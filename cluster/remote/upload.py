@@ -12,11 +12,11 @@ import robustlib
 import robustq
 from robustlib.hashing import local_modules
 from robustlib.number_text import distinct
+from robustq.cluster.remote.before_sending import check_settings
 from robustq.cluster.remote.sent_files import LEFT_OUT, SentFiles, choose_files
 from robustq.jobs.errors import SpecError
 from robustq.jobs.study.study import Origin, load_study
 from robustq.jobs.study.yaml_with_lines import Path_, read_text
-from robustq.jobs.submission.before_sending import check_settings
 from robustq.jobs.submission.expand_study import weights_place
 
 CODE = ("__init__.py", "__main__.py", "cli.py", "cluster", "jobs")  # of robustq

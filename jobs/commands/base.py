@@ -275,6 +275,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON t
 GENERAL = ("-q", "--quiet", "-v", "--verbose", "--store")  # options of robustq itself
 IS_GONE = "robustq.is_gone"  # in a context's `meta`: how to tell a process that has ended, which cluster/ knows
 sweep_option = click.option("--sweep", shell_complete=completion.sweeps, help="Only the latest sweep of this name.")
+versions_option = click.option(
+    "--sweep", shell_complete=completion.sweeps, help="All versions of the sweep of this name."
+)
 
 
 def process_check(ctx: click.Context) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from robustlib.checks.thresholds import FAIL
-from robustlib.settings import EXPLANATION_MEASURES
+from robustlib.settings import EXPLAIN, EXPLANATION_MEASURES
 from robustlib.settings import NO_ATTACK as CLEAN
 from robustq.jobs.commands.base import CSV, SPREADSHEET
 from robustq.jobs.errors import SpecError
@@ -16,6 +16,7 @@ from robustq.jobs.results.questions import Question
 from robustq.jobs.store.connection import Store
 from robustq.jobs.text import tables
 from robustq.jobs.text.footnotes import under, with_notes
+from robustq.jobs.text.notes import note
 from robustq.jobs.text.numbers import eps_text
 from robustq.jobs.text.tables import Row, json_text
 
@@ -52,6 +53,9 @@ def answer_text(store: Store, question: Question, form: str) -> str:
             whys = ["; ".join(filter(None, (row["first_why"], row["second_why"]))) for row in rows]
             return text_of(rows, list(rows[0]), shown_comparisons(rows), whys, form, TEST)
         found = explanation_rows(db, question.filters, whole=question.pivot)
+    asked = {condition.column for group in question.filters.groups for condition in group}
+    if not found and "attack" in asked:
+        note(f"the attack of all explanations is {EXPLAIN}; what was done to images is asked by --where against=pgd")
     if question.pivot:
         rows = pivot(found)
         shown = [{n: number(v) if isinstance(v, float) else v for n, v in row.items() if n != "why"} for row in rows]

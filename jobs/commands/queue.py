@@ -11,6 +11,7 @@ from robustq.jobs.commands.base import (
     open_store,
     process_check,
     sweep_option,
+    versions_option,
 )
 from robustq.jobs.commands.shell import completion
 from robustq.jobs.text.safe_text import say
@@ -43,7 +44,7 @@ def status(ctx: click.Context, sweep: str | None, watch: bool, as_json: bool) ->
 
 @click.command()
 @click.argument("job_ids", nargs=-1, type=JOB_NUMBER)
-@sweep_option
+@versions_option
 @json_option
 @click.pass_context
 def cancel(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None, as_json: bool) -> None:
@@ -61,7 +62,7 @@ def cancel(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None, as_j
 
 @click.command()
 @click.argument("job_ids", nargs=-1, type=JOB_NUMBER)
-@sweep_option
+@versions_option
 @json_option
 @click.pass_context
 def retry(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None, as_json: bool) -> None:
@@ -78,7 +79,9 @@ def retry(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None, as_js
 
 
 @click.command()
-@click.option("--sweep", shell_complete=completion.sweeps, required=True, help="The latest sweep of this name.")
+@click.option(
+    "--sweep", shell_complete=completion.sweeps, required=True, help="The sweep of this name, in all its versions."
+)
 @json_option
 @click.pass_context
 def pause(ctx: click.Context, sweep: str, as_json: bool) -> None:
@@ -94,7 +97,9 @@ def pause(ctx: click.Context, sweep: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--sweep", shell_complete=completion.sweeps, required=True, help="The latest sweep of this name.")
+@click.option(
+    "--sweep", shell_complete=completion.sweeps, required=True, help="The sweep of this name, in all its versions."
+)
 @json_option
 @click.pass_context
 def resume(ctx: click.Context, sweep: str, as_json: bool) -> None:
@@ -112,7 +117,7 @@ def resume(ctx: click.Context, sweep: str, as_json: bool) -> None:
 @click.command()
 @click.argument("priority", type=PRIORITY)
 @click.argument("job_ids", nargs=-1, type=JOB_NUMBER)
-@sweep_option
+@versions_option
 @json_option
 @click.pass_context
 def prioritise(ctx: click.Context, priority: int, job_ids: tuple[int, ...], sweep: str | None, as_json: bool) -> None:

@@ -26,7 +26,7 @@ from robustq.jobs.queue.time_left import seconds_left_here
 from robustq.jobs.queue.transitions import UNFINISHED
 from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.connection import Store
-from robustq.jobs.store.sweeps import find_sweep, jobs_of, sweep_name
+from robustq.jobs.store.sweeps import find_sweep, sweep_name
 from robustq.jobs.text import tables
 from robustq.jobs.text.durations import duration
 from robustq.jobs.text.numbers import eps_text
@@ -118,13 +118,17 @@ def raise_failures(store: Store, chosen: int | None) -> None:
 
 
 def chosen_jobs(db: Any, job_ids: Sequence[int], name: str | None) -> Any:
+    """The jobs of these numbers, or those of all versions of a sweep."""
+    from robustq.jobs.queue.user_actions import of_versions
+
     if not job_ids and name is None:
         raise SpecError("expected numbers of jobs or --sweep NAME, got neither")
     if job_ids and name is not None:
         raise SpecError("expected numbers of jobs or --sweep NAME, got both")
     for job_id in job_ids:
         job_log(db, job_id)  # raises for a number that does not exist
-    return list(job_ids) if job_ids else jobs_of(find_sweep(db, name))
+    sweep_id = find_sweep(db, name)
+    return list(job_ids) if sweep_id is None else of_versions(db, sweep_id)
 
 
 def cancel(store: Store, job_ids: Sequence[int], name: str | None) -> str:
@@ -144,7 +148,7 @@ def cancelled(store: Store, job_ids: Sequence[int], name: str | None) -> dict[st
             return {"cancelled": user_actions.cancel(db, chosen), "stay": 0, "wanted_by": []}
         user_actions.mark_cancelled(db, str(name))  # first, as where it is wanted: two who ask take turns on a server
         free, names = user_actions.only_of(db, sweep_id)
-        wanted = user_actions.unfinished(db, user_actions.of_versions(db, sweep_id))
+        wanted = user_actions.unfinished(db, chosen)
         n = user_actions.cancel(db, free)
     return {"cancelled": n, "stay": wanted - n if names else 0, "wanted_by": names}
 
@@ -160,8 +164,8 @@ def cancelled_text(found: dict[str, Any]) -> str:
 
 
 def retry(store: Store, job_ids: Sequence[int], name: str | None) -> int:
-    """Queue failed and cancelled jobs again, with those that failed only for their sake, and jobs that lost what they
-    left; returns how many.
+    """Queue failed and cancelled jobs again, of a sweep in all versions, with those that failed only for their sake,
+    and jobs that lost what they left; returns how many.
     """
     from robustq.jobs.queue import lost_files, user_actions
 
@@ -185,7 +189,7 @@ def pause(store: Store, name: str, *, paused: bool) -> int:
 
 
 def prioritise(store: Store, job_ids: Sequence[int], name: str | None, priority: int) -> int:
-    """Set the priority of jobs; returns how many were not finished."""
+    """Set the priority of jobs, of a sweep in all its versions; returns how many were not finished."""
     from robustq.jobs.queue import user_actions
 
     with store.begin() as db:

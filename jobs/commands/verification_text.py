@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 from robustlib.number_text import percents
 from robustq.jobs.commands.results_text import rows_text
 from robustq.jobs.commands.terminal_rows import Shown, condition_cells
+from robustq.jobs.results.explanations.rows import asks_of_explanations, explanation_rows
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.text import tables
+from robustq.jobs.text.notes import note
 from robustq.jobs.text.numbers import interval_text, percent
 
 if TYPE_CHECKING:
     from robustq.jobs.verification.bundle_check import Found
-    from robustq.jobs.verification.diff import Change
+    from robustq.jobs.verification.diff import Change, Side
     from robustq.jobs.verification.replay import Replayed
 
 
@@ -24,9 +26,19 @@ def changes_between(url: str, old: str, new: str, versions: str | None, filters:
 
     if versions is not None:
         with open_store(url).begin() as db:
-            return diff(*(Side(db, of_version(filters, versions, value)) for value in (old, new)))
+            sides = [Side(db, of_version(filters, versions, value)) for value in (old, new)]
+            tell_left_out(sides)
+            return diff(*sides)
     with open_store(old).begin() as one, open_store(new).begin() as other:
-        return diff(Side(one, filters), Side(other, filters))
+        sides = [Side(one, filters), Side(other, filters)]
+        tell_left_out(sides)
+        return diff(*sides)
+
+
+def tell_left_out(sides: "Sequence[Side]") -> None:
+    """That explanations of these sides are not compared, where there are some."""
+    if any(asks_of_explanations(side.filters) and explanation_rows(side.db, side.filters) for side in sides):
+        note("explanations are not compared: robustq replay runs them again")
 
 
 def diff_text(rows: "Sequence[Change]", form: str) -> str:

@@ -1,4 +1,4 @@
-"""Files of finished jobs that are lost since: weights, kept images, the outcomes of single images."""
+"""Files of finished jobs that are lost since: weights, kept images and maps, the outcomes of single images."""
 
 from typing import Any
 
@@ -11,13 +11,15 @@ from robustq.jobs.store import artifacts
 from robustq.jobs.store.attacked_images import attacked_images
 from robustq.jobs.store.schema import example_blob, job, job_artifact
 
+SHOWN = ("images", "maps")  # what is kept to be looked at
+
 
 def lost(db: Connection, ids: Any, root: str, *, named: bool) -> list[int]:
     """Finished jobs that must run again for what these jobs are to show, or need in order to run.
 
     Of what they are and need: trainings without their weights, evaluations without their outcomes. Of what they are:
-    evaluations whose kept images are damaged, and, where the jobs are named by number, missing ones, which somebody
-    may have taken away to make room.
+    evaluations whose kept images or maps are damaged, and, where the jobs are named by number, missing ones, which
+    somebody may have taken away to make room.
     """
     mine = job.c.id.in_(with_shards(ids))
     needed = job.c.id.in_(ancestors(select(job.c.id).where(mine)))
@@ -25,11 +27,12 @@ def lost(db: Connection, ids: Any, root: str, *, named: bool) -> list[int]:
     left = select(job.c.id, job_artifact.c.role, job_artifact.c.sha256).join(
         job_artifact, job_artifact.c.job_id == job.c.id
     )
-    weights, images = job_artifact.c.role == "weights", job_artifact.c.role == "images"
+    weights, images = job_artifact.c.role == "weights", job_artifact.c.role.in_(SHOWN)
     rows = db.execute(left.where(done & ((weights & (mine | needed)) | (images & mine)))).all()
     files = {(row.sha256, row.role) for row in rows}
     states = {file: state(root, *file) for file in files}
-    losses = {"weights": ("missing", "damaged"), "images": ("missing", "damaged") if named else ("damaged",)}
+    losses = {"weights": ("missing", "damaged")}
+    losses |= dict.fromkeys(SHOWN, ("missing", "damaged") if named else ("damaged",))
     found = {row.id for row in rows if states[row.sha256, row.role] in losses[row.role]}
     told = job.c.kind.in_(("eval", "shard", "worst")) & job.c.id.not_in(select(example_blob.c.job_id))
     return sorted(found | set(db.execute(select(job.c.id).where(done & told & (mine | needed))).scalars()))

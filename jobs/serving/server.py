@@ -15,13 +15,15 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 
 from robustlib.packages.contents import PackageError
 from robustlib.packages.manifest import INT8, ONNX, Package, open_package
 from robustq.jobs.errors import SpecError
 from robustq.jobs.packages.verify import verify
 from robustq.jobs.serving.answers import Engine, Program
-from robustq.jobs.serving.application import Service, make_application
+from robustq.jobs.serving.application import Service, as_json, id_of, make_application
 from robustq.jobs.serving.facts import facts_of
 from robustq.jobs.serving.page import page_routes
 from robustq.jobs.serving.settings import Settings, Smoothing, Watching
@@ -32,7 +34,7 @@ from robustq.jobs.web.listening import OnlyHere, is_loopback, listen
 from robustq.jobs.web.server_limits import Patient
 
 COMMAND = "robustq serve"
-CLOSED = f"Expected the token that {COMMAND} has, as in Authorization: Bearer TOKEN.\n"
+CLOSED = f"Expected the token that {COMMAND} has, as in Authorization: Bearer TOKEN; a browser opens /?token=TOKEN"
 CONNECTIONS = 800  # at once; beyond them, 503: a process may have 1,024 files open
 SPARE = 60  # more that are told so; beyond them, a connection is closed as it comes
 ACCEPTED = 16  # connections taken up before those that came last are looked at: as many files are open for a moment
@@ -102,11 +104,16 @@ def make_watch(package: Package, asked: Asked) -> Watch | None:
     return found
 
 
+def in_json(request: Request, status: int, line: str) -> Response:
+    """A refusal at the door, as all others are told."""
+    return as_json({"error": line.rstrip(), "request": id_of(request)}, request, status)
+
+
 def doors(host: str, token: str | None) -> list[Middleware]:
     """What requests pass first: on loopback a name of this machine, elsewhere the token."""
-    found = [Middleware(OnlyHere, anywhere=False, command=COMMAND)] if is_loopback(host) else []
+    found = [Middleware(OnlyHere, anywhere=False, command=COMMAND, refuse=in_json)] if is_loopback(host) else []
     if token is not None:
-        found.append(Middleware(Door, token=token, closed=CLOSED, free=("/health",)))
+        found.append(Middleware(Door, token=token, closed=CLOSED, free=("/health",), refuse=in_json))
     return found
 
 

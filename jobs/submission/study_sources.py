@@ -160,7 +160,12 @@ def one_off(
     named = {name: f"--{name.replace('_', '-')}" for name in given}
     named |= {"dataset": "--dataset", "eps": "--eps", "norm": "--norm", "weights": "--weights", "train": "--param"}
     named |= {"normalize": "--normalize" if options["normalize"] else "--mean and --std"}
-    named |= {"attacks": "--attack", "models": "MODEL", "method": "--method", "against": "--against"}
+    named |= {
+        "attacks": "--method" if name == EXPLAIN else "--attack",
+        "models": "MODEL",
+        "method": "--method",
+        "against": "--against",
+    }
     origin = Origin(name, {}, named)
     return check(data, origin), origin
 

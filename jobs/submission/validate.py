@@ -68,7 +68,7 @@ def check_params(
     for name, value in given.items():
         if name not in known:
             meant = did_you_mean(name, [*known, *beside])
-            raise ValueError(f"{owner} has no parameter {name!r}, it has: {', '.join(sorted(known))}{meant}")
+            raise ValueError(f"{owner} has no parameter {name!r}, it has: {', '.join(sorted(known)) or 'none'}{meant}")
         # Any norm that there is: which of them it takes is asked below, with the words for it.
         kind: Any = Norm if name == "norm" else written(known[name].annotation)
         given[name] = value = fitting(owner, name, kind, spread(kind), value)

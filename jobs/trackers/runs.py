@@ -1,15 +1,18 @@
 """Results as trackers have them: a run for each model and seed, with settings, numbers, and its training's history."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, select
 
+from robustlib.settings import EXPLANATION_MEASURES
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.aggregate import rows_by
 from robustq.jobs.results.columns import ResultRow
+from robustq.jobs.results.explanations.columns import ExplanationRow
+from robustq.jobs.results.explanations.rows import asks_of_explanations, explanation_rows
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.results.rows import chosen_rows
 from robustq.jobs.results.worst_attack import clean_row
@@ -20,6 +23,7 @@ from robustq.jobs.text.grid_names import grid_settings
 from robustq.jobs.text.numbers import eps_text
 
 HISTORY = ("loss", "clean_accuracy", "attacked_accuracy")
+MODEL = ("dataset", "arch", "defence", "seed", "n")
 NUMBERS = ("robust_accuracy", "robust_accuracy_low", "robust_accuracy_high", "distance_median")
 
 
@@ -61,11 +65,17 @@ def runs_of(db: Connection, filters: Filters) -> list[Run]:
         place = (row["sweep"], row["model"], row["seed"])
         first.setdefault(place, row["job_id"])
         add(found.setdefault(place, Run(*place)), row)
+    told = explanation_rows(db, filters) if asks_of_explanations(filters) else []
+    for _, mine in rows_by(told, "job_id").items():
+        place = (mine[0]["sweep"], mine[0]["model"], mine[0]["seed"])
+        first.setdefault(place, mine[0]["job_id"])
+        add_explanation(found.setdefault(place, Run(*place)), mine)
     if not found:
         raise SpecError("there is no result that the options leave: nothing was exported")
     trained = trainings(db, list(first.values()))
     for place, run in found.items():
-        run.metrics["clean_accuracy"] = clean[place]["clean_accuracy"]
+        if place in clean:
+            run.metrics["clean_accuracy"] = clean[place]["clean_accuracy"]
         if (training := trained.get(first[place])) is not None:
             add_training(run, *training)
     return list(found.values())
@@ -73,14 +83,40 @@ def runs_of(db: Connection, filters: Filters) -> list[Run]:
 
 def add(run: Run, row: ResultRow) -> None:
     """A result's numbers, under names such as robust_accuracy/pgd/Linf/8_255."""
-    base, grid = grid_settings(row["model"])
-    named = {name: row[name] for name in ("dataset", "arch", "defence", "seed", "n")} | {"model": base} | grid
-    run.settings |= {name: value for name, value in named.items() if value is not None}
+    run.settings |= settings_of(row)
     radius = () if row["eps"] is None else (eps_text(row["eps"]),)
     place = "/".join(plain(str(part)) for part in (row["attack"], row["norm"], *radius) if part is not None)
     while f"robust_accuracy/{place}" in run.metrics:  # the same attack with other settings
         place += "+"
     run.metrics |= {f"{name}/{place}": row[name] for name in NUMBERS if row[name] is not None}  # pyright: ignore
+    add_about(run, row, place)
+
+
+def add_explanation(run: Run, rows: Sequence[ExplanationRow]) -> None:
+    """The means of one explanation job, under names such as top_intersection/grad-cam/Linf/8_255/noise. rows: of what
+    was done to its images.
+    """
+    some = rows[0]
+    run.settings = settings_of(some) | run.settings
+    run.metrics.setdefault("clean_accuracy", some["clean_accuracy"])
+    place = "/".join((plain(some["method"]), some["norm"], plain(str(eps_text(some["eps"])))))
+    while f"recipe/{place}" in run.tags:  # the same method with other settings
+        place += "+"
+    for row in rows:
+        values = {name: row[name] for name in (*EXPLANATION_MEASURES, "kept")}
+        here = f"{place}/{plain(row['against'])}"
+        run.metrics |= {f"{name}/{here}": value for name, value in values.items() if value is not None}
+    add_about(run, some, place)
+
+
+def settings_of(row: ResultRow | ExplanationRow) -> dict[str, Any]:
+    base, grid = grid_settings(row["model"])
+    named = {name: row[name] for name in MODEL} | {"model": base} | grid
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def add_about(run: Run, row: ResultRow | ExplanationRow, place: str) -> None:
+    """What the numbers of this place were made with."""
     run.tags |= {"device": row["device"], **{f"versions.{name}": str(value) for name, value in row["versions"].items()}}
     run.tags |= {f"recipe/{place}": row["recipe"] or "", f"verdict/{place}": row["verdict"] or ""}
     run.keys.append(row["key"])

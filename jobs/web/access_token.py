@@ -7,6 +7,7 @@ import html
 import os
 import re
 import secrets
+from collections.abc import Callable
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -55,16 +56,26 @@ def checked_token(given: str, where: str) -> str:
     return given
 
 
+Refuse = Callable[[Request, int, str], Response]  # of a request: by status and line
+
+
+def plainly(request: Request, status: int, line: str) -> Response:
+    """The line as text."""
+    return PlainTextResponse(line, status, HEADERS)
+
+
 class Door:
     """Lets in requests with the token: in a cookie, as a bearer's or a password, or in the address, which then gives
     the cookie.
 
     From that address it leads to the same one without the token, so that it stays in no history and on no screen.
-    closed: what others are told.  free: paths that are open to all.
+    closed: what others are told, by `refuse`.  free: paths that are open to all.
     """
 
-    def __init__(self, app: ASGIApp, token: str, *, closed: str = CLOSED, free: tuple[str, ...] = ()):
-        self.app, self.token, self.closed, self.free = app, token, closed, free
+    def __init__(
+        self, app: ASGIApp, token: str, *, closed: str = CLOSED, free: tuple[str, ...] = (), refuse: Refuse = plainly
+    ):
+        self.app, self.token, self.closed, self.free, self.refuse = app, token, closed, free, refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in self.free:
@@ -82,7 +93,7 @@ class Door:
         ):
             await self.app(scope, receive, send)
         else:
-            await PlainTextResponse(self.closed, 403, HEADERS)(scope, receive, send)
+            await self.refuse(request, 403, self.closed)(scope, receive, send)
 
     def fits(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), self.token.encode())

@@ -4,11 +4,11 @@ import ipaddress
 import re
 import socket
 
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from robustq.jobs.errors import SpecError
-from robustq.jobs.web.access_token import HEADERS
+from robustq.jobs.web.access_token import Refuse, plainly
 
 NAMES = ("localhost", "127.0.0.1", "[::1]")
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::\d+)?", re.IGNORECASE)
@@ -18,17 +18,18 @@ class OnlyHere:
     """Answers only requests that name this server: a page elsewhere can point a name of its own at 127.0.0.1.
 
     Such a name is no loopback name and no address, so those are let through, and nothing else.  command: what serves.
+    refuse: answers the others.
     """
 
-    def __init__(self, app: ASGIApp, *, anywhere: bool, command: str):
-        self.app, self.anywhere, self.command = app, anywhere, command
+    def __init__(self, app: ASGIApp, *, anywhere: bool, command: str, refuse: Refuse = plainly):
+        self.app, self.anywhere, self.command, self.refuse = app, anywhere, command, refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             given = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
             if not host_allowed(given, anywhere=self.anywhere):
                 text = f"{self.command} answers to localhost, 127.0.0.1 and [::1] only\n"
-                await PlainTextResponse(text, 421, HEADERS)(scope, receive, send)
+                await self.refuse(Request(scope), 421, text)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from robustlib.arguments import Norm, check_norm
-from robustlib.attacks import ATTACKS
+from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.attacks.types import Attack
 from robustlib.evaluation.explanation import Explained, attacked
 from robustlib.names import unknown
@@ -63,8 +63,10 @@ def check_against(names: Sequence[str], norm: str) -> None:
     for place, name in enumerate(names):
         if name in names[:place]:
             raise ValueError(f"against: {name} is named twice")
+        expected = ", ".join(known)
+        if name in ENSEMBLES:
+            raise ValueError(f"against: {name} is several attacks in turn, expected one: {expected}")
         if name not in known and name in ATTACKS:
-            expected = ", ".join(known)
             raise ValueError(f"against: {name} makes no image within a radius on the model itself, expected {expected}")
         if name not in known:
             raise ValueError(f"against: {unknown('name', name, known)}")

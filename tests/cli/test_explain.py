@@ -56,11 +56,12 @@ def test_a_model_is_explained_in_a_table_an_object_and_a_page(folder: Path):
         (("--method", "salience"), "--method: unknown method 'salience', expected one of: saliency, "),
         (("--method", "saliency", "--method", "lime", "--param", "samples=9"), "expected one --method to set it for"),
         (("--param", "step=9"), "--method: integrated-gradients has no parameter 'step', it has: baseline, steps"),
+        (("--method", "occlusion", "--param", "stride=9"), "--method: occlusion: expected a stride of at most"),
         (("--against", "pgdd"), "--against: against: unknown name 'pgdd', expected one of: noise, "),
         (("--eps", "far"), "--eps: expected a number such as 8/255, got 'far'"),
         (("--norm", "L7"), "L7"),
     ],
-    ids=["method", "two methods", "setting", "attack", "eps", "norm"],
+    ids=["method", "two methods", "setting", "stride", "attack", "eps", "norm"],
 )
 def test_what_cannot_be_explained_is_one_line(folder: Path, words: tuple[str, ...], line: str):
     found = robustq(folder, *WHICH, *words)

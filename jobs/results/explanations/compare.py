@@ -62,7 +62,13 @@ def compare(db: Connection, filters: Filters, pair: Sequence[str]) -> list[Expla
     pair: two models, compared under each thing that was done to the images; or two such things, compared on each model.
     Raises SpecError where there is nothing to compare.
     """
-    done = {row["against"] for row in explanation_rows(db, filters)}
+    rows = explanation_rows(db, filters)
+    done, models = ({row[name] for row in rows} for name in ("against", "model"))
+    if set(pair) & done and (wrong := [one for one in pair if one not in done | models]):
+        raise SpecError(
+            f"--compare: nothing that was done to images is called {wrong[0]!r}, there are: "
+            f"{', '.join(sorted(done))}{did_you_mean(wrong[0], done)}"
+        )
     matches = (match_done if set(pair) <= done else match_models)(db, filters, pair)
     found = [compared(db, first, second) for first, second in matches]
     corrected = holm([row["p"] for row in found])

@@ -139,6 +139,8 @@ def test_what_cannot_be_compared_is_said(two_models: Store):
     with two_models.begin() as db:
         with pytest.raises(SpecError, match="no explanation is of model 'plane': did you mean 'plain'"):
             compare(db, Filters(), ("plane", "robust"))
+        with pytest.raises(SpecError, match=r"nothing .* done to images is called 'nois', .*: did you mean 'noise'"):
+            compare(db, Filters(), ("pgd", "nois"))
         sweep = add_sweep(db, "other")
         add_explanation(db, sweep, "far", made_up_measures(0, MEANS["plain"]), method="lime")
         with pytest.raises(SpecError, match="'plain' and 'far' have no explanation with the same method"):
@@ -150,6 +152,11 @@ def test_what_cannot_be_compared_is_said(two_models: Store):
             add_explanation(db, sweep, model, columns)
         with pytest.raises(SpecError, match="explained on both sides and have the same labels, got none: with target"):
             compare(db, Filters(), ("left", "right"))
+
+
+def test_who_asks_for_explanations_of_an_attack_is_told_how(two_models: Store):
+    told = robustq(two_models, "results", "--explanations", "--attack", "pgd").stderr
+    assert "what was done to images is asked by --where against=pgd" in told
 
 
 def test_equal_images_give_no_p_value_of_a_difference():

@@ -98,6 +98,8 @@ REFUSED = [
     ("method: {name: kernel-shap, samples: 90}", 5, "kernel_shap: expected samples of at least 128, .* got 90"),
     ("method: {name: grad-cam, layer: stem}", 5, "grad_cam: unknown layer 'stem', expected .*"),
     ("against: [pgdd]", 6, "against: unknown name 'pgdd', expected one of: noise, .*: did you mean 'pgd'?"),
+    ("against: [autoattack]", 6, "against: autoattack is several attacks in turn, expected one: noise, .*"),
+    ("method: {name: saliency, steps: 3}", 6, "saliency has no parameter 'steps', it has: none"),
     ("against: [corruption]", 6, "against: corruption makes no image within a radius on the model itself, .*"),
     ("against: [transfer]", 6, "against: transfer makes no image within a radius on the model itself, .*"),
     ("against: {name: noise, queries: 2}", 6, "against: noise has no parameters, it has the norm and .*"),

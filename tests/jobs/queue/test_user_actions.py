@@ -185,6 +185,16 @@ def test_a_pause_holds_every_version_of_a_sweep(store):
         assert len(claims.claim(db, "one", most=1)) == 1
 
 
+def test_retry_and_priority_take_every_version_of_a_sweep(store):
+    """As a cancellation does: what it took out of the queue a retry brings back."""
+    with store.begin() as db:
+        record(db, replace(resolved(), identity="0" * 64), small_plan()[:4])
+    queue_actions.cancel(store, [], "small")
+    assert queue_actions.retry(store, [], "small") == 8
+    assert states(store) == {"queued": 2, "blocked": 6}
+    assert queue_actions.prioritise(store, [], "small", 3) == 8
+
+
 def test_shared_jobs_are_cancelled_with_the_second_of_their_two_sweeps(store):
     with store.begin() as db:
         record(db, resolved("other"), small_plan())
@@ -377,6 +387,26 @@ def test_lost_weights_are_trained_again(store, how: str, asked: str):
         (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == train)
         assert transitions.start(db, claimed, "one", "here", 1, "")
         assert transitions.finish(db, claimed, ROW, artifacts=[again])
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+def test_lost_maps_are_made_again(store, how: str):
+    """As lost images are."""
+    (train,), (first, _) = of(store, "train"), of(store, "eval")
+    run(store, train)
+    kept = artifacts.put(store.artifacts, "maps", safetensors.numpy.save({"index": np.zeros(1)}))
+    with store.begin() as db:
+        (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == first)
+        assert transitions.start(db, claimed, "one", "here", 1, "")
+        assert transitions.finish(db, claimed, ROW, examples=(b"measures", 1), artifacts=[kept])
+    path = Path(artifacts.blob_path(store.artifacts, kept.sha256))
+    assert queue_actions.retry(store, [first], None) == 0
+    path.unlink() if how == "gone" else path.write_bytes(b"other")
+    assert queue_actions.retry(store, [], "small") == (0 if how == "gone" else 1)
+    assert queue_actions.retry(store, [first], None) == (1 if how == "gone" else 0)
+    with store.begin() as db:
+        found = dict(db.execute(select(job.c.id, job.c.state).where(job.c.id.in_([train, first]))).all())
+    assert found == {train: "done", first: "queued"}
 
 
 @pytest.mark.slow

@@ -316,7 +316,8 @@ def test_without_the_token_nothing_but_health_is_answered():
         body = npy(X[:1])
         for path in ("/predict", V1, "/card", "/metrics", "/", "/v1/models"):
             found = ask(port, path, body, "application/x-npy", Authorization="Bearer x")
-            assert found.status == 403 and b"Authorization: Bearer TOKEN" in found.body, path
+            assert found.status == 403 and "Authorization: Bearer TOKEN" in json.loads(found.body)["error"], path
+            assert json.loads(found.body)["request"] == found.headers["x-request-id"]
         assert ask(port, "/health").status == 200
         basic = {"Authorization": "Basic eDpvZi10ZXN0cy0wMTIzNDU2"}  # x:of-tests-0123456
         for named in ({"Authorization": f"Bearer {TOKEN}"}, basic):
@@ -336,5 +337,6 @@ def test_on_loopback_another_name_is_not_answered():
     assert all(isinstance(door, Middleware) for door in doors("127.0.0.1", None))
     with running(make_application(Colours(), FACTS, doors=doors("127.0.0.1", None))) as port:
         found = ask(port, "/predict", npy(X), "application/x-npy", Host="evil.example")
-        assert (found.status, found.body) == (421, b"robustq serve answers to localhost, 127.0.0.1 and [::1] only\n")
+        told = json.loads(found.body)["error"]
+        assert (found.status, told) == (421, "robustq serve answers to localhost, 127.0.0.1 and [::1] only")
         assert ask(port, "/predict", npy(X), "application/x-npy", Host=f"localhost:{port}").status == 200

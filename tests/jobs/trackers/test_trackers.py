@@ -13,6 +13,7 @@ from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.store.schema import job, job_dep, result, sweep_job
 from robustq.jobs.trackers.export import export_runs
 from robustq.jobs.trackers.runs import Run, runs_of
+from tests.helpers.fake_explanations import add_explanation, made_up_measures
 from tests.helpers.fake_results import add_result, add_sweep
 
 HISTORY = [{"loss": 2.5 - n, "clean_accuracy": 0.25 * n, "attacked_accuracy": 0.125 * n} for n in (1, 2)]
@@ -75,6 +76,29 @@ def test_a_run_has_settings_numbers_and_history(two_runs):
     with two_runs.begin() as db:
         db.execute(sa.update(job).where(job.c.attack == "pgd").values(key="0" * 64))
     assert runs(two_runs)[0].id != first.id  # another result
+
+
+def test_a_run_has_the_means_of_its_explanations_too(made_up):
+    """Beside its accuracies; and alone, where it has no others."""
+    means = {"noise": 0.75, "pgd": 0.5, "explanation-attack": 0.25}
+    columns = made_up_measures(1, means)
+    with made_up.begin() as db:
+        sweep = add_sweep(db, "s")
+        add_result(db, sweep, "a", "pgd", robust_accuracy=0.25, clean_accuracy=0.75)
+        for model, method in (("a", "grad-cam"), ("b", "saliency"), ("b", "saliency")):
+            add_explanation(db, sweep, model, columns, method=method)
+    first, second = runs(made_up)
+    assert first.metrics["robust_accuracy/pgd/Linf/8_255"] == 0.25 and first.metrics["clean_accuracy"] == 0.75
+    moved = columns["top_intersection"][columns["against"] == "noise"].mean()
+    assert first.metrics["top_intersection/grad-cam/Linf/8_255/noise"] == pytest.approx(moved)
+    assert "top_intersection/grad-cam/Linf/8_255/clean" not in first.metrics  # of a map with itself
+    assert first.metrics["kept/grad-cam/Linf/8_255/pgd"] == 20
+    assert first.tags["verdict/grad-cam/Linf/8_255"] == "pass" and len(first.keys) == 2
+    assert second.metrics["clean_accuracy"] == 1 and second.settings["model"] == "b"
+    assert "deletion/saliency/Linf/8_255+/clean" in second.metrics and len(second.keys) == 2
+    with made_up.begin() as db:
+        (attacked,) = runs_of(db, make_filters(None, {"attack": "pgd"}))
+    assert not any("grad-cam" in name for name in attacked.metrics)
 
 
 def test_no_result_and_no_package_are_told(made_up, two_runs, monkeypatch):
