@@ -7,6 +7,7 @@ sampling of SmoothGrad, LIME or KernelSHAP.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from robustlib.explanations import EXPLANATIONS
 from robustlib.explanations.curves import deletion, insertion
 from robustlib.explanations.measures import near_top_intersection, spearman, ssim, top_intersection
 from robustlib.explanations.sanity import random_order, relevance, weight_similarity, with_random_weights
+from robustlib.inference.cuda_graphs import NO_GRADIENT
 from robustlib.inference.model_modes import as_images, device_of, each_within, evaluating, strict_float32
 from robustlib.inference.threads import threads_of
 from robustlib.input_checks import check_data
@@ -126,11 +128,28 @@ def stability_batches(
     def steps() -> Iterator[StabilityBatch]:
         for rows in chosen.split(batch_size):
             images, labels = as_images(x[rows], ready.device), y[rows].to(ready.device)
-            yield stability_of(ready, bare, images, labels, Draws(seed, rows.to(ready.device)), asked)
+            with told_of_explanations():
+                found = stability_of(ready, bare, images, labels, Draws(seed, rows.to(ready.device)), asked)
+            yield found
 
     yield from each_within(
         steps(), one_thread, strict_float32, partial(evaluating, ready.model), partial(evaluating, bare.model)
     )
+
+
+@contextmanager
+def told_of_explanations() -> Iterator[None]:
+    """A model without a gradient is told of what explains it without one, and not of attacks in place of these."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:  # the second from autograd itself, in the attack on the explanation
+        if str(error) != NO_GRADIENT and "does not require grad" not in str(error):
+            raise
+        methods = ", ".join(name for name, known in EXPLANATIONS.items() if not known.uses_gradient)
+        raise ValueError(
+            "explain: the model's logits have no gradient with respect to its images (detached, or not "
+            f"differentiable): expected what needs none, as the method {methods}, against noise or square"
+        ) from error
 
 
 def stability_of(ready: Explained, bare: Explained, x: Tensor, y: Tensor, draws: Draws, asked: Asked) -> StabilityBatch:

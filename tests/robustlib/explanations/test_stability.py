@@ -55,6 +55,26 @@ def test_a_test_of_few_images_warns_that_it_tells_nothing(net: nn.Module, test: 
     assert judged(net, test, "input-x-gradient", 4)["random-order"] == WARN
 
 
+@pytest.mark.parametrize(
+    ("method", "against"), [("saliency", "noise"), ("occlusion", "pgd"), ("occlusion", "explanation-attack")]
+)
+def test_a_model_without_a_gradient_is_told_what_explains_it(
+    method: str, against: str, net: nn.Module, test: tuple[Tensor, Tensor]
+):
+    class Detached(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return net(x).detach()
+
+    given: dict[str, Any] = GIVEN | {"against": ((against, {}),)}
+    with pytest.raises(
+        ValueError, match="expected what needs none, as the method occlusion, lime, kernel-shap, against"
+    ):
+        list(stability_batches(Detached(), test[0][:4], test[1][:4], method=method, **given))
+    fits: dict[str, Any] = GIVEN | {"against": (("noise", {}), ("square", {"queries": 5}))}
+    (batch,) = stability_batches(Detached(), test[0][:4], test[1][:4], method="occlusion", **fits)
+    assert len(batch.index) == 4
+
+
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 def test_noise_has_the_size_of_the_radius(norm: Any):
     like = torch.zeros(5, 3, 8, 8)
