@@ -9,7 +9,6 @@ import numpy as np
 
 from robustlib.metrics import CLEAN, wilson
 from robustlib.settings import EXPLANATION_MEASURES
-from robustq.jobs.statistics.significance import t_interval
 
 BOUNDS = {"spearman": (-1.0, 1.0), "ssim": (-1.0, 1.0)}  # of the others 0 and 1
 
@@ -53,6 +52,8 @@ def mean_with_interval(name: str, values: np.ndarray) -> dict[str, float | None]
     values = values[~np.isnan(values)]
     if len(values) == 0:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
+    from robustq.jobs.statistics.significance import t_interval  # SciPy, which a driver without explanations needs not
+
     low, high = t_interval(values) or (None, None)
     least, most = BOUNDS.get(name, (0.0, 1.0))
     return {
@@ -94,6 +95,8 @@ def steadier(first: np.ndarray, second: np.ndarray) -> Steadier:
     Raises ValueError where none is left.
     """
     from scipy import stats  # a second to load, which only whoever compares has to wait
+
+    from robustq.jobs.statistics.significance import t_interval
 
     told = ~(np.isnan(first) | np.isnan(second))
     first, second = first[told], second[told]

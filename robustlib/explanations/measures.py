@@ -5,7 +5,6 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import stats
 from torch import Tensor
 
 WINDOW, SIGMA = 11, 1.5  # of SSIM, as Wang et al. 2004 have them
@@ -65,6 +64,8 @@ def signed_spearman(a: Tensor, b: Tensor) -> Tensor:
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Of values (B, ...), in float64, shape (B,); equal values share their mean rank."""
+    from scipy import stats  # a second to load, which attacks on explanations and commands have no use for
+
     ranks = [torch.from_numpy(np.asarray(stats.rankdata(each.flatten(1).cpu().numpy(), axis=1))) for each in (a, b)]
     first, second = (each - each.mean(1, keepdim=True) for each in ranks)
     return (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1))

@@ -96,11 +96,14 @@ def test_titles_of_axes_keep_their_distance_from_the_ticks(made_up: Store):
 
 
 def test_on_paper_charts_stand_side_by_side_and_what_is_folded_is_left_out():
-    """Two charts beside each other fit between the margins of A4: 688 pixels of CSS, less the gap."""
+    """Three charts beside each other fit between the margins of A4: 703 pixels of CSS, less two gaps of 10."""
     style = asset("page.css").partition("@media print")[2]
-    assert ".pair { display: grid; grid-template-columns: 1fr 1fr;" in style
+    assert (
+        ".pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(58mm, 1fr)); gap: .3rem .8rem; }"
+        in style
+    )
     assert "details:not([open]) { display: none; }" in style
     script = asset("chart.js")
     width = int(script.partition("const paper = ")[2].partition(";")[0])
-    assert 2 * width + 16 <= 688
+    assert 3 * width + 20 <= 703 and width >= 58 / 25.4 * 96
     assert '!["all-rows", "study"].includes(d.id)' in script
