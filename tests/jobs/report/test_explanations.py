@@ -146,7 +146,7 @@ def test_seeds_are_tested_together_and_told_apart(made_up: Store, tmp_path: Path
     assert {"maps-grad-cam-plain-seed-0.png", "maps-grad-cam-plain-seed-1.png"} <= names and len(names) == 6
 
 
-def test_a_failed_explanation_has_no_test_and_maps_that_are_left_out_are_counted(made_up: Store):
+def test_a_failed_explanation_has_no_test_and_maps_left_out_are_counted(made_up: Store):
     with made_up.begin() as db:
         sweep = add_sweep(db, "many")
         for place in range(13):

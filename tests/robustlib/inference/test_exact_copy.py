@@ -73,6 +73,7 @@ def normed_net() -> nn.Sequential:
 
 
 def test_the_model_itself_is_left_as_it_is(net: nn.Module, test: tuple[Tensor, Tensor]):
+    net.zero_grad()  # other tests have this network too
     before = {name: (tensor.clone(), tensor.requires_grad) for name, tensor in net.named_parameters()}
     exact_copy(exact_replica(net, test[0][:64]), net, test[0][:64])
     for name, tensor in net.named_parameters():
