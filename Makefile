@@ -61,11 +61,13 @@ oldest:
 	$(OLDEST)/bin/python -m pytest -q -n auto --maxprocesses 8 --dist loadscope \
 		-W ignore::DeprecationWarning -W ignore::FutureWarning -m "$(QUICK)"
 
-# Side by side but for Ray, which has all cores to itself; then how models are called once more, alone and so with two
-# threads: beside others a test has one.
+# Side by side but for Ray, which has all cores to itself. Ray that dies has a process of its own: one that had other Rays
+# before was ended by it, without a word (Ray 2.60). Then how models are called once more, alone and so with two threads:
+# beside others a test has one.
 test: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not ray"
-	$(BIN)/python -m pytest -q -m ray
+	$(BIN)/python -m pytest -q -m ray --ignore tests/cluster/test_ray_failures.py
+	$(BIN)/python -m pytest -q -m ray tests/cluster/test_ray_failures.py
 	$(BIN)/python -m pytest -q -m "not ray" tests/robustlib/inference
 
 # What a user gets: the wheel in an environment of its own, run from a folder that has nothing else.
