@@ -30,7 +30,7 @@ from robustq.jobs.text.safe_text import address, hide
 from robustq.jobs.web import listening
 from robustq.jobs.web.access_token import HEADERS, Door
 from robustq.jobs.web.listening import OnlyHere, is_loopback
-from robustq.jobs.web.server_limits import Patient, Slices, Together
+from robustq.jobs.web.server_limits import ACCEPTED, CONNECTIONS, Patient, Server, Slices, Together
 
 
 @dataclass(frozen=True)
@@ -190,12 +190,14 @@ def configuration(store: Store, token: str, *, insecure: bool, is_gone: IsGone =
         access_log=False,  # addresses have tokens in them
         server_header=False,
         lifespan="off",
+        limit_concurrency=CONNECTIONS,
+        backlog=ACCEPTED,
     )
 
 
 def serve(store: Store, found: socket.socket, token: str, *, insecure: bool, is_gone: IsGone = nobody_is) -> None:
     """Serve until interrupted, which is the proper end. is_gone: see `PageCache`."""
     try:
-        uvicorn.Server(configuration(store, token, insecure=insecure, is_gone=is_gone)).run(sockets=[found])
+        Server(configuration(store, token, insecure=insecure, is_gone=is_gone)).run(sockets=[found])
     except KeyboardInterrupt:
         return

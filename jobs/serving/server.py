@@ -31,14 +31,10 @@ from robustq.jobs.serving.watch import Watch
 from robustq.jobs.serving.watching import make_watcher
 from robustq.jobs.web.access_token import Door
 from robustq.jobs.web.listening import OnlyHere, is_loopback, listen
-from robustq.jobs.web.server_limits import Patient
+from robustq.jobs.web.server_limits import ACCEPTED, CONNECTIONS, Patient, Server
 
 COMMAND = "robustq serve"
 CLOSED = f"Expected the token that {COMMAND} has, as in Authorization: Bearer TOKEN; a browser opens /?token=TOKEN"
-CONNECTIONS = 800  # at once; beyond them, 503: a process may have 1,024 files open
-SPARE = 60  # more that are told so; beyond them, a connection is closed as it comes
-ACCEPTED = 16  # connections taken up before those that came last are looked at: as many files are open for a moment
-BACKLOG = 2048  # that wait in the system until they are taken up
 LAST_SECONDS = 0.3  # in which who asks a server that ends is told so, before its connection is closed
 
 
@@ -121,25 +117,14 @@ class Calm(Patient):
     """Connections whose requests may take as long as the model does; their bodies have a limit of their own."""
 
     asking = 30.0
-    most = CONNECTIONS + SPARE
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        if len(self.connections) > self.most:
-            transport.abort()
 
 
-class Draining(uvicorn.Server):
+class Draining(Server):
     """A server that at its end answers what it accepted, and tells everybody else to go elsewhere."""
 
     def __init__(self, config: uvicorn.Config, service: Service):
         super().__init__(config)
         self.service = service
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listening in sockets or []:
-            listening.listen(BACKLOG)  # asyncio has shortened it to what it takes up at once
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.service.stop_taking()

@@ -1,4 +1,4 @@
-"""Time limits of a server: for requests to arrive, and for clients to take the answers."""
+"""Limits of a server: on connections, on the time for requests to arrive, and for clients to take the answers."""
 
 import asyncio
 import socket
@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import h11
+import uvicorn
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -13,6 +14,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 SLICE_BYTES = 2**16  # bytes of a page that wait for one reader; its kernel holds KERNEL more
 KERNEL = 2**18
+CONNECTIONS = 800  # at once; beyond them, 503: a process may have 1,024 files open
+SPARE = 60  # more that are told so; beyond them, a connection is closed as it comes
+ACCEPTED = 16  # connections taken up before those that came last are looked at: as many files are open for a moment
+BACKLOG = 2048  # that wait in the system until they are taken up
 
 
 class Patient(H11Protocol):
@@ -20,9 +25,11 @@ class Patient(H11Protocol):
 
     asking: seconds from the first byte of a request, or from the connection, to its last.  taking: in which a reader
     has to take what is ready for it, SLICE_BYTES at most.  leaving: which an answer still has when the server ends.
+    most: connections at once; asyncio writes a traceback for each that finds no file free.
     """
 
     asking, taking, leaving = 10.0, 20.0, 3.0
+    most = CONNECTIONS + SPARE
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -32,6 +39,8 @@ class Patient(H11Protocol):
         if (connection := transport.get_extra_info("socket")) is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL)
         self.wait("asking", self.asking)
+        if len(self.connections) > self.most:
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -64,6 +73,15 @@ class Patient(H11Protocol):
     def settle(self, name: str) -> None:
         if (timer := self.timers.pop(name, None)) is not None:
             timer.cancel()
+
+
+class Server(uvicorn.Server):
+    """A server of a configuration with `limit_concurrency=CONNECTIONS, backlog=ACCEPTED`."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in sockets or []:
+            listening.listen(BACKLOG)  # asyncio has shortened it to what it takes up at once
 
 
 class Slices(Response):

@@ -16,6 +16,7 @@ from robustq.jobs.report.page.sweep_data import gather
 from robustq.jobs.report.server import configuration, listen
 from robustq.jobs.report.write import write_report
 from robustq.jobs.store.connection import Store, open_store
+from robustq.jobs.web.server_limits import Server
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ TOKEN = "of-tests-0123456"
 def running(config: uvicorn.Config) -> Iterator[int]:
     """The port of a server while the block runs."""
     listening = listen("127.0.0.1", 0, insecure=False)
-    server = uvicorn.Server(config)
+    server = Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -122,3 +123,13 @@ def until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+def is_closed(connection: socket.socket) -> bool:
+    connection.settimeout(0.01)
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True

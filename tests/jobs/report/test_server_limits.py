@@ -21,6 +21,7 @@ from robustq.jobs.store.connection import Store
 from robustq.jobs.web.server_limits import SLICE_BYTES, Patient, Slices, Together
 from tests.helpers.fake_sweep import fill
 from tests.helpers.html_reading import TOKEN, running, served
+from tests.helpers.served import is_closed, until
 
 READERS = 500
 PAGE = bytes(range(256)) * 20_000  # 5,120,000 bytes
@@ -208,3 +209,14 @@ def test_readers_of_one_page_share_its_bytes(many_files: None):
         assert resident() - before < 100e6
         for reading in readers:
             reading.close()
+
+
+def test_connections_that_are_too_many_are_closed_as_they_come(made_up: Store, monkeypatch: pytest.MonkeyPatch):
+    """So that a process never runs out of files, of which asyncio writes a traceback each time."""
+    monkeypatch.setattr(Patient, "most", 20)
+    monkeypatch.setattr(Patient, "asking", 60.0)
+    with served(Path(made_up.artifacts).parent / "results.db") as port:
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
+        until(lambda: sum(map(is_closed, idle)) == 40)
+        for each in idle:
+            each.close()

@@ -23,6 +23,7 @@ from tests.helpers.served import (
     Reply,
     ask,
     instances,
+    is_closed,
     means,
     npy,
     picture,
@@ -196,16 +197,6 @@ def test_bodies_of_all_clients_share_their_room():
         assert "the bodies of other requests take all the memory" in line_of(found)
         slow.close()
         until(lambda: room.taken == 0)
-
-
-def is_closed(connection: socket.socket) -> bool:
-    connection.settimeout(0.01)
-    try:
-        return connection.recv(1) == b""
-    except TimeoutError:
-        return False
-    except ConnectionError:
-        return True
 
 
 def test_connections_that_are_too_many_are_closed_as_they_come(monkeypatch: pytest.MonkeyPatch):
