@@ -210,6 +210,7 @@ def test_only_cluster_knows_ray_and_few_know_torch_above_the_kernels():
         assert "torch" not in tops or name.startswith(("cluster", "robustlib")) or where.startswith(TORCH), where
 
 
+@pytest.mark.slow
 def test_names_are_ours():
     """Nobody imports the folders by the names that they have in the repository: those are anybody's."""
     files = [path for top in (*OURS, "tests", "benchmarks") for path in (ROOT / top).rglob("*.py")]
@@ -249,6 +250,7 @@ def test_registries_alone_hold_code_in_an_init():
             assert all(isinstance(node, ast.Expr) for node in body), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["status"], ["results"], ["results", "--json"], ["--help"]], ids=" ".join)
 def test_quick_commands_load_neither_torch_nor_ray(command: list[str], tmp_path: Path):
     make = "from robustq.jobs.store.connection import open_store\n"

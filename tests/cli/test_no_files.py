@@ -41,6 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", KINDS)
 @pytest.mark.parametrize("what", COMMANDS)
 def test_what_is_no_file_is_refused_before_it_is_opened(folder: Path, what: str, place: str):

@@ -87,6 +87,7 @@ def test_the_same_numbers(robustq, tmp_path, odd, plain):
     assert examples[0].keys() == set(COLUMNS) and examples[0] == examples[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "line"),
     [

@@ -58,6 +58,7 @@ def test_pause_resume_and_priority(path: Path):
     assert (refused.exit_code, refused.stderr) == (2, "robustq: there is no sweep 'other', the store has: small\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "found"),
     [
@@ -86,6 +87,7 @@ def test_a_submitted_study_is_told_to_programs(tmp_path: Path):
         assert json.loads(done.stdout) == {"sweep": "s", "jobs": 2, "new": new, "left_out": 0}
 
 
+@pytest.mark.slow
 def test_jobs_of_a_driver_that_died_are_told_at_once(path: Path):
     """Their lease has most of a minute to go, and the store still has them as running."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)

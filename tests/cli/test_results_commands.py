@@ -160,6 +160,7 @@ sys.stdout.buffer.write(shown)
 """
 
 
+@pytest.mark.slow
 def test_a_narrow_terminal_gets_whole_lines(path: Path):
     """A real one: the command's standard output is a pseudo-terminal of 50 columns."""
     root = Path(cli.__file__).parent

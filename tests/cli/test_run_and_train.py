@@ -279,6 +279,7 @@ def doubles(): return Net("").double()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "line"),
     [

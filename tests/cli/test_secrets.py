@@ -48,6 +48,7 @@ COMMANDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", URLS)
 def test_no_command_prints_a_password(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
@@ -59,6 +60,7 @@ def test_no_command_prints_a_password(url: str, tmp_path: Path, monkeypatch: pyt
     assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
 
 
+@pytest.mark.slow
 def test_a_bug_tells_no_password_either(tmp_path: Path):
     code = f"from robustq import cli\nimport robustq.jobs.commands.store_info as u\nu.info = lambda url: int('at ' + url)\ncli.main(['--store', {AWAY!r}, 'db', 'info'])"
     ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
@@ -109,6 +111,7 @@ def test_what_a_job_raised_is_kept_without_it(tmp_path: Path, monkeypatch: pytes
     assert MARK not in repr(found) and "me:***@127.0.0.1" in repr(found)
 
 
+@pytest.mark.slow
 def test_a_model_is_not_called_by_what_is_secret_in_its_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "finish", lambda *given, **named: None)  # what is queued is not run

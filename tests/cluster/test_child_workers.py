@@ -74,6 +74,7 @@ def place_of(workers: ChildWorkers, stream: object, seconds: float = 20.0) -> Pl
     raise AssertionError("the bundle does not begin")
 
 
+@pytest.mark.slow
 def test_a_process_runs_bundle_after_bundle_of_any_size(workers: ChildWorkers, settings: WorkerSettings):
     pids = set()
     for size in (0, 5 * FULL):  # more than the pipes hold, both ways

@@ -46,6 +46,7 @@ def test_gpus_are_counted_as_cuda_does(gpus: list[int], monkeypatch, boards: int
     assert gpu_count() == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [None, "", "NoDevFiles", "1", "0,2", "GPU-5e2,1"])
 def test_gpus_are_found_as_ray_finds_them(gpus: list[int], named: str | None, monkeypatch):
     """Of lists that CUDA reads to their ends; and where there is no driver, neither finds a board."""

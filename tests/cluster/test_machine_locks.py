@@ -84,6 +84,7 @@ def taken(slots: Slots, told: list[str]) -> Slots:
         return this_machine.on_those(slots, found.what, told.append)
 
 
+@pytest.mark.slow
 def test_runs_that_start_at_once_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch):
     """Each has looked before any has taken, were it not for the lock."""
     looked = machine_locks.users_of

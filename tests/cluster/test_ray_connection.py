@@ -83,6 +83,7 @@ def test_what_ray_says_of_its_own_node_that_died_is_left_out(own, monkeypatch, c
 STUDY = "models: {{mine: {{file: '{file}:make'}}}}\nattacks: [{{name: fgsm}}]\n"
 
 
+@pytest.mark.slow
 def test_a_parcel_holds_the_code_and_the_studys_folder(tmp_path):
     folder = tmp_path / "mine"
     (folder / ".venv").mkdir(parents=True)

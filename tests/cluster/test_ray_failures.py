@@ -205,6 +205,7 @@ class TestFolder:
             assert inner.startswith("/tmp/robustq-ray-")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ends", "line"), [("os._exit(1)", ray_sessions.ENDED + "\n"), ("None", ""), ("1 / 0", "")])
 def test_a_process_that_ray_ends_is_told_of(ends, line):
     code = f"import os\nfrom robustq.cluster import ray_sessions\nwith ray_sessions.announce_if_killed():\n    {ends}\n"

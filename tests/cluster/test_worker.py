@@ -45,6 +45,7 @@ def settings(tmp_path):
     return WorkerSettings("cpu", torch.get_num_threads(), str(tmp_path / "artifacts"), str(tmp_path))
 
 
+@pytest.mark.slow
 def test_train_then_attack(plan, settings):
     train, evaluation = plan
     frames = frames_of([claimed(train, 1)], settings)
@@ -65,6 +66,7 @@ def test_train_then_attack(plan, settings):
     assert safetensors.torch.load(artifacts.get(settings.artifacts, images.sha256))["x_adv"].shape == (3, 1, 8, 8)
 
 
+@pytest.mark.slow
 def test_a_finished_training_that_was_not_recorded_is_not_trained_again(plan, settings):
     """The driver was lost between the last epoch and its result: the kept state gives the same weights."""
     train = claimed(plan[0], 1)

@@ -4,12 +4,14 @@ import importlib
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
 PAGE = (Path(__file__).parents[2] / "docs" / "library.md").read_text()
 
 
+@pytest.mark.slow
 def test_its_lines_run_and_give_what_they_say():
     """Images of one colour, up to 0.1 from the boundary of a linear model, at 1/2."""
     linear = nn.Linear(16, 2)

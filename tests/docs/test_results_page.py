@@ -48,6 +48,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_command_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]):
     monkeypatch.chdir(folder)
@@ -59,6 +60,7 @@ def test_every_command_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, words
     assert done.stdout or (folder / words[-1]).exists()  # a file is written, and nothing said
 
 
+@pytest.mark.slow
 def test_the_python_examples_give_the_stores_numbers(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
     if not (folder / "outcomes").exists():

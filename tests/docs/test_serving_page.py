@@ -25,6 +25,7 @@ def port(tmp_path: Path) -> Iterator[int]:
         yield port
 
 
+@pytest.mark.slow
 def test_its_python_gives_the_class_of_the_picture(port: int, tmp_path: Path):
     (lines,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     lines = lines.replace(ADDRESS, f"http://127.0.0.1:{port}")
@@ -34,6 +35,7 @@ def test_its_python_gives_the_class_of_the_picture(port: int, tmp_path: Path):
     assert done.stdout == f"{FACTS.classes[row.argmax()]} {row.tolist()} {FACTS.digest}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_its_lines_for_curl_get_what_they_ask_for(port: int, tmp_path: Path):
     lines = [line for line in PAGE.splitlines() if line.startswith("curl ")]

@@ -271,6 +271,7 @@ def test_no_number_changes(kind: str, how: str, ran: Ran):
         assert retried not in noticed_by and bool(noticed_by) != must_hold
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", DAMAGE)
 def test_both_states_of_a_training_may_be_damaged(how: str, ran: Ran, capsys: pytest.CaptureFixture[str]):
     forget_process()

@@ -246,6 +246,7 @@ def test_a_start_has_the_images_shape(model: Plane):
         pgd(model, X, Y, start=X[:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ATTACKS if name != "corruption"])
 def test_no_rows_are_none(name: str, model: Plane):
     assert ATTACKS[name](model, X[:0], Y[:0], **options(name)).shape == (0, 1, 8, 8)

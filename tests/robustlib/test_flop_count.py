@@ -23,6 +23,7 @@ class Attention(nn.Module):
 
 
 # torch's own counter fails on inputs with gradients in inference mode.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "grad"),
     [("lenet5", True), ("lenet5", False), ("resnet18", False), ("attention", True), ("inference", False)],

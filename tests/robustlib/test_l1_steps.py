@@ -43,6 +43,7 @@ def greedy(image: list[float], slope: list[float], length: float) -> list[float]
     return point
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eps", [0.3, 2.0, 12.0, 200.0])
 def test_fgsm_is_the_optimum_of_a_linear_model_in_the_box(eps: float, images: Tensor):
     model, y = Tilted(), torch.ones(N, dtype=torch.long)

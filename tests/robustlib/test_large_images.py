@@ -170,6 +170,7 @@ def test_what_is_drawn_back_to_a_radius_lies_within_it(norm: Norm):
     assert inside(found, x, EPS[norm], norm).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), [*PLACES, ("clean", "Linf"), ("corruption", "Linf")])
 def test_float64_images_are_attacked_in_float64(name: str, norm: Norm):
     side = 32 if name == "corruption" else 8

@@ -153,6 +153,7 @@ def same(one: Outcome, other: Outcome) -> bool:
     )
 
 
+@pytest.mark.slow
 @odd_ones
 def test_an_evaluation_says_the_same_of_every_example(odd: Callable[[], Net]):
     attacks = [(name, partial(ATTACKS[name], **BUDGETS[name])) for name in ("pgd", "square")]
@@ -219,6 +220,7 @@ def test_training_comes_to_the_same_weights(odd: Callable[[], Net]):
         assert torch.equal(x, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [nn.Hardtanh(0.3, 0.7), nn.ELU(), nn.Threshold(0.4, 0.0)], ids=str)
 def test_a_first_layer_in_place(layer: nn.Module):
     twin = copy.deepcopy(layer)
@@ -292,6 +294,7 @@ class Runtime:
         return torch.from_numpy(found) if self.kind == "tensor" else found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tensor", "array"])
 def test_a_callable_over_numpy(kind: str):
     before = X.clone()
@@ -348,6 +351,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 def test_models_are_called_through_ask():
     found = set()
     for path in sorted(ROOT.rglob("*.py")):

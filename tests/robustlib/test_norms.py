@@ -46,6 +46,7 @@ def test_sizes_match_the_slow_twins(norm: Norm, delta: Tensor):
     torch.testing.assert_close(dual_size(delta, norm).tolist(), [slow_dual_size(row, norm) for row in rows(delta)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("eps", [0.0, 0.3, 2.0, 7.7])  # for L2, 7.7 cuts some of the examples and leaves others
 def test_project_matches_the_slow_twin_and_is_idempotent(norm: Norm, eps: float, delta: Tensor):

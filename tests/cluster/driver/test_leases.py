@@ -123,6 +123,7 @@ def set_boot(folder: Path, seconds: float) -> None:
     (folder / "stat").write_text("\n".join(stepped) + "\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("steps", [[HOUR], [-HOUR], [1.5, -3.0], [HOUR, -HOUR, 86400.0]], ids=str)
 def test_a_time_of_boot_that_moves_takes_no_job_from_its_driver(steps, store, tmp_path, monkeypatch):
@@ -194,6 +195,7 @@ def test_a_clock_that_is_set_takes_no_job_from_another_driver(step: float, store
     computed_once(store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ahead", [HOUR, -HOUR])
 def test_machines_whose_clocks_differ_share_a_store(ahead: float, store: Store, clock: Clock):
     one, two = joined(store), joined(store)

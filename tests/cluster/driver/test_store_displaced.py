@@ -125,6 +125,7 @@ GONE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mishap", GONE, ids=lambda mishap: mishap.__name__)
 def test_what_was_recorded_is_kept_beside(mishap, store, path, monkeypatch):
     kept = path.with_name("results.kept.db")
@@ -221,6 +222,7 @@ def forget_the_driver(path: Path) -> None:
         db.execute("DELETE FROM driver")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mishap", "what"),
     [

@@ -4,6 +4,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from robustq.cluster.remote.ray_jobs_api import Cluster, submit_study
 
 STUDY = """
@@ -28,6 +30,7 @@ class Stub(Cluster):
         return name
 
 
+@pytest.mark.slow
 def test_other_options_or_another_store_are_another_run(tmp_path: Path):
     (tmp_path / "far.yaml").write_text(STUDY)
     cluster = Stub("one.db")

@@ -39,6 +39,7 @@ def git(folder: Path, *words: str) -> None:
 SENT = {"far.yaml", "mine.py", "helper.py", "weights/w.key", "tokenizer.json", "code/deep/a.py"}
 
 
+@pytest.mark.slow
 def test_without_git_all_goes_but_what_is_known_to_be_left_out(folder: Path):
     plant(folder, ".cache/x", "__pycache__/y", ".env")
     found = upload_contents(folder / "far.yaml")

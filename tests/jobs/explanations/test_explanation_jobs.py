@@ -88,6 +88,7 @@ def test_rows_stand_side_by_side_and_not_among_accuracies(finished: Store):
     assert ("explanation-attack", True) in kept and ("explanation-attack", False) not in kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["integrated-gradients", "grad-cam"])
 def test_every_number_is_that_of_the_kernels_called_by_hand(finished: Store, method: str):
     number, spec = job_of(finished, method=method)
@@ -158,6 +159,7 @@ def test_means_and_intervals_are_those_of_the_images(finished: Store):
         assert row["kept"] == (columns["prediction"] == columns["explained"])[mine].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["predicted", "true"])
 def test_no_bit_depends_on_the_batch_size_or_the_order(finished: Store, target: str):
     _, spec = job_of(finished)
@@ -192,6 +194,7 @@ def test_no_bit_depends_on_the_batch_size_or_the_order(finished: Store, target: 
     assert not np.isnan(whole["deletion"][np.repeat(~wrong[::4], 4)]).any()
 
 
+@pytest.mark.slow
 def test_shards_and_a_job_that_was_killed_come_to_the_same(finished: Store, tmp_path: Path):
     """The first job of the sharded study is begun by a driver that dies, and done again by another."""
     study = STUDY | {"shards": 2}
@@ -256,6 +259,7 @@ def test_kept_maps_are_those_of_the_first_images(finished: Store):
     assert torch.equal(held["map/clean"], explain(model, x, method="integrated-gradients", steps=4).attribution[:3])
 
 
+@pytest.mark.slow
 def test_a_replay_is_equal_to_the_bit_and_sees_a_change(finished: Store):
     number, _ = job_of(finished, "robust")
     (row,) = replay.replay(finished, 1, filters=Filters(), job_ids=[number])
@@ -272,6 +276,7 @@ def test_a_replay_is_equal_to_the_bit_and_sees_a_change(finished: Store):
         assert replay.judge_explanation(before, lower, done, same_machine=False) == ("changed", 130)
 
 
+@pytest.mark.slow
 def test_a_bundle_has_its_measures_and_runs_it_again(finished: Store, tmp_path: Path):
     write_bundle(finished, "steady", tmp_path / "b.zip", print)
     found = check_bundle(tmp_path / "b.zip", How(number=6))

@@ -56,6 +56,7 @@ def robustq(store: Store, *words: str) -> Result:
     return found
 
 
+@pytest.mark.slow
 def test_the_two_tables_stand_one_below_the_other(two_models: Store):
     text = robustq(two_models, "results").output
     accuracies, _, explanations = text.partition("\n\n")
@@ -168,6 +169,7 @@ def test_equal_images_give_no_p_value_of_a_difference():
         steadier(values, np.full(4, np.nan))
 
 
+@pytest.mark.slow
 def test_exports_have_the_columns_of_the_documentation(two_models: Store, tmp_path: Path):
     text = (Path(__file__).parents[3] / "docs" / "schema.md").read_text()
     for heading, types in (("One row a thing", ROW_TYPES), ("One row an image", EXAMPLE_TYPES)):

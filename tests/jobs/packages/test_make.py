@@ -263,6 +263,7 @@ def test_the_same_network_is_found_by_any_of_its_jobs(trained: Store):
         model_by_job(db, 99)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "line"),
     [

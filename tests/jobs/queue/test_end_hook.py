@@ -78,6 +78,7 @@ def test_what_a_budget_left_out_is_no_failure(run, sqlite_store):
     assert (run.variables["ROBUSTQ_STATUS"], run.variables["ROBUSTQ_CANCELLED"]) == ("failed", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error, status",
     [(KeyboardInterrupt(), "interrupted"), (RunError("no\nroom at postgresql://me:pw@host/db"), "error")],
@@ -104,6 +105,7 @@ def test_without_its_store_it_hears_no_password_and_no_old_numbers(run, sqlite_s
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_its_failure_is_told_and_ends_nothing(run, monkeypatch):
     assert run("exit 3") == ["--on-end exit 3: exit code 3; the results are stored all the same"]
     assert "nowhere-to-be-found: exit code 127" in run("nowhere-to-be-found")[0]

@@ -35,6 +35,7 @@ def cut_off(store: Store, kept: int = 4) -> str:
         return keep_to(db, record(db, resolved(), plan), BUDGET, cut).line
 
 
+@pytest.mark.slow
 def test_what_a_budget_leaves_out_waits_for_a_submission_without_one(store: Store):
     told = cut_off(store)
     assert told == (

@@ -101,6 +101,7 @@ def test_lost_pictures_are_shown_as_lost_and_the_rest_is_there(made_up, loss, tm
         assert changed(made_up, int(job_id)) == {}
 
 
+@pytest.mark.slow
 def test_a_store_without_its_artifacts_has_a_page(made_up):
     fill(made_up, MODELS)
     shutil.rmtree(made_up.artifacts)
@@ -112,6 +113,7 @@ def test_a_store_without_its_artifacts_has_a_page(made_up):
     assert "strong is the most robust model" in Elements(report(made_up)).text
 
 
+@pytest.mark.slow
 def test_pictures_that_are_there_again_are_shown_again(made_up):
     """By the same server, which keeps what it has read."""
     fill(made_up, MODELS)
@@ -126,6 +128,7 @@ def test_pictures_that_are_there_again_are_shown_again(made_up):
     assert b" is missing" not in pages.live(None)[1]
 
 
+@pytest.mark.slow
 def test_a_data_set_that_is_there_again_is_shown_again(made_up, monkeypatch):
     """Looked for once a minute: it may be a download."""
     fill(made_up, MODELS)
@@ -212,6 +215,7 @@ def changed(store: Store, *job_ids: int, sweep: str | None = None) -> dict[int, 
     return found
 
 
+@pytest.mark.slow
 def test_retry_makes_again_what_the_page_says_is_lost(made_up):
     fill(made_up, MODELS)
     connect(made_up)
@@ -230,6 +234,7 @@ def test_retry_makes_again_what_the_page_says_is_lost(made_up):
     assert changed(made_up, sweep="made-up") == {weak: "queued"}
 
 
+@pytest.mark.slow
 def test_retry_of_an_evaluation_trains_again_the_weights_that_it_needs(made_up):
     """Its replay says that they are lost, and names this command with its number."""
     fill(made_up, MODELS)
@@ -245,6 +250,7 @@ def test_retry_of_an_evaluation_trains_again_the_weights_that_it_needs(made_up):
     assert changed(made_up, strong) == {strong: "blocked"}  # its images too; it waits for the training
 
 
+@pytest.mark.slow
 def test_retry_of_a_worst_case_evaluates_again_what_it_lost(made_up):
     fill(made_up, MODELS)
     connect(made_up)
@@ -255,6 +261,7 @@ def test_retry_of_a_worst_case_evaluates_again_what_it_lost(made_up):
     assert changed(made_up, worst) == {worst: "blocked", strong: "queued"}
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_jobs_all_failed_is_told_the_way_on(made_up):
     sweep_id = fill(made_up, {"strong": 1.0}, name="my sweep")
     with made_up.begin() as db:

@@ -63,6 +63,7 @@ def test_submitting_again_queues_nothing_and_two_sweeps_may_share_jobs(store):
     assert states(store) == {"queued": 2, "blocked": 6}
 
 
+@pytest.mark.slow
 def test_all_jobs_in_turn(store):
     while claimed := claim(store):
         with store.begin() as db:
@@ -88,6 +89,7 @@ def test_a_bundle_shares_its_model(store):
     assert len({c.spec["train"] for c in claimed}) == 1
 
 
+@pytest.mark.slow
 def test_a_claim_raises_the_fence_and_a_late_result_changes_nothing(store):
     late = started(store)
     with store.begin() as db:

@@ -360,6 +360,7 @@ def test_what_runs_has_not_run_for_less_than_no_time(store, monkeypatch):
         assert [row["seconds"] for row in status.running(db)] == [0.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["gone", "damaged"])
 @pytest.mark.parametrize("asked", ["the evaluation", "the training"])
 def test_lost_weights_are_trained_again(store, how: str, asked: str):

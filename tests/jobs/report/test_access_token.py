@@ -38,6 +38,7 @@ def get(port: int, path: str, **headers: str) -> Answer:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", ["/", "/live", "/?sweep=made-up", "/elsewhere", "/?token=", "/?token=x", "/?token=%C3%A9"]
 )
@@ -50,6 +51,7 @@ def test_without_the_token_there_is_nothing_to_read(port, path):
         assert answered["Cache-Control"] == "no-store" and "Set-Cookie" not in answered
 
 
+@pytest.mark.slow
 def test_the_address_gives_a_cookie_and_leads_to_itself_without_the_token(port):
     status, headers, text = get(port, f"/?token={TOKEN}")
     assert (status, headers["Location"], text) == (303, "./", "")
@@ -61,6 +63,7 @@ def test_the_address_gives_a_cookie_and_leads_to_itself_without_the_token(port):
         assert status == 200 and "strong is the most robust model" in text and TOKEN not in text
 
 
+@pytest.mark.slow
 def test_what_else_the_address_says_stays(port):
     _, headers, _ = get(port, f"/?sweep=a%26b&token={TOKEN}")
     assert headers["Location"] == "./?sweep=a%26b"
@@ -68,6 +71,7 @@ def test_what_else_the_address_says_stays(port):
         assert get(port, path)[1]["Location"] == "./"  # of this server, whatever the path
 
 
+@pytest.mark.slow
 def test_a_link_on_another_page_leads_there_too(port):
     """A strict cookie goes along with no redirect that began elsewhere, but with what the page itself does."""
     status, headers, text = get(port, f"/?sweep=%22%3E&token={TOKEN}", Sec_Fetch_Site="cross-site")
@@ -75,6 +79,7 @@ def test_a_link_on_another_page_leads_there_too(port):
     assert '<meta http-equiv="refresh" content="0; url=./?sweep=%22%3E">' in text and TOKEN not in text
 
 
+@pytest.mark.slow
 def test_a_name_pointed_at_this_server_has_no_use_for_a_token(port):
     assert get(port, f"/?token={TOKEN}", Host="evil.example")[0] == 421
 

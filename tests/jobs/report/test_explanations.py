@@ -113,6 +113,7 @@ def test_the_tests_in_words_are_those_of_scipy(swept: Store):
     assert "<b>plain" not in report(swept, "steady").replace("&lt;b>", "")
 
 
+@pytest.mark.slow
 def test_seeds_are_tested_together_and_told_apart(made_up: Store, tmp_path: Path):
     """An explanation of two seeds is one: its images have their means over them. One that fails for a seed is left out."""
     with made_up.begin() as db:
@@ -146,6 +147,7 @@ def test_seeds_are_tested_together_and_told_apart(made_up: Store, tmp_path: Path
     assert {"maps-grad-cam-plain-seed-0.png", "maps-grad-cam-plain-seed-1.png"} <= names and len(names) == 6
 
 
+@pytest.mark.slow
 def test_a_failed_explanation_has_no_test_and_maps_left_out_are_counted(made_up: Store):
     with made_up.begin() as db:
         sweep = add_sweep(db, "many")
@@ -186,6 +188,7 @@ def test_the_page_of_one_model_says_the_same_and_loads_nothing(swept: Store):
     assert {url[:11] for url in re.findall(r'(?:src|href)="([^"]*)', outside)} == {"#answer", "data:image/"}
 
 
+@pytest.mark.slow
 def test_maps_are_drawn_into_files_too(swept: Store, tmp_path: Path):
     written = write_report(swept, "steady", tmp_path / "page.html", tmp_path / "figures")
     names = [path.name for path in written[1:]]

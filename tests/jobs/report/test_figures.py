@@ -128,6 +128,7 @@ def test_vector_figures_are_whole_the_same_each_time_and_hold_no_date(draw: Call
     assert first.startswith(b"%PDF-") and first.rstrip().endswith(b"%%EOF") and b"/Type3" not in first
 
 
+@pytest.mark.slow
 def test_a_curve_over_seeds_says_what_line_and_band_are(drawn: list[str]):
     figures.eps_curve("t", [row("m", eps) | {"seed": seed} for eps in (0.1, 0.2) for seed in (0, 1)])
     assert "mean over 2 seeds, band from the lowest to the highest end of their 95 % intervals" in drawn
@@ -136,6 +137,7 @@ def test_a_curve_over_seeds_says_what_line_and_band_are(drawn: list[str]):
     assert "band: 95 % intervals" in drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("difference", "words"), [(0.0, "no difference"), (0.05, "difference x10"), (2.5e-6, "difference x200 000")]
 )

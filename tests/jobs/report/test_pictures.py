@@ -40,6 +40,7 @@ def attacked(
     keep(db, store.artifacts, id_, "images", safetensors.numpy.save({"x_adv": np.clip(clean + shift, 0, 1)}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("misled", "expected"),
     [

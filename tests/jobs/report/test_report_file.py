@@ -21,6 +21,7 @@ HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 MODELS = {"weak": 0.1, "middling": 0.3, "strong": 1.0}
 
 
+@pytest.mark.slow
 def test_hostile_names_stay_texts(made_up):
     sweep_id = fill(made_up, {HOSTILE: 1.0, '<a href="https://e.example">x</a>': 0.5})
     page = report(made_up)
@@ -54,6 +55,7 @@ def test_a_server_gives_the_same_page(made_up, postgres, tmp_path, monkeypatch):
     assert [(s.name, s.hash) for s in render_sections(first)] == [(s.name, s.hash) for s in render_sections(second)]
 
 
+@pytest.mark.slow
 def test_the_policy_lets_these_scripts_run_and_nothing_else(made_up):
     fill(made_up, {HOSTILE: 1.0})
     elements = Elements(report(made_up))
@@ -67,12 +69,14 @@ def test_the_policy_lets_these_scripts_run_and_nothing_else(made_up):
     assert len(hashes) == 3
 
 
+@pytest.mark.slow
 def test_the_library_keeps_its_licence(made_up):
     fill(made_up, MODELS)
     script = Elements(report(made_up)).scripts[-1]
     assert "Permission is hereby granted, free of charge" in script and "Plotly" in script
 
 
+@pytest.mark.slow
 def test_the_study_on_the_page_is_the_study(made_up, tmp_path):
     found = page_of(made_up, fill(made_up, MODELS))
     (tmp_path / "study.yaml").write_text(found.repeat.study)
@@ -82,6 +86,7 @@ def test_the_study_on_the_page_is_the_study(made_up, tmp_path):
     assert yaml.safe_load(found.repeat.study)["attacks"][1]["eps"] == list(RADII)
 
 
+@pytest.mark.slow
 def test_without_the_data_set_the_rest_is_there(made_up):
     fill(made_up, MODELS)
     with made_up.begin() as db:
@@ -93,6 +98,7 @@ def test_without_the_data_set_the_rest_is_there(made_up):
     assert "strong is the most robust model" in text
 
 
+@pytest.mark.slow
 def test_an_unfinished_sweep_tells_what_failed(made_up):
     sweep_id = fill(made_up, MODELS)
     with made_up.begin() as db:
@@ -139,6 +145,7 @@ def test_figures_are_written_as_files(made_up, tmp_path):
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written if path.suffix == ".png")
 
 
+@pytest.mark.slow
 def test_every_chart_and_table_has_a_name_of_its_own(made_up):
     fill(made_up, MODELS)
     page = report(made_up)

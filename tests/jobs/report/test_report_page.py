@@ -84,6 +84,7 @@ def test_what_failed_its_checks_is_nowhere_robust(made_up):
     assert all(row[0].text != "masked" for row in there(found.classes.by_class).rows)
 
 
+@pytest.mark.slow
 def test_nothing_is_called_best_where_all_failed(made_up):
     fill(made_up, {"masked": 5.0})
     with made_up.begin() as db:
@@ -93,6 +94,7 @@ def test_nothing_is_called_best_where_all_failed(made_up):
     assert "the most robust model at" not in text
 
 
+@pytest.mark.slow
 def test_a_worst_case_stands_while_one_of_its_parts_is_trusted(made_up):
     """FGSM may be misled; what PGD broke is broken."""
     fill(made_up, MODELS)
@@ -106,6 +108,7 @@ def test_a_worst_case_stands_while_one_of_its_parts_is_trusted(made_up):
     } == {"not trusted"}
 
 
+@pytest.mark.slow
 def test_an_unchecked_sweep_says_so(made_up):
     fill(made_up, MODELS, verdict=None)
     text = Elements(report(made_up)).text
@@ -147,6 +150,7 @@ def test_seeds_are_averaged_and_their_intervals_joined(made_up):
     assert row[-1].text == "3"
 
 
+@pytest.mark.slow
 def test_what_broke_the_images_adds_up(made_up):
     [chart] = page_of(made_up, fill(made_up, MODELS)).attacks.breakers
     for i in range(3):
@@ -155,6 +159,7 @@ def test_what_broke_the_images_adds_up(made_up):
     assert stands == pytest.approx([100 * accuracy(s, 0.1, "worst-case", 50) for s in (1.0, 0.3, 0.1)])
 
 
+@pytest.mark.slow
 def test_confusion_matrices_count_each_image_once(made_up):
     best = page_of(made_up, fill(made_up, MODELS)).classes.confusions[0]
     assert best.model == "strong"
@@ -165,6 +170,7 @@ def test_confusion_matrices_count_each_image_once(made_up):
         assert counts.trace() == pytest.approx(50 * right)
 
 
+@pytest.mark.slow
 def test_classes_are_those_of_the_slow_count(made_up):
     from tests.helpers.fake_sweep import columns
 
@@ -196,6 +202,7 @@ def test_pictures_show_image_and_difference(made_up):
     assert all(a["alt"] for a in pictures)
 
 
+@pytest.mark.slow
 def test_rows_of_the_same_images_have_each_their_own_captions(made_up):
     """The made-up images differ by radius alone, so that all models keep the same file of them."""
     grids = grids_of(page_of(made_up, fill(made_up, MODELS)))
@@ -208,6 +215,7 @@ def test_rows_of_the_same_images_have_each_their_own_captions(made_up):
     assert len({tuple(image.caption for image in grid.images) for grid in grids}) > 1
 
 
+@pytest.mark.slow
 def test_every_row_says_how_to_repeat_it(made_up):
     """Evaluations run again by their number; a worst case is computed from others, and shown."""
     rows = there(page_of(made_up, fill(made_up, MODELS)).repeat.rows)
@@ -241,6 +249,7 @@ def test_accuracy_by_queries_falls_when_they_were_asked(made_up):
     assert "strong is at 84.0 % after 7 queries" in chart.alt
 
 
+@pytest.mark.slow
 def test_what_is_not_trusted_has_no_line_by_queries(made_up):
     sweep_id = fill(made_up, MODELS)
     with made_up.begin() as db:
@@ -268,6 +277,7 @@ def test_lines_of_a_table(row):
     assert (body_html(table), body_html(table)) == (expected, expected)  # the second time as it was kept
 
 
+@pytest.mark.slow
 def test_a_partial_sweep_says_so_and_what_it_cost(made_up):
     sweep_id = fill(made_up, {"one": 1.0})
     assert "partial" not in Elements(report(made_up)).text and "Device hours" not in Elements(report(made_up)).text

@@ -198,6 +198,7 @@ def test_the_leaderboard_names_the_spread_over_seeds(made_up: Store):
     assert compared(page)["other"]["test"] == "t-test over 3 and 3 seeds and the same 50 images"
 
 
+@pytest.mark.slow
 def test_reasons_stand_once_below_a_table(made_up: Store):
     sweep_id = fill(made_up, MODELS | {"masked": 3.0}, radii=(0.1, 0.2), images=0)
     with made_up.begin() as db:
@@ -250,6 +251,7 @@ def test_the_worst_case_has_a_number_also_of_a_single_attack(made_up: Store):
     assert found == {0.1: "80.0", 0.2: "50.0"}
 
 
+@pytest.mark.slow
 def test_a_joint_search_says_what_its_queries_are_and_counts_them_once(made_up: Store):
     """200 and 300 queries an image down to 0.2 and to 0.1, of one search: 300 in all, at most 100 of them at 0.1."""
     place = np.arange(50)

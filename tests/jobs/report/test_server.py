@@ -69,6 +69,7 @@ def client(made_up: Store, file: Path):
         yield Client(port)
 
 
+@pytest.mark.slow
 def test_the_page_is_the_report_and_follows(made_up, client):
     fill(made_up, {"strong": 1.0})
     page = client.get("/")
@@ -80,6 +81,7 @@ def test_the_page_is_the_report_and_follows(made_up, client):
     assert policy and "connect-src &#39;self&#39;" in policy[1] and "default-src &#39;none&#39;" in policy[1]
 
 
+@pytest.mark.slow
 def test_a_new_result_changes_the_tag_and_only_its_sections(made_up, client):
     sweep_id = fill(made_up, {"strong": 1.0})
     first = client.get("/live")
@@ -111,6 +113,7 @@ def test_a_page_of_what_was_kept_is_the_page_made_anew(made_up):
     assert after["made-up"] != before["made-up"] and b"no gradient" in after["made-up"][1]
 
 
+@pytest.mark.slow
 def test_jobs_of_a_driver_that_died_run_no_more_on_the_page(made_up):
     """As in `robustq status`: their lease has most of a minute to go, and the store still has them as running."""
     fill(made_up, {"strong": 1.0}, seeds=(0, 1))
@@ -134,6 +137,7 @@ def test_jobs_of_a_driver_that_died_run_no_more_on_the_page(made_up):
     assert "10 of 50" not in page and " left." not in page
 
 
+@pytest.mark.slow
 def test_progress_changes_the_tag(made_up, client):
     fill(made_up, {"strong": 1.0})
     with made_up.begin() as db:
@@ -147,6 +151,7 @@ def test_progress_changes_the_tag(made_up, client):
     assert client.get("/live", headers={"If-None-Match": first.headers["ETag"]}).status == 200
 
 
+@pytest.mark.slow
 def test_sweeps_are_chosen_by_name(made_up, client):
     fill(made_up, {"old": 1.0}, name="first")
     fill(made_up, {"new": 0.5}, name="second")
@@ -156,6 +161,7 @@ def test_sweeps_are_chosen_by_name(made_up, client):
     assert (missing.status, missing.text) == (404, "there is no sweep 'third', the store has: first, second\n")
 
 
+@pytest.mark.slow
 def test_a_sweep_is_shown_beside_another(made_up, client):
     """Of the same images: strong falls at distance i / 50, middling at 0.3 of it."""
     fill(made_up, {"strong": 1.0, "alone": 0.5}, name="first", radii=(0.1,))
@@ -177,6 +183,7 @@ def test_a_sweep_is_shown_beside_another(made_up, client):
     assert (missing.status, missing.text) == (404, "there is no sweep 'none', the store has: first, second\n")
 
 
+@pytest.mark.slow
 def test_a_store_without_a_sweep_waits(made_up, client):
     assert "No sweep yet" in client.get("/").text
     assert client.get("/live").sections() == {}
@@ -204,6 +211,7 @@ def test_a_page_without_a_store_waits_for_one(tmp_path):
         made.engine.dispose()
 
 
+@pytest.mark.slow
 def test_what_comes_and_is_no_store_is_told(tmp_path):
     path = tmp_path / "results.db"
     awaited = connect_store(str(path), awaited=True)
@@ -213,6 +221,7 @@ def test_what_comes_and_is_no_store_is_told(tmp_path):
         assert answer.status == 503 and "it is no SQLite database" in answer.text
 
 
+@pytest.mark.slow
 def test_the_store_is_left_as_it_was(made_up, file, client):
     fill(made_up, {"strong": 1.0})
     made_up.engine.dispose()  # its log is written into the file when the last writer leaves
@@ -231,6 +240,7 @@ def test_loopback_names_are_answered(host):
     assert host_allowed(host, anywhere=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "host", ["", "evil.example", "evil.example:8501", "127.0.0.1.evil.example", "localhost.evil.example", "10.0.0.1",
              "localhost:8501@evil.example", "localhost evil", "[::1", "127.0.0.1:80:80", "::1"]
@@ -284,6 +294,7 @@ def test_an_interrupt_ends_it_with_0(made_up):
     server.stderr.close()
 
 
+@pytest.mark.slow
 def test_a_missing_package_is_one_line(made_up, tmp_path):
     (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError(\"No module named 'uvicorn'\", name='uvicorn')\n")
     command = [sys.executable, "-m", "robustq", "--store", made_up.url, "ui", "--port", "0"]

@@ -211,6 +211,7 @@ def test_readers_of_one_page_share_its_bytes(many_files: None):
             reading.close()
 
 
+@pytest.mark.slow
 def test_connections_that_are_too_many_are_closed_as_they_come(made_up: Store, monkeypatch: pytest.MonkeyPatch):
     """So that a process never runs out of files, of which asyncio writes a traceback each time."""
     monkeypatch.setattr(Patient, "most", 20)

@@ -37,6 +37,7 @@ def test_what_is_not_trusted_is_named_and_left_out(made_up):
     assert steps.note == "Left out where it is not trusted: b[steps=2,eps=4/255]."
 
 
+@pytest.mark.slow
 def test_a_study_without_a_grid_has_none(made_up):
     page = page_of(made_up, fill(made_up, {"weak": 0.1, "odd[name]": 0.3}))
     assert not [chart for chart in page.curves if chart.name.startswith("setting-")]

@@ -78,6 +78,7 @@ def test_it_is_that_of_the_evaluation_clean_everywhere(noisy: Store):
     assert [line["clean sd"] for line in spread] == pytest.approx([0.02 / 2**0.5] * 2)
 
 
+@pytest.mark.slow
 def test_without_one_it_is_that_of_the_earliest_everywhere(noisy: Store):
     with noisy.begin() as db:
         clean = sa.select(job.c.id).where(job.c.attack == "clean")

@@ -44,6 +44,7 @@ def test_a_group_has_the_worst_verdict_of_its_rows(asked_store, broken):
     assert [(line["robust %"], line["robust 95 %"]) for line in shown] == [(said, "")]
 
 
+@pytest.mark.slow
 def test_a_pivot_leaves_its_cell_empty(asked_store, broken):
     told: list[str] = []
     lines = {line["model"]: line for line in asked(asked_store, told, pivot=True)}

@@ -148,6 +148,7 @@ def every_row(path: Path) -> list[tuple]:
     return sorted(fetch(f"SELECT {names} FROM {source}"), key=lambda row: (row[0], row[6]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", [1, 70, 10_000])
 def test_a_folder_in_pieces_of_any_size_holds_what_a_file_does(full, tmp_path, monkeypatch, piece):
     monkeypatch.setattr(export_examples, "PIECE", piece)

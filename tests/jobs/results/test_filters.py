@@ -64,6 +64,7 @@ FILTERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @both
 def test_filters_choose_what_their_twin_chooses(asked_store):
     with asked_store.begin() as db:

@@ -163,6 +163,7 @@ ZERO = "zero-gradient 0.9 > 0.25"
 WARNED = "eight-bit 0.50004 > 0.5; zero-gradient 0.02 > 0.01"
 
 
+@pytest.mark.slow
 def test_every_format_says_why_and_each_reason_once(reasons: Store):
     found = {(row["model"], row["attack"], row["seed"]): row["why"] for row in rows(reasons)}
     assert found == {

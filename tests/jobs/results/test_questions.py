@@ -173,6 +173,7 @@ def test_no_cell_averages_two_recipes(asked_store):
         assert sorted(row["robust_accuracy"] for row in rows) == [0.3, 0.5, 0.6, 0.8, 0.9]  # weak PGD wins no contest
 
 
+@pytest.mark.slow
 @sqlite
 def test_the_best_of_each_contest(asked_store):
     with asked_store.begin() as db:
@@ -293,6 +294,7 @@ def test_examples_in_common_only_and_never_other_images(asked_store):
             answer(db, make_question(Filters(), compare=(a, c)))
 
 
+@pytest.mark.slow
 @sqlite
 def test_the_python_call_gives_the_rows_as_a_table(asked_store):
     url = asked_store.url
@@ -319,6 +321,7 @@ def test_the_python_call_gives_the_rows_as_a_table(asked_store):
         results(url + "x")
 
 
+@pytest.mark.slow
 def test_reading_while_a_sweep_writes_leaves_the_store_as_it_is(tmp_path):
     writer = open_store(str(tmp_path / "r.db"), create=True, write=True)
     fill(writer)

@@ -66,6 +66,7 @@ def test_table_page_json_and_exports_say_the_same(made_up: Store, tmp_path: Path
     assert {(row["eps"], row["model"]): row["robust_accuracy"] for row in rows} == pytest.approx(RIGHT)
 
 
+@pytest.mark.slow
 def test_while_no_worst_case_is_computed_the_lowest_attack_stands_for_it(made_up: Store):
     fill(made_up, MODELS)
     with made_up.begin() as db:
@@ -77,6 +78,7 @@ def test_while_no_worst_case_is_computed_the_lowest_attack_stands_for_it(made_up
     assert on_page(made_up) == pytest.approx(RIGHT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attack", "trusted"), [("pgd", False), ("fgsm", True)])
 def test_a_worst_case_without_a_verdict_is_trusted_as_its_attacks(made_up: Store, attack, trusted):
     """As in stores of before there were checks; PGD is the lowest, so that what becomes of FGSM is no matter."""

@@ -87,6 +87,7 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["one is gone", "one is damaged", "the split is gone", "all are gone"])
 @pytest.mark.parametrize("when", ["the test images are read", "the training split is open"])
 def test_images_to_learn_from_that_went_end_the_job(how: str, when: str, pictures: Path):

@@ -4,9 +4,16 @@ import logging
 
 import pytest
 
+from robustq.jobs.serving import server
 from tests.jobs.packages.conftest import made, measured, place, trained
 
 __all__ = ["made", "measured", "place", "trained"]
+
+
+@pytest.fixture(autouse=True)
+def a_short_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that ends waits for nobody who would ask it a last time."""
+    monkeypatch.setattr(server, "LAST_SECONDS", 0.0)
 
 
 @pytest.fixture

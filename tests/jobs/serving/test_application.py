@@ -95,6 +95,7 @@ def test_channels_last_are_asked_for(port):
     )
 
 
+@pytest.mark.slow
 def test_what_nobody_thought_of_is_one_line_and_counted(monkeypatch: pytest.MonkeyPatch):
     def broken(*_: object) -> None:
         raise MemoryError("a secret")
@@ -175,6 +176,7 @@ def test_a_declared_length_is_believed_or_refused(port, declared):
     assert found.startswith((b"HTTP/1.1 413 ", b"HTTP/1.1 400 "))
 
 
+@pytest.mark.slow
 def test_a_body_that_does_not_come_is_not_waited_for(port):
     start = time.monotonic()
     found = raw(port, HEAD + b"Content-Length: 500\r\n\r\n", b"\x93NUMPY")
@@ -182,6 +184,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(port):
     assert 0.4 < time.monotonic() - start < 10
 
 
+@pytest.mark.slow
 def test_bodies_of_all_clients_share_their_room():
     """Who declares much and sends little takes no place from others; who sends it does, until he has gone."""
     application = make_application(Colours(), FACTS, Settings(body_seconds=20))
@@ -199,6 +202,7 @@ def test_bodies_of_all_clients_share_their_room():
         until(lambda: room.taken == 0)
 
 
+@pytest.mark.slow
 def test_connections_that_are_too_many_are_closed_as_they_come(monkeypatch: pytest.MonkeyPatch):
     """So that a process never runs out of files, of which asyncio writes a traceback each time."""
     monkeypatch.setattr(Calm, "most", 20)
@@ -260,6 +264,7 @@ def numbers(port: int) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_what_is_counted_is_what_was_asked():
     watch = Every()
     with running(make_application(Colours(), FACTS, Settings(batch_seconds=0), watch)) as port:
@@ -290,6 +295,7 @@ class Voting(Colours):
         return [first, *[other] * (len(images) - 1)]
 
 
+@pytest.mark.slow
 def test_votes_are_shares_and_a_certificate_says_what_holds():
     with running(make_application(Voting(), FACTS)) as port:
         first, second = ask(port, "/predict", npy(X[:2]), "application/x-npy").json["answers"]
@@ -302,6 +308,7 @@ def test_votes_are_shares_and_a_certificate_says_what_holds():
     assert np.allclose(rows, [[0.9, 0.1, 0], [0.5, 0.5, 0]])
 
 
+@pytest.mark.slow
 def test_without_the_token_nothing_but_health_is_answered():
     with running(make_application(Colours(), FACTS, doors=doors("0.0.0.0", TOKEN))) as port:
         body = npy(X[:1])
@@ -324,6 +331,7 @@ def numbers_with(port: int) -> dict[str, float]:
     return {" ".join([sample.name, *sample.labels.values()]): sample.value for sample in samples}
 
 
+@pytest.mark.slow
 def test_on_loopback_another_name_is_not_answered():
     assert all(isinstance(door, Middleware) for door in doors("127.0.0.1", None))
     with running(make_application(Colours(), FACTS, doors=doors("127.0.0.1", None))) as port:

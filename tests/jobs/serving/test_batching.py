@@ -36,6 +36,7 @@ def scores(found: Reply) -> np.ndarray:
     return np.array([answer["scores"] for answer in found.json["answers"]], np.float32)
 
 
+@pytest.mark.slow
 def test_each_client_gets_its_own_answers():
     """200 requests of 1 to 9 images from 16 threads, in batches that mix them."""
     requests = [some_images(1 + k % 9, seed=k) for k in range(200)]
@@ -47,6 +48,7 @@ def test_each_client_gets_its_own_answers():
     assert len(engine.sizes) < 200  # some were put together
 
 
+@pytest.mark.slow
 def test_what_waits_while_the_engine_works_is_one_batch():
     engine = Colours()
     with served(engine, batch_size=4, batch_seconds=0) as (port, batcher), ThreadPoolExecutor(8) as clients:
@@ -62,6 +64,7 @@ def test_what_waits_while_the_engine_works_is_one_batch():
     assert engine.sizes == [1, 4, 2]
 
 
+@pytest.mark.slow
 def test_the_first_waits_for_others_no_longer_than_it_was_told():
     engine = Colours()
     with served(engine, batch_size=3, batch_seconds=1.0) as (port, _), ThreadPoolExecutor(3) as clients:
@@ -74,6 +77,7 @@ def test_the_first_waits_for_others_no_longer_than_it_was_told():
     assert engine.sizes == [1, 3] and 1.0 <= alone < 10 and together < 0.9
 
 
+@pytest.mark.slow
 def test_a_full_queue_is_503_and_says_when_to_come_again():
     engine = Colours()
     with served(engine, queue_images=5, request_images=4) as (port, batcher), ThreadPoolExecutor(4) as clients:
@@ -91,6 +95,7 @@ def test_a_full_queue_is_503_and_says_when_to_come_again():
         assert send(port, some_images(1)).status == 200
 
 
+@pytest.mark.slow
 def test_who_has_gone_away_costs_no_computation_and_no_place():
     engine = Colours()
     with served(engine, queue_images=4, request_images=4, batch_seconds=0) as (port, batcher):
@@ -111,6 +116,7 @@ def test_who_has_gone_away_costs_no_computation_and_no_place():
         assert b'robustq_requests_total{status="499"} 1.0' in ask(port, "/metrics").body
 
 
+@pytest.mark.slow
 def test_a_model_that_fails_is_500_and_the_server_lives_on(log: pytest.LogCaptureFixture):
     engine = Colours()
     with served(engine) as (port, _):
@@ -136,6 +142,7 @@ class Wrong(Colours):
         return found[self.short :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("short", "nan"), [(1, False), (0, True)])
 def test_answers_that_cannot_be_right_are_500(short, nan, log: pytest.LogCaptureFixture):
     engine = Wrong()
@@ -155,6 +162,7 @@ class Allergic(Colours):
         return found
 
 
+@pytest.mark.slow
 def test_one_that_the_model_fails_on_costs_the_others_nothing(log: pytest.LogCaptureFixture):
     engine, black = Allergic(), np.zeros_like(some_images(1))
     with served(engine, batch_size=8, batch_seconds=0) as (port, batcher), ThreadPoolExecutor(4) as clients:
@@ -186,6 +194,7 @@ class Blind:
         pass
 
 
+@pytest.mark.slow
 def test_what_watches_and_fails_takes_no_answer_away(log: pytest.LogCaptureFixture):
     with running(make_application(Colours(), FACTS, watch=Blind())) as port:
         found = send(port, some_images(2))
@@ -195,6 +204,7 @@ def test_what_watches_and_fails_takes_no_answer_away(log: pytest.LogCaptureFixtu
     assert [record.getMessage() for record in log.records] == ["what watches requests failed on 2 images"]
 
 
+@pytest.mark.slow
 def test_at_its_end_a_server_answers_what_it_accepted_and_refuses_the_rest():
     engine = Colours()
     application = make_application(engine, FACTS)
@@ -230,6 +240,7 @@ class Slow:
         pass
 
 
+@pytest.mark.slow
 def test_what_an_image_takes_has_the_watching_in_it():
     """So that Retry-After is no promise that a server with --watch cannot keep."""
     application = make_application(Colours(), FACTS, Settings(), Slow())

@@ -114,6 +114,7 @@ async def asked(application: Any, path: str, kind: str, body: bytes) -> tuple[in
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
 
 
+@pytest.mark.slow
 def test_nonsense_is_refused_in_one_line_and_keeps_no_memory(log: pytest.LogCaptureFixture):
     application = make_application(Colours(), FACTS, Settings(batch_seconds=0, request_images=8))
     statuses: Counter[int] = Counter()
@@ -195,6 +196,7 @@ def status_of(port: int, request: bytes) -> int | None:
     return int(answer.split()[1]) if answer else None
 
 
+@pytest.mark.slow
 def test_wrong_heads_are_refused_and_the_server_lives_on(log: pytest.LogCaptureFixture):
     statuses: Counter[int | None] = Counter()
     settings = Settings(batch_seconds=0, body_seconds=0.2)

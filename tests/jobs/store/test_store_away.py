@@ -257,6 +257,7 @@ def test_an_upgrade_where_nothing_can_be_written_is_one_line(tmp_path: Path, mon
         upgrade.upgrade(str(tmp_path / "r.db"))
 
 
+@pytest.mark.slow
 def test_a_reader_follows_the_path(made_up: Store, tmp_path: Path):
     path, reader = tmp_path / "results.db", open_store(made_up.url)
     fill(made_up, {"strong": 1.0})

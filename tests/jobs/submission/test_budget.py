@@ -161,6 +161,7 @@ examples: 50
 """
 
 
+@pytest.mark.slow
 def test_a_budget_from_the_study_to_the_queue_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """An epoch takes two seconds: a training fits into twelve seconds of one slot, two into those of two."""
     fix_rates(monkeypatch, lambda model: Rates(forwards=1000.0, gradients=500.0))
@@ -191,6 +192,7 @@ def test_a_budget_from_the_study_to_the_queue_and_back(tmp_path: Path, monkeypat
     assert text.splitlines()[-1] == "in the budget of 12s: 3 jobs, about 11 s; left out: 3 jobs, 11 s of work"
 
 
+@pytest.mark.slow
 def test_a_program_hears_how_many_a_budget_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     fix_rates(monkeypatch, lambda model: Rates(forwards=1000.0, gradients=500.0))
     (tmp_path / "s.yaml").write_text(STUDY)

@@ -56,6 +56,7 @@ def test_a_model_is_measured_at_its_jobs_batch(measured: Calibration):
     )  # of a network that is yet to be trained nothing is known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*ATTACKS, *ENSEMBLES])
 def test_every_attack_can_be_tried(name: str, measured: Calibration):
     stage = ATTACKS.get(name) or ENSEMBLES[name]
@@ -92,6 +93,7 @@ def test_an_attack_that_takes_as_long_as_its_passes_is_not_slower(measured: Cali
     assert found.slower("deepfool", ATTACKS["deepfool"].given(norm="L2")) == calibration.UNTRIED["deepfool"]
 
 
+@pytest.mark.slow
 def test_of_a_given_network_pgd_says_how_much_stands(monkeypatch: pytest.MonkeyPatch):
     """Within no radius to speak of all that is right; within one that holds most images as many as PGD leaves."""
     monkeypatch.setattr(calibration, "RATE_SECONDS", 0.02)

@@ -34,6 +34,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_that_raises_is_named_with_its_line(tmp_path: Path, name: str):
     (tmp_path / "m.py").write_text(MODULE.format(method=METHODS[name]))

@@ -48,6 +48,7 @@ def planned(folder: Path, module: str, capsys: Any) -> tuple[list[Planned], str]
     return cost.with_costs(plan, resolved), capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_factory_that_asks_for_a_gpu_is_queued(tmp_path: Path, capsys):
     plan, told = planned(tmp_path, MODULE, capsys)
     costs = {row.model: row.cost for row in plan if row.spec.kind == "eval"}

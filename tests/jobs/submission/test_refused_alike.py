@@ -68,6 +68,7 @@ GIVEN = {"weights": "w.pt"}
 ATTACK = ("attack", "lenet5", "--weights", "w.pt", "--dataset", "digits")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pgd", "square"])
 @pytest.mark.parametrize("text", RADII)
 def test_a_radius_is_refused_alike(folder: Path, text: str, name: str):

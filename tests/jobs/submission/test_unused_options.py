@@ -64,6 +64,7 @@ def refusal(folder: Path, top: str = "seeds: [0]", model: str = GIVEN, attack: s
 TRAINED = "arch: lenet5, train: {optimizer: adam}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "line"),
     [
@@ -103,6 +104,7 @@ def test_epochs_where_nothing_is_trained(folder: Path):
     assert refusal(folder, epochs=3) == f"--epochs has no effect: {folder}/s.yaml trains no model"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [
@@ -119,6 +121,7 @@ def test_what_some_of_it_uses_is_fine(folder: Path, given: dict):
     assert planned(folder, STUDY.format(**({"top": "", "model": GIVEN, "attack": "name: clean"} | given)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -190,6 +193,7 @@ def spec_of(folder: Path, model: str) -> ModelSpec:
     return job.spec.model
 
 
+@pytest.mark.slow
 def test_results_from_when_normalize_of_code_was_ignored_stand_for_nothing(folder: Path):
     """Neither a job nor a whole study of that time is taken for the same."""
     old = spec_of(folder, MINE)

@@ -222,6 +222,7 @@ WHOLES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["true", "no", str(10**30), "1e30", str(2**31), "2.5", ".inf"])
 @pytest.mark.parametrize("parts", WHOLES, ids=[str(parts) for parts in WHOLES])
 def test_booleans_and_what_no_computation_ends_with_are_no_whole_numbers(tmp_path: Path, parts: dict, value: str):
@@ -229,6 +230,7 @@ def test_booleans_and_what_no_computation_ends_with_are_no_whole_numbers(tmp_pat
         plan_of(tmp_path, **{name: text.format(value) for name, text in parts.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("parts", "line", "message"), BAD, ids=[str(parts) for parts, *_ in BAD])
 def test_what_is_no_number_is_refused_with_its_line(tmp_path: Path, parts: dict[str, str], line: int, message: str):
     with pytest.raises(SpecError) as caught:

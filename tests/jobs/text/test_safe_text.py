@@ -63,6 +63,7 @@ def test_long_texts_are_looked_through_quickly():
     assert time.monotonic() - begun < 5
 
 
+@pytest.mark.slow
 def test_every_control_and_format_character_is_written_out():
     for code in range(0x110000):
         character = chr(code)

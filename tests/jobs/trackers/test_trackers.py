@@ -78,6 +78,7 @@ def test_a_run_has_settings_numbers_and_history(two_runs):
     assert runs(two_runs)[0].id != first.id  # another result
 
 
+@pytest.mark.slow
 def test_a_run_has_the_means_of_its_explanations_too(made_up):
     """Beside its accuracies; and alone, where it has no others."""
     means = {"noise": 0.75, "pgd": 0.5, "explanation-attack": 0.25}

@@ -83,6 +83,7 @@ def content(store: Store) -> dict[str, list]:
         }
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_with_what_it_has_alone(tmp_path):
     store = two_sweeps(tmp_path)
     found = prune.prune(store, ["old"])
@@ -250,6 +251,7 @@ def test_a_killed_prune_is_finished_by_the_next(tmp_path):
     assert step > 10 and len(states) == 4  # before, rows gone, file gone too, all done
 
 
+@pytest.mark.slow
 def test_two_stores_become_one(tmp_path):
     one, other = two_sweeps(tmp_path / "one"), two_sweeps(tmp_path / "other")
     with other.begin() as db:
@@ -277,6 +279,7 @@ def test_results_that_differ_are_named_with_both_origins(tmp_path):
     assert content(one) == before
 
 
+@pytest.mark.slow
 def test_outcomes_written_otherwise_are_alike_and_others_are_not(tmp_path):
     """Bytes may differ by how Arrow packs them; a single example that differs is named, whatever the row says."""
     one, other = two_sweeps(tmp_path / "one"), two_sweeps(tmp_path / "other")
@@ -295,6 +298,7 @@ def test_outcomes_written_otherwise_are_alike_and_others_are_not(tmp_path):
     assert (found.same, [row.job_id for row in found.differing]) == (3, [2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("queries, alike", [(5, True), (6, False)])
 def test_outcomes_of_before_lack_a_column_and_are_alike(tmp_path, queries: int, alike: bool):
     """Stored before the queries of a radius were; what both tell must still agree."""
@@ -395,6 +399,7 @@ def test_a_damaged_artifact_is_named_and_not_taken(tmp_path):
     assert files(one) == {b"shared content", b"of both"}
 
 
+@pytest.mark.slow
 def test_artifacts_are_looked_for_beside_and_where_one_says(tmp_path, monkeypatch):
     other = two_sweeps(tmp_path / "other")
     (tmp_path / "other" / "artifacts").rename(tmp_path / "away")
@@ -405,6 +410,7 @@ def test_artifacts_are_looked_for_beside_and_where_one_says(tmp_path, monkeypatc
     assert len(files(one)) == 3
 
 
+@pytest.mark.slow
 def test_a_trial_changes_nothing_and_a_store_takes_not_itself_in(tmp_path):
     one, other = two_sweeps(tmp_path / "one"), two_sweeps(tmp_path / "other")
     with other.begin() as db:

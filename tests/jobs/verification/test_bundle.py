@@ -219,6 +219,7 @@ def test_programs_and_packages_are_in_it_and_run(programs, tmp_path, monkeypatch
     assert [row["outcome"] for row in told.replayed] == ["equal"] * told.evaluations and told.wrong == 0
 
 
+@pytest.mark.slow
 def test_code_that_lends_a_package_its_gradient_is_in_it_and_runs(programs, tmp_path, monkeypatch):
     """Without it nobody could run an attack that climbs it again."""
     folder = programs
@@ -260,6 +261,7 @@ def test_a_whole_bundle_holds_and_no_code_of_it_runs(finished, whole):
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_code_that_is_trusted_runs_from_the_bundle(finished, whole, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = Path(finished.artifacts).parents[1] / "m.py"
@@ -351,6 +353,7 @@ def another(line):
         line["kind"] = "train"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, told",
     [
@@ -435,6 +438,7 @@ def test_a_better_worst_case_contradicts_its_evaluations(whole, tmp_path):
     assert any("its outcomes are not the worst of its evaluations" in line for line in told), told
 
 
+@pytest.mark.slow
 def test_other_weights_under_new_hashes_do_not_replay(whole, tmp_path):
     """All files fit one another, and the outcomes are not those of the weights."""
     from safetensors.torch import load, save

@@ -102,6 +102,7 @@ def test_everything_comes_out_to_the_bit_and_nothing_is_written(finished):
     assert content(finished) == before
 
 
+@pytest.mark.slow
 def test_the_draw_is_the_seeds_and_the_filters(finished):
     runs = [replay.replay(finished, 2, filters=make_filters(None, {"attack": "pgd"}), seed=s) for s in (0, 0, 5)]
     ids = [[row["job_id"] for row in rows] for rows in runs]
@@ -127,6 +128,7 @@ def first_evaluation(db) -> int:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("release", [None, "0.0.1"])
 def test_an_outcome_that_was_changed_is_found(spoilt, release):
     """Also where another release stored it, or one that did not record itself: numbers depend on the kernels."""
@@ -146,6 +148,7 @@ def test_an_outcome_that_was_changed_is_found(spoilt, release):
     assert replay.count_wrong([row]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flips", "outcome"), [(None, "equal"), (0, "within"), (12, "changed")])
 def test_on_the_same_gpu_last_bits_may_differ(spoilt, monkeypatch, flips, outcome):
     """No GPU is at work: the rows say that one was, before and now."""
@@ -201,6 +204,7 @@ def test_random_numbers_of_a_card_are_named_as_such(device):
     assert mode.endswith("its own random numbers those of this card") == (device == "cuda")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flips", "outcome"), [(0, "within"), (12, "changed")])
 def test_on_another_machine_results_may_move_within_their_interval(spoilt, flips, outcome):
     with spoilt.begin() as db:
@@ -239,6 +243,7 @@ def test_what_is_no_evaluation_or_was_made_elsewhere_is_refused(spoilt):
             replay.replay(spoilt, 1, filters=Filters())
 
 
+@pytest.mark.slow
 def test_the_table_says_why_where_there_is_anything_to_say(finished):
     rows = replay.replay(finished, 2, filters=Filters())
     assert "why" not in shown_replays(rows)[0]

@@ -56,6 +56,7 @@ def test_an_empty_batch_comes_back_empty(name: str, x: Tensor, y: Tensor):
     assert found.shape == (0, 1, 4, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if attack.norms])
 def test_no_images_are_none_in_every_norm(name: str, x: Tensor, y: Tensor):
     attack = ATTACKS[name]
@@ -149,6 +150,7 @@ class Rounded(nn.Module):
         return logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if attack.norms and name != "transfer"])
 def test_a_model_that_answers_in_half_precision_is_attacked_as_its_twin(name: str, x: Tensor):
     """The twin's logits are rounded alike and handed on in float32: every attack finds what it finds there."""

@@ -124,6 +124,7 @@ def test_leaves_model_images_and_generators_as_they_were(name: str, norm: Norm, 
         parameters[0].requires_grad_(True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ADVERSARIAL)

@@ -117,6 +117,7 @@ def test_a_radius_keeps_what_lies_within_it_and_returns_the_rest(name: str, net:
     assert free.min() >= 0 and free.max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 def test_misclassified_images_are_returned_as_they_are(name: str, linear: Linear, x: Tensor):
     predicted = linear(x).argmax(1)
@@ -156,6 +157,7 @@ def test_a_projection_of_its_own_radius_is_the_one_of_one_radius(x: Tensor):
         torch.testing.assert_close(project_each(delta, radius, norm), singly)
 
 
+@pytest.mark.slow
 def test_cw_gives_up_an_example_whose_loss_does_not_fall():
     """Of two images one lies where the gradient is zero: it is passed until the second check after the start."""
 

@@ -195,6 +195,7 @@ def test_queries_box_and_ball_hold(name: str, queries: int, norm: Norm, plane: P
         assert plane.shown - before == own if name != "square" else plane.shown - before <= own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", BUDGETS)
 def test_at_the_corners_of_the_box_it_holds_too(name: str, norm: Norm, plane: Plane):

@@ -157,6 +157,7 @@ def look(model: nn.Module) -> CheckResult:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # PyTorch's own, within torch.func.jvp
 @pytest.mark.parametrize("way", WAYS)
 def test_a_forward_pass_that_takes_gradients_is_named(way: str):

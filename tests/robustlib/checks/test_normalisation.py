@@ -34,6 +34,7 @@ def code(tmp_path: Path) -> str:
     return str(tmp_path / "m.py")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", ["module", "answers"])
 @pytest.mark.parametrize("name", NORMALISATIONS)
 def test_a_users_own_model_sees_images_normalised(code: str, factory: str, name: str):
@@ -122,6 +123,7 @@ def found(model: nn.Module) -> CheckResult:
     return next(check for check in checks if check.name == "normalisation")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "words"),
     [

@@ -78,6 +78,7 @@ def test_a_flipped_bit_is_found_and_the_image_decoded_again(where: str, name: st
     assert np.array_equal(load.load(name, "test").x, COLOUR) and decoded == [4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["y.npy", "facts.json", "x.bin", "x.sums"])
 @pytest.mark.parametrize("how", ["flipped", "flipped at once", "gone", "cut off"])
 def test_a_damaged_cache_is_made_again(file: str, how: str, name: str, home: Path):
@@ -201,6 +202,7 @@ def test_a_bit_that_flips_while_a_set_is_open_is_found(name: str, home: Path, de
     assert np.array_equal(found.images[:], COLOUR) and decoded == [3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["made again", "removed", "cut off", "sums cut off", "a file in its place"])
 @pytest.mark.parametrize("seen", [0, 3, 6])  # images that were asked for before
 def test_a_cache_that_others_change_while_it_is_open_gives_what_it_should(how: str, seen: int, name: str, home: Path):

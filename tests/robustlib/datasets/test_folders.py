@@ -78,6 +78,7 @@ TRAIN, TEST = ("train", "training", "Train", "TRAINING", "seg_train", "Training 
 VALIDATION = ("validation", "valid", "dev", "val", "Val", "DEV", "imagenet_val")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names", [*((train, "test") for train in TRAIN), *(("train", test) for test in TEST), ("Training", "Testing")]
 )
@@ -90,6 +91,7 @@ def test_splits_by_each_of_their_names(names: tuple[str, str], place: Path):
     assert notes(place) == (() if names == ("train", "test") else (said,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VALIDATION)
 def test_a_validation_split_is_one_of_its_own(name: str, place: Path):
     plant(place, f"{name}/cat/0.png", f"{name}/dog/0.png", f"{name}/dog/1.png")

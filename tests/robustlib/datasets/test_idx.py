@@ -63,6 +63,7 @@ def test_labels_without_holes_over_both_splits_are_as_they_are(tmp_path: Path):
         assert found.names == ("0", "1", "2", "3") and found.y.tolist() == [2, 2, 0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize(
     "shape, held, message",

@@ -76,6 +76,7 @@ SHAPES = [
 SIZES = [1, 7, 16, 31, 32, 33, 64, (16, 16), (31, 17), (1, 40), (64, 48)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_resized_and_cut_as_torchvision_does(size: int | tuple[int, int], tmp_path: Path):
     resize = transforms.Resize(size if isinstance(size, int) else list(size))
@@ -252,6 +253,7 @@ def test_cut_off_anywhere_it_is_named_or_all_pixels_are_there(kind: str, how: di
             assert cut > len(data) - 40  # what follows the pixels is missed by nobody
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, how", KINDS, ids=str)
 def test_damaged_anywhere_it_is_a_picture_or_a_line(kind: str, how: dict):
     """No flipped byte gets another error than one that names the picture."""

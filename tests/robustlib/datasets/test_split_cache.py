@@ -115,6 +115,7 @@ def test_broken_notes_are_written_anew(notes: bytes | None, folder: Path, home: 
     assert len(json.loads(place.read_text())["facts"]) == 4
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_of_the_notes_gives_another_fingerprint(folder: Path, home: Path, later: None):
     expected = load.fingerprint(f"idx:{folder}")
     (place,) = home.glob("fingerprints/*.json")

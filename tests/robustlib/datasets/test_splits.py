@@ -76,6 +76,7 @@ def test_linked_folders_and_files(folder: Path, tmp_path: Path):
     assert sizes(folder) == {"train": 2, "test": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files, expected", LAYOUTS.values(), ids=LAYOUTS)
 def test_splits_by_the_words_in_their_names(files: list[str], expected: dict[str, int], folder: Path):
     put(folder, *files)

@@ -36,6 +36,7 @@ PLAIN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns, features, names", PLAIN.values(), ids=PLAIN)
 def test_what_is_plain_is_taken(columns: dict, features: Any, names: str, tmp_path: Path):
     found = load(write(tmp_path / "a.parquet", columns, features))
@@ -173,6 +174,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features, names", SHAPES.values(), ids=SHAPES)
 def test_names_in_all_shapes_of_the_metadata(features: Any, names: tuple[str, ...], tmp_path: Path):
     found = load(write(tmp_path / "a.parquet", {"label": Y}, metadata=json.dumps({"info": {"features": features}})))

@@ -60,6 +60,7 @@ PLAIN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=["GNU", "PAX"])
 @pytest.mark.parametrize("members", PLAIN.values(), ids=PLAIN)
 def test_samples_come_back(members: dict[str, bytes], format: int, tmp_path: Path):

@@ -53,6 +53,7 @@ def test_what_comes_before_keeps_shape_and_type(name: str, shape: tuple[int, ...
         assert not torch.equal(found, given) and (found - given).abs().mean() < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", DEFENCES)
 def test_only_the_randomised_change_their_answer_and_a_seed_decides_it(name: str, shape: tuple[int, ...]):
@@ -130,6 +131,7 @@ def test_placing_is_resizing_and_padding(shape: tuple[int, ...]):
         torch.testing.assert_close(found[i], expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_sizes_and_places_are_drawn_evenly():
     """Of 32 pixels from 0.9 up: 29 to 32 a side, each as often; what is left over falls on either side."""
     x = torch.ones(8000, 1, 32, 32)

@@ -13,6 +13,7 @@ from robustlib.inference.replica import Replica
 SMALL = ["--arch", "lenet5", "--epochs", "2", "--examples", "600", "--images", "8", "--n", "400", "--steps", "2"]
 
 
+@pytest.mark.slow
 def test_it_tells_votes_decisions_and_attacks():
     """Of a network that has seen little: whatever holds does so offline, and under attack."""
     found = CliRunner().invoke(benchmark.main, [*SMALL, "--draws", "2", "--radius", "0.1", "--sigma", "0.25"])

@@ -97,6 +97,7 @@ def test_nor_do_they_with_all_votes():
         assert ALPHA / 20 < max(found) <= ALPHA / 2
 
 
+@pytest.mark.slow
 def test_ten_thousand_simulated_images():
     """At most 20 are told something wrong, whatever their chance of a hit; all that is clear is told, and soon."""
     rule, random = make_rule(SHARES, n=9900, alpha=ALPHA), np.random.default_rng(0)

@@ -67,6 +67,7 @@ class Linear(nn.Module):
         return self.plane(x.flatten(1))
 
 
+@pytest.mark.slow
 def test_of_a_linear_model_no_radius_is_above_the_distance():
     """Closed form: the margin over the length of its gradient. 48 bounds at alpha 0.001, and the seed is fixed."""
     net = Linear(48).eval()

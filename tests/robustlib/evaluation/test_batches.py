@@ -111,6 +111,7 @@ def test_deepfool_without_a_budget_measures_the_distance(
     assert facts["distance_median"] == pytest.approx(np.median(found.distance[right]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_batch_size_changes_nothing(norm: Norm, model: Rows, x: Tensor, y: Tensor):
     eps = radius(0.15, model, norm)

@@ -33,6 +33,7 @@ def points() -> tuple[Tensor, Tensor, Tensor]:
     return level[:, None, None, None].expand(40, 1, 4, 4).clone(), (level > 0.5).long(), away.repeat(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ["pgd", "fgsm", ["fgsm", "apgd-ce"], partial(ATTACKS["pgd"].run, steps=7)])
 def test_accuracy_is_the_share_beyond_the_radius(attack, half_plane: nn.Module, points):
     x, y, away = points
@@ -167,6 +168,7 @@ def test_a_function_by_the_name_of_an_attack_of_ours_is_told_apart(half_plane: n
     assert (found.outcome.distance[fell] > 0).all() and found.clean_accuracy == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ["apgd-ce", ATTACKS["apgd-ce"], partial(ATTACKS["apgd-ce"], steps=20)])
 def test_an_attack_of_ours_keeps_its_name(attack, half_plane: nn.Module, points):
     x, y, _ = points

@@ -77,6 +77,7 @@ def test_accuracies_are_means_over_draws():
     assert found.clean_correct.var() == pytest.approx(phi(0.6) * phi(-0.6) / 100, rel=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, options",
     [
@@ -106,6 +107,7 @@ class Targets(nn.Module):
         return torch.stack([own, pixels[:, 1], 0.2 * pixels[:, 2], 0.1 * pixels[:, 3]], 1)
 
 
+@pytest.mark.slow
 def test_more_targets_make_no_attack_weaker():
     """Class 1 can be brought nearest: images made towards 2 and 3 must not stand in for those made towards it."""
     x, y = torch.full((40, 1, 2, 2), 0.5), torch.zeros(40, dtype=torch.long)
@@ -118,6 +120,7 @@ def test_more_targets_make_no_attack_weaker():
     assert shares[1] == pytest.approx(shares[3], abs=0.03)
 
 
+@pytest.mark.slow
 def test_random_search_keeps_its_best_point():
     """The best of 300 points among which the mean falls to 0.3 and less, not the first that is wrong, nor the clean one."""
     x, y = torch.full((40, 1, 1, 1), 0.8), torch.ones(40, dtype=torch.long)

@@ -38,6 +38,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_what_is_beyond_float16_is_computed_in_float32(name: str, float16: None):
     """In float16 the gradient is NaN, whose sign is 0: the images stood still, and 100 % were robust."""
@@ -186,6 +187,7 @@ class Divides(nn.Module):
         return self.last(z * (z.pow(2).mean(1, keepdim=True) + 1e-6).rsqrt())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mine", "pgd", "apgd-ce", "fab", "deepfool", "square"])
 def test_what_float16_computes_otherwise_without_a_nan_is_found_out(name: str, float16: None):
     torch.manual_seed(0)

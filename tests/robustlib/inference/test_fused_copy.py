@@ -95,6 +95,7 @@ class Cancels(nn.Module):
         return torch.cat([u - v + 0.01, v - u], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keeps_nan", [True, False])
 @pytest.mark.parametrize("name", ["pgd", "apgd-ce", "square"])
 def test_a_relu_that_makes_zeros_of_nan_hides_no_image(name: str, keeps_nan: bool, monkeypatch: pytest.MonkeyPatch):

@@ -89,6 +89,7 @@ def block(body: Body, **layers: Any) -> nn.Module:
     return net
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BODIES)
 def test_a_convolution_takes_its_relu_along(name: str):
     net = block(BODIES[name])
@@ -123,6 +124,7 @@ def test_padding_in_words(padding: str, kernel: Any, fuses: bool):
     compare(found, net)
 
 
+@pytest.mark.slow
 def test_all_convolutions_of_a_residual_network_but_shortcuts_are_fused():
     """17 of 20; and the fused form follows the weights, as the folded one does."""
     torch.manual_seed(0)

@@ -210,6 +210,7 @@ def test_a_server_in_trouble_is_asked_again_with_pauses(server: Server, monkeypa
         endpoint(server.url, retries=2)(X)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there(server: Server, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("robustlib.models.http_request.time.sleep", lambda seconds: None)
     with pytest.raises(ValueError, match=r"^http://127.0.0.1:1/m:predict gave no answer in 2 tries: .*refused"):

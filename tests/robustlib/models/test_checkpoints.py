@@ -74,6 +74,7 @@ PREFIXES = ["module.", "_orig_mod.", "model.", "backbone.", "net.", "module.mode
             "module.backbone._orig_mod.", "net.module.net.", "ema_model.module."]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("within", [None, "state_dict", "model", "net", "model_state_dict", "ema"])
 def test_prefixes_and_the_dict_around_them(prefix: str, within: str | None, tmp_path: Path):
@@ -360,6 +361,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors", "model.pth.tar"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_the_file_is_and_the_way_out(kind: str, name: str, tmp_path: Path):
@@ -414,6 +416,7 @@ BESIDE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beside", BESIDE)
 @pytest.mark.parametrize("newer", [True, False])
 def test_plain_data_beside_the_tensors(beside: str, newer: bool, tmp_path: Path):

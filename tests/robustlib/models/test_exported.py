@@ -102,6 +102,7 @@ def test_it_is_audited(name: str):
     assert len(found) == 1
 
 
+@pytest.mark.slow
 def test_what_is_exported_stays_as_it_is_and_what_is_around_it_does_not():
     inner = exported(network())
     model = nn.Sequential(nn.Dropout(), inner)
@@ -240,6 +241,7 @@ class Stays(Odd):
             raise TypeError("stays\nhere")
 
 
+@pytest.mark.slow
 def test_eval_and_to_that_give_nothing_or_fail():
     pgd = [("pgd", partial(ATTACKS["pgd"], eps=0.1))]
     expected = next(evaluate_batches(network(), X, Y, pgd, eps=0.1))

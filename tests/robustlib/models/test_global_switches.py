@@ -28,6 +28,7 @@ def test_every_switch_is_looked_at():
     assert set(LINES) == set(read())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LINES)
 def test_a_file_that_switches_is_told_and_others_run_as_before(name: str, tmp_path: Path):
     made = "torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10, device='cpu', dtype=torch.float32))"

@@ -200,6 +200,7 @@ def test_a_server_that_is_slow_is_waited_for():
         assert endpoint(url, timeout=0.2)(X).argmax(1).tolist() == [0, 1, 2] * 3
 
 
+@pytest.mark.slow
 def test_an_error_whose_text_never_comes_is_a_line_too():
     with (
         scripted(lambda: (time.sleep(1) or b"" if k else b"HTTP/1.1 500 Busy\r\nContent-Length: 9\r\n\r\n" for k in (0, 1)))
@@ -292,6 +293,7 @@ def test_a_process_that_was_forked_has_connections_of_its_own(monkeypatch: pytes
         assert server.connections == 2
 
 
+@pytest.mark.slow
 def test_a_connection_that_was_closed_meanwhile_costs_no_try(monkeypatch: pytest.MonkeyPatch):
     """The server closes it just when the next request comes, which nobody can see beforehand."""
     body = json.dumps({"predictions": np.eye(3)[[0] * 9].tolist()}).encode()
@@ -309,6 +311,7 @@ def busy_once(server: Server, code: int) -> None:
     server.reply = lambda images: (code, b"busy") if len(server.requests) < 2 else ONES(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [429, 503])
 @pytest.mark.parametrize(
     ("after", "least", "most"),

@@ -21,6 +21,7 @@ def facts(channels: int, height: int, width: int, classes: int = 7) -> dict:
     return {"in_channels": channels, "num_classes": classes, "image_size": (height, width)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SIZES, ids=str)
 @pytest.mark.parametrize("arch", MODELS)
 def test_every_network_takes_every_size(arch: str, shape: tuple[int, int, int]):
@@ -84,6 +85,7 @@ def test_normalize_is_the_first_layer():
     assert torch.equal(plain(x), plain.get_submodule("net")(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["lenet5", "convnet3"])
 def test_dropout_at_inference_makes_a_randomised_model(arch: str):
     x = torch.rand(8, 3, 32, 32)

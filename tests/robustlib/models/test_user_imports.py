@@ -117,6 +117,7 @@ STRAYS = ("torch", "numpy", "queue", "random", "types", "yaml", "click", "colors
 WITHOUT = "import torch, random, types\ndef make():\n    return torch.nn.Flatten(), random.random, types.ModuleType\n"
 
 
+@pytest.mark.slow
 def test_strays_stand_in_for_nothing(tmp_path: Path):
     """Neither for what was loaded before nor, where the model does not import it, for what others load later."""
     written(tmp_path, {f"{name}.py": "raise ImportError('a stray')" for name in STRAYS} | {"m.py": WITHOUT})
@@ -221,6 +222,7 @@ def test_what_is_beside_counts_in_the_hash(tmp_path: Path):
     assert code_hash(place) != before
 
 
+@pytest.mark.slow
 def test_a_compiled_model_imports_from_beside(tmp_path: Path):
     files = {
         "cluster.py": "import torch\ndef twice(x):\n    return torch.add(x, x)",

@@ -102,6 +102,7 @@ def test_clients_do_not_meet_and_the_oldest_are_forgotten():
     assert list(windows.known) == ["a", "c"] and windows.distances("b", picture) == np.inf
 
 
+@pytest.mark.slow
 def test_memory_is_flat_over_ten_thousand_clients():
     windows, pictures = QueryWindows(window=50, clients=100), tiny_pictures(digits(4))
     for i in range(200):
@@ -118,6 +119,7 @@ def test_memory_is_flat_over_ten_thousand_clients():
     assert grown < 1.2 * 100 * 50 * pictures.shape[1] + 100_000  # those that are remembered now, seen from before
 
 
+@pytest.mark.slow
 def test_signals_of_a_server_need_no_torch():
     names = ("image_statistics", "noise_votes", "query_windows", "signals")
     code = "".join(f"import robustlib.monitoring.{name}\n" for name in names)
