@@ -1,7 +1,8 @@
 # Two commands for a fresh machine: `make demo` and `make test`. Both build .venv first; PYTHON=python3.12 picks another Python.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# setuptools warns of every editable installation that its folder may hide other packages; ours are in one of their own.
+PIP := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test quick quick-tests oldest lint wheel setup clean
 

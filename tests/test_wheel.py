@@ -39,13 +39,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
     done = subprocess.run([*command, "out", "."], cwd=place, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert "absent from the `packages` configuration" not in done.stdout + done.stderr
     (found,) = (place / "out").glob("*.whl")
     return found
 
 
 def test_every_folder_is_a_package_of_the_wheel():
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    folders = {path.parent.relative_to(ROOT) for top in FOLDERS for path in (ROOT / top).rglob("__init__.py")}
+    files = [path for top in FOLDERS for path in (ROOT / top).rglob("*") if path.is_file()]
+    folders = {path.parent.relative_to(ROOT) for path in files if path.parent.name != "__pycache__"}
     names = {".".join(folder.parts) for folder in folders}
     assert sorted(packages) == sorted(
         ["robustq", *(name if name.startswith("robustlib") else f"robustq.{name}" for name in names)]
