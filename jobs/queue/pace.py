@@ -143,12 +143,14 @@ def learnt_pace(db: Connection, device: str, *, since: float = math.inf, running
     since: what was recorded from then on tells how quick the machine is now, and so does what is known of running jobs.
     Shards count as what they are parts of; worst cases and what was split cost nothing of their own.
     """
-    query = select(*COLUMNS, job.c.cost, result.c.seconds, result.c.recorded_at)
+    checks = result.c.extra["check_seconds"].as_float().label("check_seconds")
+    query = select(*COLUMNS, job.c.cost, result.c.seconds, checks, result.c.recorded_at)
     query = query.join(job, job.c.id == result.c.job_id)
     chosen = result.c.device.startswith(device, autoescape=True) & (job.c.cost > 0)
     chosen &= job.c.kind.in_(("train", "eval", "shard"))
     now, before = list(running), list[Took]()
     for row in db.execute(query.where(chosen).order_by(result.c.job_id.desc()).limit(LATEST)).mappings():
-        took = Took(row, row["cost"], row["seconds"], min(1.0, row["seconds"] / WHOLE_SECONDS))
+        seconds = row["seconds"] + (row["check_seconds"] or 0.0)  # older rows do not say
+        took = Took(row, row["cost"], seconds, min(1.0, seconds / WHOLE_SECONDS))
         (now if row["recorded_at"] >= since else before).append(took)
     return corrected(now, before)

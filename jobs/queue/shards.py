@@ -188,9 +188,9 @@ def merged_extra(shards: Sequence[Any]) -> dict[str, Any]:
     """What the rows tell besides: counts and seconds added, accuracies weighed by examples, the rest from the first."""
     extras = [shard["extra"] for shard in shards]
     found: dict[str, Any] = dict(extras[0]) | {"shards": len(shards)}
-    for name in ("forwards", "gradients", "overflows", "curve_seconds", "warmup_seconds"):
+    for name in ("forwards", "gradients", "overflows", "curve_seconds", "warmup_seconds", "check_seconds"):
         if name in found:
-            found[name] = sum(extra[name] for extra in extras)
+            found[name] = sum(extra.get(name, 0) for extra in extras)  # rows of before lack some
     found["mode"] = next((extra["mode"] for extra in extras if extra.get("overflows")), found["mode"])
     found["peak_memory_bytes"] = max(extra["peak_memory_bytes"] for extra in extras)
     n = sum(shard["n"] for shard in shards)

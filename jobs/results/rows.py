@@ -18,7 +18,7 @@ from robustq.jobs.text.tables import Row
 # What the column `extra` tells of an evaluation, in the order of --json.
 DETAILS = (
     "stages", "mode", "warmup_seconds", "forwards", "gradients", "overflows", "peak_memory_bytes", "curve_seconds",
-    "substitutions", "surrogate",
+    "check_seconds", "substitutions", "surrogate",
 )  # fmt: skip
 
 

@@ -170,6 +170,7 @@ def result(
     attacks: Sequence[AttackFunction],
 ) -> Result:
     """The row, the per-example outcomes and the kept images of one radius, with what checks say of them."""
+    start = time.perf_counter()
     outcome = join([batch.outcome for batch in batches])
     checks = []
     if spec.attack.name != CERTIFY:
@@ -180,12 +181,14 @@ def result(
         )  # fmt: skip
     if not isinstance(spec, ShardSpec):  # a shard's few images are not all that these are about
         checks += check_whole(vars(outcome), shared["extra"], eps, spec.draws)
+    extra = shared["extra"] | {"check_seconds": time.perf_counter() - start}
     table = example_outcomes.to_table({f.name: getattr(outcome, f.name) for f in fields(outcome)})
     stored = ()
     if images.first:
         packed = safetensors.torch.save({"x_adv": images.first_images().contiguous()})
         stored = (artifacts.put(context.artifacts, "images", packed),)
-    return Result(summarise(vars(outcome)) | shared | verdict_columns(checks), example_outcomes.encode(table), stored)
+    row = summarise(vars(outcome)) | shared | {"extra": extra} | verdict_columns(checks)
+    return Result(row, example_outcomes.encode(table), stored)
 
 
 def cost(ready: Ready, surrogate: Replica | None) -> dict[str, int]:

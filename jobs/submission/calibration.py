@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from robustlib.attacks.types import AttackFunction, as_stage
 from robustlib.datasets.lazy_images import LazyImages
 from robustlib.evaluation.batches import SAMPLE, Ready, fitting, make_ready
 from robustlib.evaluation.certified import voter_for
+from robustlib.evaluation.explanation import SAMPLE as EXPLAINED_AT_ONCE
+from robustlib.evaluation.explanation import explained
 from robustlib.evaluation.randomised_models import GROUP
 from robustlib.gpu_failures import asks_for_a_gpu
 from robustlib.inference.expectation import Expectation
@@ -86,6 +89,15 @@ class Calibration:
     def seconds(self, work: Work) -> float:
         """Of passes alone; NaN for gradients of a model that has none."""
         return self.rates.seconds(work) / self.shares
+
+    @cached_property
+    def explained_rates(self) -> Rates:
+        """Passes of an image that is explained: on one thread, by the model as given in float32."""
+        if self.randomised:
+            return self.rates  # which its jobs refuse to explain, and say so
+        images = self.images[:EXPLAINED_AT_ONCE]
+        with threads_of(1), contextlib.redirect_stdout(sys.stderr), explained(self.ready.model, images) as found:
+            return rates_at(found.quick, images, len(images), seconds=RATE_SECONDS, clock=self.clock)
 
     def standing(self, norm: Norm, eps: float) -> float | None:
         """The share of its correctly classified images that PGD leaves standing within a radius, of a few; None where

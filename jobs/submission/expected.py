@@ -78,7 +78,7 @@ class Estimator:
         if attack.name == AUDIT:
             return found.seconds(AUDIT_WORK + Work(2 * attack.params["queries"]))
         if attack.name == EXPLAIN:  # one thread computes it, whatever a job has
-            return found.rates.seconds(explanation_work(attack.params))
+            return found.explained_rates.seconds(explanation_work(attack.params))
         # In a ball of radius 0 lies the image alone.
         stages = [] if attack.eps == 0 else recipe_of(attack, attack.eps, found.ready.classes).stages
         sigma = attack.params.get("sigma") if attack.name == CERTIFY else None

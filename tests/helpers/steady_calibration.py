@@ -17,7 +17,7 @@ class SteadyCalibration:
     ready_seconds, randomised, correct = 0.0, False, None
 
     def __init__(self, rates: Rates, classes: int = 10):
-        self.rates = rates
+        self.rates = self.explained_rates = rates
         self.ready = SimpleNamespace(classes=classes)
 
     def seconds(self, work: Work) -> float:

@@ -89,11 +89,15 @@ def test_what_shards_tell_besides_is_added_or_weighed_by_examples():
         radii, surrogate = [[0.1, robust], [0.2, 0.0]], {"name": "other", "agreement": agreement}
         return {"n": n, "extra": EXTRA | {"radii": radii, "surrogate": surrogate} | more}
 
-    parts = [shard(100, 1.0, 0.5, overflows=0), shard(300, 0.6, 0.1, overflows=7, mode="float16", peak_memory_bytes=9)]
+    parts = [
+        shard(100, 1.0, 0.5, overflows=0, check_seconds=2.0),
+        shard(300, 0.6, 0.1, overflows=7, mode="float16", peak_memory_bytes=9),  # of before check_seconds
+    ]
     found = shards.merged_extra(parts)
     assert found["surrogate"] == {"name": "other", "agreement": pytest.approx(0.7)}
     assert found["radii"] == [[0.1, pytest.approx(0.2)], [0.2, 0.0]]
     assert (found["overflows"], found["mode"], found["peak_memory_bytes"]) == (7, "float16", 9)
+    assert found["check_seconds"] == 2.0
 
 
 def test_a_unit_of_cost_takes_what_it_took_before_on_such_a_device(made_up: Store):

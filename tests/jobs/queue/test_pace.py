@@ -116,6 +116,12 @@ def test_the_store_tells_of_its_latest_results_on_a_device(made_up: Store):
         assert learnt_pace(db, "cpu: one").seconds(same, 10) == pytest.approx(50)
         assert learnt_pace(db, "cuda").seconds(same, 10) == pytest.approx(0.2)
         assert learnt_pace(db, "tpu").seconds(same, 10) is None
+        # What its checks took is part of a job, and not of the search that a row tells of.
+        add_result(
+            db, sweep_id, "b", "clean", None, device="cpu: one", seconds=4.0, extra={"check_seconds": 8.0}, **usual
+        )
+        checked = about(attack="clean", norm=None, eps=None, defence=None, dataset=None, model="b")
+        assert learnt_pace(db, "cpu: one").seconds(checked, 10) == pytest.approx(12)
         # All of it before now, and one job now that took twice as long: weighed against no change.
         db.execute(update(result).values(recorded_at=5.0))
         add_result(db, sweep_id, "a", "fgsm", 0.1, device="cpu: one", seconds=20.0, recorded_at=50.0, **usual)

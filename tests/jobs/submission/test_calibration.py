@@ -56,6 +56,22 @@ def test_a_model_is_measured_at_its_jobs_batch(measured: Calibration):
     )  # of a network that is yet to be trained nothing is known
 
 
+def test_an_explanation_is_as_quick_as_the_model_as_given(measured: Calibration, monkeypatch: pytest.MonkeyPatch):
+    """Its jobs ask the float32 model on one thread, not the copy that attacks search on."""
+    asked: list[Any] = []
+
+    def rates_at(oracle: Any, images: torch.Tensor, size: int, **named: Any) -> Rates:
+        asked.append((oracle.logits(images), size, torch.get_num_threads()))
+        return Rates(7.0, 3.0)
+
+    monkeypatch.setattr(calibration, "rates_at", rates_at)
+    assert replace(measured, threads=2).explained_rates == Rates(7.0, 3.0)
+    ((logits, size, threads),) = asked
+    with torch.no_grad():
+        torch.testing.assert_close(logits, measured.ready.model(measured.images), rtol=0, atol=1e-6)
+    assert (size, threads) == (16, 1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*ATTACKS, *ENSEMBLES])
 def test_every_attack_can_be_tried(name: str, measured: Calibration):
