@@ -15,6 +15,7 @@ OURS = ("cluster", "jobs", "robustlib")
 # From the top down. What stands on one line imports nothing of each other; every line may import those below it.
 LAYERS = """
 cli
+cluster.commands
 cluster.device cluster.doctor cluster.remote cluster.serving
 cluster.driver
 cluster.child_workers cluster.early_child cluster.ray_workers

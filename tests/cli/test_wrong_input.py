@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
 from robustq import cli
+from robustq.cluster.commands import one_model
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import job, sweep, sweep_job
 from robustq.jobs.text.canonical_json import without_places
@@ -49,7 +50,7 @@ def held(folder: Path) -> Any:
 
 def run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROBUSTQ_RAY", "1")  # else each attack would start a process for its job, in vain
-    monkeypatch.setattr(cli, "finish", lambda *args, **kwargs: None)
+    monkeypatch.setattr(one_model, "finish", lambda *args, **kwargs: None)
     for place in (
         "robustq.cluster.driver.drive.drive_and_watch",
         "robustq.jobs.commands.queue_actions.raise_failures",
