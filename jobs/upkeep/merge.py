@@ -17,7 +17,9 @@ from robustq.jobs.queue.dependencies import end_dependents, unblock
 from robustq.jobs.queue.transitions import UNFINISHED
 from robustq.jobs.store import artifacts, example_outcomes
 from robustq.jobs.store.bulk_insert import add_dependencies, add_jobs, chunks, insert_new, known_jobs
-from robustq.jobs.store.connection import Store, parse_url
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.database.sqlite_files import identity
+from robustq.jobs.store.database.store_url import parse_url
 from robustq.jobs.store.explanations.measures import columns_of
 from robustq.jobs.store.schema import (
     artifact,
@@ -35,7 +37,6 @@ from robustq.jobs.store.schema import (
     sweep,
     sweep_job,
 )
-from robustq.jobs.store.sqlite_files import identity
 from robustq.jobs.text.safe_text import address
 from robustq.jobs.upkeep.prune import delete_jobs, pairs, refuse_at_work
 
