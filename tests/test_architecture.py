@@ -66,7 +66,7 @@ TORCH = (
     "jobs/submission/calibration.py",
     "jobs/submission/cost.py",
     "jobs/submission/on_this_machine.py",
-    "jobs/submission/validate.py",
+    "jobs/submission/validation",
     "jobs/verification/replay.py",
 )
 
