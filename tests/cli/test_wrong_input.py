@@ -20,7 +20,8 @@ from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import job, sweep, sweep_job
 from robustq.jobs.text.canonical_json import without_places
 from tests.helpers.bounded import bounded
-from tests.helpers.wrong_input import KINDS, Case, make
+from tests.helpers.wrong_case import Case
+from tests.helpers.wrong_input import KINDS, make
 
 NUMBER = int(os.environ.get("ROBUSTQ_WRONG_INPUTS", "300"))
 FIRST = int(os.environ.get("ROBUSTQ_WRONG_INPUT_SEED", "0"))
