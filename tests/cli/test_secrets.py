@@ -16,7 +16,8 @@ from robustq.cluster.remote.ray_jobs_api import Cluster
 from robustq.cluster.worker_isolation import isolated
 from robustq.jobs.errors import SpecError
 from robustq.jobs.queue.claims import claim
-from robustq.jobs.queue.transitions import fail, register
+from robustq.jobs.queue.drivers import register
+from robustq.jobs.queue.transitions import fail
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import attempt, job, sweep, sweep_job
 from robustq.jobs.text.told_specs import as_told

@@ -19,7 +19,7 @@ from robustq.cluster.messages import Failed, Finished, GpuMemory, Refused, Start
 from robustq.cluster.slots import Slots
 from robustq.jobs.commands.queue_actions import status_text
 from robustq.jobs.errors import RunError
-from robustq.jobs.queue import transitions
+from robustq.jobs.queue import drivers, transitions
 from robustq.jobs.queue.claims import claim
 from robustq.jobs.queue.probe_jobs import submit_probes
 from robustq.jobs.queue.status import bad_gpus, counts, job_log
@@ -71,7 +71,7 @@ def driver(store: Store, monkeypatch) -> Driver:
     monkeypatch.setattr(transitions, "BACKOFF_SECONDS", 0.0)
     found = Driver(store, NoWorkers(), Slots(1, 1, 1), None)
     with store.begin() as db:
-        found.beat_at = transitions.register(db, found.id, "here", 1, 0.0, "0")
+        found.beat_at = drivers.register(db, found.id, "here", 1, 0.0, "0")
     return found
 
 
@@ -131,7 +131,7 @@ def test_a_bad_gpu_is_named_and_does_not_empty_the_queue(driver: Driver, store: 
         loop(driver, lambda counts, costs: None)
     assert counts_of(store) == dict.fromkeys(counts_of(store), 0) | {"queued": 6}
     with store.begin() as db:
-        transitions.stop(db, driver.id)
+        drivers.stop(db, driver.id)
         assert bad_gpus(db) == []  # that was for its run
 
 
@@ -190,7 +190,7 @@ def test_a_worker_that_dies_right_after_it_refused_keeps_no_place(driver: Driver
 def test_a_gpu_that_is_given_up_stays_named_after_a_restart_of_ray(driver: Driver, store: Store, monkeypatch):
     driver.gpus.bad[FIRST] = "AcceleratorError: \x1b[31mecc\n at postgresql://me:secret@host/db"
     with store.begin() as db:
-        transitions.stop(db, driver.id)
+        drivers.stop(db, driver.id)
     after, named = Driver(store, NoWorkers(), Slots(1, 1, 1), None, gpus=driver.gpus), list[list[str]]()
 
     def look(driver: Driver, watch: Any) -> dict[str, int]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from sqlalchemy import select
 
 from robustlib.settings import TrainSettings
-from robustq.jobs.queue import claims, transitions
+from robustq.jobs.queue import claims, drivers, transitions
 from robustq.jobs.queue.status import counts
 from robustq.jobs.specs import AttackSpec, DataRef, EvalSpec, ModelSpec, TrainSpec, WorstSpec
 from robustq.jobs.store.connection import Store, open_store
@@ -53,7 +53,7 @@ def filled(url: str) -> Iterator[Store]:
     with store.begin() as db:
         record(db, resolved(), small_plan())
         for driver in ("one", "two"):
-            transitions.register(db, driver, "here", os.getpid(), time.time(), "0")
+            drivers.register(db, driver, "here", os.getpid(), time.time(), "0")
     try:
         yield store
     finally:

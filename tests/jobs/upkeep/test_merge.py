@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from robustq.cli import main
 from robustq.jobs.errors import StoreError
-from robustq.jobs.queue import claims, transitions
+from robustq.jobs.queue import claims, drivers, transitions
 from robustq.jobs.store import artifacts, example_outcomes
 from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.schema import example_blob, job, job_artifact, job_dep, metadata, result
@@ -108,7 +108,7 @@ def test_each_store_does_what_the_other_has_not(tmp_path):
         with one.begin() as db:
             first = finish(db, "one")
             for driver in ("one", "two"):
-                transitions.stop(db, driver)
+                drivers.stop(db, driver)
         with other.begin() as db:
             db.execute(sa.update(job).where(job.c.id == first[0]).values(state="failed", error_class="Own"))
             second = finish(db, "one")

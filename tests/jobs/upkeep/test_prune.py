@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from robustq.cli import main
 from robustq.jobs.commands import store_info
 from robustq.jobs.errors import ArtifactError, SpecError, StoreError
-from robustq.jobs.queue import transitions
+from robustq.jobs.queue import drivers
 from robustq.jobs.store import artifacts
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import artifact, driver, example_blob, job, result, sweep, sweep_job
@@ -77,7 +77,7 @@ def test_nothing_goes_while_a_driver_works_on_a_store_beside(tmp_path):
     store = two_sweeps(tmp_path)
     other = open_store(str(tmp_path / "other.db"), create=True, write=True)
     with other.begin() as db:
-        transitions.register(db, "d", "here", 1, 0.0, "0")
+        drivers.register(db, "d", "here", 1, 0.0, "0")
     left = artifacts.put(other.artifacts, "weights", b"of a job that is about to finish")
     for names in ([], ["old"]):
         with pytest.raises(StoreError, match=r"a driver is at work on the store .*other\.db"):
@@ -99,7 +99,7 @@ def test_files_of_killed_runs_go_and_open_trainings_keep_theirs(sqlite_store):
     half.write_bytes(b"half")
     with sqlite_store.begin() as db:
         for driver in ("one", "two"):
-            transitions.stop(db, driver)
+            drivers.stop(db, driver)
     told = store_info.prune(sqlite_store, [], yes=True)
     assert sorted(Path(path).name.partition(".")[0] for path in told["left"]) == sorted(
         [orphan.sha256] * 2 + ["f" * 64]
@@ -120,7 +120,7 @@ def test_files_elsewhere_go_only_where_the_store_names_them(tmp_path, monkeypatc
 
 def test_nothing_goes_while_a_driver_works(sqlite_store):
     with sqlite_store.begin() as db:
-        transitions.stop(db, "one")
+        drivers.stop(db, "one")
     with pytest.raises(StoreError, match="a driver is at work on the store"):
         prune.prune(sqlite_store, ["small"])
     with pytest.raises(SpecError, match="there is no sweep 'smal', the store has: small"):
