@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from robustq.jobs.queue import claims, driver_jobs, transitions
+from robustq.jobs.queue import claims, driver_jobs, drivers, transitions
 from robustq.jobs.queue.status import any_unfinished
 from robustq.jobs.running.context import Context, Result
 from robustq.jobs.running.run import run
@@ -50,7 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(str(Path(folder, "r.db")), create=True, write=True)
         with store.begin() as db:
-            transitions.register(db, DRIVER, "here", 1, 0.0, "0")
+            drivers.register(db, DRIVER, "here", 1, 0.0, "0")
         found = list(told("cold", estimated(store, resolved, options.threads, clock)))
         if options.warm:
             other = with_seeds(resolved, [seed + 1000 for seed in resolved.study.seeds])

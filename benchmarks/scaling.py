@@ -19,7 +19,7 @@ from pathlib import Path
 
 from robustq.cluster.driver.drive import drive
 from robustq.cluster.slots import GPU_BUNDLE_SECONDS, Slots, bundle_budget, bundle_size
-from robustq.jobs.queue import transitions
+from robustq.jobs.queue import drivers, transitions
 from robustq.jobs.queue.claims import claim
 from robustq.jobs.queue.probe_jobs import submit_probes
 from robustq.jobs.queue.shards import SECONDS_A_UNIT
@@ -54,7 +54,7 @@ def simulated(slots: int, seconds: float, jobs_a_slot: int) -> dict[str, float]:
         store = new_store(folder)
         sweep_id = submit_probes(store, n, seconds)
         with store.begin() as db:
-            transitions.register(db, "one", "here", 1, 0.0, "0")
+            drivers.register(db, "one", "here", 1, 0.0, "0")
         clock, free, busy = 0.0, slots, []  # busy: (when a job ends, a number to tell them apart, rest of the bundle)
         number, done, spent = 0, 0, 0.0
         while done < n:

@@ -15,6 +15,7 @@ OURS = ("cluster", "jobs", "robustlib")
 # From the top down. What stands on one line imports nothing of each other; every line may import those below it.
 LAYERS = """
 cli
+cluster.commands
 cluster.device cluster.doctor cluster.remote cluster.serving
 cluster.driver
 cluster.child_workers cluster.early_child cluster.ray_workers
@@ -65,7 +66,7 @@ TORCH = (
     "jobs/submission/calibration.py",
     "jobs/submission/cost.py",
     "jobs/submission/on_this_machine.py",
-    "jobs/submission/validate.py",
+    "jobs/submission/validation",
     "jobs/verification/replay.py",
 )
 

@@ -30,7 +30,7 @@ from robustq.cluster.slots import Slots
 from robustq.cluster.this_machine import gpus_of, local_slots, on_those, ray_is_forced
 from robustq.cluster.workers import Workers
 from robustq.jobs.errors import RobustqError, RunError
-from robustq.jobs.queue import transitions
+from robustq.jobs.queue import drivers, transitions
 from robustq.jobs.queue.shards import SHARD_SECONDS, seconds_a_unit
 from robustq.jobs.queue.status import counts, widest
 from robustq.jobs.store.connection import Store
@@ -74,7 +74,7 @@ def drive(
     An interrupt, SIGTERM or SIGHUP gives every job back to the queue and goes on as KeyboardInterrupt.
     """
     with store.begin() as db:
-        transitions.reclaim(db, dead_drivers(db), heard=transitions.holders(db))  # nobody has been watched yet
+        drivers.reclaim(db, dead_drivers(db), heard=drivers.holders(db))  # nobody has been watched yet
         found, width = counts(db, sweep_id), widest(db, sweep_id)
     if not any(found[state] for state in transitions.UNFINISHED):
         return found
@@ -174,7 +174,7 @@ def work(driver: Driver, watch: Watch) -> dict[str, int]:
     """Register, run the queue to its end, and give back what is held, however that ends."""
     with driver.store.begin() as db:
         pid, started = os.getpid(), psutil.Process().create_time()
-        driver.beat_at = transitions.register(db, driver.id, platform.node(), pid, started, VERSION, identity(pid))
+        driver.beat_at = drivers.register(db, driver.id, platform.node(), pid, started, VERSION, identity(pid))
         for gpu in driver.gpus.bad:  # before a restart of Ray, by a driver that is stopped since
             transitions.note(db, transitions.BAD_GPU, driver_id=driver.id, text=driver.gpus.told(gpu))
     with watched(driver.store) as driver.file:
@@ -209,7 +209,7 @@ def give_back(driver: Driver) -> None:
 
 def leave(db: Connection, driver: Driver) -> None:
     """A driver ends, and with it, where they are its own, the logs of its workers but those that were kept."""
-    transitions.stop(db, driver.id)
+    drivers.stop(db, driver.id)
     if not driver.on_cluster:
         kept = attempt.c.log.startswith(driver.store.artifacts, autoescape=True)
         db.execute(update(attempt).where((attempt.c.driver_id == driver.id) & ~kept).values(log=None))

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from robustq.cluster.driver.state import Driver
 from robustq.cluster.process_identity import is_gone
-from robustq.jobs.queue import transitions
+from robustq.jobs.queue import drivers, transitions
 from robustq.jobs.queue.status import ended_drivers
 
 RENEW_SECONDS = 20.0
@@ -24,14 +24,14 @@ def keep_leases(db: Connection, at_work: Driver) -> bool:
     """
     if time.monotonic() - at_work.renewed_at <= RENEW_SECONDS:
         return False
-    at_work.beat_at = transitions.beat(db, at_work.id)
-    transitions.renew(db, at_work.id)
+    at_work.beat_at = drivers.beat(db, at_work.id)
+    drivers.renew(db, at_work.id)
     missed = watch(db, at_work)
     silent = [
         id_ for id_, n in missed.items() if n * RENEW_SECONDS >= transitions.LEASE_SECONDS
     ]  # whatever the clock says
     heard = [id_ for id_, n in missed.items() if n < MISSED]
-    transitions.reclaim(db, dead_drivers(db, at_work.id) + silent, heard=[at_work.id, *heard])
+    drivers.reclaim(db, dead_drivers(db, at_work.id) + silent, heard=[at_work.id, *heard])
     at_work.renewed_at = time.monotonic()
     return True
 
@@ -41,7 +41,7 @@ def watch(db: Connection, at_work: Driver) -> dict[str, int]:
 
     Looks are counted, not seconds: this driver may have slept, and the others with it.
     """
-    found, before = transitions.holders(db), at_work.watched
+    found, before = drivers.holders(db), at_work.watched
     at_work.watched = {
         id_: (beat, before[id_][1] + 1 if id_ in before and before[id_][0] == beat else 0)
         for id_, beat in found.items()

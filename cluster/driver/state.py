@@ -13,7 +13,7 @@ from robustq.cluster.messages import Place, WorkerSettings
 from robustq.cluster.slots import Slots
 from robustq.cluster.workers import Stream, Workers
 from robustq.jobs.errors import RunError
-from robustq.jobs.queue import transitions
+from robustq.jobs.queue import drivers
 from robustq.jobs.queue.shards import seconds_a_unit
 from robustq.jobs.queue.status import costs, counts, smallest_share
 from robustq.jobs.queue.time_left import Costs, time_left
@@ -117,13 +117,13 @@ class Driver:
         def signed(db: Connection, again: bool) -> Any:
             self.beat_at = known
             if again:
-                at = transitions.heartbeat(db, self.id)
+                at = drivers.heartbeat(db, self.id)
                 for made in tried:
                     if made[1] == at:
                         return made
-                transitions.renew(db, self.id)  # nobody could take its jobs meanwhile, and nobody shall now
+                drivers.renew(db, self.id)  # nobody could take its jobs meanwhile, and nobody shall now
             found = change(db)
-            tried.append((found, transitions.beat(db, self.id)))
+            tried.append((found, drivers.beat(db, self.id)))
             return tried[-1]
 
         if is_file and not sign:
@@ -158,7 +158,7 @@ class Driver:
     def verify(self, db: Connection) -> None:
         """As `check`, and that the store has this driver's last sign of life: one that was restored has an earlier."""
         self.check()
-        if self.beat_at is not None and transitions.heartbeat(db, self.id) != self.beat_at:
+        if self.beat_at is not None and drivers.heartbeat(db, self.id) != self.beat_at:
             self.lost = OVERWRITTEN, "was overwritten by an earlier or another one"
             self.check()
 

@@ -8,8 +8,10 @@ from typing import Any
 from robustlib.settings import EXPLAIN
 from robustq.jobs.queue.status import counts
 from robustq.jobs.store.compact import compact
-from robustq.jobs.store.connection import Store, connect_store, open_store, parse_url, schema_version
+from robustq.jobs.store.connection import Store, connect_store, open_store
+from robustq.jobs.store.database.store_url import parse_url
 from robustq.jobs.store.schema import SCHEMA_VERSION
+from robustq.jobs.store.schema_check import schema_version
 from robustq.jobs.text import tables
 from robustq.jobs.text.safe_text import address
 from robustq.jobs.upkeep import prune as pruning

@@ -22,9 +22,10 @@ from robustq.jobs.report.page.cache import PageCache, nobody_is
 from robustq.jobs.report.page.render import render_page, render_sections
 from robustq.jobs.report.page.sections import make_page
 from robustq.jobs.report.page.sweep_data import gather, page_state
-from robustq.jobs.store.connection import Store, check_store, parse_url, store_exists
+from robustq.jobs.store.connection import Store, check_store, store_exists
+from robustq.jobs.store.database.sqlite_files import identity
+from robustq.jobs.store.database.store_url import parse_url
 from robustq.jobs.store.schema import meta
-from robustq.jobs.store.sqlite_files import identity
 from robustq.jobs.store.sweeps import find_sweep, latest_sweeps
 from robustq.jobs.text.safe_text import address, hide
 from robustq.jobs.web import listening

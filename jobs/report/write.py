@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from robustq.jobs.errors import SpecError
 from robustq.jobs.queue.status import IsGone
-from robustq.jobs.report.page import explanations, images
+from robustq.jobs.report.page import explanation_maps, explanations, images
 from robustq.jobs.report.page.cache import PageCache, nobody_is
 from robustq.jobs.report.page.images import condition
 from robustq.jobs.report.page.plotly import slug
@@ -126,8 +126,8 @@ def map_figure_files(
 
     jobs, apart = explanations.named_jobs(sweep.explanations) if sweep.explanations else ([], [])
     for job in jobs:
-        found = explanations.maps_of(db, root, job, cache.data(sweep.data), apart)
-        if isinstance(found, explanations.MapsFound):
+        found = explanation_maps.maps_of(db, root, job, cache.data(sweep.data), apart)
+        if isinstance(found, explanation_maps.MapsFound):
             captions = [
                 [f"{label}", *(f"{100 * common[name]:.0f} %" for name in list(common)[1:])]
                 for label, common in zip(found.labels, found.common, strict=True)

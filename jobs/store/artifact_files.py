@@ -10,8 +10,10 @@ from typing import Any
 
 from robustq.jobs.errors import StoreError
 from robustq.jobs.store.artifacts import SHA256, blob_path, exists, open_root
-from robustq.jobs.store.connection import BUSY_SECONDS, Store, parse_url
-from robustq.jobs.store.sqlite_files import open_reading
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.database.engines import BUSY_SECONDS
+from robustq.jobs.store.database.sqlite_files import open_reading
+from robustq.jobs.store.database.store_url import parse_url
 from robustq.jobs.text.safe_text import address
 
 MAGIC = b"SQLite format 3\0"

@@ -3,8 +3,10 @@
 import sqlite3
 from contextlib import closing
 
-from robustq.jobs.store import sqlite_files
-from robustq.jobs.store.connection import BUSY_SECONDS, Store, parse_url
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.database import sqlite_files
+from robustq.jobs.store.database.engines import BUSY_SECONDS
+from robustq.jobs.store.database.store_url import parse_url
 
 
 def compact(store: Store) -> str | None:

@@ -1,9 +1,7 @@
 """The connection to the store: a database URL, the folder of artifacts beside it, and who may write."""
 
 import atexit
-import errno
 import os
-import sqlite3
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -12,27 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
 
-from robustlib.names import near_file
-from robustlib.regular_files import irregular
 from robustq.jobs.errors import StoreAway, StoreError
-from robustq.jobs.store import sqlite_files
-from robustq.jobs.store.schema import SCHEMA_VERSION, meta, metadata
-from robustq.jobs.store.sqlite_files import Identity
-from robustq.jobs.store.views import V_CHECKS, V_EXPLANATIONS, V_RESULTS
+from robustq.jobs.store.database.engines import server_engine, sqlite_engine
+from robustq.jobs.store.database.error_words import BROKEN_OFF, in_words, is_away
+from robustq.jobs.store.database.sqlite_files import Identity
+from robustq.jobs.store.database.store_file import network_file_system, no_store
+from robustq.jobs.store.database.store_url import parse_url, written
+from robustq.jobs.store.schema_check import check_schema
 from robustq.jobs.store.whole_files import give_name, unfinished
 from robustq.jobs.text.notes import LOGGER
-from robustq.jobs.text.safe_text import address, has_password, hide
+from robustq.jobs.text.safe_text import address, hide
 
-BUSY_SECONDS = 30
 DEADLOCKS = 5  # that a driver's transaction may be broken off by
-BROKEN_OFF = ("40P01", "40001")  # PostgreSQL's codes for a deadlock and for what cannot be serialised
-ENDED = ("57P01", "57P02", "57P03")  # a server that shuts down, has crashed, or does not yet take anybody in
 AWAY_SECONDS, LOOK_SECONDS = 300.0, 1.0  # that a server is waited for in a run, and between two looks
-MAKING = 0x726F6275  # of PostgreSQL's advisory locks: ours, to make the tables under
 
 
 @dataclass(frozen=True)
@@ -91,36 +84,12 @@ class Store:
                 time.sleep(LOOK_SECONDS)
 
 
-# In words only: a connection that cannot be made has no code.
-UNREACHED = (
-    "connection failed", "connection is bad", "failed to resolve host", "invalid connection option", "bad value for",
-)  # fmt: skip
-SCHEMES = ("sqlite:", "file:", "postgresql:", "postgres:")  # with which a URL begins that lacks its slashes
-MENDS = {
-    "full": "the disk is full: make room and run the same command again, nothing that was recorded is lost",
-    "readonly": "it cannot be written: check the permissions of the file and its folder",
-    "read-only transaction": "it was opened for reading",
-    "read-only": "it cannot be written: check the permissions of the file and its folder",
-    "unable to open": "it cannot be opened: check the path and its permissions",
-    "not a database": "it is no SQLite database: name another file with --store",
-    "malformed": "the file is damaged: restore a copy or name another file with --store",
-    "disk I/O error": "it cannot be read (disk I/O error): the disk fails, or the file was changed while it was open; "
-    "try again, restore a copy or name another file with --store",
-    "locked": f"another process held it for more than {BUSY_SECONDS} seconds: try again",
-}
-
-
-def in_words(url: str, text: str) -> StoreError | None:
-    """The line for what SQLite or a server says of a store; None where that is no trouble of the store's."""
-    return next((StoreError(f"store {url}: {mend}") for sign, mend in MENDS.items() if sign in text), None)
-
-
 def explain(store: Store, error: DatabaseError) -> Exception:
     """The store's own troubles in words; any other database error is a bug and stays as it is."""
     url, text = store.url, str(error.orig)
     if getattr(error.orig, "sqlstate", None) in BROKEN_OFF:
         return error
-    if is_away(store, error):
+    if is_away(store.engine, error):
         reason = hide(" ".join(text.split()))
         return StoreAway(f"store {url}: its server cannot be used: {reason}", "check the URL, and that the server runs")
     path = parse_url(url)[1] if store.engine.dialect.name == "sqlite" else None
@@ -138,90 +107,6 @@ def explain(store: Store, error: DatabaseError) -> Exception:
         except DatabaseError:
             return error
     return in_words(url, text) or error
-
-
-def is_away(store: Store, error: DatabaseError) -> bool:
-    """Whether a server cannot be reached, or is gone or going, as when it is restarted."""
-    if store.engine.dialect.name == "sqlite":
-        return False
-    if error.connection_invalidated or getattr(error.orig, "sqlstate", None) in ENDED:
-        return True
-    return any(sign in str(error.orig) for sign in UNREACHED)
-
-
-def no_store(path: Path) -> StoreError:
-    made = "`robustq run` or `robustq submit` makes one, --store names another"
-    return StoreError(f"there is no store {path}: {made}{near_file(path)}")
-
-
-def sqlite_path(url: sa.URL) -> Path | None:
-    """The file of an SQLite URL, None for other databases."""
-    if url.get_backend_name() != "sqlite":
-        return None
-    if not url.database or url.database in (":memory:", "file::memory:"):
-        raise StoreError("expected a file as the store, got a database in memory: name one as sqlite:///results.db")
-    if url.drivername not in ("sqlite", "sqlite+pysqlite"):
-        raise StoreError(f"expected a store as sqlite:///FILE, got the driver {url.drivername}: it has no effect")
-    beside = [name for name in ("username", "password", "host", "port", "query") if getattr(url, name)]
-    if beside:
-        raise StoreError(
-            f"expected a store as sqlite:///FILE, with three slashes and nothing beside the file, got its {beside[0]}: "
-            "it has no effect"
-        )
-    return checked_path(Path(os.path.abspath(url.database)))
-
-
-def checked_path(path: Path) -> Path:
-    """The path of a store. Raises StoreError for one that no file can have, and for what is no file."""
-    try:
-        str(path).encode()
-        os.lstat(path)
-    except ValueError as error:  # of a zero byte, or of half a character
-        raise StoreError(f"store {path}: no file can have this name ({error}): name another with --store") from error
-    except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise StoreError(f"store {path}: {error.strerror}: name another with --store") from error
-    if path.is_dir():
-        raise StoreError(f"expected the store as a file such as {path}/results.db, got the folder {path}")
-    if (kind := irregular(path)) is not None:
-        raise StoreError(f"expected the store as a file, got {path}, which is {kind}: name another with --store")
-    if path.is_symlink() and not path.exists() and is_loop(path):
-        raise StoreError(f"store {path} is a link that leads back to itself: name another with --store")
-    return path
-
-
-def is_loop(path: Path) -> bool:
-    try:
-        os.stat(path)
-    except OSError as error:
-        return error.errno == errno.ELOOP
-    return False
-
-
-def parse_url(text: str) -> tuple[sa.URL, Path | None]:
-    """The URL of a store, given as one or as the path of an SQLite file; and that file, if it is one."""
-    try:
-        schemed = has_password(text) or text.lower().startswith(SCHEMES) or not text.strip()
-        if "://" not in text and schemed and not os.path.exists(text):
-            raise ArgumentError("a URL without its slashes")
-        # A path is taken as it stands: in a URL %20 and ? would mean something else.
-        url = sa.make_url(text) if "://" in text else sa.URL.create("sqlite", database=text)
-    except (ArgumentError, ValueError) as error:  # the latter for a port that is no number
-        expected = "expected a store as sqlite:///FILE or a PostgreSQL URL"
-        raise StoreError(f"{expected}, got {address(text)!r}") from error
-    check_host(url, text)
-    if "@" in (url.host or "") or "@" in (url.username or ""):
-        raise StoreError(f"store {address(text)}: an @ in a password is written as %40")
-    return url, sqlite_path(url)
-
-
-def check_host(url: sa.URL, text: str) -> None:
-    """Raises StoreError where no server can have the URL's name, as one with a part of 64 letters."""
-    try:
-        (url.host or "").encode("utf-8" if (url.host or "").startswith("/") else "idna")
-        text.encode()
-    except UnicodeError as error:
-        raise StoreError(f"store {address(text)}: no file or server can have this name ({error})") from error
 
 
 def store_exists(text: str) -> bool:
@@ -284,26 +169,6 @@ def make_file(path: Path) -> None:
             give_name(part, target)
 
 
-# As Linux names them: there several hosts may have the file open, which SQLite's write-ahead log cannot bear.
-NETWORK = {
-    "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "afs", "pvfs2", "fuse.sshfs",
-    "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.juicefs",
-}  # fmt: skip
-MOUNTS = Path("/proc/self/mounts")
-
-
-def network_file_system(path: Path) -> str | None:
-    """The network file system that a file lies on; None on a local one, and where the system does not tell."""
-    try:
-        lines = [line.split(" ") for line in MOUNTS.read_text().splitlines()]
-    except OSError:
-        return None
-    real = Path(os.path.realpath(path))
-    mounts = {Path(fields[1].replace("\\040", " ")): fields[2] for fields in lines if len(fields) > 2}
-    found = next((mounts[parent] for parent in (real, *real.parents) if parent in mounts), None)
-    return found if found in NETWORK else None
-
-
 def connect_store(text: str, *, write: bool = False, awaited: bool = False) -> Store:
     """The store as it is: whatever its version, and whether it is one at all. awaited: its file may come later."""
     url, path = parse_url(text)
@@ -325,95 +190,6 @@ def connect_store(text: str, *, write: bool = False, awaited: bool = False) -> S
         raise StoreError(f"store {shown}: {hide(str(error))}: check the URL") from error
 
 
-def written(url: sa.URL) -> str:
-    """A URL as text that means the same; of a file whose name SQLAlchemy's URLs cannot say, its path.
-
-    Before SQLAlchemy 2.1 that is one with a question mark. A password that is a parameter is not hidden.
-    """
-    text = url.render_as_string()
-    return text if sa.make_url(text).database == url.database else str(url.database)
-
-
 def check_store(store: Store, *, create: bool) -> None:
     with store.begin() as db:
         check_schema(db, store.url, create=create)
-
-
-def check_schema(db: Connection, url: str, *, create: bool) -> None:
-    """Make the tables in an empty database; refuse a foreign one and other versions."""
-    if create and db.dialect.name == "postgresql":  # one after the other, where several come to a new database
-        db.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": MAKING})
-    names = sa.inspect(db).get_table_names()
-    if not names and create:
-        metadata.create_all(db)
-        db.execute(sa.text(V_RESULTS))
-        db.execute(sa.text(V_EXPLANATIONS))
-        db.execute(sa.text(V_CHECKS))
-        db.execute(sa.insert(meta).values(schema_version=SCHEMA_VERSION, created_at=time.time()))
-        return
-    version = schema_version(db, url)
-    if version != SCHEMA_VERSION:
-        older = f"`robustq --store {url} db upgrade` brings it there" if version < SCHEMA_VERSION else "update robustq"
-        raise StoreError(
-            f"store {url} has schema version {version}, this robustq reads version {SCHEMA_VERSION}: "
-            f"{older}, or name another file with --store"
-        )
-
-
-def schema_version(db: Connection, url: str) -> int:
-    """Raises StoreError where this is no store of ours."""
-    inspector = sa.inspect(db)
-    if meta.name not in inspector.get_table_names():
-        raise StoreError(f"{url} is no robustq store: it has no table {meta.name!r}; name another file with --store")
-    named = any(column["name"] == "schema_version" for column in inspector.get_columns(meta.name))
-    found = db.execute(sa.select(meta.c.schema_version)).scalars().all() if named else []
-    if len(found) != 1 or not isinstance(found[0], int):
-        raise StoreError(
-            f"{url} is no robustq store: its table {meta.name!r} tells no schema version; name another file"
-        )
-    return found[0]
-
-
-def server_engine(url: sa.URL, *, write: bool) -> Engine:
-    """An engine for PostgreSQL. A reader's transactions are read-only, but the role's grants are what guards it."""
-    if url.get_backend_name() != "postgresql":
-        raise StoreError(
-            f"expected a store as sqlite:///FILE or a PostgreSQL URL, got {address(url.render_as_string())}"
-        )
-    # Connections of a driver that slept or of a server that restarted are tried before they are used.
-    options = {} if write else {"options": "-c default_transaction_read_only=on"}
-    return sa.create_engine(url, pool_pre_ping=True, connect_args=options)
-
-
-def sqlite_engine(path: Path, mode: str, opened: list[Identity] | None = None) -> Engine:
-    """An engine whose writing transactions start with BEGIN IMMEDIATE: deferred ones fail when they race.
-
-    mode: SQLite's: ro, rw, rwc.  opened: is told of the file once it is open for writing.
-    A reader opens the file anew for each transaction, so that it reads what the path names then.
-    """
-    write = mode != "ro"
-
-    def connect() -> sqlite3.Connection:
-        if not write:
-            return sqlite_files.open_reading(path, BUSY_SECONDS)
-        found = sqlite_files.connect(path, f"mode={mode}", BUSY_SECONDS)
-        if opened is not None and not opened and (identity := sqlite_files.identity(path)) is not None:
-            opened.append(identity)
-        return found
-
-    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.QueuePool if write else sa.pool.NullPool)
-
-    @event.listens_for(engine, "connect")
-    def settings(connection: sqlite3.Connection, _: Any) -> None:
-        connection.execute("PRAGMA foreign_keys=ON")
-        if write:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")  # a recorded result survives a power cut
-        else:
-            connection.execute("PRAGMA query_only=ON")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-    return engine

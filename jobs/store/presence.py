@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from robustq.jobs.store.connection import Store, parse_url
-from robustq.jobs.store.sqlite_files import Identity, identity
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.database.sqlite_files import Identity, identity
+from robustq.jobs.store.database.store_url import parse_url
 from robustq.jobs.store.whole_files import write_copy
 
 MAGIC = b"SQLite format 3\0"

@@ -20,8 +20,12 @@ from sqlalchemy.exc import DBAPIError
 
 from robustlib.names import did_you_mean
 from robustq.jobs.errors import SpecError, StoreError
-from robustq.jobs.store.connection import BUSY_SECONDS, Store, connect_store, in_words, parse_url, schema_version
-from robustq.jobs.store.sqlite_files import open_reading
+from robustq.jobs.store.connection import Store, connect_store
+from robustq.jobs.store.database.engines import BUSY_SECONDS
+from robustq.jobs.store.database.error_words import in_words
+from robustq.jobs.store.database.sqlite_files import open_reading
+from robustq.jobs.store.database.store_url import parse_url
+from robustq.jobs.store.schema_check import schema_version
 from robustq.jobs.text import tables
 from robustq.jobs.text.safe_text import address
 

@@ -18,8 +18,11 @@ from robustlib import durable_files
 from robustlib.datasets.tar_headers import Modest, TooLarge
 from robustlib.hashing import file_hash
 from robustq.jobs.errors import RunError, StoreError
-from robustq.jobs.store.connection import BUSY_SECONDS, connect_store, open_store, parse_url, schema_version
-from robustq.jobs.store.sqlite_files import open_reading
+from robustq.jobs.store.connection import connect_store, open_store
+from robustq.jobs.store.database.engines import BUSY_SECONDS
+from robustq.jobs.store.database.sqlite_files import open_reading
+from robustq.jobs.store.database.store_url import parse_url
+from robustq.jobs.store.schema_check import schema_version
 from robustq.jobs.text.safe_text import address
 
 STORE = "results.db"

@@ -10,9 +10,12 @@ from alembic import command
 from alembic.config import Config
 
 from robustq.jobs.errors import StoreError
-from robustq.jobs.store.connection import BUSY_SECONDS, connect_store, parse_url, schema_version
+from robustq.jobs.store.connection import connect_store
+from robustq.jobs.store.database.engines import BUSY_SECONDS
+from robustq.jobs.store.database.sqlite_files import open_reading
+from robustq.jobs.store.database.store_url import parse_url
 from robustq.jobs.store.schema import SCHEMA_VERSION, meta
-from robustq.jobs.store.sqlite_files import open_reading
+from robustq.jobs.store.schema_check import schema_version
 from robustq.jobs.store.whole_files import write_copy
 from robustq.jobs.text.safe_text import address
 

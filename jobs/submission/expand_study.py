@@ -167,43 +167,40 @@ def expand(resolved: Resolved) -> list[Planned]:
 
 
 def checked(resolved: Resolved) -> list[Planned]:
-    from robustq.jobs.submission import (
-        cost,
-        explanation_params,
-        unused_options,
-        validate,
-    )  # torch: only a study that is new needs it
+    # They load torch: only a study that is new needs them.
+    from robustq.jobs.submission import cost, explanation_params, unused_options
+    from robustq.jobs.submission.validation import data_and_models, parameters
 
     notes: list[str] = []
     study, origin = resolved.study, resolved.origin
-    resolved = replace(resolved, models={label: defended(resolved, label, validate) for label in resolved.models})
+    resolved = replace(resolved, models={label: defended(resolved, label, parameters) for label in resolved.models})
     attacks = [
         (spec, i)
         for i, attack in enumerate(study.attacks)
-        for spec in specs_of(attack, origin, ("attacks", i), validate, explanation_params)
+        for spec in specs_of(attack, origin, ("attacks", i), parameters, explanation_params)
     ]
     if study.audit == "full":
-        attacks += list(audits(attacks, validate))
-    trained = any(model.train is not None for model in study.models.values())
-    guard(origin, ("dataset",), validate.check_data, resolved, trained, notes.append)
+        attacks += list(audits(attacks, parameters))
+    trained_on = resolved.train_data if any(model.train is not None for model in study.models.values()) else None
+    guard(origin, ("dataset",), data_and_models.check_data, study, resolved.data, trained_on, notes.append)
     for spec, i in attacks:
-        guard(origin, ("attacks", i), validate.check_attack, spec, resolved.data, resolved.models.values())
+        guard(origin, ("attacks", i), data_and_models.check_attack, spec, resolved.data, resolved.models.values())
         if spec.name == EXPLAIN:
             guard(
                 origin, ("attacks", i), explanation_params.check_explained, spec, resolved.data, resolved.models.items()
             )
     settings = {
-        label: train_settings(study, model, origin, ("models", label), validate)
+        label: train_settings(study, model, origin, ("models", label), parameters)
         for label, model in study.models.items()
     }
     unused_options.check_effects(study, origin, resolved.models, attacks, settings, notes.append)
     for label, model in resolved.models.items():
         if (chosen := settings[label]) is not None:
-            guard(origin, ("models", label, "train"), validate.check_training, chosen, resolved.train_data)
+            guard(origin, ("models", label, "train"), data_and_models.check_training, chosen, resolved.train_data)
         about = {"stated": study.models[label].normalize is not None, "trained": settings[label] is not None}
         LOGGER.info("model %s: is built and shown two images", label)
-        guard(origin, ("models", label), validate.check_model, model, resolved.data, **about, tell=notes.append)
-    asked = [(spec, surrogate_of(resolved, spec, i, validate)) for spec, i in attacks]
+        guard(origin, ("models", label), data_and_models.check_model, model, resolved.data, **about, tell=notes.append)
+    asked = [(spec, surrogate_of(resolved, spec, i, data_and_models)) for spec, i in attacks]
     jobs: dict[str, Planned] = {}
     for label in study.models:
         for seed in study.seeds:
@@ -219,52 +216,54 @@ def checked(resolved: Resolved) -> list[Planned]:
     return plan
 
 
-def defended(resolved: Resolved, label: str, validate: Any) -> ModelSpec:
+def defended(resolved: Resolved, label: str, parameters: Any) -> ModelSpec:
     """The model with its defences checked and spelt out."""
     model, where = resolved.models[label], ("models", label, "defence")
-    parts = [guard(resolved.origin, where, validate.complete_defence, part) for part in model.defence]
+    parts = [guard(resolved.origin, where, parameters.complete_defence, part) for part in model.defence]
     return model.model_copy(update={"defence": tuple(parts)})
 
 
 def specs_of(
-    attack: StudyAttack, origin: Origin, where: Path_, validate: Any, explanation_params: Any
+    attack: StudyAttack, origin: Origin, where: Path_, parameters: Any, explanation_params: Any
 ) -> Iterator[AttackSpec]:
     """The evaluations that an entry means, with all that it leaves out."""
     if attack.name == EXPLAIN:
         return explanation_params.explanation_specs(attack, where, partial(guard, origin))
-    return attack_specs(attack, origin, where, validate)
+    return attack_specs(attack, origin, where, parameters)
 
 
-def attack_specs(attack: StudyAttack, origin: Origin, where: Path_, validate: Any) -> Iterator[AttackSpec]:
+def attack_specs(attack: StudyAttack, origin: Origin, where: Path_, parameters: Any) -> Iterator[AttackSpec]:
     """One spec a radius, with the defaults of the attack's function filled in; radii above 0 may be one search.
 
     A list of kinds or severities of corruptions, or all, is a spec for each of them.
     """
     given = attack.eps or (None,)
     curve = tuple(sorted({eps for eps in given if eps}))
-    for eps, params in product(given, validate.spread_params(attack.name, attack.params)):
+    for eps, params in product(given, parameters.spread_params(attack.name, attack.params)):
         spec: AttackSpec = guard(
-            origin, where, validate.complete_attack, attack.name, attack.norm, eps, attack.restarts, params
+            origin, where, parameters.complete_attack, attack.name, attack.norm, eps, attack.restarts, params
         )
-        guard(origin, (*where, "eps"), validate.check_radius, spec)
-        yield spec.model_copy(update={"curve": curve}) if eps and len(curve) > 1 and validate.has_curve(spec) else spec
+        guard(origin, (*where, "eps"), parameters.check_radius, spec)
+        yield (
+            spec.model_copy(update={"curve": curve}) if eps and len(curve) > 1 and parameters.has_curve(spec) else spec
+        )
 
 
-def surrogate_of(resolved: Resolved, spec: AttackSpec, i: int, validate: Any) -> str | None:
+def surrogate_of(resolved: Resolved, spec: AttackSpec, i: int, data_and_models: Any) -> str | None:
     """The model of the study on which the i-th entry's images are made, if it names one."""
     entry, where = resolved.study.attacks[i], ("attacks", i, "surrogate")
     label = entry.surrogate if spec.name == entry.name else None  # an audit at an entry's radius has none
-    guard(resolved.origin, where, validate.check_surrogate, spec.name, label, resolved.models, resolved.data)
+    guard(resolved.origin, where, data_and_models.check_surrogate, spec.name, label, resolved.models, resolved.data)
     return label
 
 
-def audits(attacks: list[tuple[AttackSpec, int]], validate: Any) -> Iterator[tuple[AttackSpec, int]]:
+def audits(attacks: list[tuple[AttackSpec, int]], parameters: Any) -> Iterator[tuple[AttackSpec, int]]:
     """An audit at every radius at which the study attacks, but for those that it asks for itself."""
     there = {(spec.norm, spec.eps) for spec, _ in attacks if spec.name == AUDIT}
     for spec, i in attacks:
         if spec.name != EXPLAIN and spec.norm is not None and spec.eps and (spec.norm, spec.eps) not in there:
             there.add((spec.norm, spec.eps))
-            yield validate.complete_attack(AUDIT, spec.norm, spec.eps, 1, {}), i
+            yield parameters.complete_attack(AUDIT, spec.norm, spec.eps, 1, {}), i
 
 
 def objective_of(study: Study, model: StudyModel) -> str:
@@ -276,7 +275,7 @@ def objectives(study: Study) -> set[str]:
 
 
 def train_settings(
-    study: Study, model: StudyModel, origin: Origin, where: Path_, validate: Any
+    study: Study, model: StudyModel, origin: Origin, where: Path_, parameters: Any
 ) -> TrainSettings | None:
     """The model's training block over the study's: entries that are no settings are the objective's attack's.
 
@@ -285,7 +284,7 @@ def train_settings(
     if model.train is None:
         return None
     block = study.train | model.train
-    taken = {other: validate.training_parameters(other) for other in objectives(study)}
+    taken = {other: parameters.training_parameters(other) for other in objectives(study)}
     mine = taken[objective_of(study, model)]
     for name in study.train.keys() - model.train.keys() - TRAIN_FIELDS - mine.keys():
         if any(name in known for known in taken.values()):
@@ -295,4 +294,4 @@ def train_settings(
     if isinstance(attack.get("eps"), int | float) and not isinstance(attack["eps"], bool):
         # Training is looked at under the attack radius it is meant to withstand, unless the study says otherwise.
         plain = {"validation_eps": attack["eps"], "validation_norm": attack.get("norm", "Linf")} | plain
-    return guard(origin, (*where, "train"), validate.complete_training, plain, attack)
+    return guard(origin, (*where, "train"), parameters.complete_training, plain, attack)

@@ -23,7 +23,7 @@ from robustq.jobs.running.inputs import build_model, load_data, unmeasured
 from robustq.jobs.specs import AttackSpec, DataRef, ModelSpec
 from robustq.jobs.study.study import StudyAttack
 from robustq.jobs.study.yaml_with_lines import Path_
-from robustq.jobs.submission import validate
+from robustq.jobs.submission.validation.parameters import attack_parameters, check_params, check_radius
 
 LISTS = ("method", "against")  # entries that hold names, each by itself or with parameters
 SETTINGS = ("target", "share", "radius", "curve_steps", "baseline")
@@ -52,7 +52,7 @@ def explanation_specs(entry: StudyAttack, where: Path_, check: Check) -> Iterato
         for method in methods:
             params = method | {"against": against} | settings
             spec = AttackSpec(name=EXPLAIN, norm=norm, eps=eps, params=params)
-            check((*where, "eps"), validate.check_radius, spec)
+            check((*where, "eps"), check_radius, spec)
             yield spec
 
 
@@ -94,7 +94,7 @@ def method_params(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """A method with every option spelt out."""
     if name not in EXPLANATIONS:
         raise ValueError(unknown("method", name, EXPLANATIONS))
-    return {"method": name, "options": validate.check_params(name, dict(EXPLANATIONS[name].settings), given)}
+    return {"method": name, "options": check_params(name, dict(EXPLANATIONS[name].settings), given)}
 
 
 def against_params(norm: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -104,8 +104,8 @@ def against_params(norm: str, name: str, given: dict[str, Any]) -> dict[str, Any
         if given:
             raise ValueError(f"against: {NOISE} has no parameters, it has the norm and the radius of the job")
         return {"name": name, "params": {}}
-    known = attack_settings() if name == EXPLANATION_ATTACK else validate.attack_parameters(ATTACKS[name])
-    params = validate.check_params(name, known, given)
+    known = attack_settings() if name == EXPLANATION_ATTACK else attack_parameters(ATTACKS[name])
+    params = check_params(name, known, given)
     if name in ATTACKS and (first_step := ATTACKS[name].first_step) is not None:
         check_queries(name, params["queries"], first_step(params))
     return {"name": name, "params": params}
@@ -132,7 +132,7 @@ def settings_of(given: dict[str, Any], methods: Iterable[str]) -> dict[str, Any]
                     f"{EXPLAIN} has no parameter {name!r}, {method} has: expected it there, "
                     f"method: {{name: {method}, {name}: {given[name]}}}"
                 )
-    return validate.check_params(EXPLAIN, known, given, (*LISTS, "norm", "eps"))
+    return check_params(EXPLAIN, known, given, (*LISTS, "norm", "eps"))
 
 
 def check_explained(spec: AttackSpec, ref: DataRef, models: Iterable[tuple[str, ModelSpec]]) -> None:

@@ -26,7 +26,8 @@ from robustlib.training import OBJECTIVES
 from robustq.jobs.study.entries import StudyAttack, StudyDefence, StudyModel
 from robustq.jobs.study.grid import GRID, NO_AXIS
 from robustq.jobs.study.study import Study
-from robustq.jobs.submission import explanation_params, validate
+from robustq.jobs.submission import explanation_params
+from robustq.jobs.submission.validation.parameters import attack_parameters, training_parameters, written
 
 Schema = dict[str, Any]
 
@@ -113,7 +114,7 @@ def one_or_many(one: Schema) -> Schema:
 
 def parameter(name: str, kind: Any, default: Any = Parameter.empty) -> Schema:
     """A parameter by its annotation, within the range of the kernels' table."""
-    found = readable(TypeAdapter(validate.written(kind)).json_schema())
+    found = readable(TypeAdapter(written(kind)).json_schema())
     numbers = [one for one in (found, *found.get("anyOf", ())) if one.get("type") in ("integer", "number")]
     known = RANGES.get(name, Range())
     for one in numbers:
@@ -137,7 +138,7 @@ def attack_entries() -> dict[str, dict[str, Schema]]:
     fixed, found = entries(StudyAttack), {}
     eps = {"eps": one_or_many(parameter("eps", float))}
     for name, attack in (ATTACKS | ENSEMBLES).items():
-        own = parameters(validate.attack_parameters(attack))
+        own = parameters(attack_parameters(attack))
         if attack.takes_eps:
             own |= {"norm": {"enum": [*attack.norms, None]}, "eps": {"anyOf": [*eps["eps"]["anyOf"], {"type": "null"}]}}
         own |= {"restarts": fixed["restarts"]} if attack.restarts else {}
@@ -156,7 +157,7 @@ def attack_entries() -> dict[str, dict[str, Schema]]:
 
 def explanation_entries() -> dict[str, Schema]:
     """What may stand in an explanation entry, beside its radii."""
-    disturb = {name: parameters(validate.attack_parameters(attack)) for name, attack in class_attacks().items()}
+    disturb = {name: parameters(attack_parameters(attack)) for name, attack in class_attacks().items()}
     disturb = {NOISE: {}, **disturb, EXPLANATION_ATTACK: parameters(explanation_params.attack_settings())}
     methods = {name: parameters(explanation.settings) for name, explanation in EXPLANATIONS.items()}
     lists = {"method": one_or_many(named(methods)), "against": one_or_many(named(disturb))}
@@ -174,7 +175,7 @@ def train_schema() -> Schema:
     own["objective"] = {"enum": list(OBJECTIVES), "default": TrainSettings.objective}
     taken: dict[str, Schema] = {}
     for objective in OBJECTIVES:
-        for name, p in validate.training_parameters(objective).items():
+        for name, p in training_parameters(objective).items():
             taken.setdefault(name, parameter(name, p.annotation))
     return closed(gridded(taken | own))
 

@@ -17,7 +17,8 @@ from robustq.jobs.queue.transitions import STEPS
 from robustq.jobs.queue.user_actions import mark_wanted, retry, unfinished
 from robustq.jobs.specs import EvalSpec, ProbeSpec, TrainSpec, WorstSpec, worst_recipe
 from robustq.jobs.store.bulk_insert import add_dependencies, add_jobs, chunks, insert_new, known_jobs
-from robustq.jobs.store.connection import Store, open_store, parse_url, store_exists
+from robustq.jobs.store.connection import Store, open_store, store_exists
+from robustq.jobs.store.database.store_url import parse_url
 from robustq.jobs.store.schema import job, job_dep, sweep, sweep_job
 from robustq.jobs.store.sweeps import latest_sweeps
 from robustq.jobs.study.study import Origin, Study

@@ -8,56 +8,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection, select, update
 
 from robustq.jobs.errors import ArtifactError, StoreError
 from robustq.jobs.queue.dependencies import end_dependents, unblock
 from robustq.jobs.queue.transitions import UNFINISHED
-from robustq.jobs.store import artifacts, example_outcomes
+from robustq.jobs.store import artifacts
 from robustq.jobs.store.bulk_insert import add_dependencies, add_jobs, chunks, insert_new, known_jobs
-from robustq.jobs.store.connection import Store, parse_url
-from robustq.jobs.store.explanations.measures import columns_of
-from robustq.jobs.store.schema import (
-    artifact,
-    attempt,
-    audit,
-    check_result,
-    driver,
-    event,
-    example_blob,
-    explanation,
-    job,
-    job_artifact,
-    job_dep,
-    result,
-    sweep,
-    sweep_job,
-)
-from robustq.jobs.store.sqlite_files import identity
+from robustq.jobs.store.connection import Store
+from robustq.jobs.store.database.sqlite_files import identity
+from robustq.jobs.store.database.store_url import parse_url
+from robustq.jobs.store.schema import artifact, job, job_artifact, job_dep, sweep, sweep_job
 from robustq.jobs.text.safe_text import address
+from robustq.jobs.upkeep.copied_rows import copy_attempts, copy_events, copy_results
 from robustq.jobs.upkeep.prune import delete_jobs, pairs, refuse_at_work
+from robustq.jobs.upkeep.result_difference import Difference, difference, is_same, results_of
 
-MEASURED = ("clean_accuracy", "robust_accuracy", "any_draw_accuracy", "distance_median", "distance_mean")
-OF_RESULTS = (result, example_blob, check_result, audit, explanation, job_artifact)
 LEASE = {"lease_owner": None, "lease_expires_at": None, "cancel_requested": False}
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Two results of one job: accuracies as fractions. Kept is the first."""
-
-    job_id: int
-    model: str
-    attack: str | None
-    norm: str | None
-    eps: float | None
-    seed: int
-    kept_robust_accuracy: float | None
-    kept_made_on: str
-    other_robust_accuracy: float | None
-    other_made_on: str
 
 
 @dataclass
@@ -131,10 +99,10 @@ class Step:
         self.take_over(there, here, taken)
         self.found.taken = len(taken)
         results = [row.id for row in new if row.state == "done"] + taken
-        self.copy_results(there, here, results)
+        copy_results(there, here, results, self.number)
         self.copy_files(there, results)
-        self.copy_attempts(there, here, [row.id for row in new] + taken)
-        self.copy_events(there, here, [row.id for row in new])
+        copy_attempts(there, here, [row.id for row in new] + taken, self.number)
+        copy_events(there, here, [row.id for row in new], self.number)
         self.add_sweeps(there, here)
         self.settle(here, [self.number[row.id] for row in new], [self.number[id_] for id_ in taken])
 
@@ -170,20 +138,7 @@ class Step:
                 if other is None or own is None or is_same(here, own, there, other):
                     self.found.same += 1
                 else:
-                    self.found.differing.append(self.difference(here, own, other))
-
-    def difference(self, here: Connection, own: Any, other: Any) -> Difference:
-        told = here.execute(select(job.c.attack, job.c.norm, job.c.eps, job.c.seed).where(job.c.id == own.job_id))
-        name = select(sweep_job.c.model).where(sweep_job.c.job_id == own.job_id).limit(1)
-        return Difference(
-            job_id=own.job_id,
-            model=here.execute(name).scalar() or "",
-            **told.mappings().one(),
-            kept_robust_accuracy=own.robust_accuracy,
-            kept_made_on=made_on(self.target, own),
-            other_robust_accuracy=other.robust_accuracy,
-            other_made_on=made_on(self.source, other),
-        )
+                    self.found.differing.append(difference(here, own, other, self.target, self.source))
 
     def take_over(self, there: Connection, here: Connection, ids: Sequence[int]) -> None:
         """Jobs that the target knows are done: it keeps no shards of them that it has yet to do."""
@@ -197,17 +152,6 @@ class Step:
             values = dict(there.execute(ended).mappings().one()) | LEASE
             values |= {"state": "done", "parts": 0, "error_class": None, "error_message": None}
             here.execute(update(job).where(job.c.id == number).values(**values))
-
-    def copy_results(self, there: Connection, here: Connection, ids: Sequence[int]) -> None:
-        for some in chunks(ids):
-            for table in OF_RESULTS:
-                rows = [dict(row) for row in there.execute(select(table).where(table.c.job_id.in_(some))).mappings()]
-                if table is job_artifact:
-                    used = select(artifact).where(artifact.c.sha256.in_([row["sha256"] for row in rows]))
-                    insert_new(here, artifact, [dict(row) for row in there.execute(used).mappings()])
-                for row in rows:
-                    row["job_id"] = self.number[row["job_id"]]
-                insert_new(here, table, rows)
 
     def copy_files(self, there: Connection, ids: Sequence[int]) -> None:
         """The artifacts of these jobs, each compared with its hash."""
@@ -236,30 +180,6 @@ class Step:
             except ArtifactError:
                 continue
         return None
-
-    def copy_attempts(self, there: Connection, here: Connection, ids: Sequence[int]) -> None:
-        """The attempts after those that the target has seen itself, and the drivers that made them."""
-        for some in chunks(ids):
-            rows = [dict(row) for row in there.execute(select(attempt).where(attempt.c.job_id.in_(some))).mappings()]
-            drivers = select(driver).where(driver.c.id.in_({row["driver_id"] for row in rows}))
-            insert_new(here, driver, [dict(row) for row in there.execute(drivers).mappings()])
-            numbers = [self.number[id_] for id_ in some]
-            last = select(attempt.c.job_id, sa.func.max(attempt.c.n)).where(attempt.c.job_id.in_(numbers))
-            before = pairs(here, last.group_by(attempt.c.job_id))
-            for row in rows:
-                del row["id"]
-                row["job_id"] = self.number[row["job_id"]]
-                row["n"] += before.get(row["job_id"], 0)
-            insert_new(here, attempt, rows)
-
-    def copy_events(self, there: Connection, here: Connection, ids: Sequence[int]) -> None:
-        for some in chunks(ids):
-            chosen = select(event).where(event.c.job_id.in_(some)).order_by(event.c.id)
-            rows = [dict(row) for row in there.execute(chosen).mappings()]
-            for row in rows:
-                del row["id"]
-                row["job_id"] = self.number[row["job_id"]]
-            insert_new(here, event, rows)
 
     def add_sweeps(self, there: Connection, here: Connection) -> None:
         """Sweeps with their jobs; one that both have is one, with the jobs of both."""
@@ -296,33 +216,6 @@ class Step:
 
 def words(state: str) -> str:
     return "failed" if state == "failed" else "was cancelled"
-
-
-def results_of(db: Connection, ids: Sequence[int]) -> dict[int, Any]:
-    """Rows of results with the hash of their outcomes, by job."""
-    both = select(result, example_blob.c.sha256).join(
-        example_blob, example_blob.c.job_id == result.c.job_id, isouter=True
-    )
-    return {row.job_id: row for row in db.execute(both.where(result.c.job_id.in_(ids)))}
-
-
-def is_same(here: Connection, one: Any, there: Connection, other: Any) -> bool:
-    """Whether two results agree in every number and outcome; how long they took, and where, may differ."""
-    if any(getattr(one, name) != getattr(other, name) for name in MEASURED):
-        return False
-    if one.sha256 == other.sha256 or one.sha256 is None or other.sha256 is None:
-        return True
-    first, second = (columns_of(db, row.job_id) for db, row in ((here, one), (there, other)))
-    return first.keys() == second.keys() and all(
-        np.array_equal(values, second[name], equal_nan=values.dtype.kind == "f")
-        for name, values in first.items()
-        if name not in example_outcomes.COUNTED or ((values >= 0).any() and (second[name] >= 0).any())  # once not so
-    )
-
-
-def made_on(store: Store, row: Any) -> str:
-    """Where a result comes from, in words."""
-    return f"{address(store.url)}, {row.device}, torch {row.versions.get('torch')}"
 
 
 def beside(store: Store) -> list[str]:

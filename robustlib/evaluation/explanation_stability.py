@@ -118,12 +118,8 @@ def stability_batches(
     asked = Asked(method, options or {}, against, norm, eps, target, share, radius, curve_steps, baseline)
     chosen = torch.arange(len(x)) if index is None else index
     one_thread = partial(threads_of, 1)
-    sample = as_images(x[:SAMPLE], torch.device("cpu"))
     with one_thread():
-        with explained(model, sample, device or device_of(model, sample)) as ready:
-            bare_model = with_random_weights(ready.model, seed=seed)
-        with explained(bare_model, sample, ready.device) as bare:
-            pass
+        ready, bare = with_twin(model, as_images(x[:SAMPLE], torch.device("cpu")), seed, device)
 
     def steps() -> Iterator[StabilityBatch]:
         for rows in chosen.split(batch_size):
@@ -135,6 +131,14 @@ def stability_batches(
     yield from each_within(
         steps(), one_thread, strict_float32, partial(evaluating, ready.model), partial(evaluating, bare.model)
     )
+
+
+def with_twin(model: nn.Module, sample: Tensor, seed: int, device: torch.device | None) -> tuple[Explained, Explained]:
+    """The model as it is explained, and the same with randomised weights."""
+    with explained(model, sample, device or device_of(model, sample)) as ready:
+        bare_model = with_random_weights(ready.model, seed=seed)
+    with explained(bare_model, sample, ready.device) as bare:
+        return ready, bare
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.settings import NO_ATTACK, NO_RADIUS
 from robustq import cli
+from robustq.cluster.commands import one_model
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import job
 
@@ -27,7 +28,7 @@ def test_attacks_without_a_radius_are_those_of_the_registry():
 @pytest.fixture
 def attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "finish", lambda *args, **kwargs: None)
+    monkeypatch.setattr(one_model, "finish", lambda *args, **kwargs: None)
     (tmp_path / "m.py").write_text(MODEL)
 
     def queued(*words: str) -> list[tuple[str, float | None, int | None]]:

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from robustlib.regular_files import irregular
 from robustq import cli
 from robustq.jobs.errors import StoreError
-from robustq.jobs.store.connection import parse_url
+from robustq.jobs.store.database.store_url import parse_url
 from tests.helpers.bounded import bounded
+from tests.helpers.wrong_case import MODEL, STUDY, network
 from tests.helpers.wrong_files import no_files
-from tests.helpers.wrong_input import MODEL, STUDY, network
 
 KINDS = {
     "pipe": "a pipe", "zero": "a device", "/dev/zero": "a device", "/dev/full": "a device", "socket": "a socket",

@@ -18,7 +18,7 @@ from robustq.cluster.process_identity import identity
 from robustq.cluster.remote.run_remotely import remotely
 from robustq.jobs.commands.base import remote_words
 from robustq.jobs.commands.queue import prioritise, status
-from robustq.jobs.queue import claims, transitions
+from robustq.jobs.queue import claims, drivers, transitions
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import driver
 from robustq.jobs.submission.submit import record
@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
     store = open_store(str(tmp_path / "r.db"), create=True, write=True)
     with store.begin() as db:
         record(db, resolved(), small_plan())
-        transitions.register(db, "one", "here", 1, 0.0, "0")
+        drivers.register(db, "one", "here", 1, 0.0, "0")
     store.engine.dispose()
     return tmp_path / "r.db"
 
@@ -94,7 +94,7 @@ def test_jobs_of_a_driver_that_died_are_told_at_once(path: Path):
     store = open_store(str(path), write=True)
     with store.begin() as db:
         for name, pid in (("dead", process.pid), ("alive", os.getpid())):
-            transitions.register(db, name, "here", pid, 0.0, "0", identity(pid))
+            drivers.register(db, name, "here", pid, 0.0, "0", identity(pid))
         for name, job_id in (("dead", 1), ("alive", 5)):
             (mine,) = claims.claim(db, name, most=1)
             assert mine.id == job_id and transitions.start(db, mine, name, "node", 1, "")

@@ -11,11 +11,13 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from robustq import cli
+from robustq.cluster.commands import one_model
 from robustq.cluster.remote.ray_jobs_api import Cluster
 from robustq.cluster.worker_isolation import isolated
 from robustq.jobs.errors import SpecError
 from robustq.jobs.queue.claims import claim
-from robustq.jobs.queue.transitions import fail, register
+from robustq.jobs.queue.drivers import register
+from robustq.jobs.queue.transitions import fail
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import attempt, job, sweep, sweep_job
 from robustq.jobs.text.told_specs import as_told
@@ -114,7 +116,7 @@ def test_what_a_job_raised_is_kept_without_it(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.slow
 def test_a_model_is_not_called_by_what_is_secret_in_its_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "finish", lambda *given, **named: None)  # what is queued is not run
+    monkeypatch.setattr(one_model, "finish", lambda *given, **named: None)  # what is queued is not run
     with serving() as server:
         server.reply = answering(lambda images: np.eye(10)[[0] * len(images)])
         place = server.url.replace("://", f"://me:{MARK}@") + f"?code={MARK}"

@@ -15,11 +15,13 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
 from robustq import cli
+from robustq.cluster.commands import one_model
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import job, sweep, sweep_job
 from robustq.jobs.text.canonical_json import without_places
 from tests.helpers.bounded import bounded
-from tests.helpers.wrong_input import KINDS, Case, make
+from tests.helpers.wrong_case import Case
+from tests.helpers.wrong_input import KINDS, make
 
 NUMBER = int(os.environ.get("ROBUSTQ_WRONG_INPUTS", "300"))
 FIRST = int(os.environ.get("ROBUSTQ_WRONG_INPUT_SEED", "0"))
@@ -49,7 +51,7 @@ def held(folder: Path) -> Any:
 
 def run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROBUSTQ_RAY", "1")  # else each attack would start a process for its job, in vain
-    monkeypatch.setattr(cli, "finish", lambda *args, **kwargs: None)
+    monkeypatch.setattr(one_model, "finish", lambda *args, **kwargs: None)
     for place in (
         "robustq.cluster.driver.drive.drive_and_watch",
         "robustq.jobs.commands.queue_actions.raise_failures",

@@ -1,188 +1,33 @@
 """What a GPU does to jobs is not booked as their own end, and a GPU on which they keep dying is given up.
 
-No GPU is at work here: errors are raised in CUDA's words, and a driver is handed the frames that a worker would send.
+No GPU is at work here: a driver is handed the frames that a worker would send.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-import torch
 
-from robustlib.gpu_failures import gpu_failure
-from robustq.cluster import worker
 from robustq.cluster.bad_gpus import MOST, BadGpus
 from robustq.cluster.driver import drive
 from robustq.cluster.driver.gpu_health import check_gpus
 from robustq.cluster.driver.loop import loop, record
 from robustq.cluster.driver.state import Bundle, Driver
-from robustq.cluster.messages import Failed, Finished, Frame, GpuMemory, Place, Refused, Started, WorkerSettings
+from robustq.cluster.messages import Failed, Finished, GpuMemory, Refused, Started, WorkerSettings
 from robustq.cluster.slots import Slots
-from robustq.cluster.worker import failure, run_bundle
 from robustq.jobs.commands.queue_actions import status_text
 from robustq.jobs.errors import RunError
-from robustq.jobs.queue import transitions
+from robustq.jobs.queue import drivers, transitions
 from robustq.jobs.queue.claims import claim
 from robustq.jobs.queue.probe_jobs import submit_probes
 from robustq.jobs.queue.status import bad_gpus, counts, job_log
 from robustq.jobs.queue.transitions import Claimed
-from robustq.jobs.running.context import Result
-from robustq.jobs.specs import AttackSpec, EvalSpec, ModelSpec
 from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.schema import job
+from tests.helpers.gpu_errors import ASSERT, BUSY, ECC, FIRST, ON_GPU, SECOND, a_job, place, raised
 from tests.helpers.no_workers import NoWorkers
-from tests.helpers.small_store import DATA
-from tests.helpers.torch_errors import AcceleratorError
-
-FIRST, SECOND = ("here", "0"), ("here", "1")
-ASSERT = "CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously reported"
-ILLEGAL = "CUDA error: an illegal memory access was encountered"
-ECC = "CUDA error: uncorrectable ECC error encountered"
-BUSY = "CUDA error: all CUDA-capable devices are busy or unavailable"
-ON_GPU = WorkerSettings("cuda", 1, "", "")
-
-
-def place(gpu: tuple[str, str]) -> Place:
-    return Place(gpu[0], "n", 1, "p", gpu[1], None)
-
-
-def a_job(number: int, model: str = "a") -> Claimed:
-    return Claimed(number, f"{number:064x}", 1, "eval", {"model": {"arch": model}}, {})
-
-
-def raised(number: int, gpu: Any, model: str = "a") -> Failed:
-    return Failed(a_job(number, model), "AcceleratorError", ILLEGAL if gpu == "lost" else ECC, "", gpu=gpu)
-
-
-@pytest.mark.parametrize(
-    ("text", "gpu"),
-    [
-        (ASSERT, "asserted"),
-        (ILLEGAL, "lost"),
-        ("CUDA error: unspecified launch failure", "lost"),
-        ("CUDA error: misaligned address", "lost"),
-        (ECC, "unfit"),
-        (BUSY, "busy"),
-        ("CUDA error: no kernel image is available for execution on the device", "unfit"),
-        ("CUDA error: unknown error", "unfit"),
-        ("CUDA error: invalid configuration argument", None),  # a launch that the job asked for
-        ("CUDA error: operation not permitted when stream is capturing", None),
-        ("mat1 and mat2 shapes cannot be multiplied", None),
-    ],
-)
-def test_what_an_error_says_of_the_gpu(text: str, gpu: str | None, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    found = failure(a_job(1), AcceleratorError(text), ON_GPU)
-    assert (found.gpu, found.out_of_memory) == (gpu, False)
-    try:
-        raise ValueError("the model fails on float32 images") from AcceleratorError(text)
-    except ValueError as error:
-        assert failure(a_job(1), error, ON_GPU).gpu == gpu
-    assert failure(a_job(1), AcceleratorError(text), WorkerSettings("cpu", 1, "", "")).gpu is None
-
-
-def test_a_lost_context_is_known_by_a_look(monkeypatch):
-    def lost() -> None:
-        raise AcceleratorError(ILLEGAL)
-
-    monkeypatch.setattr(torch.cuda, "synchronize", lost)
-    assert failure(a_job(1), ValueError("the model gives NaN"), ON_GPU).gpu == "lost"
-
-
-NO_KERNEL = "CUDA error: no kernel image is available for execution on the device"
-
-
-@pytest.mark.parametrize(("works", "gpu"), [(True, "unbuilt"), (False, "unfit")])
-def test_an_extension_for_other_gpus_is_told_from_a_torch_for_others(works: bool, gpu: str, monkeypatch):
-    monkeypatch.setattr(worker, "multiplies", lambda: works)
-    assert failure(a_job(1), AcceleratorError(NO_KERNEL), ON_GPU).gpu == gpu
-
-
-def test_a_torch_that_cannot_use_the_gpu_is_evidence_against_it(monkeypatch):
-    """Of one model, as in a study of 800 jobs: the GPU of that node is given up, the jobs go elsewhere."""
-
-    def not_compiled() -> None:
-        raise AssertionError("Torch not compiled with CUDA enabled")
-
-    monkeypatch.setattr(torch.cuda, "init", not_compiled)
-    monkeypatch.setattr(torch.cuda, "synchronize", not_compiled)
-    gpus = BadGpus()
-    for n in range(1, MOST + 1):
-        started, failed = run_bundle([a_job(n), a_job(n + 10)], ON_GPU)
-        assert isinstance(started, Started) and isinstance(failed, Failed) and failed.gpu == "unfit"
-        assert gpus.failed(FIRST, a_job(n), failed) == (n == MOST)
-
-
-def test_a_driver_that_is_missing_is_named():
-    """A real look: torch finds none here, or was built without CUDA. What comes after would complain of itself."""
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    _, failed = run_bundle([a_job(1)], ON_GPU)
-    assert isinstance(failed, Failed) and failed.gpu == "unfit"
-    assert "Found no NVIDIA driver" in failed.message or "not compiled with CUDA" in failed.message
-
-
-@pytest.mark.parametrize(
-    ("text", "gpu"),
-    [
-        ("CUDA error: initialization error", "unfit"),
-        ("weight initialization error", None),
-        ("ecc error in my decoder", None),
-    ],
-)
-def test_words_that_a_model_may_use_are_cudas_only_after_its_name(text: str, gpu: str | None):
-    assert gpu_failure(RuntimeError(text)) == gpu
-
-
-@pytest.mark.parametrize(("others", "gpu"), [(0, None), (60, "crowded")])
-def test_memory_that_others_hold_is_told_apart(others: int, gpu: str | None, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: ((80 - 15 - others) * 2**30, 80 * 2**30))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 15 * 2**30)
-    error = torch.OutOfMemoryError("CUDA out of memory")
-    found = failure(a_job(1), error, ON_GPU)
-    assert (found.out_of_memory, found.gpu) == (True, gpu)
-    shared = WorkerSettings("cuda", 1, "", "", gpu_share=0.5)  # whose neighbours are meant to be there
-    assert failure(a_job(1), error, shared).gpu is None
-
-
-@pytest.fixture
-def jobs_that(monkeypatch) -> dict[int, Exception]:
-    """Jobs by number that raise; the others finish."""
-    raises: dict[int, Exception] = {}
-
-    def run_one(claimed: Claimed, settings: WorkerSettings) -> Iterator[Frame]:
-        if claimed.id in raises:
-            raise raises[claimed.id]
-        yield Finished(claimed, {}, None, ())
-
-    monkeypatch.setattr(worker, "run_one", run_one)
-    monkeypatch.setattr(worker, "prepare", lambda settings: True)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    return raises
-
-
-def test_after_a_lost_context_the_bundle_ends(jobs_that):
-    jobs_that[1] = AcceleratorError(ASSERT)
-    frames = list(run_bundle([a_job(1), a_job(2), a_job(3)], ON_GPU))
-    assert [type(frame) for frame in frames] == [Started, Failed]
-    jobs_that[1] = ValueError("its own")
-    kinds = [type(frame) for frame in run_bundle([a_job(1), a_job(2)], ON_GPU)]
-    assert kinds == [Started, Failed, Started, Finished]
-
-
-def test_a_bundle_on_a_gpu_that_is_given_up_runs_nothing(monkeypatch, jobs_that):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    monkeypatch.setattr(worker.platform, "node", lambda: "here")
-    elsewhere = WorkerSettings("cuda", 1, "", "", bad_gpus=frozenset({FIRST}))
-    assert [type(frame) for frame in run_bundle([a_job(1)], elsewhere)] == [Started, Finished]
-    there = WorkerSettings("cuda", 1, "", "", bad_gpus=frozenset({SECOND}))
-    frames = run_bundle([a_job(1)], there)
-    found = next(frames)
-    assert isinstance(found, Refused) and found.place.gpu == SECOND
-    # It would now wait for its end: Ray gives the GPU to nobody meanwhile.
 
 
 def test_a_gpu_is_given_up_after_a_few_failures_in_a_row():
@@ -226,7 +71,7 @@ def driver(store: Store, monkeypatch) -> Driver:
     monkeypatch.setattr(transitions, "BACKOFF_SECONDS", 0.0)
     found = Driver(store, NoWorkers(), Slots(1, 1, 1), None)
     with store.begin() as db:
-        found.beat_at = transitions.register(db, found.id, "here", 1, 0.0, "0")
+        found.beat_at = drivers.register(db, found.id, "here", 1, 0.0, "0")
     return found
 
 
@@ -286,7 +131,7 @@ def test_a_bad_gpu_is_named_and_does_not_empty_the_queue(driver: Driver, store: 
         loop(driver, lambda counts, costs: None)
     assert counts_of(store) == dict.fromkeys(counts_of(store), 0) | {"queued": 6}
     with store.begin() as db:
-        transitions.stop(db, driver.id)
+        drivers.stop(db, driver.id)
         assert bad_gpus(db) == []  # that was for its run
 
 
@@ -345,7 +190,7 @@ def test_a_worker_that_dies_right_after_it_refused_keeps_no_place(driver: Driver
 def test_a_gpu_that_is_given_up_stays_named_after_a_restart_of_ray(driver: Driver, store: Store, monkeypatch):
     driver.gpus.bad[FIRST] = "AcceleratorError: \x1b[31mecc\n at postgresql://me:secret@host/db"
     with store.begin() as db:
-        transitions.stop(db, driver.id)
+        drivers.stop(db, driver.id)
     after, named = Driver(store, NoWorkers(), Slots(1, 1, 1), None, gpus=driver.gpus), list[list[str]]()
 
     def look(driver: Driver, watch: Any) -> dict[str, int]:
@@ -410,25 +255,3 @@ def test_a_share_is_one_of_the_smallest_gpu_that_was_met(driver: Driver, store: 
                 None
             )  # not of the one that it shared a bundle with
             assert set(db.execute(sa.select(job.c.gpu_share).where(known)).scalars()) == {share}
-
-
-def test_a_row_tells_the_memory_of_its_own_job(monkeypatch):
-    """The peak of one process: 30 GB of the first job were told of every later one."""
-    peak = [0]
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: peak.__setitem__(0, 0))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: peak[0])
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(total_memory=80))
-    monkeypatch.setattr(worker, "prepare", lambda settings: True)
-
-    def run(spec: Any, context: Any) -> Iterator[Any]:
-        peak[0] = max(peak[0], spec.examples)
-        yield Result({"n": 0})
-
-    monkeypatch.setattr("robustq.jobs.running.run.run", run)
-    spec = EvalSpec(model=ModelSpec(arch="lenet5"), data=DATA, attack=AttackSpec(name="clean"))
-    jobs = [
-        Claimed(n, "k", 1, "eval", spec.model_copy(update={"examples": n}).model_dump(mode="json"), {}) for n in (30, 2)
-    ]
-    frames = [frame for frame in run_bundle(jobs, ON_GPU) if isinstance(frame, Finished)]
-    assert [frame.gpu_memory for frame in frames] == [GpuMemory(30, 80), GpuMemory(2, 80)]

@@ -22,7 +22,7 @@ from robustq.cluster.messages import Place
 from robustq.cluster.ray_failures import RayLost, accepts_connection, run_with_restarts
 from robustq.cluster.slots import Slots
 from robustq.jobs.errors import RunError
-from robustq.jobs.queue import transitions
+from robustq.jobs.queue import drivers, transitions
 from robustq.jobs.queue.claims import claim
 from robustq.jobs.queue.probe_jobs import submit_probes
 from robustq.jobs.store.connection import open_store
@@ -221,7 +221,7 @@ def test_what_a_worker_printed_before_it_died_is_kept(tmp_path):
     log.write_text("of an earlier bundle\nSegmentation fault\n")
     place = Place("here", "", 1, "", "", str(log), len("of an earlier bundle\n"))
     with store.begin() as db:
-        transitions.register(db, "d", "here", 1, 0.0, "")
+        drivers.register(db, "d", "here", 1, 0.0, "")
         (claimed,) = claim(db, "d", most=1)
         transitions.start(db, claimed, "d", "here", 1, "", str(log))
         ends.keep_log(db, place, claimed, str(folder))

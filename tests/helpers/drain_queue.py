@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from robustq.jobs.queue import claims, driver_jobs, transitions
+from robustq.jobs.queue import claims, driver_jobs, drivers, transitions
 from robustq.jobs.queue.status import counts
 from robustq.jobs.running.context import Context, Result
 from robustq.jobs.running.run import run
@@ -40,6 +40,6 @@ def worked_off(folder: Path, study: dict, **how) -> Store:
         str(folder / "r.db"), Study.model_validate(study), Origin("s", {}, {}), folder, data_folder=folder
     )
     with store.begin() as db:
-        transitions.register(db, "one", "here", 1, 0.0, "0")
+        drivers.register(db, "one", "here", 1, 0.0, "0")
     work_off(store, **how)
     return store

@@ -5,15 +5,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sqlalchemy import select
+
 from robustlib.settings import TrainSettings
-from robustq.jobs.queue import transitions
+from robustq.jobs.queue import claims, drivers, transitions
+from robustq.jobs.queue.status import counts
 from robustq.jobs.specs import AttackSpec, DataRef, EvalSpec, ModelSpec, TrainSpec, WorstSpec
 from robustq.jobs.store.connection import Store, open_store
+from robustq.jobs.store.schema import job
 from robustq.jobs.study.study import Origin, Study
 from robustq.jobs.submission.plan import Planned, Resolved
 from robustq.jobs.submission.submit import record
 
 DATA = DataRef(place="digits", sha256="d" * 64)
+ROW = {"n": 1, "clean_accuracy": 1.0, "robust_accuracy": 0.5, "seconds": 0.1, "device": "cpu", "versions": {}}
 
 
 def small_plan() -> list[Planned]:
@@ -48,8 +53,33 @@ def filled(url: str) -> Iterator[Store]:
     with store.begin() as db:
         record(db, resolved(), small_plan())
         for driver in ("one", "two"):
-            transitions.register(db, driver, "here", os.getpid(), time.time(), "0")
+            drivers.register(db, driver, "here", os.getpid(), time.time(), "0")
     try:
         yield store
     finally:
         store.engine.dispose()
+
+
+def states(store: Store) -> dict[str, int]:
+    with store.begin() as db:
+        return {state: n for state, n in counts(db).items() if n}
+
+
+def of(store: Store, kind: str, model: str = "a") -> list[int]:
+    """Numbers of a model's jobs, in order."""
+    with store.begin() as db:
+        arch = {"a": "lenet5", "b": "convnet3"}[model]
+        chosen = select(job.c.id).where((job.c.kind == kind) & (job.c.arch == arch))
+        return list(db.execute(chosen.order_by(job.c.id)).scalars())
+
+
+def run(store: Store, *ids: int, fail: bool = False) -> None:
+    for id_ in ids:
+        with store.begin() as db:
+            (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == id_)
+            assert transitions.start(db, claimed, "one", "here", 1, "")
+            assert (
+                transitions.fail(db, claimed, "ValueError", "no", "trace")
+                if fail
+                else transitions.finish(db, claimed, ROW)
+            )

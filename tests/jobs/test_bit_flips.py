@@ -22,7 +22,7 @@ from sqlalchemy import select
 from robustlib.datasets import file_stamps, load
 from robustq.jobs.commands import queue_actions
 from robustq.jobs.errors import RobustqError
-from robustq.jobs.queue import driver_jobs, transitions, user_actions
+from robustq.jobs.queue import driver_jobs, drivers, user_actions
 from robustq.jobs.report.write import write_report
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.results.rows import result_rows
@@ -196,7 +196,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Iterator[
             str(folder / "r.db"), Study.model_validate(STUDY), Origin("s", {}, {}), folder, data_folder=folder
         )
         with store.begin() as db:
-            transitions.register(db, "one", "here", 1, 0.0, "0")
+            drivers.register(db, "one", "here", 1, 0.0, "0")
             unfinished = db.execute(select(sa.func.max(job.c.id)).where(job.c.kind == "train")).scalar_one()
             user_actions.cancel(db, [unfinished])
         yield complete(store, folder, unfinished)

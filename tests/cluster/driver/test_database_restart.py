@@ -12,7 +12,7 @@ from robustq.cluster.driver import loop
 from robustq.cluster.driver.state import Driver
 from robustq.cluster.slots import Slots
 from robustq.jobs.errors import StoreAway, StoreError
-from robustq.jobs.queue import transitions
+from robustq.jobs.queue import drivers, transitions
 from robustq.jobs.queue.claims import claim
 from robustq.jobs.queue.probe_jobs import submit_probes
 from robustq.jobs.queue.status import counts
@@ -48,7 +48,7 @@ def driver(store) -> Driver:
     submit_probes(store, 3)
     made = Driver(store, NoWorkers(), Slots(1, 0, 1), None, tell=[].append)
     with store.begin() as db:
-        made.beat_at = transitions.register(db, made.id, "here", 1, 0.0, "")
+        made.beat_at = drivers.register(db, made.id, "here", 1, 0.0, "")
     return made
 
 
@@ -119,7 +119,7 @@ def test_leases_that_ran_out_while_the_server_was_down_are_still_ones_own(server
 
     def look(db: sa.Connection) -> int:
         restart()
-        return transitions.reclaim(db, [])
+        return drivers.reclaim(db, [])
 
     assert len(claimed) == 2 and driver.write(look) == 0
 

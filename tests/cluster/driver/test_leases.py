@@ -20,12 +20,12 @@ from robustq.cluster.messages import Finished, Place, Started, WorkerSettings
 from robustq.cluster.process_identity import identity
 from robustq.cluster.slots import Slots
 from robustq.cluster.worker import probed
-from robustq.jobs.queue import claims, transitions
+from robustq.jobs.queue import claims, drivers, transitions
 from robustq.jobs.queue.probe_jobs import submit_probes
 from robustq.jobs.queue.status import counts
 from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.schema import attempt, event, job, result
-from robustq.jobs.store.schema import driver as drivers
+from robustq.jobs.store.schema import driver as driver_table
 from tests.helpers.no_workers import NoWorkers
 
 HOUR = 3600.0
@@ -38,7 +38,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wall, self.since = time.time(), 1000.0
-        for module in (transitions, claims, leases, watchdog):
+        for module in (transitions, drivers, claims, leases, watchdog):
             monkeypatch.setattr(module, "time", self)
 
     def time(self) -> float:
@@ -73,7 +73,7 @@ def joined(store: Store, process: str | None = None) -> Driver:
     """A driver on another machine, unless it has a process."""
     driver = Driver(store, NoWorkers(), Slots(1, 0, 1), None)
     with store.begin() as db:
-        driver.beat_at = transitions.register(db, driver.id, "here", os.getpid(), 0.0, VERSION, process)
+        driver.beat_at = drivers.register(db, driver.id, "here", os.getpid(), 0.0, VERSION, process)
     return driver
 
 
@@ -144,7 +144,7 @@ def test_a_time_of_boot_that_moves_takes_no_job_from_its_driver(steps, store, tm
         if turn % 3 == 1:
             set_boot(folder, steps[(turn // 3) % len(steps)])
             with store.begin() as db:  # a neighbour on the same machine, that looks now
-                transitions.reclaim(db, leases.dead_drivers(db))
+                drivers.reclaim(db, leases.dead_drivers(db))
             return [], []
         return [(bundle, Finished(claimed, probed(SETTING), None, ()))], [(bundle, "")] if len(bundle.open) == 1 else []
 
@@ -152,7 +152,7 @@ def test_a_time_of_boot_that_moves_takes_no_job_from_its_driver(steps, store, tm
     drive.work(Driver(store, NoWorkers(), Slots(1, 0, 1), None), lambda counts, costs: None)
     computed_once(store)
     with store.begin() as db:
-        assert db.execute(select(drivers.c.process)).scalars().all() == [identity(os.getpid())]
+        assert db.execute(select(driver_table.c.process)).scalars().all() == [identity(os.getpid())]
 
 
 @pytest.mark.parametrize("step", [HOUR, -HOUR, 365 * 24 * HOUR])
@@ -259,7 +259,7 @@ def test_a_driver_that_was_killed_here_loses_its_jobs_at_once(store: Store):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     dead = joined(store, identity(process.pid))
     with store.begin() as db:
-        db.execute(sa.update(drivers).values(pid=process.pid))
+        db.execute(sa.update(driver_table).values(pid=process.pid))
         assert leases.dead_drivers(db) == []
     begun(dead)
     process.kill()

@@ -25,7 +25,7 @@ from robustlib.explanations.sanity import random_order, relevance, with_random_w
 from robustlib.rng import Draws
 from robustlib.settings import EXPLANATION_MEASURES
 from robustq.jobs.commands.store_info import merge_text
-from robustq.jobs.queue import claims, transitions
+from robustq.jobs.queue import claims, drivers, transitions
 from robustq.jobs.results.explanations.rows import explanation_rows
 from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.results.rows import artifact_of, result_rows
@@ -203,7 +203,7 @@ def test_shards_and_a_job_that_was_killed_come_to_the_same(finished: Store, tmp_
     )
     with store.begin() as db:
         for driver in ("dead", "one"):
-            transitions.register(db, driver, "here", 1, 0.0, "0")
+            drivers.register(db, driver, "here", 1, 0.0, "0")
     work_off_trainings(store)
     with store.begin() as db:
         (begun,) = claims.claim(db, "dead", most=1, what=job.c.attack == "explain")
@@ -212,7 +212,7 @@ def test_shards_and_a_job_that_was_killed_come_to_the_same(finished: Store, tmp_
     assert isinstance(next(frames), Progress)
     frames.close()
     with store.begin() as db:
-        assert transitions.reclaim(db, ["dead"]) == 1
+        assert drivers.reclaim(db, ["dead"]) == 1
     work_off(store)
     with finished.begin() as one, store.begin() as other:
         left, right = explanation_rows(one), explanation_rows(other)
@@ -298,7 +298,7 @@ def test_a_bundle_has_its_measures_and_runs_it_again(finished: Store, tmp_path: 
 
 def test_merged_stores_keep_explanations_and_a_prune_takes_them(finished: Store, tmp_path: Path):
     with finished.begin() as db:
-        transitions.stop(db, "one")
+        drivers.stop(db, "one")
     target = open_store(str(tmp_path / "t.db"), create=True, write=True)
     assert merge.merge(target, finished).done == 8
     with target.begin() as db, finished.begin() as other:

@@ -1,4 +1,4 @@
-"""Claims: which jobs a driver gets, and the signs of life under which it holds them."""
+"""Claims: which jobs a driver gets."""
 
 from sqlalchemy import select, update
 
@@ -39,26 +39,6 @@ def test_a_claim_ends_with_the_job_that_reaches_its_budget(store: Store):
         assert len(claims.claim(db, "one", most=8, budget=3.0)) == 1
         assert len(claims.claim(db, "one", most=8, budget=0.0)) == 1  # what is left of that model; never nothing
         assert len(claims.claim(db, "one", most=8, budget=3.1)) == 2
-
-
-def test_drivers_that_hold_jobs_are_known_by_their_last_sign_of_life(store: Store):
-    with store.begin() as db:
-        assert transitions.holders(db) == {}
-        claims.claim(db, "one", most=1)
-        before = transitions.heartbeat(db, "one")
-        after = transitions.beat(db, "one")
-        assert before is not None and after >= before
-        assert transitions.holders(db) == {"one": after} == {"one": transitions.heartbeat(db, "one")}
-        assert transitions.heartbeat(db, "nobody") is None
-
-
-def test_a_driver_prolongs_its_own_leases_alone(store: Store):
-    with store.begin() as db:
-        (mine,), (theirs,) = claims.claim(db, "one", most=1), claims.claim(db, "two", most=1)
-        db.execute(update(job).values(lease_expires_at=5.0))
-        transitions.renew(db, "one")
-        ends = dict(db.execute(select(job.c.id, job.c.lease_expires_at)).all())
-    assert ends[mine.id] > 5.0 == ends[theirs.id]
 
 
 def test_only_who_holds_a_cancelled_job_confirms_that_it_stopped(store: Store):

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from robustq.jobs.commands import results_text
-from robustq.jobs.queue import claims, transitions
+from robustq.jobs.queue import claims, drivers, transitions
 from robustq.jobs.queue.device_time import DeviceHours, device_hours
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.schema import attempt, job
@@ -73,15 +73,15 @@ def test_what_a_dead_driver_left_counts_up_to_its_last_sign(store: Store, monkey
     now = [1000.0]
     monkeypatch.setattr("time.time", lambda: now[0])
     with store.begin() as db:
-        transitions.register(db, "dead", "here", 1, 0.0, "0", "gone")
+        drivers.register(db, "dead", "here", 1, 0.0, "0", "gone")
         (claimed,) = claims.claim(db, "dead", most=1)
         transitions.start(db, claimed, "dead", "here", 1, "", gpus=0.0, cpus=2.0)
         now[0] += HOUR / 2
-        transitions.beat(db, "dead")  # and nothing after that
+        drivers.beat(db, "dead")  # and nothing after that
     now[0] += 100 * HOUR
     assert hours(store)[1] == pytest.approx(2 * (0.5 + transitions.LEASE_SECONDS / HOUR))
     with store.begin() as db:
-        assert transitions.reclaim(db, ["dead"]) == 1
+        assert drivers.reclaim(db, ["dead"]) == 1
         ended = db.execute(select(attempt.c.ended_at)).scalar_one()
     assert (ended, hours(store)) == (1000 + HOUR / 2, (0, 1))
 
@@ -90,12 +90,12 @@ def test_an_attempt_that_began_after_the_last_sign_takes_nothing(store: Store, m
     now = [1000.0]
     monkeypatch.setattr("time.time", lambda: now[0])
     with store.begin() as db:
-        transitions.register(db, "dead", "here", 1, 0.0, "0", "gone")
+        drivers.register(db, "dead", "here", 1, 0.0, "0", "gone")
         now[0] += 5
         (claimed,) = claims.claim(db, "dead", most=1)
         transitions.start(db, claimed, "dead", "here", 1, "", gpus=0.0, cpus=2.0)
         now[0] += 100 * HOUR
-        assert transitions.reclaim(db, ["dead"]) == 1
+        assert drivers.reclaim(db, ["dead"]) == 1
         assert db.execute(select(attempt.c.ended_at)).scalar_one() == 1005.0
 
 

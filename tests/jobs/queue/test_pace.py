@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, update
 
-from robustq.jobs.queue import claims, transitions
+from robustq.jobs.queue import claims, drivers, transitions
 from robustq.jobs.queue.pace import MOST, Pace, Took, corrected, learnt_pace, weighted_median
 from robustq.jobs.queue.time_left import (
     Running,
@@ -221,9 +221,9 @@ def test_time_left_learns_from_drivers_at_work_alone(store: Store, monkeypatch: 
     monkeypatch.setattr("time.time", lambda: now[0])
     monkeypatch.setattr("robustq.jobs.queue.time_left.time_left", lambda *_, since: asked.append(since))
     with store.begin() as db:
-        transitions.register(db, "killed", "here", 1, 0.0, "0", "gone")
+        drivers.register(db, "killed", "here", 1, 0.0, "0", "gone")
         now[0] = 5000.0
-        transitions.register(db, "at work", "here", 2, 0.0, "0", "here")
+        drivers.register(db, "at work", "here", 2, 0.0, "0", "here")
         (claimed,) = claims.claim(db, "at work", most=1)
         transitions.start(db, claimed, "at work", "here", 2, "")
         seconds_left_here(db, 1)

@@ -156,41 +156,6 @@ def test_a_suspect_is_claimed_alone(store, monkeypatch):
     assert [c.id for c in claim(store, most=8, what=job.c.kind == "eval")] == [suspect.id]
 
 
-def test_dead_drivers_and_run_out_leases_give_their_jobs_back(store):
-    started(store, "one")
-    started(store, "two")
-    with store.begin() as db:
-        assert transitions.reclaim(db, ["one"]) == 1
-        db.execute(sa.update(job).where(job.c.lease_owner == "two").values(lease_expires_at=time.time() - 1))
-        transitions.renew(db, "two")
-        assert transitions.reclaim(db, []) == 0
-        db.execute(sa.update(job).where(job.c.lease_owner == "two").values(lease_expires_at=time.time() - 1))
-        assert transitions.reclaim(db, []) == 1
-    assert states(store) == {"queued": 2, "blocked": 6}
-    assert [a.outcome for a in rows(store, attempt)] == ["lost", "lost"]
-
-
-def test_a_lease_that_ran_out_stands_where_its_driver_was_heard_of(store):
-    """The clock may have been set: it is the driver that counts, unless that is known to be dead."""
-    held = [started(store, "one"), started(store, "two")]
-    with store.begin() as db:
-        assert transitions.holders(db).keys() == {"one", "two"}
-        db.execute(sa.update(job).values(lease_expires_at=time.time() - 3600))
-        assert transitions.reclaim(db, [], heard=["one", "two"]) == 0
-        assert transitions.reclaim(db, ["two"], heard=["one", "two"]) == 1
-        assert transitions.holders(db).keys() == {"one"}
-        assert transitions.finish(db, held[0], ROW) and not transitions.finish(db, held[1], ROW)
-        assert transitions.holders(db) == {}
-
-
-def test_stopping_a_driver_costs_no_attempt(store):
-    claimed = started(store)
-    with store.begin() as db:
-        transitions.stop(db, "one")
-        row = db.execute(select(job).where(job.c.id == claimed.id)).one()
-    assert (row.state, row.crashes) == ("queued", 0)
-
-
 def test_cancel(store):
     running = started(store)
     with store.begin() as db:

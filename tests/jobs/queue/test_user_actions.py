@@ -2,35 +2,19 @@
 
 import time
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import safetensors.numpy
 from sqlalchemy import event, select
 
 from robustq.jobs.commands import queue_actions
 from robustq.jobs.errors import JobsFailed, SpecError
-from robustq.jobs.queue import claims, probe_jobs, shards, status, transitions, user_actions
-from robustq.jobs.queue.probe_jobs import submit_probes
+from robustq.jobs.queue import claims, status, transitions, user_actions
 from robustq.jobs.queue.status import counts
-from robustq.jobs.specs import AttackSpec, EvalSpec, ModelSpec, WorstSpec, parse
-from robustq.jobs.store import artifacts
-from robustq.jobs.store.bulk_insert import known_jobs
-from robustq.jobs.store.connection import Store
 from robustq.jobs.store.schema import job, sweep
-from robustq.jobs.store.sweeps import find_sweep, jobs_of, latest_sweeps
-from robustq.jobs.submission import submit
-from robustq.jobs.submission.plan import Planned
-from robustq.jobs.submission.resubmit import has_moved, refresh
-from robustq.jobs.submission.submit import Submitted, record
-from tests.helpers.small_store import DATA, resolved, small_plan
-
-
-def states(store: Store) -> dict[str, int]:
-    with store.begin() as db:
-        return {state: n for state, n in counts(db).items() if n}
+from robustq.jobs.store.sweeps import jobs_of
+from robustq.jobs.submission.submit import record
+from tests.helpers.small_store import of, resolved, run, small_plan, states
 
 
 def test_what_needs_a_cancelled_job_does_not_wait_for_it(store):
@@ -99,29 +83,6 @@ def test_what_a_job_needed_is_known_of_its_mates(store):
         transitions.learn_share(db, evaluation, 0.125)
         shares = db.execute(select(job.c.gpu_share).where(job.c.kind == "eval").order_by(job.c.id)).scalars().all()
     assert shares == [None, 0.125, None, None]  # its mate; it itself is leased, the others are another model's
-
-
-def of(store: Store, kind: str, model: str = "a") -> list[int]:
-    """Numbers of a model's jobs, in order."""
-    with store.begin() as db:
-        arch = {"a": "lenet5", "b": "convnet3"}[model]
-        chosen = select(job.c.id).where((job.c.kind == kind) & (job.c.arch == arch))
-        return list(db.execute(chosen.order_by(job.c.id)).scalars())
-
-
-def run(store: Store, *ids: int, fail: bool = False) -> None:
-    for id_ in ids:
-        with store.begin() as db:
-            (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == id_)
-            assert transitions.start(db, claimed, "one", "here", 1, "")
-            assert (
-                transitions.fail(db, claimed, "ValueError", "no", "trace")
-                if fail
-                else transitions.finish(db, claimed, ROW)
-            )
-
-
-ROW = {"n": 1, "clean_accuracy": 1.0, "robust_accuracy": 0.5, "seconds": 0.1, "device": "cpu", "versions": {}}
 
 
 def test_a_retried_job_brings_back_what_it_needs(store):
@@ -258,99 +219,6 @@ def test_a_run_with_cancelled_jobs_did_not_end_well(store):
         queue_actions.raise_failures(store, 1)
 
 
-def test_what_is_no_part_of_a_key_can_be_mended(store):
-    """More time, smaller batches, and files that lie elsewhere now, for jobs that are not done."""
-    (train,), evals = of(store, "train"), of(store, "eval")
-    run(store, train)
-    run(store, evals[0])
-    run(store, evals[1], fail=True)
-    moved = DATA.model_copy(update={"place": "elsewhere"})
-    plan = []
-    for planned in small_plan():
-        update = {"data": moved} if hasattr(planned.spec, "data") else {}
-        update |= {"batch_size": 8} if isinstance(planned.spec, EvalSpec) else {}
-        plan.append(replace(planned, spec=planned.spec.model_copy(update=update), timeout_seconds=99.0))
-    assert [p.key for p in plan] == [p.spec.key() for p in plan]
-    with store.begin() as db:
-        assert record(db, resolved("mended"), plan).new == 0
-        rows = {row.id: row for row in db.execute(select(job))}
-    for id_, row in rows.items():
-        place = row.spec.get("data", {"place": None})["place"]
-        if id_ in (train, evals[0]):
-            assert (place, row.timeout_seconds, row.state) == ("digits", None, "done")
-        else:
-            assert place in ("elsewhere", None) and row.timeout_seconds == 99.0
-            assert row.spec.get("batch_size", 8) in (8, None) and (row.kind != "eval" or row.spec["batch_size"] == 8)
-    assert rows[evals[1]].state == "failed"  # retry is for that
-
-
-def test_a_study_whose_files_moved_is_brought_up_to_date(store):
-    there = replace(resolved(), models={"a": ModelSpec(arch="lenet5")})
-    with store.begin() as db:
-        assert not has_moved(db, 1, there)
-        moved = replace(there, data=DATA.model_copy(update={"place": "elsewhere"}))
-        assert has_moved(db, 1, moved)
-        plan = [
-            replace(p, spec=p.spec.model_copy(update={"data": moved.data} if hasattr(p.spec, "data") else {}))
-            for p in small_plan()
-        ]
-        assert record(db, moved, plan) == Submitted(1, "small", 8, 0)
-        assert not has_moved(db, 1, moved)
-
-
-def test_shards_are_brought_up_to_date_with_their_evaluation(store):
-    (train,), (first, _) = of(store, "train"), of(store, "eval")
-    run(store, train)
-    with store.begin() as db:
-        (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == first)
-        assert shards.split(db, claimed, [(0, 500), (500, 1000)])
-        plan = [replace(p, timeout_seconds=7.0) for p in small_plan()]
-        refresh(db, plan, known_jobs(db, [p.key for p in plan]))
-        parts = db.execute(select(job).where(job.c.kind == "shard").order_by(job.c.id)).all()
-    assert [(p.timeout_seconds, p.spec["first"], p.spec["last"]) for p in parts] == [(7.0, 0, 500), (7.0, 500, 1000)]
-    for part in parts:
-        assert parse(part.spec).key() == part.key
-
-
-def test_worst_cases_of_other_attacks_have_other_recipes(store):
-    with store.begin() as db:
-        chosen = select(job.c.recipe).where(job.c.kind == "worst")
-        ours = db.execute(chosen).scalars().all()
-        assert len(set(ours)) == 1 and ours[0].startswith("worst of 2 (")  # the same attacks on two models
-        attacks = [AttackSpec(name="pgd", norm="Linf", eps=eps) for eps in (0.05, 0.1)]
-        evals = [EvalSpec(model=ModelSpec(arch="lenet5"), data=DATA, attack=attack) for attack in attacks]
-        worst = WorstSpec(evals=tuple(sorted(spec.key() for spec in evals)), norm="Linf", eps=0.1)
-        plan = [Planned(s, s.key(), (), "a", "lenet5", None, "digits", 0) for s in (*evals, worst)]
-        record(db, resolved("others"), plan)
-        (other,) = set(db.execute(chosen).scalars()) - set(ours)
-    assert other.startswith("worst of 2 (")
-
-
-def test_a_study_that_is_submitted_again_is_the_latest_of_its_name(store):
-    with store.begin() as db:
-        newer = record(db, replace(resolved(), identity="0" * 64), small_plan()[:4]).sweep_id
-        assert find_sweep(db, "small") == newer
-        record(db, resolved(), small_plan())
-        assert find_sweep(db, "small") == 1
-        assert latest_sweeps(db) == {"small": 1}
-
-
-@pytest.mark.parametrize("step", [-3600.0, -1e9, 3600.0])
-def test_the_latest_study_is_the_latest_also_where_the_clock_was_set(step: float, store, monkeypatch):
-    now = time.time() + step
-    for module in (status, submit, probe_jobs):
-        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: now))  # and it stands still
-    with store.begin() as db:
-        for n in (1, 2):
-            newer = record(db, replace(resolved(), identity=f"{n}" * 64), small_plan()[:4]).sweep_id
-            assert find_sweep(db, "small") == newer
-        record(db, resolved(), small_plan())
-        assert latest_sweeps(db) == {"small": 1}
-    submit_probes(store, 1)
-    with store.begin() as db:
-        assert list(latest_sweeps(db)) == ["probes", "small"]
-
-
 def test_what_runs_has_not_run_for_less_than_no_time(store, monkeypatch):
     """Where the clock was set back after it began."""
     with store.begin() as db:
@@ -358,79 +226,3 @@ def test_what_runs_has_not_run_for_less_than_no_time(store, monkeypatch):
         assert transitions.start(db, claimed, "one", "here", 1, "")
         monkeypatch.setattr(status, "time", SimpleNamespace(time=lambda: time.time() - 3600))
         assert [row["seconds"] for row in status.running(db)] == [0.0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["gone", "damaged"])
-@pytest.mark.parametrize("asked", ["the evaluation", "the training"])
-def test_lost_weights_are_trained_again(store, how: str, asked: str):
-    """Their evaluations cannot run without them, and the training is done: it is taken back."""
-    (train,), evals, (worst,) = of(store, "train"), of(store, "eval"), of(store, "worst")
-    kept = artifacts.put(store.artifacts, "weights", b"weights")
-    with store.begin() as db:
-        (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == train)
-        assert transitions.start(db, claimed, "one", "here", 1, "")
-        assert transitions.finish(db, claimed, ROW, artifacts=[kept])
-    run(store, evals[0], fail=True)
-    assert queue_actions.retry(store, [evals[0]], None) == 2  # nothing is lost: it and the worst case
-    run(store, evals[0], fail=True)
-    path = Path(artifacts.blob_path(store.artifacts, kept.sha256))
-    path.unlink() if how == "gone" else path.write_bytes(b"other")
-    n = queue_actions.retry(store, [evals[0] if asked == "the evaluation" else train], None)
-    with store.begin() as db:
-        states = dict(db.execute(select(job.c.id, job.c.state).where(job.c.id.in_([train, *evals, worst]))).all())
-    if asked == "the evaluation":
-        assert (n, states) == (3, {train: "queued", evals[0]: "blocked", evals[1]: "blocked", worst: "blocked"})
-    else:
-        assert (n, states) == (1, {train: "queued", evals[0]: "failed", evals[1]: "blocked", worst: "failed"})
-    again = artifacts.put(store.artifacts, "weights", b"weights")
-    with store.begin() as db:
-        (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == train)
-        assert transitions.start(db, claimed, "one", "here", 1, "")
-        assert transitions.finish(db, claimed, ROW, artifacts=[again])
-
-
-@pytest.mark.parametrize("how", ["gone", "damaged"])
-def test_lost_maps_are_made_again(store, how: str):
-    """As lost images are."""
-    (train,), (first, _) = of(store, "train"), of(store, "eval")
-    run(store, train)
-    kept = artifacts.put(store.artifacts, "maps", safetensors.numpy.save({"index": np.zeros(1)}))
-    with store.begin() as db:
-        (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == first)
-        assert transitions.start(db, claimed, "one", "here", 1, "")
-        assert transitions.finish(db, claimed, ROW, examples=(b"measures", 1), artifacts=[kept])
-    path = Path(artifacts.blob_path(store.artifacts, kept.sha256))
-    assert queue_actions.retry(store, [first], None) == 0
-    path.unlink() if how == "gone" else path.write_bytes(b"other")
-    assert queue_actions.retry(store, [], "small") == (0 if how == "gone" else 1)
-    assert queue_actions.retry(store, [first], None) == (1 if how == "gone" else 0)
-    with store.begin() as db:
-        found = dict(db.execute(select(job.c.id, job.c.state).where(job.c.id.in_([train, first]))).all())
-    assert found == {train: "done", first: "queued"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["gone", "damaged"])
-@pytest.mark.parametrize("asked", ["its number", "the sweep"])
-def test_lost_images_are_made_again(store, how: str, asked: str):
-    """Those that are gone only where the evaluation is asked for by its number: somebody may have made room."""
-    (train,), evals = of(store, "train"), of(store, "eval")
-    run(store, train)
-    images = safetensors.numpy.save({"x_adv": np.zeros((1, 1, 2, 2), np.float32)})
-    kept = artifacts.put(store.artifacts, "images", images)
-    for id_ in evals:
-        with store.begin() as db:
-            (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == id_)
-            assert transitions.start(db, claimed, "one", "here", 1, "")
-            assert transitions.finish(db, claimed, ROW, examples=(b"outcomes", 1), artifacts=[kept])
-    path = Path(artifacts.blob_path(store.artifacts, kept.sha256))
-    assert queue_actions.retry(store, evals, None) == 0
-    path.unlink() if how == "gone" else path.write_bytes(b"other")
-    if asked == "the sweep":
-        assert queue_actions.retry(store, [], "small") == (0 if how == "gone" else 2)
-    else:
-        assert queue_actions.retry(store, [evals[0]], None) == 1
-        with store.begin() as db:
-            states = dict(db.execute(select(job.c.id, job.c.state).where(job.c.id.in_([train, *evals]))).all())
-        assert states == {train: "done", evals[0]: "queued", evals[1]: "done"}

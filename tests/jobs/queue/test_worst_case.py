@@ -5,7 +5,7 @@ import sqlalchemy as sa
 
 from robustlib import VERSION
 from robustlib.metrics import summarise
-from robustq.jobs.queue import driver_jobs, transitions
+from robustq.jobs.queue import driver_jobs, drivers
 from robustq.jobs.queue.worst_case import worst_case
 from robustq.jobs.specs import WorstSpec
 from robustq.jobs.store import example_outcomes
@@ -102,7 +102,7 @@ def test_a_worst_case_names_all_that_its_parts_were_made_with(made_up):
         values |= {"attack": "worst-case", "norm": "Linf", "eps": 0.1, "seed": 0, "state": "queued", "created_at": 0.0}
         (id_,) = db.execute(sa.insert(job).values(**values).returning(job.c.id)).scalars()
         db.execute(sa.insert(job_dep), [{"job_id": id_, "needs_id": needs} for needs in evals])
-        transitions.register(db, "one", "here", 1, 0.0, "0")
+        drivers.register(db, "one", "here", 1, 0.0, "0")
         driver_jobs.settle_all(db, "one", None)
         row = db.execute(sa.select(result).where(result.c.job_id == id_)).one()
     assert set(row.device.split("; ")) == {"cpu: one", "cpu: two"}

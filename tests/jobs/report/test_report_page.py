@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, insert, select, update
 
-from robustq.jobs.queue import transitions
+from robustq.jobs.queue import drivers
 from robustq.jobs.report.page.html_table import Cell, Column, Line, Table, body_html
 from robustq.jobs.report.page.images import Grid
 from robustq.jobs.report.page.page_model import Page
@@ -286,7 +286,7 @@ def test_a_partial_sweep_says_so_and_what_it_cost(made_up):
         message = "left out of a budget of 2h: expected to take 9 s"
         out = {"state": "cancelled", "error_class": "OverBudget", "error_message": message}
         db.execute(update(job).where(job.c.id == some[0]).values(**out))
-        transitions.register(db, "one", "here", 1, 0.0, "0")
+        drivers.register(db, "one", "here", 1, 0.0, "0")
         held = {"fence": 1, "driver_id": "one", "started_at": 0.0, "ended_at": 7200.0, "gpus": 0.0, "cpus": 3.0}
         db.execute(insert(attempt).values(job_id=some[1], n=1, gpu_ids="", **held))
         (name,) = db.execute(select(sweep.c.name).where(sweep.c.id == sweep_id)).scalars()

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from robustq.jobs.errors import SpecError
-from robustq.jobs.queue import transitions
+from robustq.jobs.queue import drivers
 from robustq.jobs.report.server import Pages, configuration, listen
 from robustq.jobs.store.connection import Store, connect_store, open_store
 from robustq.jobs.store.schema import job
@@ -120,7 +120,7 @@ def test_jobs_of_a_driver_that_died_run_no_more_on_the_page(made_up):
     gone: set[int] = set()
     with made_up.begin() as db:
         for name, pid in (("alive", 7), ("other", 8)):
-            transitions.register(db, name, "here", pid, 0.0, "0", f"identity {pid}")
+            drivers.register(db, name, "here", pid, 0.0, "0", f"identity {pid}")
         for id_, name in ((2, "alive"), (3, "other")):
             at = {"state": "running", "lease_owner": name, "progress_done": 10, "progress_total": 50, "cost": 1.0}
             db.execute(sa.update(job).where(job.c.id == id_).values(**at, started_at=time.time() - 10))

@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from robustq.jobs.errors import StoreError
-from robustq.jobs.store import connection
 from robustq.jobs.store.connection import open_store
+from robustq.jobs.store.database import store_file
 from robustq.jobs.store.schema import SCHEMA_VERSION, meta
 
 
@@ -75,12 +75,12 @@ def test_a_reader_cannot_write(store):
 )
 def test_network_file_systems(tmp_path, monkeypatch, mounts, kind):
     (tmp_path / "mounts").write_text("/dev/root / ext4 rw 0 0\n" + mounts)
-    monkeypatch.setattr(connection, "MOUNTS", tmp_path / "mounts")
-    assert connection.network_file_system(Path("/home/me/disk/r.db")) == kind
+    monkeypatch.setattr(store_file, "MOUNTS", tmp_path / "mounts")
+    assert store_file.network_file_system(Path("/home/me/disk/r.db")) == kind
 
 
 def test_sqlite_on_a_network_file_system_is_refused_and_nothing_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(connection, "MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr(store_file, "MOUNTS", tmp_path / "mounts")
     (tmp_path / "mounts").write_text(f"server:/x {tmp_path.resolve()} nfs4 rw 0 0\n")
     with pytest.raises(StoreError, match=r"lies on a network file system \(nfs4\), on which SQLite loses data: name a"):
         open_store(str(tmp_path / "deep" / "r.db"), create=True, write=True)

@@ -21,8 +21,9 @@ from robustq.jobs.commands import store_info
 from robustq.jobs.commands.base import following
 from robustq.jobs.commands.queue_actions import status_text
 from robustq.jobs.errors import StoreError
-from robustq.jobs.store import sqlite_files, upgrade, whole_files
+from robustq.jobs.store import upgrade, whole_files
 from robustq.jobs.store.connection import Store, connect_store, open_store
+from robustq.jobs.store.database import sqlite_files
 from robustq.jobs.store.schema import SCHEMA_VERSION
 from tests.helpers.drain_queue import worked_off
 from tests.helpers.fake_sweep import fill
@@ -133,7 +134,7 @@ def read_as_nobody(path: Path) -> str:
     code = f"""
     import os
     from pathlib import Path
-    from robustq.jobs.store import sqlite_files as files
+    from robustq.jobs.store.database import sqlite_files as files
     os.setuid({NOBODY})
     try:
         db = files.open_reading(Path({str(path)!r}), 1.0)

@@ -16,8 +16,9 @@ from robustlib.settings import TrainSettings
 from robustlib.training import OBJECTIVES, trial
 from robustq.jobs.running.attacks import recipe_of
 from robustq.jobs.specs import AttackSpec, DataRef, DefenceSpec, ModelSpec, TrainSpec
-from robustq.jobs.submission import calibration, validate
+from robustq.jobs.submission import calibration
 from robustq.jobs.submission.calibration import Calibration, Calibrations, fewer
+from robustq.jobs.submission.validation.parameters import complete_attack
 
 CPU = torch.device("cpu")
 
@@ -77,7 +78,7 @@ def test_an_explanation_is_as_quick_as_the_model_as_given(measured: Calibration,
 def test_every_attack_can_be_tried(name: str, measured: Calibration):
     stage = ATTACKS.get(name) or ENSEMBLES[name]
     norm = stage.norms[0] if stage.norms else None
-    spec = validate.complete_attack(name, norm, 0.1 if stage.takes_eps else None, 1, {})
+    spec = complete_attack(name, norm, 0.1 if stage.takes_eps else None, 1, {})
     for stage_name, attack in recipe_of(spec, spec.eps, 10).stages:
         assert measured.slower(stage_name, attack) > 0
 

@@ -27,7 +27,7 @@ from robustq.jobs.specs import (
     TrainSpec,
     WorstSpec,
 )
-from robustq.jobs.submission.validate import complete_attack, complete_defence
+from robustq.jobs.submission.validation.parameters import complete_attack, complete_defence
 
 # The beginnings of keys under kernels of version 7. A new attack or defence gets its own; none of them changes.
 ATTACK_KEYS = {

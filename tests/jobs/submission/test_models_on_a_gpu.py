@@ -13,9 +13,10 @@ from robustlib.models.layers import Normalize
 from robustq.jobs.errors import SpecError
 from robustq.jobs.specs import DataRef, ModelSpec, Statistics
 from robustq.jobs.study.study import load_study
-from robustq.jobs.submission import cost, dry_run, validate
+from robustq.jobs.submission import cost, dry_run
 from robustq.jobs.submission.expand_study import expand, resolve
 from robustq.jobs.submission.plan import Planned
+from robustq.jobs.submission.validation import data_and_models
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this is about machines without a GPU")
 
@@ -89,13 +90,13 @@ def test_a_first_layer_goes_to_where_the_model_is(monkeypatch):
         assert isinstance(next(model.children()), Normalize)
         seen.append({tensor.device for tensor in (x, *model.parameters(), *model.buffers())})
 
-    monkeypatch.setattr(validate, "device_of", lambda model, x: there)
+    monkeypatch.setattr(data_and_models, "device_of", lambda model, x: there)
     monkeypatch.setattr(model_modes, "check_device", lambda device: None)
-    monkeypatch.setattr(validate, "check_classes", look)
+    monkeypatch.setattr(data_and_models, "check_classes", look)
     monkeypatch.setattr("robustq.jobs.running.inputs.check_data", lambda ref: None)
     data = DataRef(place="digits", sha256="0" * 64)
     spec = ModelSpec(arch="lenet5", normalize=Statistics(mean=(0.5,), std=(0.5,)))
-    validate.check_model(spec, data, stated=True, trained=False)
+    data_and_models.check_model(spec, data, stated=True, trained=False)
     assert seen == [{there}]
 
 
@@ -108,8 +109,8 @@ def test_images_go_to_where_the_model_is(monkeypatch):
         asked.append(model)
         return there
 
-    monkeypatch.setattr(validate, "device_of", device_of)
+    monkeypatch.setattr(data_and_models, "device_of", device_of)
     data = DataRef(place="digits", sha256="0" * 64)
     monkeypatch.setattr("robustq.jobs.running.inputs.check_data", lambda ref: None)
-    validate.check_model(ModelSpec(arch="lenet5"), data, stated=False, trained=False)
+    data_and_models.check_model(ModelSpec(arch="lenet5"), data, stated=False, trained=False)
     assert len(asked) == 1

@@ -15,7 +15,12 @@ from robustq.jobs.errors import SpecError
 from robustq.jobs.specs import DefenceSpec
 from robustq.jobs.study.study import load_study
 from robustq.jobs.submission.expand_study import expand, resolve
-from robustq.jobs.submission.validate import attack_parameters, complete_attack, complete_defence, complete_training
+from robustq.jobs.submission.validation.parameters import (
+    attack_parameters,
+    complete_attack,
+    complete_defence,
+    complete_training,
+)
 
 MAY_BE_ZERO = {"eps", "confidence", "overshoot", "decay"}  # written out: what 0 does not switch off
 

@@ -13,8 +13,9 @@ from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.settings import AUDIT, CERTIFY, EXPLAIN
 from robustq.jobs.study.entries import StudyModel
 from robustq.jobs.study.study import Study
-from robustq.jobs.submission import explanation_params, validate
+from robustq.jobs.submission import explanation_params
 from robustq.jobs.submission.study_schema import study_schema
+from robustq.jobs.submission.validation.parameters import complete_attack
 
 ROOT = Path(__file__).parents[3]
 STUDY: dict[str, Any] = {
@@ -124,7 +125,7 @@ def test_it_knows_every_entry_and_every_parameter(validator):
             assert known.keys() == own | {"name", "norm", "eps", "grid"}
             continue
         radius = {"eps": 0.1} if "eps" in known else {}
-        complete = validate.complete_attack(name, None, radius.get("eps"), 1, {})
+        complete = complete_attack(name, None, radius.get("eps"), 1, {})
         assert set(complete.params) == known.keys() - {"name", "norm", "eps", "restarts", "surrogate", "grid"}
         with pytest.raises(ValueError, match="has no parameter"):
-            validate.complete_attack(name, None, radius.get("eps"), 1, {"no such": 1})
+            complete_attack(name, None, radius.get("eps"), 1, {"no such": 1})

@@ -10,7 +10,7 @@ import torch
 
 from robustq.jobs.commands.verification_text import shown_replays
 from robustq.jobs.errors import RunError, SpecError
-from robustq.jobs.queue import claims, transitions, worst_case
+from robustq.jobs.queue import claims, drivers, transitions, worst_case
 from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.running import context, evaluation
 from robustq.jobs.running.context import Context, Result, surroundings
@@ -55,7 +55,7 @@ def finished(tmp_path_factory):
     resolved = resolve(Study.model_validate(STUDY), Origin("s", {}, {}), folder, folder)
     with store.begin() as db:
         record(db, resolved, expand(resolved))
-        transitions.register(db, "one", "here", os.getpid(), time.time(), "0")
+        drivers.register(db, "one", "here", os.getpid(), time.time(), "0")
     while True:
         with store.begin() as db:
             claimed = claims.claim(db, "one", most=1, what=job.c.id > 0)

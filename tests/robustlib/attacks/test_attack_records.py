@@ -123,7 +123,7 @@ SIGNATURES = {
 }
 NO_ATTACKS = {
     "jobs/commands/names_text.py": {"audit", "certify", "defence"},
-    "jobs/submission/validate.py": {"audit", "certify", "DEFENCES[defence.name]"},
+    "jobs/submission/validation/parameters.py": {"audit", "certify", "DEFENCES[defence.name]"},
     "jobs/submission/study_schema.py": {"audit", "certify", "f"},  # the last of DEFENCES
     "robustlib/arguments.py": {"function"},
     "robustlib/input_checks.py": {"function"},

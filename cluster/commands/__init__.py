@@ -1,0 +1,1 @@
+"""Commands that run jobs: they need both a store and a driver."""
