@@ -92,7 +92,8 @@ def make_watch(package: Package, asked: Asked) -> Watch | None:
     if how.log is not None:
         how.log.parent.mkdir(parents=True, exist_ok=True)
     name = INT8 if asked.int8 else ONNX
-    found = make_watcher(package, name=name, log=how.log, every=how.every, threads=asked.threads)
+    about = {"every": how.every, "at_once": asked.settings.batch_size, "threads": asked.threads}
+    found = make_watcher(package, name=name, log=how.log, **about)
     if found is None:
         raise SpecError(
             f"--watch: the card of {asked.place} has no signals that were measured: package the model again"
