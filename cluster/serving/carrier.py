@@ -1,5 +1,6 @@
 """A package served by Ray: replicas behind the HTTP proxy of Ray Serve, from a start of Ray here to its orderly end."""
 
+import json
 import logging
 import math
 import os
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 from starlette.middleware import Middleware
@@ -33,6 +35,7 @@ LOOK_SECONDS = 1.0  # between two looks at Ray
 LEAVE_SECONDS = 20.0  # that a replica may take for the requests that it has, when it is to end
 LAST_SECONDS = 0.5  # for the proxy, when the replicas have given their last answers
 STARTS = 2  # that a replica gets before it is given up, with its command
+ANSWER_SECONDS = 30.0  # in which the first replica has to answer, once all are up
 RETRY_SECONDS = 1.0  # after which a client that was refused may ask again
 BATCHES = 2  # that a replica holds requests for: one that it computes, and the next
 
@@ -92,12 +95,12 @@ def check_gpus(replicas: Replicas) -> None:
 
 
 def serve_on_ray(
-    asked: Asked, ready: Ready, announce: Callable[[], None], *, replicas: Replicas, tell: Callable[[str], None]
+    asked: Asked, ready: Ready, announce: Callable[[str], None], *, replicas: Replicas, tell: Callable[[str], None]
 ) -> None:
     """Serve until SIGTERM or an interrupt, then answer what was accepted, and end.
 
-    ready: the same in this process, which gives its port away.  announce: called when the replicas answer.  tell: hears
-    what is done before. Raises RunError where Ray does not start, or dies.
+    ready: the same in this process, which gives its port away.  announce: called when the replicas answer, with how
+    they compute, in words.  tell: hears what is done before. Raises RunError where Ray does not start, or dies.
     """
     check_gpus(replicas)
     if replicas.gpus and isinstance(ready.service.engine, Program):
@@ -117,13 +120,33 @@ def serve_on_ray(
             ready.listening.close()
             deploy(ray, serve, package, asked, replicas, port)
             with asked_to_end() as ended:
-                announce()
+                announce(engine_of(asked.host, port))
                 while not ended.wait(LOOK_SECONDS):
                     if (what := health.lost()) is not None:
                         raise RunError(f"Ray's {what} has died, and the replicas with it: give the same command again")
         finally:
             if health.lost() is None:
                 leave(serve)
+
+
+def engine_of(host: str, port: int) -> str:
+    """How a replica says that it computes, which this process does not know. Raises RunError where none answers."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    until, last = time.monotonic() + ANSWER_SECONDS, "no answer"
+    while time.monotonic() < until:
+        connection = HTTPConnection(here, port, timeout=ANSWER_SECONDS)
+        try:
+            connection.request("GET", "/health")
+            answer = connection.getresponse()
+            if answer.status == 200:
+                return str(json.loads(answer.read())["engine"])
+            last = f"status {answer.status}"
+        except (OSError, HTTPException) as error:
+            last = str(error)
+        finally:
+            connection.close()
+        time.sleep(LAST_SECONDS)
+    raise RunError(f"the replicas do not answer on port {port}: {last}")
 
 
 @contextmanager

@@ -84,21 +84,23 @@ def serve(ctx: click.Context, place: Path, host: str, port: int, token: str | No
     )
     at = {"host": host, "port": port, "token": given or made}
     asked = server.Asked(place, **options, **at, smoothing=smoothing, watching=watching, settings=settings)
-    ready = server.prepare(asked)
+    carrier = ctx.meta.get(CARRIER)
+    # Of what is carried elsewhere only the card and the checks are needed here: a GPU is its replicas'.
+    ready = server.prepare(asked, device=None if carrier is None else "cpu")
     where = f"http://{f'[{host}]' if ':' in host else host}:{ready.port}"
     facts = ready.service.facts
 
-    def announce() -> None:
+    def announce(engine: str) -> None:
         say(f"{where}/v1/models/{facts.name}:predict serves {place}; Ctrl-C ends it", err=True)
         say(f"package {facts.digest}", err=True)
-        say(f"engine  {ready.service.engine.mode}", err=True)
+        say(f"engine  {engine}", err=True)
         if made is not None:
             put(f"token   {made}", err=True)  # what is said elsewhere has no tokens
 
-    if (carrier := ctx.meta.get(CARRIER)) is not None:
+    if carrier is not None:
         carrier(asked, ready, announce)
         return
-    announce()
+    announce(ready.service.engine.mode)
     ready.run()
 
 
