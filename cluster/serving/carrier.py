@@ -15,6 +15,7 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
+from robustlib.number_text import counted
 from robustlib.packages.contents import PackageError
 from robustlib.packages.in_memory import in_memory
 from robustlib.packages.manifest import Package
@@ -113,8 +114,8 @@ def serve_on_ray(
         raise SpecError(f"{error}: it has changed since it was verified") from error
     ready.service.close()
     serve = import_serve()
-    tell(f"starting Ray with {replicas.count} replica{'s' if replicas.count != 1 else ''}")
-    with local_ray(replicas.slots, tell) as ray:
+    tell(f"starting Ray with {counted(replicas.count, 'replica')}")
+    with local_ray(replicas.slots, tell, left="nothing is served") as ray:
         health = RayHealth(ray)
         try:
             ready.listening.close()
