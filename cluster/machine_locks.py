@@ -53,13 +53,20 @@ def one_start_at_a_time(tell: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextmanager
-def one_looks_at_a_time(folder: Path | None) -> Iterator[None]:
-    """The block runs while no other run of this user looks for what is free."""
+def one_looks_at_a_time(folder: Path | None, seconds: float | None = None) -> Iterator[bool]:
+    """The block runs while no other run of this user looks for what is free, or takes it; whether that is so.
+
+    seconds: that another one is waited for, TAKE_SECONDS where it is None; then the block runs beside it.
+    """
+    alone = True
     with ExitStack() as stack:
         if folder is not None:
-            with suppress(Timeout, OSError):
-                stack.enter_context(FileLock(folder / "take.lock").acquire(timeout=TAKE_SECONDS))
-        yield
+            lock = FileLock(folder / "take.lock")
+            try:
+                stack.enter_context(lock.acquire(timeout=TAKE_SECONDS if seconds is None else seconds))
+            except (Timeout, OSError):
+                alone = False
+        yield alone
 
 
 class Neighbours:
@@ -79,8 +86,8 @@ class Neighbours:
         """Look and take under one lock: else two runs that start at once see the same GPU free."""
         with one_looks_at_a_time(self.folder):
             if self.most is not None:
-                self.what = (free_of(self.what) or self.what)[: self.most]
-            self.look()
+                self.what = (unused(self.folder, self.what) or self.what)[: self.most]
+            self.tell_of_others()
             if self.folder is not None:
                 for one in self.what:
                     with suppress(OSError, Timeout):
@@ -90,7 +97,14 @@ class Neighbours:
         return self
 
     def look(self) -> None:
-        """Tell of those that have come."""
+        """Tell of those that have come. While one of them takes its place nobody looks: a file that is made and not yet
+        locked is taken for one that a killed run left.
+        """
+        with one_looks_at_a_time(self.folder, 0.0) as alone:
+            if alone:
+                self.tell_of_others()
+
+    def tell_of_others(self) -> None:
         for one in self.what:
             for pid in users_of(self.folder, one, [lock.lock_file for lock in self.held]):
                 if f"{one} {pid}" not in self.told:
@@ -107,11 +121,16 @@ class Neighbours:
 def free_of(gpus: Sequence[str]) -> list[str]:
     """Those GPUs on which no other robustq run of the user is."""
     folder = runtime_folder()
+    with one_looks_at_a_time(folder):
+        return unused(folder, gpus)
+
+
+def unused(folder: Path | None, gpus: Sequence[str]) -> list[str]:
     return [gpu for gpu in gpus if not users_of(folder, gpu)]
 
 
 def users_of(folder: Path | None, what: str, own: Sequence[str] = ()) -> list[int]:
-    """Processes that run robustq there."""
+    """Processes that run robustq there. To be asked in a block of `one_looks_at_a_time`."""
     found = []
     for path in sorted(folder.glob(f"{name_of(what)}.*.run")) if folder is not None else []:
         if str(path) in own:

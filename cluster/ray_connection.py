@@ -25,6 +25,7 @@ from robustq.jobs.errors import RunError
 from robustq.jobs.text.safe_text import address as shown
 from robustq.jobs.text.safe_text import hide, one_line
 
+QUEUED = "all jobs are still queued"  # how things are where no Ray starts
 MOST_TOKEN_BYTES = 2**16
 FRAME_BYTES = 2**23  # of a worker's answer; the outcomes of 100,000 examples take a tenth of it
 BACK_SECONDS, BACK_LOOK_SECONDS = 300.0, 5.0  # that a cluster is waited for that was there, and between two looks
@@ -121,19 +122,21 @@ def quiet_stdout(ray: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def local_ray(slots: Slots, tell: Callable[[str], None] = lambda text: None) -> Iterator[Any]:
+def local_ray(slots: Slots, tell: Callable[[str], None] = lambda text: None, *, left: str = QUEUED) -> Iterator[Any]:
     """Ray on this machine alone for the length of a block: no dashboard, no usage statistics.
 
     Started once more where it does not start, as when one of its processes was killed. Raises RunError.
-    tell: hears where another run is just starting its Ray, which is waited for.
+    tell: hears where another run is just starting its Ray, which is waited for.  left: how things are without it.
     """
     ray = import_ray()
-    with started(ray, slots, tell), quiet_stdout(ray):
+    with started(ray, slots, tell, left=left), quiet_stdout(ray):
         yield ray
 
 
 @contextmanager
-def started(ray: Any, slots: Slots, tell: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+def started(
+    ray: Any, slots: Slots, tell: Callable[[str], None] = lambda text: None, *, left: str = QUEUED
+) -> Iterator[None]:
     for last in (False, True):
         with ExitStack() as stack:
             folder = stack.enter_context(session_folder())
@@ -146,8 +149,8 @@ def started(ray: Any, slots: Slots, tell: Callable[[str], None] = lambda text: N
                 if last or cause is not None:
                     found = one_line(str(error)) or type(error).__name__
                     raise RunError(
-                        f"Ray does not start on this machine: {cause or shorten(found)}; all jobs are "
-                        "still queued: run the same command again, `robustq doctor` tries it alone"
+                        f"Ray does not start on this machine: {cause or shorten(found)}; {left}: "
+                        "run the same command again, `robustq doctor` tries it alone"
                     ) from error
                 continue
             except BaseException:  # an interrupt: its processes end with the folder, which Ray must not meet later

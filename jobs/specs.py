@@ -267,6 +267,12 @@ class ShardSpec(EvalSpec):
     last: int
 
 
+class SubsetSpec(EvalSpec):
+    """Those examples of an evaluation that have these places in the split: run where they are needed, never queued."""
+
+    places: tuple[int, ...]
+
+
 class ProbeSpec(Spec):
     """Hold a slot for some seconds and do nothing: what a queue is measured with, and a cluster tried."""
 

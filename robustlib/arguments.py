@@ -14,7 +14,7 @@ from types import UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from robustlib.names import unknown
-from robustlib.number_text import distinct
+from robustlib.number_text import distinct, short
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,16 +41,18 @@ class Range:
         if self == Range():
             return "to be finite"
         if self.above > -math.inf and self.below < math.inf:
-            return f"between {self.above:g} and {self.below:g}"
+            return f"between {short(self.above, 6)} and {short(self.below, 6)}"
         if self.least > -math.inf and self.most < math.inf:
-            return f"from {self.least:g} to {self.most:g}"
-        low = f"above {self.above:g}" if self.above > -math.inf else f"of at least {self.least:g}"
-        high = f"at most {self.most:g}" if self.most < math.inf else f"below {self.below:g}"
+            return f"from {short(self.least, 6)} to {short(self.most, 6)}"
+        low = f"above {short(self.above, 6)}" if self.above > -math.inf else f"of at least {short(self.least, 6)}"
+        high = f"at most {short(self.most, 6)}" if self.most < math.inf else f"below {short(self.below, 6)}"
         return f"{low} and {high}" if self.most < math.inf or self.below < math.inf else low
 
 
 COUNT, POSITIVE, NOT_NEGATIVE = Range(least=1), Range(above=0), Range(least=0)
 INNER, SHARE, UNIT = Range(above=0, below=1), Range(above=0, most=1), Range(least=0, most=1)
+# A key of random numbers is made for each vote before any is asked: a million take 2 s and 0.2 GB.
+VOTES = Range(least=1, most=1_000_000)
 
 RANGES: dict[str, Range] = {
     # Attacks. What is 0 here would switch the attack off: no step, no query, no class to go to, no weight of the loss.
@@ -79,8 +81,8 @@ RANGES: dict[str, Range] = {
     "batch_size": COUNT,
     "draws": COUNT,
     "eot_draws": COUNT,
-    "n0": COUNT,
-    "n": COUNT,
+    "n0": VOTES,
+    "n": VOTES,
     "alpha": INNER,
     "sigma": POSITIVE,
     # Explanations.

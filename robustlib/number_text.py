@@ -1,9 +1,14 @@
-"""Numbers as text that stand beside each other, such as a value and the limit that it failed."""
+"""Numbers as text: beside what they count, and beside each other, such as a value and the limit that it failed."""
 
 import math
 from collections.abc import Callable, Sequence
 
 EXACT = 17  # digits that tell any two floating-point numbers apart
+
+
+def counted(n: int, one: str, many: str = "") -> str:
+    """A number with what it counts: "1 job", "2 jobs". many: the plural where that is no s more, as with its verb."""
+    return f"{n} {one}" if n == 1 else f"{n} {many or one + 's'}"
 
 
 def distinct(values: Sequence[float], digits: int = 3) -> list[str]:

@@ -158,6 +158,8 @@ def drive(
     \b
     robustq drive
     robustq drive --sweep mine --address auto
+
+    Of several versions of a study --sweep takes the latest; a line says where an earlier one has jobs left.
     """
     from robustq.cluster.driver.drive import drive_and_watch
     from robustq.jobs.commands import queue_actions
@@ -166,6 +168,8 @@ def drive(
     choose_device(ctx, device, where["address"])
     store = open_store(ctx, write=True)
     sweep_id = queue_actions.sweep_id(store, sweep)
+    if earlier := queue_actions.earlier_words(store, sweep_id):
+        note(earlier)
     with told_at_the_end(on_end, store, sweep_id, partial(say, err=True)):
         found = drive_and_watch(store, sweep_id, as_json=as_json, **where)
     emit(found, queue_actions.counts_text(found), as_json)

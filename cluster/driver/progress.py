@@ -57,12 +57,15 @@ class Progress:
             self.out.write("\r\x1b[K")
 
     def state(self, counts: dict[str, int], costs: Costs, now: float) -> dict[str, float | int | None]:
-        """Jobs by state, jobs a minute since the start, seconds left: None while nothing like what waits has run."""
+        """Jobs by state, jobs a minute since the start, seconds left: None while nothing like what waits has run.
+
+        The total has no jobs that are cancelled, as by a budget: they are not to be done.
+        """
         seconds = now - self.started_at
         rate = (counts["done"] - (self.before or 0)) / seconds if seconds > 0 else 0.0
         return {
             "done": counts["done"],
-            "total": sum(counts.values()),
+            "total": sum(counts.values()) - counts["cancelled"],
             "running": counts["running"],
             "failed": counts["failed"],
             "jobs_per_minute": round(60 * rate, 1),

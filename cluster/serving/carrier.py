@@ -1,5 +1,6 @@
 """A package served by Ray: replicas behind the HTTP proxy of Ray Serve, from a start of Ray here to its orderly end."""
 
+import json
 import logging
 import math
 import os
@@ -9,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 from starlette.middleware import Middleware
 
+from robustlib.number_text import counted
 from robustlib.packages.contents import PackageError
 from robustlib.packages.in_memory import in_memory
 from robustlib.packages.manifest import Package
@@ -32,7 +35,9 @@ NAME = "robustq"  # of the application in Ray Serve
 LOOK_SECONDS = 1.0  # between two looks at Ray
 LEAVE_SECONDS = 20.0  # that a replica may take for the requests that it has, when it is to end
 LAST_SECONDS = 0.5  # for the proxy, when the replicas have given their last answers
+PROXY_SECONDS = 60.0  # in which the proxy has to be up
 STARTS = 2  # that a replica gets before it is given up, with its command
+ANSWER_SECONDS = 30.0  # in which the first replica has to answer, once all are up
 RETRY_SECONDS = 1.0  # after which a client that was refused may ask again
 BATCHES = 2  # that a replica holds requests for: one that it computes, and the next
 
@@ -66,6 +71,8 @@ def import_serve() -> Any:
     """
     # What replicas log goes to Ray's files, not into what this command says.
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    # Of its own accord Ray Serve kills a proxy that is not up in 5 seconds, which a busy machine does not manage.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", f"{PROXY_SECONDS:g}")
     # Who asks the proxy is who is connected, whatever a header says.
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
     try:
@@ -92,12 +99,12 @@ def check_gpus(replicas: Replicas) -> None:
 
 
 def serve_on_ray(
-    asked: Asked, ready: Ready, announce: Callable[[], None], *, replicas: Replicas, tell: Callable[[str], None]
+    asked: Asked, ready: Ready, announce: Callable[[str], None], *, replicas: Replicas, tell: Callable[[str], None]
 ) -> None:
     """Serve until SIGTERM or an interrupt, then answer what was accepted, and end.
 
-    ready: the same in this process, which gives its port away.  announce: called when the replicas answer.  tell: hears
-    what is done before. Raises RunError where Ray does not start, or dies.
+    ready: the same in this process, which gives its port away.  announce: called when the replicas answer, with how
+    they compute, in words.  tell: hears what is done before. Raises RunError where Ray does not start, or dies.
     """
     check_gpus(replicas)
     if replicas.gpus and isinstance(ready.service.engine, Program):
@@ -110,20 +117,40 @@ def serve_on_ray(
         raise SpecError(f"{error}: it has changed since it was verified") from error
     ready.service.close()
     serve = import_serve()
-    tell(f"starting Ray with {replicas.count} replica{'s' if replicas.count != 1 else ''}")
-    with local_ray(replicas.slots, tell) as ray:
+    tell(f"starting Ray with {counted(replicas.count, 'replica')}")
+    with local_ray(replicas.slots, tell, left="nothing is served") as ray:
         health = RayHealth(ray)
         try:
             ready.listening.close()
             deploy(ray, serve, package, asked, replicas, port)
             with asked_to_end() as ended:
-                announce()
+                announce(engine_of(asked.host, port))
                 while not ended.wait(LOOK_SECONDS):
                     if (what := health.lost()) is not None:
                         raise RunError(f"Ray's {what} has died, and the replicas with it: give the same command again")
         finally:
             if health.lost() is None:
                 leave(serve)
+
+
+def engine_of(host: str, port: int) -> str:
+    """How a replica says that it computes, which this process does not know. Raises RunError where none answers."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    until, last = time.monotonic() + ANSWER_SECONDS, "no answer"
+    while time.monotonic() < until:
+        connection = HTTPConnection(here, port, timeout=ANSWER_SECONDS)
+        try:
+            connection.request("GET", "/health")
+            answer = connection.getresponse()
+            if answer.status == 200:
+                return str(json.loads(answer.read())["engine"])
+            last = f"status {answer.status}"
+        except (OSError, HTTPException) as error:
+            last = str(error)
+        finally:
+            connection.close()
+        time.sleep(LAST_SECONDS)
+    raise RunError(f"the replicas do not answer on port {port}: {last}")
 
 
 @contextmanager
@@ -181,6 +208,9 @@ def not_started(told: str) -> Exception:
     kind, _, line = last.partition(": ")
     if kind.startswith("robustq.jobs.errors."):
         return RunError(f"the replicas do not start: {line}")
+    if "ProxyActor" in told and "killed by `ray.kill`" in told:
+        late = f"Ray Serve's proxy was not up in {PROXY_SECONDS:g} seconds"
+        return RunError(f"the replicas do not start: {late}: give the same command again when the machine is less busy")
     return RuntimeError(f"the replicas do not start: {told}")
 
 

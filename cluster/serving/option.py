@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from robustlib.arguments import COUNT
+from robustlib.arguments import Range
 from robustq.jobs.commands.base import Counted, refuse_typed
-from robustq.jobs.commands.deployment.serving import CARRIER
+from robustq.jobs.commands.deployment.serving import CARRIER, THREADS
 from robustq.jobs.text.safe_text import say
 
 OF_RAY = ("replicas", "cpus", "gpus")
@@ -20,8 +20,14 @@ def on_ray(command: click.Command) -> click.Command:
     assert callback is not None  # a group has none
 
     @click.option("--ray", "with_ray", is_flag=True, help="Serve by replicas on Ray, behind Ray Serve.")
-    @click.option("--replicas", type=Counted(COUNT), default=2, show_default=True, help="With --ray: how many.")
-    @click.option("--cpus", type=Counted(COUNT), default=1, show_default=True, help="With --ray: cores a replica.")
+    @click.option(
+        "--replicas",
+        type=Counted(Range(least=1, most=1024)),
+        default=2,
+        show_default=True,
+        help="With --ray: how many.",
+    )
+    @click.option("--cpus", type=Counted(THREADS), default=1, show_default=True, help="With --ray: cores a replica.")
     @click.option(
         "--gpus",
         type=click.FloatRange(0),

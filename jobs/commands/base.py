@@ -1,6 +1,7 @@
 """The base of all commands: the one place where errors become lines and exit codes."""
 
 import errno
+import math
 import os
 import re
 import shlex
@@ -222,7 +223,7 @@ class Counted(WholeNumber):
     """Whole numbers in a range of the kernels' table, which says so in its own words."""
 
     def __init__(self, known: Range) -> None:
-        super().__init__(min=int(known.least))
+        super().__init__(min=int(known.least), max=int(known.most) if math.isfinite(known.most) else None)
         self.known = known
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from robustlib.number_text import counted
 from robustq.jobs.commands import terminal_rows
 from robustq.jobs.errors import JobsFailed, SpecError
 from robustq.jobs.queue import device_time
@@ -37,6 +38,22 @@ def sweep_id(store: Store, name: str | None) -> int | None:
     """The latest sweep of this name, None for no name."""
     with store.begin() as db:
         return find_sweep(db, name)
+
+
+def earlier_words(store: Store, sweep_id: int | None) -> str:
+    """That earlier versions of a sweep have jobs which a drive of it leaves alone; empty where they have none."""
+    from robustq.jobs.queue import user_actions
+
+    if sweep_id is None:
+        return ""
+    with store.begin() as db:
+        left, name = user_actions.left_in_earlier_versions(db, sweep_id), sweep_name(db, sweep_id)
+    if not left:
+        return ""
+    jobs = counted(left, "unfinished job stays", "unfinished jobs stay")
+    return (
+        f"sweep {name}: {jobs} in the queue, of earlier versions of its study; robustq drive without --sweep runs all"
+    )
 
 
 def status_text(store: Store, name: str | None, *, as_json: bool, is_gone: IsGone = lambda pid, process: False) -> str:

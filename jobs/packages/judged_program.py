@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from robustlib.datasets.choose import spread_by_class
 from robustlib.datasets.lazy_images import LazyImages
 from robustlib.datasets.load import Dataset
 from robustlib.export.comparison import ACCURACY_LOSS, Compared, accuracy_lost, compare, tolerance
@@ -133,13 +134,13 @@ def compared_row(what: Any, found: Compared, index: np.ndarray, label: np.ndarra
 
 
 def clean_row(about: Judged, session: OnnxSession) -> Reattack:
-    """The evaluation's originals; the first images of the split where there is none."""
+    """The evaluation's originals; images from all over the split where there is none."""
     attacked = about.attacked
-    index = np.arange(min(len(about.dataset), 500)) if attacked is None else attacked.index
+    index = spread_by_class(about.dataset.y, 500) if attacked is None else attacked.index
     x = LazyImages(about.dataset.images)[torch.tensor(index).long()]
     found = compare(about.network, session, x)
     if attacked is not None and about.stored.outcomes is not None:
-        check_same_network(found, about.stored.outcomes["clean_prediction"][: len(index)])
+        check_same_network(found, about.stored.outcomes["clean_prediction"][attacked.rows])
     return compared_row("clean", found, index, about.dataset.y[index])
 
 

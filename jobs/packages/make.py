@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from robustlib import KERNEL_VERSION, VERSION
+from robustlib.datasets.choose import spread_by_class
 from robustlib.datasets.lazy_images import LazyImages
 from robustlib.datasets.load import Dataset, non_default
 from robustlib.export.comparison import logits_of, margins, tolerance
@@ -156,24 +157,28 @@ def weights_bytes(bare: nn.Module) -> bytes:
 
 
 def golden_of(model: nn.Module, dataset: Dataset) -> Golden:
-    """The split's first images whose class no rounding can change, with the network's logits."""
-    x = LazyImages(dataset.images)[: 2 * GOLDEN_IMAGES]
+    """Images from all over the split whose class no rounding can change, with the network's logits."""
+    places = spread_by_class(dataset.y, 2 * GOLDEN_IMAGES)
+    x = LazyImages(dataset.images)[torch.from_numpy(places)]
     logits = logits_of(model, x)
-    clear = np.flatnonzero(margins(logits) > 2 * tolerance(logits))[:GOLDEN_IMAGES]
+    clear = np.flatnonzero(margins(logits) > 2 * tolerance(logits))
+    clear = clear[spread_by_class(dataset.y[places[clear]], GOLDEN_IMAGES)]
     if not len(clear):
-        raise SpecError("the network gives every class of the first images the same logit: there is nothing to package")
+        raise SpecError("the network gives every class of its images the same logit: there is nothing to package")
     images = np.ascontiguousarray(x[torch.from_numpy(clear)].numpy())
-    return Golden(images, dataset.y[clear].astype(np.int64), clear.astype(np.int64), {ONNX: logits[clear]})
+    index = places[clear].astype(np.int64)
+    return Golden(images, dataset.y[index].astype(np.int64), index, {ONNX: logits[clear]})
 
 
 def in_eight_bits(onnx: bytes, chosen: Chosen) -> bytes:
-    """The program in 8 bits, calibrated on training images."""
+    """The program in 8 bits, calibrated on images from all over the training split."""
     train = None
     with where_there(chosen.data):
         train = load_data(chosen.data, "train")
     if train is None:
         raise SpecError("--int8 is calibrated on training images, and the data set has no training split: leave it out")
-    x = as_images(LazyImages(train.images)[:CALIBRATION_IMAGES], CPU).numpy()
+    places = torch.from_numpy(spread_by_class(train.y, CALIBRATION_IMAGES))
+    x = as_images(LazyImages(train.images)[places], CPU).numpy()
     return mended(quantised, onnx, x, INPUT)
 
 

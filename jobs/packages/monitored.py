@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustlib.datasets.choose import spread
 from robustlib.datasets.lazy_images import LazyImages
 from robustlib.inference.model_modes import as_images, evaluating
 from robustlib.metrics import wilson
@@ -92,12 +93,6 @@ def monitoring_of(about: Judged, onnx: bytes, most: int, tell: Tell) -> Monitori
         rates=rates,
         note=note,
     )
-
-
-def spread(n: int, most: int) -> np.ndarray:
-    """So many places of n, evenly: images of a folder lie by class, and the first of them are all of one."""
-    many = min(most, n)
-    return np.arange(many) * n // max(many, 1)
 
 
 def unattacked(rates: Sequence[SignalRate]) -> str:

@@ -151,6 +151,13 @@ def unfinished(db: Connection, ids: Any) -> int:
     return db.execute(select(func.count()).select_from(job).where(left)).scalar_one()
 
 
+def left_in_earlier_versions(db: Connection, sweep_id: int) -> int:
+    """How many jobs of other versions of a sweep are not finished, and not its own too."""
+    mine = select(sweep_job.c.job_id).where(sweep_job.c.sweep_id == sweep_id)
+    others = of_versions(db, sweep_id).where(sweep_job.c.job_id.not_in(mine))
+    return unfinished(db, select(job.c.id).where(job.c.id.in_(others) & (job.c.kind != "shard")))
+
+
 def prioritise(db: Connection, ids: Any, priority: int) -> int:
     """Put the unfinished jobs before all of lower priority; new jobs have 0. Returns how many."""
     if not -1000 <= priority <= 1000:

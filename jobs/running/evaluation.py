@@ -30,7 +30,7 @@ from robustq.jobs.running.context import Context, Progress, Result, surroundings
 from robustq.jobs.running.inputs import load_data
 from robustq.jobs.running.surrogates import surrogate_of
 from robustq.jobs.running.warm_models import ready_model
-from robustq.jobs.specs import EvalSpec, ShardSpec
+from robustq.jobs.specs import EvalSpec, ShardSpec, SubsetSpec
 from robustq.jobs.store import artifacts, example_outcomes
 
 
@@ -131,10 +131,12 @@ def mode_of(ready: Ready, eps: float | None, device: torch.device) -> str:
 
 
 def examples_of(spec: EvalSpec, y: np.ndarray) -> np.ndarray:
-    """Places of the examples that are evaluated; of a shard those in its range."""
+    """Places of the examples that are evaluated; of a shard those in its range, of a subset those that it names."""
     rows = choose(y, spec.examples, spec.choose)
     if isinstance(spec, ShardSpec):
         rows = rows[(rows >= spec.first) & (rows < spec.last)]
+    if isinstance(spec, SubsetSpec):
+        rows = rows[np.isin(rows, spec.places)]
     return rows
 
 

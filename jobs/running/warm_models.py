@@ -23,7 +23,7 @@ def ready_model(spec: EvalSpec, context: Context) -> tuple[Ready, bool]:
     """The model ready to be evaluated, and whether it was so already."""
     before = make_model_ready.cache_info().hits
     ready = make_model_ready(*given(spec.model, spec.train, spec, context))
-    return ready, make_model_ready.cache_info().hits > before
+    return ready.for_evaluation(), make_model_ready.cache_info().hits > before
 
 
 def given(model: ModelSpec, train: str | None, spec: EvalSpec, context: Context) -> Given:

@@ -20,7 +20,8 @@ JSON, PNG, JPEG = "application/json", "image/png", "image/jpeg"
 NPY = ("application/x-npy", "application/npy", "application/octet-stream")
 MAGIC = b"\x93NUMPY"
 MOST_HEADER = 1024  # bytes of an array's header: one of four axes has 118
-MOST_SCANS = 200  # of a JPEG: each costs a pass over all blocks, and no encoder makes more than a dozen
+MOST_SCANS = 200  # of a JPEG, however small: no encoder makes more than a dozen
+MOST_PASSES = 16  # over as many pixels as a picture may have: each scan of a JPEG is a pass over its own
 SHORT_BYTES = 2**17  # of JSON whose lists take little memory, whatever they are
 ASIDE = 64  # marks of JSON that an object may have beside its images
 
@@ -174,11 +175,11 @@ def from_npy(body: bytes) -> np.ndarray:
 def from_picture(body: bytes, kind: str, facts: Facts, settings: Settings) -> np.ndarray:
     """One PNG or JPEG, float32 in [0, 1], shape (C, H, W)."""
     form = "PNG" if kind == PNG else "JPEG"
-    if form == "JPEG" and body.count(b"\xff\xda") > MOST_SCANS:
-        raise Refused(400, f"expected a JPEG of at most {MOST_SCANS} scans")
     try:
         with Image.open(io.BytesIO(body), formats=(form,)) as picture:
             check_header(picture, form, facts, settings)
+            if form == "JPEG":
+                check_scans(body, picture.width * picture.height, settings)
             picture.load()
             pixels = np.asarray(as_colours(shaped(picture, facts), facts.image[0]))
     except Refused:
@@ -217,6 +218,19 @@ def check_header(picture: Image.Image, form: str, facts: Facts, settings: Settin
         raise Refused(400, "expected one picture, got several frames")
     if any("16" in str(tile[3]) for tile in getattr(picture, "tile", ())):  # of which Pillow drops the lower half
         raise Refused(400, "expected a picture of 8 bits a channel, got one of 16")
+
+
+def check_scans(body: bytes, pixels: int, settings: Settings) -> None:
+    """Raise Refused for a JPEG of more scans than its size allows: each is a pass over all pixels, of hardly a byte.
+
+    Scans of a preview within the file count too.
+    """
+    most = min(MOST_SCANS, MOST_PASSES * max(settings.most_pixels, pixels) // pixels)
+    if (scans := body.count(b"\xff\xda")) > most:
+        raise Refused(
+            400,
+            f"expected a JPEG of at most {most} scans for its {pixels} pixels, got {scans}: save it as a baseline JPEG",
+        )
 
 
 def shaped(picture: Image.Image, facts: Facts) -> Image.Image:

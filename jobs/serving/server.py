@@ -69,9 +69,10 @@ def open_served(place: Path, digest: str | None = None) -> Package:
     return package
 
 
-def make_engine(package: Package, asked: Asked) -> Engine:
-    """The package's program, or votes of its network. Raises SpecError where it has no program of that kind, and
-    ValueError for votes that make no sense.
+def make_engine(package: Package, asked: Asked, device: str | None = None) -> Engine:
+    """The package's program, or votes of its network on this device; on a GPU where there is one, if None.
+
+    Raises SpecError where it has no program of that kind, and ValueError for votes that make no sense.
     """
     name = INT8 if asked.int8 else ONNX
     if name not in package.files:
@@ -82,7 +83,7 @@ def make_engine(package: Package, asked: Asked) -> Engine:
 
     how = asked.smoothing
     options = {"sigma": how.sigma, "radii": how.radii, "alpha": how.alpha, "n": how.votes}
-    return Smoothed(package, **options, name=name, threads=asked.threads)
+    return Smoothed(package, **options, name=name, threads=asked.threads, device=device)
 
 
 def make_watch(package: Package, asked: Asked) -> Watch | None:
@@ -92,7 +93,8 @@ def make_watch(package: Package, asked: Asked) -> Watch | None:
     if how.log is not None:
         how.log.parent.mkdir(parents=True, exist_ok=True)
     name = INT8 if asked.int8 else ONNX
-    found = make_watcher(package, name=name, log=how.log, every=how.every, threads=asked.threads)
+    about = {"every": how.every, "at_once": asked.settings.batch_size, "threads": asked.threads}
+    found = make_watcher(package, name=name, log=how.log, **about)
     if found is None:
         raise SpecError(
             f"--watch: the card of {asked.place} has no signals that were measured: package the model again"
@@ -174,21 +176,25 @@ class Ready:
             server_of(self.application).run(sockets=[self.listening])
 
 
-def prepare(asked: Asked) -> Ready:
-    """Everything before the first request. Raises SpecError for what cannot be served."""
+def prepare(asked: Asked, *, device: str | None = None) -> Ready:
+    """Everything before the first request. device: of votes, see `make_engine`.  Raises SpecError for what cannot be
+    served.
+    """
     if asked.token is None and not is_loopback(asked.host):
         raise SpecError(f"--host {asked.host} lets others on the network ask: expected a token for them")
     package = open_served(asked.place, asked.digest)
-    return Ready(package, application_of(package, asked), listen(asked.host, asked.port))
+    return Ready(package, application_of(package, asked, device=device), listen(asked.host, asked.port))
 
 
-def application_of(package: Package, asked: Asked, inside: Sequence[Middleware] = ()) -> Starlette:
+def application_of(
+    package: Package, asked: Asked, inside: Sequence[Middleware] = (), *, device: str | None = None
+) -> Starlette:
     """What answers for a package, with its page. Raises SpecError for what cannot be served.
 
-    inside: what requests pass that were let in.
+    inside: what requests pass that were let in.  device: of votes, see `make_engine`.
     """
     try:
-        engine, facts = make_engine(package, asked), facts_of(package)
+        engine, facts = make_engine(package, asked, device), facts_of(package)
         routes = page_routes(package, asked.settings, mode=engine.mode, votes=not isinstance(engine, Program))
         watch = make_watch(package, asked)
     except SpecError:

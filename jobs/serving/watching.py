@@ -58,6 +58,7 @@ class Watcher:
     ask: the package's program, which gives logits.  card: thresholds and how they were measured.
     every: of how many images one is shown under noise, which takes as many passes as the card says copies; none if 0.
     clients: how many are remembered, those that asked last; each has the latest queries of the card's window.
+    at_once: images that the program is asked about at once, at most.
     seed: of the noise, for tests; from the operating system where there is none.
     """
 
@@ -69,9 +70,10 @@ class Watcher:
         log: SignalLog | None = None,
         every: int = 1,
         clients: int = QueryWindows.clients,
+        at_once: int = 32,
         seed: int | None = None,
     ):
-        self.ask, self.card, self.log, self.every = ask, card, log, every
+        self.ask, self.card, self.log, self.every, self.at_once = ask, card, log, every, at_once
         self.windows = QueryWindows(card.window, card.nearest, clients)
         self.random = np.random.default_rng(seed)
         self.counts: Counter[str] = Counter()
@@ -93,8 +95,9 @@ class Watcher:
             flags[REPEATS] = self.windows.distances(client, pictures) <= limits[REPEATS]
             chosen = self.chosen(len(images))
             random = self.random.spawn(1)[0] if len(chosen) else self.random
-        if len(chosen):
-            flags[NOISE][chosen], flags[MARGIN][chosen] = self.under_noise(images, answers, chosen, random)
+        for first in range(0, len(chosen), self.at_once):
+            some = chosen[first : first + self.at_once]
+            flags[NOISE][some], flags[MARGIN][some] = self.under_noise(images, answers, some, random)
         found = [tuple(name for name in SIGNALS if flags[name][i]) for i in range(len(images))]
         with self.lock:
             self.counts.update(name for names in found for name in names)
@@ -144,16 +147,16 @@ class Watcher:
 
 
 def make_watcher(
-    package: Package, *, name: str = ONNX, log: Path | None = None, every: int = 1, threads: int = 1
+    package: Package, *, name: str = ONNX, log: Path | None = None, every: int = 1, at_once: int = 32, threads: int = 1
 ) -> Watcher | None:
     """What watches a package's requests; None where the card has no measured signals. Raises PackageError for a card
     that is none.
 
     name: the program that is asked under noise, whose signals were measured if it is the one in float32.
-    log: a file of JSON lines.  every, threads: see `Watcher` and `OnnxSession`.
+    log: a file of JSON lines.  every, at_once, threads: see `Watcher` and `OnnxSession`.
     """
     card = card_of(package).monitoring
     if card is None:
         return None
     session = OnnxSession(package.read(name), name, threads=threads)
-    return Watcher(session, card, log=None if log is None else SignalLog(log), every=every)
+    return Watcher(session, card, log=None if log is None else SignalLog(log), every=every, at_once=at_once)

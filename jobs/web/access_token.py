@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
@@ -65,10 +65,10 @@ def plainly(request: Request, status: int, line: str) -> Response:
 
 
 class Door:
-    """Lets in requests with the token: in a cookie, as a bearer's or a password, or in the address, which then gives
-    the cookie.
+    """Lets in requests with the token: in a cookie, as a bearer's or a password, or in the address.
 
-    From that address it leads to the same one without the token, so that it stays in no history and on no screen.
+    A page's address leads to the same one without the token, and gives the cookie: so the token stays in no history and
+    on no screen. Any other request is answered where it is: a redirect would lose its body.
     closed: what others are told, by `refuse`.  free: paths that are open to all.
     """
 
@@ -83,14 +83,11 @@ class Door:
             return
         request = Request(scope)
         name = f"robustq-{port_of(request)}"  # cookies know no ports, and a user may have several pages open
-        said = request.headers.get("authorization", "")
-        if self.fits(request.query_params.get("token", "")):
+        in_address = self.fits(request.query_params.get("token", ""))
+        said = credentials(request.headers.get("authorization", ""))
+        if in_address and request.method in ("GET", "HEAD"):
             await self.welcome(request, name)(scope, receive, send)
-        elif (
-            self.fits(request.cookies.get(name, ""))
-            or self.fits(said.removeprefix("Bearer "))
-            or self.fits(password(said))
-        ):
+        elif in_address or self.fits(request.cookies.get(name, "")) or self.fits(said):
             await self.app(scope, receive, send)
         else:
             await self.refuse(request, 403, self.closed)(scope, receive, send)
@@ -101,7 +98,8 @@ class Door:
     def welcome(self, request: Request, name: str) -> Response:
         """The way on, with the cookie."""
         rest = [(key, value) for key, value in request.query_params.multi_items() if key != "token"]
-        place = "./" + (f"?{urlencode(rest)}" if rest else "")
+        last = quote(request.scope["path"].rpartition("/")[2], safe=":")
+        place = f"./{last}" + (f"?{urlencode(rest)}" if rest else "")
         if request.headers.get("sec-fetch-site") == "cross-site":
             # Browsers send no strict cookie along a redirect that began on another site, such as a terminal in a page.
             answer: Response = HTMLResponse(REDIRECT_HTML.format(place=html.escape(place)), headers=HEADERS)
@@ -119,11 +117,22 @@ def port_of(request: Request) -> int:
         return (request.scope.get("server") or ("", None))[1] or 80
 
 
-def password(authorization: str) -> str:
+def credentials(authorization: str) -> str:
+    """What an Authorization header brings: a bearer's token, or the password of basic authentication; empty for others.
+
+    RFC 9110, section 11: the scheme in letters of either case, then spaces. Without one nothing is brought.
+    """
+    scheme, _, words = authorization.strip().partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return words.lstrip(" ")
+        case "basic":
+            return password(words.lstrip(" "))
+    return ""
+
+
+def password(words: str) -> str:
     """The password of HTTP's basic authentication, empty where there is none."""
-    scheme, _, words = authorization.partition(" ")
-    if scheme.lower() != "basic":
-        return ""
     try:
         return base64.b64decode(words, validate=True).decode().partition(":")[2]
     except (binascii.Error, ValueError):

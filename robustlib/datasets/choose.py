@@ -1,4 +1,4 @@
-"""The choice of the examples of a split that are evaluated."""
+"""The choice of examples of a split: those that are evaluated, and a few that stand for all."""
 
 from typing import Literal
 
@@ -23,3 +23,14 @@ def choose(y: np.ndarray, examples: int | Literal["all"], how: str = "first") ->
     order = np.argsort(y, kind="stable")
     starts = np.cumsum(counts) - counts
     return np.sort(np.concatenate([order[s : s + q] for s, q in zip(starts, quotas, strict=True)]))
+
+
+def spread(n: int, most: int) -> np.ndarray:
+    """At most so many places of n, evenly and rising: images of a folder lie by class, the first are all of one."""
+    many = min(most, n)
+    return np.arange(many) * n // max(many, 1)
+
+
+def spread_by_class(y: np.ndarray, most: int) -> np.ndarray:
+    """At most so many places, rising: of each class its share, evenly over its own. y: classes, shape (N,)."""
+    return np.sort(np.argsort(y, kind="stable")[spread(len(y), most)])

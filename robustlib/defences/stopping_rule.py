@@ -17,7 +17,6 @@ hits it takes 609 votes at sigma 0.25, radius 0.5, alpha 0.001, and the rounds u
 """
 
 import math
-import sys
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
@@ -57,7 +56,8 @@ class Rule:
 def make_rule(shares: tuple[float, ...], *, n: int, alpha: float) -> Rule:
     """The rule for these shares, rising, of at least a half, with n votes at most and a chance of alpha to be wrong.
 
-    Raises ValueError where the highest could not be decided even if all votes were hits.
+    Raises ValueError where the highest could not be decided even if all votes were hits: a share of 1 never
+    is, which in float64 is that of a radius beyond some eight sigma.
     """
     rounds = rounds_up_to(n, shares[-1], alpha)
     level = alpha / (2 * len(rounds))
@@ -68,6 +68,8 @@ def make_rule(shares: tuple[float, ...], *, n: int, alpha: float) -> Rule:
 
 def rounds_up_to(n: int, highest: float, alpha: float) -> tuple[int, ...]:
     """Votes asked by the end of each round. highest: the share that one round decides where all votes are hits."""
+    if highest >= 1:
+        raise ValueError("no number of votes shows that a class has all of them")
     rounds: list[int] = [n]
     while True:
         known = len(rounds)
@@ -82,7 +84,7 @@ def rounds_up_to(n: int, highest: float, alpha: float) -> tuple[int, ...]:
 
 def all_hits(share: float, level: float) -> int:
     """How many votes, all of them hits, show at this level that a share is exceeded."""
-    return math.ceil(math.log(level) / math.log(share)) if share < 1 else sys.maxsize
+    return math.ceil(math.log(level) / math.log(share))
 
 
 def decisive_hits(votes: int, share: float, level: float) -> tuple[int, int]:

@@ -121,7 +121,8 @@ def rule_for(radii: Sequence[float], sigma: float, *, n: int, alpha: float) -> R
         return make_rule(shares, n=n, alpha=alpha)
     except ValueError as error:
         widest = f"radius {radii[-1]:g} at sigma {sigma:g}" if radii else "a class"
-        raise ValueError(f"decide: {widest}: {error}: ask for a smaller radius, or more of n, sigma or alpha") from None
+        more = "a larger sigma" if shares[-1] >= 1 else "more of n, sigma or alpha"
+        raise ValueError(f"decide: {widest}: {error}: ask for a smaller radius, or {more}") from None
 
 
 def unknown_draws(x: Tensor) -> Draws:

@@ -54,10 +54,14 @@ class Ready:
     checks: tuple[CheckResult, ...] = ()
 
     def mode(self, eps: float | None) -> str:
-        """In which form the model is searched within this radius, in words."""
+        """In which form the model was searched within this radius, in words, by evaluations that were given this."""
         if self.replicas is None:
             return "float32, randomised: expectation over draws"
-        return self.replicas.for_radius(eps).mode
+        return self.replicas.mode(eps)
+
+    def for_evaluation(self) -> "Ready":
+        """The same model with a `mode` of its own: what other evaluations of it do is none of its words."""
+        return self if self.replicas is None else replace(self, replicas=self.replicas.for_evaluation())
 
     def as_surrogate(self) -> Replica:
         """What images for other models are made on. Raises ValueError where that leads nowhere."""

@@ -38,14 +38,13 @@ def fixed_batches(
 ) -> Iterator[tuple[Batch, ...]]:
     """The outcome of each batch at each radius. batches: of the examples' places in x."""
     shares = make_shares(replicas, device, fork=is_worth_forks(plan))
-    for replica in replicas.every:
-        replica.recordings.forget()  # the mode tells of this evaluation
     pieces = Pieces()  # of what attacks keep for each example; what a pass takes the replicas see to
     how = partial(judge_fixed, replicas) if shares is None else partial(judge_shared, shares)
     for rows in batches:
         images, labels = as_images(x[rows], device), y[rows].to(device)
         own = Draws(seed, rows.to(device))
-        parts = pieces.of(len(rows), lambda part: how(images[part], labels[part], own[part], plan, norm))  # noqa: B023
+        with replicas.playing():
+            parts = pieces.of(len(rows), lambda part: how(images[part], labels[part], own[part], plan, norm))  # noqa: B023
         yield tuple(one_below_the_other(found) for found in zip(*parts, strict=True))
 
 

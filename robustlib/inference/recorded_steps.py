@@ -42,11 +42,11 @@ class Recordings:
     blocks: OrderedDict[Hashable, Block] = field(default_factory=OrderedDict)
     pool: Any = None
 
-    def words(self) -> str:
-        """For the mode of what ran since `forget`."""
+    def words(self, *, recorded: bool) -> str:
+        """For the mode. recorded: whether what it is about took steps from recordings."""
         if self.refused:
             return f", steps not recorded: {self.refused}"
-        return ", recorded steps" if self.played else ""
+        return ", recorded steps" if recorded else ""
 
     def forget(self) -> None:
         """What was played so far is told no more."""

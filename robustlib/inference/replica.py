@@ -76,9 +76,13 @@ class Replica(BatchedModel):
     @property
     def mode(self) -> str:
         """What `net` is, and how the steps on it were taken since `recordings.forget()`, in words."""
+        return self.told(recorded=self.recordings.played > 0)
+
+    def told(self, *, recorded: bool) -> str:
+        """The same. recorded: whether steps were taken from recordings."""
         fine = "" if self.in_float32 is None else self.in_float32.recordings.refused
         unseen = "" if self.unseen is None else self.unseen.words()
-        steps = self.recordings.words() + (f", steps in float32 not recorded: {fine}" if fine else "")
+        steps = self.recordings.words(recorded=recorded) + (f", steps in float32 not recorded: {fine}" if fine else "")
         return self.form + unseen + steps
 
     def but(self, **changed: Any) -> "Replica":

@@ -118,6 +118,18 @@ def test_who_was_stopped_while_it_looked_holds_nobody_up(folder: Path, monkeypat
         assert found.what == ["0"] and len(list(folder.glob("gpu-0.*.run"))) == 1
 
 
+def test_who_is_just_taking_its_place_keeps_it(folder: Path):
+    """Its file is made before it is locked: a run that looked in between removed it, and nobody knew of the other."""
+    with Neighbours(["0"], print) as first:
+        coming = folder / "gpu-0.999999-1.run"
+        with machine_locks.one_looks_at_a_time(folder):
+            coming.touch()
+            first.look()
+            assert coming.exists()
+        first.look()
+        assert not coming.exists()  # nobody is about to take it: it was left by one that was killed
+
+
 @pytest.mark.slow
 def test_a_drive_is_told_of_another_one(tmp_path: Path):
     store = open_store(str(tmp_path / "r.db"), create=True, write=True)

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from robustq.cluster.ray_connection import check_token, import_ray, is_loopback, quiet_stdout, quieten
+from robustq.cluster import ray_connection
+from robustq.cluster.ray_connection import check_token, import_ray, is_loopback, quiet_stdout, quieten, started
 from robustq.cluster.remote.ray_jobs_api import CommandOutput
 from robustq.cluster.remote.upload import prepared_upload, staging_folder
+from robustq.cluster.slots import Slots
 from robustq.jobs.errors import RunError, SpecError
 
 
@@ -51,6 +53,24 @@ def test_a_cluster_elsewhere_needs_a_token(monkeypatch, tmp_path):
         check_token("http://head:8265", insecure=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "abc")
     check_token("http://head:8265", insecure=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", ["all jobs are still queued", "nothing is served"])
+def test_a_ray_that_does_not_start_leaves_what_it_leaves(left: str, monkeypatch: pytest.MonkeyPatch):
+    """As on a machine of high load, where Ray waits half a minute for its own processes: who serves has no queue."""
+    starts: list[int] = []
+
+    def start(*_: object) -> None:
+        starts.append(1)
+        raise TimeoutError("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray_connection, "start", start)
+    ray, how = SimpleNamespace(shutdown=lambda: None), {"left": left} if left == "nothing is served" else {}
+    told = f"timed out during startup.; {left}: run the same command again, `robustq doctor` tries it alone"
+    with pytest.raises(RunError) as error, started(ray, Slots(1, 0, 1), **how):
+        raise AssertionError("it runs")
+    assert str(error.value).endswith(told) and len(starts) == 2
 
 
 def test_what_ray_says_of_its_workers_is_kept_from_stdout(capsys):

@@ -84,12 +84,12 @@ def test_entries_refuse_the_same_data(entry: str, wrong: dict, error: type, mess
         (lambda m: list(audit(m, X, Y, queries=0)), "audit: expected queries of at least 1, got 0"),
         (lambda m: list(audit(m, X, Y, pool=X[0])), r"audit's pool: expected images of shape \(B, C, H, W\), got"),
         (lambda m: certify(m, X, sigma=math.inf), "certify: expected sigma above 0 and finite, got inf"),
-        (lambda m: certify(m, X, sigma=0.1, n=0), "certify: expected n of at least 1, got 0"),
+        (lambda m: certify(m, X, sigma=0.1, n=0), "certify: expected n from 1 to 1000000, got 0"),
         (lambda m: certify(m, X, sigma=0.1, alpha=0), "certify: expected alpha between 0 and 1, got 0"),
         (lambda m: certify(m, X + 1, sigma=0.1), r"certify: expected images in \[0, 1\]"),
         (lambda m: certify(m, X, sigma=0.1, draws=Draws(0, Y[:2])), "certify: expected draws for 4 images"),
         (lambda m: predict(m, X[0], sigma=0.1), r"predict: expected images of shape \(B, C, H, W\)"),
-        (lambda m: predict(m, X, sigma=0.1, n=0), "predict: expected n of at least 1, got 0"),
+        (lambda m: predict(m, X, sigma=0.1, n=0), "predict: expected n from 1 to 1000000, got 0"),
     ],
 )
 def test_entries_refuse_what_makes_no_sense(call: Callable, message: str, model: Plane):

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from robustlib.arguments import COUNT, NOT_NEGATIVE
+from robustlib.arguments import RANGES, Range
 from robustq.jobs.commands.base import Counted, Seconds, refuse_typed
 from robustq.jobs.errors import SpecError
 from robustq.jobs.text.number_parsing import read_number
@@ -14,6 +14,8 @@ from robustq.jobs.text.safe_text import brief, put, say
 
 TOKEN = "ROBUSTQ_SERVE_TOKEN"
 CARRIER = "robustq.carrier"  # of a context: what runs the server instead of this process
+IMAGES, THREADS = Range(least=1, most=65_536), Range(least=1, most=4096)
+WAITING, EVERY = Range(least=1, most=1_000_000), Range(least=0, most=1_000_000_000)
 
 
 @click.command()
@@ -22,12 +24,12 @@ CARRIER = "robustq.carrier"  # of a context: what runs the server instead of thi
 @click.option("--sigma", type=float, help="Certify each answer: the majority vote under Gaussian noise of this size.")
 @click.option("--radius", metavar="NUMBERS", help="Radii in L2 of which each answer says whether they hold: 0.25,0.5.")
 @click.option("--alpha", type=float, default=0.001, show_default=True, help="Chance that a certificate is wrong.")
-@click.option("--votes", type=Counted(COUNT), default=10_000, show_default=True, help="Most votes for an image.")
+@click.option("--votes", type=Counted(RANGES["n"]), default=10_000, show_default=True, help="Most votes for an image.")
 @click.option("--watch", is_flag=True, help="Raise the signals that the card has rates of. Monitoring, no defence.")
 @click.option("--watch-log", type=Output(), metavar="FILE", help="Write a line of JSON for each image that raised one.")
 @click.option(
     "--watch-every",
-    type=Counted(NOT_NEGATIVE),
+    type=Counted(EVERY),
     default=1,
     show_default=True,
     help="One of so many is shown under noise; 0: none.",
@@ -40,13 +42,15 @@ CARRIER = "robustq.carrier"  # of a context: what runs the server instead of thi
 @click.option(
     "--token", envvar=TOKEN, help="That clients must send; for others than this machine a new one, if none is given."
 )
-@click.option("--threads", type=Counted(COUNT), default=1, show_default=True, help="That the program computes with.")
-@click.option("--batch-size", type=Counted(COUNT), help="Most images computed at once; default: 32, of votes 8.")
+@click.option("--threads", type=Counted(THREADS), default=1, show_default=True, help="That the program computes with.")
+@click.option("--batch-size", type=Counted(IMAGES), help="Most images computed at once; default: 32, of votes 8.")
 @click.option(
     "--batch-seconds", type=Seconds(), default=0.002, show_default=True, help="An image waits for others, at most."
 )
-@click.option("--request-images", type=Counted(COUNT), default=64, show_default=True, help="Most of one request.")
-@click.option("--queue-images", type=Counted(COUNT), default=1024, show_default=True, help="Most that wait; then, 503.")
+@click.option("--request-images", type=Counted(IMAGES), default=64, show_default=True, help="Most of one request.")
+@click.option(
+    "--queue-images", type=Counted(WAITING), default=1024, show_default=True, help="Most that wait; then, 503."
+)
 @click.pass_context
 def serve(ctx: click.Context, place: Path, host: str, port: int, token: str | None, **options: Any) -> None:
     """Serve PACKAGE over HTTP: images in, classes and scores out. Ctrl-C answers what was accepted, and ends it.
@@ -80,21 +84,23 @@ def serve(ctx: click.Context, place: Path, host: str, port: int, token: str | No
     )
     at = {"host": host, "port": port, "token": given or made}
     asked = server.Asked(place, **options, **at, smoothing=smoothing, watching=watching, settings=settings)
-    ready = server.prepare(asked)
+    carrier = ctx.meta.get(CARRIER)
+    # Of what is carried elsewhere only the card and the checks are needed here: a GPU is its replicas'.
+    ready = server.prepare(asked, device=None if carrier is None else "cpu")
     where = f"http://{f'[{host}]' if ':' in host else host}:{ready.port}"
     facts = ready.service.facts
 
-    def announce() -> None:
+    def announce(engine: str) -> None:
         say(f"{where}/v1/models/{facts.name}:predict serves {place}; Ctrl-C ends it", err=True)
         say(f"package {facts.digest}", err=True)
-        say(f"engine  {ready.service.engine.mode}", err=True)
+        say(f"engine  {engine}", err=True)
         if made is not None:
             put(f"token   {made}", err=True)  # what is said elsewhere has no tokens
 
-    if (carrier := ctx.meta.get(CARRIER)) is not None:
+    if carrier is not None:
         carrier(asked, ready, announce)
         return
-    announce()
+    announce(ready.service.engine.mode)
     ready.run()
 
 

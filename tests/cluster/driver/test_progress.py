@@ -38,6 +38,13 @@ def test_rate_and_time_left_count_from_this_start(clock):
     assert (last["jobs_per_minute"], last["elapsed_seconds"], last["left_seconds"]) == (10.0, 60.0, 180.0)
 
 
+def test_what_a_budget_left_out_is_not_to_be_done(clock):
+    out = io.StringIO()
+    show = Progress(out=out, started_at=100.0)
+    show(COUNTS | {"done": 2, "running": 1, "cancelled": 7}, Costs(2.0, 1.0))
+    assert out.getvalue() == "2/3 jobs, 1 running, 0.0/min, 0 s\n"
+
+
 def test_lines_are_few_where_there_is_no_terminal(clock):
     out = io.StringIO()
     show = Progress(out=out, started_at=100.0)

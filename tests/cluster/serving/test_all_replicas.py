@@ -1,12 +1,15 @@
 """Metrics of several replicas put together, and the options that belong to Ray. Without Ray."""
 
+import os
 import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -14,11 +17,13 @@ from robustq import cli
 from robustq.cluster.ray_connection import import_ray
 from robustq.cluster.serving import all_replicas, carrier
 from robustq.cluster.serving.all_replicas import Board, merged
-from robustq.cluster.serving.carrier import Replicas, check_gpus, import_serve, log_of_its_own, not_started
+from robustq.cluster.serving.carrier import Replicas, check_gpus, engine_of, import_serve, log_of_its_own, not_started
 from robustq.jobs.errors import RunError, SpecError
+from robustq.jobs.serving.application import make_application
 from robustq.jobs.serving.metrics import Metrics
-from robustq.jobs.serving.server import Asked
+from robustq.jobs.serving.server import Asked, doors
 from robustq.jobs.serving.settings import Watching
+from tests.helpers.served import FACTS, Colours, running
 
 
 def counted(images: int, status: int) -> bytes:
@@ -83,6 +88,46 @@ def test_why_replicas_do_not_start_is_a_line_or_all_of_it():
     assert (type(found), str(found)) == (RunError, "the replicas do not start: net.zip: it has no file golden.npz")
     found = not_started(f"{trace}ZeroDivisionError: division by zero")
     assert type(found) is RuntimeError and str(found).endswith(f"{trace}ZeroDivisionError: division by zero")
+
+
+def test_a_proxy_has_time_to_start_on_a_busy_machine(monkeypatch: pytest.MonkeyPatch):
+    """Ray Serve kills one that is not up in 5 seconds; at a load of 45 on two cores that was a traceback."""
+    name = "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"
+    monkeypatch.delenv(name, raising=False)
+    constants = pytest.importorskip("ray.serve._private.constants")
+    assert name in Path(constants.__file__).read_text()  # it is none of Ray's public interface
+    import_serve()
+    assert float(os.environ[name]) == 60
+    told = "The actor died unexpectedly before finishing this task.\n\tclass_name: ProxyActor\n\tpid: 22145\n"
+    found = not_started(f"{told}The actor is dead because it was killed by `ray.kill`.\nThe actor never ran.")
+    assert type(found) is RunError and str(found).endswith(
+        "60 seconds: give the same command again when the machine is less busy"
+    )
+
+
+@pytest.mark.slow
+def test_the_command_itself_takes_no_gpu(place: Path, monkeypatch: pytest.MonkeyPatch):
+    """Votes are the replicas' affair: the process that starts them would hold memory of the card beside them."""
+    carried: list[Any] = []
+    monkeypatch.setattr(carrier, "import_serve", lambda: None)
+    monkeypatch.setattr(carrier, "serve_on_ray", lambda asked, ready, announce, **how: carried.append(ready))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    words = ["serve", str(place), "--ray", "--sigma", "0.25", "--votes", "300", "--port", "0"]
+    done = CliRunner().invoke(cli.main, words)
+    assert done.exit_code == 0, done.output
+    (ready,) = carried
+    assert ready.service.engine.device.type == "cpu"
+    ready.service.close()
+    ready.listening.close()
+
+
+@pytest.mark.slow
+def test_how_replicas_compute_is_asked_of_one(monkeypatch: pytest.MonkeyPatch):
+    with running(make_application(Colours(), FACTS, doors=doors("0.0.0.0", "of-tests-0123456"))) as port:
+        assert engine_of("0.0.0.0", port) == Colours().mode
+    monkeypatch.setattr(carrier, "ANSWER_SECONDS", 0.1)
+    with pytest.raises(RunError, match=rf"^the replicas do not answer on port {port}: .*refused"):
+        engine_of("127.0.0.1", port)
 
 
 def test_options_of_ray_are_refused_without_it():

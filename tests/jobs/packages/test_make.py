@@ -4,6 +4,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -25,7 +26,7 @@ from robustq.jobs.packages import attacked_images, card_text
 from robustq.jobs.packages.card import Card
 from robustq.jobs.packages.chosen_model import Chosen, model_by_job, model_by_options
 from robustq.jobs.packages.judged_program import Judged, check_accuracy, judge
-from robustq.jobs.packages.make import Made, make_package
+from robustq.jobs.packages.make import Made, golden_of, make_package
 from robustq.jobs.packages.stored_numbers import read_stored
 from robustq.jobs.packages.verify import verify
 from robustq.jobs.results.rows import result_rows
@@ -105,13 +106,46 @@ def test_images_that_were_not_kept_are_made_anew(trained: Store):
         chosen = model_by_job(db, ATTACKED)
         stored = read_stored(db, chosen, [str(i) for i in range(10)])
     assert stored.primary_spec is not None and stored.primary is not None and stored.primary.job == ATTACKED
-    kept = attacked_images.images_of(trained, chosen, stored, 30, lambda line: None)
+    kept = attacked_images.images_of(trained, chosen, stored, 25, lambda line: None)
     lost = replace(stored, primary_spec=stored.primary_spec.model_copy(update={"images": 0}))
     told: list[str] = []
-    anew = attacked_images.images_of(trained, chosen, lost, 30, told.append)
-    assert np.array_equal(kept.x_adv, anew.x_adv) and np.array_equal(kept.index, anew.index) and len(kept.x_adv) == 30
+    anew = attacked_images.images_of(trained, chosen, lost, 25, told.append)
+    assert np.array_equal(kept.x_adv, anew.x_adv) and np.array_equal(kept.index, anew.index) and len(kept.x_adv) == 25
+    assert kept.index.max() > 30 and np.array_equal(kept.rows, kept.index)  # all over the 40, which are the first
     assert told == [f"the attacked images of job {ATTACKED} are made anew: the evaluation runs again"]
     assert anew.note == "made anew by running the evaluation again"
+
+
+@pytest.mark.parametrize(
+    ("ordered", "images", "anew"),
+    [(True, 100, False), (True, 50, True), (True, 10, True), (False, 50, False), (False, 10, True)],
+)
+def test_a_sorted_evaluation_is_attacked_again_in_all_its_classes(
+    trained: Store, monkeypatch: pytest.MonkeyPatch, ordered: bool, images: int, anew: bool
+):
+    """As of a folder of images, whose first half is half of the classes; of one in no order its kept half will do."""
+    with trained.begin() as db:
+        chosen = model_by_job(db, ATTACKED)
+        stored = read_stored(db, chosen, [str(i) for i in range(10)])
+    assert stored.primary_spec is not None
+    label = np.repeat(np.arange(10), 10) if ordered else np.random.default_rng(0).permutation(100) % 10
+    spec = stored.primary_spec.model_copy(update={"images": images})
+    stored = replace(stored, primary_spec=spec, outcomes={"label": label, "index": 3 * np.arange(100)})
+    monkeypatch.setattr(attacked_images, "kept_images", lambda store, number, rows: np.zeros((len(rows), 1)))
+    monkeypatch.setattr(attacked_images, "run_again", lambda *of: (np.ones((len(of[3]), 1)), 0))
+    found = attacked_images.images_of(trained, chosen, stored, 20, lambda line: None)
+    assert len(found.rows) == 20 and bool(found.x_adv[0, 0]) == anew and np.array_equal(found.index, 3 * found.rows)
+    assert np.array_equal(found.label, label[found.rows]) and (anew or found.rows.max() < images)
+    counts = np.bincount(found.label, minlength=10)
+    assert counts.min() >= 1 if not ordered and not anew else counts.tolist() == [2] * 10
+
+
+def test_golden_images_of_a_sorted_split_are_of_all_classes(about: Judged):
+    order = np.argsort(about.dataset.y, kind="stable")
+    pixels: Any = about.dataset.x[order]
+    golden = golden_of(about.network, replace(about.dataset, images=pixels, y=about.dataset.y[order]))
+    assert len(golden.images) == 64 and np.bincount(golden.labels, minlength=10).min() >= 4
+    assert np.array_equal(golden.images, pixels[golden.index])
 
 
 def test_the_card_fits_its_schema(made: Made, place: Path):

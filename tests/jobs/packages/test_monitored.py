@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from robustlib.datasets import load
+from robustlib.datasets.choose import spread
 from robustlib.metrics import wilson
 from robustlib.monitoring.image_statistics import image_statistics, ranges_of
 from robustlib.monitoring.query_windows import QueryWindows, tiny_pictures
@@ -66,11 +67,11 @@ def test_thresholds_come_from_images_that_are_not_counted(told: Monitoring):
 def test_of_a_split_in_the_order_of_its_classes_all_are_looked_at():
     """As of a folder of images: thresholds of the first class alone would flag the others, and rates would be its own."""
     y = np.repeat(np.arange(10), 100)
-    places = monitored.spread(len(y), 200)
+    places = spread(len(y), 200)
     assert np.bincount(y[places]).tolist() == [20] * 10 and len(np.unique(places)) == 200
     rest = np.setdiff1d(np.arange(len(y)), places)
-    assert np.bincount(y[rest[monitored.spread(len(rest), 200)]]).tolist() == [20] * 10
-    assert monitored.spread(3, 8).tolist() == [0, 1, 2] and monitored.spread(0, 8).tolist() == []
+    assert np.bincount(y[rest[spread(len(rest), 200)]]).tolist() == [20] * 10
+    assert spread(3, 8).tolist() == [0, 1, 2] and spread(0, 8).tolist() == []
 
 
 def test_signals_that_no_attack_knew_are_named(told: Monitoring):

@@ -120,6 +120,14 @@ def test_a_golden_image(place: Path, tmp_path: Path):
     assert "a logit differs by inf or less" in found
 
 
+def test_fewer_golden_images_than_the_card_says(place: Path, tmp_path: Path):
+    golden = read_golden((place / "golden.npz").read_bytes())
+    logits = {name: some[:9] for name, some in golden.logits.items()}
+    fewer = golden_bytes(Golden(golden.images[:9], golden.labels[:9], golden.index[:9], logits))
+    found = failures(altered(place, tmp_path / "p", files={"golden.npz": fewer}, rehash=True))
+    assert found == ["golden: golden.npz holds 9 images, the card says 64"]
+
+
 @pytest.mark.parametrize("limit", [float("inf"), float("nan")])
 def test_a_tolerance_that_is_no_number_lets_nothing_pass(made: Made, place: Path, tmp_path: Path, limit: float):
     golden = made.card.model_dump(mode="json")["golden"] | {"tolerance": {"model.onnx": limit}}

@@ -136,6 +136,18 @@ def test_a_cancelled_sweep_keeps_no_job_of_an_earlier_version(store):
     assert states(store) == {"cancelled": 8}
 
 
+def test_a_drive_of_the_latest_version_says_what_an_earlier_one_has_left(store):
+    """A study that was made smaller, whose earlier jobs nobody took out of the queue: the drive ends before them."""
+    with store.begin() as db:
+        latest = record(db, replace(resolved(), identity="0" * 64), small_plan()[:4]).sweep_id
+    said = "sweep small: {} in the queue, of earlier versions of its study; robustq drive without --sweep runs all"
+    assert queue_actions.earlier_words(store, latest) == said.format("4 unfinished jobs stay")
+    assert queue_actions.earlier_words(store, 1) == queue_actions.earlier_words(store, None) == ""
+    theirs = [id_ for kind in ("train", "eval", "worst") for id_ in of(store, kind, "b")]
+    run(store, *theirs[:3])
+    assert queue_actions.earlier_words(store, latest) == said.format("1 unfinished job stays")
+
+
 def test_a_pause_holds_every_version_of_a_sweep(store):
     """The earlier one wants the same jobs, and would have had them run."""
     with store.begin() as db:

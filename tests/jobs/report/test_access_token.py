@@ -1,5 +1,6 @@
 """The live page's token: the printed address lets in, as browsers and curl follow it, and nothing else does."""
 
+import base64
 import http.client
 import os
 import re
@@ -14,7 +15,7 @@ import pytest
 
 from robustq.jobs.errors import SpecError
 from robustq.jobs.store.connection import Store
-from robustq.jobs.web.access_token import make_token
+from robustq.jobs.web.access_token import credentials, make_token
 from tests.helpers.fake_sweep import fill
 from tests.helpers.html_reading import TOKEN, served
 
@@ -67,8 +68,8 @@ def test_the_address_gives_a_cookie_and_leads_to_itself_without_the_token(port):
 def test_what_else_the_address_says_stays(port):
     _, headers, _ = get(port, f"/?sweep=a%26b&token={TOKEN}")
     assert headers["Location"] == "./?sweep=a%26b"
-    for path in (f"//evil.example/?token={TOKEN}", f"/live?token={TOKEN}"):
-        assert get(port, path)[1]["Location"] == "./"  # of this server, whatever the path
+    for path, place in (("//evil.example/", "./"), ("//evil.example", "./evil.example"), ("/live", "./live")):
+        assert get(port, f"{path}?token={TOKEN}")[1]["Location"] == place  # of this server, whatever the path
 
 
 @pytest.mark.slow
@@ -91,6 +92,30 @@ def test_each_start_has_a_token_of_its_own(monkeypatch):
     assert all(shown == token and re.fullmatch(r"[\w-]{32}", token) for token, shown in made)  # 192 bits
     monkeypatch.setenv("ROBUSTQ_UI_TOKEN", "")
     assert make_token() != make_token()
+
+
+BASIC = base64.b64encode(f"x:{TOKEN}".encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("header", "brought"),
+    [
+        (f"Bearer {TOKEN}", TOKEN),
+        (f"bearer {TOKEN}", TOKEN),
+        (f"BEARER   {TOKEN}", TOKEN),
+        (f"Basic {BASIC}", TOKEN),
+        (f"basic {BASIC}", TOKEN),
+        (TOKEN, ""),
+        (f"Token {TOKEN}", ""),
+        (f"Bearer{TOKEN}", ""),
+        (f"Bearer\t{TOKEN}", ""),
+        ("Bearer", ""),
+        ("", ""),
+    ],
+)
+def test_a_token_comes_with_its_scheme_in_either_case(header, brought):
+    """RFC 9110, section 11.1 and 11.4; RFC 6750, section 2.1."""
+    assert credentials(header) == brought
 
 
 @pytest.mark.parametrize("fixed", ["short", "a b" * 9, 'x"; Path=/' * 3, "é" * 20, "x" * 201])

@@ -318,11 +318,24 @@ def test_without_the_token_nothing_but_health_is_answered():
             assert json.loads(found.body)["request"] == found.headers["x-request-id"]
         assert ask(port, "/health").status == 200
         basic = {"Authorization": "Basic eDpvZi10ZXN0cy0wMTIzNDU2"}  # x:of-tests-0123456
-        for named in ({"Authorization": f"Bearer {TOKEN}"}, basic):
+        for named in ({"Authorization": f"Bearer {TOKEN}"}, {"Authorization": f"bearer {TOKEN}"}, basic):
             assert ask(port, "/predict", body, "application/x-npy", **named, Host="model.example:9").status == 200
+        assert ask(port, "/predict", body, "application/x-npy", Authorization=TOKEN).status == 403
         assert ask(port, "/health", Host="a:99999999").status == 200
         assert ask(port, "/card", Host="a:99999999").status == 403
-        assert numbers_with(port)["robustq_requests_total 403"] == 7
+        assert numbers_with(port)["robustq_requests_total 403"] == 8
+
+
+@pytest.mark.slow
+def test_images_sent_to_an_address_with_the_token_are_answered():
+    """A redirect, which a page gets there, would lose them, and bring a page with status 200 in their place."""
+    with running(make_application(Colours(), FACTS, doors=doors("0.0.0.0", TOKEN))) as port:
+        for path in ("/predict", V1):
+            found = ask(port, f"{path}?token={TOKEN}", npy(X[:1]), "application/x-npy")
+            assert found.status == 200 and "Set-Cookie" not in found.headers and TOKEN not in found.body.decode()
+            assert ask(port, f"{path}?token=x", npy(X[:1]), "application/x-npy").status == 403
+        led = ask(port, f"/card.md?token={TOKEN}")
+        assert (led.status, led.headers["location"]) == (303, "./card.md")
 
 
 def numbers_with(port: int) -> dict[str, float]:

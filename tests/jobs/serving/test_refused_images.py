@@ -13,12 +13,13 @@ import pytest
 from PIL import Image
 
 from robustlib.datasets.source import Reading
-from robustq.jobs.serving.images import JPEG, JSON, NPY, PNG, SHORT_BYTES, most_bytes
+from robustq.jobs.serving.images import JPEG, JSON, NPY, PNG, SHORT_BYTES, most_bytes, read_images
 from robustq.jobs.serving.refusals import Refused
 from robustq.jobs.serving.settings import Settings
 from tests.helpers.sent_images import FLOATS, SETTINGS, X, png, read, refusal, taking_less_than
 from tests.helpers.served import FACTS, SHAPE, instances, npy, picture, some_images
 
+SCAN = b"\xff\xda"  # begins one, of a JPEG
 NAN = FLOATS.copy()
 NAN[1, 2, 3, 4] = np.nan
 
@@ -152,9 +153,26 @@ def test_a_bomb_is_refused_by_its_header():
 
 def test_a_jpeg_of_very_many_scans_is_refused():
     body = picture(X[0], "JPEG", progressive=True)
-    assert read(body, JPEG).shape == (1, *SHAPE) and body.count(b"\xff\xda") > 1
-    scan = body[body.rindex(b"\xff\xda") : -2]
-    assert refusal(body[:-2] + 300 * scan + body[-2:], JPEG) == (400, "expected a JPEG of at most 200 scans")
+    assert read(body, JPEG).shape == (1, *SHAPE) and body.count(SCAN) > 1
+    scan = body[body.rindex(SCAN) : -2]
+    told = f"expected a JPEG of at most 200 scans for its {SHAPE[1] * SHAPE[2]} pixels, got {300 + body.count(SCAN)}"
+    assert refusal(body[:-2] + 300 * scan + body[-2:], JPEG) == (400, f"{told}: save it as a baseline JPEG")
+
+
+def test_scans_are_counted_against_the_pixels_that_each_goes_through():
+    """190 scans of 4096 x 4096 pixels took two seconds; of few pixels as many are nothing."""
+    body = picture(np.random.default_rng(2).integers(0, 256, (3, 40, 50), np.uint8), "JPEG", progressive=True)
+    scan, facts = body[body.rindex(SCAN) : -2], replace(FACTS, image=(3, 8, 8), reading=Reading(size=(8, 8)))
+    small = replace(SETTINGS, most_pixels=2000)  # 16 scans of all of them
+    for more, refused in ((16 - body.count(SCAN), False), (17 - body.count(SCAN), True)):
+        longer = body[:-2] + more * scan + body[-2:]
+        assert read_images(longer, JPEG, facts, SETTINGS, "CHW").shape == (1, 3, 8, 8)
+        if refused:
+            assert refusal(longer, JPEG, facts=facts, settings=small)[1].startswith(
+                "expected a JPEG of at most 16 scans for its 2000 pixels, got 17"
+            )
+        else:
+            read_images(longer, JPEG, facts, small, "CHW")
 
 
 def test_pictures_that_are_none_are_one_line():

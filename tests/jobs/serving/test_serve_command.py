@@ -126,12 +126,31 @@ def test_a_package_that_is_not_its_card_is_not_served(made: Made, place: Path, t
         ([str(place), "--sigma", "-1"], "expected sigma above 0, got -1.0"),
         ([str(place), "--watch-every", "2"], "--watch-every has no effect without --watch"),
         ([str(place), "--watch"], f"--watch: the card of {place} has no signals that were measured"),
+        ([str(place), "--sigma", "0.1", "--radius", "9"], "no number of votes shows that a class has all of them"),
         ([str(place), "--sigma", "0.1", "--radius", "0.5"], "radius 0.5 at sigma 0.1: expected at least"),
     ]
     for words, line in cases:
         done = CliRunner().invoke(cli.main, ["serve", *words])
         assert done.exit_code == 2 and done.stderr.count("\n") == 1 and line in done.stderr, done.output
     assert (place / "golden.npz").read_bytes() == golden_file
+
+
+def test_a_count_beyond_all_use_is_refused_with_its_limit():
+    """Before the package is looked at; some of them would be a traceback later, of threads as of ONNX Runtime."""
+    most = {
+        "--votes": 1_000_000,
+        "--threads": 4096,
+        "--batch-size": 65_536,
+        "--request-images": 65_536,
+        "--queue-images": 1_000_000,
+        "--watch-every": 1_000_000_000,
+        "--replicas": 1024,
+        "--cpus": 4096,
+    }
+    for option, limit in most.items():
+        done = CliRunner().invoke(cli.main, ["serve", "none.zip", option, str(10**20)])
+        assert done.exit_code == 2 and f" to {limit}, got {10**20}\n" in done.stderr, done.output
+        assert "9223372036854775807" not in done.stderr
 
 
 def test_others_on_the_network_need_the_token(place: Path, tmp_path: Path):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from robustlib.datasets import load
+from robustlib.datasets.choose import spread
 from robustlib.monitoring.query_windows import QueryWindows, tiny_pictures
 from robustlib.monitoring.signals import MARGIN, NOISE, RANGE, REPEATS
 from robustlib.packages.manifest import open_package
 from robustq.jobs.packages.card import Monitoring
 from robustq.jobs.packages.make import Made
-from robustq.jobs.packages.monitored import spread
 from robustq.jobs.serving.answers import Answer
 from robustq.jobs.serving.watching import SignalLog, Watcher, make_watcher
 from tests.helpers.packaged import QUICK
@@ -65,6 +65,22 @@ def test_every_nth_image_is_shown_under_noise():
     for _ in range(4):
         look(watcher, "a", flat(0.7, 0.65))
     assert watcher.seen()["under-noise"] == 3  # the first, fourth and seventh of eight
+
+
+def test_a_request_is_shown_under_noise_in_parts():
+    """What the program takes at once is bounded, however many images a request has: each gets its copies all the same."""
+    seen: list[int] = []
+
+    def counted(x: np.ndarray) -> np.ndarray:
+        seen.append(len(x))
+        return ask(x)
+
+    watcher = Watcher(counted, CARD, at_once=3, seed=0)
+    x = flat(*[0.7, 0.3, 0.5001] * 3, 0.7)
+    found = look(watcher, "a", x)
+    assert sum(seen) == 10 * CARD.copies and max(seen) == 3 and watcher.seen()["under-noise"] == 10
+    noisy = [bool({NOISE, MARGIN} & set(names)) for names in found]
+    assert sum(noisy[2::3]) >= 2 and not any(noisy[0::3])
 
 
 def test_of_votes_the_program_itself_says_the_class():

@@ -130,6 +130,8 @@ def test_noise_is_nobodys_to_know_unless_it_is_given(net: nn.Module, test: tuple
     ("options", "message"),
     [({"radii": (0.5, 0.25)}, "expected radii that rise, got 0.5, 0.25"), ({"n": 100}, "more votes in all, n, than n0"),
      ({"radii": (1.0,)}, r"radius 1 at sigma 0.25: expected at least \d+ votes .* ask for a smaller radius, or more of n"),
+     ({"radii": (9.0,)}, r"radius 9 at sigma 0.25: no number of votes .*: ask for a smaller radius, or a larger sigma$"),
+     ({"n": 10**18}, "expected n from 1 to 1000000, got 1000000000000000000"),
      ({"radii": (-0.1,)}, "expected radius of at least 0"), ({"alpha": 1.0}, "alpha between 0 and 1"),
      ({"sigma": None}, "expected sigma, the noise to smooth")],
 )  # fmt: skip

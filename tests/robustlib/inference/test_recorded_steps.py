@@ -27,6 +27,7 @@ from robustlib.inference.step_blocks import blank
 from robustlib.inference.steps import Phase, Rows, search_ball
 from robustlib.losses import misclassified
 from robustlib.memory import out_of_memory
+from robustlib.outcome import Batch
 from tests.helpers.fake_cuda import FakeCuda, install, looks_at_numbers
 
 pytestmark = pytest.mark.slow
@@ -276,11 +277,19 @@ def test_an_evaluation_tells_how_its_own_steps_were_taken(
 ):
     monkeypatch.setattr(fixed_models, "make_shares", lambda *_, **__: None)  # the fakes cannot be copied
     y, model = net(x).argmax(1), recorded(net)
-    ready = Ready(net, Replicas(eager(net), model, model), classes=10, seconds=0.0)
-    for name, words in (("pgd", ", recorded steps"), ("noise", "")):
-        attack = partial(ATTACKS[name], eps=0.02, **({"queries": 3} if name == "noise" else {}))
-        list(evaluate_batches(net, x, y, [(name, attack)], eps=0.02, ready=ready))
-        assert ready.mode(0.02) == f"float32, graphs{words}"
+    made = Ready(net, Replicas(eager(net), model, model), classes=10, seconds=0.0)
+
+    def evaluation(name: str, **options: int) -> tuple[Ready, Iterator[Batch]]:
+        ready = made.for_evaluation()
+        attack = partial(ATTACKS[name], eps=0.02, **options)
+        return ready, evaluate_batches(net, x, y, [(name, attack)], eps=0.02, ready=ready, batch_size=len(x) // 2)
+
+    by_pgd, by_noise = evaluation("pgd"), evaluation("noise", queries=3)
+    for _ in range(2):  # two batches each, in turn
+        next(by_pgd[1])
+        next(by_noise[1])
+    assert by_pgd[0].mode(0.02) == "float32, graphs, recorded steps"
+    assert by_noise[0].mode(0.02) == made.mode(0.02) == "float32, graphs"
 
 
 def test_memory_that_does_not_hold_a_smaller_block(
