@@ -37,7 +37,7 @@ HOW = (
 PIVOT = "top-k intersection with the map of the clean image, mean over images and seeds"
 TEST = (
     "top-k intersections of the same images, difference is second minus first; p is of Wilcoxon's signed-rank test, "
-    "two-sided"
+    "two-sided, p holm by Holm's correction for all tests here; an explanation that failed a check has none"
 )
 
 
@@ -50,7 +50,8 @@ def answer_text(store: Store, question: Question, form: str) -> str:
             from robustq.jobs.results.explanations.compare import compare  # NumPy
 
             rows: Sequence[Any] = compare(db, question.filters, question.compare)
-            whys = ["; ".join(filter(None, (row["first_why"], row["second_why"]))) for row in rows]
+            told = ("first_why", "second_why", "left_out")
+            whys = ["; ".join(row[name] for name in told if row[name]) for row in rows]
             return text_of(rows, list(rows[0]), shown_comparisons(rows), whys, form, TEST)
         found = explanation_rows(db, question.filters, whole=question.pivot)
     asked = {condition.column for group in question.filters.groups for condition in group}
@@ -143,17 +144,30 @@ def interval(low: float | None, high: float | None) -> str:
 
 
 def shown_comparisons(rows: Sequence[Row]) -> list[Row]:
-    """Comparisons as the terminal shows them."""
+    """Comparisons as the terminal shows them: no difference where nothing was tested."""
+    both = len({row["target"] for row in rows}) > 1
+    names = ("first", "second", "model", "method", *(["target"] if both else []), "norm")
     return [
-        {name: row[name] for name in ("first", "second", "model", "method", "norm") if name != "model" or row[name]}
+        {name: row[name] for name in names if name != "model" or row[name]}
         | {"eps": eps_text(row["eps"])}
         | ({} if row["against"] is None else {"against": row["against"]})
         | {"seeds": row["seeds"], "n": row["n"]}
-        | {f"{side} top-k": cell_text(Cell(row[f"{side}_mean"], None, None), row[f"{side}_verdict"]) for side in SIDES}
+        | {f"{side} top-k": mean_text(row, side) for side in SIDES}
         | {
-            "difference": f"{row['difference']:+.3f} {interval(row['difference_low'], row['difference_high'])}",
+            "difference": difference_text(row),
             "p": row["p"],
             "p holm": row["p_holm"],
         }
         for row in rows
     ]
+
+
+def mean_text(row: Row, side: str) -> str:
+    mean = row[f"{side}_mean"]
+    return "" if mean is None else cell_text(Cell(mean, None, None), row[f"{side}_verdict"])
+
+
+def difference_text(row: Row) -> str:
+    if row["p"] is None:
+        return ""
+    return f"{row['difference']:+.3f} {interval(row['difference_low'], row['difference_high'])}"

@@ -37,6 +37,7 @@ format_option = click.option(
     type=Choice(["kernel", "robustq", "torch", "numpy", "python"]),
     help="OLD and NEW are versions of this, of rows in --store.",
 )
+@click.option("--explanations", is_flag=True, help="What became of explanations, instead of accuracies.")
 @filter_options
 @format_option
 @spreadsheet_option
@@ -47,6 +48,7 @@ def diff(
     old: str,
     new: str,
     versions: str | None,
+    explanations: bool,
     form: str,
     spreadsheet: bool,
     as_json: bool,
@@ -54,23 +56,29 @@ def diff(
 ) -> None:
     """Say which results of the store OLD came out otherwise in the store NEW, beyond their intervals.
 
-    Results belong together that agree in data set, model, attack, recipe, norm, eps, seed and n. Exit code 1 where one
-    changed beyond its interval.
+    Results belong together that agree in data set, model, attack, recipe, norm, eps, seed and n, explanations also in
+    what was done to the images. A table has both, one below the other. Exit code 1 where one changed beyond its
+    interval.
 
     \b
     robustq diff before.db after.db
     robustq diff --model resnet18 before.db after.db --format markdown
+    robustq diff --explanations before.db after.db --json
     robustq --store results.db diff --versions kernel 3 4
     """
     from robustq.jobs.commands import verification_text
     from robustq.jobs.verification.diff import CHANGED, changes_text
 
     form = form_of(ctx, form, as_json, spreadsheet)
-    rows = verification_text.changes_between(ctx.obj, old, new, versions, filters)
-    say(verification_text.diff_text(rows, form), data=form in CSV)
-    note(changes_text(rows))
-    if changed := sum(row["change"] == CHANGED for row in rows):
-        raise Unfinished(f"{changed} results changed beyond their intervals")
+    found = verification_text.changes_between(ctx.obj, old, new, versions, filters, explanations=explanations)
+    say(verification_text.diff_text(found, form, explanations=explanations), data=form in CSV)
+    told = {"results": found.results, "explanations": found.explanations}
+    for what, rows in told.items():
+        if rows:
+            note(changes_text(rows) if what == "results" else f"{what}: {changes_text(rows)}")
+    changed = {what: sum(row["change"] == CHANGED for row in rows) for what, rows in told.items()}
+    if lines := [f"{n} {what}" for what, n in changed.items() if n]:
+        raise Unfinished(f"{' and '.join(lines)} changed beyond their intervals")
 
 
 @click.command()

@@ -1,48 +1,69 @@
 """The text that `diff`, `replay` and `check` print."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from robustlib.number_text import percents
+from robustq.jobs.commands.explanations_text import WORDS, interval, number
 from robustq.jobs.commands.results_text import rows_text
 from robustq.jobs.commands.terminal_rows import Shown, condition_cells
-from robustq.jobs.results.explanations.rows import asks_of_explanations, explanation_rows
+from robustq.jobs.errors import SpecError
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.text import tables
-from robustq.jobs.text.notes import note
-from robustq.jobs.text.numbers import interval_text, percent
+from robustq.jobs.text.numbers import eps_text, interval_text, percent
 
 if TYPE_CHECKING:
     from robustq.jobs.verification.bundle_check import Found
     from robustq.jobs.verification.diff import Change, Side
+    from robustq.jobs.verification.diff_explanations import ExplanationChange
     from robustq.jobs.verification.replay import Replayed
 
 
-def changes_between(url: str, old: str, new: str, versions: str | None, filters: Filters) -> "list[Change]":
-    """What changed between two stores, or with `versions` between the rows of two versions in the store `url`."""
-    from robustq.jobs.verification.diff import Side, diff, of_version
+@dataclass(frozen=True)
+class Changes:
+    """What became of results, and of explanations beside them."""
+
+    results: "list[Change]"
+    explanations: "list[ExplanationChange]"
+
+
+def changes_between(
+    url: str, old: str, new: str, versions: str | None, filters: Filters, *, explanations: bool = False
+) -> Changes:
+    """What changed between two stores, or with `versions` between the rows of two versions in the store `url`.
+
+    explanations: of them alone. Raises SpecError where neither side has anything.
+    """
+    from robustq.jobs.verification.diff import Side, of_version
 
     if versions is not None:
         with open_store(url).begin() as db:
-            sides = [Side(db, of_version(filters, versions, value)) for value in (old, new)]
-            tell_left_out(sides)
-            return diff(*sides)
+            return changes_of(*(Side(db, of_version(filters, versions, value)) for value in (old, new)), explanations)
     with open_store(old).begin() as one, open_store(new).begin() as other:
-        sides = [Side(one, filters), Side(other, filters)]
-        tell_left_out(sides)
-        return diff(*sides)
+        return changes_of(Side(one, filters), Side(other, filters), explanations)
 
 
-def tell_left_out(sides: "Sequence[Side]") -> None:
-    """That explanations of these sides are not compared, where there are some."""
-    if any(asks_of_explanations(side.filters) and explanation_rows(side.db, side.filters) for side in sides):
-        note("explanations are not compared: robustq replay runs them again")
+def changes_of(old: "Side", new: "Side", explanations: bool) -> Changes:
+    from robustq.jobs.verification.diff import diff
+    from robustq.jobs.verification.diff_explanations import diff_explanations
+
+    explained = diff_explanations(old, new)
+    results = [] if explanations else diff(old, new)
+    if not results and not explained:
+        raise SpecError(f"neither side has {'an explanation' if explanations else 'a result'} that the options leave")
+    return Changes(results, explained)
 
 
-def diff_text(rows: "Sequence[Change]", form: str) -> str:
-    return rows_text(rows, shown_changes(rows), form)
+def diff_text(found: Changes, form: str, *, explanations: bool) -> str:
+    """Results and below them explanations, as tables; in the other forms one of the two."""
+    shown = [shown_changes(found.results), shown_explanations(found.explanations)]
+    if form != "table":
+        rows = found.explanations if explanations else found.results
+        return rows_text(rows, shown[explanations], form)
+    both = zip((found.results, found.explanations), shown, strict=True)
+    return "\n\n".join(rows_text(rows, lines, form) for rows, lines in both if rows)
 
 
 def replay_text(rows: "Sequence[Replayed]", form: str) -> str:
@@ -65,6 +86,30 @@ def shown_changes(rows: "Sequence[Change]") -> list[Shown]:
         for row in rows
         if row["change"] != "same"
     ]
+
+
+def shown_explanations(rows: "Sequence[ExplanationChange]") -> list[Shown]:
+    """The same of explanations."""
+    both = len({row["target"] for row in rows}) > 1
+    heads = ("change", "dataset", "model", "method", *(["target"] if both else []), "norm")
+    return [
+        {name: row[name] for name in heads}
+        | {"eps": eps_text(row["eps"]), "seed": row["seed"], "n": row["examples"], "against": row["against"]}
+        | {
+            "top-k": means_text(row["old_top_intersection"], row["new_top_intersection"]),
+            "difference 95 %": ""
+            if row["difference_low"] is None
+            else interval(row["difference_low"], row["difference_high"]),
+            "images that differ": row["images_that_differ"],
+            "moved": ", ".join(WORDS[name] for name in row["moved"].split(", ") if name),
+        }
+        for row in rows
+        if row["change"] != "same"
+    ]
+
+
+def means_text(old: float | None, new: float | None) -> str:
+    return "" if old is None and new is None else f"{number(old)} > {number(new)}"
 
 
 def before_and_after(old: float | None, new: float | None) -> str:

@@ -75,6 +75,51 @@ class Evaluation(Part):
     recorded_at: str
 
 
+class Measured(Part):
+    """A mean over images, with Student's 95 % interval; None for an interval of one image."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+class Disturbed(Part):
+    """Maps of images to which one thing was done, beside those of the images as they are. against: noise, an attack on
+    the class by its name, or explanation-attack.  kept: images that still have the class that is explained.
+    """
+
+    against: str
+    kept: int
+    top_intersection: Measured | None
+    spearman: Measured | None
+    ssim: Measured | None
+
+
+class Explained(Part):
+    """What noise and attacks of radius eps do to an explanation of the network. target: the class that is explained.
+
+    n: images that were explained.  recipe: all parameters, the share of pixels that are top among them.  verdict: of
+    the checks of the network, and of the sanity of the explanation.  checks: those not passed.  disturbed: noise first.
+    """
+
+    job: int
+    key: Sha256
+    method: str
+    target: Literal["predicted", "true"]
+    norm: str
+    eps: float
+    recipe: str
+    seed: int
+    n: int
+    verdict: Verdict | None
+    checks: list[Check]
+    disturbed: list[Disturbed]
+    seconds: float
+    device: str
+    versions: dict[str, str]
+    recorded_at: str
+
+
 class ClassAccuracy(Part):
     """Clean accuracy on the images of one class."""
 
@@ -250,7 +295,8 @@ class File(Part):
 class Card(Part):
     """All of a package. warnings: what a reader must know first.  not_said: what the numbers do not say.
 
-    monitoring: None where it was not measured, as in packages of before there was any.
+    monitoring: None where it was not measured, as in packages of before there was any.  explanations: those that the
+    store has, none in packages of before.
     """
 
     format: Literal["robustq-package/1"] = FORMAT
@@ -272,6 +318,7 @@ class Card(Part):
     not_said: list[str]
     files: dict[str, File]
     monitoring: Monitoring | None = None
+    explanations: list[Explained] = []
 
 
 def card_of(package: Package) -> Card:

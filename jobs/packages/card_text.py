@@ -8,6 +8,7 @@ import yaml
 from robustlib.checks.thresholds import FAIL
 from robustlib.packages.manifest import ONNX, seal_of
 from robustq.jobs.packages.card import Card, Evaluation, Program, Reattack, Share
+from robustq.jobs.packages.explanations import explanations_text
 from robustq.jobs.packages.markdown_table import cell, table
 from robustq.jobs.packages.monitoring_text import monitoring_text
 from robustq.jobs.packages.snippet import snippet
@@ -25,6 +26,7 @@ def page(card: Card) -> str:
     parts += [about(card), programs_text(card), numbers_text(card), classes_text(card), audits_text(card)]
     parts += [
         training_text(card),
+        explanations_text(card.explanations),
         monitoring_text(card.monitoring),
         latency_text(card),
         use_text(card),

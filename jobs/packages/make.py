@@ -32,6 +32,7 @@ from robustq.jobs.errors import RunError, SpecError
 from robustq.jobs.packages import card, card_text, files, says
 from robustq.jobs.packages.attacked_images import images_of
 from robustq.jobs.packages.chosen_model import Chosen
+from robustq.jobs.packages.explanations import read_explanations
 from robustq.jobs.packages.judged_program import Judged, judge
 from robustq.jobs.packages.monitored import monitoring_of
 from robustq.jobs.packages.stored_numbers import Stored, read_stored
@@ -80,10 +81,10 @@ def make_package(store: Store | None, chosen: Chosen, out: Path, asked: Asked, t
     files.check_place(out)
     mended(check_installed, "robustq package", "onnx", "onnxscript", "onnxruntime")
     dataset = found(load_data, chosen.data)
-    stored = Stored()
+    stored, explained = Stored(), list[card.Explained]()
     if store is not None:
         with store.begin() as db:
-            stored = read_stored(db, chosen, dataset.names)
+            stored, explained = read_stored(db, chosen, dataset.names), read_explanations(db, chosen)
     if stored.failed and not asked.anyway:
         raise SpecError(f"{'; '.join(stored.failed)}: --anyway packages it all the same, and the card says so first")
     model, bare, names = network_of(store, chosen, dataset)
@@ -104,6 +105,7 @@ def make_package(store: Store | None, chosen: Chosen, out: Path, asked: Asked, t
     parts[GOLDEN] = golden_bytes(golden)
     network = network_told(chosen, bare, programs)
     whole = card_of(chosen, dataset, stored, network, names, judged, golden, parts, programs.opset)
+    whole = whole.model_copy(update={"explanations": explained})
     if asked.monitored:
         whole = whole.model_copy(update={"monitoring": monitoring_of(about, programs.onnx, asked.monitored, tell)})
     text = card_text.page(whole).encode()

@@ -76,9 +76,7 @@ def attack_words(one: Evaluation) -> str:
 
 def read_stored(db: Connection, chosen: Chosen, classes: Sequence[str]) -> Stored:
     """All that the store says of the model. Worst cases and certificates are among the evaluations."""
-    kinds = ("eval", "worst")
-    ids = list(db.execute(select(job.c.id).where((job.c.subject == chosen.subject) & job.c.kind.in_(kinds))).scalars())
-    rows = [row for some in chunks(ids) for row in chosen_rows(db, of_jobs(some))]
+    rows = [row for some in chunks(jobs_of(db, chosen)) for row in chosen_rows(db, of_jobs(some))]
     evaluations = [told(db, row) for row in rows]
     primary = primary_of(evaluations, chosen.evaluation)
     clean, by_class = clean_numbers(db, evaluations, classes)
@@ -94,6 +92,12 @@ def read_stored(db: Connection, chosen: Chosen, classes: Sequence[str]) -> Store
     others = [outcomes_of(db, one.job) for one in beside if one.seed == primary.seed]
     known = (EvalSpec.model_validate(spec), outcomes_of(db, primary.job), others)
     return Stored(evaluations, clean, by_class, training, primary, *known)
+
+
+def jobs_of(db: Connection, chosen: Chosen) -> list[int]:
+    """The evaluations and worst cases of the model; explanations are among them."""
+    mine = (job.c.subject == chosen.subject) & job.c.kind.in_(("eval", "worst"))
+    return list(db.execute(select(job.c.id).where(mine)).scalars())
 
 
 def of_jobs(ids: Sequence[int]) -> Filters:
@@ -115,7 +119,6 @@ def kind_of(row: ResultRow) -> Any:
 def told(db: Connection, row: ResultRow) -> Evaluation:
     """A row as the card has it."""
     number = row["job_id"]
-    checks = [check for check in checks_of_job(db, number) if check["verdict"] != "pass"]
     kind, audit = kind_of(row), None
     if kind == "audit":
         extra = db.execute(select(result.c.extra).where(result.c.job_id == number)).scalar() or {}
@@ -135,13 +138,19 @@ def told(db: Connection, row: ResultRow) -> Evaluation:
         robust=share_of(row, "robust_accuracy"),
         distance_median=row["distance_median"],
         verdict=row["verdict"],  # pyright: ignore[reportArgumentType]
-        checks=[Check(**{name: check[name] for name in Check.model_fields}) for check in checks],  # pyright: ignore
+        checks=checks_told(db, number),
         audit=audit,
         seconds=row["seconds"],
         device=row["device"],
         versions=row["versions"],
         recorded_at=moment(row["recorded_at"]),
     )
+
+
+def checks_told(db: Connection, number: int) -> list[Check]:
+    """The checks of a job that did not pass."""
+    checks = [check for check in checks_of_job(db, number) if check["verdict"] != "pass"]
+    return [Check(**{name: check[name] for name in Check.model_fields}) for check in checks]  # pyright: ignore
 
 
 def share_of(row: ResultRow, name: str) -> Share:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustlib.checks.explanation_sanity import explanation_checks
+from robustlib.datasets.choose import choose
 from robustlib.datasets.lazy_images import LazyImages
 from robustlib.evaluation.explanation_stability import StabilityBatch, stability_batches
 from robustq.jobs.running.checks import verdict_columns
@@ -37,19 +39,17 @@ def run_explanations(spec: EvalSpec, context: Context) -> Iterator[Progress | Re
         raise ValueError("explain: expected a model that always gives the same answer, this one is randomised")
     keep = 0 if isinstance(spec, ShardSpec) and spec.first else spec.images  # the first shard holds all that are kept
     kept, columns, done = list[StabilityBatch](), list[dict[str, np.ndarray]](), 0
-    for batch in stability_batches(
-        ready.model,
-        LazyImages(test.images),
-        torch.from_numpy(test.y),
-        **arguments_of(spec),
-        index=rows,
-        device=device,
-    ):
+    look = partial(stability_batches, ready.model, LazyImages(test.images), torch.from_numpy(test.y), device=device)
+    for batch in look(**arguments_of(spec), index=rows):
         columns.append(batch.columns)
-        if sum(len(one.index) for one in kept) < keep:
+        if explained_in(kept) < keep:
             kept.append(batch)
         done += len(np.unique(batch.columns["index"]))
         yield Progress(done, len(rows), "examples")
+    after = places_after(spec, test.y)
+    for first in range(0, len(after), TOGETHER):
+        if explained_in(kept) < keep:
+            kept += look(**arguments_of(spec), index=after[first : first + TOGETHER])
     whole = {name: np.concatenate([one[name] for one in columns]) for name in columns[0]}
     row = clean_accuracy(whole) | surroundings(context) | {"seconds": time.perf_counter() - start}
     warmup = 0.0 if warm else ready.seconds
@@ -62,6 +62,19 @@ def run_explanations(spec: EvalSpec, context: Context) -> Iterator[Progress | Re
     if maps := first_maps(kept, keep):
         stored = (artifacts.put(context.artifacts, MAPS, safetensors.torch.save(maps)),)
     yield Result(row | verdict_columns(checks), measures.encode(whole), stored)
+
+
+def explained_in(batches: Sequence[StabilityBatch]) -> int:
+    return sum(len(one.index) for one in batches)
+
+
+def places_after(spec: EvalSpec, y: np.ndarray) -> Tensor:
+    """Places of the examples after those of a first shard, which keeps the maps of the whole: with the true class as
+    target an image that the model takes for another one has none, and its own may be too few.
+    """
+    rows = choose(y, spec.examples, spec.choose)
+    last = spec.last if isinstance(spec, ShardSpec) else rows[-1] + 1
+    return torch.from_numpy(rows[rows >= last])
 
 
 def arguments_of(spec: EvalSpec) -> dict[str, Any]:

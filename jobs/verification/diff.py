@@ -1,13 +1,12 @@
 """The changes between two stores, or between two versions in one: row by row, beyond their intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
 from sqlalchemy import Connection, select
 
-from robustq.jobs.errors import SpecError
 from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.results.rows import chosen_rows
@@ -23,6 +22,7 @@ READ_COLUMNS = (*IDENTITY, *MEASURED, *INTERVALS, "job_id")
 # A shift of the mean distance that is smaller than this share of it is nobody's finding, however sure.
 DISTANCE_SHARE = 1e-3
 CHANGED, WITHIN, SAME, ONLY_OLD, ONLY_NEW = "changed", "within", "same", "only old", "only new"
+ORDER = (CHANGED, WITHIN, ONLY_OLD, ONLY_NEW, SAME)  # in which rows are shown
 
 
 class Change(TypedDict):
@@ -84,14 +84,10 @@ def diff(old: Side, new: Side) -> list[Change]:
     changed: an accuracy differs beyond its interval. Where both stores hold the outcomes of the examples, that is the
     interval of the paired difference; elsewhere both rows' own intervals, which must not meet. For attacks without a
     radius the distances of images that both found count too. within: numbers or outcomes differ, but not beyond.
-    Raises SpecError where neither side has a row.
     """
     before, after = rows_by_identity(old), rows_by_identity(new)
-    if not before and not after:
-        raise SpecError("neither side has a result that the options leave")
     found = [change_of(old, new, before.get(place), after.get(place)) for place in dict.fromkeys((*before, *after))]
-    order = (CHANGED, WITHIN, ONLY_OLD, ONLY_NEW, SAME)
-    return sorted(found, key=lambda row: order.index(row["change"]))
+    return sorted(found, key=lambda row: ORDER.index(row["change"]))
 
 
 def rows_by_identity(side: Side) -> dict[tuple[Any, ...], ResultRow]:
@@ -195,7 +191,7 @@ def distances_differ(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -
     return interval[0] > 0 or interval[1] < 0
 
 
-def changes_text(rows: Sequence[Change]) -> str:
+def changes_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """How many rows changed, in one line."""
     words = {
         CHANGED: "changed beyond their interval", WITHIN: "differ within it", SAME: "are the same",

@@ -20,6 +20,7 @@ STUDY: dict[str, Any] = {
         {"name": "pgd", "eps": 0.05, "steps": 10},
         {"name": "fgsm", "eps": 0.05},
         {"name": "certify", "sigma": 0.1, "n": 100, "n0": 10, "eps": 0.1},
+        {"name": "explain", "method": "saliency", "against": [{"name": "pgd", "steps": 3}], "eps": 0.05},
     ],
     "examples": 40,
     "images": 40,

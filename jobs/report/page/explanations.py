@@ -17,7 +17,7 @@ from robustq.jobs.report.page.page_model import Explanations
 from robustq.jobs.report.pictures.thumbnails import Data
 from robustq.jobs.results.aggregate import rows_by
 from robustq.jobs.results.explanations.columns import ExplanationRow
-from robustq.jobs.results.explanations.compare import ExplanationComparison, compared
+from robustq.jobs.results.explanations.compare import Tested, tested
 from robustq.jobs.results.explanations.stability import MAIN, in_order, method_names, stability_lines
 from robustq.jobs.results.rows import artifact_of
 from robustq.jobs.text.footnotes import numbered
@@ -81,14 +81,14 @@ def by_job(rows: Sequence[ExplanationRow]) -> Jobs:
     return list(rows_by(rows, "sweep", "job_id").values())
 
 
-def noise_and_attack(db: Connection, jobs: Jobs) -> ExplanationComparison | None:
+def noise_and_attack(db: Connection, jobs: Jobs) -> Tested | None:
     """The top pixels in common under noise, and under the attack on the explanation, of the same images and networks;
     None where a study leaves one out, or the store lost the images' numbers. jobs: of one explanation, one a seed.
     """
     rows = [row for mine in jobs for row in mine if row[MAIN] is not None]
     by = {name: {row["seed"]: row for row in rows if row["against"] == name} for name in (NOISE, EXPLANATION_ATTACK)}
     try:
-        return compared(db, by[NOISE], by[EXPLANATION_ATTACK]) if all(by.values()) else None
+        return tested(db, by[NOISE], by[EXPLANATION_ATTACK]) if all(by.values()) else None
     except SpecError:
         return None
 
@@ -98,28 +98,28 @@ def beyond_noise(db: Connection, jobs: Jobs) -> Iterator[str]:
     mean; an explanation that failed a check for one of them is left out.
     """
     for (model,), rows in rows_by([mine[0] for mine in jobs], "model").items():
-        tests: dict[str, ExplanationComparison] = {}
+        tests: dict[tuple[Any, ...], Tested] = {}
         for key, mine in rows_by(rows, "method", "target", "norm", "eps", "recipe").items():
             numbers = {row["job_id"] for row in mine}
             found = (
                 noise_and_attack(db, [job for job in jobs if job[0]["job_id"] in numbers]) if trusted(mine) else None
             )
             if found is not None:
-                tests[str(key)] = found
+                tests[key] = found
         if not tests:
             continue
-        beyond = [test for test in tests.values() if test["p"] < ALPHA and test["difference"] < 0]
+        beyond = [test for test in tests.values() if test.told.p < ALPHA and test.told.difference < 0]
         if len(tests) == 1:
-            (test,) = tests.values()
+            ((key, test),) = tests.items()
             yes = "" if beyond else "no more than noise: "
             yield (
-                f"On {model}, the explanation attack leaves {100 * test['second_mean']:.0f} % of the top pixels of "
-                f"{test['method']} where they were, noise of the same size {100 * test['first_mean']:.0f} %: "
-                f"{yes}{p_text(test['p'])}, {images_text(test)}, {TEST}."
+                f"On {model}, the explanation attack leaves {100 * test.told.second:.0f} % of the top pixels of "
+                f"{with_class(*key[:2])} where they were, noise of the same size {100 * test.told.first:.0f} %: "
+                f"{yes}{p_text(test.told.p)}, {images_text(test)}, {TEST}."
             )
             continue
         lowest, highest = (
-            f"{100 * test['second_mean']:.0f} % (noise {100 * test['first_mean']:.0f} %)"
+            f"{100 * test.told.second:.0f} % (noise {100 * test.told.first:.0f} %)"
             for test in (min(tests.values(), key=share), max(tests.values(), key=share))
         )
         yield (
@@ -134,12 +134,17 @@ def trusted(rows: Sequence[ExplanationRow]) -> bool:
     return all(row["verdict"] != FAIL for row in rows)
 
 
-def images_text(test: ExplanationComparison) -> str:
-    return f"{test['n']} images" + (f", means over {test['seeds']} seeds" if test["seeds"] > 1 else "")
+def with_class(method: str, target: str) -> str:
+    """An explanation in a sentence: of the predicted class a map tells another thing than of the true one."""
+    return f"{method} ({target} class)"
 
 
-def share(test: ExplanationComparison) -> float:
-    return test["second_mean"]
+def images_text(test: Tested) -> str:
+    return f"{test.told.n} images" + (f", means over {test.seeds} seeds" if test.seeds > 1 else "")
+
+
+def share(test: Tested) -> float:
+    return test.told.second
 
 
 def steadier_models(db: Connection, jobs: Jobs) -> Iterator[str]:
@@ -155,16 +160,17 @@ def steadier_models(db: Connection, jobs: Jobs) -> Iterator[str]:
                 continue
             pair = ({row["seed"]: row for row in some if row["seed"] in seeds} for some in (one, other))
             try:
-                test = compared(db, *pair)
+                test = tested(db, *pair)
             except SpecError:  # the store lost an outcome, which its own rows tell
                 continue
-            names = (first, second) if test["difference"] < 0 else (second, first)
-            shares = sorted((test["first_mean"], test["second_mean"]), reverse=True)
-            apart = f"{names[0]} is the steadier" if test["p"] < ALPHA else "the two are not told apart"
+            told = test.told
+            names = (first, second) if told.difference < 0 else (second, first)
+            shares = sorted((told.first, told.second), reverse=True)
+            apart = f"{names[0]} is the steadier" if told.p < ALPHA else "the two are not told apart"
             yield (
-                f"Under the explanation attack at {key[2]} {eps_text(key[3])}, {key[0]} keeps "
+                f"Under the explanation attack at {key[2]} {eps_text(key[3])}, {with_class(*key[:2])} keeps "
                 f"{100 * shares[0]:.0f} % of its top pixels on {names[0]} and {100 * shares[1]:.0f} % on {names[1]}: "
-                f"{apart}, {p_text(test['p'])}, {images_text(test)}, {TEST}."
+                f"{apart}, {p_text(told.p)}, {images_text(test)}, {TEST}."
             )
 
 
@@ -195,7 +201,7 @@ def heads_of(rows: Sequence[Any]) -> list[str]:
     return ["model", "method", *(name for name in ("target", "seed") if len({row[name] for row in rows}) > 1)]
 
 
-def stability_table(jobs: Jobs, told: dict[int, ExplanationComparison | None]) -> Table | None:
+def stability_table(jobs: Jobs, told: dict[int, Tested | None]) -> Table | None:
     """A line a model and method: top pixels in common under noise and attacks, and whether the attack does more."""
     firsts = [mine[0] for mine in jobs]
     names = [name for name in in_order([row["against"] for mine in jobs for row in mine]) if name != CLEAN]
@@ -207,7 +213,9 @@ def stability_table(jobs: Jobs, told: dict[int, ExplanationComparison | None]) -
         line |= {"norm": row["norm"], "eps": Cell(eps_text(row["eps"]), row["eps"])}
         line |= {f"{name} %": share_cell(by.get(name), row["verdict"]) for name in names}
         test = told.get(row["job_id"])
-        line["attack beside noise, p"] = None if test is None else Cell(p_text(test["p"])[1:].lstrip(" ="), test["p"])
+        line["attack beside noise, p"] = (
+            None if test is None else Cell(p_text(test.told.p)[1:].lstrip(" ="), test.told.p)
+        )
         if (attacked := by.get(EXPLANATION_ATTACK)) is not None:
             line["class kept"] = Cell(f"{attacked['kept']} of {attacked['n']}", attacked["kept"])
         lines.append(line | {"checks": verdict_cell(row["verdict"]), "why": mark})

@@ -1,11 +1,13 @@
 """Explanations compared over the same images: of two models, or of a model under two things done to the images."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
 from sqlalchemy import Connection
 
+from robustlib.checks.thresholds import FAIL
 from robustlib.names import did_you_mean
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.compare import split_of
@@ -13,7 +15,7 @@ from robustq.jobs.results.explanations.columns import SAME_EXPLANATION, Explanat
 from robustq.jobs.results.explanations.rows import explanation_rows
 from robustq.jobs.results.explanations.stability import MAIN
 from robustq.jobs.results.filters import Filters, make_filters
-from robustq.jobs.statistics.explanation_means import explained_images, steadier
+from robustq.jobs.statistics.explanation_means import Steadier, explained_images, steadier
 from robustq.jobs.statistics.significance import holm
 from robustq.jobs.store.explanations.measures import measures_of
 
@@ -23,8 +25,10 @@ class ExplanationComparison(TypedDict):
     under two. Each image's measure is the mean over the seeds that both have.
 
     first, second: the models, or what was done; model, against: what both sides share, None where they differ in it.
-    n: images that both explained.  first_mean, second_mean, difference to p: see `Steadier`.  p_holm: p by Holm's
-    correction for all rows of the answer.  verdicts: the worst over the seeds.
+    n: images that both explained.  first_mean, second_mean, difference to p: see `Steadier`; p is None where a check of
+    one of the explanations failed, which has no test.  p_holm: p by Holm's correction for all tests of the answer.
+    verdicts: the worst over the seeds.  left_out: why the two sides cannot be compared, None where they were; then n is
+    0, and there are no numbers.
     """
 
     first: str
@@ -39,17 +43,18 @@ class ExplanationComparison(TypedDict):
     measure: str
     seeds: int
     n: int
-    first_mean: float
-    second_mean: float
-    difference: float
+    first_mean: float | None
+    second_mean: float | None
+    difference: float | None
     difference_low: float | None
     difference_high: float | None
-    p: float
-    p_holm: float
+    p: float | None
+    p_holm: float | None
     first_verdict: str | None
     second_verdict: str | None
     first_why: str | None
     second_why: str | None
+    left_out: str | None
 
 
 Jobs = dict[int, ExplanationRow]  # the rows of one condition by seed
@@ -60,7 +65,7 @@ def compare(db: Connection, filters: Filters, pair: Sequence[str]) -> list[Expla
     second side's explanations are the steadier.
 
     pair: two models, compared under each thing that was done to the images; or two such things, compared on each model.
-    Raises SpecError where there is nothing to compare.
+    A pair that has no image in common says so in its row.  Raises SpecError where there is nothing to compare.
     """
     rows = explanation_rows(db, filters)
     done, models = ({row[name] for row in rows} for name in ("against", "model"))
@@ -71,8 +76,15 @@ def compare(db: Connection, filters: Filters, pair: Sequence[str]) -> list[Expla
         )
     matches = (match_done if set(pair) <= done else match_models)(db, filters, pair)
     found = [compared(db, first, second) for first, second in matches]
-    corrected = holm([row["p"] for row in found])
-    return [{**row, "p_holm": p} for row, p in zip(found, corrected, strict=True)]
+    if found[0]["left_out"] is not None and all(row["left_out"] for row in found):
+        raise SpecError(found[0]["left_out"])
+    return corrected(found)
+
+
+def corrected(rows: Sequence[ExplanationComparison]) -> list[ExplanationComparison]:
+    """The rows with Holm's correction over the tests that were made, and no others."""
+    values = iter(holm([p for row in rows if (p := row["p"]) is not None]))
+    return [{**row, "p_holm": None if row["p"] is None else next(values)} for row in rows]
 
 
 def match_models(db: Connection, filters: Filters, pair: Sequence[str]) -> list[tuple[Jobs, Jobs]]:
@@ -93,6 +105,7 @@ def match_done(db: Connection, filters: Filters, pair: Sequence[str]) -> list[tu
         place = (row["model"], *(row[name] for name in SAME_EXPLANATION))
         sides.setdefault(place, {}).setdefault(row["against"], {})[row["seed"]] = row
     both = [(found[pair[0]], found[pair[1]]) for found in sides.values() if set(pair) <= set(found)]
+    both = [(one, other) for one, other in both if set(one) & set(other)]
     if not both:
         raise SpecError(f"--compare: no explanation has both {pair[0]} and {pair[1]}")
     return both
@@ -112,15 +125,39 @@ def conditions_of(db: Connection, filters: Filters, model: str) -> dict[tuple[An
     return found
 
 
-def compared(db: Connection, first: Jobs, second: Jobs) -> ExplanationComparison:
+@dataclass(frozen=True)
+class Tested:
+    """Two sides of an explanation on the same images. seeds: that both have."""
+
+    seeds: int
+    told: Steadier
+
+
+def tested(db: Connection, first: Jobs, second: Jobs) -> Tested:
+    """The test of two sides that have a seed in common. Raises SpecError where they have no image in common, or the
+    store lost the images' numbers.
+    """
     seeds = sorted(first.keys() & second.keys())
     one, other = ([jobs[seed] for seed in seeds] for jobs in (first, second))
     if len(splits := {split_of(db, row["job_id"]) for row in (*one, *other)}) > 1:
         raise SpecError(f"expected explanations of the same images, got some of {' and some of '.join(sorted(splits))}")
     told = steadier(*in_common([by_image(db, row) for row in one], [by_image(db, row) for row in other]))
+    return Tested(len(seeds), told)
+
+
+def compared(db: Connection, first: Jobs, second: Jobs) -> ExplanationComparison:
+    """A row of the answer, before Holm's correction. An explanation that failed a check has no test."""
+    seeds = sorted(first.keys() & second.keys())
+    one, other = ([jobs[seed] for seed in seeds] for jobs in (first, second))
+    told, left_out = None, None
+    try:
+        told = tested(db, first, second).told
+    except SpecError as error:
+        left_out = str(error)
     row, beside = one[0], other[0]
     done = row["model"] == beside["model"]
     worst = [worst_of(rows) for rows in (one, other)]
+    trusted = all(side["verdict"] != FAIL for side in worst)
     return ExplanationComparison(
         first=row["against"] if done else row["model"],
         second=beside["against"] if done else beside["model"],
@@ -133,18 +170,19 @@ def compared(db: Connection, first: Jobs, second: Jobs) -> ExplanationComparison
         against=None if done else row["against"],
         measure=MAIN,
         seeds=len(seeds),
-        n=told.n,
-        first_mean=told.first,
-        second_mean=told.second,
-        difference=told.difference,
-        difference_low=told.low,
-        difference_high=told.high,
-        p=told.p,
-        p_holm=told.p,  # of this row alone
+        n=0 if told is None else told.n,
+        first_mean=None if told is None else told.first,
+        second_mean=None if told is None else told.second,
+        difference=None if told is None else told.difference,
+        difference_low=None if told is None else told.low,
+        difference_high=None if told is None else told.high,
+        p=told.p if told is not None and trusted else None,
+        p_holm=None,  # of the answer's tests together
         first_verdict=worst[0]["verdict"],
         second_verdict=worst[1]["verdict"],
         first_why=worst[0]["why"],
         second_why=worst[1]["why"],
+        left_out=left_out,
     )
 
 

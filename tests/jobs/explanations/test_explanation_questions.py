@@ -153,6 +153,19 @@ def test_what_cannot_be_compared_is_said(two_models: Store):
             add_explanation(db, sweep, model, columns)
         with pytest.raises(SpecError, match="explained on both sides and have the same labels, got none: with target"):
             compare(db, Filters(), ("left", "right"))
+        for place, model in enumerate(("left", "right")):  # and both the same ones in another way
+            add_explanation(db, sweep, model, made_up_measures(place, MEANS[list(MEANS)[place]]), method="lime")
+    found = robustq(two_models, "results", "--explanations", "--compare", "left", "right", "--json")
+    rows = {(row["method"], row["against"]): row for row in json.loads(found.output)}
+    assert len(rows) == 6 and (rows["lime", "pgd"]["n"], rows["lime", "pgd"]["left_out"]) == (40, None)
+    told = rows["grad-cam", "pgd"]
+    assert told["n"] == 0 and "explained on both sides and have the same labels, got none" in told["left_out"]
+    numbers = ("first_mean", "second_mean", "difference", "difference_low", "difference_high", "p", "p_holm")
+    assert all(told[name] is None for name in numbers)
+    tested = sorted(row["p"] for row in rows.values() if row["p"] is not None)
+    assert len(tested) == 3 and rows["lime", "pgd"]["p_holm"] == pytest.approx(3 * tested[0])
+    text = robustq(two_models, "results", "--explanations", "--compare", "left", "right").output
+    assert text.count("[1]") == 4 and "[1] expected images that were explained on both sides" in text
 
 
 def test_who_asks_for_explanations_of_an_attack_is_told_how(two_models: Store):
@@ -199,16 +212,31 @@ def test_an_attack_is_compared_with_noise_on_each_model(two_models: Store):
     pair = ("noise", "explanation-attack")
     with two_models.begin() as db:
         rows = {(row["model"], row["method"]): row for row in compare(db, Filters(), pair)}
-        number = next(r["job_id"] for r in explanation_rows(db) if r["method"] == "saliency")
-        columns = measures_of(db, number)
+        jobs = [r["job_id"] for r in explanation_rows(db) if r["model"] == "robust" and r["against"] == "noise"]
+        seeds = [measures_of(db, number) for number in jobs]
     assert set(rows) == {("plain", "grad-cam"), ("plain", "saliency"), ("robust", "grad-cam")}
-    one, other = (columns["top_intersection"][columns["against"] == name] for name in pair)
+    one, other = (np.mean([c["top_intersection"][c["against"] == name] for c in seeds], 0) for name in pair)
     expected: Any = stats.wilcoxon(other - one, zero_method="pratt")
-    row = rows["plain", "saliency"]
-    assert (row["first"], row["second"], row["against"], row["n"]) == (*pair, None, 40)
+    row = rows["robust", "grad-cam"]
+    assert (row["first"], row["second"], row["against"], row["n"], row["seeds"]) == (*pair, None, 40, 2)
     assert row["p"] == pytest.approx(expected.pvalue) and row["difference"] == pytest.approx((other - one).mean())
     text = robustq(two_models, "results", "--explanations", "--compare", *pair).output
     assert "not trusted" in text and text.splitlines()[0].split()[:3] == ["first", "second", "model"]
+
+
+def test_an_explanation_that_failed_has_no_test_and_holm_counts_none(two_models: Store):
+    """Of the three explanations one failed its checks: the correction is for two tests."""
+    with two_models.begin() as db:
+        rows = {(row["model"], row["method"]): row for row in compare(db, Filters(), ("noise", "explanation-attack"))}
+    failed = rows.pop(("plain", "saliency"))
+    assert failed["second_verdict"] == "fail" and failed["first_mean"] > failed["second_mean"]
+    assert failed["p"] is None and failed["p_holm"] is None and failed["left_out"] is None
+    small, large = sorted(rows.values(), key=lambda row: row["p"])
+    assert small["p_holm"] == pytest.approx(2 * small["p"])
+    assert large["p_holm"] == pytest.approx(max(2 * small["p"], large["p"]))
+    text = robustq(two_models, "results", "--explanations", "--compare", "noise", "explanation-attack").output
+    (line,) = [line for line in text.splitlines() if "saliency" in line]
+    assert "not trusted (" in line and "e-" not in line and "[1]" in line and "+" not in line
 
 
 def test_the_call_from_python_has_the_same_rows(two_models: Store):

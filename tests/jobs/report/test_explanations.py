@@ -108,7 +108,7 @@ def test_the_tests_in_words_are_those_of_scipy(swept: Store):
     )
     assert apart.pvalue < 1e-4
     both = f"{after[1]} of its top pixels on robust and {after[0]} on {HOSTILE}"
-    assert f"keeps {both}: robust is the steadier, p < 1e-4, 40 images" in words
+    assert f"grad-cam (predicted class) keeps {both}: robust is the steadier, p < 1e-4, 40 images" in words
     assert "Explanations that say nothing" in words and FAULT in words
     assert "<b>plain" not in report(swept, "steady").replace("&lt;b>", "")
 
@@ -134,7 +134,7 @@ def test_seeds_are_tested_together_and_told_apart(made_up: Store, tmp_path: Path
         return np.mean([one["top_intersection"][one["against"] == name] for one in both], 0)
 
     after, noise = (top(0, PLAIN, name) for name in ("explanation-attack", "noise"))
-    told = f"leaves {100 * after.mean():.0f} % of the top pixels of grad-cam where they were, noise of the same size"
+    told = f"leaves {100 * after.mean():.0f} % of the top pixels of grad-cam (predicted class) where they were, noise of the same size"
     assert f"On plain, the explanation attack {told} {100 * noise.mean():.0f} %: p < 1e-4, 40 images" in words
     assert words.count("40 images, means over 2 seeds, Wilcoxon") == 3
     assert "On odd," not in words and "on odd" not in words

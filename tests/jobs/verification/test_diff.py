@@ -6,12 +6,10 @@ from click.testing import CliRunner
 
 from robustlib.metrics import summarise
 from robustq.cli import main
-from robustq.jobs.errors import SpecError
 from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.statistics.significance import mcnemar_exact, score_interval
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.verification.diff import Side, changes_text, diff, of_version
-from tests.helpers.fake_explanations import add_explanation, made_up_measures
 from tests.helpers.fake_results import add_result, add_sweep, outcome
 
 N = 400
@@ -135,17 +133,6 @@ def test_two_versions_in_one_store_and_the_latest_of_equal_rows(stores):
         sides = [Side(db, of_version(filters, "kernel", kernel)) for kernel in ("3", "4")]
         (row,) = diff(*sides)
         assert (row["change"], row["old_job_id"], row["new_job_id"]) == ("same", 2, 3)
-        with pytest.raises(SpecError, match="neither side has a result"):
-            diff(*(Side(db, of_version(filters, "kernel", kernel)) for kernel in ("7", "8")))
-
-
-@pytest.mark.parametrize("asked", [[], ["--attack", "pgd"]])
-def test_explanations_that_are_not_compared_are_told_of(stores, asked: list[str]):
-    for store in stores:
-        with store.begin() as db:
-            sweep = add_sweep(db, "s")
-            add_result(db, sweep, "a", "pgd", columns=outcome(1, n=N))
-            add_explanation(db, sweep, "a", made_up_measures(1, {"noise": 0.7, "pgd": 0.5, "explanation-attack": 0.3}))
-    done = CliRunner().invoke(main, ["diff", *asked, *(store.url for store in stores)])
-    told = "explanations are not compared: robustq replay runs them again"
-    assert (done.exit_code, told in done.stderr) == (0, not asked)
+        assert diff(*(Side(db, of_version(filters, "kernel", kernel)) for kernel in ("7", "8"))) == []
+    none = CliRunner().invoke(main, ["--store", store.url, "diff", "--versions", "kernel", "7", "8"])
+    assert (none.exit_code, "neither side has a result that the options leave" in none.stderr) == (2, True)
