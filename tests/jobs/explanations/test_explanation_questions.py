@@ -136,6 +136,7 @@ def test_two_models_are_compared_on_the_same_images(two_models: Store):
     assert "Wilcoxon's signed-rank test" in text and text.count("grad-cam") == 3
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_is_said(two_models: Store):
     with two_models.begin() as db:
         with pytest.raises(SpecError, match="no explanation is of model 'plane': did you mean 'plain'"):
@@ -224,6 +225,7 @@ def test_an_attack_is_compared_with_noise_on_each_model(two_models: Store):
     assert "not trusted" in text and text.splitlines()[0].split()[:3] == ["first", "second", "model"]
 
 
+@pytest.mark.slow
 def test_an_explanation_that_failed_has_no_test_and_holm_counts_none(two_models: Store):
     """Of the three explanations one failed its checks: the correction is for two tests."""
     with two_models.begin() as db:
