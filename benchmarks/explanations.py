@@ -6,6 +6,7 @@ given fewer images there; what is compared is milliseconds an image. Each method
 defaults, and with as many images in a pass as it is quickest with here (`--batch-size`). The ratio is to the quicker.
 """
 
+import copy
 import json
 import platform
 import statistics
@@ -21,6 +22,7 @@ import click
 import tabulate
 import torch
 from captum_maps import CaptumMaps, same_draws
+from pass_floor import PassFloor
 from torch import Tensor
 
 from robustlib.datasets import load
@@ -29,8 +31,9 @@ from robustlib.explanations import EXPLANATIONS
 from robustlib.models import build
 from robustlib.rng import seeded
 
-OURS, CAPTUM, BATCHED = "robustq", "captum", "captum, batched"
-GOALS = {"integrated-gradients": 2.0, "kernel-shap": 3.0}  # times captum's speed
+OURS, CAPTUM, BATCHED, FLOOR = "robustq", "captum", "captum, batched", "convolutions alone"
+PASSES = "integrated-gradients"  # a method that is passes for gradients and nothing else
+GOALS = {PASSES: 2.0, "kernel-shap": 3.0}  # times captum's speed
 SHORT: dict[str, dict[str, Any]] = {}  # options of methods; those of the signatures where there are none
 
 
@@ -39,9 +42,11 @@ class Row:
     """What a library took for a method. seconds: the median, least and most of `runs`, for so many images.
 
     times: milliseconds an image of the quicker captum over ours; times_defaults: of captum at its defaults.
+    times_floor: the quicker captum over the convolutions and matrix products of the same passes, by PyTorch in float32.
     largest_difference: of an image's maps, over the largest entry of captum's, on `compared` images, of the same draws
     where a method draws; median_difference: of most images. Where a ReLU's input is all but zero, rounding alone
-    decides whether its gradient counts.
+    decides whether its gradient counts: off_float64 is that of ours from captum's maps in float64, captum_off_float64
+    that of captum's own in float32.
     """
 
     method: str
@@ -54,9 +59,12 @@ class Row:
     ms_an_image: float
     times: float | None = None
     times_defaults: float | None = None
+    times_floor: float | None = None
     goal: float | None = None
     largest_difference: float | None = None
     median_difference: float | None = None
+    off_float64: float | None = None
+    captum_off_float64: float | None = None
     compared: int | None = None
     device: str = ""
     torch: str = torch.__version__
@@ -95,6 +103,11 @@ def measure(case: Case, method: str, runs: int, device: str, clock: Callable[[],
     counts = {OURS: len(case.x), CAPTUM: min(case.few, few), BATCHED: few}
     calls: dict[str, Callable[[int], Tensor]] = {OURS: lambda n: ours(case.x[:n], case.target[:n]).attribution}
     calls |= {name: lambda n, peer=peer: peer(case.x[:n], case.target[:n]) for name, peer in peers.items()}
+    if method == PASSES:
+        steps = options.get("steps", EXPLANATIONS[method].options["steps"].default)
+        floor = PassFloor(case.peer.model, case.x, case.peer.size)
+        counts[FLOOR] = len(case.x)
+        calls[FLOOR] = lambda n: floor.run(n * steps)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     maps: dict[str, Tensor] = {}
     for run in range(runs + 1):
@@ -107,12 +120,15 @@ def measure(case: Case, method: str, runs: int, device: str, clock: Callable[[],
     each = {name: 1000 * statistics.median(took) / counts[name] for name, took in seconds.items()}
     theirs = same_draws(case.peer, method, options, case.x[: case.same], case.target[: case.same])
     theirs = maps[BATCHED] if theirs is None else theirs
+    quicker = min(each[CAPTUM], each[BATCHED])
     return [
         Row(
             method, name, counts[name], round(statistics.median(took), 3), round(min(took), 3), round(max(took), 3),
             runs, round(each[name], 3), device=device, **({} if name != OURS else {
-                "times": round(min(each[CAPTUM], each[BATCHED]) / each[OURS], 2), "goal": GOALS.get(method),
+                "times": round(quicker / each[OURS], 2), "goal": GOALS.get(method),
                 "times_defaults": round(each[CAPTUM] / each[OURS], 2),
+                "times_floor": round(quicker / each[FLOOR], 2) if FLOOR in each else None,
+                **(from_float64(case, method, options, maps) if method == PASSES else {}),
                 **differences(maps[OURS][: len(theirs)], theirs),
             }),
         )
@@ -125,6 +141,15 @@ def differences(ours: Tensor, theirs: Tensor) -> dict[str, Any]:
     each = (ours - theirs).flatten(1).abs().amax(1) / theirs.flatten(1).abs().amax(1)
     largest, middle = (float(f"{value.item():.3g}") for value in (each.max(), each.median()))
     return {"largest_difference": largest, "median_difference": middle, "compared": len(each)}
+
+
+def from_float64(case: Case, method: str, options: dict[str, Any], maps: dict[str, Tensor]) -> dict[str, Any]:
+    """How far the maps of both libraries lie from captum's in float64, on the images that are compared."""
+    n = min(case.same, len(maps[BATCHED]))
+    exact = CaptumMaps(copy.deepcopy(case.peer.model).double(), case.peer.size)
+    known = exact.maps(method, options, case.x[:n].double(), case.target[:n])
+    ours, theirs = (differences(maps[name][:n], known)["largest_difference"] for name in (OURS, BATCHED))
+    return {"off_float64": ours, "captum_off_float64": theirs}
 
 
 def make_case(weights: Path | None, dataset: str, model: str, examples: int, size: int, few: int, same: int) -> Case:
@@ -176,8 +201,8 @@ def main(methods: tuple[str, ...], dataset: str, model: str, weights: Path | Non
             rows += (found := measure(case, method, runs, device, CLOCKS[clock]))
             file.writelines(json.dumps(asdict(row)) + "\n" for row in found)
             file.flush()
-    shown = ("method", "library", "images", "seconds", "ms_an_image", "times", "times_defaults", "goal")
-    shown += ("largest_difference", "median_difference")
+    shown = ("method", "library", "images", "seconds", "ms_an_image", "times", "times_defaults", "times_floor", "goal")
+    shown += ("largest_difference", "median_difference", "off_float64", "captum_off_float64")
     click.echo(tabulate.tabulate([{name: asdict(row)[name] for name in shown} for row in rows], headers="keys"))
 
 

@@ -51,7 +51,7 @@ def answer_text(store: Store, question: Question, form: str) -> str:
 
             rows: Sequence[Any] = compare(db, question.filters, question.compare)
             told = ("first_why", "second_why", "left_out")
-            whys = ["; ".join(row[name] for name in told if row[name]) for row in rows]
+            whys = ["; ".join(str(row[name]) for name in told if row[name]) for row in rows]
             return text_of(rows, list(rows[0]), shown_comparisons(rows), whys, form, TEST)
         found = explanation_rows(db, question.filters, whole=question.pivot)
     asked = {condition.column for group in question.filters.groups for condition in group}

@@ -40,9 +40,10 @@ def changes_between(
 
     if versions is not None:
         with open_store(url).begin() as db:
-            return changes_of(*(Side(db, of_version(filters, versions, value)) for value in (old, new)), explanations)
-    with open_store(old).begin() as one, open_store(new).begin() as other:
-        return changes_of(Side(one, filters), Side(other, filters), explanations)
+            one, other = (Side(db, of_version(filters, versions, value)) for value in (old, new))
+            return changes_of(one, other, explanations)
+    with open_store(old).begin() as before, open_store(new).begin() as after:
+        return changes_of(Side(before, filters), Side(after, filters), explanations)
 
 
 def changes_of(old: "Side", new: "Side", explanations: bool) -> Changes:

@@ -127,10 +127,14 @@ LIMITS: dict[str, Limit] = {
         0.8,
         0.8,
         True,
-        ADEBAYO,
+        f"{ADEBAYO}; the threshold is ours",
     ),
     "random-order": Limit(
-        "p-value of the test that an explanation orders pixels better than chance", 0.05, 0.5, True, BLUECHER
+        "p-value of the test that an explanation orders pixels better than chance",
+        0.05,
+        0.5,
+        True,
+        f"{BLUECHER}; the thresholds are ours",
     ),
 }
 

@@ -316,3 +316,27 @@ def test_merged_stores_keep_explanations_and_a_prune_takes_them(finished: Store,
     with target.begin() as db:
         assert db.execute(sa.select(sa.func.count()).select_from(explanation)).scalar() == 0
     target.engine.dispose()
+
+
+@pytest.mark.slow
+def test_shards_of_the_true_class_keep_as_many_maps_as_the_whole(tmp_path: Path):
+    """Of a network that has learnt nothing: few of the first shard's images are its own class, and explained."""
+    entry = {"name": "explain", "method": "saliency", "against": ["noise"], "target": "true", "eps": 0.1}
+    train = {"epochs": 1, "examples": 60, "validation_examples": 20, "learning_rate": 1e-6}
+    study = {
+        "name": "true", "models": {"bare": {"arch": "lenet5", "train": train}}, "attacks": [entry | {"curve_steps": 2}],
+        "examples": 300, "images": 20,
+    }  # fmt: skip
+    kept = {}
+    for shards in (1, 3):
+        folder = tmp_path / str(shards)
+        store = worked_off(folder, study | {"shards": shards})
+        with store.begin() as db:
+            number = explanation_rows(db)[0]["job_id"]
+            kept[shards] = str(artifact_of(db, number, "maps"))
+            columns = measures_of(db, number)
+        held = safetensors.torch.load(artifacts.get(store.artifacts, kept[shards]))
+        store.engine.dispose()
+    right = columns["index"][(columns["against"] == "clean") & (columns["explained"] == columns["prediction"])]
+    assert (right[:20] < 100).sum() < 20 <= len(right) and held["index"].tolist() == right[:20].tolist()
+    assert kept[1] == kept[3]

@@ -110,7 +110,7 @@ def test_a_pivot_trusts_no_mean_of_the_seeds_that_passed_alone(two_models: Store
 def test_two_models_are_compared_on_the_same_images(two_models: Store):
     """Each image's mean over the seeds, by scipy's signed-rank test; Holm's correction over the three rows."""
     with two_models.begin() as db:
-        rows = compare(db, Filters(), ("plain", "robust"))
+        rows: list[Any] = list(compare(db, Filters(), ("plain", "robust")))
         jobs = {
             (row["model"], row["seed"]): row["job_id"] for row in explanation_rows(db) if row["method"] == "grad-cam"
         }
@@ -136,6 +136,7 @@ def test_two_models_are_compared_on_the_same_images(two_models: Store):
     assert "Wilcoxon's signed-rank test" in text and text.count("grad-cam") == 3
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_is_said(two_models: Store):
     with two_models.begin() as db:
         with pytest.raises(SpecError, match="no explanation is of model 'plane': did you mean 'plain'"):
@@ -224,10 +225,12 @@ def test_an_attack_is_compared_with_noise_on_each_model(two_models: Store):
     assert "not trusted" in text and text.splitlines()[0].split()[:3] == ["first", "second", "model"]
 
 
+@pytest.mark.slow
 def test_an_explanation_that_failed_has_no_test_and_holm_counts_none(two_models: Store):
     """Of the three explanations one failed its checks: the correction is for two tests."""
     with two_models.begin() as db:
-        rows = {(row["model"], row["method"]): row for row in compare(db, Filters(), ("noise", "explanation-attack"))}
+        found: list[Any] = list(compare(db, Filters(), ("noise", "explanation-attack")))
+    rows = {(row["model"], row["method"]): row for row in found}
     failed = rows.pop(("plain", "saliency"))
     assert failed["second_verdict"] == "fail" and failed["first_mean"] > failed["second_mean"]
     assert failed["p"] is None and failed["p_holm"] is None and failed["left_out"] is None

@@ -57,6 +57,7 @@ def robustq(stores: Stores, *words: str) -> Result:
     return CliRunner().invoke(main, ["diff", *words, *(store.url for store in stores)])
 
 
+@pytest.mark.slow
 def test_each_explanation_is_judged_by_the_changes_of_its_images(stores: Stores):
     base, draw = made_up_measures(1, MEANS), np.random.default_rng(0)
     shift = draw.normal(-0.1, 0.02, 40)
@@ -90,6 +91,7 @@ def test_another_class_of_an_image_is_a_difference(stores: Stores):
     assert {found["m", name]["change"] for name in ("clean", "noise")} == {"same"}
 
 
+@pytest.mark.slow
 def test_without_the_images_the_rows_own_intervals_must_not_meet(stores: Stores):
     base = made_up_measures(1, MEANS)
     put(stores, "same", base, base)
@@ -111,6 +113,7 @@ def test_other_examples_are_another_explanation(stores: Stores):
     assert [(row["change"], row["examples"]) for row in rows] == [("only old", 30)] * 4 + [("only new", 40)] * 4
 
 
+@pytest.mark.slow
 def test_the_table_has_both_and_exits_with_1_where_one_changed(stores: Stores):
     base = made_up_measures(1, MEANS)
     put(stores, "m", base, moved(base, "top_intersection", "pgd", np.full(40, -0.1)))

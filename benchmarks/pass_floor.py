@@ -1,0 +1,39 @@
+"""The floor of gradients by images: a network's convolutions and matrix products alone, forward and back."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class PassFloor:
+    """What no library can do without, which asks the network for its gradient in float32: its convolutions and linear
+    layers, called on their own inputs, and the gradients by these; no other layer, no gradients of weights, no copies.
+
+    size: images in a pass.  Images lie channels-last, as is quickest on CPUs.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor, size: int):
+        self.size = size
+        self.calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+        own = copy.deepcopy(model).requires_grad_(False)
+        for layer in own.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.register_forward_hook(self.keep)
+        with torch.no_grad():
+            own(x[:size].contiguous(memory_format=torch.channels_last))
+        for layer, _, _ in self.calls:
+            layer._forward_hooks.clear()
+
+    def keep(self, layer: nn.Module, inputs: Any, answer: Tensor) -> None:
+        self.calls.append((layer, inputs[0].clone(), torch.ones_like(answer)))
+
+    def run(self, images: int) -> Tensor:
+        """As many passes as so many images take, the last one filled up; the gradient of the first layer's input."""
+        found = torch.empty(0)
+        for _ in range(0, images, self.size):
+            for layer, x, into in reversed(self.calls):
+                given = x.detach().requires_grad_()
+                (found,) = torch.autograd.grad(layer(given), given, into)
+        return found
