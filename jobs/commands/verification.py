@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from robustlib.number_text import counted
 from robustq.jobs.commands.base import (
     CSV,
     JOB_NUMBER,
@@ -70,7 +71,9 @@ def diff(
     say(verification_text.diff_text(rows, form), data=form in CSV)
     note(changes_text(rows))
     if changed := sum(row["change"] == CHANGED for row in rows):
-        raise Unfinished(f"{changed} results changed beyond their intervals")
+        raise Unfinished(
+            f"{counted(changed, 'result changed beyond its interval', 'results changed beyond their intervals')}"
+        )
 
 
 @click.command()
