@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from robustlib.datasets import load
+from robustlib.number_text import counted
 from robustq.cluster import gpu_probe
 from robustq.cluster.ray_connection import local_ray
 from robustq.cluster.slots import usable_cpus
@@ -24,7 +25,7 @@ def examine(store: str, *, as_json: bool) -> tuple[str, bool]:
     rows += [check(name, lambda name=name: version(name)) for name in PACKAGES]
     rows += [
         check("torch with torchvision", torch_pair),
-        check("processors", lambda: f"{usable_cpus()} CPUs, {gpu_count()} GPUs"),
+        check("processors", lambda: f"{counted(usable_cpus(), 'CPU')}, {counted(gpu_count(), 'GPU')}"),
         check("GPUs", try_gpus),
         check("ray", try_ray),
         check("cache", try_cache),

@@ -222,12 +222,12 @@ def test_what_fails_in_a_worker_is_told_and_found_again(tmp_path):
     (tmp_path / "mine.py").write_text(MODEL)
     done = robustq(tmp_path, "attack", "mine.py:Moody", "--examples", "10", code=1)
     assert done.stderr.splitlines()[-1].startswith(
-        "robustq: 1 jobs failed, job 1 with KeyError: 'no more today' (robustq logs 1"
+        "robustq: 1 job failed, job 1 with KeyError: 'no more today' (robustq logs 1"
     )
     log = robustq(tmp_path, "logs", "1").stdout
     assert "raise KeyError" in log
-    assert robustq(tmp_path, "retry", "1").stdout == "1 jobs queued again\n"
-    assert robustq(tmp_path, "cancel", "1").stdout == "1 jobs cancelled\n"
+    assert robustq(tmp_path, "retry", "1").stdout == "1 job queued again\n"
+    assert robustq(tmp_path, "cancel", "1").stdout == "1 job cancelled\n"
 
 
 def test_train_writes_weights_that_attack_takes(tmp_path):

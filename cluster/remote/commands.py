@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from robustlib.number_text import counted
 from robustq.cluster.remote.run_remotely import cluster_option, insecure_option, open_cluster
 from robustq.jobs.text.notes import note
 from robustq.jobs.text.output_paths import Output
@@ -63,7 +64,7 @@ def fetch(ctx: click.Context, out: Path, artifacts: bool, most_mb: int, cluster:
     command = ["db", "snapshot", *(["--artifacts"] if artifacts else [])]
     head = open_cluster(ctx, required(cluster), insecure)
     written = unpack(run_command(head, command, most=2 * most_mb << 20), out, most_bytes=most_mb << 20)
-    note(f"{out}, with {len(written) - 1} artifacts")
+    note(f"{out}, with {counted(len(written) - 1, 'artifact')}")
 
 
 def required(cluster: str | None) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import robustlib
 import robustq
 from robustlib.hashing import local_modules
-from robustlib.number_text import distinct
+from robustlib.number_text import counted, distinct
 from robustq.cluster.remote.before_sending import check_settings
 from robustq.cluster.remote.sent_files import LEFT_OUT, SentFiles, choose_files
 from robustq.jobs.errors import SpecError
@@ -90,7 +90,7 @@ def lines_left_out(found: SentFiles) -> list[str]:
 
 
 def summary(found: SentFiles) -> str:
-    return f"{len(found.files)} files, {found.size / 2**20:.1f} MB, beside robustq's own code"
+    return f"{counted(len(found.files), 'file')}, {found.size / 2**20:.1f} MB, beside robustq's own code"
 
 
 def named_files(study: Path, root: Path) -> Iterator[tuple[Path, SpecError]]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from robustlib.audit.explanations import CAUSES, REMEDIES
 from robustlib.metrics import wilson
-from robustlib.number_text import distinct
+from robustlib.number_text import counted, distinct
 from robustq.jobs.reasons.reasons import limit_of
 from robustq.jobs.results.audits import AuditFound, Trial, audit_headline
 from robustq.jobs.results.columns import Check
@@ -14,7 +14,7 @@ from robustq.jobs.text.numbers import eps_text
 def audit_page(found: AuditFound) -> str:
     """One page: what was claimed, what was tried, what breaks it, what to mend in the evaluation."""
     n, norm, eps = found["n"], found["norm"], eps_text(found["eps"])
-    head = f"Audit of {found['model']}: {norm}, eps {eps}, {n} images"
+    head = f"Audit of {found['model']}: {norm}, eps {eps}, {counted(n, 'image')}"
     parts = [head, "=" * len(head), "", audit_headline(found), "", "What was claimed"]
     parts.append(f"  Clean accuracy {share_text(found['clean_accuracy'], n)}.")
     naive = f"finds robust accuracy {share_text(found['naive_robust_accuracy'], n)}"

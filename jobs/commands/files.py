@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from robustlib.number_text import counted
 from robustq.jobs.commands.base import open_store, process_check, refuse_typed, spreadsheet_option
 from robustq.jobs.commands.options import filter_options
 from robustq.jobs.commands.shell import completion
@@ -66,7 +67,7 @@ def export(
             Output(folder=True).convert(path, None, ctx)
         with open_store(ctx).begin() as db:
             written = export_runs(db, tracker, path, filters, partial(say, err=True))
-        say(f"{written} runs in {address(path)}", err=True)
+        say(f"{counted(written, 'run')} in {address(path)}", err=True)
         return
     if explanations:
         refuse_typed(ctx, "with --explanations", "partition")
@@ -90,7 +91,7 @@ def write_file(
     with open_store(ctx).begin() as db:
         tell = note
         rows = export.export(db, path, filters=filters, tell=tell, **how)
-    note(f"{rows} rows in {path}")
+    note(f"{counted(rows, 'row')} in {path}")
 
 
 def write_explanations(ctx: click.Context, path: Path, filters: Any, per_example: bool, spreadsheet: bool) -> None:
@@ -102,7 +103,7 @@ def write_explanations(ctx: click.Context, path: Path, filters: Any, per_example
     how = {"per_example": per_example, "spreadsheet": spreadsheet}
     with open_store(ctx).begin() as db:
         rows = export.export(db, path, filters=filters, **how)
-    note(f"{rows} rows in {path}")
+    note(f"{counted(rows, 'row')} in {path}")
 
 
 @click.command()

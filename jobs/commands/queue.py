@@ -2,6 +2,7 @@
 
 import click
 
+from robustlib.number_text import counted
 from robustq.jobs.commands.base import (
     JOB_NUMBER,
     PRIORITY,
@@ -75,7 +76,7 @@ def retry(ctx: click.Context, job_ids: tuple[int, ...], sweep: str | None, as_js
     from robustq.jobs.commands import queue_actions
 
     n = queue_actions.retry(open_store(ctx, write=True), job_ids, sweep)
-    emit({"queued": n}, f"{n} jobs queued again", as_json)
+    emit({"queued": n}, f"{counted(n, 'job')} queued again", as_json)
 
 
 @click.command()
@@ -93,7 +94,9 @@ def pause(ctx: click.Context, sweep: str, as_json: bool) -> None:
     from robustq.jobs.commands import queue_actions
 
     n = queue_actions.pause(open_store(ctx, write=True), sweep, paused=True)
-    emit({"paused": True, "unfinished": n}, f"{n} jobs wait until the sweep is resumed", as_json)
+    emit(
+        {"paused": True, "unfinished": n}, f"{counted(n, 'job waits', 'jobs wait')} until the sweep is resumed", as_json
+    )
 
 
 @click.command()
@@ -111,7 +114,7 @@ def resume(ctx: click.Context, sweep: str, as_json: bool) -> None:
     from robustq.jobs.commands import queue_actions
 
     n = queue_actions.pause(open_store(ctx, write=True), sweep, paused=False)
-    emit({"paused": False, "unfinished": n}, f"{n} jobs go on", as_json)
+    emit({"paused": False, "unfinished": n}, counted(n, "job goes on", "jobs go on"), as_json)
 
 
 @click.command()
@@ -130,7 +133,7 @@ def prioritise(ctx: click.Context, priority: int, job_ids: tuple[int, ...], swee
     from robustq.jobs.commands import queue_actions
 
     n = queue_actions.prioritise(open_store(ctx, write=True), job_ids, sweep, priority)
-    emit({"changed": n, "priority": priority}, f"{n} jobs have priority {priority}", as_json)
+    emit({"changed": n, "priority": priority}, f"{counted(n, 'job has', 'jobs have')} priority {priority}", as_json)
 
 
 @click.command()

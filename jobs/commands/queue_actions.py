@@ -83,8 +83,9 @@ def status_text(store: Store, name: str | None, *, as_json: bool, is_gone: IsGon
         parts[0] += f"; about {duration(left)} left"
     if data["left_out"]:
         named = "NAME" if name is None else shlex.quote(name)
-        how = f"robustq retry --sweep {named} queues them"
-        parts[0] += f"; {data['left_out']} of the cancelled were left out of a budget ({how})"
+        how = f"robustq retry --sweep {named} queues {it(data['left_out'])}"
+        were = counted(data["left_out"], "of the cancelled was", "of the cancelled were")
+        parts[0] += f"; {were} left out of a budget ({how})"
     parts[0] += "".join(f"\n{line}" for line in without)
     if hours.words:
         parts[0] += f"\ndevice hours: {hours.words}"
@@ -114,6 +115,10 @@ def running_table(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]],
     return [row | {"eps": eps_text(row["eps"])} for row in rows], shown
 
 
+def it(n: int) -> str:
+    return "it" if n == 1 else "them"
+
+
 def counts_text(found: dict[str, int]) -> str:
     return ", ".join(f"{n} {state}" for state, n in found.items() if n) or "no jobs"
 
@@ -127,11 +132,12 @@ def raise_failures(store: Store, chosen: int | None) -> None:
     if failed := ended["failed"]:
         reason = f"{first[0]['error_class']}: {first[0]['error_message']}"
         raise JobsFailed(
-            f"{failed} jobs failed, job {first[0]['id']} with {reason} "
-            f"(robustq logs {first[0]['id']} shows all of it, robustq retry{named} queues them again)"
+            f"{counted(failed, 'job')} failed, job {first[0]['id']} with {reason} "
+            f"(robustq logs {first[0]['id']} shows all of it, robustq retry{named} queues {it(failed)} again)"
         )
     if cancelled := ended["cancelled"] - left_out:
-        raise JobsFailed(f"{cancelled} jobs were cancelled (robustq retry{named} queues them again)")
+        was = counted(cancelled, "job was", "jobs were")
+        raise JobsFailed(f"{was} cancelled (robustq retry{named} queues {it(cancelled)} again)")
 
 
 def chosen_jobs(db: Any, job_ids: Sequence[int], name: str | None) -> Any:
@@ -171,11 +177,12 @@ def cancelled(store: Store, job_ids: Sequence[int], name: str | None) -> dict[st
 
 
 def cancelled_text(found: dict[str, Any]) -> str:
-    text = f"{found['cancelled']} jobs cancelled"
+    text = f"{counted(found['cancelled'], 'job')} cancelled"
     if not found["wanted_by"]:
         return text
+    stay = counted(found["stay"], "stays", "stay")
     return (
-        f"{text}; {found['stay']} stay in the queue, which other sweeps want too: {', '.join(found['wanted_by'])} "
+        f"{text}; {stay} in the queue, which other sweeps want too: {', '.join(found['wanted_by'])} "
         "(robustq cancel with their numbers ends them for all)"
     )
 

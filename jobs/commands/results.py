@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from robustlib.number_text import counted
 from robustq.jobs.commands.base import (
     CSV,
     Choice,
@@ -86,7 +87,7 @@ def sql(ctx: click.Context, statement: str, limit: int, seconds: float, as_json:
     answer = ask(ctx.obj, statement, limit=limit, seconds=seconds)
     say(answer_text(answer, as_json=as_json))
     if not answer.whole:
-        note(f"the first {limit} rows; --limit prints more")
+        note(f"the first {counted(limit, 'row')}; --limit prints more")
 
 
 COMMANDS = (results, sql)

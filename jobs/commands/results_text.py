@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import Connection
 
+from robustlib.number_text import counted
 from robustlib.settings import EXPLANATION_MEASURES
 from robustq.jobs.commands import terminal_rows
 from robustq.jobs.commands.base import CSV, SPREADSHEET
@@ -41,7 +42,8 @@ def results_text(store: Store, chosen: int | None, *, as_json: bool, summary: bo
         rows = result_rows(db, chosen)
         if as_json:
             if count := len(explanation_rows(db, Filters(chosen))):
-                note(f"{count} rows of explanations are no results: robustq results --explanations --json has them")
+                rows_are = counted(count, "row of explanations is", "rows of explanations are")
+                note(f"{rows_are} no results: robustq results --explanations --json has them")
             return json_text(with_details(db, rows))
     if summary and rows:
         return with_explanations(store, summary_text(rows), Filters(chosen), MAIN_MEASURE)
@@ -146,8 +148,8 @@ def summaries_text(db: Connection, filters: Filters) -> str:
 
 def summary_text(rows: Sequence[ResultRow]) -> str:
     """A sweep's results, a line a model."""
-    n = max(row["n"] for row in rows)
-    head = f"{rows[0]['sweep']}: accuracy in % on {n} images, clean and under the worst of the attacks by radius"
+    images = counted(max(row["n"] for row in rows), "image")
+    head = f"{rows[0]['sweep']}: accuracy in % on {images}, clean and under the worst of the attacks by radius"
     shown = terminal_rows.shown_summary(rows)
     if not shown:  # of certificates alone
         return f"{head}\n{table(terminal_rows.shown_results(rows), least=terminal_rows.LEAST)}"

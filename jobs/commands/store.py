@@ -2,6 +2,7 @@
 
 import click
 
+from robustlib.number_text import counted
 from robustq.jobs.commands.base import Unfinished, emit, json_option, open_store
 from robustq.jobs.text.safe_text import put, say
 
@@ -128,7 +129,7 @@ def db_merge(
     told = store_info.merge(ctx.obj, others, places, dry_run=dry_run)
     say(tables.json_text(told) if as_json else store_info.merge_text(told))
     if wrong := sum(len(one["differing"]) + len(one["lost"]) for one in told):
-        raise Unfinished(f"{wrong} results differ, or artifacts are lost: see above")
+        raise Unfinished(f"{counted(wrong, 'result differs', 'results differ')}, or artifacts are lost: see above")
 
 
 COMMANDS = (db,)

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from robustlib.number_text import counted
 from robustlib.settings import EXPLAIN
 from robustq.jobs.queue.status import counts
 from robustq.jobs.store.compact import compact
@@ -88,14 +89,16 @@ def prune(store: Store, names: Sequence[str], *, yes: bool) -> dict[str, Any]:
 def prune_text(told: Mapping[str, Any]) -> str:
     verb = "removed" if told["removed"] else "would go"
     lines = [
-        f"{verb}: {told['versions']} versions of sweeps, {told['jobs']} jobs, {size_text(told['outcome_bytes'])} of "
-        f"outcomes, {len(told['artifacts'])} artifacts ({size_text(sum(told['artifacts'].values()))}), "
-        f"{len(told['left'])} files that nothing rests on ({size_text(sum(told['left'].values()))})",
+        f"{verb}: {counted(told['versions'], 'version of a sweep', 'versions of sweeps')}, "
+        f"{counted(told['jobs'], 'job')}, {size_text(told['outcome_bytes'])} of outcomes, "
+        f"{counted(len(told['artifacts']), 'artifact')} ({size_text(sum(told['artifacts'].values()))}), "
+        f"{counted(len(told['left']), 'file')} that nothing rests on ({size_text(sum(told['left'].values()))})",
         *(f"  {sha256} ({size_text(size)})" for sha256, size in sorted(told["artifacts"].items())),
         *(f"  {path} ({size_text(size)})" for path, size in told["left"].items()),
     ]
     if told["kept_jobs"]:
-        lines.append(f"{told['kept_jobs']} of their jobs stay: other sweeps have them too")
+        stay = counted(told["kept_jobs"], "of their jobs stays", "of their jobs stay")
+        lines.append(f"{stay}: other sweeps have {'it' if told['kept_jobs'] == 1 else 'them'} too")
     if told["shared_artifacts"] and told["artifacts"]:
         lines.append(f"the artifacts are in {told['shared_artifacts']}: other stores that use it lose these too")
     if told["not_compacted"]:
@@ -124,9 +127,10 @@ def merge_text(told: Sequence[Mapping[str, Any]]) -> str:
 
 def merge_lines(one: Mapping[str, Any]) -> list[str]:
     lines = [
-        f"{one['store']}{' (tried only)' if one['dry_run'] else ''}: {one['sweeps']} new sweeps, {one['new']} new jobs "
-        f"({one['done']} of them done), {one['taken']} results of jobs that were open here, {one['same']} done alike "
-        f"in both, {len(one['differing'])} done differently, {one['copied']} artifacts ({size_text(one['bytes'])})"
+        f"{one['store']}{' (tried only)' if one['dry_run'] else ''}: "
+        f"{counted(one['sweeps'], 'new sweep')}, {counted(one['new'], 'new job')} ({one['done']} of them done), "
+        f"{counted(one['taken'], 'result')} of jobs that were open here, {one['same']} done alike in both, "
+        f"{len(one['differing'])} done differently, {counted(one['copied'], 'artifact')} ({size_text(one['bytes'])})"
     ]
     for row in one["differing"]:
         at = "" if row["eps"] is None else f" {row['norm']} {row['eps']:.4g}"

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from robustlib.number_text import counted
 from robustq.jobs.commands.base import (
     CSV,
     JOB_NUMBER,
@@ -77,8 +78,9 @@ def diff(
         if rows:
             note(changes_text(rows) if what == "results" else f"{what}: {changes_text(rows)}")
     changed = {what: sum(row["change"] == CHANGED for row in rows) for what, rows in told.items()}
-    if lines := [f"{n} {what}" for what, n in changed.items() if n]:
-        raise Unfinished(f"{' and '.join(lines)} changed beyond their intervals")
+    if lines := [counted(n, what.removesuffix("s"), what) for what, n in changed.items() if n]:
+        beyond = "its interval" if sum(changed.values()) == 1 else "their intervals"
+        raise Unfinished(f"{' and '.join(lines)} changed beyond {beyond}")
 
 
 @click.command()

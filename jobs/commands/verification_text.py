@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from robustlib.number_text import percents
+from robustlib.number_text import counted, percents
 from robustq.jobs.commands.explanations_text import WORDS, interval, number
 from robustq.jobs.commands.results_text import rows_text
 from robustq.jobs.commands.terminal_rows import Shown, condition_cells
@@ -156,7 +156,8 @@ def check_text(found: "Found", *, as_json: bool) -> str:
     if found.contradictions:
         lines += [f"contradiction: {line}" for line in found.contradictions]
     elif found.evaluations and not found.tampered:
-        lines.append(f"numbers: those of {found.evaluations} evaluations follow from their outcomes")
+        own = counted(found.evaluations, "evaluation follow from its", "evaluations follow from their")
+        lines.append(f"numbers: those of {own} outcomes")
     lines += [f"not run again, {n}: {why}" for why, n in found.left_out.items()]
     if found.replayed:
         rows = [{name: cell for name, cell in row.items() if name != "job"} for row in shown_replays(found.replayed)]

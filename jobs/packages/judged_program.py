@@ -16,6 +16,7 @@ from robustlib.export.latency import latencies
 from robustlib.export.square_attack import SQUARE, attack_program
 from robustlib.metrics import wilson
 from robustlib.models.onnx_model import onnx_model
+from robustlib.number_text import counted
 from robustlib.packages.golden import as_floats
 from robustlib.packages.manifest import INT8, ONNX
 from robustlib.packages.onnx_session import OnnxSession, runtime_version
@@ -70,7 +71,7 @@ def judge(about: Judged, onnx: bytes, file: str, tell: Tell) -> Program:
     if about.attacked is not None:
         rows.append(transfer_row(about, about.attacked, session))
         check_difference(file, rows[-1].largest_difference or 0.0, limit)
-        tell(f"{file}: Square with {about.queries} queries on {len(about.attacked.index)} images")
+        tell(f"{file}: Square with {about.queries} queries on {counted(len(about.attacked.index), 'image')}")
         rows.append(square_row(about, about.attacked, onnx, file))
     for row in rows if precision == "int8" else rows[2:]:
         check_accuracy(file, row)

@@ -19,6 +19,7 @@ from robustlib.monitoring.noise_votes import disagreement, noise_votes, vote_mar
 from robustlib.monitoring.query_attacks import Queried, query_attack
 from robustlib.monitoring.query_windows import QueryWindows, tiny_pictures
 from robustlib.monitoring.signals import MARGIN, NOISE, RANGE, REPEATS, SIGNALS
+from robustlib.number_text import counted
 from robustlib.packages.manifest import ONNX
 from robustlib.packages.onnx_session import OnnxSession
 from robustq.jobs.packages.card import Flagged, Monitoring, SignalRate
@@ -71,7 +72,7 @@ def monitoring_of(about: Judged, onnx: bytes, most: int, tell: Tell) -> Monitori
     every = np.arange(len(dataset)) if about.attacked is None else about.attacked.index
     places = spread(len(every), min(most, len(dataset) // 2))
     index = every[places]
-    tell(f"{ONNX}: signals are measured on {len(index)} images")
+    tell(f"{ONNX}: signals are measured on {counted(len(index), 'image')}")
     rest = np.setdiff1d(np.arange(len(dataset)), index)
     session = OnnxSession(onnx, ONNX)
     voted, cheap = (rest[spread(len(rest), many)] for many in (most, CHEAP_IMAGES))

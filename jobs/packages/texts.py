@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from robustlib.number_text import counted
 from robustq.jobs.packages import chosen_model
 from robustq.jobs.packages.chosen_model import Chosen
 from robustq.jobs.packages.verify import Verified
@@ -35,7 +36,7 @@ def made_text(made: "Made", *, as_json: bool) -> str:
             network = "" if row.network_accuracy is None else f", the network {100 * row.network_accuracy:.1f} %"
             lines.append(
                 f"    {row.what:8}  {100 * row.program.accuracy:.1f} % of {row.program.n}{network}, "
-                f"{len(row.differing)} images differ"
+                f"{counted(len(row.differing), 'image differs', 'images differ')}"
             )
     lines += signal_lines(card.monitoring)
     return "\n".join([*lines, f"digest {made.digest}", "Keep the digest: `robustq verify` compares it."])

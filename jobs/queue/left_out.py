@@ -8,6 +8,7 @@ from typing import TypedDict
 import sqlalchemy as sa
 from sqlalchemy import Connection, select, update
 
+from robustlib.number_text import counted
 from robustq.jobs.queue.user_actions import WAITING, only_of, retry, with_shards
 from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.schema import job, sweep_job
@@ -137,12 +138,13 @@ def parts_text(parts: Mapping[str, Mapping[str, int]]) -> str:
         jobs = sum(models.values())
         told.append(f"{what} of {names}" + (f" ({jobs} jobs)" if jobs > len(models) else ""))
     rest = sum(sum(models.values()) for models in list(parts.values())[MOST_PARTS:])
-    return "; ".join([*told, *([f"{rest} jobs more"] if rest else [])])
+    return "; ".join([*told, *([f"{counted(rest, 'job')} more"] if rest else [])])
 
 
 def partial_words(left_out: int, jobs: int, name: str) -> str:
     """That a sweep is partial, and what queues the rest. name: of the sweep, quoted for a shell."""
+    were = counted(left_out, f"of {jobs} jobs was", f"of {jobs} jobs were")
     return (
-        f"partial: {left_out} of {jobs} jobs were left out of a budget; robustq retry --sweep {name}, or the study "
-        "submitted without --budget, queues them"
+        f"partial: {were} left out of a budget; robustq retry --sweep {name}, or the study submitted without --budget, "
+        f"queues {'it' if left_out == 1 else 'them'}"
     )

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
+from robustlib.number_text import counted
 from robustq.jobs.errors import SpecError
 from robustq.jobs.queue.transitions import BAD_GPU, LEASE_SECONDS, LIVE
 from robustq.jobs.store.schema import STATES, attempt, driver, event, job, job_dep, result, sweep, sweep_job
@@ -122,7 +123,8 @@ def left_words(left: Sequence[dict[str, Any]], name: str | None) -> str:
     """That a driver died, and how to go on. left: as `left_behind` has them.  name: of the sweep, None for all."""
     who = ", ".join(dict.fromkeys(f"pid {one['pid']} on {one['host']}" for one in left))
     mend = "robustq drive" + ("" if name is None else f" --sweep {shlex.quote(name)}")
-    return f"{len(left)} jobs left by a driver that died ({who}): run again, or {mend}, to go on with them"
+    jobs, them = counted(len(left), "job"), "it" if len(left) == 1 else "them"
+    return f"{jobs} left by a driver that died ({who}): run again, or {mend}, to go on with {them}"
 
 
 def bad_gpus(db: Connection) -> list[str]:

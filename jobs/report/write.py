@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from robustlib.number_text import counted
 from robustq.jobs.errors import SpecError
 from robustq.jobs.queue.status import IsGone
 from robustq.jobs.report.page import explanation_maps, explanations, images
@@ -67,7 +68,8 @@ def way_on(sweep: Sweep) -> str:
     """The command by which a sweep gets results."""
     name = shlex.quote(sweep.name)
     if ended := sweep.states["failed"] + sweep.states["cancelled"]:
-        return f"{ended} jobs failed or were cancelled: robustq retry --sweep {name} queues them again"
+        jobs = counted(ended, "job failed or was cancelled", "jobs failed or were cancelled")
+        return f"{jobs}: robustq retry --sweep {name} queues {'it' if ended == 1 else 'them'} again"
     return f"robustq drive --sweep {name} runs it"
 
 

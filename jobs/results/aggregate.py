@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar
 
 from robustlib.checks.thresholds import FAIL, VERDICTS
+from robustlib.number_text import counted
 from robustq.jobs.results.attack_labels import Identity, identity
 from robustq.jobs.results.filters import check_columns
 from robustq.jobs.text.numbers import eps_text
@@ -61,7 +62,8 @@ def means_by(rows: Sequence[Row], group: Sequence[str], tell: Callable[[str], No
     found = {key: measures(mine) for key, mine in rows_by(rows, *group).items()}
     mixed = sum(line["rows"] > line["seeds"] for line in found.values())
     if mixed and "seed" not in group:
-        tell(f"{mixed} groups hold several rows of a seed, which were averaged: --over-seeds keeps apart what differs")
+        hold = counted(mixed, "group holds", "groups hold")
+        tell(f"{hold} several rows of a seed, which were averaged: --over-seeds keeps apart what differs")
     return [{**dict(zip(group, key, strict=True)), **line} for key, line in found.items()]
 
 
@@ -176,7 +178,8 @@ def pivot(groups: Sequence[Row], tell: Callable[[str], None], *, spread: bool = 
             ]
             line["why"] = "; ".join(told)
     if failed := sum(row["verdict"] == FAIL for row in groups):
-        tell(f"{failed} cells are empty because a check failed there; without --pivot their numbers are shown")
+        cells = counted(failed, "cell is", "cells are")
+        tell(f"{cells} empty because a check failed there; without --pivot their numbers are shown")
     return list(lines.values())
 
 
@@ -188,7 +191,7 @@ def best(rows: Sequence[Row], column: str, tell: Callable[[str], None], labels: 
     """
     contests: dict[tuple[Any, ...], list[Row]] = {}
     if column.startswith("robust_accuracy") and (failed := sum(row["verdict"] == FAIL for row in rows)):
-        tell(f"{failed} rows are left out because a check failed there")
+        tell(f"{counted(failed, 'row is', 'rows are')} left out because a check failed there")
         rows = [row for row in rows if row["verdict"] != FAIL]
     for row in rows:
         if row[column] is not None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from sqlalchemy import Connection
 
 from robustlib import KERNEL_VERSION, VERSION
+from robustlib.number_text import counted
 from robustq.jobs.results.columns import RESULT_COLUMNS, ResultRow
 from robustq.jobs.results.export_examples import NAME, OutcomeReader, with_outcome_counts
 from robustq.jobs.results.export_files import check_ending, check_folder, write_rows, write_text
@@ -137,7 +138,8 @@ def export(
     if per_example:
         with_outcomes = with_outcome_counts(db, rows)
         if missing := len(rows) - len(with_outcomes):
-            tell(f"{missing} results have no outcomes of single examples and are left out")
+            have = counted(missing, "result has", "results have")
+            tell(f"{have} no outcomes of single examples and {'is' if missing == 1 else 'are'} left out")
         return write_rows(path, with_outcomes, OutcomeReader(db, with_outcomes, kind).tables, kind, columns)
     if path.suffix == ".csv":  # the same bytes as `robustq results --format csv`
         write_text(path, csv_text(rows, RESULT_COLUMNS, spreadsheet=spreadsheet) + "\n")

@@ -7,6 +7,7 @@ from typing import cast
 
 from sqlalchemy import Connection
 
+from robustlib.number_text import counted
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.aggregate import CELLS, LINES, MEANS, MEASURES, OVER_SEEDS, best, means_by, pivot, sort
 from robustq.jobs.results.attack_labels import (
@@ -151,5 +152,6 @@ def whole_rows(db: Connection, filters: Filters, group: Sequence[str], tell: Cal
     if "sweep" not in group:
         rows = list({(row["job_id"], row.get("attack") == WORST_CASE): row for row in rows}.values())
     if left := of_earlier_versions(db, filters) if filters.sweep is None else 0:
-        tell(f"{left} results of earlier versions of a study are left out")
+        are = counted(left, "result of earlier versions of a study is", "results of earlier versions of a study are")
+        tell(f"{are} left out")
     return rows

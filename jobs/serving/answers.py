@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from robustlib.number_text import counted
 from robustlib.packages.manifest import ONNX, Package
 from robustlib.packages.onnx_session import OnnxSession
 from robustq.jobs.packages.card import card_of
@@ -62,7 +63,7 @@ class Program:
         self.session = OnnxSession(package.read(name), name, threads=threads)
         self.image, self.classes = shape_and_names(package)
         self.session.check_images(self.image)
-        self.mode = f"{name} in ONNX Runtime, {threads} thread{'s' if threads != 1 else ''}"
+        self.mode = f"{name} in ONNX Runtime, {counted(threads, 'thread')}"
 
     def answer(self, images: np.ndarray) -> list[Answer]:
         logits = self.session(images)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from robustlib.number_text import counted
 from robustq.jobs.serving.answers import Answer, Engine
 from robustq.jobs.serving.metrics import Metrics
 from robustq.jobs.serving.refusals import Refused, busy, stopping
@@ -144,7 +145,7 @@ class Batcher:
                 for item in batch:
                     self.work([item])
                 return
-            LOGGER.exception("the engine failed on %d images", len(batch[0].images))
+            LOGGER.exception("the engine failed on %s", counted(len(batch[0].images), "image"))
             deliver([(batch[0], Refused(500, FAILED))])
             return
         self.metrics.batch(len(images))
@@ -175,7 +176,7 @@ class Batcher:
         try:
             return self.watch.look(item.client, item.images, answers, request=item.request)
         except Exception:  # to watch is no part of the answer
-            LOGGER.exception("what watches requests failed on %d images", len(item.images))
+            LOGGER.exception("what watches requests failed on %s", counted(len(item.images), "image"))
             self.metrics.watch_failed()
             return None
 

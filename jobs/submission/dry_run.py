@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from robustlib.inference.throughput import Work
+from robustlib.number_text import counted
 from robustlib.settings import EXPLAIN
 from robustq.jobs.specs import AttackSpec, EvalSpec, TrainSpec
 from robustq.jobs.submission import study_sources
@@ -63,16 +64,16 @@ def dry_run(
 
 def budget_sentence(found: Cut, budget: Budget) -> str:
     return (
-        f"in the budget of {budget.text}: {len(found.chosen)} jobs, about {duration(found.wall_seconds)}; "
-        f"left out: {len(found.left_out)} jobs{left_words(found)}"
+        f"in the budget of {budget.text}: {counted(len(found.chosen), 'job')}, about {duration(found.wall_seconds)}; "
+        f"left out: {counted(len(found.left_out), 'job')}{left_words(found)}"
     )
 
 
 def sentence(total: dict[str, Any], jobs: int, slots: Slots) -> str:
     return (
-        f"{jobs} jobs: at most {total['forwards']:.3g} passes forward and {total['gradients']:.3g} gradients, "
-        f"{duration(total['seconds'])} of work; about {duration(total['wall_seconds'])} on this machine, "
-        f"{slots.count} jobs at a time"
+        f"{counted(jobs, 'job')}: at most {total['forwards']:.3g} passes forward and {total['gradients']:.3g} "
+        f"gradients, {duration(total['seconds'])} of work; about {duration(total['wall_seconds'])} on this machine, "
+        f"{counted(slots.count, 'job')} at a time"
     )
 
 
@@ -80,14 +81,17 @@ def no_gradient(rows: list[dict[str, Any]]) -> str:
     """What cannot run, in words."""
     stuck = [row for row in rows if row["seconds"] is None]
     names = ", ".join(dict.fromkeys(row["model"] for row in stuck))
-    return f"\n{len(stuck)} of them will fail: they need a gradient, and {names} has none" if stuck else ""
+    need = counted(len(stuck), "of them will fail: it needs", "of them will fail: they need")
+    return f"\n{need} a gradient, and {names} has none" if stuck else ""
 
 
 def not_measured(rows: list[dict[str, Any]]) -> str:
     """What asks for a GPU where there is none, in words."""
     names = ", ".join(dict.fromkeys(row["model"] for row in rows))
     why = "the model or its surrogate asks for a GPU, which this machine has not"
-    return f"\n{len(rows)} of them, of {names}, were not measured and are not in these seconds: {why}" if rows else ""
+    were = ("was", "is") if len(rows) == 1 else ("were", "are")
+    told = f"{len(rows)} of them, of {names}, {were[0]} not measured and {were[1]} not in these seconds"
+    return f"\n{told}: {why}" if rows else ""
 
 
 def row(planned: Planned, work: Work, seconds: float | None, done: bool) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
+from robustlib.number_text import counted
 from robustq.jobs.queue.left_out import count_left_out, leave_out, left_out_of, take_in
 from robustq.jobs.queue.status import latest_moment
 from robustq.jobs.queue.transitions import STEPS
@@ -49,7 +50,7 @@ class Submitted:
     def line(self) -> str:
         """For people: what is queued now and was not before."""
         taken = f", {self.taken_in} that a budget had left out" if self.taken_in else ""
-        return f"sweep {self.name}: {self.jobs} jobs, {self.new} of them new{taken}{self.left_out}"
+        return f"sweep {self.name}: {counted(self.jobs, 'job')}, {self.new} of them new{taken}{self.left_out}"
 
 
 def submit(
@@ -116,10 +117,10 @@ def keep_to(db: Connection, done: Submitted, budget: Budget, cut: Cut, unwanted:
     expected = {id_: cut.seconds[key] for key, id_ in numbers.items() if key in cut.seconds}
     leave_out(db, done.sweep_id, ids, budget.text, unwanted, expected)
     n, stay = count_left_out(db, done.sweep_id), sum(unfinished(db, some) for some in chunks(ids))
-    named = shlex.quote(done.name)
+    named, are, them = (shlex.quote(done.name), *(("is", "it") if n == 1 else ("are", "them")))
     words = (
-        f"; {n} of them{left_words(cut)}, are left out of the budget of {budget.text}: submitting the study without "
-        f"--budget, or robustq retry --sweep {named}, queues them"
+        f"; {n} of them{left_words(cut)}, {are} left out of the budget of {budget.text}: submitting the study without "
+        f"--budget, or robustq retry --sweep {named}, queues {them}"
     )
     more = f"; {stay} that do not fit into {budget.text} stay: they run already, or another sweep wants them too"
     again_out = unwanted & set(left_out_of(db, ids))  # recording took them in for a moment

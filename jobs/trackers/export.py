@@ -5,6 +5,7 @@ from importlib import import_module
 
 from sqlalchemy import Connection
 
+from robustlib.number_text import counted
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.trackers.runs import Run, runs_of
@@ -27,5 +28,5 @@ def export_runs(db: Connection, tracker: str, place: str, filters: Filters, tell
         raise SpecError(f"--to {tracker} needs the package {tracker}: pip install 'robustq[{tracker}]'") from error
     written: Sequence[Run] = write(runs, place)
     if there := len(runs) - len(written):
-        tell(f"{there} runs are there already, with the same results")
+        tell(f"{counted(there, 'run is', 'runs are')} there already, with the same results")
     return len(written)

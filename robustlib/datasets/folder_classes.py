@@ -8,6 +8,7 @@ from robustlib.datasets.folder_tree import PICTURES, Folder, counts_text, first_
 from robustlib.datasets.source import TEST
 from robustlib.datasets.split_keywords import is_keyword, split_named
 from robustlib.datasets.splits import MEANING, words_of
+from robustlib.number_text import counted
 
 
 def classes_in(folder: Folder) -> list[str]:
@@ -28,9 +29,10 @@ def check_classes(splits: dict[str, Folder], where: str) -> None:
         check_class_folders(folder, place)
         check_names(folder, place)
         if folder.images and not any(inner.holds() for inner in folder.folders.values()):
+            found = counted(len(folder.images), "image")
             raise ValueError(
-                f"{place}: expected a folder for each class there, found {len(folder.images)} images without: move "
-                f"those of each class into a folder of its own, {'' if folder.parts else f'{TEST}/'}CLASS"
+                f"{place}: expected a folder for each class there, found {found} without: move those of each class "
+                f"into a folder of its own, {'' if folder.parts else f'{TEST}/'}CLASS"
             )
         names = set(classes_in(splits.get("train", folder)))
         if not names & set(classes_in(folder)):
@@ -69,9 +71,10 @@ def check_names(folder: Folder, place: str) -> None:
                 "class once, so move that folder elsewhere"
             )
     if len(names) == 1 and folder.images and folder.folders[names[0]].is_outer:
+        beside = counted(len(folder.images), "image beside it: move it", "images beside it: move these")
         raise ValueError(
             f"{place}: expected a folder for each class there, found {printable(names[0])} alone, which holds folders, "
-            f"and {len(folder.images)} images beside it: move these elsewhere"
+            f"and {beside} elsewhere"
         )
 
 
@@ -117,7 +120,7 @@ def passed_over_notes(root: Folder, splits: dict[str, Folder], passed: list[Fold
     for folder in splits.values():
         if folder.images:
             place = f"{folder.place}/" if folder.parts else "the folder"
-            yield f"passed over: {len(folder.images)} images directly in {place}, in no class's folder"
+            yield f"passed over: {counted(len(folder.images), 'image')} directly in {place}, in no class's folder"
         classes = set(classes_in(folder))
         none = [inner.place for name, inner in sorted(folder.folders.items()) if name not in classes]
         if none:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustlib.datasets.source import SPLITS, TEST
+from robustlib.number_text import counted
 
 # https://huggingface.co/docs/datasets/repository_structure; and the two at the end of their lines.
 WORDS = {
@@ -77,8 +78,9 @@ def no_split_error(path: Path, dataset: str, endings: tuple[str, ...], everythin
     if not everything:
         return FileNotFoundError(f"dataset {dataset}: expected {wanted} there, found neither")
     kind = dataset.partition(":")[0]
+    found = counted(len(everything), "file whose name says", "files whose names say")
     return FileNotFoundError(
-        f"dataset {dataset}: expected {wanted} there, found {len(everything)} files whose names say no split, such as "
+        f"dataset {dataset}: expected {wanted} there, found {found} no split, such as "
         f"{everything[0].relative_to(path)}: rename them, or take one as the test split by {kind}:{everything[0]}"
     )
 
@@ -148,7 +150,7 @@ def incomplete_notes(files: dict[str, list[Path]]) -> Iterator[str]:
         counts = [re.search(r"-of-0*([0-9]+)\b", file.name) for file in listed]
         expected = {int(count[1]) for count in counts if count}
         if len(expected) == 1 and all(counts) and len(listed) < (most := expected.pop()):
-            yield f"{split}: only {len(listed)} of {most} files are there"
+            yield f"{split}: only {counted(len(listed), f'of {most} files is', f'of {most} files are')} there"
 
 
 def passed_over_notes(everything: list[Path], files: dict[str, list[Path]], path: Path) -> list[str]:

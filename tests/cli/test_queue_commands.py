@@ -45,7 +45,7 @@ def test_pause_resume_and_priority(path: Path):
     with store.begin() as db:
         assert claims.claim(db, "one", most=1) == []
     assert robustq(path, "resume", "--sweep", "small").output == "8 jobs go on\n"
-    assert robustq(path, "prioritise", "7", "5").output == "1 jobs have priority 7\n"
+    assert robustq(path, "prioritise", "7", "5").output == "1 job has priority 7\n"
     with store.begin() as db:
         assert claims.claim(db, "one", most=1)[0].id == 5
     store.engine.dispose()
@@ -105,7 +105,7 @@ def test_jobs_of_a_driver_that_died_are_told_at_once(path: Path):
     first, second, *_ = shown.split("\n\n")
     assert re.fullmatch(r"6 blocked, 1 running\ndevice hours: (less than )?[0-9.]+ of CPU cores", first)
     assert second == (
-        f"1 jobs left by a driver that died (pid {process.pid} on here): run again, or robustq drive, to go on with them"
+        f"1 job left by a driver that died (pid {process.pid} on here): run again, or robustq drive, to go on with it"
     )
     assert ["small", "6", "0", "0", "1", "0", "0", "0", "1"] in [line.split() for line in shown.splitlines()]
     assert [line.split()[0] for line in shown.partition("running:\n")[2].splitlines()[2:]] == ["5"]

@@ -209,7 +209,7 @@ def test_diff_ends_with_1_where_something_changed(path: Path, tmp_path: Path):
     assert changed.stdout.splitlines()[2].split()[:4] == ["changed", "digits", "moved", "square"]
     assert changed.stderr.splitlines() == [
         "1 changed beyond their interval, 9 are the same",
-        "robustq: 1 results changed beyond their intervals",
+        "robustq: 1 result changed beyond its interval",
     ]
     found = robustq(path, "diff", str(path), str(tmp_path / "new.db"), "--json", "--model", "moved")
     assert (found.exit_code, [row["change"] for row in json.loads(found.stdout)]) == (1, ["changed"])

@@ -327,7 +327,7 @@ def test_a_dry_run_says_what_cannot_run(robustq, tmp_path):
         ("train", None, False), ("eval", "pgd", True), ("eval", "noise", False),
     ]  # fmt: skip
     text = robustq("run", "s.yaml", "--dry-run").stdout
-    assert text.endswith("1 of them will fail: they need a gradient, and jpeg has none\n")
+    assert text.endswith("1 of them will fail: it needs a gradient, and jpeg has none\n")
 
 
 def test_a_store_that_is_a_folder(robustq, tmp_path):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,8 @@ def test_a_ray_that_does_not_start_leaves_what_it_leaves(left: str, monkeypatch:
         raise TimeoutError("The current node timed out during startup.")
 
     monkeypatch.setattr(ray_connection, "start", start)
-    ray, how = SimpleNamespace(shutdown=lambda: None), {"left": left} if left == "nothing is served" else {}
+    ray = SimpleNamespace(shutdown=lambda: None)
+    how: Any = {"left": left} if left == "nothing is served" else {}
     told = f"timed out during startup.; {left}: run the same command again, `robustq doctor` tries it alone"
     with pytest.raises(RunError) as error, started(ray, Slots(1, 0, 1), **how):
         raise AssertionError("it runs")

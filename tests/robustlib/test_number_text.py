@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from robustlib.arguments import check_width
-from robustlib.number_text import beyond, distinct, fractions, percents
+from robustlib.arguments import Range, check_width
+from robustlib.number_text import beyond, counted, distinct, fractions, percents
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,16 @@ def test_accuracies_keep_their_decimals_unless_they_look_alike():
 def test_a_radius_just_beyond_the_images_is_not_called_1():
     with pytest.raises(ValueError, match=r"expected eps in \[0, 1\] .*, got 1\.0000001"):
         check_width("pgd", "eps", "Linf", 1.0000001)
+
+
+def test_what_is_counted_is_one_or_several():
+    assert [counted(n, "job") for n in (0, 1, 2)] == ["0 jobs", "1 job", "2 jobs"]
+    assert [counted(n, "pass of it is", "passes of it are") for n in (1, 10)] == [
+        "1 pass of it is",
+        "10 passes of it are",
+    ]
+
+
+def test_a_range_of_large_numbers_has_no_powers_of_ten():
+    assert Range(least=1, most=1_000_000).words == "from 1 to 1000000"
+    assert Range(above=0, below=1).words == "between 0 and 1" and Range(least=0.25).words == "of at least 0.25"

@@ -10,6 +10,7 @@ from importlib.resources import files
 import jinja2
 from markupsafe import Markup
 
+from robustlib.number_text import counted
 from robustq.jobs.report.page.html_table import body_html
 from robustq.jobs.report.page.page_model import Page
 from robustq.jobs.text.numbers import times
@@ -55,6 +56,7 @@ def environment() -> jinja2.Environment:
     )
     made.filters["lines"] = body_html
     made.filters["times"] = times
+    made.globals["counted"] = counted
     return made
 
 

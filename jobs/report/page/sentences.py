@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 
-from robustlib.number_text import distinct, percents
+from robustlib.number_text import counted, distinct, percents
 from robustlib.settings import CERTIFY
 from robustq.jobs.report.page.plotly import span
 from robustq.jobs.report.page.ranking import AS_THEY_ARE, Against, Compare, RadiusRanking, Standing, beside
@@ -113,10 +113,12 @@ def limits(sweep: Sweep, headline: Sequence[RadiusRanking]) -> list[str]:
     said = []
     if not sweep.complete:
         left = sweep.total - sweep.left_out - sweep.states["done"]
-        said.append(f"The sweep is not complete: {left} of {sweep.total} jobs are not done, so numbers may still fall.")
+        some = counted(left, f"of {sweep.total} jobs is", f"of {sweep.total} jobs are")
+        said.append(f"The sweep is not complete: {some} not done, so numbers may still fall.")
     if sweep.left_out:
-        how = f"robustq retry --sweep {shlex.quote(sweep.name)} queues them"
-        some = f"{sweep.left_out} of {sweep.total} jobs were left out of a budget ({how})"
+        how = f"robustq retry --sweep {shlex.quote(sweep.name)} queues {'it' if sweep.left_out == 1 else 'them'}"
+        were = counted(sweep.left_out, f"of {sweep.total} jobs was", f"of {sweep.total} jobs were")
+        some = f"{were} left out of a budget ({how})"
         said.append(f"The sweep is partial: {some}, so numbers may still fall.")
         said += [f"{line[0].upper()}{line[1:]}." for line in sweep.without]
     for place in headline:

@@ -158,7 +158,7 @@ def use(place: Place, study: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=study.parent, check=True)
     assert "left out: .env looks like a secret" in place.robustq(place.away, "submit", str(study), *cluster)
     followed = place.robustq(place.away, "attach", *cluster, code=1)
-    assert "1 jobs failed, job 5 with ValueError" in followed and "HTTP 403" in followed, followed
+    assert "1 job failed, job 5 with ValueError" in followed and "HTTP 403" in followed, followed
     assert "4 done" in place.robustq(place.away, "status", *cluster)
     rows = json.loads(place.robustq(place.away, "results", "--json", *cluster))
     assert {row["model"] for row in rows} == {"a", "mine", "far"}

@@ -123,7 +123,7 @@ def test_a_partial_sweep_is_no_failure_and_says_that_it_is_one(sqlite_store: Sto
     with sqlite_store.begin() as db:
         some = db.execute(select(job.c.id).where(job.c.state == "done")).scalars().first()
         db.execute(update(job).where(job.c.id == some).values(state="cancelled"))
-    with pytest.raises(JobsFailed, match=r"^1 jobs were cancelled"):
+    with pytest.raises(JobsFailed, match=r"^1 job was cancelled"):
         queue_actions.raise_failures(sqlite_store, 1)
 
 

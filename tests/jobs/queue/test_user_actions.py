@@ -227,7 +227,7 @@ def test_a_run_with_cancelled_jobs_did_not_end_well(store):
     worst = of(store, "worst")
     with store.begin() as db:
         user_actions.cancel(db, worst)
-    with pytest.raises(JobsFailed, match=r"^1 jobs were cancelled \(robustq retry --sweep small queues them again\)$"):
+    with pytest.raises(JobsFailed, match=r"^1 job was cancelled \(robustq retry --sweep small queues it again\)$"):
         queue_actions.raise_failures(store, 1)
 
 

@@ -124,9 +124,9 @@ def test_an_unfinished_sweep_tells_what_failed(made_up):
             }
             db.execute(sa.insert(attempt).values(**tried))
     text = Elements(report(made_up)).text
-    assert "Failed: 1 jobs" in text and "ValueError: bad <b>weights</b>" in text
+    assert "Failed: 1 job" in text and "ValueError: bad <b>weights</b>" in text
     assert "Traceback: <script>alert(3)</script>" in text and "the first try" not in text
-    assert "The sweep is not complete: 1 of 40 jobs are not done" in text
+    assert "The sweep is not complete: 1 of 40 jobs is not done" in text
 
 
 def test_a_sweep_without_results_is_refused(made_up):

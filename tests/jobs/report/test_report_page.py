@@ -292,8 +292,8 @@ def test_a_partial_sweep_says_so_and_what_it_cost(made_up):
         (name,) = db.execute(select(sweep.c.name).where(sweep.c.id == sweep_id)).scalars()
     text = Elements(report(made_up)).text
     total = there(page_of(made_up, sweep_id)).sweep.total
-    how = f"robustq retry --sweep {name} queues them"
-    assert f"The sweep is partial: 1 of {total} jobs were left out of a budget ({how})" in text
+    how = f"robustq retry --sweep {name} queues it"
+    assert f"The sweep is partial: 1 of {total} jobs was left out of a budget ({how})" in text
     assert re.search(r"Left out of the budget of 2h: [a-z]+ \S+ \S+ of one\.", text)
     assert "not complete" not in text and "of the estimated work is done" not in text
     assert "Device hours: 6 of CPU cores. Every attempt counts" in text

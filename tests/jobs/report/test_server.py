@@ -129,7 +129,7 @@ def test_jobs_of_a_driver_that_died_run_no_more_on_the_page(made_up):
     assert "10 of 50" in page and "left by a driver" not in page and " left." in page
     gone.add(8)
     page = pages.made(None).whole.decode()  # nothing in the store has changed
-    line = "1 jobs left by a driver that died (pid 8 on here): run again, or robustq drive --sweep made-up, to go on"
+    line = "1 job left by a driver that died (pid 8 on here): run again, or robustq drive --sweep made-up, to go on"
     assert line in page and page.count("10 of 50") == 1 and " left." in page
     gone.add(7)
     page = pages.made(None).whole.decode()

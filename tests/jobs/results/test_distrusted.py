@@ -50,7 +50,7 @@ def test_a_pivot_leaves_its_cell_empty(asked_store, broken):
     lines = {line["model"]: line for line in asked(asked_store, told, pivot=True)}
     empty = {(model, column) for model in lines for column, value in lines[model].items() if value is None}
     assert empty == {(broken["model"], "pgd Linf 0.5")}
-    assert told == ["1 cells are empty because a check failed there; without --pivot their numbers are shown"]
+    assert told == ["1 cell is empty because a check failed there; without --pivot their numbers are shown"]
 
 
 def test_it_is_not_the_best(asked_store, broken):
@@ -61,7 +61,7 @@ def test_it_is_not_the_best(asked_store, broken):
     others = [row["robust_accuracy"] for row in rows if row["job_id"] != broken["job_id"]]
     assert {row["robust_accuracy"] for row in best} == {max(others)}
     assert broken["job_id"] not in {row["job_id"] for row in best}
-    assert told == ["1 rows are left out because a check failed there"]
+    assert told == ["1 row is left out because a check failed there"]
     assert broken["job_id"] in {row["job_id"] for row in asked(asked_store)}
 
 

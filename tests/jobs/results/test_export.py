@@ -228,7 +228,7 @@ def test_outcomes_that_the_store_lacks_are_told(tmp_path):
         fake_results.add_result(db, sweep_id, "b", "pgd")
     told = []
     assert write(store, tmp_path / "t.parquet", per_example=True, tell=told.append) == fake_results.N
-    assert told == ["1 results have no outcomes of single examples and are left out"]
+    assert told == ["1 result has no outcomes of single examples and is left out"]
     store.engine.dispose()
 
 

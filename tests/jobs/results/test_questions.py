@@ -67,7 +67,7 @@ def test_rows_of_one_seed_count_once_and_that_is_told(asked_store):
     assert (group["seeds"], group["rows"]) == (2, 4)
     by_seed = [np.mean([row["robust_accuracy"] for row in rows if row["seed"] == seed]) for seed in (1, 2)]
     assert group["robust_accuracy_se"] == pytest.approx(stats.sem(by_seed))
-    assert told == ["1 groups hold several rows of a seed, which were averaged: --over-seeds keeps apart what differs"]
+    assert told == ["1 group holds several rows of a seed, which were averaged: --over-seeds keeps apart what differs"]
 
 
 @sqlite
@@ -80,7 +80,7 @@ def test_versions_of_a_study_are_not_averaged(asked_store):
         told = []
         (group,) = answer(db, make_question(make_filters(None, {"model": "net"}), over_seeds=True), told.append)
         assert (group["clean_accuracy"], group["seeds"], group["rows"]) == (0.6, 1, 1)
-        assert told == ["1 results of earlier versions of a study are left out"]
+        assert told == ["1 result of earlier versions of a study is left out"]
         db.execute(sa.update(sweep).where(sweep.c.id == short).values(created_at=1.0))  # submitted again
         (group,) = answer(db, make_question(make_filters("stud*", {"model": "net"}), over_seeds=True))
         assert group["clean_accuracy"] == 0.2

@@ -178,7 +178,7 @@ def test_one_that_the_model_fails_on_costs_the_others_nothing(log: pytest.LogCap
         assert np.array_equal(scores(asked[0].result()), means(some_images(2, seed=1)))
         assert np.array_equal(scores(asked[2].result()), means(some_images(1, seed=2)))
     assert engine.sizes[:2] == [1, 4] and sorted(engine.sizes[2:]) == [1, 1, 2]
-    assert [record.getMessage() for record in log.records] == ["the engine failed on 1 images"]
+    assert [record.getMessage() for record in log.records] == ["the engine failed on 1 image"]
 
 
 class Blind:

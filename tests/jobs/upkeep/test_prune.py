@@ -38,7 +38,7 @@ def test_a_dry_run_says_the_same_and_removes_nothing(tmp_path):
     before = content(store), files(store)
     dry = CliRunner().invoke(main, ["--store", store.url, "db", "prune", "--sweep", "old"])
     assert (
-        dry.exit_code == 0 and "would go: 1 versions of sweeps, 2 jobs" in dry.output and "--yes does it" in dry.output
+        dry.exit_code == 0 and "would go: 1 version of a sweep, 2 jobs" in dry.output and "--yes does it" in dry.output
     )
     assert (content(store), files(store)) == before
     sizes = store_info.sizes(store)

@@ -124,7 +124,7 @@ def test_the_table_has_both_and_exits_with_1_where_one_changed(stores: Stores):
             add_result(db, 1, "m", "pgd", columns=outcome(1, n=40))
     done = robustq(stores)
     told = ["1 are the same", "explanations: 1 changed beyond their interval, 3 are the same"]
-    assert done.stderr.splitlines() == [*told, "robustq: 1 explanations changed beyond their intervals"]
+    assert done.stderr.splitlines() == [*told, "robustq: 1 explanation changed beyond its interval"]
     first, second = done.stdout.split("\n\n")
     assert first == "nothing to show" and second.splitlines()[2].split()[:4] == ["changed", "digits", "m", "grad-cam"]
     assert re.search(r" pgd +0\.\d\d\d > 0\.\d\d\d +\[-0\.100, -0\.100\] +40 +top-k", second)

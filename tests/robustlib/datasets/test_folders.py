@@ -156,7 +156,10 @@ def test_folders_named_like_splits_that_are_classes(place: Path):
         (["trainA/0.png", "testA/0.png", "trainB/0.png", "testB/0.png"], "testA, trainA, testB, trainB would be"),
         (["ISIC_Training_Input/0.png"], "ISIC_Training_Input would be classes, but are named as splits are"),
         (["rose/0.png", "lily/0.png", "all/rose/0.png", "all/lily/0.png"], "all holds lily, rose, which are classes"),
-        (["set/rose/0.png", "set/lily/0.png", "preview.png"], "found set alone, which holds folders, and 1 images"),
+        (
+            ["set/rose/0.png", "set/lily/0.png", "preview.png"],
+            "found set alone, which holds folders, and 1 image beside it: move it",
+        ),
     ],
 )
 def test_what_would_be_no_classes_is_refused(files: list[str], problem: str, place: Path):
@@ -177,7 +180,7 @@ def test_what_else_lies_there_is_said(place: Path):
     assert taken(place, "test") == (("bee", "cat", "dog", "owl"), [1, 2, 3])
     assert notes(place) == (
         "passed over beside the splits: extra",
-        "passed over: 1 images directly in test/, in no class's folder",
+        "passed over: 1 image directly in test/, in no class's folder",
         "no classes, as there are no images in them: test/boxes",
         "passed over, as they are not read: 1 .gif",
         "passed over: 1 links that lead nowhere, or back",

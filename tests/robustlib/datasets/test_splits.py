@@ -88,7 +88,7 @@ UNCLEAR = {
         ["a.parquet", "b.parquet"],
         "found 2 files whose names say no split, such as a.parquet: rename them, or",
     ),
-    "trainer": (["trainer.parquet"], "found 1 files whose names say no split, such as trainer.parquet"),
+    "trainer": (["trainer.parquet"], "found 1 file whose name says no split, such as trainer.parquet"),
     "two sets": (["de/test.parquet", "fr/test.parquet"], r"holds 2 sets: de, fr: name one, as parquet:.*/set/de$"),
     "half here": (["validation.parquet", "de/train.parquet"], r"holds 2 sets: de, \.: name one, as parquet:.*/set/de$"),
     "two splits": (["train-val.parquet"], "train-val.parquet says train and validation: expected one split, so rename"),
@@ -131,7 +131,7 @@ def test_notes_say_where_files_may_be_too_many_or_too_few(folder: Path):
     assert len(found) == 5
     assert found.notes == (
         "splits: train train-00001-of-00003.parquet, test 2 files in .",
-        "train: only 1 of 3 files are there",
+        "train: only 1 of 3 files is there",
     )
 
 
