@@ -152,7 +152,7 @@ class Beside:
 
     def __call__(self, x: Tensor) -> Tensor:
         logits = ask(self.one, x)
-        if self.fork:
+        if self.fork or not len(x):  # a candidate that changes nothing is not asked about
             return logits
         self.asked += 1
         a, b = float(margin(logits, self.y)), float(margin(ask(self.other, x), self.y))

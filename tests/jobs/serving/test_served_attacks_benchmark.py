@@ -58,8 +58,8 @@ def test_a_walk_is_followed_to_where_it_forks(benchmark: Any):
     otherwise, since it alone is nearer to 0 than that.
     """
     walk = benchmark.Beside(by_one_pixel(), by_one_pixel(0.01), torch.tensor([0]))
-    for pixel in (0.7, 0.6, 0.495, 0.2):
-        walk(images(pixel))
+    for pixels in ((0.7,), (0.6,), (), (0.495,), (0.2,)):
+        assert len(walk(images(*pixels))) == len(pixels)
     assert walk.fork and walk.query == 3 and walk.explained
     assert walk.gap == pytest.approx(0.005, abs=1e-6) and walk.rounding == pytest.approx(0.01, abs=1e-6)
 
