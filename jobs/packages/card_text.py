@@ -17,6 +17,7 @@ from robustq.jobs.text.numbers import eps_text, unless_failed
 
 TAGS = ["adversarial-robustness", "image-classification", "robustq"]
 FOLDER = "."
+NOTED = {"clean": "Images as they are", "transfer": "Attacked images", "square": "Square"}
 SEALED = "The card, `card.json`, without its list of files:"
 
 
@@ -102,7 +103,8 @@ def about(card: Card) -> str:
         f"Classes, in order: {', '.join(cell(name) for name in card.classes)}.",
     ]
     if of.normalisation is not None:
-        lines.append(f"Its first layer subtracts {of.normalisation['mean']} and divides by {of.normalisation['std']}.")
+        mean, std = (", ".join(f"{one:.4g}" for one in of.normalisation[name]) for name in ("mean", "std"))
+        lines.append(f"Its first layer subtracts {mean} and divides by {std}, by channel.")
     return "\n\n".join(lines)
 
 
@@ -132,7 +134,7 @@ def program_text(program: Program) -> str:
         for row in program.rows
     ]
     columns = ("images", "n", "accuracy of the program", "of the network", "largest difference", "images that differ")
-    notes = " ".join(dict.fromkeys(f"{row.what}: {row.note}." for row in program.rows if row.note))
+    notes = " ".join(dict.fromkeys(f"{NOTED[row.what]}: {row.note}." for row in program.rows if row.note))
     return "\n\n".join(part for part in (head, table(columns, rows), notes, f"Limits: {program.why}.") if part)
 
 
@@ -181,12 +183,19 @@ def training_text(card: Card) -> str:
         return ""
     of = card.training
     known = {name: value for name, value in of.settings.items() if value not in (None, {}, "")}
-    lines = [f"- {name}: {value}" for name, value in known.items()]
+    lines = [f"- {name}: {setting_text(name, value)}" for name, value in known.items()]
     ends = "; ".join(f"{name} {value:.3f}" for name, value in of.validation.items())
     told = f"Seed {of.seed}, {of.seconds:.0f} s on {of.device}" + (
         f". On images held out, at its end: {ends}" if ends else ""
     )
     return "\n\n".join(["## Training", "\n".join(lines), f"{told}."])
+
+
+def setting_text(name: str, value: Any) -> str:
+    """A setting as a study has it: a radius as n/255, parameters one after the other."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {setting_text(key, one)}" for key, one in value.items())
+    return eps_text(value) if name in ("eps", "validation_eps") and isinstance(value, float) else str(value)
 
 
 def latency_text(card: Card) -> str:
@@ -210,7 +219,8 @@ def use_text(card: Card) -> str:
     return "\n\n".join(
         [
             "## Use",
-            "With onnxruntime, NumPy and Pillow alone:",
+            "With onnxruntime, NumPy and Pillow alone, in the folder of the package, unpacked if it is an archive: "
+            "`python classify.py IMAGE.png` with these lines in `classify.py`.",
             f"```python\n{snippet(card, FOLDER)}```",
             "`robustq verify PACKAGE --digest HEX` compares the files with their hashes, and on your machine the "
             "golden images with their logits. The digest is what was printed when the package was made: whoever "

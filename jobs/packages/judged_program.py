@@ -193,7 +193,7 @@ def square_row(about: Judged, attacked: Attacked, onnx: bytes, file: str) -> Rea
         network_accuracy=float((~broken).mean()),
         differing=[int(place) for place in outcome.index[outcome.success & ~broken]],
         largest_difference=None,
-        note="network_accuracy is what all stored attacks at this norm within this radius leave of the same images",
+        note="the network's accuracy is what all stored attacks at this norm within this radius leave of the images",
     )
 
 

@@ -24,7 +24,7 @@ from robustq.jobs.serving.answers import Engine
 from robustq.jobs.serving.batching import Answered, Batcher
 from robustq.jobs.serving.bodies import Gone, Room, media_type, read_body
 from robustq.jobs.serving.facts import Facts
-from robustq.jobs.serving.images import most_bytes, read_images
+from robustq.jobs.serving.images import TYPES, most_bytes, read_images
 from robustq.jobs.serving.metrics import CONTENT_TYPE, Measured, Metrics
 from robustq.jobs.serving.refusals import Refused
 from robustq.jobs.serving.replies import predictions, reply
@@ -39,6 +39,7 @@ QUICK_BYTES = (
 )  # a body that is decoded at once, in a millisecond; a longer one by a thread, while others are answered
 RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 GONE = 499  # nobody reads it; counted under this number, as by other servers
+TAKES = {"Accept-Post": ", ".join(TYPES)}  # so that who asks again need not send JSON, which takes longest to read
 
 
 class Service:
@@ -100,11 +101,11 @@ class Service:
 
     async def predict(self, request: Request) -> Response:
         found = await self.answered(await self.images(request), request)
-        return as_json(reply(found, self.facts, id_of(request)), request)
+        return as_json(reply(found, self.facts, id_of(request)), request, headers=TAKES)
 
     async def predict_v1(self, request: Request) -> Response:
         found = await self.answered(await self.images(request), request)
-        return as_json(predictions(found), request, headers={"X-Package-Digest": self.facts.digest})
+        return as_json(predictions(found), request, headers=TAKES | {"X-Package-Digest": self.facts.digest})
 
     async def health(self, request: Request) -> Response:
         status = "ok" if self.batcher.taking else "stopping"

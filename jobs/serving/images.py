@@ -18,6 +18,7 @@ from robustq.jobs.text.safe_text import brief, one_line
 
 JSON, PNG, JPEG = "application/json", "image/png", "image/jpeg"
 NPY = ("application/x-npy", "application/npy", "application/octet-stream")
+TYPES = (JSON, PNG, JPEG, *NPY)  # that are read
 MAGIC = b"\x93NUMPY"
 MOST_HEADER = 1024  # bytes of an array's header: one of four axes has 118
 MOST_SCANS = 200  # of a JPEG, however small: no encoder makes more than a dozen

@@ -1,5 +1,6 @@
 """Black-box models, which only answer: any callable, or a server behind an address. They have no gradient."""
 
+import io
 import json
 import threading
 from collections.abc import Callable
@@ -21,6 +22,8 @@ ROUNDED, MOST_ROUNDED = 5e-3, 0.5
 # Of a server's answer: bytes of a number with what parts it from the next, rows that are taken whatever the data set's
 # classes (ImageNet-21k has 21,841), and bytes for what else it says.
 LONGEST_NUMBER, LEAST_CLASSES, ASIDE = 48, 25_000, 2**20
+# Bodies of images: nested lists of numbers, and arrays as np.save writes them, which take a hundredth of the time.
+JSON, NPY = "application/json", "application/x-npy"
 LEAST = 1e-12  # a probability that is zero, as a logit: the logarithm of this
 
 
@@ -125,7 +128,8 @@ def endpoint(
     """A model behind HTTP that speaks the V1 protocol of KServe and TensorFlow Serving, as `http://HOST/...:predict`.
 
     It is sent {"instances": [image, ...]}, each image nested lists in this layout, and answers {"predictions": [...]}:
-    rows of logits or probabilities, or labels.  batch_size: images a request.  timeout: seconds that the server
+    rows of logits or probabilities, or labels. One whose answers say `Accept-Post: application/x-npy` gets the same
+    numbers as an array from then on.  batch_size: images a request.  timeout: seconds that the server
     may be silent; ten times that for a request as a whole.
     retries: how often a request is sent again that the server did not answer, or answered with 429 or 5xx; after
     `backoff` seconds, then twice as long, and so on, or as long as it asks for by Retry-After. Connections are kept.
@@ -142,19 +146,32 @@ def endpoint(
     for name, kind, value in (("batch_size", int, batch_size), ("retries", int, retries), ("timeout", float, timeout)):
         check_value("", name, kind, value)
 
+    accepts: tuple[str, ...] = ()
+
     def ask(x: Tensor) -> list[Any]:
+        nonlocal accepts
         images = x if layout == "CHW" else x.permute(0, 2, 3, 1)
         answers: list[Any] = []
         for chunk in images.split(batch_size) if len(images) else ():  # servers refuse a request without images
-            data = json.dumps({"instances": chunk.tolist()}).encode()
+            kind = NPY if NPY in accepts else JSON
             most = most_bytes(len(chunk), num_classes)
-            body = post(url, data, timeout=timeout, retries=retries, backoff=backoff, most=most)
-            answers += predictions(url, body, len(chunk))
+            found = post(url, body_of(chunk, kind), kind, timeout=timeout, retries=retries, backoff=backoff, most=most)
+            accepts = found.accepts
+            answers += predictions(url, found.body, len(chunk))
         return answers
 
     model = BlackBoxModel(ask, num_classes)
     model.call_lock = nullcontext()  # whom several may ask at once
     return model
+
+
+def body_of(x: Tensor, kind: str) -> bytes:
+    """Images as a body of this media type."""
+    if kind == JSON:
+        return json.dumps({"instances": x.tolist()}).encode()
+    file = io.BytesIO()
+    np.save(file, np.ascontiguousarray(x.numpy()), allow_pickle=False)
+    return file.getvalue()
 
 
 def most_bytes(count: int, num_classes: int | None) -> int:

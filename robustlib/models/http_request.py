@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
@@ -31,9 +31,17 @@ CLOSED = (http.client.RemoteDisconnected, ConnectionResetError, ConnectionAborte
 POOL = re.compile(r"^\w+\(host=.*?\): ")  # how urllib3's messages begin
 
 
-def post(url: str, data: bytes, *, timeout: float, retries: int, backoff: float, most: int) -> bytes:
-    """The body of the server's answer, JSON as a rule.
+class Answer(NamedTuple):
+    """body: JSON as a rule.  accepts: media types of bodies that the server takes, if it says so by Accept-Post."""
 
+    body: bytes
+    accepts: tuple[str, ...]
+
+
+def post(url: str, data: bytes, kind: str, *, timeout: float, retries: int, backoff: float, most: int) -> Answer:
+    """The server's answer to a body.
+
+    kind: media type of the body.
     timeout: seconds that the server may be silent; LONGEST times that for the whole, and for a pause that it asks for.
     most: bytes of an answer.  Raises ValueError where it gives none, refuses, redirects, or gives more than that.
     """
@@ -44,7 +52,7 @@ def post(url: str, data: bytes, *, timeout: float, retries: int, backoff: float,
             LOGGER.info("%s %s: asked again in %g seconds", public(url), problem, pause)
             time.sleep(pause)
         try:
-            return post_once(url, data, timeout, most)
+            return post_once(url, data, kind, timeout, most)
         except RequestFailed as error:
             if error.pause > LONGEST * timeout:
                 asked = f"asks to be left alone for {error.pause:.0f} seconds, longer than {LONGEST * timeout:g}"
@@ -55,20 +63,21 @@ def post(url: str, data: bytes, *, timeout: float, retries: int, backoff: float,
     raise ValueError(f"{public(url)} gave no answer in {retries + 1} tries: {problem}")
 
 
-def post_once(url: str, data: bytes, timeout: float, most: int) -> bytes:
+def post_once(url: str, data: bytes, kind: str, timeout: float, most: int) -> Answer:
     """The answer to one request. Raises RequestFailed."""
     text = f"is still answering after {LONGEST * timeout:g} seconds: a larger timeout gives it longer"
     place, header = authorization(url)
+    header["Content-Type"] = kind
     with Deadline(LONGEST * timeout) as deadline:
         try:
             try:
-                body = read_answer(place, data, header, timeout, most)
+                answer = read_answer(place, data, header, timeout, most)
             except ProtocolError as error:
                 if deadline.over or not deadline.reused or not any(isinstance(arg, CLOSED) for arg in error.args):
                     raise
                 # A connection that was kept was closed meanwhile, which is no failure of the server's.
                 forget_connections(place)
-                body = read_answer(place, data, header, timeout, most)
+                answer = read_answer(place, data, header, timeout, most)
         except LocationValueError:  # whose text repeats it
             raise RequestFailed("is no address", again=False) from None
         except (HTTPError, OSError, http.client.HTTPException, RequestFailed) as error:
@@ -79,7 +88,7 @@ def post_once(url: str, data: bytes, timeout: float, most: int) -> bytes:
             raise RequestFailed(problem_of(error), again=True) from error
         if deadline.over:  # what was cut off may look like an end
             raise RequestFailed(text, again=False)
-        return body
+        return answer
 
 
 def problem_of(error: Exception) -> str:
@@ -94,10 +103,9 @@ def problem_of(error: Exception) -> str:
 def asked(place: str, data: bytes, header: dict[str, str], timeout: float) -> Iterator[Any]:
     """An answer whose body is not read yet. Its connection is kept where that is read to its end."""
     parts = urlsplit(place)
-    headers = {"Content-Type": "application/json", **header}
     how: dict[str, Any] = {"redirect": False, "retries": False, "preload_content": False, "decode_content": False}
     pools = connections(parts.scheme, parts.hostname or "")
-    answer = pools.urlopen("POST", place, body=data, headers=headers, timeout=timeout, **how)
+    answer = pools.urlopen("POST", place, body=data, headers=header, timeout=timeout, **how)
     try:
         yield answer
         ended = not answer.length_remaining and answer.read(1) == b""
@@ -109,8 +117,8 @@ def asked(place: str, data: bytes, header: dict[str, str], timeout: float) -> It
     answer.release_conn()
 
 
-def read_answer(place: str, data: bytes, header: dict[str, str], timeout: float, most: int) -> bytes:
-    """The body of an answer with a status of success. Raises RequestFailed, and what urllib3 raises."""
+def read_answer(place: str, data: bytes, header: dict[str, str], timeout: float, most: int) -> Answer:
+    """An answer with a status of success. Raises RequestFailed, and what urllib3 raises."""
     with asked(place, data, header, timeout) as answer:
         if answer.status < 300:
             if (answer.length_remaining or 0) > most or len(body := answer.read(most + 1)) > most:
@@ -119,7 +127,7 @@ def read_answer(place: str, data: bytes, header: dict[str, str], timeout: float,
                 )
             if answer.length_remaining:  # urllib3 says so only where it was asked for all
                 raise http.client.IncompleteRead(body, answer.length_remaining)
-            return body
+            return Answer(body, media_types(answer.headers.get("Accept-Post", "")))
         if answer.status < 400:
             raise RequestFailed(redirect_problem(place, answer), again=False)
         said = " ".join(answer.read(500).decode(errors="replace").split())[:200]
@@ -127,6 +135,11 @@ def read_answer(place: str, data: bytes, header: dict[str, str], timeout: float,
         if answer.status < 500 and answer.status not in BUSY:
             raise RequestFailed(f"refuses the images: {problem}", again=False)
         raise RequestFailed(problem, again=True, pause=pause_of(answer))
+
+
+def media_types(header: str) -> tuple[str, ...]:
+    """The types that a list in a header names, without their parameters."""
+    return tuple(part.partition(";")[0].strip().lower() for part in header.split(",") if part.strip())
 
 
 def pause_of(answer: Any) -> float:

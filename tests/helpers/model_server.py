@@ -1,5 +1,6 @@
 """A model server on this machine, for tests: it answers as it is told to, and keeps what it was asked."""
 
+import io
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -33,7 +34,9 @@ class Server:
                 super().setup()
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                data = self.rfile.read(int(self.headers["Content-Length"]))
+                arrays = self.headers["Content-Type"] == "application/x-npy"
+                body = {"instances": np.load(io.BytesIO(data))} if arrays else json.loads(data)
                 about = {"type": self.headers["Content-Type"], "path": self.path}
                 server.requests.append(body | about | {"authorization": self.headers["Authorization"]})
                 status, data = server.reply(np.array(body["instances"]))

@@ -333,3 +333,19 @@ def test_a_place_that_is_taken_is_left_alone(made: Made, trained: Store, tmp_pat
     (tmp_path / "p.zip").mkdir()
     with pytest.raises(SpecError, match=r"p.zip is a folder, expected a file that ends with .zip"):
         packaged(trained, TRAINED, tmp_path / "p.zip")
+
+
+def test_numbers_on_the_page_are_as_a_study_has_them(made: Made):
+    """Radii as n/255, parameters without brackets, four digits of a normalisation, and notes by the table's words."""
+    training = made.card.training
+    assert training is not None
+    settings = training.settings | {"attack": {"eps": 8 / 255, "steps": 3}, "validation_eps": 8 / 255}
+    network = made.card.network.model_copy(
+        update={"normalisation": {"mean": [0.4912503957748413] * 2, "std": [0.2, 1]}}
+    )
+    other = training.model_copy(update={"settings": settings})
+    text = card_text.page(made.card.model_copy(update={"training": other, "network": network}))
+    for line in ("- attack: eps 8/255, steps 3", "- validation_eps: 8/255"):
+        assert f"\n{line}\n" in text
+    assert "Its first layer subtracts 0.4913, 0.4913 and divides by 0.2, 1, by channel." in text
+    assert "Square: the network's accuracy is what all stored attacks" in text and "network_accuracy" not in text

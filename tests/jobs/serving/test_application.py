@@ -87,6 +87,13 @@ def test_the_v1_protocol_gives_rows_of_logits(port):
     assert ask(port, "/v1/models/colours").json == {"name": "colours", "ready": True}
 
 
+@pytest.mark.parametrize("path", ["/predict", V1])
+def test_answers_say_which_bodies_are_taken(port, path):
+    said = ask(port, path, instances(X / 255), "application/json").headers["Accept-Post"].split(", ")
+    assert {"application/json", "application/x-npy", "image/png", "image/jpeg"} <= set(said)
+    assert {ask(port, path, b"x", kind).status for kind in said} == {400}  # damaged, and of a type that is read
+
+
 def test_channels_last_are_asked_for(port):
     found = ask(port, "/predict?layout=HWC", npy(X.transpose(0, 2, 3, 1)), "application/x-npy")
     assert np.array_equal([answer["scores"] for answer in found.json["answers"]], means(X))

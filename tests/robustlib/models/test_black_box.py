@@ -187,6 +187,28 @@ def test_a_server_is_asked_in_batches(server: Server, layout, shape):
     np.testing.assert_array_equal(sent.astype(np.float32), X.reshape(9, 16).numpy())
 
 
+@pytest.mark.parametrize("layout", ["CHW", "HWC"])
+def test_a_server_that_takes_arrays_gets_them(server: Server, layout):
+    """The same numbers to the bit as in lists, from its first answer on, and for as long as it says so."""
+    taken: list[np.ndarray] = []
+
+    def reply(images: np.ndarray) -> Reply:
+        taken.append(images)
+        return answering(scores)(images)
+
+    server.reply, server.headers = reply, {"Accept-Post": "image/png, Application/X-NPY; version=1"}
+    model = endpoint(server.url, layout=layout, batch_size=4)
+    model(X)
+    server.headers = {}
+    model(X[:8])
+    json, npy = "application/json", "application/x-npy"
+    assert [request["type"] for request in server.requests] == [json, npy, npy, npy, json]
+    assert {images.dtype.name for images in taken[1:4]} == {"float32"}
+    sent = np.concatenate([np.float32(images) for images in taken])
+    shaped = X if layout == "CHW" else X.permute(0, 2, 3, 1)
+    np.testing.assert_array_equal(sent, np.concatenate([shaped, shaped[:8]]))
+
+
 def test_a_server_is_not_asked_about_no_images(server: Server):
     """As a search does of which every image has fallen: servers refuse such a request."""
     assert endpoint(server.url, num_classes=10)(X[:0]).shape == (0, 10) and server.requests == []
