@@ -68,6 +68,10 @@ def onnx_program(program: Any) -> Any:
     """The same as an ONNX model: its batch axis named, and nothing in it that tells of this machine."""
     check_installed("an ONNX program", "onnx", "onnxscript")  # which torch.onnx asks for late
     try:
+        if torch.__version__ < "2.7":  # which fails on what has one output there and three here
+            program = program.run_decompositions(
+                {torch.ops.aten._native_batch_norm_legit_no_training.default: batch_norm}
+            )
         made = torch.onnx.export(program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
         assert made is not None  # it is where no file is named
         model = made.model_proto
@@ -87,6 +91,18 @@ def onnx_program(program: Any) -> Any:
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     return model
+
+
+def batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, momentum: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """BatchNorm in evaluation mode by sums and products, with the two empty tensors that PyTorch's operator has."""
+    scale = (variance + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    return x * scale.reshape(shape) + shift.reshape(shape), x.new_zeros(0), x.new_zeros(0)
 
 
 def told(error: Exception) -> str:

@@ -84,6 +84,19 @@ def test_nothing_in_them_tells_of_this_machine(programs: Programs):
     assert programs.parameters == sum(p.numel() for p in build(arch="lenet5", **FACTS).parameters())
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_has_the_networks_logits(x: torch.Tensor, affine: bool):
+    """PyTorch 2.6 refused it with today's onnxscript."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4, affine=affine)
+    for values in (norm.running_mean, norm.running_var, *norm.parameters()):
+        assert values is not None
+        nn.init.uniform_(values, 0.5, 2)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    found = comparison.compare(net, OnnxSession(export_programs(net, x[:2].float() / 255).onnx, "model.onnx"), x)
+    assert found.difference <= 0.1 * comparison.tolerance(found.network) and len(found.differing) == 0
+
+
 def test_eight_bits_are_near_and_not_the_same(programs: Programs, model: nn.Module, x: torch.Tensor):
     data = quantised(programs.onnx, x[:32].numpy().astype(np.float32) / 255, "images")
     found = comparison.compare(model, OnnxSession(data, "model.int8.onnx"), x)
