@@ -188,7 +188,8 @@ def check(ctx: click.Context, file: Path, as_json: bool, fingerprint: str | None
     found = check_bundle(file, given, most_bytes=most_mb * 2**20, fingerprint=fingerprint, tell=tell)
     say(verification_text.check_text(found, as_json=as_json))
     if found.wrong:
-        raise Unfinished(f"{file}: {found.wrong} things are not as they should be: see above")
+        things = "1 thing is not as it" if found.wrong == 1 else f"{found.wrong} things are not as they"
+        raise Unfinished(f"{file}: {things} should be: see above")
 
 
 COMMANDS = (diff, replay, bundle, check)

@@ -54,7 +54,8 @@ def export_programs(model: nn.Module, x: Tensor, classes: Sequence[str] = ()) ->
 def exported(net: nn.Module, x: Tensor) -> Any:
     """The graph of torch.export, without the places of the files that it was traced from."""
     try:
-        program = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim(BATCH)},))
+        # Not strict, as newer PyTorch does it: 2.6 failed where torch.compile had given up another model before.
+        program = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim(BATCH)},), strict=False)
     except Exception as error:  # tracing a user's model may raise anything
         raise ValueError(f"the model cannot be exported by torch.export: {told(error)}") from error
     for graph in program.graph_module.modules():
@@ -67,6 +68,10 @@ def onnx_program(program: Any) -> Any:
     """The same as an ONNX model: its batch axis named, and nothing in it that tells of this machine."""
     check_installed("an ONNX program", "onnx", "onnxscript")  # which torch.onnx asks for late
     try:
+        if torch.__version__ < "2.7":  # which fails on what has one output there and three here
+            program = program.run_decompositions(
+                {torch.ops.aten._native_batch_norm_legit_no_training.default: batch_norm}
+            )
         made = torch.onnx.export(program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
         assert made is not None  # it is where no file is named
         model = made.model_proto
@@ -86,6 +91,18 @@ def onnx_program(program: Any) -> Any:
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     return model
+
+
+def batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, momentum: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """BatchNorm in evaluation mode by sums and products, with the two empty tensors that PyTorch's operator has."""
+    scale = (variance + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    return x * scale.reshape(shape) + shift.reshape(shape), x.new_zeros(0), x.new_zeros(0)
 
 
 def told(error: Exception) -> str:

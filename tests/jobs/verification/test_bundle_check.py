@@ -57,6 +57,7 @@ def test_a_file_that_was_changed_is_named(whole, tmp_path, prefix):
     path = altered(whole, tmp_path / "t.zip", change, seal=False)
     done = CliRunner().invoke(main, ["check", str(path), "--replay", "0"])
     assert (done.exit_code, f"changed: {name}" in done.output) == (1, True), done.output
+    assert "1 thing is not as it should be: see above" in done.output
 
 
 def test_files_that_were_added_or_taken_are_named(whole, tmp_path):
