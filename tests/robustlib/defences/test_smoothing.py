@@ -182,7 +182,7 @@ def test_an_evaluation_counts_what_is_certain_at_each_radius(net: nn.Module, tes
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"n": 0}, "n of at least 1, got 0"), ({"n0": 0}, "n0 of at least 1"), ({"alpha": 1.0}, "alpha between 0 and 1"),
+    [({"n": 0}, "n from 1 to 1000000, got 0"), ({"n0": 0}, "n0 from 1 to 1000000"), ({"alpha": 1.0}, "alpha between 0 and 1"),
      ({"sigma": 0.0}, "sigma above 0, got 0.0")],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(options: dict, message: str):
