@@ -19,7 +19,8 @@ from robustlib.datasets.lazy_images import LazyImages
 from robustlib.evaluation.batches import SAMPLE, Ready, fitting, make_ready
 from robustlib.evaluation.certified import voter_for
 from robustlib.evaluation.explanation import SAMPLE as EXPLAINED_AT_ONCE
-from robustlib.evaluation.explanation import explained
+from robustlib.evaluation.explanation import explained as ready_to_explain
+from robustlib.evaluation.explanation_stability import stability_batches
 from robustlib.evaluation.randomised_models import GROUP
 from robustlib.gpu_failures import asks_for_a_gpu
 from robustlib.inference.expectation import Expectation
@@ -39,6 +40,7 @@ TRIAL_SECONDS = 0.5  # of an attack, or of a training's steps; an attack of long
 KEPT = 3  # calibrations, whose models fill memory: a study's jobs come model by model
 NEXT_TO_NOTHING = 1e-3  # of a radius: no image falls within it, so that an attack takes all of its steps
 PROBE_STEPS, PROBE_SECONDS = 10, 5.0  # of PGD on a model that is given
+LEAST_EXPLAINED = 4  # images, that tell what measures and curves take beside the passes
 FEW_STEPS, FEW_QUERIES, FEW_VOTES = 3, 60, 64
 ENOUGH_TO_RECORD = 16  # steps: a GPU plays those of longer runs as recordings, and is many times as quick then
 # Of attacks whose gradients of several values share a pass forward, which their costs count for each: measured.
@@ -66,6 +68,7 @@ class Calibration:
     threads: int
     clock: Clock
     slowness: dict[Any, float] = field(default_factory=dict)
+    explained: dict[str, tuple[float, float]] = field(default_factory=dict)
     stands: dict[tuple[Norm, float], float | None] = field(default_factory=dict)
 
     @property
@@ -96,8 +99,32 @@ class Calibration:
         if self.randomised:
             return self.rates  # which its jobs refuse to explain, and say so
         images = self.images[:EXPLAINED_AT_ONCE]
-        with threads_of(1), contextlib.redirect_stdout(sys.stderr), explained(self.ready.model, images) as found:
+        with threads_of(1), contextlib.redirect_stdout(sys.stderr), ready_to_explain(self.ready.model, images) as found:
             return rates_at(found.quick, images, len(images), seconds=RATE_SECONDS, clock=self.clock)
+
+    def explaining(self, arguments: Mapping[str, Any], work: Work) -> tuple[float, float]:
+        """Seconds until a model is ready to be explained, and of an image then, from as many as are soon done; by its
+        passes alone, where these take long.
+
+        arguments: of `stability_batches`.  work: the passes of an image.
+        """
+        key = repr(arguments)
+        if key not in self.explained:
+            self.explained[key] = self.explained_a_few(arguments, work)
+        return self.explained[key]
+
+    def explained_a_few(self, arguments: Mapping[str, Any], work: Work) -> tuple[float, float]:
+        passes = self.explained_rates.seconds(work)
+        if self.randomised or not passes * LEAST_EXPLAINED <= TRIAL_SECONDS:
+            return 0.0, passes
+        few = max(LEAST_EXPLAINED, min(len(self.images), arguments["batch_size"], int(TRIAL_SECONDS / passes)))
+        x = self.images.cpu().repeat(-(-2 * few // len(self.images)), 1, 1, 1)[: 2 * few]
+        y = self.answers.cpu().repeat(-(-2 * few // len(self.images)))[: 2 * few]
+        named = {**arguments, "batch_size": few, "device": self.images.device}
+        with contextlib.redirect_stdout(sys.stderr):
+            batches = stability_batches(self.ready.model, x, y, **named)
+            first, second = (timed(lambda: next(batches), self.clock) for _ in range(2))
+        return max(0.0, first - second), second / few
 
     def standing(self, norm: Norm, eps: float) -> float | None:
         """The share of its correctly classified images that PGD leaves standing within a radius, of a few; None where

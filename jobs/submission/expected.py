@@ -11,6 +11,7 @@ from robustlib.inference.throughput import VERDICTS, Work
 from robustlib.settings import AUDIT, CERTIFY, EXPLAIN, TrainSettings
 from robustq.jobs.queue.pace import Pace
 from robustq.jobs.running.attacks import recipe_of
+from robustq.jobs.running.explanations import arguments_of
 from robustq.jobs.running.inputs import load_data
 from robustq.jobs.specs import EvalSpec, TrainSpec
 from robustq.jobs.submission.calibration import Calibration, Calibrations
@@ -70,6 +71,8 @@ class Estimator:
         # A model is made ready for the first of its evaluations.
         first = spec.attack.name == self.resolved.study.attacks[0].name
         ready = known[0].ready_seconds / max(1, len(spec.attack.curve)) if first else 0.0
+        if spec.attack.name == EXPLAIN:
+            ready += self.explained(spec, known[0])[0]
         return ready + n * self.image_seconds(spec, known[0]) + besides
 
     def image_seconds(self, spec: EvalSpec, found: Calibration) -> float:
@@ -77,8 +80,8 @@ class Estimator:
         attack = spec.attack
         if attack.name == AUDIT:
             return found.seconds(AUDIT_WORK + Work(2 * attack.params["queries"]))
-        if attack.name == EXPLAIN:  # one thread computes it, whatever a job has
-            return found.explained_rates.seconds(explanation_work(attack.params))
+        if attack.name == EXPLAIN:
+            return self.explained(spec, found)[1]
         # In a ball of radius 0 lies the image alone.
         stages = [] if attack.eps == 0 else recipe_of(attack, attack.eps, found.ready.classes).stages
         sigma = attack.params.get("sigma") if attack.name == CERTIFY else None
@@ -95,6 +98,10 @@ class Estimator:
         shares = run_shares([name for name, _ in stages], stands)
         searched = self.correct(spec, found) * sum(seconds * share for seconds, share in zip(each, shares, strict=True))
         return searched / len(stands) + found.seconds(VERDICTS + CHECKS)
+
+    def explained(self, spec: EvalSpec, found: Calibration) -> tuple[float, float]:
+        """Seconds until the first image is explained, and of an image then. One thread computes, whatever a job has."""
+        return found.explaining(arguments_of(spec), explanation_work(spec.attack.params))
 
     def standing(self, spec: EvalSpec, found: Calibration, eps: float | None) -> float:
         """The share of the correctly classified images that will stand; all, to an attack without a radius."""

@@ -17,7 +17,7 @@ class SteadyCalibration:
     ready_seconds, randomised, correct = 0.0, False, None
 
     def __init__(self, rates: Rates, classes: int = 10):
-        self.rates = self.explained_rates = rates
+        self.rates = rates
         self.ready = SimpleNamespace(classes=classes)
 
     def seconds(self, work: Work) -> float:
@@ -25,6 +25,9 @@ class SteadyCalibration:
 
     def slower(self, *args: Any) -> float:
         return 1.0
+
+    def explaining(self, arguments: Any, work: Work) -> tuple[float, float]:
+        return 0.0, self.rates.seconds(work)
 
     def standing(self, *args: Any) -> float | None:
         return None

@@ -73,6 +73,28 @@ def test_an_explanation_is_as_quick_as_the_model_as_given(measured: Calibration,
     assert (size, threads) == (16, 1)
 
 
+def test_an_explanation_is_tried_on_a_few_images(measured: Calibration, monkeypatch: pytest.MonkeyPatch):
+    """The first batch is as much longer as the model takes to be ready; long passes are not tried."""
+    asked: list[Any] = []
+    clock = Clock()
+
+    def stability_batches(model: Any, x: torch.Tensor, y: torch.Tensor, *, batch_size: int, **named: Any):
+        asked.append((model, len(x), len(y), batch_size, named))
+        for seconds in (9.0, 3.0):
+            clock.now += seconds
+            yield None
+
+    monkeypatch.setattr(calibration, "stability_batches", stability_batches)
+    found = replace(measured, clock=clock, explained={})
+    found.__dict__["explained_rates"] = Rates(100.0, 50.0)  # a fiftieth of a second is all that an image takes by these
+    arguments = {"method": "saliency", "batch_size": 64}
+    for _ in range(2):  # the second time it is known
+        ready, each = found.explaining(arguments, Work(2))
+    assert (ready, each) == (6.0, pytest.approx((3.0 + 1.0) / 16))  # a look at the clock is a second
+    assert asked == [(found.ready.model, 32, 32, 16, {"method": "saliency", "device": CPU})]
+    assert found.explaining(arguments | {"method": "lime"}, Work(5000)) == (0.0, 50.0) and len(asked) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*ATTACKS, *ENSEMBLES])
 def test_every_attack_can_be_tried(name: str, measured: Calibration):
