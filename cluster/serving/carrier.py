@@ -35,7 +35,8 @@ NAME = "robustq"  # of the application in Ray Serve
 LOOK_SECONDS = 1.0  # between two looks at Ray
 LEAVE_SECONDS = 20.0  # that a replica may take for the requests that it has, when it is to end
 LAST_SECONDS = 0.5  # for the proxy, when the replicas have given their last answers
-PROXY_SECONDS = 60.0  # in which the proxy has to be up
+PROXY_SECONDS = 60.0  # in which the proxy has to be up, where the environment does not say
+PROXY_LIMIT = "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"
 STARTS = 2  # that a replica gets before it is given up, with its command
 ANSWER_SECONDS = 30.0  # in which the first replica has to answer, once all are up
 RETRY_SECONDS = 1.0  # after which a client that was refused may ask again
@@ -72,7 +73,7 @@ def import_serve() -> Any:
     # What replicas log goes to Ray's files, not into what this command says.
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     # Of its own accord Ray Serve kills a proxy that is not up in 5 seconds, which a busy machine does not manage.
-    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", f"{PROXY_SECONDS:g}")
+    os.environ.setdefault(PROXY_LIMIT, f"{PROXY_SECONDS:g}")
     # Who asks the proxy is who is connected, whatever a header says.
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
     try:
@@ -209,7 +210,7 @@ def not_started(told: str) -> Exception:
     if kind.startswith("robustq.jobs.errors."):
         return RunError(f"the replicas do not start: {line}")
     if "ProxyActor" in told and "killed by `ray.kill`" in told:
-        late = f"Ray Serve's proxy was not up in {PROXY_SECONDS:g} seconds"
+        late = f"Ray Serve's proxy was not up in {os.environ.get(PROXY_LIMIT, PROXY_SECONDS)} seconds"
         return RunError(f"the replicas do not start: {late}: give the same command again when the machine is less busy")
     return RuntimeError(f"the replicas do not start: {told}")
 

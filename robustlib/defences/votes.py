@@ -281,5 +281,5 @@ def make_voter(exact: Replica, copy: Replica, sample: Tensor, sigma: float) -> R
     expected = exact(noisy)
     off = (copy.but(spare=None)(noisy) - expected).abs().max().item()
     if not off <= HALF_DRIFT * expected.std().item():  # NaN too
-        return exact.but(mode=f"{exact.mode} (given up: {copy.mode}: other logits on noisy images)")
+        return exact.but(mode=f"{exact.form} (given up: {copy.form}: other logits on noisy images)")
     return QuickVoter(exact, copy, max(copy.drift, 4 * off))

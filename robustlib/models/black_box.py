@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from robustlib.addresses import is_address, public
 from robustlib.arguments import check_value
 from robustlib.model_calls import Careful
-from robustlib.models.http_request import post
+from robustlib.models.http_request import Refused, post
 
 # How far the sum of a row of probabilities may lie from 1: each may be rounded to two decimals.
 ROUNDED, MOST_ROUNDED = 5e-3, 0.5
@@ -129,8 +130,9 @@ def endpoint(
 
     It is sent {"instances": [image, ...]}, each image nested lists in this layout, and answers {"predictions": [...]}:
     rows of logits or probabilities, or labels. One whose answers say `Accept-Post: application/x-npy` gets the same
-    numbers as an array from then on.  batch_size: images a request.  timeout: seconds that the server
-    may be silent; ten times that for a request as a whole.
+    numbers as an array from then on, and lists again for good once one was refused.
+    batch_size: images a request.  timeout: seconds that the server may be silent; ten times that for a request as a
+    whole.
     retries: how often a request is sent again that the server did not answer, or answered with 429 or 5xx; after
     `backoff` seconds, then twice as long, and so on, or as long as it asks for by Retry-After. Connections are kept.
     Redirects are not followed: images go to this address and no other.
@@ -146,17 +148,23 @@ def endpoint(
     for name, kind, value in (("batch_size", int, batch_size), ("retries", int, retries), ("timeout", float, timeout)):
         check_value("", name, kind, value)
 
-    accepts: tuple[str, ...] = ()
+    arrays, refused = False, False  # whether the server said last that it takes them, and whether it refused one
 
     def ask(x: Tensor) -> list[Any]:
-        nonlocal accepts
+        nonlocal arrays, refused
         images = x if layout == "CHW" else x.permute(0, 2, 3, 1)
         answers: list[Any] = []
         for chunk in images.split(batch_size) if len(images) else ():  # servers refuse a request without images
-            kind = NPY if NPY in accepts else JSON
             most = most_bytes(len(chunk), num_classes)
-            found = post(url, body_of(chunk, kind), kind, timeout=timeout, retries=retries, backoff=backoff, most=most)
-            accepts = found.accepts
+            send = partial(post, url, timeout=timeout, retries=retries, backoff=backoff, most=most)
+            found = None
+            if arrays and not refused:
+                try:
+                    found = send(body_of(chunk, NPY), NPY)
+                except Refused:  # by another server behind the address, or a proxy that passes no such body
+                    refused = True
+            found = found or send(body_of(chunk, JSON), JSON)
+            arrays = NPY in found.accepts
             answers += predictions(url, found.body, len(chunk))
         return answers
 

@@ -22,12 +22,12 @@ ODD = re.compile(r"[\s\x00-\x1f\x7f]")
 
 class RequestFailed(Exception):
     """A request that came to nothing. again: whether the next one may fare better.  pause: seconds for which the server
-    wants to be left alone, if it said so.
+    wants to be left alone, if it said so.  refused: whether it does not take the body.
     """
 
-    def __init__(self, text: str, *, again: bool, pause: float = 0.0):
+    def __init__(self, text: str, *, again: bool, pause: float = 0.0, refused: bool = False):
         super().__init__(text)
-        self.again, self.pause = again, pause
+        self.again, self.pause, self.refused = again, pause, refused
 
 
 class Deadline:

@@ -31,6 +31,10 @@ CLOSED = (http.client.RemoteDisconnected, ConnectionResetError, ConnectionAborte
 POOL = re.compile(r"^\w+\(host=.*?\): ")  # how urllib3's messages begin
 
 
+class Refused(ValueError):
+    """The server does not take the body: an answer of 4xx, and none that says that it is busy."""
+
+
 class Answer(NamedTuple):
     """body: JSON as a rule.  accepts: media types of bodies that the server takes, if it says so by Accept-Post."""
 
@@ -43,7 +47,7 @@ def post(url: str, data: bytes, kind: str, *, timeout: float, retries: int, back
 
     kind: media type of the body.
     timeout: seconds that the server may be silent; LONGEST times that for the whole, and for a pause that it asks for.
-    most: bytes of an answer.  Raises ValueError where it gives none, refuses, redirects, or gives more than that.
+    most: bytes of an answer.  Raises ValueError where it gives none, redirects, or gives more than that, and Refused.
     """
     problem, pause = "", 0.0
     for attempt in range(retries + 1):
@@ -58,7 +62,7 @@ def post(url: str, data: bytes, kind: str, *, timeout: float, retries: int, back
                 asked = f"asks to be left alone for {error.pause:.0f} seconds, longer than {LONGEST * timeout:g}"
                 raise ValueError(f"{public(url)} {asked}: a larger timeout waits for it ({error})") from error
             if not error.again:
-                raise ValueError(f"{public(url)} {error}") from error
+                raise (Refused if error.refused else ValueError)(f"{public(url)} {error}") from error
             problem, pause = str(error), error.pause
     raise ValueError(f"{public(url)} gave no answer in {retries + 1} tries: {problem}")
 
@@ -133,7 +137,7 @@ def read_answer(place: str, data: bytes, header: dict[str, str], timeout: float,
         said = " ".join(answer.read(500).decode(errors="replace").split())[:200]
         problem = f"HTTP {answer.status} {said}".strip()
         if answer.status < 500 and answer.status not in BUSY:
-            raise RequestFailed(f"refuses the images: {problem}", again=False)
+            raise RequestFailed(f"refuses the images: {problem}", again=False, refused=True)
         raise RequestFailed(problem, again=True, pause=pause_of(answer))
 
 

@@ -103,6 +103,9 @@ def test_a_proxy_has_time_to_start_on_a_busy_machine(monkeypatch: pytest.MonkeyP
     assert type(found) is RunError and str(found).endswith(
         "60 seconds: give the same command again when the machine is less busy"
     )
+    monkeypatch.setenv(name, "5")  # of the user's own
+    import_serve()
+    assert "not up in 5 seconds" in str(not_started(f"{told}The actor is dead because it was killed by `ray.kill`."))
 
 
 @pytest.mark.slow

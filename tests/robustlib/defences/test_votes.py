@@ -128,6 +128,16 @@ def test_a_copy_that_overflows_on_noisy_images_alone_is_given_up(net: nn.Module,
     assert voter.net is net and voter.mode == "float32, as given (given up: half: other logits on noisy images)"
 
 
+def test_steps_of_other_evaluations_are_no_words_of_votes(net: nn.Module, test: tuple[Tensor, Tensor]):
+    """The replicas are those of a warm model, whose recorded steps an attack before may have taken."""
+    x = test[0][:16]
+    exact = Replica(net, sizes=(64,), mode="float32, as given")
+    for above in (0.0, 1e9):  # given up, and not
+        copy = Replica(Spoilt(net, above, OVERFLOWS["nan"]), sizes=(64,), mode="half", precision=torch.bfloat16)
+        copy.recordings.played = 5
+        assert "recorded" in copy.mode and "recorded" not in make_voter(exact, copy, x, 0.5).mode
+
+
 def test_a_copy_that_is_another_function_near_an_image_does_not_vote_there(net: nn.Module, test: tuple[Tensor, Tensor]):
     """Finite logits of something else, as of a norm that is infinite: the selection's noisy copies tell."""
     x, draws = test[0][:20], Draws(0, torch.arange(20))

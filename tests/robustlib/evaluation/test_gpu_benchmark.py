@@ -4,6 +4,7 @@ import json
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -291,6 +292,25 @@ def test_the_forms_of_a_gpu_are_timed_beside_each_other(
     ]
     assert all(one.value > 0 for one in found) and len(found) == 8
     assert found[0].mode == "float16, fused, channels-last, graphs"
+
+
+def test_the_mode_of_a_task_tells_of_its_own_steps(gpu: Any, net: nn.Module, test):
+    x, y = test[0][:4], test[1][:4]
+    replica = Replica(net, sizes=(4,))
+    ready = Ready(net, Replicas(replica, replica, replica), 10, 0.0)
+    case = gpu.Case("convnet3", net, ready, x, y, torch.device("cpu"), gpu.Budget(0.1, 2, 0.1, 8))
+
+    def attack(case: Any, *, recorded: bool) -> Tensor:
+        with case.ready.replicas.playing():
+            replica.recordings.played += recorded
+        return case.x
+
+    attacks = gpu.Attacks(case, None)
+    modes = []
+    for task, recorded in (("curve", True), ("deepfool", False)):
+        found = list(attacks.measure(task, "robustq", partial(attack, recorded=recorded), case))
+        modes.append({one.mode for one in found})
+    assert modes == [{"float32, recorded steps"}, {"float32"}]
 
 
 def test_launches_and_utilisation_of_a_gpu(gpu: Any, monkeypatch: pytest.MonkeyPatch):

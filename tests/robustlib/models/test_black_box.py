@@ -209,6 +209,30 @@ def test_a_server_that_takes_arrays_gets_them(server: Server, layout):
     np.testing.assert_array_equal(sent, np.concatenate([shaped, shaped[:8]]))
 
 
+@pytest.mark.parametrize("status", [400, 403, 415])
+def test_a_server_that_refuses_an_array_gets_lists_for_good(server: Server, status: int):
+    """As where not all servers behind an address are alike, or a proxy before them passes no body that it does not know."""
+
+    def reply(images: np.ndarray) -> Reply:
+        arrays = server.requests[-1]["type"] == "application/x-npy"
+        return (status, b"no such body") if arrays else answering(scores)(images)
+
+    server.reply, server.headers = reply, {"Accept-Post": "application/x-npy"}
+    model = endpoint(server.url, batch_size=4)
+    torch.testing.assert_close(model(X), torch.from_numpy(scores(X.numpy())).float())
+    json, npy = "application/json", "application/x-npy"
+    assert [request["type"] for request in server.requests] == [json, npy, json, json]
+
+
+def test_images_that_are_refused_in_every_form_are_told_as_lists(server: Server):
+    server.reply, server.headers = answering(scores), {"Accept-Post": "application/x-npy"}
+    model = endpoint(server.url)
+    model(X)
+    server.reply = lambda images: (413, server.requests[-1]["type"].encode())
+    with pytest.raises(ValueError, match=r"refuses the images: HTTP 413 application/json$"):
+        model(X)
+
+
 def test_a_server_is_not_asked_about_no_images(server: Server):
     """As a search does of which every image has fallen: servers refuse such a request."""
     assert endpoint(server.url, num_classes=10)(X[:0]).shape == (0, 10) and server.requests == []
