@@ -92,12 +92,17 @@ class Calibration:
 
     @cached_property
     def explained_rates(self) -> Rates:
-        """Passes of an image that is explained: on one thread, by the model as given in float32."""
+        """Passes of an image that is explained: on one thread, by the model as given in float32. Those of any other
+        image where its jobs refuse to explain the model, and say so.
+        """
         if self.randomised:
-            return self.rates  # which its jobs refuse to explain, and say so
+            return self.rates
         images = self.images[:EXPLAINED_AT_ONCE]
-        with threads_of(1), contextlib.redirect_stdout(sys.stderr), explained(self.ready.model, images) as found:
-            return rates_at(found.quick, images, len(images), seconds=RATE_SECONDS, clock=self.clock)
+        try:
+            with threads_of(1), contextlib.redirect_stdout(sys.stderr), explained(self.ready.model, images) as found:
+                return rates_at(found.quick, images, len(images), seconds=RATE_SECONDS, clock=self.clock)
+        except ValueError:  # an answer depends on the other images of its batch
+            return self.rates
 
     def standing(self, norm: Norm, eps: float) -> float | None:
         """The share of its correctly classified images that PGD leaves standing within a radius, of a few; None where

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.datasets import load
@@ -71,6 +72,23 @@ def test_an_explanation_is_as_quick_as_the_model_as_given(measured: Calibration,
     with torch.no_grad():
         torch.testing.assert_close(logits, measured.ready.model(measured.images), rtol=0, atol=1e-6)
     assert (size, threads) == (16, 1)
+
+
+class Centred(nn.Module):
+    """Its answer for an image depends on the other images of its batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.layer(x.flatten(1))
+        return logits - logits.mean(0)
+
+
+def test_a_model_that_its_jobs_refuse_to_explain_is_estimated_nevertheless(measured: Calibration):
+    found = replace(measured, ready=replace(measured.ready, model=Centred()))
+    assert found.explained_rates == measured.rates
 
 
 @pytest.mark.slow
