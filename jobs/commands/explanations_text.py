@@ -10,7 +10,7 @@ from robustq.jobs.commands.base import CSV, SPREADSHEET
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.explanations.columns import EXPLANATION_COLUMNS, ExplanationRow
 from robustq.jobs.results.explanations.rows import asks_of_explanations, explanation_rows
-from robustq.jobs.results.explanations.stability import Cell, in_order, pivot, stability_lines
+from robustq.jobs.results.explanations.stability import Cell, in_order, method_names, pivot, stability_lines
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.results.questions import Question
 from robustq.jobs.store.connection import Store
@@ -146,10 +146,11 @@ def interval(low: float | None, high: float | None) -> str:
 def shown_comparisons(rows: Sequence[Row]) -> list[Row]:
     """Comparisons as the terminal shows them: no difference where nothing was tested."""
     both = len({row["target"] for row in rows}) > 1
+    called = method_names(rows)
     names = ("first", "second", "model", "method", *(["target"] if both else []), "norm")
     return [
         {name: row[name] for name in names if name != "model" or row[name]}
-        | {"eps": eps_text(row["eps"])}
+        | {"method": called[row["recipe"]], "eps": eps_text(row["eps"])}
         | ({} if row["against"] is None else {"against": row["against"]})
         | {"seeds": row["seeds"], "n": row["n"]}
         | {f"{side} top-k": mean_text(row, side) for side in SIDES}

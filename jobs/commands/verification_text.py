@@ -9,6 +9,7 @@ from robustq.jobs.commands.explanations_text import WORDS, interval, number
 from robustq.jobs.commands.results_text import rows_text
 from robustq.jobs.commands.terminal_rows import Shown, condition_cells
 from robustq.jobs.errors import SpecError
+from robustq.jobs.results.explanations.stability import method_names
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.text import tables
@@ -58,13 +59,16 @@ def changes_of(old: "Side", new: "Side", explanations: bool) -> Changes:
 
 
 def diff_text(found: Changes, form: str, *, explanations: bool) -> str:
-    """Results and below them explanations, as tables; in the other forms one of the two."""
+    """Results and below them explanations, as tables, each where there is anything to show; in the other forms one of
+    the two.
+    """
     shown = [shown_changes(found.results), shown_explanations(found.explanations)]
     if form != "table":
         rows = found.explanations if explanations else found.results
         return rows_text(rows, shown[explanations], form)
     both = zip((found.results, found.explanations), shown, strict=True)
-    return "\n\n".join(rows_text(rows, lines, form) for rows, lines in both if rows)
+    told = [rows_text(rows, lines, form) for rows, lines in both if lines]
+    return "\n\n".join(told) or rows_text([], [], form)
 
 
 def replay_text(rows: "Sequence[Replayed]", form: str) -> str:
@@ -92,10 +96,17 @@ def shown_changes(rows: "Sequence[Change]") -> list[Shown]:
 def shown_explanations(rows: "Sequence[ExplanationChange]") -> list[Shown]:
     """The same of explanations."""
     both = len({row["target"] for row in rows}) > 1
+    called = method_names(rows)
     heads = ("change", "dataset", "model", "method", *(["target"] if both else []), "norm")
     return [
         {name: row[name] for name in heads}
-        | {"eps": eps_text(row["eps"]), "seed": row["seed"], "n": row["examples"], "against": row["against"]}
+        | {
+            "method": called[row["recipe"]],
+            "eps": eps_text(row["eps"]),
+            "seed": row["seed"],
+            "n": row["examples"],
+            "against": row["against"],
+        }
         | {
             "top-k": means_text(row["old_top_intersection"], row["new_top_intersection"]),
             "difference 95 %": ""

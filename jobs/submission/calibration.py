@@ -95,12 +95,21 @@ class Calibration:
 
     @cached_property
     def explained_rates(self) -> Rates:
-        """Passes of an image that is explained: on one thread, by the model as given in float32."""
+        """Passes of an image that is explained: on one thread, by the model as given in float32. Those of any other
+        image where its jobs refuse to explain the model, and say so.
+        """
         if self.randomised:
-            return self.rates  # which its jobs refuse to explain, and say so
+            return self.rates
         images = self.images[:EXPLAINED_AT_ONCE]
-        with threads_of(1), contextlib.redirect_stdout(sys.stderr), ready_to_explain(self.ready.model, images) as found:
-            return rates_at(found.quick, images, len(images), seconds=RATE_SECONDS, clock=self.clock)
+        try:
+            with (
+                threads_of(1),
+                contextlib.redirect_stdout(sys.stderr),
+                ready_to_explain(self.ready.model, images) as found,
+            ):
+                return rates_at(found.quick, images, len(images), seconds=RATE_SECONDS, clock=self.clock)
+        except ValueError:  # an answer depends on the other images of its batch
+            return self.rates
 
     def explaining(self, arguments: Mapping[str, Any], work: Work) -> tuple[float, float]:
         """Seconds until a model is ready to be explained, and of an image then, from as many as are soon done; by its
@@ -121,9 +130,12 @@ class Calibration:
         x = self.images.cpu().repeat(-(-2 * few // len(self.images)), 1, 1, 1)[: 2 * few]
         y = self.answers.cpu().repeat(-(-2 * few // len(self.images)))[: 2 * few]
         named = {**arguments, "batch_size": few, "device": self.images.device}
-        with contextlib.redirect_stdout(sys.stderr):
-            batches = stability_batches(self.ready.model, x, y, **named)
-            first, second = (timed(lambda: next(batches), self.clock) for _ in range(2))
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                batches = stability_batches(self.ready.model, x, y, **named)
+                first, second = (timed(lambda: next(batches), self.clock) for _ in range(2))
+        except ValueError:  # its jobs refuse the model too, and say why
+            return 0.0, passes
         return max(0.0, first - second), second / few
 
     def standing(self, norm: Norm, eps: float) -> float | None:

@@ -1,5 +1,7 @@
 """Numbers as text: percent, radii, intervals."""
 
+import math
+
 from robustlib.checks.thresholds import FAIL
 from robustq.jobs.text.tables import Row
 
@@ -18,6 +20,8 @@ def eps_text(eps: float | None) -> str:
     """A radius as people write it: n/255 where it is one, unless the plain number is shorter."""
     if eps is None:
         return ""
+    if not math.isfinite(eps):  # of a card from elsewhere
+        return f"{eps:g}"
     steps = eps * 255
     whole = abs(steps - round(steps)) < 1e-9
     return f"{round(steps)}/255" if whole and len(f"{eps:g}") > 5 else f"{eps:g}"

@@ -8,6 +8,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from robustlib.checks.thresholds import FAIL
+from robustlib.metrics import CLEAN
 from robustlib.names import did_you_mean
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.compare import split_of
@@ -39,6 +40,7 @@ class ExplanationComparison(TypedDict):
     target: str
     norm: str
     eps: float
+    recipe: str
     against: str | None
     measure: str
     seeds: int
@@ -99,7 +101,7 @@ def match_models(db: Connection, filters: Filters, pair: Sequence[str]) -> list[
 
 def match_done(db: Connection, filters: Filters, pair: Sequence[str]) -> list[tuple[Jobs, Jobs]]:
     """The two sides of each model, method, norm and radius: rows of the same jobs."""
-    rows = [row for row in explanation_rows(db, filters) if row["against"] in pair and row[MAIN] is not None]
+    rows = [row for row in explanation_rows(db, filters) if row["against"] in pair and row["against"] != CLEAN]
     sides: dict[tuple[Any, ...], dict[str, Jobs]] = {}
     for row in rows:
         place = (row["model"], *(row[name] for name in SAME_EXPLANATION))
@@ -119,7 +121,7 @@ def conditions_of(db: Connection, filters: Filters, model: str) -> dict[tuple[An
         raise SpecError(f"--compare: no explanation is of model {model!r}{did_you_mean(model, there)}")
     found: dict[tuple[Any, ...], Jobs] = {}
     for row in rows:
-        if row[MAIN] is not None:
+        if row["against"] != CLEAN:
             place = tuple(row[name] for name in (*SAME_EXPLANATION, "against"))
             found.setdefault(place, {})[row["seed"]] = row
     return found
@@ -167,6 +169,7 @@ def compared(db: Connection, first: Jobs, second: Jobs) -> ExplanationComparison
         target=row["target"],
         norm=row["norm"],
         eps=row["eps"],
+        recipe=row["recipe"],
         against=None if done else row["against"],
         measure=MAIN,
         seeds=len(seeds),

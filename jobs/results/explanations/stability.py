@@ -1,6 +1,6 @@
 """Explanations side by side: a line a measure, a cell for each thing that was done to the images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -34,7 +34,7 @@ class Line:
     kept: dict[str, int]
 
 
-def method_names(rows: Sequence[ExplanationRow]) -> dict[str, str]:
+def method_names(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """What each recipe is called in a table: its method, with its options where there are several of that method, and
     the recipe where these do not tell them apart. The explained class has a column of its own.
     """

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from scipy import stats
 
+from robustlib.settings import EXPLANATION_MEASURES, EXPLANATION_SANITY
 from robustq import cli
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.explanations.api import explanations
@@ -23,11 +24,12 @@ from robustq.jobs.results.explanations.export import EXAMPLE_TYPES, ROW_TYPES
 from robustq.jobs.results.explanations.rows import explanation_rows
 from robustq.jobs.results.explanations.stability import pivot
 from robustq.jobs.results.filters import Filters
+from robustq.jobs.specs import AttackSpec
 from robustq.jobs.statistics.explanation_means import steadier
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.explanations.measures import measures_of
 from robustq.jobs.store.schema import job
-from tests.helpers.fake_explanations import AGAINST, add_explanation, made_up_measures
+from tests.helpers.fake_explanations import AGAINST, add_explanation, made_up_measures, params_of
 from tests.helpers.fake_results import add_result, add_sweep
 
 MEANS = {
@@ -240,6 +242,42 @@ def test_an_explanation_that_failed_has_no_test_and_holm_counts_none(two_models:
     text = robustq(two_models, "results", "--explanations", "--compare", "noise", "explanation-attack").output
     (line,) = [line for line in text.splitlines() if "saliency" in line]
     assert "not trusted (" in line and "e-" not in line and "[1]" in line and "+" not in line
+
+
+@pytest.mark.slow
+def test_a_model_of_which_no_image_was_explained_says_so_in_its_lines(two_models: Store):
+    """With the true class as target: a network that is never right has rows, and no image in them."""
+    columns = made_up_measures(0, MEANS["plain"])
+    never = columns | {"prediction": (columns["label"] + 2) % 10}
+    never |= {name: np.full_like(columns[name], np.nan) for name in (*EXPLANATION_MEASURES, *EXPLANATION_SANITY)}
+    with two_models.begin() as db:
+        sweep = add_sweep(db, "never")
+        add_explanation(db, sweep, "never", never)
+        add_explanation(db, sweep, "never", columns, method="lime")
+        add_explanation(db, sweep, "plain", columns, method="lime")
+        rows = {(row["method"], row["against"]): row for row in compare(db, Filters(), ("plain", "never"))}
+        assert set(rows) == {(method, against) for method in ("grad-cam", "lime") for against in AGAINST[1:]}
+        assert rows["lime", "pgd"]["left_out"] is None and rows["grad-cam", "pgd"]["n"] == 0
+        assert "expected images that were explained on both sides" in (rows["grad-cam", "pgd"]["left_out"] or "")
+        done = {(row["model"], row["method"]): row for row in compare(db, Filters(), ("noise", "pgd"))}
+        assert done["never", "grad-cam"]["left_out"] and done["never", "lime"]["p"] is not None
+        with pytest.raises(SpecError, match="no explanation has both clean and noise"):
+            compare(db, Filters(), ("clean", "noise"))
+
+
+def test_compared_explanations_have_their_options(two_models: Store):
+    with two_models.begin() as db:
+        sweep = add_sweep(db, "steps")
+        for steps in (5, 20):
+            params = params_of("integrated-gradients") | {"options": {"steps": steps}}
+            recipe = AttackSpec(name="explain", norm="Linf", eps=8 / 255, params=params).recipe
+            for model, means in MEANS.items():
+                columns = made_up_measures(steps, means)
+                add_explanation(db, sweep, model, columns, method="integrated-gradients", recipe=recipe)
+        rows = compare(db, Filters(), ("plain", "robust"))
+    assert len({(row["recipe"], row["against"]) for row in rows}) == len(rows) == 9
+    text = robustq(two_models, "results", "--explanations", "--compare", "plain", "robust").output
+    assert [text.count(f"integrated-gradients(steps={steps}) ") for steps in (5, 20)] == [3, 3]
 
 
 def test_the_call_from_python_has_the_same_rows(two_models: Store):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.datasets import load
@@ -93,6 +94,25 @@ def test_an_explanation_is_tried_on_a_few_images(measured: Calibration, monkeypa
     assert (ready, each) == (6.0, pytest.approx((3.0 + 1.0) / 16))  # a look at the clock is a second
     assert asked == [(found.ready.model, 32, 32, 16, {"method": "saliency", "device": CPU})]
     assert found.explaining(arguments | {"method": "lime"}, Work(5000)) == (0.0, 50.0) and len(asked) == 1
+
+
+class Centred(nn.Module):
+    """Its answer for an image depends on the other images of its batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.layer(x.flatten(1))
+        return logits - logits.mean(0)
+
+
+def test_a_model_that_its_jobs_refuse_to_explain_is_estimated_nevertheless(measured: Calibration):
+    found = replace(measured, ready=replace(measured.ready, model=Centred()))
+    assert found.explained_rates == measured.rates
+    fast = replace(found, rates=Rates(1e6, 1e6), explained={})
+    assert fast.explaining({"method": "saliency", "batch_size": 8}, Work(4)) == (0.0, 4e-6)
 
 
 @pytest.mark.slow

@@ -14,11 +14,12 @@ from scipy import stats
 
 from robustq.cli import main
 from robustq.jobs.results.filters import Filters
+from robustq.jobs.specs import AttackSpec
 from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.schema import example_blob
 from robustq.jobs.verification.diff import Side
 from robustq.jobs.verification.diff_explanations import ExplanationChange, diff_explanations
-from tests.helpers.fake_explanations import AGAINST, add_explanation, made_up_measures
+from tests.helpers.fake_explanations import AGAINST, add_explanation, made_up_measures, params_of
 from tests.helpers.fake_results import add_result, add_sweep, outcome
 
 MEANS = {"noise": 0.7, "pgd": 0.5, "explanation-attack": 0.3}
@@ -125,11 +126,26 @@ def test_the_table_has_both_and_exits_with_1_where_one_changed(stores: Stores):
     done = robustq(stores)
     told = ["1 are the same", "explanations: 1 changed beyond their interval, 3 are the same"]
     assert done.stderr.splitlines() == [*told, "robustq: 1 explanation changed beyond its interval"]
-    first, second = done.stdout.split("\n\n")
-    assert first == "nothing to show" and second.splitlines()[2].split()[:4] == ["changed", "digits", "m", "grad-cam"]
-    assert re.search(r" pgd +0\.\d\d\d > 0\.\d\d\d +\[-0\.100, -0\.100\] +40 +top-k", second)
+    assert done.stdout.splitlines()[2].split()[:4] == ["changed", "digits", "m", "grad-cam"]
+    assert re.search(r" pgd +0\.\d\d\d > 0\.\d\d\d +\[-0\.100, -0\.100\] +40 +top-k", done.stdout)
+    assert "nothing to show" not in done.stdout  # of the results, above the table
+    assert CliRunner().invoke(main, ["diff", *[stores[0].url] * 2]).stdout == "nothing to show\n"
     rows = json.loads(robustq(stores, "--explanations", "--json").stdout)
     assert [row["change"] for row in rows] == ["changed", "same", "same", "same"]
     assert [row["change"] for row in json.loads(robustq(stores, "--json").stdout)] == ["same"]
     only = robustq(stores, "--attack", "pgd")
     assert (only.exit_code, only.stderr) == (0, "1 are the same\n")
+
+
+@pytest.mark.slow
+def test_two_of_one_method_are_told_apart_by_their_options(stores: Stores):
+    """Each has a line of its own, and which is which only its options say."""
+    base = made_up_measures(1, MEANS)
+    lower = moved(base, "top_intersection", "pgd", np.full(40, -0.1))
+    for steps in (5, 20):
+        params = params_of("integrated-gradients") | {"options": {"steps": steps}}
+        spec = AttackSpec(name="explain", norm="Linf", eps=8 / 255, params=params)
+        put(stores, "m", base, lower, method="integrated-gradients", recipe=spec.recipe)
+    lines = [line for line in robustq(stores).stdout.splitlines() if line.startswith("changed")]
+    assert len(lines) == 2 and "integrated-gradients(steps=5)" in lines[0]
+    assert "integrated-gradients(steps=20)" in lines[1]
