@@ -92,11 +92,17 @@ class Calibration:
 
     @cached_property
     def explained_rates(self) -> Rates:
-        """Passes of an image that is explained: on one thread, by the model as given in float32."""
+        """Passes of an image that is explained: on one thread, by the model as given in float32. Of a model that its
+        jobs refuse to explain, and say so, those of attacks.
+        """
         if self.randomised:
-            return self.rates  # which its jobs refuse to explain, and say so
+            return self.rates
         images = self.images[:EXPLAINED_AT_ONCE]
-        with threads_of(1), contextlib.redirect_stdout(sys.stderr), explained(self.ready.model, images) as found:
+        with threads_of(1), contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:
+            try:
+                found = stack.enter_context(explained(self.ready.model, images))
+            except ValueError:  # its answers depend on who else is in the batch
+                return self.rates
             return rates_at(found.quick, images, len(images), seconds=RATE_SECONDS, clock=self.clock)
 
     def standing(self, norm: Norm, eps: float) -> float | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.datasets import load
@@ -71,6 +72,20 @@ def test_an_explanation_is_as_quick_as_the_model_as_given(measured: Calibration,
     with torch.no_grad():
         torch.testing.assert_close(logits, measured.ready.model(measured.images), rtol=0, atol=1e-6)
     assert (size, threads) == (16, 1)
+
+
+class Neighbours(nn.Module):
+    """An image's logits depend on the images beside it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = x.flatten(1)[:, :10]
+        return logits + logits.mean(dim=0)
+
+
+def test_a_model_that_no_job_explains_is_estimated_all_the_same(measured: Calibration):
+    """Its jobs say why they fail; an estimate of the study, or its budget, ended with a traceback."""
+    other = replace(measured, ready=replace(measured.ready, model=Neighbours()))
+    assert other.explained_rates == measured.rates
 
 
 @pytest.mark.slow
