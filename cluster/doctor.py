@@ -73,7 +73,7 @@ def try_gpus() -> str:
 def try_ray() -> str:
     with local_ray(local_slots(1, None)) as ray:
         found = ray.cluster_resources()
-    return f"started; {found.get('CPU', 0):g} CPUs, {found.get('GPU', 0):g} GPUs"
+    return f"started; {counted(int(found.get('CPU', 0)), 'CPU')}, {counted(int(found.get('GPU', 0)), 'GPU')}"
 
 
 def try_cache() -> str:

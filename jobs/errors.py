@@ -1,4 +1,4 @@
-"""Errors that the user can mend: cli.py turns them into one line and exit code 2. Any other error is a bug."""
+"""Errors that the user can mend: jobs/commands/base.py turns them into a line and an exit code. Any other is a bug."""
 
 
 class RobustqError(Exception):

@@ -14,6 +14,7 @@ import psutil
 from sqlalchemy import Connection, select, update
 
 from robustlib import VERSION
+from robustlib.number_text import counted
 from robustq.cluster.bad_gpus import BadGpus
 from robustq.cluster.child_workers import child_workers
 from robustq.cluster.driver.leases import dead_drivers
@@ -79,7 +80,7 @@ def drive(
     if not any(found[state] for state in transitions.UNFINISHED):
         return found
 
-    LOGGER.info("%d jobs to be done", sum(found[state] for state in transitions.UNFINISHED))
+    LOGGER.info("%s to be done", counted(sum(found[state] for state in transitions.UNFINISHED), "job"))
     forced, here = ray_is_forced(), slots if address is None else None
     neighbours = Neighbours([] if here is None else gpus_of(here)[: here.count] or [CPUS], tell)
     if address is None and here is None:
@@ -148,7 +149,7 @@ class Run:
             assert isinstance(workers, RayWorkers)
             there = slots_of(workers.ray, self.width, self.cpus_per_job)
             self.cpus_per_job = there.num_cpus  # also on what is there after a restart
-        LOGGER.info("%d slots of %g GPUs and %d CPU threads", there.count, there.num_gpus, there.num_cpus)
+        LOGGER.info("%s of %g GPUs and %d CPU threads", counted(there.count, "slot"), there.num_gpus, there.num_cpus)
         about = {"tell": self.tell, "gpus": self.gpus, "look_around": self.neighbours.look}
         return work(Driver(self.store, workers, there, self.sweep_id, **about), self.watch)
 

@@ -94,8 +94,8 @@ def check_gpus(replicas: Replicas) -> None:
         raise SpecError(f"--gpus: expected a share of one GPU or whole ones, got {replicas.gpus:g}")
     if (needed := replicas.gpus_needed) > (found := gpu_count()):
         raise SpecError(
-            f"--gpus {replicas.gpus:g} for {replicas.count} replicas needs {needed} GPUs, this machine has {found}: "
-            "ask for less, or leave --gpus out"
+            f"--gpus {replicas.gpus:g} for {counted(replicas.count, 'replica')} needs {counted(needed, 'GPU')}, "
+            f"this machine has {found}: ask for less, or leave --gpus out"
         )
 
 

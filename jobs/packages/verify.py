@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from robustlib.number_text import counted
 from robustlib.packages.contents import PackageError
 from robustlib.packages.golden import Golden, as_floats, read_golden
 from robustlib.packages.manifest import CARD, INT8, ONNX, TEXT, Package, open_package, seal_of
@@ -176,7 +177,8 @@ def look_at_logits(
     # Of a program in 8 bits two logits may lie nearer to each other than its tolerance: there either class is right.
     sure = gap_of_first(expected) > 2 * limit
     other = golden.index[(came.argmax(1) != expected.argmax(1)) & sure]
-    line = f"{name}: {len(golden.images)} images, a logit differs by {difference:.3g} or less, at most {limit:.3g}"
+    images = counted(len(golden.images), "image")
+    line = f"{name}: {images}, a logit differs by {difference:.3g} or less, at most {limit:.3g}"
     classes_line = (
         f"; another class for images {', '.join(map(str, other[:10]))}" if len(other) else ", the same classes"
     )

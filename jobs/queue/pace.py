@@ -143,8 +143,10 @@ def learnt_pace(db: Connection, device: str, *, since: float = math.inf, running
     since: what was recorded from then on tells how quick the machine is now, and so does what is known of running jobs.
     Shards count as what they are parts of; worst cases and what was split cost nothing of their own.
     """
-    checks = result.c.extra["check_seconds"].as_float().label("check_seconds")
-    query = select(*COLUMNS, job.c.cost, result.c.seconds, checks, result.c.recorded_at)
+    checks = result.c.extra["check_seconds"].as_float()
+    if db.dialect.name == "sqlite":  # which ends the statement at a NaN, that Python writes into JSON
+        checks = sa.case((sa.func.json_valid(result.c.extra) == 1, checks))
+    query = select(*COLUMNS, job.c.cost, result.c.seconds, checks.label("check_seconds"), result.c.recorded_at)
     query = query.join(job, job.c.id == result.c.job_id)
     chosen = result.c.device.startswith(device, autoescape=True) & (job.c.cost > 0)
     chosen &= job.c.kind.in_(("train", "eval", "shard"))

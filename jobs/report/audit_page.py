@@ -7,6 +7,7 @@ from markupsafe import Markup
 from robustlib import VERSION
 from robustlib.audit.explanations import CAUSES, REMEDIES
 from robustlib.metrics import wilson
+from robustlib.number_text import counted
 from robustq.jobs.report.page.html_table import Cell, Table, percent_cell, table_of, verdict_cell
 from robustq.jobs.report.page.render import asset, environment, policy, script
 from robustq.jobs.results.audits import AuditFound, audit_headline
@@ -21,7 +22,7 @@ def audit_html(found: AuditFound, store: str) -> str:
     why, mend = CAUSES.get(found["cause"] or "", ("", ""))
     scripts = [script(name) for name in SCRIPTS]
     bad = [check for check in found["checks"] if check["verdict"] != "pass"]
-    where = f"{found['norm']} {eps_text(found['eps'])}, {found['n']} images, seed {found['seed']}"
+    where = f"{found['norm']} {eps_text(found['eps'])}, {counted(found['n'], 'image')}, seed {found['seed']}"
     return (
         environment()
         .get_template("audit.html")

@@ -7,6 +7,7 @@ from markupsafe import Markup
 from sqlalchemy import Connection
 
 from robustlib import VERSION
+from robustlib.number_text import counted
 from robustq.jobs.report.page.cache import PageCache
 from robustq.jobs.report.page.explanations import explanations
 from robustq.jobs.report.page.render import asset, environment, policy, script
@@ -27,7 +28,7 @@ def explain_html(db: Connection, root: str, sweep_id: int, store: str) -> str:
     cache, row = PageCache(), rows[0]
     spec = cache.details(db, [row["job_id"]])[row["job_id"]].spec
     section = explanations(db, root, rows, cache.data(spec.get("data")), cache)
-    about = f"{row['dataset']}, {row['norm']} {eps_text(row['eps'])}, {row['n']} images, seed {row['seed']}"
+    about = f"{row['dataset']}, {row['norm']} {eps_text(row['eps'])}, {counted(row['n'], 'image')}, seed {row['seed']}"
     scripts = [script(name) for name in SCRIPTS]
     return (
         environment()

@@ -45,7 +45,10 @@ def write_report(
         sweep = gather(db, sweep_id, cache)
         if not sweep.rows and not sweep.explanations:
             raise SpecError(f"sweep {name!r} has no results yet: {way_on(sweep)}")
-        LOGGER.info("sweep %s: %d results, %d trainings on the page", name, len(sweep.rows), len(sweep.trainings))
+        LOGGER.info(
+            "sweep %s: %s, %s on the page",
+            name, counted(len(sweep.rows), "result"), counted(len(sweep.trainings), "training"),
+        )  # fmt: skip
         page = make_page(db, store.artifacts, sweep, cache)
         html = render_page(page, render_sections(page))
         drawn = [] if figures_folder is None else list(figure_files(db, store.artifacts, sweep, cache, forms))

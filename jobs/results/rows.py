@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, select
 
+from robustlib.number_text import counted
 from robustq.jobs.reasons.reasons import reasons
 from robustq.jobs.results.columns import RESULT_COLUMNS, WHY, ResultRow, Training, as_json
 from robustq.jobs.results.conditions_sql import conditions, view
@@ -45,7 +46,7 @@ def chosen_rows(
             {name: row[name] if name != WHY else why.get(one[-1]) for name in given}
             for row, one in zip(found, read, strict=True)
         ]
-    LOGGER.info("%d results read", len(found))
+    LOGGER.info("%s read", counted(len(found), "result"))
     return cast("list[ResultRow]", found)
 
 

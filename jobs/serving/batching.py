@@ -70,7 +70,8 @@ class Batcher:
             if self.images + len(images) > self.most:
                 self.forget_gone()
             if self.images + len(images) > self.most:
-                line = f"{self.images} images wait, and no more than {self.most} may: ask again later"
+                wait = counted(self.images, "image waits", "images wait")
+                line = f"{wait}, and no more than {self.most} may: ask again later"
                 raise busy(line, self.images * self.seconds)
             if self.thread is None:
                 self.thread = threading.Thread(target=self.run, name="robustq-engine", daemon=True)

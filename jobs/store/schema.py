@@ -221,7 +221,7 @@ audit = Table(
 )
 
 # What explanations came to under each thing that was done to the images: means over them with 95 % intervals.
-# The per-example numbers are in example_blob: see jobs/store/explanation_outcomes.py.
+# The per-example numbers are in example_blob: see jobs/store/explanations/measures.py.
 explanation = Table(
     "explanation",
     metadata,

@@ -102,11 +102,8 @@ class Calibration:
             return self.rates
         images = self.images[:EXPLAINED_AT_ONCE]
         try:
-            with (
-                threads_of(1),
-                contextlib.redirect_stdout(sys.stderr),
-                ready_to_explain(self.ready.model, images) as found,
-            ):
+            quiet = contextlib.redirect_stdout(sys.stderr)
+            with threads_of(1), quiet, ready_to_explain(self.ready.model, images) as found:
                 return rates_at(found.quick, images, len(images), seconds=RATE_SECONDS, clock=self.clock)
         except ValueError:  # an answer depends on the other images of its batch
             return self.rates

@@ -84,7 +84,7 @@ def submit(
                 return store, again(db, known, study.name)
     is_new()
     plan, cut = expand(resolved), None
-    LOGGER.info("study %s: %d jobs checked against the kernels", study.name, len(plan))
+    LOGGER.info("study %s: %s checked against the kernels", study.name, counted(len(plan), "job"))
     if budget is not None:
         from robustq.jobs.submission.on_this_machine import cut_to_budget  # torch
 
@@ -122,7 +122,9 @@ def keep_to(db: Connection, done: Submitted, budget: Budget, cut: Cut, unwanted:
         f"; {n} of them{left_words(cut)}, {are} left out of the budget of {budget.text}: submitting the study without "
         f"--budget, or robustq retry --sweep {named}, queues {them}"
     )
-    more = f"; {stay} that do not fit into {budget.text} stay: they run already, or another sweep wants them too"
+    fit = counted(stay, "that does not fit", "that do not fit")
+    stays = ("stays: it runs", "it") if stay == 1 else ("stay: they run", "them")
+    more = f"; {fit} into {budget.text} {stays[0]} already, or another sweep wants {stays[1]} too"
     again_out = unwanted & set(left_out_of(db, ids))  # recording took them in for a moment
     told = (words if n else "") + (more if stay else "")
     return replace(done, taken_in=max(0, done.taken_in - len(again_out)), left_out=told, out=n)

@@ -10,7 +10,6 @@ from robustq.jobs.errors import SpecError
 from robustq.jobs.results.filters import Filters
 from robustq.jobs.trackers.runs import Run, runs_of
 
-TRACKERS = ("mlflow", "tensorboard", "wandb")
 Tell = Callable[[str], None]
 
 

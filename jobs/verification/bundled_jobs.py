@@ -26,7 +26,6 @@ SHOWN = (
     "any_draw_accuracy", "verdict", "distance_median", "distance_median_low", "distance_median_high", "distance_mean",
     "queries", "queries_most", "seconds", "device", "versions", "recorded_at", "key",
 )  # fmt: skip
-MOST_LINE = 64 * 2**20
 
 
 class Record(BaseModel):

@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 import numpy as np
 from sqlalchemy import Connection, select
 
+from robustlib.number_text import counted
 from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.results.rows import chosen_rows
@@ -194,8 +195,11 @@ def distances_differ(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -
 def changes_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """How many rows changed, in one line."""
     words = {
-        CHANGED: "changed beyond their interval", WITHIN: "differ within it", SAME: "are the same",
-        ONLY_OLD: "are only in the old", ONLY_NEW: "are only in the new",
-    }  # fmt: skip
+        CHANGED: ("changed beyond its interval", "changed beyond their interval"),
+        WITHIN: ("differs within it", "differ within it"),
+        SAME: ("is the same", "are the same"),
+        ONLY_OLD: ("is only in the old", "are only in the old"),
+        ONLY_NEW: ("is only in the new", "are only in the new"),
+    }
     numbers = {change: sum(row["change"] == change for row in rows) for change in words}
-    return ", ".join(f"{n} {words[change]}" for change, n in numbers.items() if n)
+    return ", ".join(counted(n, *words[change]) for change, n in numbers.items() if n)

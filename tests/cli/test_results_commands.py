@@ -208,7 +208,7 @@ def test_diff_ends_with_1_where_something_changed(path: Path, tmp_path: Path):
     assert changed.exit_code == 1
     assert changed.stdout.splitlines()[2].split()[:4] == ["changed", "digits", "moved", "square"]
     assert changed.stderr.splitlines() == [
-        "1 changed beyond their interval, 9 are the same",
+        "1 changed beyond its interval, 9 are the same",
         "robustq: 1 result changed beyond its interval",
     ]
     found = robustq(path, "diff", str(path), str(tmp_path / "new.db"), "--json", "--model", "moved")

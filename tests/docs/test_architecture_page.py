@@ -26,3 +26,19 @@ def test_every_decision_has_its_day():
 def test_files_that_a_page_names_exist(page: Path):
     named = re.findall(r"`((?:benchmarks|cluster|docs|jobs|robustlib|studies|tests)/[\w./-]+)`", page.read_text())
     assert [name for name in named if not (ROOT / name).exists() and not name.startswith("benchmarks/out/")] == []
+
+
+@pytest.mark.slow
+def test_files_that_the_code_names_exist():
+    """In docstrings and comments, which nobody reads when a file moves."""
+    folders = ("benchmarks", "cluster", "jobs", "robustlib")
+    sources = [ROOT / "cli.py", *(path for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))]
+    named = [
+        (str(path.relative_to(ROOT)), name)
+        for path in sources
+        for name in re.findall(
+            r"(?<![\w./-])(?:benchmarks|cluster|docs|jobs|robustlib|tests)/[\w/]+\.(?:py|md)\b", path.read_text()
+        )
+    ]
+    assert len(named) > 10
+    assert [(path, name) for path, name in named if not (ROOT / name).exists()] == []

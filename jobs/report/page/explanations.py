@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from robustlib.checks.thresholds import FAIL
 from robustlib.metrics import CLEAN
-from robustlib.number_text import distinct
+from robustlib.number_text import counted, distinct
 from robustlib.settings import EXPLANATION_ATTACK, NOISE
 from robustq.jobs.errors import SpecError
 from robustq.jobs.report.page.cache import PageCache
@@ -140,7 +140,7 @@ def with_class(method: str, target: str) -> str:
 
 
 def images_text(test: Tested) -> str:
-    return f"{test.told.n} images" + (f", means over {test.seeds} seeds" if test.seeds > 1 else "")
+    return counted(test.told.n, "image") + (f", means over {test.seeds} seeds" if test.seeds > 1 else "")
 
 
 def share(test: Tested) -> float:

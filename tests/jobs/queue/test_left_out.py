@@ -94,6 +94,9 @@ def test_what_two_budgets_leave_out_is_in_no_queue(store: Store):
         told = record_within(db, resolved(), plan, BUDGET, cut).line
     why = "they run already, or another sweep wants them too"
     assert told == f"sweep small: 8 jobs, 0 of them new; 4 that do not fit into 2h stay: {why}"
+    with store.begin() as db:
+        told = record_within(db, resolved(), plan, BUDGET, Cut(plan[:7], plan[7:], 60.0, 5400.0)).line
+    assert told.endswith("; 1 that does not fit into 2h stays: it runs already, or another sweep wants it too")
     assert states(store) == {"queued": 2, "blocked": 6}
 
 

@@ -120,8 +120,11 @@ def test_the_store_tells_of_its_latest_results_on_a_device(made_up: Store):
         add_result(
             db, sweep_id, "b", "clean", None, device="cpu: one", seconds=4.0, extra={"check_seconds": 8.0}, **usual
         )
-        checked = about(attack="clean", norm=None, eps=None, defence=None, dataset=None, model="b")
+        checked = about(attack="clean", eps=None, defence=None, dataset="digits", model="b")
         assert learnt_pace(db, "cpu: one").seconds(checked, 10) == pytest.approx(12)
+        odd = {"check_seconds": 8.0, "loss": math.nan}  # which SQLite takes for no JSON
+        add_result(db, sweep_id, "a", "cw", None, device="cpu: one", seconds=4.0, extra=odd, **usual)
+        assert learnt_pace(db, "cpu: one").seconds(checked | {"attack": "cw"}, 10) == pytest.approx(4)
         # All of it before now, and one job now that took twice as long: weighed against no change.
         db.execute(update(result).values(recorded_at=5.0))
         add_result(db, sweep_id, "a", "fgsm", 0.1, device="cpu: one", seconds=20.0, recorded_at=50.0, **usual)

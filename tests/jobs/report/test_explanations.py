@@ -158,7 +158,7 @@ def test_a_failed_explanation_has_no_test_and_maps_left_out_are_counted(made_up:
     table = text[text.index('data-table="stability"') : text.index("</table>")]
     rows = re.findall(r"<tr><th scope=row>.*?</tr>", table)
     assert len(rows) == 13 and "1e-4" not in rows[0] and all("1e-4" in row for row in rows[1:])
-    assert "Maps of 1 more explanations are not shown here" in Elements(text).text
+    assert "Maps of 1 more explanation are not shown here" in Elements(text).text
 
 
 def test_maps_have_texts_a_legend_and_their_changes(swept: Store):

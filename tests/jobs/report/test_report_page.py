@@ -297,3 +297,6 @@ def test_a_partial_sweep_says_so_and_what_it_cost(made_up):
     assert re.search(r"Left out of the budget of 2h: [a-z]+ \S+ \S+ of one\.", text)
     assert "not complete" not in text and "of the estimated work is done" not in text
     assert "Device hours: 6 of CPU cores. Every attempt counts" in text
+    with made_up.begin() as db:
+        db.execute(update(job).where(job.c.id == some[1]).values(state="queued"))
+    assert "1 of the cancelled was left out of a budget." in Elements(report(made_up)).text

@@ -70,7 +70,7 @@ def test_each_row_is_judged_by_its_paired_interval(stores):
     assert many["new_robust_accuracy"] > many["old_robust_accuracy"] - 0.05
     assert next(iter(found))[0] == "many" and list(found)[-1][0] == "same"
     assert changes_text(list(found.values())) == (
-        "1 changed beyond their interval, 1 differ within it, 1 are the same, 1 are only in the old, 1 are only in the new"
+        "1 changed beyond its interval, 1 differs within it, 1 is the same, 1 is only in the old, 1 is only in the new"
     )
 
 

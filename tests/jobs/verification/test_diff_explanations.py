@@ -124,7 +124,7 @@ def test_the_table_has_both_and_exits_with_1_where_one_changed(stores: Stores):
         with store.begin() as db:
             add_result(db, 1, "m", "pgd", columns=outcome(1, n=40))
     done = robustq(stores)
-    told = ["1 are the same", "explanations: 1 changed beyond their interval, 3 are the same"]
+    told = ["1 is the same", "explanations: 1 changed beyond its interval, 3 are the same"]
     assert done.stderr.splitlines() == [*told, "robustq: 1 explanation changed beyond its interval"]
     assert done.stdout.splitlines()[2].split()[:4] == ["changed", "digits", "m", "grad-cam"]
     assert re.search(r" pgd +0\.\d\d\d > 0\.\d\d\d +\[-0\.100, -0\.100\] +40 +top-k", done.stdout)
@@ -134,7 +134,7 @@ def test_the_table_has_both_and_exits_with_1_where_one_changed(stores: Stores):
     assert [row["change"] for row in rows] == ["changed", "same", "same", "same"]
     assert [row["change"] for row in json.loads(robustq(stores, "--json").stdout)] == ["same"]
     only = robustq(stores, "--attack", "pgd")
-    assert (only.exit_code, only.stderr) == (0, "1 are the same\n")
+    assert (only.exit_code, only.stderr) == (0, "1 is the same\n")
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@
 const robustq = { tables: null, kept: new Map() };
 (() => {
   const given = new URLSearchParams(location.hash.split("?")[1] || "");
+  const counted = (n, one) => `${n} ${one}${n === 1 ? "" : "s"}`;
 
   // A state's choices as the address has them; what is as it was at first is left out.
   const choices = (name, state) => {
@@ -74,7 +75,7 @@ const robustq = { tables: null, kept: new Map() };
     }
     const all = box.querySelector("tbody").rows.length;
     const count = box.querySelector(".count");
-    if (count) count.textContent = shown === all ? `${all} rows` : `${shown} of ${all} rows`;
+    if (count) count.textContent = shown === all ? counted(all, "row") : `${shown} of ${counted(all, "row")}`;
   };
 
   const enhance = (box) => {
@@ -122,7 +123,7 @@ const robustq = { tables: null, kept: new Map() };
         grid.hidden = ![...grid.querySelectorAll(".grid li")].some((image) => !image.hidden);
         if (state.picks.grid === grid.dataset.grid) grid.open = true;
       }
-      box.querySelector(".count").textContent = shown === images.length ? `${shown} images` : `${shown} of ${images.length} images`;
+      box.querySelector(".count").textContent = shown === images.length ? counted(shown, "image") : `${shown} of ${counted(images.length, "image")}`;
     };
     for (const select of box.querySelectorAll("select")) {
       const what = select.dataset.pick;
