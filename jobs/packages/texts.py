@@ -10,7 +10,7 @@ from robustq.jobs.store.connection import Store, open_store, store_exists
 from robustq.jobs.text import tables
 
 if TYPE_CHECKING:
-    from robustq.jobs.packages.card import Monitoring
+    from robustq.jobs.packages.card import Monitoring, Reattack
     from robustq.jobs.packages.make import Made
 
 
@@ -32,14 +32,23 @@ def made_text(made: "Made", *, as_json: bool) -> str:
     for program in card.programs:
         limit = "" if program.tolerance is None else f", at most {program.tolerance:.3g}"
         lines.append(f"  {program.file}: a logit differs from the network's by {program.largest_difference:.3g}{limit}")
-        for row in program.rows:
-            network = "" if row.network_accuracy is None else f", the network {100 * row.network_accuracy:.1f} %"
-            lines.append(
-                f"    {row.what:8}  {100 * row.program.accuracy:.1f} % of {row.program.n}{network}, "
-                f"{counted(len(row.differing), 'image differs', 'images differ')}"
-            )
+        lines += [f"    {row.what:8}  {judged_text(row)}" for row in program.rows]
     lines += signal_lines(card.monitoring)
     return "\n".join([*lines, f"digest {made.digest}", "Keep the digest: `robustq verify` compares it."])
+
+
+def judged_text(row: "Reattack") -> str:
+    """What a program keeps of images, beside its network. Square attacks the program alone: beside what it leaves of the
+    images stands what all stored attacks leave of them on the network.
+    """
+    found = f"{100 * row.program.accuracy:.1f} % of {row.program.n}"
+    if row.network_accuracy is None:
+        return found
+    network = f"{100 * row.network_accuracy:.1f} %"
+    if row.what == "square":
+        more = counted(len(row.differing), "image", "images")
+        return f"{found}; all stored attacks leave the network {network}, and {more} fell to Square alone"
+    return f"{found}, the network {network}, {counted(len(row.differing), 'image differs', 'images differ')}"
 
 
 def signal_lines(of: "Monitoring | None") -> list[str]:
