@@ -38,8 +38,8 @@ def made_text(made: "Made", *, as_json: bool) -> str:
 
 
 def judged_text(row: "Reattack") -> str:
-    """What a program keeps of images, beside its network. Square attacks the program alone: beside what it leaves of the
-    images stands what all stored attacks leave of them on the network.
+    """What a program keeps of images, beside its network. Square attacks the program alone: beside what it leaves
+    stands what all stored attacks leave of the same images on the network.
     """
     found = f"{100 * row.program.accuracy:.1f} % of {row.program.n}"
     if row.network_accuracy is None:
