@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from robustlib.attacks.square import square
 from robustlib.datasets import load
 from robustlib.datasets.lazy_images import LazyImages
-from robustlib.evaluation.batches import evaluate_batches, make_ready
+from robustlib.evaluation.batches import Ready, evaluate_batches, make_ready
 from robustlib.export.comparison import tolerance
 from robustlib.inference.model_modes import as_images, strict_float32
 from robustlib.losses import margin
@@ -73,12 +73,11 @@ class Attacked:
     cpu_seconds: float
 
 
-def attack(case: Case, name: str) -> Attacked:
+def attack(case: Case, name: str, ready: Ready) -> Attacked:
     """Square on all images of the case, in one thread, which is called for that."""
     torch.set_num_threads(1)  # of this thread
     began, used = time.perf_counter(), processor(case, name)
     how = partial(square, eps=case.eps, queries=case.queries)
-    ready = make_ready(case.models[name], case.x, case.models[name].num_classes or 0, CPU)
     options: Any = {"eps": case.eps, "seed": case.seed, "device": CPU, "ready": ready}
     found = list(evaluate_batches(ready.model, case.x, case.y, [("square", how)], **options))
     x_adv = torch.cat([batch.x_adv for batch in found])
@@ -188,7 +187,9 @@ def followed(case: Case, one: str, other: str, image: int) -> Beside:
 def compare(case: Case, write: Callable[[dict[str, Any]], None]) -> list[str]:
     """Attack each model, set their verdicts side by side, and say what is wrong."""
     with strict_float32(), ThreadPoolExecutor(len(case.models)) as pool:
-        attacks = {name: pool.submit(attack, case, name) for name in case.models}
+        # One after the other: while a model is traced, torch.fx holds what every thread calls.
+        ready = {name: make_ready(model, case.x, model.num_classes or 0, CPU) for name, model in case.models.items()}
+        attacks = {name: pool.submit(attack, case, name, ready[name]) for name in case.models}
         for each in as_completed(attacks.values()):
             write(figures(next(name for name in attacks if attacks[name] is each), each.result()))
     found = {name: each.result() for name, each in attacks.items()}
