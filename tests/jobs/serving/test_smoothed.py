@@ -105,7 +105,7 @@ def test_images_within_a_radius_that_holds_keep_their_class(place: Path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"sigma": 0.0}, "smoothing: expected sigma above 0, got 0.0"), ({"radii": (2.0,)}, "radius 2 at sigma 0.2: expected"),
+    [({"sigma": 0.0}, "smoothing: expected sigma above 0, got 0.0"), ({"radii": (2.0,)}, "radius 2 at sigma 0.2: no number of votes"),
      ({"n": 50}, "more votes in all")],
 )  # fmt: skip
 def test_numbers_that_make_no_sense_are_one_line(options: dict, message: str, place: Path):

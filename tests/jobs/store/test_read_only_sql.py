@@ -112,7 +112,7 @@ def test_what_is_wrong_or_too_much_is_one_line(statement: str, message: str, url
     start = time.monotonic()
     with pytest.raises(SpecError, match=message):
         ask(url, statement, seconds=0.5)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30  # not for ever: half a second, or until memory is used up on a busy machine
 
 
 def test_what_is_no_store_is_not_asked(tmp_path: Path):
