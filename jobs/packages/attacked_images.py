@@ -76,9 +76,8 @@ def kept_images(store: Store, number: int, rows: np.ndarray) -> np.ndarray | Non
     with store.begin() as db:
         sha256 = artifact_of(db, number, "images")
     if sha256 is not None:
-        with contextlib.suppress(ArtifactError, ValueError, OSError):
-            found = attacked_images(store.artifacts, sha256, int(rows[-1]) + 1)
-            return found[rows] if len(found) > rows[-1] else None
+        with contextlib.suppress(ArtifactError, ValueError, OSError, IndexError):
+            return attacked_images(store.artifacts, sha256, rows)
     return None
 
 
@@ -110,7 +109,7 @@ def run_again(store: Store, chosen: Chosen, stored: Stored, rows: np.ndarray) ->
             raise RunError(f"job {stored.primary.job} cannot run again: {error}") from error
         assert isinstance(done, Result) and done.examples is not None
         (kept,) = [file for file in done.artifacts if file.role == "images"]
-        x_adv = attacked_images(folder, kept.sha256, int(own[-1]) + 1)[own]
+        x_adv = attacked_images(folder, kept.sha256, own)
         last_curve.clear()
     came = to_columns(decode(done.examples))
     assert np.array_equal(came["index"][own], some)

@@ -42,7 +42,7 @@ def state(root: str, sha256: str, role: str) -> str:
     """Whether a file is "whole", "damaged" or "missing". Raises OSError or SpecError where that cannot be told."""
     try:
         if role == "images":
-            attacked_images(root, sha256, 1)
+            attacked_images(root, sha256, slice(1))
         else:
             artifacts.get(root, sha256)
     except ArtifactError as error:

@@ -5,8 +5,10 @@ import numpy as np
 from robustq.jobs.store import artifacts
 
 
-def attacked_images(root: str, sha256: str, most: int) -> np.ndarray:
-    """The first ones, float32, shape (N, C, H, W). Raises OSError and ValueError where they are lost."""
+def attacked_images(root: str, sha256: str, which: slice | np.ndarray) -> np.ndarray:
+    """Those asked for, float32, shape (N, C, H, W). Raises OSError and ValueError where they are lost, and IndexError
+    for places beyond those that were kept.
+    """
     import safetensors  # not at the top: the queue knows what is kept, and `robustq status` should not wait
     import safetensors.numpy
 
@@ -17,4 +19,4 @@ def attacked_images(root: str, sha256: str, most: int) -> np.ndarray:
         raise ValueError("no attacked images are in it") from error
     if found.ndim != 4:
         raise ValueError(f"expected attacked images of shape (N, C, H, W), got {found.shape}")
-    return found[:most].astype(np.float32)
+    return found[which].astype(np.float32, copy=False)

@@ -79,7 +79,7 @@ def first_images(db: Connection, root: str, row: PageRow, data: Data, cache: Pag
         return None
     again = f"robustq retry {row['job_id']}"
     try:
-        attacked = attacked_images(root, sha256, FIRST_IMAGES)
+        attacked = attacked_images(root, sha256, slice(FIRST_IMAGES))
     except (OSError, NotImplementedError) as error:  # the second of an address that pyarrow was built without
         return Missing(title(row), f"their file cannot be read ({error})", "")
     except ArtifactError as error:
