@@ -186,7 +186,9 @@ class AttackSpec(Spec):
     """An attack by name, with every parameter of its function spelt out, so that the row says what ran.
 
     curve: radii, rising, that are searched as one; `eps` is one of them.  surrogate: what `transfer` makes its images
-    on; a network that learns the model's answers where it is None.
+    on; a network that learns the model's answers where it is None.  whole_steps: that a search in L1 whose model is
+    asked on the way has the steps of the whole. Once those of its parts were coarser: results from then must not stand
+    for these.
     """
 
     name: str
@@ -196,11 +198,12 @@ class AttackSpec(Spec):
     curve: tuple[float, ...] = ()
     params: dict[str, Any] = {}
     surrogate: SurrogateSpec | None = None
+    whole_steps: bool = False
 
     @model_serializer(mode="wrap")
     def without_nothing(self, dump: Any) -> dict[str, Any]:
         """As attacks were stored before there were surrogates, where there is none: keys stay what they were."""
-        return {name: value for name, value in dump(self).items() if name != "surrogate" or value}
+        return {name: value for name, value in dump(self).items() if name not in ("surrogate", "whole_steps") or value}
 
     @property
     def recipe(self) -> str:

@@ -22,7 +22,7 @@ from robustlib.names import near_file
 from robustlib.normalisations import NORMALISATIONS
 from robustlib.packages.manifest import PackageError, is_file_alone, package_hash
 from robustlib.regular_files import irregular
-from robustlib.settings import AUDIT, EXPLAIN, TrainSettings
+from robustlib.settings import AUDIT, EXPLAIN, TRANSFER, TrainSettings
 from robustq.jobs.specs import (
     AttackSpec,
     CodeRef,
@@ -58,6 +58,10 @@ def resolve(study: Study, origin: Origin, folder: Path, data_folder: Path) -> Re
     # Without these a study is what it was when `normalize` of code was not used: its results would stand for those now.
     layered = [label for label, model in models.items() if model.first_layer]
     content += [{"first_layer": layered}] if layered else []
+    # The same of transfer in L1, whose steps were coarser once where its model is asked on the way.
+    asked = [(i, one) for i, one in enumerate(study.attacks) if one.name == TRANSFER and "queries" in one.params]
+    finer = [i for i, one in asked if one.norm == "L1"]
+    content += [{"whole_steps": finer}] if finer else []
     return Resolved(study, origin, ref, train, models, hashlib.sha256(canonical(content).encode()).hexdigest())
 
 

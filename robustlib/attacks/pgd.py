@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from robustlib.arguments import Norm
 from robustlib.inference.oracle import Oracle, as_oracle
-from robustlib.inference.steps import Phase, Rows, search_ball
+from robustlib.inference.steps import Judge, Phase, Rows, search_ball
 from robustlib.input_checks import checked, unchecked
 from robustlib.losses import LossName, find_loss, misclassified
 from robustlib.norms import Radius, added, ascent_step, draw_in_ball, project_in_box
@@ -51,21 +51,39 @@ def pgd(
     start: where to begin, in the ball, instead of at random.
     Returns x_adv, shaped like x, in the box and the eps-ball.
     """
-    oracle, objective = as_oracle(model), find_loss(loss)
+    oracle = as_oracle(model)
     x_adv = x if start is None else start
     if random_start and start is None:
-        x_adv = added(x, draw_in_ball(x, eps, norm, default_draws(x, draws), "pgd/start"), norm).clamp(0, 1)
+        x_adv = anywhere(x, eps, norm, draws)
+    run = Run(x=x, y=y, x_adv=x_adv, eps=eps, step_size=2.5 * eps / steps if step_size is None else step_size)
+    return climb(oracle, run, norm, loss, steps, reach(steps), oracle.is_done if stop_at_success else None)
+
+
+def anywhere(x: Tensor, eps: Radius, norm: Norm, draws: Draws | None) -> Tensor:
+    """A random point of each image's ball."""
+    return added(x, draw_in_ball(x, eps, norm, default_draws(x, draws), "pgd/start"), norm).clamp(0, 1)
+
+
+def reach(steps: int) -> float:
+    """How far a pixel may go in one of so many steps in L1."""
+    return max(1 / max(steps, 1), FINEST)
+
+
+def climb(
+    oracle: Oracle, run: Run, norm: Norm, loss: LossName, steps: int, most: float, judge: Judge | None = None
+) -> Tensor:
+    """Steps of PGD from where a run is. most: see `reach`.  judge: as for `search_ball`."""
+    objective = find_loss(loss)
 
     def ask(oracle: Oracle, run: Run, phase: Phase) -> Tensor:
         logits, _, run.gradient = oracle.value_and_grad(run.x_adv, objective, run.y)
         return misclassified(logits, run.y)
 
     def move(oracle: Oracle, run: Run, phase: Phase) -> None:
-        x_adv = run.x_adv + ascent_step(run.x_adv, run.gradient, run.step_size, norm, most=max(1 / steps, FINEST))
+        x_adv = run.x_adv + ascent_step(run.x_adv, run.gradient, run.step_size, norm, most=most)
         run.x_adv = (run.x + project_in_box(run.x, x_adv - run.x, run.eps, norm)).clamp(0, 1)
 
-    run = Run(x=x, y=y, x_adv=x_adv, eps=eps, step_size=2.5 * eps / steps if step_size is None else step_size)
-    return search_ball(oracle, run, ask, move, [Phase()] * steps, oracle.is_done if stop_at_success else None)
+    return search_ball(oracle, run, ask, move, [Phase()] * steps, judge)
 
 
 @checked

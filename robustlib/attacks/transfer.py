@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.arguments import Norm
-from robustlib.attacks.pgd import pgd
+from robustlib.attacks.pgd import Run, anywhere, climb, reach
 from robustlib.inference.oracle import as_oracle
-from robustlib.input_checks import checked, unchecked
+from robustlib.input_checks import checked
 from robustlib.losses import LossName, misclassified
 from robustlib.rng import Draws, default_draws
 
@@ -42,14 +42,14 @@ def transfer(
     oracle, draws = as_oracle(model), default_draws(x, draws)
     step_size = 2.5 * eps / max(steps, 1) if step_size is None else step_size
     used, found, live = torch.zeros_like(y), x.clone(), torch.arange(len(x), device=x.device)
-    x_adv = None
+    source, x_adv, most = as_oracle(surrogate), anywhere(x, eps, norm, draws), reach(steps)
     for part in parts(steps, queries):
-        options = {"norm": norm, "eps": eps, "steps": part, "step_size": step_size, "loss": loss}
-        x_adv = unchecked(pgd)(surrogate, x, y, **options, start=x_adv, draws=draws)
+        run = Run(x=x, y=y, x_adv=x_adv, eps=eps, step_size=step_size)
+        x_adv = climb(source, run, norm, loss, part, most)
         found[live] = x_adv
         used[live] += 1
         going = ~oracle.is_done(x_adv, y, misclassified(oracle.logits(x_adv), y))
-        live, x, y, x_adv, draws = live[going], x[going], y[going], x_adv[going], draws[going]
+        live, x, y, x_adv = live[going], x[going], y[going], x_adv[going]
         if len(live) == 0:
             break
     if spent is not None:

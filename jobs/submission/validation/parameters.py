@@ -29,7 +29,7 @@ from robustlib.audit.audit import audit
 from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify
 from robustlib.names import did_you_mean, unknown
-from robustlib.settings import AUDIT, CERTIFY, EXPLAIN, TrainSettings
+from robustlib.settings import AUDIT, CERTIFY, EXPLAIN, TRANSFER, TrainSettings
 from robustlib.training import OBJECTIVES
 from robustlib.training.objectives import OF_TRAINING, attack_of
 from robustq.jobs.specs import AttackSpec, DefenceSpec
@@ -102,7 +102,8 @@ def complete_attack(name: str, norm: Any, eps: float | None, restarts: int, give
     norm = norm or attack.defaults["norm"]
     check_norm(name, norm, attack.norms)
     eps = attack.defaults["eps"] if eps is None else eps
-    return AttackSpec(name=name, norm=norm, eps=eps, restarts=restarts, params=params)
+    whole_steps = name == TRANSFER and norm == "L1" and params["queries"] > 1
+    return AttackSpec(name=name, norm=norm, eps=eps, restarts=restarts, params=params, whole_steps=whole_steps)
 
 
 def check_radius(attack: AttackSpec) -> None:

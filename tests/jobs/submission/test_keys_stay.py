@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import model_serializer
 
+from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.defences import DEFENCES
 from robustlib.settings import TrainSettings
@@ -91,6 +92,17 @@ def test_the_key_of_a_defence_with_its_defaults_stays(name: str):
     assert complete_defence(DefenceSpec(name=name)).key().startswith(DEFENCE_KEYS[name])
 
 
+@pytest.mark.parametrize(
+    ("norm", "queries", "marked"), [("L1", 12, True), ("L1", 1, False), ("L2", 12, False), ("Linf", 12, False)]
+)
+def test_transfers_whose_steps_in_l1_were_coarser_stand_for_nothing(norm: Norm, queries: int, marked: bool):
+    """Those in L1 whose model is asked on the way, and no others."""
+    found = complete_attack("transfer", norm=norm, eps=1.0, restarts=1, given={"queries": queries})
+    then = found.model_copy(update={"whole_steps": False})
+    assert (found.key() != then.key(), "whole_steps" in found.model_dump()) == (marked, marked)
+    assert AttackSpec.model_validate(found.model_dump(mode="json")) == found
+
+
 class WithTarget(EvalSpec):
     """An evaluation as a later version may have it: with a field that is left out at its default."""
 
@@ -107,7 +119,8 @@ class WithMomentum(AttackSpec):
 
     @model_serializer(mode="wrap")
     def without_nothing(self, dump: Any) -> dict[str, Any]:
-        found = {name: value for name, value in dump(self).items() if name != "surrogate" or value}
+        later = ("surrogate", "whole_steps")
+        found = {name: value for name, value in dump(self).items() if name not in later or value}
         params = {name: value for name, value in found["params"].items() if (name, value) != ("momentum", 0.0)}
         return found | {"params": params}
 
