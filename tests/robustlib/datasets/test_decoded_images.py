@@ -15,11 +15,7 @@ from robustlib.datasets.lazy_images import LazyImages
 from robustlib.datasets.source import DataChanged
 from tests.robustlib.datasets.test_load import COLOUR, LABELS, encode, write_parquet
 
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setenv("ROBUSTQ_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+pytestmark = pytest.mark.usefixtures("home")  # a cache of its own
 
 
 @pytest.fixture

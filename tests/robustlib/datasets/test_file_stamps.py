@@ -12,11 +12,7 @@ import pytest
 from robustlib.datasets import file_stamps, load
 from tests.robustlib.datasets.test_load import COLOUR, LABELS, encode, write_parquet
 
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setenv("ROBUSTQ_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+pytestmark = pytest.mark.usefixtures("home")  # a cache of its own
 
 
 @pytest.fixture

@@ -12,16 +12,7 @@ from torchvision.datasets import ImageFolder
 from robustlib.datasets import load
 from tests.helpers.class_folders import NOISE, plant
 
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setenv("ROBUSTQ_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return tmp_path / "set"
+pytestmark = pytest.mark.usefixtures("home")  # a cache of its own
 
 
 def test_order_and_labels_are_torchvisions(place: Path):

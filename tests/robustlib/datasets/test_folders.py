@@ -8,16 +8,7 @@ import pytest
 from robustlib.datasets import load
 from tests.helpers.class_folders import notes, plant, png, refusal, splits, taken
 
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setenv("ROBUSTQ_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return tmp_path / "set"
+pytestmark = pytest.mark.usefixtures("home")  # a cache of its own
 
 
 TRAIN, TEST = ("train", "training", "Train", "TRAINING", "seg_train", "Training Images"), (

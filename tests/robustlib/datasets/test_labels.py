@@ -8,11 +8,7 @@ import pytest
 
 from tests.helpers.parquet_samples import Y, classes, load, write
 
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setenv("ROBUSTQ_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+pytestmark = pytest.mark.usefixtures("home")  # a cache of its own
 
 
 REMAP = "`classes: remap` numbers those that there are, rising$"

@@ -22,12 +22,7 @@ COLOUR = RNG.integers(0, 256, (6, 3, 5, 7), dtype=np.uint8)
 LABELS = np.array([0, 2, 1, 1, 0, 2])
 
 
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A cache of its own for every test."""
-    monkeypatch.setenv("ROBUSTQ_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("ROBUSTQ_DATA", raising=False)
-    return tmp_path / "home"
+pytestmark = pytest.mark.usefixtures("home")  # a cache of its own
 
 
 def encode(image: np.ndarray, kind: str = "PNG") -> bytes:

@@ -23,11 +23,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 5), dtype=np.uint8)
 LABELS = np.array([0, 1, 2, 1, 0, 2], dtype=np.uint8)
 
 
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setenv("ROBUSTQ_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("ROBUSTQ_DATA", raising=False)
-    return tmp_path / "home"
+pytestmark = pytest.mark.usefixtures("home")  # a cache of its own
 
 
 @pytest.fixture

@@ -22,10 +22,7 @@ from tests.helpers.parquet_samples import STRUCT, Y, classes, images, load, png,
 SPLITS = ("train", "test", "validation")
 
 
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setenv("ROBUSTQ_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+pytestmark = pytest.mark.usefixtures("home")  # a cache of its own
 
 
 @pytest.fixture

@@ -10,12 +10,7 @@ import pytest
 
 from tests.helpers.parquet_samples import IMAGE, STRUCT, Y, classes, images, load, png, write
 
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A cache of its own for every test."""
-    monkeypatch.setenv("ROBUSTQ_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+pytestmark = pytest.mark.usefixtures("home")  # a cache of its own
 
 
 IDS = [1000 + 7 * k for k in range(12)]

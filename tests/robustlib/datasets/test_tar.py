@@ -17,10 +17,7 @@ from tests.helpers.parquet_samples import load, png
 Y = [0, 1, 2, 0, 1, 2]
 
 
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setenv("ROBUSTQ_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+pytestmark = pytest.mark.usefixtures("home")  # a cache of its own
 
 
 def pack(path: Path, members: dict[str, bytes], *others: tarfile.TarInfo, format: int = tarfile.USTAR_FORMAT) -> Path:
