@@ -42,7 +42,7 @@ def stop(ctx: click.Context, name: str | None, cluster: str | None, insecure: bo
     """
     from robustq.cluster.remote import ray_jobs_api
 
-    say(f"{ray_jobs_api.stop(open_cluster(ctx, required(cluster), insecure), name)} stopped")
+    say(ray_jobs_api.stop(open_cluster(ctx, required(cluster), insecure), name))
 
 
 @click.command()

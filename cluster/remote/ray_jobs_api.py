@@ -25,6 +25,7 @@ BEGIN = "robustq-begins"  # printed before a command's own words: what comes ear
 RAYS_OWN = "Running entrypoint for job "  # and this may come later
 OUR_ERROR = "robustq: "  # which is told once, at the end
 MOST_LETTERS = 2**30  # of an answer
+STOP_SECONDS = 30  # until a study that is told to stop must have ended: Ray kills its driver after three
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 # A shell on the head reads this: the store is the head's own, beside the driver. It is handed on in the environment,
 # since the words of a command, in which a password may stand, are seen by whoever lists the head's processes or jobs.
@@ -86,12 +87,15 @@ class Cluster:
         return Follower(
             self.client,
             number,
-            state=lambda: str(self.call(self.client.get_job_status, number).value),
+            state=lambda: self.state(number),
             log=lambda: self.call(self.logs, number),
             out=out,
             ended=ENDED,
             tell=note,
         ).follow()
+
+    def state(self, number: str) -> str:
+        return str(self.call(self.client.get_job_status, number).value)
 
     def logs(self, number: str) -> str:
         found = self.client.get_job_logs(number)
@@ -174,10 +178,18 @@ def find_run(cluster: Cluster, name: str | None) -> str:
 
 
 def stop(cluster: Cluster, name: str | None) -> str:
-    """End the driver of a study: it gives its jobs back to the queue. Returns its number."""
+    """End the driver of a study: it gives its jobs back to the queue. Returns its number and what became of it, in words.
+
+    Ray answers before the driver is gone, and one that was about to end may end well: its state is waited for.
+    """
     found = find_run(cluster, name)
     cluster.call(cluster.client.stop_job, found)
-    return found
+    deadline = time.monotonic() + STOP_SECONDS
+    while (state := cluster.state(found)) not in ENDED:
+        if time.monotonic() > deadline:
+            raise RunError(f"{found} was asked to stop and is {state} after {STOP_SECONDS} s; ask again")
+        time.sleep(0.2)
+    return f"{found} stopped" if state == "STOPPED" else f"{found} had ended before, as {state}"
 
 
 def run_command(

@@ -121,6 +121,7 @@ def test_a_study_goes_there_and_its_results_come_home(head: Head, tmp_path: Path
     shown = robustq(head, "attach", "far").stdout
     assert "sweep far: 9 jobs, 9 of them new" in shown and "far: accuracy in % on 200 images" in shown
     assert "9 done" in robustq(head, "status").stdout
+    assert robustq(head, "stop", number).stdout == f"{number} had ended before, as SUCCEEDED\n"
     assert robustq(head, "logs", "1", "--json").stdout.lstrip().startswith("{")
     assert robustq(head, "cancel", "1").stdout == "0 jobs cancelled\n"
     refused = robustq(head, "logs", "999", check=False)
@@ -142,13 +143,14 @@ def test_a_study_goes_there_and_its_results_come_home(head: Head, tmp_path: Path
 def test_a_stopped_study_goes_on_when_it_is_sent_again(head: Head, tmp_path: Path):
     folder = tmp_path / "study"
     folder.mkdir()
-    (folder / "far.yaml").write_text(STUDY.replace("epochs: 3", "epochs: 40"))
+    (folder / "far.yaml").write_text(STUDY.replace("epochs: 3", "epochs: 5000"))
     (folder / "mine.py").write_text(MINE)
     first = robustq(head, "submit", str(folder / "far.yaml")).stdout.split()[0]
     again = robustq(head, "submit", str(folder / "far.yaml")).stdout
     assert again.startswith(f"{first} runs already; follow it with: ")
     wait_for(lambda: running(head), 60)
     assert robustq(head, "stop", "far").stdout == f"{first} stopped\n"
+    assert robustq(head, "stop", first).stdout == f"{first} stopped\n"  # asked twice, nothing else is said
     wait_for(lambda: not running(head), 20)
     ended = robustq(head, "attach", first, check=False)
     assert ended.returncode == 1 and "the queue is intact" in ended.stdout
