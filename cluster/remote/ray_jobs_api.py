@@ -178,7 +178,7 @@ def find_run(cluster: Cluster, name: str | None) -> str:
 
 
 def stop(cluster: Cluster, name: str | None) -> str:
-    """End the driver of a study: it gives its jobs back to the queue. Returns its number and what became of it, in words.
+    """End the driver of a study: it gives its jobs back to the queue. Returns its number and what became of it.
 
     Ray answers before the driver is gone, and one that was about to end may end well: its state is waited for.
     """
