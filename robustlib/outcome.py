@@ -57,13 +57,15 @@ class Batch:
     """The outcome of a batch, and its attacked images as they were judged, float32, shape (B, C, H, W), on that device.
 
     stage: position of the attack that broke each example, -1 for one misclassified as it is, the number of attacks for
-    one that stands.  seconds: spent on each attack.
+    one that stands.  seconds: spent on each attack.  proved: which examples are proved to stand, and were spared
+    attacks; None where nothing was to be proved.
     """
 
     outcome: Outcome
     x_adv: Tensor
     stage: np.ndarray
     seconds: list[float]
+    proved: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def gather(batches: Sequence[Batch], place: Tensor) -> Batch:
         torch.cat([batch.x_adv for batch in batches])[place],
         np.concatenate([batch.stage for batch in batches])[order],
         [max(seconds) for seconds in zip(*(batch.seconds for batch in batches), strict=True)],
+        None if (proved := all_proved(batches)) is None else proved[order],
     )
 
 
@@ -152,7 +155,14 @@ def one_below_the_other(batches: Sequence[Batch]) -> Batch:
         torch.cat([batch.x_adv for batch in batches]),
         np.concatenate([batch.stage for batch in batches]),
         [sum(seconds) for seconds in zip(*(batch.seconds for batch in batches), strict=True)],
+        all_proved(batches),
     )
+
+
+def all_proved(batches: Sequence[Batch]) -> np.ndarray | None:
+    """Which examples of consecutive batches are proved to stand."""
+    found = [batch.proved for batch in batches if batch.proved is not None]
+    return np.concatenate(found) if found else None
 
 
 def check_attacked(owner: str, found: Any, x: Tensor) -> None:

@@ -41,7 +41,7 @@ robustlib.evaluation
 robustlib.explanations robustlib.monitoring robustlib.training
 robustlib.checks
 robustlib.attacks robustlib.defences
-robustlib.input_checks robustlib.models robustlib.outcome
+robustlib.bounds robustlib.input_checks robustlib.models robustlib.outcome
 robustlib.inference
 robustlib.hyperplane robustlib.losses
 robustlib.normal_streams robustlib.norms

@@ -188,7 +188,7 @@ def merged_extra(shards: Sequence[Any]) -> dict[str, Any]:
     """What the rows tell besides: counts and seconds added, accuracies weighed by examples, the rest from the first."""
     extras = [shard["extra"] for shard in shards]
     found: dict[str, Any] = dict(extras[0]) | {"shards": len(shards)}
-    for name in ("forwards", "gradients", "overflows", "curve_seconds", "warmup_seconds", "check_seconds"):
+    for name in ("forwards", "gradients", "overflows", "curve_seconds", "warmup_seconds", "check_seconds", "proved"):
         if name in found:
             found[name] = sum(extra.get(name, 0) for extra in extras)  # rows of before lack some
     found["mode"] = next((extra["mode"] for extra in extras if extra.get("overflows")), found["mode"])

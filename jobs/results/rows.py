@@ -19,7 +19,7 @@ from robustq.jobs.text.tables import Row
 # What the column `extra` tells of an evaluation, in the order of --json.
 DETAILS = (
     "stages", "mode", "warmup_seconds", "forwards", "gradients", "overflows", "peak_memory_bytes", "curve_seconds",
-    "check_seconds", "substitutions", "surrogate",
+    "check_seconds", "substitutions", "surrogate", "proved",
 )  # fmt: skip
 
 

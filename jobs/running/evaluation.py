@@ -21,7 +21,7 @@ from robustlib.evaluation.kept_images import KeptImages
 from robustlib.evaluation.outcome_checks import check_outcome
 from robustlib.inference.replica import Replica
 from robustlib.metrics import summarise
-from robustlib.outcome import Batch, join
+from robustlib.outcome import Batch, all_proved, join
 from robustlib.settings import AUDIT, CERTIFY
 from robustq.jobs.running.attacks import recipe_of
 from robustq.jobs.running.audit import run_audit
@@ -117,6 +117,8 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
     results: dict[float | None, Result] = {}
     for eps, recipe, images, found in zip(radii, recipes, kept, zip(*batches, strict=True), strict=True):
         own = extra | {"substitutions": list(recipe.substitutions)}
+        if (proved := all_proved(found)) is not None:
+            own["proved"] = int(proved.sum())
         if ready.replicas is not None:
             own["stages"] = stages(recipe, found)
         attacks = [attack for _, attack in given(recipe.stages, made_on)]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.attacks.types import AttackFunction, as_stage
+from robustlib.evaluation.proofs import Proofs
 from robustlib.inference.oracle import as_oracle
 from robustlib.inference.predict import verdict
 from robustlib.input_checks import check_labels
@@ -23,6 +24,8 @@ class Found(NamedTuple):
     already, the number of attacks where the example stands.  seconds: spent on each attack.
     queries: how many images of each example those attacks showed the model that count them, shape (B,), int64; -1 where
     none of them ran.  radius_queries: those of them at this radius; None where there is one radius only.
+    proved: which examples are proved to stand, shape (B,): later attacks were not run on them, and their queries are
+    those that would have found nothing.  None where nothing was to be proved.
     """
 
     x_adv: Tensor
@@ -31,6 +34,7 @@ class Found(NamedTuple):
     seconds: list[float]
     queries: Tensor
     radius_queries: Tensor | None = None
+    proved: Tensor | None = None
 
 
 def attack_in_sequence(
@@ -44,6 +48,7 @@ def attack_in_sequence(
     start: Tensor | None = None,
     clean: Tensor | None = None,
     eps: Tensor | None = None,
+    proofs: Proofs | None = None,
 ) -> Found:
     """Run the attacks in turn, each on the examples that all before it left standing.
 
@@ -52,6 +57,7 @@ def attack_in_sequence(
     search: a copy of the model for the attacks to search on.  start: images in the ball from which the first attack
     begins, if it takes a start.  clean: the model's classes for the clean images, where they are known.
     eps: each example's own radius, for attacks that take one, in place of theirs.
+    proofs: spare examples that are proved to stand the attacks from `proofs.before` on.
     An example falls when `model` misclassifies its image.
     """
     check_labels("attack_in_sequence", x, y)
@@ -60,9 +66,16 @@ def attack_in_sequence(
     prediction = (verdict(model, search, x, y) if clean is None else clean).clone()
     x_adv, broken_by = x.clone(), torch.where(prediction == y, len(attacks), -1)
     seconds, queries = [], torch.full_like(y, -1, dtype=torch.int64)
+    proved = None if proofs is None else torch.zeros_like(y, dtype=torch.bool)
     for position, attack in enumerate(map(as_stage, attacks)):
         began = time.perf_counter()
         standing = (broken_by == len(attacks)).nonzero().squeeze(1)
+        if proofs is not None and proved is not None and position >= proofs.before:
+            if position == proofs.before:
+                proved[standing] = proofs.hold(x[standing], y[standing], None if eps is None else eps[standing])
+            if attack.counts_queries:
+                queries[proved] = total(queries[proved], torch.full_like(queries[proved], attack.defaults["queries"]))
+            standing = standing[~proved[standing]]
         if len(standing):
             options: dict[str, Tensor] = {}
             if start is not None and position == 0 and attack.takes_start:
@@ -90,7 +103,7 @@ def attack_in_sequence(
             rows = standing[fell]
             x_adv[rows], prediction[rows], broken_by[rows] = found[fell], predicted[fell], position
         seconds.append(time.perf_counter() - began)
-    return Found(x_adv, prediction, broken_by, seconds, queries)
+    return Found(x_adv, prediction, broken_by, seconds, queries, proved=proved)
 
 
 def check_numbers(owner: str, images: Tensor) -> None:

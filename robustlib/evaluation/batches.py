@@ -138,7 +138,7 @@ def evaluate_curve(
         )
     else:
         rows = batches(chosen, batch_size or fitting(x[:1], device), grouped=False)
-        steps = fixed_batches(replace(ready.replicas, surrogate=surrogate), x, y, rows, plan, **shared)
+        steps = fixed_batches(ready.model, replace(ready.replicas, surrogate=surrogate), x, y, rows, plan, **shared)
     yield from each_within(steps, strict_float32, partial(evaluating, ready.model))
 
 

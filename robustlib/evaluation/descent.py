@@ -20,6 +20,7 @@ class Descent:
 
     eps: the radii, float64, in which eps / 4 is what it is for a Python number.  level: which of them an example has
     come to.  image: its last image.  spent: its queries so far.  own: those of them at each radius.
+    proved: that it stands; what stands at a radius is proved at the smaller ones.
     """
 
     x: Tensor
@@ -30,6 +31,7 @@ class Descent:
     broken_by: Tensor
     queries: Tensor
     own: Tensor
+    proved: Tensor
     seconds: list[list[float]]
     level: Tensor
     image: Tensor
@@ -48,6 +50,7 @@ class Descent:
             broken_by=torch.where(clean == y, count, -1).repeat(radii, 1),
             queries=unknown.repeat(radii, 1),
             own=unknown.repeat(radii, 1),
+            proved=torch.zeros_like(y, dtype=torch.bool).repeat(radii, 1),
             seconds=[[0.0] * count for _ in plan],
             level=torch.full_like(y, radii - 1, dtype=torch.int64),
             image=x.clone(),
@@ -59,6 +62,8 @@ class Descent:
         self.spent[rows] = total(self.spent[rows], found.queries)
         at = (self.level[rows], rows)
         self.own[at] = torch.where(found.queries < 0, self.own[at], found.queries)
+        if found.proved is not None:
+            self.proved[at] = found.proved
         self.image[rows] = found.x_adv
         self.note(rows, found.x_adv, found.prediction, found.broken_by)
         shares = torch.bincount(self.level[rows], minlength=len(self.eps)) / len(rows)
@@ -110,7 +115,8 @@ class Descent:
             done = self.level > smaller
             self.queries[smaller][done] = self.queries[smaller + 1][done]
             self.own[smaller][done] = self.own[smaller + 1][done].clamp_max(0)
-        columns = (self.x_adv, self.prediction, self.broken_by, self.seconds, self.queries, self.own)
+            self.proved[smaller][done] = self.proved[smaller + 1][done]
+        columns = (self.x_adv, self.prediction, self.broken_by, self.seconds, self.queries, self.own, self.proved)
         return [Found(*row) for row in zip(*columns, strict=True)]
 
 

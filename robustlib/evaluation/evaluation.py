@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ from robustlib.inference.model_modes import as_module, device_of
 from robustlib.input_checks import check_data
 from robustlib.metrics import summarise
 from robustlib.names import unknown
-from robustlib.outcome import Outcome, join
+from robustlib.outcome import Outcome, all_proved, join
 
 KNOWN: dict[str, Stage] = {**ATTACKS, **ENSEMBLES}
 
@@ -36,6 +37,7 @@ class Evaluation:
     fewest draws were right.
     checks: whether the number deserves trust.  mode: in which arithmetic attacks searched.
     substitutions: what of an ensemble the number of classes did not allow, and what ran in its place.
+    proved: which images bounds prove to stand, bool, shape (N,), of those that were tried; None where none were.
     """
 
     outcome: Outcome = field(repr=False)
@@ -43,6 +45,7 @@ class Evaluation:
     checks: list[CheckResult] = field(repr=False)
     mode: str
     substitutions: tuple[str, ...] = ()
+    proved: np.ndarray | None = field(default=None, repr=False)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -124,7 +127,7 @@ def evaluate(
     if ready.replicas is not None:
         checks += across_stages([name for name, _ in named], vars(outcome))
     substitutions = tuple(dict.fromkeys(words for recipe in recipes for words in recipe.substitutions))
-    return Evaluation(outcome, x_adv, checks, ready.mode(eps), substitutions)
+    return Evaluation(outcome, x_adv, checks, ready.mode(eps), substitutions, all_proved(batches))
 
 
 def find_stage(attack: str | AttackFunction) -> tuple[str, Stage]:

@@ -1,6 +1,7 @@
 """Several radii as one search: what falls at a radius is drawn back to the next, and attacked again from there."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from robustlib.arguments import Norm
 from robustlib.attacks.types import Attack, AttackFunction, as_stage
 from robustlib.evaluation.attack_sequence import Found, attack_in_sequence
 from robustlib.evaluation.descent import Descent, Plan
+from robustlib.evaluation.proofs import Proofs
 from robustlib.evaluation.radii_in_one_batch import descend
 from robustlib.inference.oracle import as_oracle
 from robustlib.inference.predict import verdict
@@ -27,6 +29,7 @@ def curve(
     draws: Draws | None = None,
     search: nn.Module | None = None,
     clean: Tensor | None = None,
+    proofs: Proofs | None = None,
 ) -> list[Found]:
     """Attacks in turn at each of several radii as one search, each example from the largest radius down.
 
@@ -37,6 +40,7 @@ def curve(
     radius that it has come to, where the attacks take that: batches stay full.
     Queries are those of the search down to a radius, in which a shrunk image is one; those at a radius are what its
     attacks showed, without it. Of examples attacked side by side each radius gets its share of the seconds.
+    proofs: see `attack_in_sequence`.
     """
     draws = default_draws(x, draws)
     search = model if search is None else search
@@ -54,7 +58,8 @@ def curve(
             if len(rows):
                 known = {"start": None if start is None else start[rows], "clean": clean[rows]}
                 known |= {"eps": descent.eps[descent.level[rows]]} if len(levels) > 1 else {}
-                _, attacks = plan[levels[0]]
+                radius, attacks = plan[levels[0]]
+                known["proofs"] = None if proofs is None else replace(proofs, eps=radius)
                 found = attack_in_sequence(model, x[rows], y[rows], attacks, draws=draws[rows], search=search, **known)
                 descent.record(rows, found)
         start = descent.image

@@ -96,7 +96,9 @@ def result_line(row: PageRow, weights: str, sweep: Sweep) -> Line:
     failed = row["verdict"] == "fail"
     robust = [row[name] for name in ("robust_accuracy", "robust_accuracy_low", "robust_accuracy_high")]
     distance = row["distance_median"]
-    substitutions = "; ".join(row["extra"].get("substitutions") or [])
+    details = list(row["extra"].get("substitutions") or [])
+    if (proved := row["extra"].get("proved")) is not None:
+        details.append(f"{proved} of {row['n']} proved to stand")
     return Line(
         [
             Cell(row["model"]), Cell(row["attack"]), Cell(row["norm"] or ""), eps_cell(row["eps"]),
@@ -106,7 +108,7 @@ def result_line(row: PageRow, weights: str, sweep: Sweep) -> Line:
             html_table.verdict_cell(row["verdict"]),
             Cell("" if failed else distance_cell(row).text, -1.0 if distance is None else distance),
             Cell(f"{row['seconds']:.1f}", row["seconds"]),
-            Cell(row["recipe"] + (f" ({substitutions})" if substitutions else "")),
+            Cell(row["recipe"] + (f" ({'; '.join(details)})" if details else "")),
             Cell(row["extra"].get("mode") or ""),
             Cell(weights[:16], kind="hash"), Cell(row["key"][:16], kind="hash"),
             Cell(versions_text(row["versions"])), Cell(row["why"] or ""), html_table.cell(row["queries"]),
