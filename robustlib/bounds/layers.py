@@ -99,7 +99,8 @@ class Convolution(Affine):
     def back(self, lines: Lines, *inputs: Interval) -> list[Tensor]:
         weights = lines.weights
         if self.bias is not None:
-            lines.add(weights.sum((2, 3)) @ self.bias, weights.abs().sum((2, 3)) @ self.bias.abs())
+            sizes = torch.linalg.vector_norm(weights, 1, (2, 3))  # without a copy, as abs() makes one
+            lines.add(weights.sum((2, 3)) @ self.bias, sizes @ self.bias.abs())
         how = (self.stride, self.padding, self.missing, self.groups, self.dilation)
         return [F.conv_transpose2d(weights, self.weight, None, *how)]
 
@@ -138,8 +139,8 @@ class ScaleShift(Affine):
         return radius * self.scale.abs()
 
     def back(self, lines: Lines, *inputs: Interval) -> list[Tensor]:
-        moved = lines.weights * self.shift
-        lines.add(moved.flatten(1).sum(1), moved.flatten(1).abs().sum(1))
+        moved = (lines.weights * self.shift).flatten(1)
+        lines.add(moved.sum(1), torch.linalg.vector_norm(moved, 1, 1))
         return [lines.weights * self.scale]
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from robustlib.bounds.layers import Interval, Layer, Relu, Shape
+from robustlib.bounds.layers import Interval, Layer, Relu, Reshape, ScaleShift, Shape
 from robustlib.bounds.lines import Lines, flat_rows
 
 
@@ -24,6 +25,16 @@ class Network:
     """nodes: each after its inputs; the images are the first, the logits the last."""
 
     nodes: tuple[Node, ...]
+
+    @cached_property
+    def start(self) -> int:
+        """Where lines end: at the images, or what is made of them pixel by pixel, whose intervals are all there is."""
+        at = 0
+        while at + 1 < len(self.nodes) and isinstance(self.nodes[at + 1].layer, ScaleShift | Reshape):
+            if sum(at in node.inputs for node in self.nodes) > 1:
+                break
+            at += 1
+        return at
 
     @property
     def before_relus(self) -> list[int]:
@@ -52,8 +63,8 @@ class Network:
 
         intervals: of each node before it.
         """
-        going = {place: lines.weights}
-        for at in range(place, 0, -1):
+        going, start = {place: lines.weights}, min(self.start, place)
+        for at in range(place, start, -1):
             if at not in going:
                 continue
             node, lines.weights = self.nodes[at], going.pop(at)
@@ -62,8 +73,8 @@ class Network:
                 node.inputs, node.layer.back(lines, *(intervals[i] for i in node.inputs)), strict=True
             ):
                 going[source] = going[source] + weights if source in going else weights
-        lower, upper = (flat_rows(each)[0] for each in intervals[0])
-        weights = flat_rows(going[0])
+        lower, upper = (flat_rows(each)[0] for each in intervals[start])
+        weights = flat_rows(going[start])
         middle, size = weights @ ((lower + upper) / 2), weights.abs()
         wide = size @ ((upper - lower) / 2)
         lines.size += size @ torch.maximum(lower.abs(), upper.abs())
@@ -74,7 +85,7 @@ class Network:
     def products_back(self, place: int) -> int:
         """Multiplications of one row on its way from a node's output to the images."""
         needed, products = {place}, 0
-        for at in range(place, 0, -1):
+        for at in range(place, self.start, -1):
             if at in needed:
                 node = self.nodes[at]
                 needed |= set(node.inputs)

@@ -12,7 +12,7 @@ from robustlib.bounds.lines import Lines, channels_last
 from robustlib.bounds.network import Network
 
 MEMORY = 2**24  # numbers of all lines that go back at once, at the widest layer
-MOST_LINES = 512
+MOST_LINES = 128  # what goes back at once fits the caches of a CPU core
 
 
 class Proof(NamedTuple):
