@@ -27,6 +27,7 @@ STUDY = {
         {"name": "pgd", "steps": 3, "eps": 0.1, "restarts": 2},
         {"name": "pgd", "steps": 3, "eps": [0.05, 0.1, 0.2], "norm": "L2"},
         {"name": "fgsm", "eps": 0.1},
+        {"name": "square", "eps": 0.0002, "queries": 600},
     ],
     "examples": 250,
     "images": 5,
@@ -89,9 +90,11 @@ def test_shards_come_to_the_whole(tmp_path, how):
             accuracies = [[stage["robust_accuracy"] for stage in found["stages"]] for found in (extra, merged)]
             assert accuracies[0] == pytest.approx(accuracies[1])
             assert (merged["mode"], merged["shards"]) == (extra["mode"], 3)
+            assert merged.get("proved") == extra.get("proved") and ("proved" in extra) == (a["attack"] == "square")
+            assert extra.get("proved", 0) <= 250 * a["robust_accuracy"] and extra.get("proved", 1) > 0
         kinds = sorted(other.execute(select(job.c.kind, sa.func.count()).group_by(job.c.kind)).all())
-        assert kinds == [("eval", 5), ("shard", 15), ("train", 1), ("worst", 3)]
-        assert {row["attack"] for row in right} == {"pgd", "fgsm", "worst-case"}  # shards are no results
+        assert kinds == [("eval", 6), ("shard", 18), ("train", 1), ("worst", 3)]
+        assert {row["attack"] for row in right} == {"pgd", "fgsm", "square", "worst-case"}  # shards are no results
     whole.engine.dispose()
     parted.engine.dispose()
 
