@@ -1,6 +1,6 @@
 """Options that several commands share: how data are read, which results are meant, and what is asked of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import wraps
 from typing import Any
 
@@ -9,6 +9,7 @@ import click
 from robustlib.arguments import COUNT
 from robustq.jobs.commands.base import Choice, Counted
 from robustq.jobs.commands.shell import completion
+from robustq.jobs.errors import SpecError
 from robustq.jobs.results.columns import FILTER_COLUMNS
 
 READING = (
@@ -101,10 +102,31 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
         where = (*where, "verdict!=fail") if only_trusted else where
         named = {name: given.pop(name) for name in FILTER_COLUMNS}
-        known = EXPLANATION_COLUMNS if given.get("explanations") else RESULT_COLUMNS
+        explained = given.get("explanations")  # None of a command that has no such option
+        known = EXPLANATION_COLUMNS if explained else RESULT_COLUMNS
+        if explained is not None:
+            other = RESULT_COLUMNS if explained else EXPLANATION_COLUMNS
+            refuse_other_columns(where, known, other, explained=explained)
         return command(*args, filters=make_filters(sweep, named, where, known), **given)
 
     return with_options(with_filters, (*FILTERS, TRUSTED))
+
+
+def refuse_other_columns(
+    where: Sequence[str], known: Collection[str], other: Collection[str], *, explained: bool
+) -> None:
+    """Raise SpecError for a condition on a column that only rows of the other kind have, with the option that asks for
+    these.
+    """
+    from robustq.jobs.results.filters import parse_condition
+
+    for text in where:
+        column = parse_condition(text).column.partition(".")[0]
+        if column in known or column not in other:
+            continue
+        if explained:
+            raise SpecError(f"explanations have no column {column!r}, but results do: leave --explanations out")
+        raise SpecError(f"results have no column {column!r}, but explanations do: --explanations asks for them")
 
 
 def question_options(command: Callable[..., Any]) -> Callable[..., Any]:

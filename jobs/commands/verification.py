@@ -58,8 +58,8 @@ def diff(
     """Say which results of the store OLD came out otherwise in the store NEW, beyond their intervals.
 
     Results belong together that agree in data set, model, attack, recipe, norm, eps, seed and n, explanations also in
-    what was done to the images. A table has both, one below the other. Exit code 1 where one changed beyond its
-    interval.
+    what was done to the images. A table has both, one below the other, other forms have results, or explanations with
+    --explanations. Exit code 1 where one of those changed beyond its interval.
 
     \b
     robustq diff before.db after.db
@@ -74,10 +74,12 @@ def diff(
     found = verification_text.changes_between(ctx.obj, old, new, versions, filters, explanations=explanations)
     say(verification_text.diff_text(found, form, explanations=explanations), data=form in CSV)
     told = {"results": found.results, "explanations": found.explanations}
+    printed = verification_text.printed_in(form, explanations=explanations)
     for what, rows in told.items():
         if rows:
-            note(changes_text(rows) if what == "results" else f"{what}: {changes_text(rows)}")
-    changed = {what: sum(row["change"] == CHANGED for row in rows) for what, rows in told.items()}
+            line = changes_text(rows) if what == "results" else f"{what}: {changes_text(rows)}"
+            note(line if what in printed else f"{line}; --{what} prints them")
+    changed = {what: sum(row["change"] == CHANGED for row in told[what]) for what in printed}
     if lines := [counted(n, what.removesuffix("s"), what) for what, n in changed.items() if n]:
         beyond = "its interval" if sum(changed.values()) == 1 else "their intervals"
         raise Unfinished(f"{' and '.join(lines)} changed beyond {beyond}")

@@ -58,13 +58,20 @@ def changes_of(old: "Side", new: "Side", explanations: bool) -> Changes:
     return Changes(results, explained)
 
 
+def printed_in(form: str, *, explanations: bool) -> tuple[str, ...]:
+    """Which of the two a form prints: a table both, each other form one of them."""
+    return ("explanations",) if explanations else ("results", "explanations") if form == "table" else ("results",)
+
+
 def diff_text(found: Changes, form: str, *, explanations: bool) -> str:
     """Results and below them explanations, as tables, each where there is anything to show; in the other forms one of
-    the two.
+    the two. Raises SpecError where a form is without results and there are explanations alone.
     """
     shown = [shown_changes(found.results), shown_explanations(found.explanations)]
     if form != "table":
         rows = found.explanations if explanations else found.results
+        if not rows:
+            raise SpecError("neither side has a result that the options leave, but explanations: add --explanations")
         return rows_text(rows, shown[explanations], form)
     both = zip((found.results, found.explanations), shown, strict=True)
     told = [rows_text(rows, lines, form) for rows, lines in both if lines]

@@ -138,6 +138,34 @@ def test_the_table_has_both_and_exits_with_1_where_one_changed(stores: Stores):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", ["json", "csv", "markdown"])
+def test_a_form_without_explanations_ends_by_what_it_prints(stores: Stores, form: str):
+    base = made_up_measures(1, MEANS)
+    put(stores, "m", base, moved(base, "top_intersection", "pgd", np.full(40, -0.1)))
+    alone = robustq(stores, "--format", form)
+    said = "robustq: neither side has a result that the options leave, but explanations: add --explanations"
+    assert (alone.exit_code, alone.stdout, alone.stderr.splitlines()) == (2, "", [said])
+    for store in stores:
+        with store.begin() as db:
+            add_result(db, 1, "m", "pgd", columns=outcome(1, n=40))
+    done = robustq(stores, "--format", form)
+    told = "explanations: 1 changed beyond its interval, 3 are the same; --explanations prints them"
+    assert (done.exit_code, done.stderr.splitlines()) == (0, ["1 is the same", told])
+    asked = robustq(stores, "--explanations", "--format", form)
+    assert asked.exit_code == 1 and "grad-cam" in asked.stdout
+
+
+def test_a_condition_of_the_other_rows_names_the_option(stores: Stores):
+    asked = robustq(stores, "--where", "against=noise")
+    said = "robustq: results have no column 'against', but explanations do: --explanations asks for them\n"
+    assert (asked.exit_code, asked.stderr) == (2, said)
+    asked = robustq(stores, "--explanations", "--where", "robust_accuracy<0.5")
+    said = "robustq: explanations have no column 'robust_accuracy', but results do: leave --explanations out\n"
+    assert (asked.exit_code, asked.stderr) == (2, said)
+    assert "there is no column 'agains'" in robustq(stores, "--where", "agains=noise").stderr
+
+
+@pytest.mark.slow
 def test_two_of_one_method_are_told_apart_by_their_options(stores: Stores):
     """Each has a line of its own, and which is which only its options say."""
     base = made_up_measures(1, MEANS)
