@@ -27,6 +27,7 @@ SIMILARITIES = ("top_intersection", "near_top_intersection", "spearman", "ssim")
 EXPLANATION_MEASURES = (*SIMILARITIES, "deletion", "insertion")
 EXPLANATION_SANITY = ("random_weights", "gain", "random_gain")
 STAGES = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")  # what its examples may be broken by
+BEYOND_HALF = ", beyond half precision in float32"  # ends the mode of an evaluation in which some examples were so
 
 
 @dataclass(frozen=True)

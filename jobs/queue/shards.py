@@ -15,7 +15,7 @@ from robustlib.checks.explanation_sanity import explanation_checks
 from robustlib.checks.thresholds import CheckResult, merge_results, overall
 from robustlib.checks.whole_evaluation import check_whole
 from robustlib.metrics import CLEAN, summarise
-from robustlib.settings import EXPLAIN
+from robustlib.settings import BEYOND_HALF, EXPLAIN
 from robustq.jobs.queue.transitions import Claimed, finish, mine, note
 from robustq.jobs.specs import ShardSpec
 from robustq.jobs.statistics.explanation_means import clean_accuracy, means_rows
@@ -185,13 +185,14 @@ def merged_checks(db: Connection, shards: Sequence[int], of_whole: Sequence[Chec
 
 
 def merged_extra(shards: Sequence[Any]) -> dict[str, Any]:
-    """What the rows tell besides: counts and seconds added, accuracies weighed by examples, the rest from the first."""
+    """What the rows tell besides: counts and seconds added, accuracies weighed by examples, every mode, and the rest,
+    which is the same in all, from the first.
+    """
     extras = [shard["extra"] for shard in shards]
-    found: dict[str, Any] = dict(extras[0]) | {"shards": len(shards)}
+    found: dict[str, Any] = dict(extras[0]) | {"shards": len(shards), "mode": merged_mode(extras)}
     for name in ("forwards", "gradients", "overflows", "curve_seconds", "warmup_seconds", "check_seconds", "proved"):
-        if name in found:
+        if any(name in extra for extra in extras):
             found[name] = sum(extra.get(name, 0) for extra in extras)  # rows of before lack some
-    found["mode"] = next((extra["mode"] for extra in extras if extra.get("overflows")), found["mode"])
     found["peak_memory_bytes"] = max(extra["peak_memory_bytes"] for extra in extras)
     n = sum(shard["n"] for shard in shards)
     if "surrogate" in found:
@@ -216,3 +217,11 @@ def merged_extra(shards: Sequence[Any]) -> dict[str, Any]:
             for place, stage in enumerate(found["stages"])
         ]
     return found
+
+
+def merged_mode(extras: Sequence[dict[str, Any]]) -> str:
+    """The modes that shards ran in, each once: several where they ran on different machines, or one was refused a form
+    that another one took. A mode in which one went beyond half precision is told as that one's.
+    """
+    told = [extra["mode"] for extra in extras]
+    return "; ".join(dict.fromkeys(mode + BEYOND_HALF if mode + BEYOND_HALF in told else mode for mode in told))

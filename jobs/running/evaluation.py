@@ -22,7 +22,7 @@ from robustlib.evaluation.outcome_checks import check_outcome
 from robustlib.inference.replica import Replica
 from robustlib.metrics import summarise
 from robustlib.outcome import Batch, all_proved, join
-from robustlib.settings import AUDIT, CERTIFY
+from robustlib.settings import AUDIT, BEYOND_HALF, CERTIFY
 from robustq.jobs.running.attacks import recipe_of
 from robustq.jobs.running.audit import run_audit
 from robustq.jobs.running.checks import verdict_columns
@@ -108,7 +108,7 @@ def search_radii(spec: EvalSpec, context: Context) -> Iterator[Progress | dict[f
         extra["curve_seconds"] = seconds
     extra |= {name: after - before[name] for name, after in cost(ready, made_on).items()}
     if extra.get("overflows"):
-        extra["mode"] += ", beyond half precision in float32"
+        extra["mode"] += BEYOND_HALF
     extra |= {"peak_memory_bytes": peak_memory(device)}
     if ready.replicas is None and len(radii) > 1 and spec.attack.name != CERTIFY:
         extra["radii"] = accuracies(radii, batches)  # each was searched by itself

@@ -30,7 +30,7 @@ from robustlib.model_calls import ask
 from robustlib.names import unknown
 from robustlib.outcome import check_classes
 from robustlib.rng import Draws, generator, seeded, stream_key
-from robustlib.settings import TrainSettings
+from robustlib.settings import BEYOND_HALF, TrainSettings
 from robustlib.training import OBJECTIVES
 from robustlib.training.augment import augment
 from robustlib.training.copy_updates import TrackingCopy, tracking_copy
@@ -159,7 +159,7 @@ def fit(
             loss = run_epoch(model, x, y, train, optimizer, rates_now, settings, stream, search)
             clean, attacked = validate(model, x[validation], y[validation], settings, seed, device, search)
         seconds = time.perf_counter() - start
-        mode += ", beyond half precision in float32" if search is not None and search.overflows else ""
+        mode += BEYOND_HALF if search is not None and search.overflows else ""
         history.append(Epoch(epoch, loss, max(rates_now), clean, attacked, seconds, mode))
         if settings.keep == "last" or best < 0 or merit(history[-1], settings) > merit(history[best], settings):
             kept, best = copy.deepcopy({k: v.cpu().contiguous() for k, v in model.state_dict().items()}), epoch

@@ -96,7 +96,7 @@ def test_what_shards_tell_besides_is_added_or_weighed_by_examples():
     found = shards.merged_extra(parts)
     assert found["surrogate"] == {"name": "other", "agreement": pytest.approx(0.7)}
     assert found["radii"] == [[0.1, pytest.approx(0.2)], [0.2, 0.0]]
-    assert (found["overflows"], found["mode"], found["peak_memory_bytes"]) == (7, "float16", 9)
+    assert (found["overflows"], found["mode"], found["peak_memory_bytes"]) == (7, "float32; float16", 9)
     assert found["check_seconds"] == 2.0
 
 

@@ -1,12 +1,14 @@
 """A split evaluation gives the row and the outcomes of the whole one, and its shards are jobs like others."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import select
 
+from robustlib.settings import BEYOND_HALF
 from robustq.jobs.commands import queue_actions
 from robustq.jobs.queue import claims, shards, transitions, user_actions
 from robustq.jobs.queue.shards import edges, wanted_shards
@@ -97,6 +99,32 @@ def test_shards_come_to_the_whole(tmp_path, how):
         assert {row["attack"] for row in right} == {"pgd", "fgsm", "square", "worst-case"}  # shards are no results
     whole.engine.dispose()
     parted.engine.dispose()
+
+
+def extras(*modes: str, overflows: tuple[int, ...] = (0, 0, 0)) -> list[dict[str, Any]]:
+    """What rows of shards tell besides, of those that ran in these modes."""
+    return [
+        {"n": 100, "extra": {"mode": mode, "peak_memory_bytes": 1} | ({"overflows": many} if many else {})}
+        for mode, many in zip(modes, overflows, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("modes", "told"),
+    [
+        (("bfloat16", "bfloat16", "bfloat16"), "bfloat16"),
+        (("bfloat16", "float32", "bfloat16"), "bfloat16; float32"),
+        (("half", "half" + BEYOND_HALF, "float32"), "half" + BEYOND_HALF + "; float32"),
+        (("half", "float32", "half" + BEYOND_HALF), "half" + BEYOND_HALF + "; float32"),
+    ],
+)
+def test_a_row_tells_every_mode_that_its_shards_ran_in(modes, told):
+    assert shards.merged_extra(extras(*modes))["mode"] == told
+
+
+def test_what_only_later_shards_count_is_in_the_row():
+    assert shards.merged_extra(extras("a", "a", "a", overflows=(0, 3, 4)))["overflows"] == 7
+    assert "overflows" not in shards.merged_extra(extras("a", "a", "a"))
 
 
 @pytest.fixture
