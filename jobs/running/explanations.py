@@ -47,9 +47,12 @@ def run_explanations(spec: EvalSpec, context: Context) -> Iterator[Progress | Re
         done += len(np.unique(batch.columns["index"]))
         yield Progress(done, len(rows), "examples")
     after = places_after(spec, test.y)
-    for first in range(0, len(after), TOGETHER):
-        if explained_in(kept) < keep:
-            kept += look(**arguments_of(spec), index=after[first : first + TOGETHER])
+    if explained_in(kept) < keep and len(after):
+        for batch in look(**arguments_of(spec), index=after):
+            kept.append(batch)
+            yield Progress(done, len(rows), f"examples, {min(explained_in(kept), keep)} of {keep} maps")
+            if explained_in(kept) >= keep:
+                break
     whole = {name: np.concatenate([one[name] for one in columns]) for name in columns[0]}
     row = clean_accuracy(whole) | surroundings(context) | {"seconds": time.perf_counter() - start}
     warmup = 0.0 if warm else ready.seconds

@@ -16,9 +16,10 @@ from scipy import stats
 
 from robustlib.attacks import ATTACKS
 from robustlib.datasets.lazy_images import LazyImages
-from robustlib.datasets.load import load
+from robustlib.datasets.load import fingerprint, load
+from robustlib.datasets.source import AS_IT_IS
 from robustlib.evaluation.explanation import attacked, attribution, explain, explained, predictions
-from robustlib.evaluation.explanation_stability import stability_batches
+from robustlib.evaluation.explanation_stability import stability_batches, with_twin
 from robustlib.explanations.curves import deletion, insertion
 from robustlib.explanations.measures import near_top_intersection, signed_spearman, spearman, ssim, top_intersection
 from robustlib.explanations.sanity import random_order, relevance, with_random_weights
@@ -29,11 +30,11 @@ from robustq.jobs.queue import claims, drivers, transitions
 from robustq.jobs.results.explanations.rows import explanation_rows
 from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.results.rows import artifact_of, result_rows
-from robustq.jobs.running.context import Context, Progress
+from robustq.jobs.running.context import Context, Progress, Result
 from robustq.jobs.running.explanations import arguments_of
 from robustq.jobs.running.run import run
 from robustq.jobs.running.warm_models import ready_model
-from robustq.jobs.specs import EvalSpec, parse
+from robustq.jobs.specs import AttackSpec, DataRef, EvalSpec, ModelSpec, ShardSpec, parse
 from robustq.jobs.store import artifacts
 from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.explanations.measures import measures_of
@@ -316,6 +317,40 @@ def test_merged_stores_keep_explanations_and_a_prune_takes_them(finished: Store,
     with target.begin() as db:
         assert db.execute(sa.select(sa.func.count()).select_from(explanation)).scalar() == 0
     target.engine.dispose()
+
+
+@pytest.mark.slow
+def test_images_beyond_a_shard_show_progress_and_share_a_twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of a network that has learnt nothing, of whose images few are explained: the first shard's are too few."""
+    made: list[int] = []
+
+    def counted_twin(*given: Any) -> Any:
+        made.append(len(given))
+        return with_twin(*given)
+
+    monkeypatch.setattr("robustlib.evaluation.explanation_stability.with_twin", counted_twin)
+    params = {
+        "method": "saliency", "options": {}, "target": "true", "against": [{"name": "noise", "params": {}}],
+        "share": 0.1, "radius": 1, "curve_steps": 2, "baseline": 0.0,
+    }  # fmt: skip
+    attack = AttackSpec(name="explain", norm="Linf", eps=0.1, params=params)
+    data = DataRef(place="digits", sha256=fingerprint("digits", "test", AS_IT_IS))
+    spec = ShardSpec(
+        model=ModelSpec(arch="lenet5"),
+        data=data,
+        attack=attack,
+        examples=200,
+        images=10,
+        first=0,
+        last=8,
+        batch_size=16,
+        seed=0,
+    )
+    *steps, result = run(spec, Context("cpu", str(tmp_path)))
+    told = [(one.done, one.total, one.note) for one in steps if isinstance(one, Progress)]
+    assert told[0] == (8, 8, "examples") and told[-1] == (8, 8, "examples, 10 of 10 maps")
+    assert len(made) == 2 and len(told) == len(steps) > 3
+    assert isinstance(result, Result) and result.artifacts
 
 
 @pytest.mark.slow
