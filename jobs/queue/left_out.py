@@ -72,8 +72,10 @@ def take_in(db: Connection, ids: Iterable[int]) -> int:
 
 
 def count_left_out(db: Connection, sweep_id: int | None = None) -> int:
-    """How many jobs of a sweep, or of all, were left out of a budget and are not asked for since."""
-    chosen = LEFT_OUT & job.c.id.in_(jobs_of(sweep_id)) & (job.c.kind != "shard")
+    """How many jobs of a sweep, or of all, were left out of a budget and are not asked for since; shards among them, as
+    `robustq.jobs.queue.status.counts` has them.
+    """
+    chosen = LEFT_OUT & job.c.id.in_(jobs_of(sweep_id))
     return db.execute(select(sa.func.count()).select_from(job).where(chosen)).scalar_one()
 
 
@@ -92,7 +94,7 @@ class LeftOut(TypedDict):
 
 
 def left_out_jobs(db: Connection, sweep_id: int | None = None) -> list[LeftOut]:
-    """The jobs that `count_left_out` counts, as the study has them in order."""
+    """The jobs that `count_left_out` counts but for shards, as the study has them in order."""
     chosen = LEFT_OUT & job.c.id.in_(jobs_of(sweep_id)) & (job.c.kind != "shard")
     if sweep_id is not None:
         chosen &= sweep_job.c.sweep_id == sweep_id

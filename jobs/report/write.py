@@ -69,11 +69,15 @@ def write_report(
 
 def way_on(sweep: Sweep) -> str:
     """The command by which a sweep gets results."""
-    name = shlex.quote(sweep.name)
-    if ended := sweep.states["failed"] + sweep.states["cancelled"]:
-        jobs = counted(ended, "job failed or was cancelled", "jobs failed or were cancelled")
-        return f"{jobs}: robustq retry --sweep {name} queues {'it' if ended == 1 else 'them'} again"
-    return f"robustq drive --sweep {name} runs it"
+    name, out = shlex.quote(sweep.name), sweep.left_out
+    ended = sweep.states["failed"] + sweep.states["cancelled"] - out
+    waiting = sweep.total - sweep.states["done"] - ended - out
+    if not ended and (waiting or not out):
+        return f"robustq drive --sweep {name} runs it"
+    why = [counted(ended, "job failed or was cancelled", "jobs failed or were cancelled")] if ended else []
+    why += [counted(out, "job was left out of a budget", "jobs were left out of a budget")] if out else []
+    again = f"robustq retry --sweep {name} queues {'it' if ended + out == 1 else 'them'}{' again' if ended else ''}"
+    return f"{' and '.join(why)}: {again}"
 
 
 def file_names(names: Sequence[str], form: str = "png") -> list[str]:

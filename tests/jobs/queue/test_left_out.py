@@ -1,14 +1,16 @@
 """Jobs that a budget left out: out of the queue, in their sweep, back when they are asked for."""
 
 import json
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
 
 from robustq.jobs.commands import queue_actions, results_text
-from robustq.jobs.errors import JobsFailed
-from robustq.jobs.queue import claims, left_out, user_actions
+from robustq.jobs.errors import JobsFailed, SpecError
+from robustq.jobs.queue import claims, left_out, shards, user_actions
 from robustq.jobs.queue.status import counts
+from robustq.jobs.report.write import write_report
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.schema import job
 from robustq.jobs.submission.budget import Budget, Cut
@@ -128,6 +130,33 @@ def test_a_partial_sweep_is_no_failure_and_says_that_it_is_one(sqlite_store: Sto
         db.execute(update(job).where(job.c.id == some).values(state="cancelled"))
     with pytest.raises(JobsFailed, match=r"^1 job was cancelled"):
         queue_actions.raise_failures(sqlite_store, 1)
+
+
+def test_shards_of_what_was_left_out_are_left_out_too(sqlite_store: Store, tmp_path: Path):
+    """An evaluation that was split before the study came again with a budget: nobody cancelled its shards."""
+    with sqlite_store.begin() as db:
+        db.execute(update(job).where(job.c.kind == "train").values(state="done"))
+        (mine,) = db.execute(select(job.c.id).where(job.c.attack == "pgd").order_by(job.c.id).limit(1)).scalars()
+        db.execute(update(job).where(job.c.id == mine).values(state="queued"))
+        (claimed,) = claims.claim(db, "one", most=1, what=job.c.id == mine)
+        assert shards.split(db, claimed, [(0, 500), (500, 1000)])
+    cut_off(sqlite_store, kept=0)
+    assert states(sqlite_store) == {"done": 2, "cancelled": 8}
+    with sqlite_store.begin() as db:
+        assert (left_out.count_left_out(db, 1), len(left_out.left_out_jobs(db, 1))) == (8, 6)
+    queue_actions.raise_failures(sqlite_store, 1)
+    mend = "no results yet: 8 jobs were left out of a budget: robustq retry --sweep small queues them$"
+    with pytest.raises(SpecError, match=mend):
+        write_report(sqlite_store, "small", tmp_path / "r.html", None)
+    with sqlite_store.begin() as db:
+        db.execute(update(job).where(job.c.id == mine).values(error_class=None))
+    mend = "no results yet: 1 job failed or was cancelled and 7 jobs were left out of a budget: robustq retry --sweep"
+    with pytest.raises(SpecError, match=mend + " small queues them again$"):
+        write_report(sqlite_store, "small", tmp_path / "r.html", None)
+    with sqlite_store.begin() as db:
+        db.execute(update(job).where(job.c.id == mine).values(state="queued"))
+    with pytest.raises(SpecError, match=r"no results yet: robustq drive --sweep small runs it$"):
+        write_report(sqlite_store, "small", tmp_path / "r.html", None)
 
 
 def test_a_sweep_keeps_what_was_left_out_of_which_budget_and_why(store: Store):
