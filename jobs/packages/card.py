@@ -1,29 +1,48 @@
 """The card of a package, `card.json`: what the model is, what was measured of it, and every file by its hash.
 
 Accuracies are fractions in [0, 1]; eps is in units of images in [0, 1]; times are in seconds, moments in ISO 8601, UTC.
+A card may be anybody's: every number has its range here and every text its length, so that who reads one need not look.
 """
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from robustlib.arguments import Norm
+from robustlib.monitoring.signals import MARGIN, NOISE, REPEATS
 from robustlib.packages.contents import PackageError
 from robustlib.packages.manifest import FORMAT, Package
+from robustq.jobs.text.bounded_fields import (
+    Asked,
+    Count,
+    Distance,
+    End,
+    Fraction,
+    Gap,
+    Likeness,
+    Number,
+    Said,
+    Seconds,
+    Seed,
+    Sha256,
+    Side,
+    Text,
+)
+from robustq.jobs.text.safe_text import brief
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+MOST_SHOWN = 120  # letters of a place in the card, in an error
 Verdict = Literal["pass", "warn", "fail"]
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Share(Part):
     """An accuracy on n images, with Wilson's 95 % interval."""
 
-    n: int
+    n: Count
     accuracy: Fraction
     low: Fraction
     high: Fraction
@@ -32,21 +51,21 @@ class Share(Part):
 class Check(Part):
     """A check that an evaluation did not pass: docs/checks.md."""
 
-    name: str
-    value: float | None
-    threshold: float | None
+    name: Text
+    value: Number | None
+    threshold: Number | None
     verdict: Verdict
-    note: str
+    note: Text
 
 
 class AuditTold(Part):
     """What an audit tried, and why the naive number does not hold, where it does not."""
 
     verdict: Verdict
-    cause: str | None
+    cause: Text | None
     naive_robust_accuracy: Fraction
     adaptive_robust_accuracy: Fraction
-    tried: list[dict[str, Any]]
+    tried: list[Said]
 
 
 class Evaluation(Part):
@@ -56,31 +75,31 @@ class Evaluation(Part):
     """
 
     kind: Literal["clean", "attack", "worst-case", "certificate", "audit", "corruption"]
-    job: int
+    job: Count
     key: Sha256
-    attack: str
-    norm: str | None
-    eps: float | None
-    recipe: str
-    seed: int
+    attack: Text
+    norm: Norm | None
+    eps: Distance | None
+    recipe: Text
+    seed: Seed
     clean: Share
     robust: Share
-    distance_median: float | None
+    distance_median: Distance | None
     verdict: Verdict | None
     checks: list[Check]
     audit: AuditTold | None = None
-    seconds: float
-    device: str
-    versions: dict[str, str]
-    recorded_at: str
+    seconds: Seconds
+    device: Text
+    versions: dict[Text, Text]
+    recorded_at: Text
 
 
 class Measured(Part):
     """A mean over images, with Student's 95 % interval; None for an interval of one image."""
 
-    mean: float
-    low: float | None
-    high: float | None
+    mean: Likeness
+    low: End | None
+    high: End | None
 
 
 class Disturbed(Part):
@@ -88,8 +107,8 @@ class Disturbed(Part):
     the class by its name, or explanation-attack.  kept: images that still have the class that is explained.
     """
 
-    against: str
-    kept: int
+    against: Text
+    kept: Count
     top_intersection: Measured | None
     spearman: Measured | None
     ssim: Measured | None
@@ -102,50 +121,57 @@ class Explained(Part):
     the checks of the network, and of the sanity of the explanation.  checks: those not passed.  disturbed: noise first.
     """
 
-    job: int
+    job: Count
     key: Sha256
-    method: str
+    method: Text
     target: Literal["predicted", "true"]
-    norm: str
-    eps: float
-    recipe: str
-    seed: int
-    n: int
+    norm: Norm
+    eps: Distance
+    recipe: Text
+    seed: Seed
+    n: Count
     verdict: Verdict | None
     checks: list[Check]
     disturbed: list[Disturbed]
-    seconds: float
-    device: str
-    versions: dict[str, str]
-    recorded_at: str
+    seconds: Seconds
+    device: Text
+    versions: dict[Text, Text]
+    recorded_at: Text
 
 
 class ClassAccuracy(Part):
     """Clean accuracy on the images of one class."""
 
-    name: str
-    n: int
+    name: Text
+    n: Count
     accuracy: Fraction | None
 
 
 class Training(Part):
     """How the network was trained. settings: all of them.  validation: accuracies on images held out, at its end."""
 
-    objective: str
-    settings: dict[str, Any]
-    seed: int
+    objective: Text
+    settings: Said
+    seed: Seed
     key: Sha256
-    validation: dict[str, float]
-    seconds: float
-    device: str
-    versions: dict[str, str]
+    validation: dict[Text, Number]
+    seconds: Seconds
+    device: Text
+    versions: dict[Text, Text]
 
 
 class Code(Part):
     """The user's code that builds the network, which is not in the package. sha256: of it and what it imports."""
 
-    name: str
+    name: Text
     sha256: Sha256
+
+
+class Defence(Part):
+    """A defence around the network, by its name."""
+
+    name: Text
+    params: Said
 
 
 class Network(Part):
@@ -154,35 +180,35 @@ class Network(Part):
     defence: put around it, the first next to it; the programs have it in them.
     """
 
-    arch: str | None
+    arch: Text | None
     code: Code | None
-    options: dict[str, Any]
-    defence: list[dict[str, Any]]
-    normalisation: dict[str, list[float]] | None
-    parameters: int
+    options: Said
+    defence: list[Defence]
+    normalisation: dict[Text, list[Number]] | None
+    parameters: Count
     weights: Sha256 | None
 
 
 class Preprocessing(Part):
     """What an image must go through before the program has it. size: (height, width) in pixels."""
 
-    input: str
-    output: str
+    input: Text
+    output: Text
     layout: Literal["NCHW"]
-    channels: int
-    size: tuple[int, int]
-    colours: str
+    channels: Side
+    size: tuple[Side, Side]
+    colours: Text
     dtype: Literal["float32"]
-    range: tuple[float, float]
-    from_bytes: str
-    reading: dict[str, Any]
+    range: tuple[Fraction, Fraction]
+    from_bytes: Text
+    reading: Said
 
 
 class Data(Part):
     """The data set of all numbers here. sha256: of its files' content."""
 
-    name: str
-    split: str
+    name: Text
+    split: Text
     sha256: Sha256
 
 
@@ -195,26 +221,26 @@ class Reattack(Part):
     """
 
     what: Literal["clean", "transfer", "square"]
-    job: int | None
-    attack: str | None
-    norm: str | None
-    eps: float | None
-    queries: int | None
-    seed: int | None
+    job: Count | None
+    attack: Text | None
+    norm: Norm | None
+    eps: Distance | None
+    queries: Count | None
+    seed: Seed | None
     program: Share
     network_accuracy: Fraction | None
-    differing: list[int]
-    largest_difference: float | None
-    note: str = ""
+    differing: list[Count]
+    largest_difference: Gap | None
+    note: Text = ""
 
 
 class Latency(Part):
     """Seconds of a call with so many images. runs: calls that were timed."""
 
-    batch: int
-    p50: float
-    p99: float
-    runs: int
+    batch: Count
+    p50: Seconds
+    p99: Seconds
+    runs: Count
 
 
 class Program(Part):
@@ -222,17 +248,17 @@ class Program(Part):
     the limit: then it may lose `accuracy_loss`.  why: these limits.
     """
 
-    file: str
+    file: Text
     precision: Literal["float32", "int8"]
-    largest_difference: float
-    tolerance: float | None
+    largest_difference: Gap
+    tolerance: Gap | None
     accuracy_loss: Fraction
-    why: str
+    why: Text
     rows: list[Reattack]
     latency: list[Latency]
-    device: str
-    threads: int
-    runtime: str
+    device: Text
+    threads: Count
+    runtime: Text
 
 
 class Flagged(Part):
@@ -240,7 +266,7 @@ class Flagged(Part):
     samples as there are attacks.
     """
 
-    n: int
+    n: Count
     rate: Fraction
     low: Fraction
     high: Fraction
@@ -254,12 +280,12 @@ class SignalRate(Part):
     misclassified, and not flagged; of query attacks, at none of their queries. Both None of clean images.
     """
 
-    signal: str
+    signal: Text
     on: Literal["clean", "stored", "square", "adaptive"]
     flagged: Flagged
     fooled: Fraction | None
     missed: Fraction | None
-    note: str
+    note: Text
 
 
 class Monitoring(Part):
@@ -269,27 +295,34 @@ class Monitoring(Part):
     which of the nearest is looked at.  thresholds: by signal.  ranges: of each image's statistics.
     """
 
-    sigma: float
-    copies: int
-    window: int
-    nearest: int
-    thresholds: dict[str, float]
-    ranges: dict[str, tuple[float, float]]
+    sigma: Fraction
+    copies: Asked
+    window: Asked
+    nearest: Asked
+    thresholds: dict[Text, Number]
+    ranges: dict[Text, tuple[Number, Number]]
     rates: list[SignalRate]
-    note: str
+    note: Text
+
+    @field_validator("thresholds")
+    @classmethod
+    def each_signal(cls, thresholds: dict[str, float]) -> dict[str, float]:
+        if missing := {NOISE, MARGIN, REPEATS} - thresholds.keys():
+            raise ValueError(f"expected one of each signal, got none of {', '.join(sorted(missing))}")
+        return thresholds
 
 
 class Golden(Part):
     """Images to try the programs on. tolerance: most that a logit may differ by on another machine, by program."""
 
-    file: str
-    n: int
-    tolerance: dict[str, float]
+    file: Text
+    n: Count
+    tolerance: dict[Text, Gap]
 
 
 class File(Part):
     sha256: Sha256
-    bytes: int
+    bytes: Count
 
 
 class Card(Part):
@@ -300,14 +333,14 @@ class Card(Part):
     """
 
     format: Literal["robustq-package/1"] = FORMAT
-    name: str
-    made_at: str
-    made_with: dict[str, str]
-    warnings: list[str]
+    name: Text
+    made_at: Text
+    made_with: dict[Text, Text]
+    warnings: list[Text]
     evaluated: bool
     network: Network
     preprocessing: Preprocessing
-    classes: list[str]
+    classes: list[Text]
     data: Data
     clean: Share | None
     clean_by_class: list[ClassAccuracy]
@@ -315,8 +348,8 @@ class Card(Part):
     training: Training | None
     programs: list[Program]
     golden: Golden
-    not_said: list[str]
-    files: dict[str, File]
+    not_said: list[Text]
+    files: dict[Text, File]
     monitoring: Monitoring | None = None
     explanations: list[Explained] = []
 
@@ -328,6 +361,7 @@ def card_of(package: Package) -> Card:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        where = where if len(where) <= MOST_SHOWN else brief(where, MOST_SHOWN)
         raise PackageError(f"it is no card of this format: {where}: {first['msg']}") from error
 
 

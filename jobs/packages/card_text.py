@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from robustlib.checks.thresholds import FAIL
+from robustlib.number_text import counted
 from robustlib.packages.manifest import ONNX, seal_of
 from robustq.jobs.packages.card import Card, Evaluation, Program, Reattack, Share
 from robustq.jobs.packages.explanations import explanations_text
@@ -78,7 +79,7 @@ def row_words(row: Reattack) -> str:
         return "images as they are"
     where = f"{row.norm}, eps {eps_text(row.eps)}" if row.eps is not None else ""
     if row.what == "square":
-        return f"Square on the program, {where}, {row.queries} queries"
+        return f"Square on the program, {where}, {counted(row.queries or 0, 'query', 'queries')}"
     return f"attacked images of the network, {where}"
 
 
@@ -93,11 +94,11 @@ def percent(value: Share) -> str:
 def about(card: Card) -> str:
     of, takes = card.network, card.preprocessing
     what = of.arch or f"the user's {of.code.name if of.code else 'code'}"
-    defence = "".join(f", behind {part['name']}" for part in of.defence)
+    defence = "".join(f", behind {part.name}" for part in of.defence)
     lines = [
-        f"A network ({what}{defence}, {of.parameters:,} parameters) for {len(card.classes)} classes of "
-        f"{takes.size[0]}x{takes.size[1]} images ({takes.colours}), packaged {card.made_at} by robustq "
-        f"{card.made_with['robustq']}.",
+        f"A network ({what}{defence}, {of.parameters:,} parameters) for "
+        f"{counted(len(card.classes), 'class', 'classes')} of {takes.size[0]}x{takes.size[1]} images "
+        f"({takes.colours}), packaged {card.made_at} by robustq {card.made_with['robustq']}.",
         f"Images go in as {takes.dtype}, {takes.layout}, in [0, 1], under the name `{takes.input}`; logits come out as "
         f"`{takes.output}`. From bytes: {takes.from_bytes}.",
         f"Classes, in order: {', '.join(cell(name) for name in card.classes)}.",
@@ -173,7 +174,7 @@ def audits_text(card: Card) -> str:
             naive, adaptive = 100 * one.audit.naive_robust_accuracy, 100 * one.audit.adaptive_robust_accuracy
             parts.append(
                 f"- job {one.job} ({words(one)}): {one.audit.verdict}; a naive attack leaves {naive:.1f} %, the best "
-                f"of {len(one.audit.tried)} attacks {adaptive:.1f} %.{cause}"
+                f"of {counted(len(one.audit.tried), 'attack')} {adaptive:.1f} %.{cause}"
             )
     return "\n\n".join(["## Audit", "\n".join(parts)]) if parts else ""
 

@@ -1,5 +1,6 @@
 """A program judged: on clean and attacked images beside its network, and attacked itself."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +95,8 @@ def judge(about: Judged, onnx: bytes, file: str, tell: Tell) -> Program:
 
 
 def check_difference(file: str, found: float, limit: float | None) -> None:
+    if limit is None and not math.isfinite(found):
+        raise SpecError(f"{file} gives logits that are no finite numbers; no package is made of it")
     if limit is not None and not found <= limit:
         raise SpecError(
             f"{file} is not the network: a logit differs by {found:.3g}, expected at most {limit:.3g}, a "

@@ -254,7 +254,7 @@ def network_told(chosen: Chosen, bare: nn.Module, programs: Programs) -> card.Ne
         arch=spec.arch,
         code=code,
         options=spec.options,
-        defence=[part.model_dump(mode="json") for part in spec.defence],
+        defence=[card.Defence(name=part.name, params=part.params) for part in spec.defence],
         normalisation={name: value.flatten().tolist() for name, value in parts.items()} or None,
         parameters=programs.parameters,
         weights=chosen.weights or (spec.weights.sha256 if spec.weights is not None else None),

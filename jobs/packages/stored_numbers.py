@@ -1,5 +1,6 @@
 """The numbers that a store has of a model, for its card. Loads no torch."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -130,7 +131,7 @@ def told(db: Connection, row: ResultRow) -> Evaluation:
         job=number,
         key=row["key"],
         attack=row["attack"],
-        norm=row["norm"],
+        norm=row["norm"],  # pyright: ignore[reportArgumentType]
         eps=row["eps"],
         recipe=row["recipe"],
         seed=row["seed"],
@@ -150,7 +151,14 @@ def told(db: Connection, row: ResultRow) -> Evaluation:
 def checks_told(db: Connection, number: int) -> list[Check]:
     """The checks of a job that did not pass."""
     checks = [check for check in checks_of_job(db, number) if check["verdict"] != "pass"]
-    return [Check(**{name: check[name] for name in Check.model_fields}) for check in checks]  # pyright: ignore
+    numbers = [{name: finite(check[name]) for name in ("value", "threshold")} for check in checks]
+    names = Check.model_fields.keys() - {"value", "threshold"}
+    return [Check(**{name: check[name] for name in names}, **own) for check, own in zip(checks, numbers, strict=True)]  # pyright: ignore
+
+
+def finite(value: Any) -> float | None:
+    """A number as a card has it; None for what is none, as the loss of a training that diverged."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def share_of(row: ResultRow, name: str) -> Share:
@@ -210,7 +218,7 @@ def training_of(db: Connection, key: str) -> Training | None:
         settings=settings,
         seed=row.seed,
         key=key,
-        validation={name: shown[name] for name in names if isinstance(shown.get(name), int | float)},
+        validation={name: value for name in names if (value := finite(shown.get(name))) is not None},
         seconds=row.seconds,
         device=row.device,
         versions=row.versions,

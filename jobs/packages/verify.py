@@ -3,7 +3,6 @@
 `model.pt2` is hashed and never loaded, since loading one may unpickle. Loads no torch.
 """
 
-import math
 import platform
 import re
 from dataclasses import dataclass, field
@@ -106,7 +105,11 @@ def look_at_files(found: Verified, package: Package) -> set[str]:
     for fault in package.faults:
         found.add("files", False, fault)
     if not package.faults:
-        found.add("files", True, f"{len(package.files)} files have the hashes that the card names")
+        found.add(
+            "files",
+            True,
+            counted(len(package.files), "file has the hash", "files have the hashes") + " that the card names",
+        )
     return {fault.partition(":")[0] for fault in package.faults}
 
 
@@ -148,7 +151,7 @@ def look_at_programs(found: Verified, package: Package, card: Card, changed: set
             found.note("golden", f"{name} was not run: it is not the file that the card names")
             continue
         limit = card.golden.tolerance.get(name)
-        if limit is None or not math.isfinite(limit):
+        if limit is None:
             found.add("golden", False, f"the card states no tolerance for {name}")
             continue
         try:
@@ -169,7 +172,7 @@ def look_at_logits(
         found.add("golden", False, f"{name} gives {came.dtype}, expected logits as floats")
         return
     if came.shape != expected.shape or came.shape[1] < classes:
-        shapes = f"{came.shape} for {classes} classes, expected {expected.shape}"
+        shapes = f"{came.shape} for {counted(classes, 'class', 'classes')}, expected {expected.shape}"
         found.add("golden", False, f"{name} gives logits of shape {shapes}")
         return
     gap = np.abs(came.astype(np.float64) - expected)

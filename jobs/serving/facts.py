@@ -10,6 +10,7 @@ from robustlib.packages.manifest import TEXT, Package
 from robustq.jobs.packages.card import card_of
 from robustq.jobs.serving.answers import shape_and_names
 
+MOST_SIDE = 2**16  # pixels: pictures of another size are brought to it
 ODD = re.compile(r"[^A-Za-z0-9._-]+")  # what a name in an address is better without
 
 
@@ -55,4 +56,4 @@ def reading_of(said: dict[str, Any]) -> Reading:
 
 
 def is_side(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_SIDE

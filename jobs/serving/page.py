@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from robustlib.number_text import counted
 from robustlib.packages.golden import read_golden
 from robustlib.packages.manifest import Package
 from robustq.jobs.packages.card import Card, Monitoring, card_of
@@ -161,10 +162,11 @@ def page_html(card: Card, digest: str, golden: list[int], *, mode: str, copies: 
 
 def about(card: Card, mode: str) -> str:
     of = card.network
-    defence = "".join(f", behind {part['name']}" for part in of.defence)
+    defence = "".join(f", behind {part.name}" for part in of.defence)
     what = of.arch or (of.code.name if of.code else "a network")
     return (
-        f"{what}{defence}, {of.parameters:,} parameters, {len(card.classes)} classes; packaged {card.made_at[:10]}. "
+        f"{what}{defence}, {of.parameters:,} parameters, {counted(len(card.classes), 'class', 'classes')}; "
+        f"packaged {card.made_at[:10]}. "
         f"How it answers: {mode}."
     )
 

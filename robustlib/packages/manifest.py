@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from robustlib.packages.contents import SUFFIX, Contents, PackageError, open_contents
+from robustlib.packages.contents import NAME, SUFFIX, Contents, PackageError, open_contents, shown
 
 CARD, TEXT, SCHEMA = "card.json", "card.md", "card.schema.json"
 ONNX, INT8, PROGRAM, WEIGHTS, GOLDEN = (
@@ -124,8 +124,8 @@ def files_of(place: Path, listed: Any) -> dict[str, tuple[str, int]]:
     files: dict[str, tuple[str, int]] = {}
     for name, entry in (listed if isinstance(listed, dict) else {}).items():
         sha256, size = (entry.get("sha256"), entry.get("bytes")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(sha256, str) or not isinstance(size, int) or name == CARD:
-            raise PackageError(f"{place}: expected the card to name files as {{sha256, bytes}}, got {name[:80]!r}")
+        if not isinstance(sha256, str) or not isinstance(size, int) or name == CARD or not NAME.fullmatch(name):
+            raise PackageError(f"{place}: expected the card to name files as {{sha256, bytes}}, got {shown(name)}")
         files[name] = (sha256, size)
     if not files:
         raise PackageError(f"{place}: the card names no files")

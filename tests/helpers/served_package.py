@@ -21,7 +21,7 @@ MONITORING = Monitoring(
     copies=8,
     window=10,
     nearest=3,
-    thresholds={"out-of-range": 0.5},
+    thresholds={"noise-disagreement": 0.5, "vote-margin": 0.1, "repeated-queries": 0.01},
     ranges={"mean": (0.1, 0.9)},
     rates=[
         SignalRate.model_validate({"signal": "out-of-range", "on": on, "flagged": flagged, **UNKNOWN})
