@@ -75,10 +75,12 @@ def guard(origin: Origin, where: Path_, call: Callable[..., Any], *args: Any, **
     """Call a kernel's checks; what they find wrong becomes an error of the study, with its line."""
     try:
         return call(*args, **kwargs)
-    except ValidationError as error:
-        raise origin.error(where, explain(error.errors()[0])) from error
     except (ValueError, FileNotFoundError) as error:
-        raise origin.error(where, str(error)) from error
+        raise origin.error(where, words_of(error)) from error
+
+
+def words_of(error: Exception) -> str:
+    return explain(error.errors()[0]) if isinstance(error, ValidationError) else str(error)
 
 
 def absolute(folder: Path, place: str) -> Path:
@@ -298,4 +300,9 @@ def train_settings(
     if isinstance(attack.get("eps"), int | float) and not isinstance(attack["eps"], bool):
         # Training is looked at under the attack radius it is meant to withstand, unless the study says otherwise.
         plain = {"validation_eps": attack["eps"], "validation_norm": attack.get("norm", "Linf")} | plain
-    return guard(origin, (*where, "train"), parameters.complete_training, plain, attack)
+    try:
+        return parameters.complete_training(plain, attack)
+    except ValueError as error:
+        # What all share may stand on the study's line for all, and be wrong for one.
+        whose = f"model {where[-1]}: " if len(study.models) > 1 else ""
+        raise origin.error((*where, "train"), f"{whose}{words_of(error)}") from error

@@ -163,21 +163,24 @@ def has_curve(attack: AttackSpec) -> bool:
 
 
 def complete_training(plain: dict[str, Any], attack: dict[str, Any]) -> TrainSettings:
-    """Training settings with the objective's attack parameters checked."""
+    """Training settings with the objective's attack parameters checked: these first, since the radius of the validation
+    may have come from theirs.
+    """
     kinds = {f.name: f.type for f in fields(TrainSettings)}
     plain = {name: fitting("", name, kinds[name], spread(kinds[name]), value) for name, value in plain.items()}
     for name, value in plain.items():
         check_written(name, kinds[name], value)
-    settings = TypeAdapter(TrainSettings).validate_python(plain)
-    if settings.objective not in OBJECTIVES:
-        raise ValueError(unknown("objective", settings.objective, OBJECTIVES))
-    known = training_parameters(settings.objective)
+    objective = str(plain.get("objective", TrainSettings.objective))
+    if objective not in OBJECTIVES:
+        raise ValueError(unknown("objective", objective, OBJECTIVES))
+    known = training_parameters(objective)
     if not known and attack:
         known_names = sorted(f.name for f in fields(TrainSettings) if f.name != "attack")
         wrong = min(attack)
         meant = did_you_mean(wrong, known_names)
         raise ValueError(f"training has no setting {wrong!r}, it has: {', '.join(known_names)}{meant}")
-    checked = check_params(f"training on {settings.objective}", known, attack, kinds)
+    checked = check_params(f"training on {objective}", known, attack, kinds)
+    settings = TypeAdapter(TrainSettings).validate_python(plain)
     return replace(settings, attack={name: checked[name] for name in attack})
 
 

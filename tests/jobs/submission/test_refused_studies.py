@@ -1,6 +1,7 @@
 """A study is refused, with its line, for every number that the kernels refuse."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,6 +12,7 @@ from robustlib.arguments import keywords
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.defences import DEFENCES
 from robustlib.defences.smoothing import certify
+from robustq.cluster.remote.before_sending import check_settings
 from robustq.jobs.errors import SpecError
 from robustq.jobs.specs import DefenceSpec
 from robustq.jobs.study.study import load_study
@@ -94,9 +96,14 @@ def test_a_study_names_the_line_of_an_attack(tmp_path: Path, attack: dict, messa
     [
         ({"steps": 0}, "3: training on pgd: expected steps of at least 1, got 0"),
         ({"step_size": 0}, "3: training on pgd: expected step_size above 0, got 0"),
-        ({"eps": math.nan}, "3: expected validation_eps of at least 0, got nan"),
-        ({"eps": 8}, "3: expected validation_eps in [0, 1] for images in [0, 1], got 8: did you mean 8/255?"),
+        ({"eps": math.nan}, "3: training on pgd: expected eps of at least 0, got nan"),
+        ({"eps": 8}, "3: training on pgd: expected eps in [0, 1] for images in [0, 1], got 8: did you mean 8/255?"),
         ({"eps": 8, "validation_eps": 0.1}, "3: training on pgd: expected eps in [0, 1] for images in [0, 1], got 8"),
+        (
+            {"validation_eps": 8},
+            "3: expected validation_eps in [0, 1] for images in [0, 1], got 8: did you mean 8/255?",
+        ),
+        ({"objective": "standard", "eps": 8}, "3: training has no setting 'eps', it has: batch_size, crop"),
         ({"momentum": 1}, "3: expected momentum of at least 0 and below 1, got 1.0"),
         ({"weight_decay": math.inf}, "3: expected weight_decay of at least 0 and finite, got inf"),
         ({"objective": "deepfool", "norm": "L1"}, "3: training on deepfool: expected norm L2 or Linf, got 'L1'"),
@@ -104,6 +111,20 @@ def test_a_study_names_the_line_of_an_attack(tmp_path: Path, attack: dict, messa
 )
 def test_a_study_names_the_line_of_a_training(tmp_path: Path, train: dict, message: str):
     assert refusal(tmp_path, {"name": "clean"}, train).startswith(message)
+
+
+def test_a_setting_for_all_is_refused_with_the_model_it_is_wrong_for(tmp_path: Path):
+    """Also before anything is sent to a cluster: the line is that of the model, where the setting does not stand."""
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "train: {epochs: 1, eps: 8}\nmodels:\n  plain: {arch: lenet5, train: {objective: standard}}\n"
+        "  hardened: {arch: lenet5, train: {objective: pgd}}\nattacks: [{name: fgsm}]\n"
+    )
+    study, origin = load_study(path, {})
+    said = "study.yaml:4: model hardened: training on pgd: expected eps in [0, 1] for images in [0, 1], got 8: did you "
+    for check in (lambda: check_settings(study, origin), lambda: expand(resolve(study, origin, tmp_path, tmp_path))):
+        with pytest.raises(SpecError, match=re.escape(said)):
+            check()
 
 
 def test_training_in_l2_may_go_beyond_1():
