@@ -27,7 +27,6 @@ from robustq.cluster.slots import Slots
 from robustq.cluster.this_machine import gpu_count
 from robustq.cluster.worker_isolation import forget_secrets
 from robustq.jobs.errors import RunError, SpecError
-from robustq.jobs.serving.answers import Program
 from robustq.jobs.serving.server import Asked, Ready, application_of
 
 OLDEST = (2, 60)  # release of Ray whose replicas listen to nobody without its token
@@ -39,6 +38,7 @@ PROXY_SECONDS = 60.0  # in which the proxy has to be up, where the environment d
 PROXY_LIMIT = "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"
 STARTS = 2  # that a replica gets before it is given up, with its command
 ANSWER_SECONDS = 30.0  # in which the first replica has to answer, once all are up
+ASK_SECONDS = 5.0  # that one asking of it may take, in which nothing else is heard
 RETRY_SECONDS = 1.0  # after which a client that was refused may ask again
 BATCHES = 2  # that a replica holds requests for: one that it computes, and the next
 
@@ -88,8 +88,14 @@ def import_serve() -> Any:
     return serve
 
 
-def check_gpus(replicas: Replicas) -> None:
-    """Raises SpecError for more than this machine has, or a share that no GPU can be cut into."""
+def check_gpus(replicas: Replicas, *, smoothed: bool) -> None:
+    """Raises SpecError for more than this machine has, a share that no GPU can be cut into, or GPUs that nothing would
+    compute on. smoothed: whether the replicas vote, by the network.
+    """
+    if replicas.gpus and not smoothed:
+        raise SpecError(
+            "--gpus has no effect without --sigma: a program is computed on CPUs by ONNX Runtime; leave it out"
+        )
     if replicas.gpus > 1 and replicas.gpus != round(replicas.gpus):
         raise SpecError(f"--gpus: expected a share of one GPU or whole ones, got {replicas.gpus:g}")
     if (needed := replicas.gpus_needed) > (found := gpu_count()):
@@ -107,9 +113,6 @@ def serve_on_ray(
     ready: the same in this process, which gives its port away.  announce: called when the replicas answer, with how
     they compute, in words.  tell: hears what is done before. Raises RunError where Ray does not start, or dies.
     """
-    check_gpus(replicas)
-    if replicas.gpus and isinstance(ready.service.engine, Program):
-        raise SpecError("--gpus has no effect on a program, which ONNX Runtime computes on CPUs: leave it out")
     if asked.watching is not None and asked.watching.log is not None:  # replicas work in another folder
         asked = replace(asked, watching=replace(asked.watching, log=asked.watching.log.absolute()))
     try:
@@ -125,7 +128,8 @@ def serve_on_ray(
             ready.listening.close()
             deploy(ray, serve, package, asked, replicas, port)
             with asked_to_end() as ended:
-                announce(engine_of(asked.host, port))
+                if (engine := engine_of(asked.host, port, ended)) is not None:
+                    announce(engine)
                 while not ended.wait(LOOK_SECONDS):
                     if (what := health.lost()) is not None:
                         raise RunError(f"Ray's {what} has died, and the replicas with it: give the same command again")
@@ -134,12 +138,14 @@ def serve_on_ray(
                 leave(serve)
 
 
-def engine_of(host: str, port: int) -> str:
-    """How a replica says that it computes, which this process does not know. Raises RunError where none answers."""
+def engine_of(host: str, port: int, ended: threading.Event) -> str | None:
+    """How a replica says that it computes, which this process does not know. None where the end is asked for before it
+    answers. Raises RunError where none answers.
+    """
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     until, last = time.monotonic() + ANSWER_SECONDS, "no answer"
     while time.monotonic() < until:
-        connection = HTTPConnection(here, port, timeout=ANSWER_SECONDS)
+        connection = HTTPConnection(here, port, timeout=ASK_SECONDS)
         try:
             connection.request("GET", "/health")
             answer = connection.getresponse()
@@ -150,7 +156,8 @@ def engine_of(host: str, port: int) -> str:
             last = str(error)
         finally:
             connection.close()
-        time.sleep(LAST_SECONDS)
+        if ended.wait(LAST_SECONDS):
+            return None
     raise RunError(f"the replicas do not answer on port {port}: {last}")
 
 

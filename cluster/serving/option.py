@@ -38,11 +38,12 @@ def on_ray(command: click.Command) -> click.Command:
     @click.pass_context
     def on_ray_or_here(ctx: click.Context, with_ray: bool, replicas: int, cpus: int, gpus: float, **given: Any) -> Any:
         if with_ray:
-            from robustq.cluster.serving.carrier import Replicas, import_serve, serve_on_ray
+            from robustq.cluster.serving import carrier
 
-            import_serve()  # before the package is read
-            tell = partial(say, err=True)
-            ctx.meta[CARRIER] = partial(serve_on_ray, replicas=Replicas(replicas, cpus, gpus), tell=tell)
+            asked = carrier.Replicas(replicas, cpus, gpus)
+            carrier.import_serve()  # before the package is read, as is what comes next
+            carrier.check_gpus(asked, smoothed=given["sigma"] is not None)
+            ctx.meta[CARRIER] = partial(carrier.serve_on_ray, replicas=asked, tell=partial(say, err=True))
         else:
             refuse_typed(ctx, "without --ray", *OF_RAY)
         return ctx.invoke(callback, **given)

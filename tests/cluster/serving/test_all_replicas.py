@@ -2,9 +2,11 @@
 
 import os
 import re
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +19,15 @@ from robustq import cli
 from robustq.cluster.ray_connection import import_ray
 from robustq.cluster.serving import all_replicas, carrier
 from robustq.cluster.serving.all_replicas import Board, merged
-from robustq.cluster.serving.carrier import Replicas, check_gpus, engine_of, import_serve, log_of_its_own, not_started
+from robustq.cluster.serving.carrier import (
+    Replicas,
+    asked_to_end,
+    check_gpus,
+    engine_of,
+    import_serve,
+    log_of_its_own,
+    not_started,
+)
 from robustq.jobs.errors import RunError, SpecError
 from robustq.jobs.serving.application import make_application
 from robustq.jobs.serving.metrics import Metrics
@@ -69,11 +79,26 @@ def test_shares_lie_on_one_gpu_each(count: int, share: float, needed: int):
 
 def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(carrier, "gpu_count", lambda: 1)
-    check_gpus(Replicas(2, gpus=0.5))
+    check_gpus(Replicas(2, gpus=0.5), smoothed=True)
+    check_gpus(Replicas(2), smoothed=False)
     with pytest.raises(SpecError, match=r"^--gpus 0.6 for 2 replicas needs 2 GPUs, this machine has 1: ask for less"):
-        check_gpus(Replicas(2, gpus=0.6))
+        check_gpus(Replicas(2, gpus=0.6), smoothed=True)
     with pytest.raises(SpecError, match=r"^--gpus: expected a share of one GPU or whole ones, got 1.5$"):
-        check_gpus(Replicas(2, gpus=1.5))
+        check_gpus(Replicas(2, gpus=1.5), smoothed=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--gpus", "9", "--sigma", "0.1"], "--gpus 9 for 2 replicas needs 18 GPUs, this machine has 1: ask for less"),
+        (["--gpus", "1"], "--gpus has no effect without --sigma: a program is computed on CPUs by ONNX Runtime"),
+    ],
+)
+def test_gpus_are_refused_before_the_package_is_read(monkeypatch: pytest.MonkeyPatch, words: list[str], line: str):
+    monkeypatch.setattr(carrier, "gpu_count", lambda: 1)
+    monkeypatch.setattr(carrier, "import_serve", lambda: None)
+    done = CliRunner().invoke(cli.main, ["serve", "no-such.zip", "--ray", *words])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1) and done.stderr.startswith(f"robustq: {line}")
 
 
 def test_each_replica_logs_signals_into_a_file_of_its_own():
@@ -128,10 +153,13 @@ def test_the_command_itself_takes_no_gpu(place: Path, monkeypatch: pytest.Monkey
 @pytest.mark.slow
 def test_how_replicas_compute_is_asked_of_one(monkeypatch: pytest.MonkeyPatch):
     with running(make_application(Colours(), FACTS, doors=doors("0.0.0.0", "of-tests-0123456"))) as port:
-        assert engine_of("0.0.0.0", port) == Colours().mode
+        assert engine_of("0.0.0.0", port, Event()) == Colours().mode
+    with asked_to_end() as ended:  # while nobody answers
+        signal.raise_signal(signal.SIGTERM)
+        assert engine_of("127.0.0.1", port, ended) is None
     monkeypatch.setattr(carrier, "ANSWER_SECONDS", 0.1)
     with pytest.raises(RunError, match=rf"^the replicas do not answer on port {port}: .*refused"):
-        engine_of("127.0.0.1", port)
+        engine_of("127.0.0.1", port, Event())
 
 
 def test_options_of_ray_are_refused_without_it():
