@@ -29,6 +29,7 @@ from robustlib.inference.model_modes import as_images, strict_float32
 from robustlib.inference.throughput import Rates, Work, calibrate, wait
 from robustlib.losses import misclassified
 from robustlib.models import build
+from robustlib.number_text import counted
 
 OURS = "robustq"
 
@@ -162,7 +163,7 @@ def passes(ready: Ready) -> tuple[int, int]:
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return f"{platform.machine()} CPU, {counted(torch.get_num_threads(), 'thread')}"
 
 
 def make_case(
@@ -196,7 +197,7 @@ def draw(rows: list[Row], path: Path) -> None:
         panel.set_title(f"{task}: seconds, and robust accuracy", fontsize=10, loc="left")
         panel.margins(x=0.25)
         panel.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{rows[0].model}, {rows[0].examples} images, {rows[0].device}", fontsize=10)
+    figure.suptitle(f"{rows[0].model}, {counted(rows[0].examples, 'image')}, {rows[0].device}", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

@@ -14,6 +14,7 @@ from robustlib.datasets import load
 from robustlib.evaluation.batches import evaluate_batches, make_ready
 from robustlib.inference.model_modes import as_images
 from robustlib.models import build
+from robustlib.number_text import counted
 from robustlib.outcome import join
 
 
@@ -59,7 +60,7 @@ def main(dataset: str, arch: str, weights: Path, examples: int, eps: float, runs
         took["checks"].append(time.perf_counter() - middle)
     attacked, checked = (median(seconds) for seconds in took.values())
     click.echo(
-        f"{arch}, {examples} images, {device}: PGD-20 {attacked:.2f} s, checks {checked:.2f} s, "
+        f"{arch}, {counted(examples, 'image')}, {device}: PGD-20 {attacked:.2f} s, checks {checked:.2f} s, "
         f"{100 * checked / attacked:.1f} %"
     )
 

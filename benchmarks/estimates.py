@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from robustlib.number_text import counted
 from robustq.jobs.queue import claims, driver_jobs, drivers, transitions
 from robustq.jobs.queue.status import any_unfinished
 from robustq.jobs.running.context import Context, Result
@@ -102,7 +103,7 @@ def estimated(store: Store, resolved: Resolved, threads: int, clock: Callable[[]
     estimates = make_estimator(store.url, resolved, plan, Slots(1, threads), clock=clock)
     chosen = [planned for planned in plan if isinstance(planned.spec, TrainSpec | EvalSpec)]
     expected = {planned.key: estimates.seconds(planned) for planned in chosen}
-    print(f"{len(chosen)} jobs estimated in {time.perf_counter() - start:.1f} s", flush=True)
+    print(f"{counted(len(chosen), 'job')} estimated in {time.perf_counter() - start:.1f} s", flush=True)
     with store.begin() as db:
         record(db, resolved, plan)
     searches = searches_of(plan)

@@ -29,6 +29,7 @@ from robustlib.datasets import load
 from robustlib.evaluation.explanation import explain
 from robustlib.explanations import EXPLANATIONS
 from robustlib.models import build
+from robustlib.number_text import counted
 from robustlib.rng import seeded
 
 OURS, CAPTUM, BATCHED, FLOOR = "robustq", "captum", "captum, batched", "convolutions alone"
@@ -116,7 +117,7 @@ def measure(case: Case, method: str, runs: int, device: str, clock: Callable[[],
             if run:
                 seconds[name].append(took)
                 maps[name] = found
-                click.echo(f"{method} {name}: {took:.2f} s for {counts[name]} images", err=True)
+                click.echo(f"{method} {name}: {took:.2f} s for {counted(counts[name], 'image')}", err=True)
     each = {name: 1000 * statistics.median(took) / counts[name] for name, took in seconds.items()}
     theirs = same_draws(case.peer, method, options, case.x[: case.same], case.target[: case.same])
     theirs = maps[BATCHED] if theirs is None else theirs
@@ -193,7 +194,7 @@ def main(methods: tuple[str, ...], dataset: str, model: str, weights: Path | Non
     if samples is not None:
         SHORT.update({name: {"samples": samples} for name in ("smoothgrad", "lime", "kernel-shap")})
     case = make_case(weights, dataset, model, examples, batch_size, few, same)
-    device = f"{platform.machine()} CPU, {threads} threads, {clock} clock"
+    device = f"{platform.machine()} CPU, {counted(threads, 'thread')}, {clock} clock"
     out.parent.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     with out.open("w") as file:

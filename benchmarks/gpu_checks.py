@@ -24,6 +24,7 @@ from robustlib.inference.fast_copy import make_replicas
 from robustlib.inference.model_modes import evaluating, strict_float32
 from robustlib.inference.replica import Replica
 from robustlib.losses import misclassified
+from robustlib.number_text import counted
 from robustlib.outcome import join
 from robustlib.rng import Draws
 
@@ -99,17 +100,17 @@ def gradients(case: Case) -> Iterator[Check]:
         for size in sizes_of(replica, case.device):
             x, alone = repeated(case.x, size), replace_net(replica, size)
             for count in (1, 10):
-                values = partial(first_logits, count=count)
+                values, values_told = partial(first_logits, count=count), counted(count, "value")
                 found = alone.values_and_grads(x, values)[2]
                 if replica.recorded:
                     eager = replace_net(replica, size, cast(Graphs, replica.net).net).values_and_grads(x, values)[2]
                     far = turn(found, eager)
-                    yield Check(f"{name}, {size} images, {count} values: recorded", far, f"<= {SAME}", far <= SAME)
+                    yield Check(f"{name}, {size} images, {values_told}: recorded", far, f"<= {SAME}", far <= SAME)
                 few = slice(0, 64)
                 with strict_float32():
                     exact = replicas.exact.values_and_grads(x[few], values)[2]
                 far, most = turn(found[few], exact), FLOAT32_TURN if replica.precision == torch.float32 else HALF_TURN
-                yield Check(f"{name}, {size} images, {count} values: the model's", far, f"<= {most}", far <= most)
+                yield Check(f"{name}, {size} images, {values_told}: the model's", far, f"<= {most}", far <= most)
 
 
 def sizes_of(replica: Replica, device: torch.device) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from robustlib.defences.smoothing import certify
 from robustlib.evaluation.certified import evaluate_certified
 from robustlib.inference.model_modes import evaluating, strict_float32
 from robustlib.inference.throughput import calibrate, wait
+from robustlib.number_text import counted
 from robustlib.rng import Draws
 
 PART = "smoothing"
@@ -46,7 +47,7 @@ class Certificates:
         assert self.case.ready.replicas is not None
         search = self.case.ready.replicas.search
         rates = calibrate(search, self.case.x[:64], seconds=0.5)
-        note = f"search copy, {search.batch} images"
+        note = f"search copy, {counted(search.batch or 0, 'image')}"
         yield Figure(PART, "floor", OURS, rates.forwards, "forwards/s", note=note, mode=search.mode)
 
     def certified(self, count: int) -> tuple[float, Tensor]:
@@ -100,5 +101,5 @@ class Certificates:
             yield self.votes(OURS, len(radii), seconds)
 
     def votes(self, library: str, images: int, seconds: float) -> Figure:
-        note = f"{images} images, {self.n} votes each, sigma {self.sigma:g}"
+        note = f"{counted(images, 'image')}, {counted(self.n, 'vote')} each, sigma {self.sigma:g}"
         return Figure(PART, "certify", library, images * (self.n + self.n0) / seconds, "votes/s", note=note)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from robustlib.number_text import counted
 from robustq.jobs.report.server import Pages
 from robustq.jobs.store.connection import open_store
 from tests.helpers.fake_results import add_result
@@ -48,7 +49,8 @@ def main() -> None:
         ]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         rows = options.models * len(RADII) * 4
-        print(f"robustq report: {rows} results, {time.perf_counter() - start:.2f} s, {page.stat().st_size:,} bytes")
+        took = time.perf_counter() - start
+        print(f"robustq report: {counted(rows, 'result')}, {took:.2f} s, {page.stat().st_size:,} bytes")
         pages = Pages(open_store(str(file)))
         timed("live page, first", lambda: pages.live(None))
         timed("live page, asked whether anything changed", lambda: pages.tag(None))

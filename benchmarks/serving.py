@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 import psutil
 
+from robustlib.number_text import counted
+
 KINDS = {"npy": "application/x-npy", "json": "application/json"}
 WARM_SECONDS = 2.0
 CHECKED = 100  # every so many answers are read and compared
@@ -230,7 +232,7 @@ def main() -> None:
         print(json.dumps(load(int(port), path, kind, given.package, given.clients, given.seconds)))
         return None
     rows = compare(given)
-    print(f"{given.clients} clients, {given.seconds:g} s each, {os.cpu_count()} CPUs")
+    print(f"{counted(given.clients, 'client')}, {given.seconds:g} s each, {counted(os.cpu_count() or 1, 'CPU')}")
     for row in rows:
         print(
             f"{row['server']:20} {row['kind']:5} {row['per_second']:8.0f} /s  x {row['ratio']:.2f}  "

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustlib.arguments import check_arguments, check_value, check_width, keywords
 from robustlib.datasets.lazy_images import ImageSet, LazyImages
-from robustlib.number_text import distinct
+from robustlib.number_text import counted, distinct
 from robustlib.rng import Draws
 
 P = ParamSpec("P")
@@ -126,7 +126,7 @@ def check_beside(owner: str, x: Tensor, given: dict[str, Any]) -> None:
     for name, rows in (count | {name: given.get(name) for name in ("eps", "spent")}).items():
         if isinstance(rows, Tensor) and rows.shape != x.shape[:1]:
             raise ValueError(
-                f"{owner}: expected {name} for {len(x)} images, shape ({len(x)},), got {tuple(rows.shape)}"
+                f"{owner}: expected {name} for {counted(len(x), 'image')}, shape ({len(x)},), got {tuple(rows.shape)}"
             )
     start = given.get("start")
     if isinstance(start, Tensor) and start.shape != x.shape:
@@ -157,9 +157,8 @@ def check_lowest(owner: str, lowest: float, highest: float) -> int:
 
 def check_highest(owner: str, highest: int, classes: int) -> None:
     if highest >= classes:
-        raise ValueError(
-            f"{owner}: the model gives {classes} classes, but y holds {highest}: expected a logit for every label"
-        )
+        has = counted(classes, "class", "classes")
+        raise ValueError(f"{owner}: the model gives {has}, but y holds {highest}: expected a logit for every label")
 
 
 def check_radii(owner: str, norm: str, radii: Sequence[float | None]) -> None:

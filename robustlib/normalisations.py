@@ -6,6 +6,8 @@ By channel, on the scale [0, 1]. Free of torch, as the settings are.
 import math
 from collections.abc import Sequence
 
+from robustlib.number_text import counted
+
 NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     # The training split's own, as most published recipes for these sets have them: kuangliu/pytorch-cifar and
     # weiaicunzai/pytorch-cifar100 on GitHub.
@@ -38,7 +40,7 @@ def by_channel(mean: Sequence[float], std: Sequence[float], channels: int) -> tu
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, channels):
             raise ValueError(
-                f"expected normalize to have {channels} values of {name}, one a channel of the images, or one for all, "
-                f"got {len(values)}"
+                f"expected normalize to have {counted(channels, 'value')} of {name}, one a channel of the images, "
+                f"or one for all, got {len(values)}"
             )
     return list(mean) * (channels // len(mean)), list(std) * (channels // len(std))

@@ -11,6 +11,11 @@ def counted(n: int, one: str, many: str = "") -> str:
     return f"{n} {one}" if n == 1 else f"{n} {many or one + 's'}"
 
 
+def in_seconds(seconds: float) -> str:
+    """A time as it was set: "1 second", "0.5 seconds"."""
+    return f"{seconds:g} second" if seconds == 1 else f"{seconds:g} seconds"
+
+
 def distinct(values: Sequence[float], digits: int = 3) -> list[str]:
     """The numbers with as few digits as tell those apart that differ, and at least so many: "0.5004", "0.5"."""
     return enough(values, short, digits)

@@ -17,6 +17,7 @@ from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.metrics import CLEAN, NOTHING
 from robustlib.model_calls import ask
 from robustlib.norms import inside
+from robustlib.number_text import counted
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def check_classes(model: nn.Module, x: Tensor, num_classes: int) -> int:
     logits = first_answer(model, x)
     if logits.shape[1] < num_classes:
         raise ValueError(
-            f"the model gives {logits.shape[1]} classes, but the dataset has {num_classes}: "
+            f"the model gives {counted(logits.shape[1], 'class', 'classes')}, but the dataset has {num_classes}: "
             "expected a logit for every label"
         )
     if not logits.isfinite().all():

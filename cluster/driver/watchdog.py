@@ -4,6 +4,7 @@ import time
 
 from sqlalchemy import Connection
 
+from robustlib.number_text import in_seconds
 from robustq.cluster.driver.state import Bundle, Driver
 from robustq.cluster.worker_ends import keep_log
 from robustq.jobs.queue import transitions
@@ -27,7 +28,7 @@ def end_stuck(db: Connection, driver: Driver) -> None:
         if (late := overdue(bundle, now)) is not None:
             claimed = bundle.running
             assert claimed is not None
-            text = f"it ran longer than {late:g} seconds: timeout_seconds in its study is the limit"
+            text = f"it ran longer than {in_seconds(late)}: timeout_seconds in its study is the limit"
             transitions.fail(db, claimed, "TimedOut", text, text)
             bundle.open.pop(claimed.id)
             bundle.running = None

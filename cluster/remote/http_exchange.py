@@ -4,6 +4,8 @@ import threading
 import time
 from typing import Any
 
+from robustlib.number_text import in_seconds
+
 CONNECT_SECONDS, SILENT_SECONDS = 10.0, 60.0  # to be let in; without a byte
 BEGIN_SECONDS, SEND_SECONDS, ANSWER_SECONDS = (
     60.0,
@@ -56,7 +58,7 @@ class Exchange(threading.Thread):
         self.start()
         patience = BEGIN_SECONDS if self.given.get("data") is None else SEND_SECONDS
         if not self.begun.wait(patience) or not self.ended.wait(ANSWER_SECONDS):
-            raise RuntimeError(f"it gave no whole answer in {patience:g} seconds")
+            raise RuntimeError(f"it gave no whole answer in {in_seconds(patience)}")
         if self.error is not None:
             raise self.error
         return self.response

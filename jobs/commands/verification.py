@@ -130,7 +130,7 @@ def replay(
     rows = replay(open_store(ctx), number, filters=filters, job_ids=job_ids, **how)
     say(verification_text.replay_text(rows, form), data=form in CSV)
     if wrong := count_wrong(rows):
-        raise Unfinished(f"{wrong} of {len(rows)} results did not come out as they were stored")
+        raise Unfinished(f"{wrong} of {counted(len(rows), 'result')} did not come out as they were stored")
 
 
 @click.command()

@@ -12,6 +12,7 @@ import torch
 from sqlalchemy import select
 
 from robustlib.datasets.choose import spread_by_class
+from robustlib.number_text import counted
 from robustlib.settings import AUDIT
 from robustq.jobs.errors import ArtifactError, RunError
 from robustq.jobs.packages.chosen_model import Chosen
@@ -67,7 +68,7 @@ def images_of(store: Store, chosen: Chosen, stored: Stored, most: int, tell: Tel
         note = "made anew by running the evaluation again"
         if differing:
             other = "on another machine or other versions"
-            note += f"; {differing} of {len(rows)} verdicts came out otherwise than stored, {other}"
+            note += f"; {differing} of {counted(len(rows), 'verdict')} came out otherwise than stored, {other}"
     return Attacked(kept, rows, stored.outcomes["index"][rows], label[rows], note)
 
 

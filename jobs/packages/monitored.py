@@ -67,7 +67,7 @@ def monitoring_of(about: Judged, onnx: bytes, most: int, tell: Tell) -> Monitori
     """The signals of the program, each with its rates on at most so many images; None for a split of too few."""
     dataset = about.dataset
     if len(dataset) < LEAST_IMAGES:
-        tell(f"no signal is measured: the split has {len(dataset)} images, expected at least {LEAST_IMAGES}")
+        tell(f"no signal is measured: the split has {counted(len(dataset), 'image')}, expected at least {LEAST_IMAGES}")
         return None
     every = np.arange(len(dataset)) if about.attacked is None else about.attacked.index
     places = spread(len(every), min(most, len(dataset) // 2))
@@ -208,7 +208,8 @@ def query_row(signals: Signals, on: Any, done: Queried, note: str) -> SignalRate
     each = signals.repeated(done.pictures)
     seen = np.array([flags.any() for flags in each])
     first = [int(np.flatnonzero(flags)[0]) + 1 for flags in each if flags.any()]
-    told = f"; {int(seen.sum())} of {len(seen)} attacks are flagged"
+    attacks = counted(len(seen), "attack")
+    told = f"; {counted(int(seen.sum()), f'of {attacks} is flagged', f'of {attacks} are flagged')}"
     told += f", at their query {int(np.median(first))} in the median" if first else ""
     return SignalRate(
         signal=REPEATS,

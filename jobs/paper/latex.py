@@ -79,7 +79,8 @@ def mark(place: int) -> str:
 def protocol(found: PaperTable) -> str:
     """What the numbers are and how they were made, in sentences for a methods section."""
     several = len(found.seeds) > 1
-    images = f"{range_text(found.n)} images of {listed([latex_text(pathless(name)) for name in found.datasets])}"
+    many = "image" if set(found.n) == {1} else "images"
+    images = f"{range_text(found.n)} {many} of {listed([latex_text(pathless(name)) for name in found.datasets])}"
     mean = (
         rf"mean $\pm$ standard deviation ($n-1$) over {len(found.seeds)} seeds ({listed(map(str, found.seeds))})"
         if several

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, select, update
 
+from robustlib.number_text import counted
 from robustq.jobs.queue.dependencies import end_dependents, unblock
 from robustq.jobs.store.artifacts import Artifact
 from robustq.jobs.store.schema import (
@@ -224,7 +225,9 @@ def crash(db: Connection, claimed: Claimed, reason: str, error_class: str = DIED
         place = db.execute(logs).scalar()
         where = f"; what it printed: {place}" if place else ""
         what = "its worker died" if error_class == DIED else "it failed on a GPU"
-        return fail(db, claimed, error_class, f"{what} {crashes} times, last: {reason}{where}", traceback or reason)
+        return fail(
+            db, claimed, error_class, f"{what} {counted(crashes, 'time')}, last: {reason}{where}", traceback or reason
+        )
     pause = min(BACKOFF_SECONDS * 2 ** (crashes - 1), LONGEST_PAUSE_SECONDS)
     values = {"state": "queued", "lease_owner": None, "crashes": crashes, "not_before": time.time() + pause}
     db.execute(update(job).where(mine(claimed)).values(**values))

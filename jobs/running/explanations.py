@@ -14,6 +14,7 @@ from robustlib.checks.explanation_sanity import explanation_checks
 from robustlib.datasets.choose import choose
 from robustlib.datasets.lazy_images import LazyImages
 from robustlib.evaluation.explanation_stability import StabilityBatch, stability_batches
+from robustlib.number_text import counted
 from robustq.jobs.running.checks import verdict_columns
 from robustq.jobs.running.context import Context, Progress, Result, surroundings
 from robustq.jobs.running.evaluation import examples_of, peak_memory
@@ -50,7 +51,7 @@ def run_explanations(spec: EvalSpec, context: Context) -> Iterator[Progress | Re
     if explained_in(kept) < keep and len(after):
         for batch in look(**arguments_of(spec), index=after):
             kept.append(batch)
-            yield Progress(done, len(rows), f"examples, {min(explained_in(kept), keep)} of {keep} maps")
+            yield Progress(done, len(rows), f"examples, {min(explained_in(kept), keep)} of {counted(keep, 'map')}")
             if explained_in(kept) >= keep:
                 break
     whole = {name: np.concatenate([one[name] for one in columns]) for name in columns[0]}

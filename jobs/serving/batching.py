@@ -166,7 +166,7 @@ class Batcher:
         parts = [self.engine.answer(images[first : first + size]) for first in range(0, len(images), size)]
         answers = parts[0] if len(parts) == 1 else [answer for part in parts for answer in part]
         if len(answers) != len(images):
-            raise ValueError(f"the engine gave {len(answers)} answers to {len(images)} images")
+            raise ValueError(f"the engine gave {counted(len(answers), 'answer')} to {counted(len(images), 'image')}")
         if not np.isfinite([answer.scores for answer in answers]).all():
             raise ValueError("the engine gave scores that are no finite numbers")
         return answers

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from starlette.requests import Request
 
+from robustlib.number_text import in_seconds
 from robustq.jobs.serving.refusals import CLOSE, Refused, busy
 
 
@@ -62,7 +63,7 @@ async def read_body(request: Request, share: Share, *, most: int, seconds: float
         async with asyncio.timeout(seconds):
             return await gather(request, share, most)
     except TimeoutError as error:
-        raise Refused(408, f"expected the body within {seconds:g} seconds", CLOSE) from error
+        raise Refused(408, f"expected the body within {in_seconds(seconds)}", CLOSE) from error
 
 
 async def gather(request: Request, share: Share, most: int) -> bytes:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from robustlib.datasets.decoding import TURNS, fitted, has_frames, orientation, resized
+from robustlib.number_text import counted
 from robustlib.packages.golden import as_floats
 from robustq.jobs.serving.facts import Facts
 from robustq.jobs.serving.refusals import Refused
@@ -69,7 +70,7 @@ def checked(found: np.ndarray, facts: Facts, settings: Settings, layout: str) ->
             f"got an array of shape {brief(found.shape)}",
         )
     if len(images) > settings.request_images:
-        raise Refused(413, f"expected at most {settings.request_images} images a request, got {len(images)}")
+        raise Refused(413, f"expected at most {counted(settings.request_images, 'image')} a request, got {len(images)}")
     if images.dtype == np.uint8:
         images = as_floats(images)
     else:
@@ -132,7 +133,7 @@ def check_marks(body: bytes, facts: Facts, settings: Settings) -> None:
         or body.count(b"{") > ASIDE
         or body.count(b'"') > ASIDE
     ):
-        most = f"at most {settings.request_images} images of shape {facts.image}"
+        most = f"at most {counted(settings.request_images, 'image')} of shape {facts.image}"
         raise Refused(413, f'expected JSON, {{"instances": [image, ...]}}, of {most}, got one with more in it')
 
 
@@ -166,7 +167,8 @@ def from_npy(body: bytes) -> np.ndarray:
         raise Refused(400, f"expected an array of three or four axes, got shape {brief(shape)}")
     count, data = int(np.prod(shape, dtype=object)), body[file.tell() :]
     if len(data) != count * dtype.itemsize:
-        raise Refused(400, f"expected {count * dtype.itemsize} bytes of numbers, as its header says, got {len(data)}")
+        expected = counted(count * dtype.itemsize, "byte")
+        raise Refused(400, f"expected {expected} of numbers, as its header says, got {len(data)}")
     try:
         return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
     except (ValueError, TypeError) as error:  # sides that no array has, beside one of 0; or True

@@ -15,6 +15,7 @@ from robustlib.inference.fast_copy import exact_replica, make_replicas, suits_ha
 from robustlib.inference.model_modes import evaluating, into_mode, strict_float32
 from robustlib.inference.replica import Replica
 from robustlib.models.onnx_model import onnx_model
+from robustlib.number_text import counted
 from robustlib.packages.golden import as_floats, read_golden
 from robustlib.packages.manifest import GOLDEN, ONNX, Package
 from robustlib.rng import Draws
@@ -61,7 +62,7 @@ class Smoothed:
         golden = as_floats(read_golden(package.read(GOLDEN)).images)[:SAMPLE]
         with self.computing():
             self.voter = voter_of(self.network, torch.from_numpy(golden).to(self.device), sigma)
-        self.mode = f"sigma {sigma:g}, alpha {alpha:g}, at most {n} votes; {self.voter.mode}"
+        self.mode = f"sigma {sigma:g}, alpha {alpha:g}, at most {counted(n, 'vote')}; {self.voter.mode}"
 
     def answer(self, images: np.ndarray) -> list[Answer]:
         """Answers to images, float32 in [0, 1], shape (B, C, H, W); their scores are the shares of the n0 votes that

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from robustlib.number_text import counted
 from robustq.jobs.statistics.significance import (
     ROUNDING,
     fisher_exact,
@@ -78,7 +79,7 @@ def same_values(one: np.ndarray, other: np.ndarray) -> bool:
 
 def paired_versus(one: np.ndarray, other: np.ndarray) -> Versus:
     found = paired(one, other)
-    test = f"McNemar's exact test on the same {found.n} images"
+    test = f"McNemar's exact test on the same {counted(found.n, 'image')}"
     counts = (found.only_first, found.only_second)
     return Versus(found.difference, found.low, found.high, found.p_exact, test, *counts)
 
@@ -96,7 +97,7 @@ def welch(first: Sequence[Seen], second: Sequence[Seen], *, same: bool) -> Versu
     difference = float(by_image[1].mean() - by_image[0].mean())
     looked = [by_image[1] - by_image[0]] if same else by_image
     samples = [*looked, *([one.right.mean() for one in seen] for seen in (first, second) if len(seen) > 1)]
-    images = f"the same {len(by_image[0])} images" if same else "images that are not the same"
+    images = f"the same {counted(len(by_image[0]), 'image')}" if same else "images that are not the same"
     seeds = f"{len(first)} and {len(second)} seeds and " if len(first) + len(second) > 2 else ""
     if all(is_constant(values) for values in samples):
         return without_variance(by_image[0], by_image[1], f"{seeds}{images}", same=same)

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
 
+from robustlib.number_text import in_seconds
 from robustq.jobs.errors import StoreAway, StoreError
 from robustq.jobs.store.database.engines import server_engine, sqlite_engine
 from robustq.jobs.store.database.error_words import BROKEN_OFF, in_words, is_away
@@ -72,7 +73,8 @@ class Store:
             try:
                 found = self.write(lambda db, again=since is not None: change(db, again))
                 if since is not None:
-                    tell(f"store {self.url}: its server is back after {time.monotonic() - since:.0f} seconds")
+                    away = in_seconds(round(time.monotonic() - since))
+                    tell(f"store {self.url}: its server is back after {away}")
                 return found
             except StoreAway as error:
                 now = time.monotonic()

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from robustlib.names import did_you_mean
+from robustlib.number_text import counted, in_seconds
 from robustq.jobs.errors import SpecError, StoreError
 from robustq.jobs.store.connection import Store, connect_store
 from robustq.jobs.store.database.engines import BUSY_SECONDS
@@ -217,7 +218,7 @@ def explain(url: str, error: Exception, seconds: float) -> SpecError | StoreErro
 
 
 def too_long(seconds: float) -> str:
-    return f"the statement took more than {seconds:g} seconds: narrow it down, or raise --seconds"
+    return f"the statement took more than {in_seconds(seconds)}: narrow it down, or raise --seconds"
 
 
 def answer_text(answer: Answer, *, as_json: bool) -> str:
@@ -232,7 +233,10 @@ def answer_text(answer: Answer, *, as_json: bool) -> str:
         ]
         return tables.json_text(rows)
     shown = [
-        {name: f"{len(v)} bytes" if isinstance(v, bytes) else v for name, v in zip(answer.columns, row, strict=True)}
+        {
+            name: counted(len(v), "byte") if isinstance(v, bytes) else v
+            for name, v in zip(answer.columns, row, strict=True)
+        }
         for row in answer.rows
     ]
     return tables.table(shown)

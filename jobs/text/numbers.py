@@ -16,6 +16,12 @@ def times(factor: float) -> str:
     return f"{rounded:.3g}" if rounded < 1000 else f"{rounded:,.0f}".replace(",", " ")
 
 
+def times_text(factor: float) -> str:
+    """The same in words: "1 time", "2.5 times"."""
+    told = times(factor)
+    return f"{told} time" if told == "1" else f"{told} times"
+
+
 def eps_text(eps: float | None) -> str:
     """A radius as people write it: n/255 where it is one, unless the plain number is shorter."""
     if eps is None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from robustlib.checks.thresholds import LIMITS, CheckResult, check_result, overall
 from robustlib.metrics import summarise
+from robustlib.number_text import counted
 from robustq.jobs.queue.worst_case import summary, worst_case
 from robustq.jobs.queue.worst_case import verdict_of as worst_verdict
 from robustq.jobs.specs import EvalSpec, WorstSpec
@@ -182,7 +183,7 @@ def images_differ(one: BundledJob, columns: Mapping[str, np.ndarray]) -> Iterato
     if len(np.unique(index)) < len(index):
         yield f"{one.told}: an example is in its outcomes twice"
     if isinstance(spec, EvalSpec) and spec.examples != "all" and len(index) > spec.examples:
-        yield f"{one.told}: it has outcomes of {len(index)} examples, its spec asks for {spec.examples}"
+        yield f"{one.told}: it has outcomes of {counted(len(index), 'example')}, its spec asks for {spec.examples}"
 
 
 def verdict_of(one: BundledJob) -> str | None:

@@ -9,6 +9,7 @@ from robustlib.attacks.apgd import apgd, apgd_targeted
 from robustlib.attacks.fab import fab, fab_targeted
 from robustlib.attacks.square import square
 from robustlib.attacks.types import AttackFunction
+from robustlib.number_text import counted
 from robustlib.settings import AUTOATTACK
 
 Version = Literal["standard", "plus", "rand"]
@@ -46,7 +47,8 @@ def autoattack(
         substitutions.append(f"apgd-t: margin loss, since targeted DLR needs {TARGETED_DLR_CLASSES} classes")
     few = 5 if norm == "L1" and version == "standard" else 9
     if classes - 1 < few and version != "rand":
-        substitutions.append(f"targeted attacks: {classes - 1} targets, all that there are")
+        targets = counted(classes - 1, "target, the only one there is", "targets, all that there are")
+        substitutions.append(f"targeted attacks: {targets}")
     known: dict[str, AttackFunction] = {
         "apgd-ce": partial(apgd, **budget, loss="ce"),
         "apgd-dlr": partial(apgd, **budget, loss=dlr),

@@ -14,7 +14,7 @@ from robustlib.audit.session import AttackSession
 from robustlib.checks.thresholds import CheckResult, check_result
 from robustlib.inference.expectation import Expectation
 from robustlib.metrics import wilson
-from robustlib.number_text import fractions
+from robustlib.number_text import counted, fractions
 from robustlib.outcome import score
 
 FEW = 50  # images on which a plateau is looked for: it costs forty passes a step
@@ -81,5 +81,5 @@ def plateau(target: Target, session: AttackSession, draws: int) -> CheckResult:
         found = attack(Expectation(target.model, often), session.x[rows], session.y[rows], draws=session.draws[rows])
         accuracies.append(score(target.model, found, session.y[rows], draws).correct.mean().item())
     few, many = fractions(accuracies)
-    words = f"{few} with {target.eot} draws a step, {many} with {4 * target.eot}"
+    words = f"{few} with {counted(target.eot, 'draw')} a step, {many} with {4 * target.eot}"
     return check_result("plateau", max(0.0, accuracies[0] - accuracies[1]), words)

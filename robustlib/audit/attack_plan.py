@@ -34,6 +34,7 @@ from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.model_calls import ask
 from robustlib.models.black_box import BlackBoxModel
 from robustlib.norms import draw_in_ball
+from robustlib.number_text import counted
 from robustlib.rng import Draws
 
 STEPS = 50  # of each gradient attack: enough to see whether a gradient leads anywhere
@@ -112,7 +113,7 @@ def left_out(target: Target, norm: Norm, pool: Tensor | None, queries: int) -> l
     each = queries_per_draw(target, queries)
     for words, attack in (("NES", "nes"), ("HopSkipJump", "hopskipjump")):
         if not reaches_first_step(attack, each):
-            found.append((words, f"{each} queries do not bring it to a step"))
+            found.append((words, f"{counted(each, 'query does', 'queries do')} not bring it to a step"))
     if pool is None:
         found.append(("PGD on a surrogate", "there are no images to learn from but those attacked"))
     return found

@@ -8,6 +8,7 @@ import numpy as np
 
 from robustlib.checks.thresholds import PASS, WARN, CheckResult, check_result
 from robustlib.metrics import CLEAN
+from robustlib.number_text import counted
 from robustlib.settings import EXPLANATION_SANITY
 
 FEWEST = 5  # images: of fewer the test cannot come below its level, whatever it sees
@@ -56,7 +57,8 @@ def random_order(gains: np.ndarray, random_gains: np.ndarray) -> CheckResult:
     from scipy import stats  # takes a second, which a driver that puts shards together has no use for
 
     if len(gains) < FEWEST:
-        found = check_result("random-order", None, f"{len(gains)} images are too few for the test, {FEWEST} may do")
+        images = counted(len(gains), "image is", "images are")
+        found = check_result("random-order", None, f"{images} too few for the test, {FEWEST} may do")
         return replace(found, verdict=WARN)
     differences = gains - random_gains
     test: Any = stats.wilcoxon(differences, alternative="greater") if differences.any() else None

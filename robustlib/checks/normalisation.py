@@ -13,7 +13,7 @@ from robustlib.inference.predict import predict
 from robustlib.memory import as_many_as_fit, out_of_memory
 from robustlib.models.layers import Normalize
 from robustlib.normalisations import NORMALISATIONS
-from robustlib.number_text import fractions
+from robustlib.number_text import counted, fractions
 from robustlib.outcome import Outcome
 
 MOST, LEAST = 128, 30  # images looked at, and how many tell anything
@@ -44,7 +44,7 @@ def normalisation(model: nn.Module, x: Images, y: Tensor, outcome: Outcome) -> C
     words += f", nearly so with {', '.join(alike)}" if alike else ""
     found = check_result("normalisation", max(0.0, best - own))
     before, after = fractions((own, best))
-    much = f"clean accuracy {before}, but {after} with {words}, on {len(x)} images"
+    much = f"clean accuracy {before}, but {after} with {words}, on {counted(len(x), 'image')}"
     return replace(found, note="no usual one gives much more" if found.verdict == PASS else much)
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from robustlib.number_text import counted
+
 Encoded = bytes | Path | None  # a picture's bytes, or the file with them alone; None where there is none
 
 LOOKED_AT = 1024
@@ -64,8 +66,8 @@ def describe_bytes(data: Encoded) -> str:
     if kind := next((kind for sign, kind in BROKEN.items() if data.startswith(sign)), None):
         return f"a {kind} that is cut off or damaged"
     if not any(data):
-        return f"{size} bytes that begin with zeros alone"
-    return f"{size} bytes of something else, beginning with {data[:8]!r}"
+        return f"{counted(size, 'byte that begins', 'bytes that begin')} with zeros alone"
+    return f"{counted(size, 'byte')} of something else, beginning with {data[:8]!r}"
 
 
 def container_type(data: bytes) -> str | None:

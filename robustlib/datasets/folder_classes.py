@@ -129,7 +129,7 @@ def passed_over_notes(root: Folder, splits: dict[str, Folder], passed: list[Fold
     if unread:
         yield f"passed over, as they are not read: {counts_text(unread)}"
     if lost := root.count_lost():
-        yield f"passed over: {lost} links that lead nowhere, or back"
+        yield f"passed over: {counted(lost, 'link that leads', 'links that lead')} nowhere, or back"
 
 
 def class_notes(splits: dict[str, Folder]) -> Iterator[str]:

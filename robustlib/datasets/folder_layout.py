@@ -3,6 +3,7 @@
 from robustlib.datasets.folder_tree import IMAGES, Folder, counts_text, first_names
 from robustlib.datasets.source import SPLITS, TEST
 from robustlib.datasets.split_keywords import is_keyword, split_named
+from robustlib.number_text import counted
 
 DEEPEST = 8  # wrappers within one another
 
@@ -15,7 +16,7 @@ def check_images(root: Folder, where: str) -> None:
         raise FileNotFoundError(f"{where}: expected a folder for each class there, found none")
     others, lost = root.other_files(), root.count_lost()
     there = [counts_text(others)] if others else []
-    there += [f"{lost} links that lead nowhere"] if lost else []
+    there += [counted(lost, "link that leads nowhere", "links that lead nowhere")] if lost else []
     also = f" but {', '.join(there)}" if there else ""
     raise FileNotFoundError(f"{where}: expected images ({', '.join(IMAGES)}) there, found none{also}")
 

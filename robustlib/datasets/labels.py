@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from robustlib.number_text import counted
+
 UNLABELLED = -1  # what sets without labels hold in their place
 REMAP = "`classes: remap` numbers those that there are, rising"
 
@@ -89,7 +91,9 @@ def y_of(where: str, split: str, found: Sequence[Labels], classes: Classes) -> n
     strange = sorted(present - set(classes.numbers), key=lambda value: (isinstance(value, int), value))
     if strange and isinstance(strange[0], str):
         some = ", ".join(repr(label) for label in strange[:3])
-        raise ValueError(f"{where}: {some} in the {split} split is none of the {len(classes.names)} classes")
+        raise ValueError(
+            f"{where}: {some} in the {split} split is none of the {counted(len(classes.names), 'class', 'classes')}"
+        )
     if strange:
         hint = "; -1 often marks an image without a label" if UNLABELLED in strange else ""
         last = len(classes.names) - 1
@@ -107,9 +111,9 @@ def check_labelled(where: str, split: str, found: Sequence[Labels], total: int) 
     if missing:
         labels = next(labels for labels in found if (labels.codes < 0).any())
         row = int(np.argmax(labels.codes < 0))
+        are = counted(missing, f"of {total} labels is", f"of {total} labels are")
         raise ValueError(
-            f"{where}: {missing} of {total} labels are null or empty, the first in {labels.file}, row {row}: expected "
-            "a label for each image"
+            f"{where}: {are} null or empty, the first in {labels.file}, row {row}: expected a label for each image"
         )
 
 

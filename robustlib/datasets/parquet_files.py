@@ -10,6 +10,7 @@ import numpy as np
 
 from robustlib.datasets.file_types import describe_bytes
 from robustlib.datasets.labels import Labels
+from robustlib.number_text import counted
 
 MAGIC = b"PAR1"
 MOST_BYTES = 64  # of a file's beginning, by which it is named
@@ -55,7 +56,7 @@ def oversize_problem(about: Any, size: int) -> str | None:
     groups = [about.row_group(place) for place in range(about.num_row_groups)]
     rows, unpacked = sum(group.num_rows for group in groups), sum(group.total_byte_size for group in groups)
     if about.num_rows < 0 or any(group.num_rows < 0 for group in groups) or rows != about.num_rows:
-        return f"its footer counts {about.num_rows} rows, its row groups {rows}"
+        return f"its footer counts {counted(about.num_rows, 'row')}, its row groups {rows}"
     if rows > TIMES * size + SMALL_ROWS:
         return f"it declares {rows} rows in {size} bytes"
     if unpacked > TIMES * size + SMALL_BYTES:

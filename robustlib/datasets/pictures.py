@@ -11,6 +11,7 @@ from robustlib.datasets.decoding import Header, header, resized, target
 from robustlib.datasets.decoding import decode as decode
 from robustlib.datasets.file_types import describe_bytes as describe_bytes
 from robustlib.datasets.source import Pictures, Reading
+from robustlib.number_text import counted
 
 WIDE = ("I", "F")  # modes of more than 8 bits a channel begin so
 WORDS = {
@@ -105,12 +106,14 @@ def mode_notes(modes: Counter[str]) -> Iterator[str]:
         others[WORDS.get(mode, mode)] += n if mode != "RGB" else 0
     told = ", ".join(f"{n} {word}" for word, n in others.items() if n)
     clipped = ", values above 255 clipped" if any(mode.startswith(WIDE) for mode in modes) else ""
-    yield f"{told} of {sum(modes.values())} images become RGB as in torchvision{clipped}"
+    yield f"{told} of {counted(sum(modes.values()), 'image')} become RGB as in torchvision{clipped}"
 
 
 def frame_notes(n: int, frames: int, turned: int) -> Iterator[str]:
     """What is said of frames and of EXIF's orientation."""
+    images = counted(n, "image")
     if frames:
-        yield f"{frames} of {n} images have several frames or pages: the first is taken"
+        yield f"{counted(frames, f'of {images} has', f'of {images} have')} several frames or pages: the first is taken"
     if turned:
-        yield f"{turned} of {n} images are not upright by their EXIF data: `exif_transpose: true` turns them"
+        upright = counted(turned, f"of {images} is not upright by its", f"of {images} are not upright by their")
+        yield f"{upright} EXIF data: `exif_transpose: true` turns {'it' if turned == 1 else 'them'}"

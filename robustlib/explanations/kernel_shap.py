@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from robustlib.explanations.variants import answers, spread, squares
 from robustlib.inference.oracle import as_oracle
 from robustlib.input_checks import checked
+from robustlib.number_text import counted
 from robustlib.rng import Draws, default_draws
 
 PIVOT = 1e-5  # of the largest: below it rounding alone has left one, and the values are not determined
@@ -73,7 +74,8 @@ def shapley(z: Tensor, values: Tensor, total: Tensor) -> Tensor:
     lower, failed = torch.linalg.cholesky_ex(normal)
     if failed or lower.diagonal().min() < PIVOT * normal.diagonal().max().sqrt():
         raise ValueError(
-            f"kernel_shap: {len(z)} samples do not determine the values of an image's {z.shape[1]} parts: take more"
+            f"kernel_shap: {counted(len(z), 'sample does', 'samples do')} not determine the values of an image's "
+            f"{counted(z.shape[1], 'part')}: take more"
         )
     found = torch.cholesky_solve((rest.T @ (values - total * z[:, -1]))[:, None], lower)[:, 0]
     return torch.cat([found, (total - found.sum())[None]])

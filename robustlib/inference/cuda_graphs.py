@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from robustlib.gpu_failures import chain
 from robustlib.model_calls import Careful
+from robustlib.number_text import counted
 
 NO_GRADIENT = (
     "the model's logits have no gradient with respect to its images (detached, or not differentiable): "
@@ -205,7 +206,7 @@ def recording(graph: torch.cuda.CUDAGraph, x: Tensor, stream: torch.cuda.Stream,
             text = f"{type(first).__name__}: {' '.join(str(first).split())[:200]}"
             if NEVER_FORGETS:
                 spoilt.append(text)
-            raise RecordingFailed(f"a pass of {len(x)} images cannot be recorded: {text}") from error
+            raise RecordingFailed(f"a pass of {counted(len(x), 'image')} cannot be recorded: {text}") from error
         finally:
             torch.cuda.set_stream(before)  # a recording that fails does not leave its own
 

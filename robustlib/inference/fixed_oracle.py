@@ -16,6 +16,7 @@ from robustlib.inference.model_modes import no_autocast, strict_float32
 from robustlib.inference.oracle import Margins, Oracle
 from robustlib.losses import margin
 from robustlib.model_calls import ask
+from robustlib.number_text import counted
 
 SHARE = 8  # of a step's rows the finer copy, some eight times as slow, is asked about one
 
@@ -121,7 +122,7 @@ class FixedOracle(Oracle):
     def note(self, copy: Asked, *found: Tensor, forwards: int, gradients: int = 0) -> None:
         """Count a pass, and flag the examples for which it gave what is no finite number."""
         if len(found[0]) != self.expected:
-            raise CannotRecord(f"it asks about {len(found[0])} images where its state has {self.expected}")
+            raise CannotRecord(f"it asks about {counted(len(found[0]), 'image')} where its state has {self.expected}")
         passes = self.passed(copy.count)
         passes.forwards += forwards
         passes.gradients += gradients

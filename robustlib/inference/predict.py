@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from robustlib.inference.oracle import as_oracle
 from robustlib.model_calls import ask
+from robustlib.number_text import counted
 
 
 def classes_of(logits: Tensor) -> Tensor:
@@ -12,7 +13,7 @@ def classes_of(logits: Tensor) -> Tensor:
     and must count neither as right nor as broken.
     """
     if (unknown := logits.isnan().any(1)).any():
-        raise ValueError(f"the model gives NaN logits for {int(unknown.sum())} of {len(logits)} images")
+        raise ValueError(f"the model gives NaN logits for {int(unknown.sum())} of {counted(len(logits), 'image')}")
     return logits.argmax(1)
 
 

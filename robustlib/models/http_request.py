@@ -23,6 +23,7 @@ from robustlib.models.http_connections import (
     connections,
     forget_connections,
 )
+from robustlib.number_text import counted, in_seconds
 
 LOGGER = logging.getLogger("robustq")
 LONGEST = 10  # times the timeout that a whole request may take, and a pause: a server that drips is silent for less
@@ -64,12 +65,12 @@ def post(url: str, data: bytes, kind: str, *, timeout: float, retries: int, back
             if not error.again:
                 raise (Refused if error.refused else ValueError)(f"{public(url)} {error}") from error
             problem, pause = str(error), error.pause
-    raise ValueError(f"{public(url)} gave no answer in {retries + 1} tries: {problem}")
+    raise ValueError(f"{public(url)} gave no answer in {counted(retries + 1, 'try', 'tries')}: {problem}")
 
 
 def post_once(url: str, data: bytes, kind: str, timeout: float, most: int) -> Answer:
     """The answer to one request. Raises RequestFailed."""
-    text = f"is still answering after {LONGEST * timeout:g} seconds: a larger timeout gives it longer"
+    text = f"is still answering after {in_seconds(LONGEST * timeout)}: a larger timeout gives it longer"
     place, header = authorization(url)
     header["Content-Type"] = kind
     with Deadline(LONGEST * timeout) as deadline:

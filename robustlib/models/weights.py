@@ -15,6 +15,7 @@ from robustlib.models.tensor_names import COUNTER, own_prefixes, prefix_counts, 
 from robustlib.models.weights_messages import describe_load, describe_misfit, dtype_name, normalize_line
 from robustlib.names import did_you_mean
 from robustlib.normalisations import check_statistics
+from robustlib.number_text import counted
 
 LEARNT = ("running_mean", "running_var", COUNTER)  # ends of names, among buffers
 
@@ -178,7 +179,7 @@ def only_one(fits: list[Fit], source: str) -> Fit:
     if fit.extra.unknown:
         way = f"; --weights {source}:{fit.entry} takes the model's alone" if fit.prefix else ""
         raise ValueError(
-            f"weights {source} do not fit the model: {len(fit.extra.unknown)} tensors too many, first "
+            f"weights {source} do not fit the model: {counted(len(fit.extra.unknown), 'tensor')} too many, first "
             f"{first_names(fit.extra.unknown)}, which may change what it computes{way}"
         )
     return fit

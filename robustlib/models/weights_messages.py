@@ -10,6 +10,7 @@ from robustlib.models.checkpoints import Weights
 from robustlib.models.extra_tensors import Fit, Normalisation, first_names
 from robustlib.models.layers import Normalize
 from robustlib.models.tensor_names import COUNTER, own_prefixes, prefix_counts, same_shape, without_wrappers
+from robustlib.number_text import counted
 
 QUANTISED = ("_packed_params", "zero_point", "qweight", "qzeros", "SCB", "quant_map")  # ends of names
 
@@ -70,8 +71,8 @@ def differences(own: Weights, expected_names: Mapping[str, str], given: Weights,
         mine for name, mine in expected_names.items() if mine not in both.values() and not name.endswith(COUNTER)
     )
     unknown = sorted(there for there in theirs.values() if there not in both)
-    parts = [f"{len(missing)} tensors missing, first {first_names(missing)}"] if missing else []
-    parts += [f"{len(unknown)} tensors too many, first {first_names(unknown)}"] if unknown else []
+    parts = [f"{counted(len(missing), 'tensor')} missing, first {first_names(missing)}"] if missing else []
+    parts += [f"{counted(len(unknown), 'tensor')} too many, first {first_names(unknown)}"] if unknown else []
     shapes = sorted((there, mine) for there, mine in both.items() if not same_shape(given[there], own[mine]))
     if shapes:
         there, mine = shapes[0]

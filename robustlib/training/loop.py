@@ -28,6 +28,7 @@ from robustlib.input_checks import check_data
 from robustlib.memory import out_of_memory
 from robustlib.model_calls import ask
 from robustlib.names import unknown
+from robustlib.number_text import counted
 from robustlib.outcome import check_classes
 from robustlib.rng import Draws, generator, seeded, stream_key
 from robustlib.settings import BEYOND_HALF, TrainSettings
@@ -80,7 +81,9 @@ def split(n: int, settings: TrainSettings, seed: int) -> tuple[Tensor, Tensor]:
     order = torch.randperm(n, generator=generator(seed, "split"))
     held_out = max(1, round(n * settings.validation))
     if held_out > n - 2:
-        raise ValueError(f"validation {settings.validation:g} of {n} images leaves fewer than two to train on")
+        raise ValueError(
+            f"validation {settings.validation:g} of {counted(n, 'image')} leaves fewer than two to train on"
+        )
     train, validation = order[held_out:], order[:held_out]
     train = train if settings.examples == "all" else train[: settings.examples]
     return train, validation[: settings.validation_examples]

@@ -254,10 +254,10 @@ def test_what_a_model_does_to_its_worker_is_its_own_end(tmp_path: Path, monkeypa
     messages = sorted(log["error_message"] for log in logs.values())
     kept = [log["attempts"][0]["log"] for log in logs.values()]
     assert messages[0].startswith(
-        "its worker died 1 times, last: the worker ended with exit code 3, and the last that it printed is: so long"
+        "its worker died 1 time, last: the worker ended with exit code 3, and the last that it printed is: so long"
     )
     assert messages[1].startswith(
-        "its worker died 1 times, last: the worker was ended by SIGSEGV, and the last that it printed is: "
+        "its worker died 1 time, last: the worker was ended by SIGSEGV, and the last that it printed is: "
         "Fatal Python error: Segmentation fault, File "
     )
     assert all(Path(log).parent == tmp_path / "artifacts" / "logs" and Path(log).stat().st_size for log in kept)

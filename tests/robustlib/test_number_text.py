@@ -5,7 +5,7 @@ import math
 import pytest
 
 from robustlib.arguments import Range, check_width
-from robustlib.number_text import beyond, counted, distinct, fractions, percents
+from robustlib.number_text import beyond, counted, distinct, fractions, in_seconds, percents
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,10 @@ def test_what_is_counted_is_one_or_several():
         "1 pass of it is",
         "10 passes of it are",
     ]
+
+
+def test_a_time_is_one_second_or_several():
+    assert [in_seconds(value) for value in (1, 1.0, 0.5, 60)] == ["1 second", "1 second", "0.5 seconds", "60 seconds"]
 
 
 def test_a_range_of_large_numbers_has_no_powers_of_ten():

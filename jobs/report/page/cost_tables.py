@@ -89,7 +89,7 @@ def all_rows_table(sweep: Sweep, cache: PageCache) -> Table:
         if key not in cache.lines:
             cache.lines[key] = result_line(row, hash_, sweep)
         rows.append(cache.lines[key])
-    return Table("rows", f"All {len(rows)} results", ALL_ROWS_COLUMNS, rows)
+    return Table("rows", "The one result" if len(rows) == 1 else f"All {len(rows)} results", ALL_ROWS_COLUMNS, rows)
 
 
 def result_line(row: PageRow, weights: str, sweep: Sweep) -> Line:

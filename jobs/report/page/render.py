@@ -13,7 +13,7 @@ from markupsafe import Markup
 from robustlib.number_text import counted
 from robustq.jobs.report.page.html_table import body_html
 from robustq.jobs.report.page.page_model import Page
-from robustq.jobs.text.numbers import times
+from robustq.jobs.text.numbers import times_text
 
 # In the order of the page: the answer first, then what it rests on, last how to repeat it.
 SECTIONS = {
@@ -55,7 +55,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters["lines"] = body_html
-    made.filters["times"] = times
+    made.filters["times"] = times_text
     made.globals["counted"] = counted
     return made
 

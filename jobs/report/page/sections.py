@@ -9,6 +9,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from robustlib import VERSION
+from robustlib.number_text import counted
 from robustq.jobs.queue.status import left_words
 from robustq.jobs.report.page import (
     charts,
@@ -148,7 +149,7 @@ def about(sweep: Sweep) -> str:
     said = [str(sweep.spec.get("dataset", ""))]
     if sweep.rows:
         latest = max(row["recorded_at"] for row in sweep.rows)
-        said.append(f"{max(row['n'] for row in sweep.rows)} test images")
+        said.append(counted(max(row["n"] for row in sweep.rows), "test image"))
         said.append(f"last result {time.strftime('%Y-%m-%d %H:%M', time.localtime(latest))}")
         said.append(f"on {'; '.join(sorted({row['device'] for row in sweep.rows}))}")
     return ", ".join(said) + f". robustq {VERSION}."

@@ -30,9 +30,10 @@ def best_sentence(place: RadiusRanking) -> str:
     if best is None:
         return f"No model can be called robust {where}: none of its numbers is to be trusted."
     if best.high <= 0 or best.accuracy == 0:
-        return f"No model is robust {where}: none of {best.n} images is under the worst attack."
+        return f"No model is robust {where}: none of {counted(best.n, 'image')} is under the worst attack."
     sure = span(best.accuracy, best.low, best.high)
-    right = f"{sure} of {best.n} test images are still classified correctly under the worst attack"
+    images = counted(best.n, "test image is", "test images are")
+    right = f"{sure} of {images} still classified correctly under the worst attack"
     return f"{best.model} is the most robust model {where}: {right}."
 
 

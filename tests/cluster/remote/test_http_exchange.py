@@ -97,7 +97,7 @@ ANSWERS = {
     "endless": (endless, "more than 1 MB"),
     "a bomb": (all_of(gzip.compress(bytes(2**24)), more=b"Content-Encoding: gzip\r\n"), "more than 1 MB"),
     "drop by drop": (drip(b"Content-Type: application/json\r\n\r\n"), "second"),
-    "header drop by drop": (drip(b"X: "), "no whole answer in 1 seconds"),
+    "header drop by drop": (drip(b"X: "), "no whole answer in 1 second"),
 }  # fmt: skip
 
 

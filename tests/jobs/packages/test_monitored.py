@@ -112,7 +112,7 @@ def test_a_query_attack_is_missed_only_where_no_query_is_flagged():
         patch.setattr(monitored, "QueryWindows", lambda: QueryWindows(window=4, nearest=1))
         found = query_row(monitored.Signals(None, 0.1, {REPEATS: 0.1}, {}), "square", done, "three")  # pyright: ignore
     assert (found.flagged.n, found.flagged.rate) == (8, 1 / 8) and (found.fooled, found.missed) == (1.0, 0.5)
-    assert found.note == "three; 1 of 2 attacks are flagged, at their query 2 in the median"
+    assert found.note == "three; 1 of 2 attacks is flagged, at their query 2 in the median"
 
 
 def test_the_page_calls_it_monitoring_and_has_the_rates(measured: Made, told: Monitoring):

@@ -29,6 +29,12 @@ def test_the_same_images_are_compared_by_mcnemars_exact_test():
     assert found.test == "McNemar's exact test on the same 60 images"
 
 
+def test_one_image_is_no_plural():
+    one = Seen(np.zeros(1, int), np.zeros(1, int), np.ones(1))
+    assert versus([one], [one]).test == "McNemar's exact test on the same 1 image"
+    assert versus([one] * 2, [one] * 2).test.startswith("permutation test over 2 and 2 seeds and the same 1 image, ")
+
+
 def test_other_images_are_compared_by_fishers_exact_test():
     one, other = made(0, 50), made(1, 40, 0.4, first=50)
     found = versus([one], [other])

@@ -260,7 +260,7 @@ def test_an_address_is_a_model(tmp_path):
         server.shutdown()
         thread.join()
         server.server_close()
-    with pytest.raises(SpecError, match=r"study.yaml:2: http://.* gave no answer in 1 tries: .*refused"):
+    with pytest.raises(SpecError, match=r"study.yaml:2: http://.* gave no answer in 1 try: .*refused"):
         plan(tmp_path, text.replace("batch_size: 16", "retries: 0"))
 
 

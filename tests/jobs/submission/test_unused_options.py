@@ -177,7 +177,7 @@ def test_statistics_that_are_none(folder: Path, model: str, value: str, line: st
 @pytest.mark.parametrize("model", [GIVEN.replace("w.pt", "bare.pt"), MINE])
 def test_statistics_of_other_images(folder: Path, model: str):
     assert refusal(folder, model=f"{model}, normalize: imagenet") == (
-        "4: expected normalize to have 1 values of mean, one a channel of the images, or one for all, got 3"
+        "4: expected normalize to have 1 value of mean, one a channel of the images, or one for all, got 3"
     )
 
 

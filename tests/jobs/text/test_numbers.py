@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from robustq.jobs.text.numbers import eps_text
+from robustq.jobs.text.numbers import eps_text, times_text
 
 ODD = [(math.inf, "inf"), (-math.inf, "-inf"), (math.nan, "nan")]  # as a card from elsewhere may say
 
@@ -14,3 +14,10 @@ ODD = [(math.inf, "inf"), (-math.inf, "-inf"), (math.nan, "nan")]  # as a card f
 )
 def test_every_radius_has_a_text(eps: float | None, text: str):
     assert eps_text(eps) == text
+
+
+@pytest.mark.parametrize(
+    ("factor", "text"), [(1.0, "1 time"), (1.0004, "1 time"), (2.5, "2.5 times"), (4e4, "40 000 times")]
+)
+def test_one_time_is_no_plural(factor: float, text: str):
+    assert times_text(factor) == text

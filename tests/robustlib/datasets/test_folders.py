@@ -174,7 +174,7 @@ def test_what_else_lies_there_is_said(place: Path):
         "passed over: 1 image directly in test/, in no class's folder",
         "no classes, as there are no images in them: test/boxes",
         "passed over, as they are not read: 1 .gif",
-        "passed over: 1 links that lead nowhere, or back",
+        "passed over: 1 link that leads nowhere, or back",
         "classes without an image: bee",
         "classes that are in test but not in train: owl",
     )

@@ -27,7 +27,7 @@ REFUSED = {
     "unlabelled": ([-1] * 12, r"every label of the test split is -1, it is unlabelled: `split: NAME` \(--split NAME\)"),
     "one null": (
         [None, *Y[1:]],
-        r"1 of 12 labels are null or empty, the first in .*a\.parquet, row 0: expected a label for each",
+        r"1 of 12 labels is null or empty, the first in .*a\.parquet, row 0: expected a label for each",
     ),
     "nulls": ([*Y[:10], None, None], r"2 of 12 labels are null or empty, the first in .*a\.parquet, row 10: "),
     "all null": (
@@ -38,8 +38,8 @@ REFUSED = {
     "not a number": ([float("nan"), *Y[1:]], r"a\.parquet, column 'label': expected whole numbers: "),
     "infinite": ([float("inf"), *Y[1:]], r"a\.parquet, column 'label': expected whole numbers: "),
     "beyond 64 bits": (pa.array([2**64 - 1, *Y[1:]], pa.uint64()), r"expected whole numbers: Integer value 1844674407"),
-    "empty text": (["", *("abc"[k] for k in Y[1:])], "1 of 12 labels are null or empty, the first in .*, row 0"),
-    "null text": ([None, *("abc"[k] for k in Y[1:])], "1 of 12 labels are null or empty"),
+    "empty text": (["", *("abc"[k] for k in Y[1:])], "1 of 12 labels is null or empty, the first in .*, row 0"),
+    "null text": ([None, *("abc"[k] for k in Y[1:])], "1 of 12 labels is null or empty"),
 }
 
 

@@ -142,7 +142,7 @@ def test_exif_turns_only_where_it_is_asked_to(orientation: int, kind: str):
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     assert upright is not None
     x, notes = read(data)
-    said = "1 of 1 images are not upright by their EXIF data: `exif_transpose: true` turns them"
+    said = "1 of 1 image is not upright by its EXIF data: `exif_transpose: true` turns it"
     assert np.array_equal(x[0], np.asarray(stored).transpose(2, 0, 1))  # a TIFF as well: Pillow always turns it
     assert notes == ((said,) if 2 <= orientation <= 8 and kind not in ("TIFF", "PNG, at the end") else ())
     x, notes = read(data, reading=Reading(exif_transpose=True))
@@ -231,7 +231,7 @@ def test_of_several_frames_the_first_is_taken(kind: str, how: dict, tmp_path: Pa
     x, notes = read(data)
     assert np.array_equal(x[0], torchvisions(data, tmp_path))
     assert np.array_equal(x, read(encoded(frames[0], kind, **how))[0])
-    assert notes[-1] == "1 of 1 images have several frames or pages: the first is taken"
+    assert notes[-1] == "1 of 1 image has several frames or pages: the first is taken"
 
 
 KINDS = [("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {"lossless": True}), ("GIF", {}),

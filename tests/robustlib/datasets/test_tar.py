@@ -126,7 +126,7 @@ REFUSED = {
         {},
         "labels from 0 to 5, 2 different ones: expected 0 to 1 without holes; `classes: remap`",
     ),
-    "empty": (samples([0, b""]), {}, "1 of 2 labels are null or empty, the first in .*a.tar, row 1"),
+    "empty": (samples([0, b""]), {}, "1 of 2 labels is null or empty, the first in .*a.tar, row 1"),
     "not text": (samples([0, b"\xff"]), {}, "sample '0001': expected a label in cls: 'utf-8' codec"),
     "large": (samples([0, b"1" * 100_000]), {}, "expected a number or a class's name in .cls, got 100000 bytes"),
     "no JSON": (samples([b"{"], "json"), {"label": "json.a"}, "expected a label in json.a: Expecting"),

@@ -111,7 +111,7 @@ def test_recorded_gradients_that_are_wrong_are_told(gpu: Any, checks: Any, net: 
         "convnet3", net, Ready(net, replicas, 10, 0.0), x, y, torch.device("cpu"), gpu.Budget(0.1, 1, 0.1, 8)
     )
     found = {check.name: check.right for check in checks.gradients(case)}
-    assert found["search, 16 images, 1 values: recorded"] and found["search, 16 images, 1 values: the model's"]
+    assert found["search, 16 images, 1 value: recorded"] and found["search, 16 images, 1 value: the model's"]
     assert not found["search, 16 images, 10 values: recorded"]
     assert not found["search, 16 images, 10 values: the model's"]
 

@@ -263,7 +263,7 @@ def test_a_server_that_is_not_there(server: Server, monkeypatch: pytest.MonkeyPa
         endpoint("http://127.0.0.1:1/m:predict", retries=1)(X)
     gone = threading.Event()
     server.reply = lambda images: (gone.wait(5), (200, b""))[1]
-    with pytest.raises(ValueError, match=r"gave no answer in 1 tries: .*timed out"):
+    with pytest.raises(ValueError, match=r"gave no answer in 1 try: .*timed out"):
         endpoint(server.url, retries=0, timeout=0.2)(X)
     gone.set()
 

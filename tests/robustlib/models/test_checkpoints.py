@@ -199,7 +199,7 @@ def test_what_may_change_the_numbers_is_not_dropped(tmp_path: Path):
     for extra in ("head.weight", "temperature", "purifier.0.weight", "normalizer.mean"):
         path = saved(behind("model.", numbers()) | {extra: torch.ones(4)}, tmp_path)
         line = refused(path)
-        assert f"1 tensors too many, first {extra!r}, which may change what it computes" in line
+        assert f"1 tensor too many, first {extra!r}, which may change what it computes" in line
         model, _ = took(path, entry="model")
         assert same(model, numbers())
 

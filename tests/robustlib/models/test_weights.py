@@ -101,7 +101,7 @@ def test_missing_file(tmp_path: Path):
         ),
         (
             lambda w: [w.pop("fc3.bias"), w.update(aux=torch.zeros(1))],
-            "1 tensors missing, first 'net.fc3.bias'; 1 tensors too many, first 'aux'",
+            "1 tensor missing, first 'net.fc3.bias'; 1 tensor too many, first 'aux'",
         ),
     ],
     ids=["missing", "too many", "shape", "missing and too many"],
