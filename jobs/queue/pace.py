@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection, select
 
+from robustlib.settings import EXPLAIN
 from robustq.jobs.store.schema import job, result, sweep_job
 
 LATEST = 2000  # results that are learnt from
@@ -18,19 +19,21 @@ WHOLE_SECONDS = 1.0  # from which on a result counts fully: short ones tell of w
 # What jobs are alike in, from the finest to what they need at least; and how many results a calibration of the job's
 # own model and batch is worth beside them. Costs compare within a network; between networks only for want of better.
 ALIKE: tuple[tuple[tuple[str, ...], float], ...] = (
-    (("kind", "attack", "norm", "arch", "defence", "dataset", "model", "eps"), 0.5),
-    (("kind", "attack", "norm", "arch", "defence", "dataset", "model"), 1.0),
-    (("kind", "attack", "arch"), 2.0),
+    (("kind", "attack", "method", "norm", "arch", "defence", "dataset", "model", "eps"), 0.5),
+    (("kind", "attack", "method", "norm", "arch", "defence", "dataset", "model"), 1.0),
+    (("kind", "attack", "method", "arch"), 2.0),
     (("kind", "arch"), 4.0),
 )
 FAR = 20.0  # times the work of all that is known of other attacks: nothing is concluded, since what comes beside the
 # work, such as the start of a process, counts much in a short job and little in a long one
 SAME_ATTACK = 2  # of these groups, from the finest, are of one attack on one network and its data
-FOR_WANT_OF_BETTER: tuple[tuple[str, ...], ...] = (("arch",), ("kind", "attack"), ("kind",), ())
+FOR_WANT_OF_BETTER: tuple[tuple[str, ...], ...] = (("arch",), ("kind", "attack", "method"), ("kind",), ())
 # A study's name for a model tells networks apart that rows do not: one with dropout at inference takes other passes.
 MODEL = select(sa.func.min(sweep_job.c.model)).where(sweep_job.c.job_id == job.c.id).correlate(job).scalar_subquery()
-OF_A_JOB = tuple(job.c[name] for name in ALIKE[0][0] if name != "model")
-COLUMNS = (*OF_A_JOB, MODEL.label("model"))
+# All explanations are one attack by its name; what comes beside the passes of one is much more than of another.
+METHOD = sa.case((job.c.attack == EXPLAIN, job.c.spec["attack"]["params"]["method"].as_string()))
+OF_A_JOB = tuple(job.c[name] for name in ALIKE[0][0] if name not in ("model", "method"))
+COLUMNS = (*OF_A_JOB, MODEL.label("model"), METHOD.label("method"))
 Group = tuple[Any, ...]
 
 

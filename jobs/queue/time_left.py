@@ -157,7 +157,7 @@ def waiting_jobs(db: Connection, sweep_id: int | None, dead: Collection[str] = (
     query = (
         select(*COLUMNS, job.c.gpu_share, sa.func.sum(job.c.cost), sa.func.max(job.c.cost))
         .where(job.c.id.in_(jobs_of(sweep_id)) & WORK & open_)
-        .group_by(*OF_A_JOB, sa.text("model"), job.c.gpu_share)
+        .group_by(*OF_A_JOB, sa.text("model"), sa.text("method"), job.c.gpu_share)
     )
     found = []
     for row in db.execute(query).mappings():

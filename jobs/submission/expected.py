@@ -134,7 +134,9 @@ def columns_of(planned: Planned) -> dict[str, Any]:
     attack = planned.spec.attack if isinstance(planned.spec, EvalSpec) else None
     about = {name: getattr(attack, name, None) for name in ("norm", "eps")}
     named = {"arch": planned.arch, "defence": planned.defence, "dataset": planned.dataset, "model": planned.model}
-    return about | named | {"kind": planned.spec.kind, "attack": None if attack is None else attack.name}
+    method = attack.params["method"] if attack is not None and attack.name == EXPLAIN else None
+    what = {"kind": planned.spec.kind, "attack": None if attack is None else attack.name, "method": method}
+    return about | named | what
 
 
 def stage_work(name: str, attack: AttackFunction) -> Work:

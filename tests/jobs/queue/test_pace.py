@@ -22,8 +22,8 @@ from robustq.jobs.store.schema import job, result, sweep_job
 from tests.helpers.fake_results import add_result, add_sweep
 
 PGD: dict[str, Any] = {
-    "kind": "eval", "attack": "pgd", "norm": "Linf", "eps": 0.1, "arch": "lenet5", "defence": None, "dataset": "digits",
-    "model": "a",
+    "kind": "eval", "attack": "pgd", "method": None, "norm": "Linf", "eps": 0.1, "arch": "lenet5", "defence": None,
+    "dataset": "digits", "model": "a",
 }  # fmt: skip
 
 
@@ -131,6 +131,27 @@ def test_the_store_tells_of_its_latest_results_on_a_device(made_up: Store):
         add_result(db, sweep_id, "a", "fgsm", 0.1, device="cpu: one", seconds=10.0, recorded_at=5.0, **usual)
         found = learnt_pace(db, "cpu: one", since=10.0)
         assert found.seconds(same, 10) == pytest.approx(50 * 2**0.5)
+
+
+def test_a_method_of_explanations_tells_nothing_of_another(made_up: Store):
+    """A unit of cost takes a hundred times as long in one: each is estimated by its own, also what waits."""
+    costs = {"saliency": 1000.0, "kernel-shap": 10.0}
+    with made_up.begin() as db:
+        sweep_id = add_sweep(db, "s")
+        usual: dict[str, Any] = {"arch": "lenet5", "cost": 10.0, "device": "cpu: one"}
+        for method, seconds in costs.items():
+            spec = {"kind": "eval", "attack": {"name": "explain", "params": {"method": method}}}
+            add_result(db, sweep_id, "a", "explain", 0.1, seconds=seconds, spec=spec, **usual)
+        pace = learnt_pace(db, "cpu: one")
+        for method, seconds in costs.items():
+            asked = about(attack="explain", method=method, defence="pgd")
+            assert pace.seconds(asked, 10) == pytest.approx(seconds)
+            assert pace.seconds(asked, 10, calibrated=seconds) == pytest.approx(seconds)
+        # Of a network that nothing is known of, too.
+        assert pace.seconds(about(attack="explain", method="saliency", arch="b"), 10) == pytest.approx(1000)
+        db.execute(update(job).values(state="queued"))
+        waiting = {some.about["method"]: pace.seconds(some.about, some.cost) for some in waiting_jobs(db, sweep_id)}
+    assert waiting == pytest.approx(costs)
 
 
 def test_time_left_of_running_and_waiting_jobs():
