@@ -4,11 +4,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 
+import numpy as np
 import safetensors.torch
 import torch
 
+from robustlib.attacks.surrogate_training import MOST
 from robustlib.audit.audit import Audit, audit
-from robustlib.datasets.choose import choose
+from robustlib.datasets.choose import choose, spread_by_class
+from robustlib.datasets.lazy_images import LazyImages
 from robustlib.evaluation.batches import Ready
 from robustlib.inference.model_modes import as_images
 from robustlib.metrics import summarise
@@ -25,10 +28,12 @@ def run_audit(spec: EvalSpec, context: Context, ready: Ready) -> Iterator[Progre
     device = torch.device(context.device)
     test = load_data(spec.data)
     rows = choose(test.y, spec.examples, spec.choose)
-    train = None  # a data set to attack only has none: no surrogate can be trained, and none is in what was tried
+    learnt_from = None  # a data set to attack only has none: no surrogate can be trained, and none is in what was tried
     if spec.data.split != "train":
         with where_there(spec.data):
-            train = load_data(spec.data, "train").images[:2000]
+            train = load_data(spec.data, "train")
+            most = spread_by_class(train.y, MOST) if spec.attack.spread_pool else np.arange(min(MOST, len(train)))
+            learnt_from = as_images(LazyImages(train.images)[torch.from_numpy(most)], device)
     assert spec.attack.norm is not None and spec.attack.eps is not None
     steps = audit(
         ready.model,
@@ -37,7 +42,7 @@ def run_audit(spec: EvalSpec, context: Context, ready: Ready) -> Iterator[Progre
         norm=spec.attack.norm,
         eps=spec.attack.eps,
         seed=spec.seed,
-        pool=None if train is None else as_images(torch.from_numpy(train), device),
+        pool=learnt_from,
         device=device,
         ready=ready,
         **spec.attack.params,

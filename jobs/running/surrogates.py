@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from robustlib.attacks.surrogate_training import MOST, train_surrogate
-from robustlib.datasets.choose import choose
+from robustlib.datasets.choose import choose, is_lopsided, spread_by_class
 from robustlib.datasets.lazy_images import ImageSet, LazyImages
+from robustlib.datasets.load import Dataset
 from robustlib.evaluation.batches import Ready, make_ready
 from robustlib.inference.expectation import Expectation
 from robustlib.inference.model_modes import as_images, evaluating, strict_float32
@@ -64,11 +65,12 @@ def surrogate_of(spec: EvalSpec, context: Context) -> Surrogate | None:
     named = spec.attack.surrogate
     if named is not None:
         return Surrogate(make_model_ready(*given(named.model, named.train, spec, context)))
-    return learn(given(spec.model, spec.train, spec, context), spec.examples, spec.choose, spec.eot_draws)
+    chosen = spec.examples, spec.choose, spec.attack.spread_pool
+    return learn(given(spec.model, spec.train, spec, context), *chosen, spec.eot_draws)
 
 
 @lru_cache(maxsize=1)
-def learn(model: Any, examples: Count, choose_by: str, eot_draws: int) -> Surrogate:
+def learn(model: Any, examples: Count, choose_by: str, all_over: bool, eot_draws: int) -> Surrogate:
     """A network trained on the model's answers to images that are not evaluated, if there are others.
 
     model: the arguments of make_model_ready.
@@ -76,7 +78,7 @@ def learn(model: Any, examples: Count, choose_by: str, eot_draws: int) -> Surrog
     start = time.perf_counter()
     _, ref, seed, _, _, name, *_ = model
     ready, device = make_model_ready(*model), torch.device(name)
-    images, words = pool(ref, examples, choose_by)
+    images, words = pool(ref, examples, choose_by, all_over=all_over)
     asked = Expectation(ready.model, eot_draws) if ready.replicas is None else ready.replicas.exact
     # One thread: sums over several may differ in their last bits, and a replay must come to the same network.
     with strict_float32(), evaluating(ready.model), threads_of(1), seeded(seed, "surrogate", device):
@@ -85,15 +87,30 @@ def learn(model: Any, examples: Count, choose_by: str, eot_draws: int) -> Surrog
     return Surrogate(found, words, len(images), time.perf_counter() - start)
 
 
-def pool(ref: DataRef, examples: Count, choose_by: str = "first") -> tuple[Tensor, str]:
-    """Images to learn from, at most MOST, and which they are."""
+def pool(ref: DataRef, examples: Count, choose_by: str = "first", *, all_over: bool = False) -> tuple[Tensor, str]:
+    """Images to learn from, at most MOST, and which they are. all_over: of each class its share,
+    instead of the first ones, see `AttackSpec`.
+    """
+    dataset, places, words = candidates(ref, examples, choose_by)
+    chosen = places[spread_by_class(dataset.y[places], MOST)] if all_over else places[:MOST]
+    return LazyImages(dataset.images)[torch.from_numpy(chosen)], words
+
+
+def candidates(ref: DataRef, examples: Count, choose_by: str) -> tuple[Dataset, np.ndarray, str]:
+    """All images that there are to learn from: their split, their places in it, and which they are."""
     dataset = load_data(ref)
     if ref.split != "train":
         with where_there(ref):  # a data set to attack only has none
-            return LazyImages(load_data(ref, "train").images)[:MOST], "the training split"
-    attacked = choose(dataset.y, examples, choose_by)
-    rest = np.setdiff1d(np.arange(len(dataset)), attacked)[:MOST]
-    images = LazyImages(dataset.images)
+            train = load_data(ref, "train")
+            return train, np.arange(len(train)), "the training split"
+    every = np.arange(len(dataset))
+    rest = np.setdiff1d(every, choose(dataset.y, examples, choose_by))
     if len(rest) >= FEWEST:
-        return images[rest], f"the {ref.split} split, images not attacked"
-    return images[:MOST], "the attacked images"
+        return dataset, rest, f"the {ref.split} split, images not attacked"
+    return dataset, every, "the attacked images"
+
+
+def lies_by_class(ref: DataRef, examples: Count, choose_by: str) -> bool:
+    """Whether the first MOST images that there are to learn from are of few of their classes, as in a folder."""
+    dataset, places, _ = candidates(ref, examples, choose_by)
+    return is_lopsided(dataset.y[places], MOST)

@@ -62,7 +62,15 @@ def resolve(study: Study, origin: Origin, folder: Path, data_folder: Path) -> Re
     asked = [(i, one) for i, one in enumerate(study.attacks) if one.name == TRANSFER and "queries" in one.params]
     finer = [i for i, one in asked if one.norm == "L1"]
     content += [{"whole_steps": finer}] if finer else []
+    # And of surrogates that learn the model's answers, of images that may lie by class: whether they do, the data say.
+    learns = [i for i, one in enumerate(study.attacks) if one.name == AUDIT or is_learnt(one)]
+    content += [{"spread_pool": learns}] if learns or study.audit == "full" else []
     return Resolved(study, origin, ref, train, models, hashlib.sha256(canonical(content).encode()).hexdigest())
+
+
+def is_learnt(attack: StudyAttack) -> bool:
+    """Whether its images are made on a network that learns the model's answers."""
+    return attack.name == TRANSFER and attack.surrogate is None
 
 
 def data_ref(study: Study, origin: Origin, name: str, split: Any) -> DataRef:
@@ -206,7 +214,7 @@ def checked(resolved: Resolved) -> list[Planned]:
         about = {"stated": study.models[label].normalize is not None, "trained": settings[label] is not None}
         LOGGER.info("model %s: is built and shown two images", label)
         guard(origin, ("models", label), data_and_models.check_model, model, resolved.data, **about, tell=notes.append)
-    asked = [(spec, surrogate_of(resolved, spec, i, data_and_models)) for spec, i in attacks]
+    asked = [made_on(resolved, spec, i, data_and_models) for spec, i in attacks]
     jobs: dict[str, Planned] = {}
     for label in study.models:
         for seed in study.seeds:
@@ -253,6 +261,12 @@ def attack_specs(attack: StudyAttack, origin: Origin, where: Path_, parameters: 
         yield (
             spec.model_copy(update={"curve": curve}) if eps and len(curve) > 1 and parameters.has_curve(spec) else spec
         )
+
+
+def made_on(resolved: Resolved, spec: AttackSpec, i: int, data_and_models: Any) -> tuple[AttackSpec, str | None]:
+    """The attack with what its surrogate learns from, where one learns; the model of the study that is one, if any."""
+    label, study, where = surrogate_of(resolved, spec, i, data_and_models), resolved.study, ("attacks", i)
+    return guard(resolved.origin, where, data_and_models.with_pool, spec, label, study, resolved.data), label
 
 
 def surrogate_of(resolved: Resolved, spec: AttackSpec, i: int, data_and_models: Any) -> str | None:

@@ -4,6 +4,8 @@ from typing import Literal
 
 import numpy as np
 
+LOPSIDED = 0.1  # of images, that are of another class than in a choice by chance
+
 
 def choose(y: np.ndarray, examples: int | Literal["all"], how: str = "first") -> np.ndarray:
     """Places of the chosen examples, rising: the first so many, or all where there are no more.
@@ -29,6 +31,18 @@ def spread(n: int, most: int) -> np.ndarray:
     """At most so many places of n, evenly and rising: images of a folder lie by class, the first are all of one."""
     many = min(most, n)
     return np.arange(many) * n // max(many, 1)
+
+
+def is_lopsided(y: np.ndarray, most: int) -> bool:
+    """Whether the first so many are of other classes than all are, in more than a tenth of them beyond what a choice by
+    chance has: data lie by class then. y: classes, shape (N,).
+    """
+    if len(y) <= most:
+        return False
+    shares = np.bincount(y) / len(y)
+    first = np.bincount(y[:most], minlength=len(shares)) / most
+    chance = np.sqrt(2 * shares * (1 - shares) / (np.pi * most))  # the mean deviation of a binomial share
+    return bool(np.abs(first - shares).sum() / 2 > chance.sum() / 2 + LOPSIDED)
 
 
 def spread_by_class(y: np.ndarray, most: int) -> np.ndarray:

@@ -25,6 +25,7 @@ from robustlib.packages.manifest import open_package
 from robustlib.settings import AUDIT, CERTIFY, TRANSFER, TrainSettings
 from robustq.jobs.running.inputs import build_model, build_network, load_data, statistics, unmeasured
 from robustq.jobs.running.package_models import GRADIENTS, defend
+from robustq.jobs.running.surrogates import lies_by_class
 from robustq.jobs.specs import AttackSpec, DataRef, ModelSpec
 from robustq.jobs.study.study import Study
 
@@ -113,6 +114,15 @@ def check_surrogate(attack: str, label: str | None, models: Mapping[str, ModelSp
     except ValueError as error:
         if not asks_for_a_gpu(error):  # which is told of the model itself
             raise
+
+
+def with_pool(spec: AttackSpec, label: str | None, study: Study, ref: DataRef) -> AttackSpec:
+    """The attack with what its surrogate is to learn from, where it learns the model's answers: images from all over
+    the split, where the first of it are of few of its classes. label: of a surrogate that the study names.
+    """
+    if not (spec.name == AUDIT or (spec.name == TRANSFER and label is None)):
+        return spec
+    return spec.model_copy(update={"spread_pool": lies_by_class(ref, study.examples, study.choose)})
 
 
 def check_model(spec: ModelSpec, ref: DataRef, *, stated: bool, trained: bool, tell: Tell | None = None) -> None:

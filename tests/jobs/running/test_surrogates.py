@@ -5,6 +5,7 @@ be, whole or in shards.
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from robustlib.settings import TrainSettings
 from robustq.jobs.errors import SpecError
 from robustq.jobs.results.filters import make_filters
 from robustq.jobs.results.rows import result_rows, with_details
+from robustq.jobs.running.audit import run_audit
+from robustq.jobs.running.context import Context
 from robustq.jobs.running.inputs import load_data
 from robustq.jobs.running.surrogates import learn, pool
 from robustq.jobs.specs import AttackSpec, DataRef, EvalSpec, ModelSpec, SurrogateSpec, TrainSpec, parse
@@ -267,3 +270,56 @@ def test_without_a_training_split_it_learns_from_what_is_not_attacked(tmp_path, 
     images, said = pool(ref, examples_)
     assert words in said
     assert torch.equal(images, torch.from_numpy(load_data(ref, "test").x)[first:])
+
+
+def by_class(folder: Path) -> str:
+    """A data set of folders: 4 classes of 50 images to train on, each of its own grey, and 10 of each to evaluate."""
+    for split, many in (("train", 50), ("test", 10)):
+        for label in range(4):
+            place = folder / "photos" / split / str(label)
+            place.mkdir(parents=True)
+            for i in range(many):
+                Image.fromarray(np.full((8, 8), 60 * label + i, np.uint8)).save(place / f"{i:04}.png")
+    return f"folder:{folder / 'photos'}"
+
+
+LEARNS = """\
+name: s
+models:
+  a: {arch: lenet5, train: {epochs: 1, validation_examples: 10}}
+attacks:
+  - {name: transfer, steps: 3, eps: 0.1}
+  - {name: transfer, steps: 3, eps: 0.1, surrogate: a}
+  - {name: pgd, steps: 3, eps: 0.1}
+audit: full
+examples: 20
+"""
+
+
+def test_of_data_by_class_a_surrogate_learns_all_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The first 40 images are of the first class; such jobs, and no others, have other keys than before."""
+    monkeypatch.setattr("robustq.jobs.running.surrogates.MOST", 40)
+    monkeypatch.setattr("robustq.jobs.running.audit.MOST", 40)
+    found = evals(plan(tmp_path, LEARNS + f"dataset: {by_class(tmp_path)}\n"))
+    marked = {(spec.attack.name, spec.attack.surrogate is None): spec.attack.spread_pool for _, spec in found}
+    assert marked == {
+        ("transfer", True): True, ("audit", True): True, ("transfer", False): False, ("pgd", True): False,
+    }  # fmt: skip
+    assert not any(spec.attack.spread_pool for _, spec in evals(plan(tmp_path, LEARNS)))  # the digits are shuffled
+    (spec,) = [spec for _, spec in found if spec.attack.name == "audit"]
+    greys = {60 * label + i for label in range(4) for i in range(0, 50, 5)}  # ten of each class, evenly
+    images, words = pool(spec.data, spec.examples, all_over=True)
+    assert {int(image.max()) for image in images} == greys and len(images) == 40 and words == "the training split"
+    assert {int(image.max()) for image in pool(spec.data, spec.examples)[0]} == set(range(40))
+    given: list[torch.Tensor] = []
+
+    def audited(*_: Any, **about: Any) -> Iterator[None]:
+        given.append(about["pool"])
+        yield from ()
+
+    monkeypatch.setattr("robustq.jobs.running.audit.audit", audited)
+    for pooled, wanted in ((True, greys), (False, set(range(40)))):
+        one = spec.model_copy(update={"attack": spec.attack.model_copy(update={"spread_pool": pooled})})
+        ready: Any = SimpleNamespace(model=None)
+        assert list(run_audit(one, Context("cpu", ""), ready)) == []
+        assert {round(255 * image.max().item()) for image in given.pop()} == wanted

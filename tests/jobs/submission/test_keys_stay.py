@@ -103,6 +103,15 @@ def test_transfers_whose_steps_in_l1_were_coarser_stand_for_nothing(norm: Norm, 
     assert AttackSpec.model_validate(found.model_dump(mode="json")) == found
 
 
+def test_surrogates_that_learnt_from_few_classes_stand_for_nothing():
+    """Of data that lie by class, and no others."""
+    for name in ("transfer", "audit"):
+        found = complete_attack(name, norm="Linf", eps=0.1, restarts=1, given={})
+        then = found.model_copy(update={"spread_pool": True})
+        assert found.key() != then.key() and "spread_pool" not in found.model_dump()
+        assert AttackSpec.model_validate(then.model_dump(mode="json")) == then
+
+
 class WithTarget(EvalSpec):
     """An evaluation as a later version may have it: with a field that is left out at its default."""
 
@@ -119,7 +128,7 @@ class WithMomentum(AttackSpec):
 
     @model_serializer(mode="wrap")
     def without_nothing(self, dump: Any) -> dict[str, Any]:
-        later = ("surrogate", "whole_steps")
+        later = ("surrogate", "whole_steps", "spread_pool")
         found = {name: value for name, value in dump(self).items() if name not in later or value}
         params = {name: value for name, value in found["params"].items() if (name, value) != ("momentum", 0.0)}
         return found | {"params": params}
