@@ -48,9 +48,10 @@ quick: setup
 quick-tests: setup
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadscope -m "$(QUICK)"
 
-# The same with the lowest versions that pyproject.toml allows, in an environment of its own. Their own warnings of what
-# will change are no errors of ours.
+# The same with the lowest versions that pyproject.toml allows, in an environment of its own; then exports, which take
+# long and depend on the versions most. Warnings of what will change are no errors of ours.
 OLDEST := build/oldest
+OLDER := -W ignore::DeprecationWarning -W ignore::FutureWarning
 OLD := postgres cluster corruptions deploy mlflow tensorboard wandb
 oldest:
 	$(PYTHON) -m venv $(OLDEST)
@@ -59,8 +60,8 @@ oldest:
 		--output-file $(OLDEST)/lowest.txt pyproject.toml
 	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python -r $(OLDEST)/lowest.txt --group dev
 	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps -e .
-	$(OLDEST)/bin/python -m pytest -q -n auto --maxprocesses 8 --dist loadscope \
-		-W ignore::DeprecationWarning -W ignore::FutureWarning -m "$(QUICK)"
+	$(OLDEST)/bin/python -m pytest -q -n auto --maxprocesses 8 --dist loadscope $(OLDER) -m "$(QUICK)"
+	$(OLDEST)/bin/python -m pytest -q $(OLDER) tests/robustlib/export
 
 # Side by side but for Ray, which has all cores to itself. Ray that dies has a process of its own: one that had other Rays
 # before was ended by it, without a word (Ray 2.60). Then how models are called once more, alone and so with two threads:

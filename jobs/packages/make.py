@@ -21,6 +21,7 @@ from robustlib.export.programs import INPUT, OUTPUT, Programs, export_programs
 from robustlib.export.quantisation import quantised
 from robustlib.inference.expectation import is_randomised
 from robustlib.inference.model_modes import as_images, evaluating, strict_float32
+from robustlib.inference.wrappers import unwrapped
 from robustlib.models import is_black_box
 from robustlib.models.layers import Normalize
 from robustlib.models.onnx_model import WithGradients
@@ -139,10 +140,11 @@ def network_of(store: Store | None, chosen: Chosen, dataset: Dataset) -> tuple[n
     weights = {chosen.train: chosen.weights} if chosen.train and chosen.weights else {}
     context = Context("cpu", store.artifacts if store is not None else "", str(Path.cwd()), weights)
     inside = chosen.model.model_copy(update={"defence": ()})
-    bare = found(trained_model, inside, dataset, chosen.seed, context, chosen.train).to(CPU)
-    model = defend(bare, chosen.model)
-    if is_black_box(model) or any(isinstance(layer, WithGradients) for layer in model.modules()):
+    bare = found(trained_model, inside, dataset, chosen.seed, context, chosen.train)
+    if is_black_box(bare) or any(isinstance(layer, WithGradients) for layer in bare.modules()):
         raise SpecError(f"{chosen.name} only answers, or is a program already: expected a network to be exported")
+    bare = mended(unwrapped, bare).to(CPU)  # so that weights have the network's own names, and DataParallel no GPU
+    model = defend(bare, chosen.model)
     some = as_images(LazyImages(dataset.images)[:16], CPU)
     with evaluating(model), strict_float32():
         classes = mended(check_classes, model, some, dataset.num_classes)

@@ -114,7 +114,7 @@ class Service:
 
     async def card(self, request: Request) -> Response:
         wanted = request.headers.get("accept", "")
-        as_text = request.url.path.endswith(".md") or "text/markdown" in wanted
+        as_text = request.scope["path"].endswith(".md") or "text/markdown" in wanted
         data, kind = (self.facts.text, "text/markdown") if as_text else (self.facts.card, "application/json")
         return Response(data, headers=HEADERS | {"Vary": "Accept"}, media_type=kind)
 
@@ -210,7 +210,8 @@ async def refused(request: Request, error: Exception) -> Response:
 async def unknown(request: Request, error: Exception) -> Response:
     """A path that is none, or asked by another method."""
     assert isinstance(error, HTTPException)
-    place, allowed = brief(request.url.path, 80), (error.headers or {}).get("Allow")
+    # Not `request.url`, which older versions of Starlette cannot make of any Host header.
+    place, allowed = brief(request.scope["path"], 80), (error.headers or {}).get("Allow")
     if error.status_code == 404:
         known = [route.path for route in request.app.state.service.routes() if isinstance(route, Route)]
         line = f"there is no {place} here, expected one of: {', '.join(known)}"

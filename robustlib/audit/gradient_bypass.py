@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from robustlib.inference.compiler_stance import uncompiled
 from robustlib.inference.model_modes import copied
 from robustlib.model_calls import ask, hand, rows_of
 
@@ -106,6 +107,8 @@ class DifferentiableModel(nn.Module):
     def run(self, x: Tensor, modes: list[TorchFunctionMode]) -> Tensor:
         given = hand(self.model, x)  # out of the modes, which would see the copy made
         with ExitStack() as stack:
+            if self.before or self.across:
+                stack.enter_context(uncompiled())
             for name, line in self.before.items():
                 hook = self.model.get_submodule(name).register_forward_pre_hook(input_surrogate_hook(x, *line))
                 stack.callback(hook.remove)
@@ -162,7 +165,7 @@ def watch_calls(model: nn.Module, see: Callable[[str, nn.Module, Tensor, Tensor]
 
         return shown
 
-    with ExitStack() as stack:
+    with uncompiled(), ExitStack() as stack:
         for name, layer in model.named_modules():
             if name and not isinstance(layer, torch.jit.ScriptModule):  # which takes none
                 stack.callback(layer.register_forward_hook(hook(name)).remove)

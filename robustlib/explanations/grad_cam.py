@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlib.explanations.variants import groups
+from robustlib.inference.compiler_stance import uncompiled
 from robustlib.inference.oracle import as_oracle
 from robustlib.input_checks import checked
 from robustlib.losses import pick
@@ -31,7 +32,7 @@ def grad_cam(model: nn.Module, x: Tensor, target: Tensor, *, layer: str | None =
     for rows in groups(len(x), size):
         # Filled up here, so that the layer's rows are known to be those of the images.
         places = torch.arange(rows.start, rows.start + size, device=x.device).clamp(max=rows.stop - 1)
-        with watching(chosen) as seen:
+        with uncompiled(), watching(chosen) as seen:
             oracle.value_and_grad(x[places], pick, target[places])
         if "gradient" not in seen:
             raise ValueError(f"grad_cam: the target's logit does not depend on what layer {name!r} gives")
@@ -59,7 +60,7 @@ def find_layer(oracle: nn.Module, x: Tensor, layer: str | None) -> tuple[str, nn
         if convolved and isinstance(answer, Tensor) and answer.ndim == 4 and min(answer.shape[-2:]) >= 2:
             last[:] = [name]
 
-    with ExitStack() as hooks:
+    with uncompiled(), ExitStack() as hooks:
         for name, module in named.items():
             hooks.callback(
                 module.register_forward_hook(lambda module, _, answer, name=name: look(name, module, answer)).remove

@@ -1,7 +1,5 @@
 """Sanity of an explanation: does it depend on the weights, and does it find what the class depends on?"""
 
-import copy
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -10,6 +8,7 @@ from robustlib.checks.explanation_sanity import sanity_checks
 from robustlib.checks.thresholds import PASS
 from robustlib.explanations.curves import deletion, insertion
 from robustlib.explanations.measures import signed_spearman
+from robustlib.inference.model_modes import copied
 from robustlib.rng import Draws, generator, seeded
 
 
@@ -18,7 +17,7 @@ def with_random_weights(model: nn.Module, *, seed: int = 0) -> nn.Module:
 
     Layers that can are initialised anew; the entries of all other parameters are shuffled.
     """
-    found = copy.deepcopy(model)
+    found = copied(model)
     order = generator(seed, "explanations/randomised")
     device = next((parameter.device for parameter in found.parameters()), torch.device("cpu"))
     with seeded(seed, "explanations/randomised", device), torch.no_grad():

@@ -1,6 +1,6 @@
 """A network as programs: `model.onnx` for ONNX Runtime, `model.pt2` for torch, for any number of images."""
 
-import copy
+import inspect
 import io
 import json
 import warnings
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.inference.model_modes import evaluating, strict_float32
+from robustlib.inference.wrappers import unwrapped
 from robustlib.packages.onnx_session import CLASSES, check_installed, first_line
 
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
@@ -36,7 +37,7 @@ def export_programs(model: nn.Module, x: Tensor, classes: Sequence[str] = ()) ->
     if len(x) != 2:
         raise ValueError(f"expected two images to export by, got {len(x)}")
     # A copy: layouts of weights that suit a CPU are nobody else's business.
-    net = copy.deepcopy(model).to("cpu", memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+    net = unwrapped(model).to("cpu", memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     x = x.detach().to("cpu").contiguous()
     with evaluating(net), strict_float32(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of exporters about themselves: what they make is compared with the model
@@ -53,9 +54,20 @@ def export_programs(model: nn.Module, x: Tensor, classes: Sequence[str] = ()) ->
 
 def exported(net: nn.Module, x: Tensor) -> Any:
     """The graph of torch.export, without the places of the files that it was traced from."""
+    for name, layer in net.named_modules():
+        if isinstance(layer, torch.jit.ScriptModule):
+            part = f"its layer {name!r}" if name else "it"
+            raise ValueError(
+                f"the model cannot be exported by torch.export: {part} is TorchScript: "
+                "expected the module that was scripted or traced"
+            )
+    axes: Any = ({0: torch.export.Dim(BATCH)},)
+    first = next(iter(inspect.signature(net.forward).parameters.values()), None)
+    if first is not None and first.kind is first.VAR_POSITIONAL:  # its images are one tuple, by forward(*args)
+        axes = (axes,)
     try:
         # Not strict, as newer PyTorch does it: 2.6 failed where torch.compile had given up another model before.
-        program = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim(BATCH)},), strict=False)
+        program = torch.export.export(net, (x,), dynamic_shapes=axes, strict=False)
     except Exception as error:  # tracing a user's model may raise anything
         raise ValueError(f"the model cannot be exported by torch.export: {told(error)}") from error
     for graph in program.graph_module.modules():

@@ -14,6 +14,7 @@ from robustlib.inference.fast_layers import HalvingPool, ReluPool, even
 from robustlib.inference.graph_rewriting import halve, is_a, join_pool_and_relu, only_user, pool_first, replace, traced
 from robustlib.inference.model_modes import copied
 from robustlib.inference.replica import Replica
+from robustlib.inference.wrappers import hooked
 from robustlib.memory import out_of_memory
 
 
@@ -54,11 +55,6 @@ def pooled_first(model: nn.Module) -> nn.Module:
         parameter.requires_grad_(False)
     let_go(graph)
     return graph
-
-
-def hooked(layer: nn.Module) -> bool:
-    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(layer, name) for name in names)
 
 
 def join_norm_and_pool(graph: fx.GraphModule) -> None:

@@ -22,6 +22,7 @@ from robustlib.inference.graph_rewriting import fold, normalises, steady_linear
 from robustlib.inference.model_modes import copied, layout
 from robustlib.inference.replica import Replica
 from robustlib.inference.replicas import Replicas
+from robustlib.inference.wrappers import unwrapped
 from robustlib.memory import out_of_memory
 from robustlib.model_calls import ask
 
@@ -242,17 +243,25 @@ def let_go(net: nn.Module) -> None:
             layer.graph.owning_module = None
 
 
+def searched(model: nn.Module) -> nn.Module:
+    """A copy to search on: on CUDA devices of what is inside of wrappers, which no trace goes through.
+
+    On CPUs stored results must replay to the bit: there this waits for the next version of the kernels.
+    """
+    return unwrapped(model) if any(weights.is_cuda for weights in model.parameters()) else copied(model)
+
+
 def plain(model: nn.Module) -> tuple[nn.Module, str]:
-    return copied(model), "as given"
+    return searched(model), "as given"
 
 
 def folded(model: nn.Module) -> tuple[nn.Module, str]:
-    return fold(copied(model)), "folded"
+    return fold(searched(model)), "folded"
 
 
 def fused(model: nn.Module) -> tuple[nn.Module, str]:
     """Raises ValueError where there is nothing to fuse: the folded form then is the same."""
-    net = fold(copied(model))
+    net = fold(searched(model))
     if not fuse(net):
         raise ValueError("no convolution has a ReLU after it")
     return net, "fused"

@@ -18,6 +18,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from robustlib.inference import cuda_graphs
 from tests.helpers.torch_errors import AcceleratorError
 
 
@@ -201,8 +202,10 @@ class FakeCuda:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    """Put it in the place of torch.cuda, for tensors on the CPU."""
+    """Put it in the place of torch.cuda, for tensors on the CPU: that of a PyTorch which forgets failed recordings."""
     fake = FakeCuda()
+    monkeypatch.setattr(cuda_graphs, "NEVER_FORGETS", False)
+    monkeypatch.setattr(cuda_graphs, "spoilt", [])
     names = {
         "CUDAGraph": lambda *_, **__: Graph(fake.memory),
         "graph": fake.graph,

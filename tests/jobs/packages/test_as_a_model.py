@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from click.testing import CliRunner
 
@@ -103,15 +104,27 @@ def test_its_passes_cost_what_those_of_its_network_do(made: Made, tmp_path: Path
 CODE = (
     "import torch\nfrom torch import nn\n"
     "def build():\n    torch.manual_seed(0)\n"
-    "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))\n"
+    "    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))\n"
+    "    return {}\n"
 )
 
 
 @pytest.mark.slow
-def test_code_that_the_user_trusts_lends_its_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch.compile
+@pytest.mark.parametrize(
+    "model",
+    [
+        "net",
+        "torch.compile(net, backend='eager')",
+        "nn.Sequential(torch.compile(net, backend='eager'))",
+        "nn.DataParallel(net)",
+        "torch.optim.swa_utils.AveragedModel(net)",
+    ],
+)
+def test_code_that_the_user_trusts_lends_its_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str):
     """Of a package of a user's own network, with a first layer; code of another hash is not run."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "m.py").write_text(CODE)
+    (tmp_path / "m.py").write_text(code := CODE.format(model))
     options: dict[str, Any] = {"weights": None, "normalize": None, "mean": "0.3", "std": "0.4", "dataset": "digits"}
     chosen = model_by_options(options | {"model": "m.py:build"})
     made = make_package(None, chosen, tmp_path / "p", QUICK, lambda line: None)
@@ -120,8 +133,10 @@ def test_code_that_the_user_trusts_lends_its_gradient(tmp_path: Path, monkeypatc
     assert len(expand(resolved(made.place, PGD, **given))) == 1
     data = load.load("digits", "test")
     x = torch.from_numpy(data.x[:8]).float() / 255
-    model, net = build_network(spec, data, 0), build_network(chosen.model, data, 0)
-    ((logits, _, slopes), (own, _, wanted)) = (pull(one, x, lambda z: z[:, :2]) for one in (model, net))
+    names = safetensors.torch.load((made.place / "model.safetensors").read_bytes()).keys()
+    assert not any("_orig_mod" in name for name in names)
+    lent, net = build_network(spec, data, 0), build_network(chosen.model, data, 0)
+    ((logits, _, slopes), (own, _, wanted)) = (pull(one, x, lambda z: z[:, :2]) for one in (lent, net))
     assert torch.equal(slopes, wanted) and torch.allclose(logits, own, atol=1e-5) and slopes.abs().max() > 0
     for options, line in (
         ({"gradients": "m.py"}, "cannot be built: expected gradients as FILE.py:factory, got 'm.py'"),
@@ -131,7 +146,7 @@ def test_code_that_the_user_trusts_lends_its_gradient(tmp_path: Path, monkeypatc
     ):
         with pytest.raises(SpecError, match=line):
             expand(resolved(made.place, SQUARE, options=options))
-    (tmp_path / "m.py").write_text("open('ran', 'w')\n" + CODE)
+    (tmp_path / "m.py").write_text("open('ran', 'w')\n" + code)
     with pytest.raises(SpecError, match=r"m.py is not the code that the package was made with, by its hash"):
         expand(resolved(made.place, PGD, **given))
     assert not (tmp_path / "ran").exists()

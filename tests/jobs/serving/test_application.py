@@ -140,6 +140,7 @@ def test_what_cannot_be_read_is_one_line(port, path):
 
 def test_paths_and_methods_that_are_none_are_one_line(port):
     assert "there is no '/elsewhere' here, expected one of: /predict, /v1/" in line_of(ask(port, "/elsewhere"))
+    assert "there is no '/elsewhere' here" in line_of(ask(port, "/elsewhere", Host="["))  # of which no URL is made
     other = ask(port, "/v1/models/net:predict", b"{}", "application/json")
     assert other.status == 404 and V1 in line_of(other)
     found = ask(port, "/predict")

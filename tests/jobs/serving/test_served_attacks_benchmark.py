@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustlib.models.black_box import BlackBoxModel
 
+pytest.importorskip("tabulate", reason="needs the dependency group `peers`")
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 SQUARE = ["--examples", "12", "--eps", "0.08", "--queries", "40", "--seed", "3"]
 

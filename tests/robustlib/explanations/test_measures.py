@@ -110,6 +110,13 @@ def test_parameters_of_no_known_layer_are_shuffled():
     assert not torch.equal(shuffled, torch.arange(50.0)) and sorted(shuffled.tolist()) == list(range(50))
 
 
+def test_a_model_that_keeps_what_it_answered_has_random_weights_too():
+    """A tensor that a graph made, which deepcopy takes by itself for an error."""
+    net = nn.Linear(3, 2)
+    net.last = net(torch.zeros(1, 3))
+    assert not torch.equal(next(with_random_weights(net).parameters()), net.weight)
+
+
 def test_faults_name_what_speaks_against_an_explanation():
     gains = np.linspace(0.1, 0.3, 40)
     nothing = np.linspace(-0.1, 0.1, 40)

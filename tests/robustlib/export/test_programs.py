@@ -3,6 +3,7 @@
 import copy
 import io
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from robustlib.export.square_attack import attack_program
 from robustlib.models import build
 from robustlib.models.onnx_model import onnx_model
 from robustlib.packages.onnx_session import OnnxSession
+from tests.helpers.wrapped import WRAPPERS, Wrap, network
 
 pytestmark = pytest.mark.slow  # programs are exported
 
@@ -142,6 +144,52 @@ def test_latency_is_that_of_the_calls():
     found = latencies(lambda x: calls.append(len(x)), np.zeros((3, 1, 2, 2), np.float32), seconds=0.0)
     assert [one.batch for one in found] == [1, 32] and calls == [1] * 25 + [32] * 25
     assert all(0 <= one.p50 <= one.p99 and one.runs == 20 for one in found)
+
+
+@pytest.fixture(scope="module")
+def bare_onnx() -> bytes:
+    return export_programs(network(), torch.zeros(2, 1, 4, 4)).onnx
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=list(WRAPPERS))
+def test_what_pytorch_wraps_is_exported_as_it_is_without(wrap: Wrap, bare_onnx: bytes):
+    """The same bytes, since only what is inside is in the program; also of a model that was called before."""
+    x, model = torch.rand(2, 1, 4, 4), wrap(network())
+    model(x)
+    try:
+        assert export_programs(model, x).onnx == bare_onnx
+    finally:
+        torch._dynamo.reset()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+class Handing(nn.Module):
+    """A wrapper as people write them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def forward(self, *args: torch.Tensor) -> torch.Tensor:
+        return self.net(*args)
+
+
+def test_a_forward_of_any_arguments_is_exported():
+    x = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    net = Handing().eval()
+    found = comparison.compare(net, OnnxSession(export_programs(net, x[:2]).onnx, "model.onnx"), x)
+    assert found.difference <= 0.1 * comparison.tolerance(found.network)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # that it is deprecated
+def test_torchscript_is_refused_in_one_line():
+    x = torch.rand(2, 1, 4, 4)
+    parts: list[Any] = [torch.jit.script(network()), torch.jit.trace(network(), x)]
+    for part in parts:
+        for model, which in ((part, "it"), (nn.Sequential(nn.Identity(), part), "its layer '1'")):
+            with pytest.raises(ValueError, match=rf"^the model cannot be exported by torch.export: {which} is TorchSc"):
+                export_programs(model, x)
 
 
 class Branching(nn.Module):

@@ -25,8 +25,6 @@ SIZES = (8, 32)
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    monkeypatch.setattr(cuda_graphs, "spoilt", [])
-    monkeypatch.setattr(cuda_graphs, "NEVER_FORGETS", False)
     return install(monkeypatch)
 
 
