@@ -10,8 +10,8 @@ from torch.fx.passes.shape_prop import ShapeProp
 from robustlib.bounds.known_layers import ARITHMETIC, FUNCTIONS, MODULES, UnknownLayer, torchvision_normalisation
 from robustlib.bounds.layers import Add, Layer, ScaleShift, Shape
 from robustlib.bounds.network import Network, Node
-from robustlib.inference.exact_copy import hooked
 from robustlib.inference.graph_rewriting import normalises, traced
+from robustlib.inference.wrappers import hooked
 
 AGREES = 1e-4  # of the logits' standard deviation: how far a network's own answer may lie from its model's
 
