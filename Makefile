@@ -61,7 +61,7 @@ oldest:
 	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python -r $(OLDEST)/lowest.txt --group dev
 	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps -e .
 	$(OLDEST)/bin/python -m pytest -q -n auto --maxprocesses 8 --dist loadscope $(OLDER) -m "$(QUICK)"
-	$(OLDEST)/bin/python -m pytest -q $(OLDER) tests/robustlib/export
+	$(OLDEST)/bin/python -m pytest -q $(OLDER) tests/robustlib/export tests/robustlib/inference/test_wrappers.py
 
 # Side by side but for Ray, which has all cores to itself. Ray that dies has a process of its own: one that had other Rays
 # before was ended by it, without a word (Ray 2.60). Then how models are called once more, alone and so with two threads:
