@@ -189,7 +189,8 @@ class AttackSpec(Spec):
     on; a network that learns the model's answers where it is None.  whole_steps: that a search in L1 whose model is
     asked on the way has the steps of the whole. Once those of its parts were coarser: results from then must not stand
     for these.  spread_pool: that a surrogate learns from images from all over its split, whose first ones are of few of
-    its classes. Once it was these.
+    its classes. Once it was these.  surrogate_gradients: of an audit, that what stands in for parts without a gradient
+    has one. Once it had none, and such parts were not gone round.
     """
 
     name: str
@@ -201,11 +202,12 @@ class AttackSpec(Spec):
     surrogate: SurrogateSpec | None = None
     whole_steps: bool = False
     spread_pool: bool = False
+    surrogate_gradients: bool = False
 
     @model_serializer(mode="wrap")
     def without_nothing(self, dump: Any) -> dict[str, Any]:
         """As attacks were stored before there were surrogates, where there is none: keys stay what they were."""
-        later = ("surrogate", "whole_steps", "spread_pool")
+        later = ("surrogate", "whole_steps", "spread_pool", "surrogate_gradients")
         return {name: value for name, value in dump(self).items() if name not in later or value}
 
     @property

@@ -138,8 +138,9 @@ def input_surrogate_hook(x: Tensor, slope: Tensor, offset: Tensor) -> Callable[[
     """A hook by which a module gets the same input, with the gradient of a linear surrogate from the images."""
 
     def hook(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
-        line = x * slope.to(x) + offset.to(x)
-        return (line + (inputs[0].detach() - line.detach()), *inputs[1:])
+        with torch._C.DisableTorchFunction():  # StraightThrough would attach what is detached, and the halves cancel
+            line = x * slope.to(x) + offset.to(x)
+            return (line + (inputs[0].detach() - line.detach()), *inputs[1:])
 
     return hook
 
@@ -148,8 +149,9 @@ def surrogate_hook(slope: Tensor, offset: Tensor) -> Callable[[nn.Module, tuple[
     """A hook by which a module gives the same output, with the gradient of a linear surrogate from its input."""
 
     def hook(module: nn.Module, inputs: tuple[Any, ...], out: Tensor) -> Tensor:
-        line = inputs[0] * slope.to(out) + offset.to(out)
-        return line + (out.detach() - line.detach())
+        with torch._C.DisableTorchFunction():  # as above
+            line = inputs[0] * slope.to(out) + offset.to(out)
+            return line + (out.detach() - line.detach())
 
     return hook
 

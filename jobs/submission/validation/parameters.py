@@ -142,7 +142,8 @@ def complete_audit(norm: Any, eps: float | None, restarts: int, given: dict[str,
     if norm not in NORMS or eps is None or restarts != 1:
         raise ValueError(f"{AUDIT} expects a norm ({', '.join(NORMS)}), an eps above 0, and no restarts")
     known = {"queries": keywords(audit)["queries"]}
-    return AttackSpec(name=AUDIT, norm=norm, eps=eps, params=check_params(AUDIT, known, given))
+    params = check_params(AUDIT, known, given)
+    return AttackSpec(name=AUDIT, norm=norm, eps=eps, params=params, surrogate_gradients=True)
 
 
 def complete_defence(defence: DefenceSpec) -> DefenceSpec:

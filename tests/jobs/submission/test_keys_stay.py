@@ -37,7 +37,7 @@ ATTACK_KEYS = {
     "fab-t": "743625e2e087", "square": "3f3c40bac865", "deepfool": "ad93633e03e9", "cw": "3a1806d296b1",
     "fmn": "bd4407d9bee5", "spsa": "f40eff7ac0e4", "nes": "5f0cd6d9b819", "hopskipjump": "d3bbf4944886",
     "noise": "2f61121356fd", "transfer": "b5179dcdb9d8", "corruption": "1ea912386ab4", "autoattack": "f270342642ee",
-    "audit": "f0dd3434d4d4", "certify": "0e929dd94c84",
+    "audit": "bb85ab4bfb2f", "certify": "0e929dd94c84",
 }  # fmt: skip
 DEFENCE_KEYS = {
     "jpeg": "7d839a5e6182", "bit_depth": "b3c6afb84391", "median": "5b7807ade373", "resize_pad": "b87c0825c093",
@@ -103,6 +103,13 @@ def test_transfers_whose_steps_in_l1_were_coarser_stand_for_nothing(norm: Norm, 
     assert AttackSpec.model_validate(found.model_dump(mode="json")) == found
 
 
+def test_audits_whose_surrogates_had_no_gradient_stand_for_nothing():
+    found = complete_attack("audit", norm="Linf", eps=0.1, restarts=1, given={})
+    then = found.model_copy(update={"surrogate_gradients": False})
+    assert found.key() != then.key() and "surrogate_gradients" not in then.model_dump()
+    assert AttackSpec.model_validate(found.model_dump(mode="json")) == found
+
+
 def test_surrogates_that_learnt_from_few_classes_stand_for_nothing():
     """Of data that lie by class, and no others."""
     for name in ("transfer", "audit"):
@@ -128,7 +135,7 @@ class WithMomentum(AttackSpec):
 
     @model_serializer(mode="wrap")
     def without_nothing(self, dump: Any) -> dict[str, Any]:
-        later = ("surrogate", "whole_steps", "spread_pool")
+        later = ("surrogate", "whole_steps", "spread_pool", "surrogate_gradients")
         found = {name: value for name, value in dump(self).items() if name not in later or value}
         params = {name: value for name, value in found["params"].items() if (name, value) != ("momentum", 0.0)}
         return found | {"params": params}

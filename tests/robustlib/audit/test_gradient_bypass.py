@@ -1,0 +1,54 @@
+"""Differentiable forms: the model's own answers, with the gradient of what stands in for parts that have none."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustlib.audit.attack_plan import Target, differentiable_forms
+from robustlib.audit.gradient_bypass import DifferentiableModel
+from tests.helpers.broken_defences import numpy_inside
+
+SLOPE, OFFSET = torch.tensor([2.0]).reshape(1, 1, 1, 1), torch.tensor([0.5]).reshape(1, 1, 1, 1)
+
+
+class Coarse(nn.Module):
+    """Steps that numpy takes: no gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy((2 * x.detach().numpy() + 0.5).round(1))
+
+
+def linear() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
+
+
+@pytest.mark.parametrize("steps", [False, True])
+@pytest.mark.parametrize("place", ["before", "across"])
+def test_a_surrogate_gives_its_gradient_and_no_other_answer(place: str, steps: bool):
+    """Within a straight-through estimator too, which attaches whatever is detached."""
+    model = nn.Sequential(Coarse(), *linear()).eval()
+    name = "1" if place == "before" else "0"  # the layer after, or the one that has no gradient
+    form = DifferentiableModel(model, steps=steps, **{place: {name: (SLOPE, OFFSET)}})
+    x = torch.rand(5, 1, 4, 4).requires_grad_()
+    logits = form(x)
+    assert torch.allclose(logits, model(x), atol=1e-6)
+    (found,) = torch.autograd.grad(logits[:, 1].sum(), x)
+    layer = model[2]
+    assert isinstance(layer, nn.Linear)
+    assert torch.allclose(found, 2 * layer.weight[1].reshape(1, 1, 4, 4).expand_as(found), atol=1e-6)
+
+
+def test_what_leaves_torch_on_the_way_is_gone_round():
+    """Backward pass differentiable approximation (Athalye et al. 2018): its form has the gradient of the network."""
+    net, x = linear(), torch.rand(32, 1, 4, 4)
+    model = numpy_inside(net).eval()
+    target = Target(model, x, model(x).argmax(1), "Linf", 0.1, False, False)
+    forms = {name: form for name, _, form in differentiable_forms(target, x)}
+    assert "straight through all before the first layer" in forms
+    form = forms["straight through all before the first layer"]
+    x = x[:4].clone().requires_grad_()
+    (found,) = torch.autograd.grad(form(x)[:, 0].sum(), x)
+    layer = net[1]
+    assert isinstance(layer, nn.Linear)
+    assert torch.allclose(found, layer.weight[0].reshape(1, 1, 4, 4).expand_as(found), rtol=0.05)  # a slope near 1
