@@ -188,7 +188,8 @@ class AttackSpec(Spec):
     curve: radii, rising, that are searched as one; `eps` is one of them.  surrogate: what `transfer` makes its images
     on; a network that learns the model's answers where it is None.  whole_steps: that a search in L1 whose model is
     asked on the way has the steps of the whole. Once those of its parts were coarser: results from then must not stand
-    for these.
+    for these.  split_sums: that an explanation's sums of gradients are taken behind a model's first layers, which has
+    other last bits than sums of whole passes, as once they were.
     """
 
     name: str
@@ -199,11 +200,13 @@ class AttackSpec(Spec):
     params: dict[str, Any] = {}
     surrogate: SurrogateSpec | None = None
     whole_steps: bool = False
+    split_sums: bool = False
 
     @model_serializer(mode="wrap")
     def without_nothing(self, dump: Any) -> dict[str, Any]:
         """As attacks were stored before there were surrogates, where there is none: keys stay what they were."""
-        return {name: value for name, value in dump(self).items() if name not in ("surrogate", "whole_steps") or value}
+        later = ("surrogate", "whole_steps", "split_sums")
+        return {name: value for name, value in dump(self).items() if name not in later or value}
 
     @property
     def recipe(self) -> str:
