@@ -32,11 +32,13 @@ SEARCHED = 32  # images that one search holds; fixed, so that an image's bits do
 class Explained:
     """A model ready to be explained, in eval mode and strict float32.
 
-    model: as given.  oracle: the same at fixed batch sizes.  sample: some images, to compare copies on.
+    model: as given.  oracle: the same at fixed batch sizes.  sums: the same, whose sums of gradients are taken in parts
+    and may differ by rounding.  sample: some images, to compare copies on.
     """
 
     model: nn.Module
     oracle: Replica
+    sums: Oracle
     device: torch.device
     sample: Tensor = field(repr=False)
 
@@ -44,11 +46,6 @@ class Explained:
     def quick(self) -> Oracle:
         """The model to the bit, in less time, without its own layers."""
         return exact_copy(self.oracle, self.model, self.sample)
-
-    @cached_property
-    def sums(self) -> Oracle:
-        """The model, whose sums of gradients are taken in parts: they may differ by rounding."""
-        return split_copy(self.oracle, self.model, self.sample)
 
 
 @contextmanager
@@ -65,7 +62,8 @@ def explained(model: nn.Module, x: Tensor, device: torch.device | None = None) -
         oracle = exact_replica(model, sample)
         if not oracle.sizes:
             raise ValueError("explain: the model's answer for an image depends on the other images of its batch")
-        yield Explained(model, oracle, device, sample)
+        # Now, and not where a sum is first asked for: a model with hooks, as checks have it meanwhile, is not split.
+        yield Explained(model, oracle, split_copy(oracle, model, sample), device, sample)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class SplitReplica(Replica):
             own = [row[chunk] for row in rows]
             return self.through_head(end[chunk], lambda sums, ends: self.add_lines(sums, starts, ends, wanted, own))
 
-        return self.fitting(lambda: [some(images) for images in groups(len(end), self.sizes[-1])], len(places))
+        return self.fitting(lambda: [some(images) for images in groups(len(end), self.sizes[-1])], end, len(places))
 
     def gradient_sum(self, x: Tensor, points: Points, weights: Sequence[float], loss: Loss, *rows: Tensor) -> Tensor:
         def call() -> list[Tensor]:
@@ -94,15 +94,16 @@ class SplitReplica(Replica):
             chunks = (slice(some.start, some.stop) for some in groups(len(x), self.sizes[-1]))
             return [self.through_head(x[chunk], lambda into, _, own=sums[chunk]: put(own, into)) for chunk in chunks]
 
-        return self.fitting(call, len(weights))
+        return self.fitting(call, x, len(weights))
 
-    def fitting(self, call: Callable[[], list[Tensor]], points: int) -> Tensor:
-        """The gradients that the call gives, joined; with smaller batches where memory does not hold them."""
+    def fitting(self, call: Callable[[], list[Tensor]], x: Tensor, points: int) -> Tensor:
+        """The gradients by the images that the call gives; in smaller batches where memory does not hold them."""
         check_mode()
         while True:
             try:
                 with self.arithmetic():
-                    found = torch.cat(call())
+                    # As the images lie: what is computed of a map may have other last bits where it lies otherwise.
+                    found = torch.empty_like(x).copy_(torch.cat(call()))
                 break
             except Exception as error:
                 if not out_of_memory(error) or not self.shrink(self.sizes[-1]):

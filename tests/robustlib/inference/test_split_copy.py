@@ -165,6 +165,19 @@ def test_equal_pixels_share_nothing():
     assert torch.allclose(found, expected, atol=1e-6)
 
 
+def test_sums_lie_in_memory_as_the_images_do():
+    """Of one channel too, where two orders are one: an operation on the map may choose its way by the strides."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10)).eval()
+    x = torch.rand(16, 1, 8, 8)
+    copy = split_copy(exact_replica(model, x), model, x)
+    assert isinstance(copy, SplitReplica)
+    for like in (x, torch.empty_strided(x.shape, (64, 1, 8, 1)).copy_(x)):
+        given = [1.0], pick, torch.arange(16) % 10
+        for found in (copy.line_gradient_sum(like, like, [0.5], *given), copy.gradient_sum(like, lambda k: x, *given)):
+            assert found.stride() == like.stride()
+
+
 def test_memory_that_ran_out_leaves_smaller_batches(monkeypatch: pytest.MonkeyPatch):
     _, copy = split(pooled)
     x, y = images(8)
