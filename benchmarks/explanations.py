@@ -32,7 +32,8 @@ from robustlib.models import build
 from robustlib.number_text import counted
 from robustlib.rng import seeded
 
-OURS, CAPTUM, BATCHED, FLOOR = "robustq", "captum", "captum, batched", "convolutions alone"
+OURS, CAPTUM, BATCHED = "robustq", "captum", "captum, batched"
+FLOOR, WHOLE = "convolutions alone", "with the first layer"
 PASSES = "integrated-gradients"  # a method that is passes for gradients and nothing else
 GOALS = {PASSES: 2.0, "kernel-shap": 3.0}  # times captum's speed
 SHORT: dict[str, dict[str, Any]] = {}  # options of methods; those of the signatures where there are none
@@ -43,7 +44,8 @@ class Row:
     """What a library took for a method. seconds: the median, least and most of `runs`, for so many images.
 
     times: milliseconds an image of the quicker captum over ours; times_defaults: of captum at its defaults.
-    times_floor: the quicker captum over the convolutions and matrix products of the same passes, by PyTorch in float32.
+    times_floor: the quicker captum over the convolutions and matrix products of the same passes behind the first
+    layer, by PyTorch in float32; times_whole: with that layer.
     largest_difference: of an image's maps, over the largest entry of captum's, on `compared` images, of the same draws
     where a method draws; median_difference: of most images. Where a ReLU's input is all but zero, rounding alone
     decides whether its gradient counts: off_float64 is that of ours from captum's maps in float64, captum_off_float64
@@ -61,6 +63,7 @@ class Row:
     times: float | None = None
     times_defaults: float | None = None
     times_floor: float | None = None
+    times_whole: float | None = None
     goal: float | None = None
     largest_difference: float | None = None
     median_difference: float | None = None
@@ -106,9 +109,10 @@ def measure(case: Case, method: str, runs: int, device: str, clock: Callable[[],
     calls |= {name: lambda n, peer=peer: peer(case.x[:n], case.target[:n]) for name, peer in peers.items()}
     if method == PASSES:
         steps = options.get("steps", EXPLANATIONS[method].options["steps"].default)
-        floor = PassFloor(case.peer.model, case.x, case.peer.size)
-        counts[FLOOR] = len(case.x)
-        calls[FLOOR] = lambda n: floor.run(n * steps)
+        for name in (FLOOR, WHOLE):
+            floor = PassFloor(case.peer.model, case.x, case.peer.size, whole=name == WHOLE)
+            counts[name] = len(case.x)
+            calls[name] = lambda n, floor=floor: floor.run(n * steps)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     maps: dict[str, Tensor] = {}
     for run in range(runs + 1):
@@ -129,6 +133,7 @@ def measure(case: Case, method: str, runs: int, device: str, clock: Callable[[],
                 "times": round(quicker / each[OURS], 2), "goal": GOALS.get(method),
                 "times_defaults": round(each[CAPTUM] / each[OURS], 2),
                 "times_floor": round(quicker / each[FLOOR], 2) if FLOOR in each else None,
+                "times_whole": round(quicker / each[WHOLE], 2) if WHOLE in each else None,
                 **(from_float64(case, method, options, maps) if method == PASSES else {}),
                 **differences(maps[OURS][: len(theirs)], theirs),
             }),
@@ -202,7 +207,18 @@ def main(methods: tuple[str, ...], dataset: str, model: str, weights: Path | Non
             rows += (found := measure(case, method, runs, device, CLOCKS[clock]))
             file.writelines(json.dumps(asdict(row)) + "\n" for row in found)
             file.flush()
-    shown = ("method", "library", "images", "seconds", "ms_an_image", "times", "times_defaults", "times_floor", "goal")
+    shown = (
+        "method",
+        "library",
+        "images",
+        "seconds",
+        "ms_an_image",
+        "times",
+        "times_defaults",
+        "times_floor",
+        "times_whole",
+        "goal",
+    )
     shown += ("largest_difference", "median_difference", "off_float64", "captum_off_float64")
     click.echo(tabulate.tabulate([{name: asdict(row)[name] for name in shown} for row in rows], headers="keys"))
 

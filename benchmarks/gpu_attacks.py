@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustlib.attacks import ATTACKS
 from robustlib.inference import fast_copy
-from robustlib.inference.batched_model import batch_sizes
+from robustlib.inference.batch_sizes import batch_sizes
 from robustlib.inference.replica import Replica
 from robustlib.inference.throughput import Rates, Work, calibrate
 from robustlib.rng import Draws

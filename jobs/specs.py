@@ -190,7 +190,8 @@ class AttackSpec(Spec):
     asked on the way has the steps of the whole. Once those of its parts were coarser: results from then must not stand
     for these.  spread_pool: that a surrogate learns from images from all over its split, whose first ones are of few of
     its classes. Once it was these.  surrogate_gradients: of an audit, that what stands in for parts without a gradient
-    has one. Once it had none, and such parts were not gone round.
+    has one. Once it had none, and such parts were not gone round.  split_sums: that an explanation's sums of gradients
+    are taken behind a model's first layers, which has other last bits than sums of whole passes, as once they were.
     """
 
     name: str
@@ -203,11 +204,12 @@ class AttackSpec(Spec):
     whole_steps: bool = False
     spread_pool: bool = False
     surrogate_gradients: bool = False
+    split_sums: bool = False
 
     @model_serializer(mode="wrap")
     def without_nothing(self, dump: Any) -> dict[str, Any]:
         """As attacks were stored before there were surrogates, where there is none: keys stay what they were."""
-        later = ("surrogate", "whole_steps", "spread_pool", "surrogate_gradients")
+        later = ("surrogate", "whole_steps", "spread_pool", "surrogate_gradients", "split_sums")
         return {name: value for name, value in dump(self).items() if name not in later or value}
 
     @property

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from robustlib.arguments import Norm
-from robustlib.inference.batched_model import batch_sizes
+from robustlib.inference.batch_sizes import batch_sizes
 from robustlib.inference.model_modes import check_there, in_a_line
 from robustlib.inference.predict import classes_of
 from robustlib.memory import as_many_as_fit, out_of_memory

@@ -22,6 +22,8 @@ AUDIT = "audit"  # an evaluation that is no single attack: see robustlib.audit
 EXPLAIN = "explain"  # an evaluation of explanations, not of accuracy: see robustlib.evaluation.explanation_stability
 # What explanations are compared under, beside attacks on the class by their names.
 NOISE, EXPLANATION_ATTACK = "noise", "explanation-attack"
+# Explanations that are sums of gradients at several points of an image, and ask a model for nothing else.
+GRADIENT_SUMS = ("integrated-gradients", "smoothgrad")
 # Of a map beside that of the clean image, then of a map by itself too; what is measured of clean images alone.
 SIMILARITIES = ("top_intersection", "near_top_intersection", "spearman", "ssim")
 EXPLANATION_MEASURES = (*SIMILARITIES, "deletion", "insertion")

@@ -22,7 +22,7 @@ from robustlib.names import near_file
 from robustlib.normalisations import NORMALISATIONS
 from robustlib.packages.manifest import PackageError, is_file_alone, package_hash
 from robustlib.regular_files import irregular
-from robustlib.settings import AUDIT, EXPLAIN, TRANSFER, TrainSettings
+from robustlib.settings import AUDIT, EXPLAIN, GRADIENT_SUMS, TRANSFER, TrainSettings
 from robustq.jobs.specs import (
     AttackSpec,
     CodeRef,
@@ -65,12 +65,25 @@ def resolve(study: Study, origin: Origin, folder: Path, data_folder: Path) -> Re
     # And of surrogates that learn the model's answers, of images that may lie by class: whether they do, the data say.
     learns = [i for i, one in enumerate(study.attacks) if one.name == AUDIT or is_learnt(one)]
     content += [{"spread_pool": learns}] if learns or study.audit == "full" else []
+    # And of explanations that are sums of gradients, which had other last bits.
+    sums = [i for i, one in enumerate(study.attacks) if one.name == EXPLAIN and sums_gradients(one)]
+    content += [{"split_sums": sums}] if sums else []
     return Resolved(study, origin, ref, train, models, hashlib.sha256(canonical(content).encode()).hexdigest())
 
 
 def is_learnt(attack: StudyAttack) -> bool:
     """Whether its images are made on a network that learns the model's answers."""
     return attack.name == TRANSFER and attack.surrogate is None
+
+
+def sums_gradients(entry: StudyAttack) -> bool:
+    """Whether a method of an explanation entry is a sum of gradients, as the one is where none is named."""
+    given = entry.params.get("method", GRADIENT_SUMS[0])
+    names = [
+        one.get("name") if isinstance(one, dict) else one
+        for one in (given if isinstance(given, list | tuple) else [given])
+    ]
+    return any(name in GRADIENT_SUMS for name in names)
 
 
 def data_ref(study: Study, origin: Origin, name: str, split: Any) -> DataRef:

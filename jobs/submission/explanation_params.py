@@ -18,7 +18,7 @@ from robustlib.explanations.option_checks import check_layer, check_options
 from robustlib.gpu_failures import asks_for_a_gpu
 from robustlib.models.loading import users_model
 from robustlib.names import unknown
-from robustlib.settings import EXPLAIN, EXPLANATION_ATTACK, NOISE
+from robustlib.settings import EXPLAIN, EXPLANATION_ATTACK, GRADIENT_SUMS, NOISE
 from robustq.jobs.running.inputs import build_model, load_data, unmeasured
 from robustq.jobs.specs import AttackSpec, DataRef, ModelSpec
 from robustq.jobs.study.study import StudyAttack
@@ -51,7 +51,8 @@ def explanation_specs(entry: StudyAttack, where: Path_, check: Check) -> Iterato
         check((*where, "eps"), check_range, EXPLAIN, "eps", eps, POSITIVE)
         for method in methods:
             params = method | {"against": against} | settings
-            spec = AttackSpec(name=EXPLAIN, norm=norm, eps=eps, params=params)
+            split_sums = method["method"] in GRADIENT_SUMS
+            spec = AttackSpec(name=EXPLAIN, norm=norm, eps=eps, params=params, split_sums=split_sums)
             check((*where, "eps"), check_radius, spec)
             yield spec
 

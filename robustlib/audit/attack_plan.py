@@ -25,7 +25,7 @@ from robustlib.audit.gradient_bypass import (
 )
 from robustlib.audit.session import RunAttack
 from robustlib.checks.gradient_checks import margin_and_gradient
-from robustlib.inference.batched_model import batch_sizes
+from robustlib.inference.batch_sizes import batch_sizes
 from robustlib.inference.expectation import Expectation
 from robustlib.inference.model_modes import layout
 from robustlib.inference.replica import Replica

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,14 +12,17 @@ from torch import Tensor, nn
 from robustlib.arguments import Norm, check_value
 from robustlib.explanations import EXPLANATIONS
 from robustlib.explanations.attack import explanation_attack
-from robustlib.explanations.variants import groups
+from robustlib.inference.batch_sizes import groups
 from robustlib.inference.exact_copy import exact_copy
 from robustlib.inference.fast_copy import exact_replica
 from robustlib.inference.model_modes import as_images, as_module, device_of, evaluating, layout, moved, strict_float32
 from robustlib.inference.oracle import Oracle
+from robustlib.inference.replica import Replica
+from robustlib.inference.split_copy import split_copy
 from robustlib.input_checks import check_data
 from robustlib.losses import misclassified
 from robustlib.rng import Draws
+from robustlib.settings import GRADIENT_SUMS
 
 SAMPLE = 64  # images that the model is looked at with first
 SEARCHED = 32  # images that one search holds; fixed, so that an image's bits do not depend on its neighbours
@@ -28,14 +32,20 @@ SEARCHED = 32  # images that one search holds; fixed, so that an image's bits do
 class Explained:
     """A model ready to be explained, in eval mode and strict float32.
 
-    model: as given.  oracle: the same at fixed batch sizes.  quick: the same to the bit, in less time, without the
-    model's own layers.
+    model: as given.  oracle: the same at fixed batch sizes.  sums: the same, whose sums of gradients are taken in parts
+    and may differ by rounding.  sample: some images, to compare copies on.
     """
 
     model: nn.Module
-    oracle: Oracle
-    quick: Oracle
+    oracle: Replica
+    sums: Oracle
     device: torch.device
+    sample: Tensor = field(repr=False)
+
+    @cached_property
+    def quick(self) -> Oracle:
+        """The model to the bit, in less time, without its own layers."""
+        return exact_copy(self.oracle, self.model, self.sample)
 
 
 @contextmanager
@@ -52,7 +62,8 @@ def explained(model: nn.Module, x: Tensor, device: torch.device | None = None) -
         oracle = exact_replica(model, sample)
         if not oracle.sizes:
             raise ValueError("explain: the model's answer for an image depends on the other images of its batch")
-        yield Explained(model, oracle, exact_copy(oracle, model, sample), device)
+        # Now, and not where a sum is first asked for: a model with hooks, as checks have it meanwhile, is not split.
+        yield Explained(model, oracle, split_copy(oracle, model, sample), device, sample)
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,8 @@ def attribution(
 ) -> Tensor:
     """The attribution of a batch by a method, on the images' device."""
     known = EXPLANATIONS[method]
-    oracle = ready.oracle if known.looks_inside else ready.quick
+    copy = ready.sums if method in GRADIENT_SUMS else ready.quick
+    oracle = ready.oracle if known.looks_inside else copy
     return known(oracle, x, target, **options, **({"draws": draws} if "draws" in known.params else {}))
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlib.explanations.measures import most, pixel_map
-from robustlib.explanations.variants import at_once, groups
+from robustlib.inference.batch_sizes import groups
 from robustlib.inference.oracle import as_oracle
 from robustlib.losses import pick
 
@@ -36,7 +36,7 @@ def area(
     rank = order.argsort(1).reshape(len(x), 1, *x.shape[-2:])
     pixels = rank[0].numel()
     curve: list[Tensor] = []
-    for chosen in groups(steps + 1, at_once(oracle, x)):
+    for chosen in groups(steps + 1, oracle.at_once(x)):
         changed = torch.stack([rank < (0 if k == 0 else most(k / steps, pixels)) for k in chosen])
         images = torch.where(changed == insert, x, baseline).flatten(0, 1)
         found = pick(oracle.logits(images).double().softmax(1), target.repeat(len(chosen)))

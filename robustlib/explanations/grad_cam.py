@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlib.explanations.variants import groups
+from robustlib.inference.batch_sizes import groups
 from robustlib.inference.compiler_stance import uncompiled
 from robustlib.inference.oracle import as_oracle
 from robustlib.input_checks import checked

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlib.explanations.variants import at_once, groups
 from robustlib.inference.oracle import Oracle, as_oracle
 from robustlib.input_checks import checked
 from robustlib.losses import pick
@@ -42,13 +41,8 @@ def integrated_gradients(
     error.
     """
     nodes, weights = np.polynomial.legendre.leggauss(steps)
-    way, oracle, total = x - baseline, as_oracle(model), torch.zeros_like(x)
-    for places in groups(steps, at_once(oracle, x)):
-        points = torch.cat([baseline + float(1 + nodes[k]) / 2 * way for k in places])
-        found = gradient(oracle, points, target.repeat(len(places)))
-        for k, each in zip(places, found.split(len(x)), strict=True):
-            total += float(weights[k]) / 2 * each
-    return total * way
+    start, places, shares = torch.full_like(x, baseline), ((1 + nodes) / 2).tolist(), (weights / 2).tolist()
+    return (x - start) * as_oracle(model).line_gradient_sum(start, x, places, shares, pick, target)
 
 
 @checked
@@ -60,12 +54,12 @@ def smoothgrad(
     sigma: standard deviation of the noise, in units of x.  samples: noisy images of each, which are not clamped.
     Shapes and units as for `saliency`.
     """
-    own, oracle, total = default_draws(x, draws), as_oracle(model), torch.zeros_like(x)
-    for places in groups(samples, at_once(oracle, x)):
-        noisy = [x + sigma * own.normal(tuple(x.shape[1:]), f"smoothgrad/{k}").to(x) for k in places]
-        for each in gradient(oracle, torch.cat(noisy), target.repeat(len(places))).split(len(x)):
-            total += each
-    return (total / samples).abs()
+    own = default_draws(x, draws)
+
+    def noisy(k: int) -> Tensor:
+        return x + sigma * own.normal(tuple(x.shape[1:]), f"smoothgrad/{k}").to(x)
+
+    return (as_oracle(model).gradient_sum(x, noisy, [1.0] * samples, pick, target) / samples).abs()
 
 
 def gradient(oracle: Oracle, x: Tensor, target: Tensor) -> Tensor:

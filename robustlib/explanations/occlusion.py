@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from robustlib.explanations.variants import at_once, groups
+from robustlib.inference.batch_sizes import groups
 from robustlib.inference.oracle import as_oracle
 from robustlib.input_checks import checked
 from robustlib.losses import pick
@@ -40,7 +40,7 @@ def occlusion(
     whole = pick(oracle.logits(x), target)
     total = torch.zeros_like(x[:, :1])
     hidden = torch.zeros_like(x[0, 0])
-    for chosen in groups(len(places), at_once(oracle, x)):
+    for chosen in groups(len(places), oracle.at_once(x)):
         images = x.repeat(len(chosen), 1, 1, 1)
         for k, part in zip(chosen, images.split(len(x)), strict=True):
             part[:, :, *places[k]] = baseline

@@ -1,23 +1,11 @@
-"""Variants of images in one batch: how many go into a pass, and images of which parts are hidden."""
-
-from collections.abc import Iterator
+"""Variants of images of which parts are hidden, several of each in a batch."""
 
 import torch
 from torch import Tensor
 
-from robustlib.inference.batched_model import batch_sizes
+from robustlib.inference.batch_sizes import groups
 from robustlib.inference.oracle import Oracle
 from robustlib.losses import pick
-
-
-def at_once(oracle: Oracle, x: Tensor) -> int:
-    """Variants of every image that go well into one pass, at least 1."""
-    return max(1, (oracle.batch or batch_sizes(x)[-1]) // max(1, len(x)))
-
-
-def groups(n: int, size: int) -> Iterator[range]:
-    """The numbers below n, so many at a time."""
-    return (range(first, min(first + size, n)) for first in range(0, n, size))
 
 
 def squares(x: Tensor, grid: int) -> Tensor:
@@ -46,7 +34,7 @@ def with_parts(x: Tensor, kept: Tensor, parts: Tensor, baseline: float) -> Tenso
 def answers(oracle: Oracle, x: Tensor, target: Tensor, kept: Tensor, parts: Tensor, baseline: float) -> Tensor:
     """The target's logit of each variant of each image, float64, shape (V, B). Arguments: see `with_parts`."""
     found = torch.empty(kept.shape[:2], dtype=torch.float64, device=x.device)
-    for places in groups(len(kept), at_once(oracle, x)):
+    for places in groups(len(kept), oracle.at_once(x)):
         chosen = slice(places.start, places.stop)
         logits = oracle.logits(with_parts(x, kept[chosen], parts, baseline))
         found[chosen] = pick(logits, target.repeat(len(places))).double().reshape(len(places), len(x))

@@ -11,7 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor, fx, nn
 
-from robustlib.inference.batched_model import Count, batch_sizes
+from robustlib.inference.batch_sizes import batch_sizes
+from robustlib.inference.batched_model import Count
 from robustlib.inference.copy_agreement import compare, known_slopes, refusal, repeated, unseen
 from robustlib.inference.cuda_graphs import Graphs, RecordingFailed, no_recordings
 from robustlib.inference.cudnn_tuning import MUCH, seconds_of

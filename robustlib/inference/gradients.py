@@ -31,8 +31,7 @@ def pull(
     doubt: a gradient that vanishes on its way back is given as NaN, for somebody else to compute.  looking: at whether
     there is such a one, which a recording cannot.
     """
-    if torch.is_inference_mode_enabled():
-        raise ValueError("expected a call outside of torch.inference_mode(), in which nothing has a gradient")
+    check_mode()
     n = len(x) if n is None else n
     x = x.detach().requires_grad_()
     raw = rows_of(net(hand(net, x)), len(x))
@@ -58,6 +57,11 @@ def pull(
         back = without_vanished(back, slope, looking) if doubt else back
         gradients.append(back if scale is None else back * scale.to(kept).reshape(-1, *[1] * (x.ndim - 1)))
     return logits.detach().to(kept), found.detach().to(kept), torch.stack(gradients, 1)
+
+
+def check_mode() -> None:
+    if torch.is_inference_mode_enabled():
+        raise ValueError("expected a call outside of torch.inference_mode(), in which nothing has a gradient")
 
 
 def without_vanished(back: Tensor, slope: Tensor, looking: bool = True) -> Tensor:

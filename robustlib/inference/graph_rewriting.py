@@ -101,12 +101,16 @@ def pool_first(graph: fx.GraphModule) -> None:
             continue
         if pool.op == "call_module" and graph.get_submodule(str(pool.target)).return_indices:
             continue
-        before, after = relu.args[0], relu
-        swap = (pool.op, pool.target, pool.args[1:], pool.kwargs)
-        pool.op, pool.target, pool.kwargs = relu.op, relu.target, relu.kwargs
-        pool.args = (after, *relu.args[1:])
-        relu.op, relu.target, relu.kwargs = swap[0], swap[1], swap[3]
-        relu.args = (before, *swap[2])
+        swap_calls(relu, pool)
+
+
+def swap_calls(first: fx.Node, second: fx.Node) -> None:
+    """Let the second be called before the first, whose only user it is."""
+    source, how = first.args[0], (second.op, second.target, second.args[1:], second.kwargs)
+    second.op, second.target, second.kwargs = first.op, first.target, first.kwargs
+    second.args = (first, *first.args[1:])
+    first.op, first.target, first.kwargs = how[0], how[1], how[3]
+    first.args = (source, *how[2])
 
 
 def halve(graph: fx.GraphModule) -> None:

@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustlib.inference.batch_sizes import batch_sizes, groups
 from robustlib.inference.gradients import Values, pull
 from robustlib.losses import Loss, margin, misclassified
 from robustlib.model_calls import Careful, ask
+
+Points = Callable[[int], Tensor]
 
 
 class Margins(NamedTuple):
@@ -54,6 +57,34 @@ class Oracle(Careful, nn.Module):
     def gradients(self, x: Tensor, values: Values, *rows: Tensor) -> Tensor:
         """The gradients alone, from the quickest copy: its rounding turns them by less than a hundredth."""
         return self.values_and_grads(x, values, *rows)[2]
+
+    def at_once(self, x: Tensor) -> int:
+        """Variants of every image that go well into one pass, at least 1."""
+        return max(1, (self.batch or batch_sizes(x)[-1]) // max(1, len(x)))
+
+    def gradient_sum(self, x: Tensor, points: Points, weights: Sequence[float], loss: Loss, *rows: Tensor) -> Tensor:
+        """The weighted sum of the gradients of each image's own loss at several points, shaped like the images x.
+
+        points: gives the k-th point of every image, shaped like x.  weights: of the points.  loss, rows: see
+        `value_and_grad`.
+        """
+        total = torch.zeros_like(x)
+        for places in groups(len(weights), self.at_once(x)):
+            own = (row.repeat(len(places), *[1] * (row.ndim - 1)) for row in rows)
+            gradients = self.value_and_grad(torch.cat([points(k) for k in places]), loss, *own)[2]
+            for k, each in zip(places, gradients.split(len(x)), strict=True):
+                total += weights[k] * each
+        return total
+
+    def line_gradient_sum(
+        self, start: Tensor, end: Tensor, places: Sequence[float], weights: Sequence[float], loss: Loss, *rows: Tensor
+    ) -> Tensor:
+        """The same at points of the straight line from one image to another, both of shape (B, C, H, W).
+
+        places: of the points, 0 at the start, 1 at the end.
+        """
+        way = end - start
+        return self.gradient_sum(start, lambda k: start + places[k] * way, weights, loss, *rows)
 
     def is_adversarial(self, x: Tensor, y: Tensor, claimed: Tensor | None = None) -> Tensor:
         """Which images are misclassified for sure, shape (B,).

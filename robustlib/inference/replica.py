@@ -89,10 +89,16 @@ class Replica(BatchedModel):
         """The same but for what is given. Both call one net, count together unless a count is given, and learn together
         what memory holds unless sizes are.
         """
-        how = ("dtype", "memory_format", "precision", "spare", "count", *(() if "sizes" in changed else ("room",)))
-        names = ("net", "drift", "judge", "in_float32", "in_half", "recorded", "tuned", "unseen", *how)
-        same: dict[str, Any] = {name: getattr(self, name) for name in names} | {"mode": self.form}
+        same = self.settings()
+        if "sizes" in changed:
+            del same["room"]
         return Replica(**same | changed)
+
+    def settings(self) -> dict[str, Any]:
+        """What makes a replica that is the same."""
+        how = ("dtype", "memory_format", "precision", "spare", "count", "room")
+        names = ("net", "drift", "judge", "in_float32", "in_half", "recorded", "tuned", "unseen", *how)
+        return {name: getattr(self, name) for name in names} | {"mode": self.form}
 
     @property
     def judge(self) -> "Replica | None":

@@ -7,7 +7,7 @@ Processes do not wait for each other's Python besides.
 
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ MOST_FORKS = 16  # processes, each with one thread
 COPIES_BYTES = 2**30  # of all copies together
 
 Part = TypeVar("Part")
+Item = TypeVar("Item")
 
 
 class Shares(Protocol):
@@ -100,6 +101,26 @@ def threads_of(each: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def share_out(items: Sequence[Item], work: Callable[[Sequence[Item]], None]) -> None:
+    """Do the work on the items, a share of them in each thread. An operation has one thread, however many there are, so
+    that its bits stay the same.
+    """
+    number = max(1, min(thread_count(), len(items)))
+    with threads_of(1):
+        if number == 1:
+            work(items)
+            return
+        with ThreadPoolExecutor(number) as pool:
+            futures = [pool.submit(alone, work, items[k::number]) for k in range(number)]
+            for future in futures:
+                future.result()
+
+
+def alone(work: Callable[[Sequence[Item]], None], share: Sequence[Item]) -> None:
+    torch.set_num_threads(1)  # of this thread
+    work(share)
 
 
 def thread_count() -> int:

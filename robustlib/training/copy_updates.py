@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from robustlib.inference.batched_model import batch_sizes
+from robustlib.inference.batch_sizes import batch_sizes
 from robustlib.inference.copy_agreement import beyond, compare, known_slopes
 from robustlib.inference.fast_copy import attempt, halves, search_replica, suits_half
 from robustlib.inference.folded_layers import refresh

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from robustlib.evaluation.batches import fitting
-from robustlib.inference.batched_model import batch_sizes
+from robustlib.inference.batch_sizes import batch_sizes
 from robustlib.memory import Pieces, as_many_as_fit, free_memory, out_of_memory, process_memory
 from tests.helpers.torch_errors import AcceleratorError
 

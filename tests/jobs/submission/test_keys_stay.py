@@ -28,6 +28,9 @@ from robustq.jobs.specs import (
     TrainSpec,
     WorstSpec,
 )
+from robustq.jobs.study.entries import StudyAttack
+from robustq.jobs.submission.expand_study import sums_gradients
+from robustq.jobs.submission.explanation_params import explanation_specs
 from robustq.jobs.submission.validation.parameters import complete_attack, complete_defence
 
 # The beginnings of keys under kernels of version 7. A new attack or defence gets its own; none of them changes.
@@ -119,6 +122,22 @@ def test_surrogates_that_learnt_from_few_classes_stand_for_nothing():
         assert AttackSpec.model_validate(then.model_dump(mode="json")) == then
 
 
+@pytest.mark.parametrize(
+    ("method", "marked"), [("integrated-gradients", True), ("smoothgrad", True), ("saliency", False)]
+)
+def test_sums_of_gradients_of_whole_passes_stand_for_nothing(method: str, marked: bool):
+    """And those alone; a study that names no method has one of them."""
+    entry = StudyAttack.model_validate({"name": "explain", "method": method, "eps": 0.1})
+    (found,) = explanation_specs(entry, ("attacks", 0), lambda where, call, *args: call(*args))
+    then = found.model_copy(update={"split_sums": False})
+    assert (found.key() != then.key(), "split_sums" in found.model_dump()) == (marked, marked)
+    assert sums_gradients(entry) == marked and AttackSpec.model_validate(found.model_dump(mode="json")) == found
+    (usual,) = explanation_specs(
+        bare := StudyAttack(name="explain", eps=(0.1,)), (), lambda _, call, *args: call(*args)
+    )
+    assert usual.split_sums and sums_gradients(bare)
+
+
 class WithTarget(EvalSpec):
     """An evaluation as a later version may have it: with a field that is left out at its default."""
 
@@ -135,7 +154,7 @@ class WithMomentum(AttackSpec):
 
     @model_serializer(mode="wrap")
     def without_nothing(self, dump: Any) -> dict[str, Any]:
-        later = ("surrogate", "whole_steps", "spread_pool", "surrogate_gradients")
+        later = ("surrogate", "whole_steps", "spread_pool", "surrogate_gradients", "split_sums")
         found = {name: value for name, value in dump(self).items() if name not in later or value}
         params = {name: value for name, value in found["params"].items() if (name, value) != ("momentum", 0.0)}
         return found | {"params": params}

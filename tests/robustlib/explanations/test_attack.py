@@ -55,7 +55,7 @@ def test_images_whose_map_nothing_moves_stay_as_they_are():
     assert torch.equal(explanation_attack(linear, x, linear(x).argmax(1), explain=saliency), x)
 
 
-@pytest.mark.parametrize("method", ["smoothgrad", "grad-cam", "kernel-shap"])
+@pytest.mark.parametrize("method", ["integrated-gradients", "smoothgrad", "grad-cam", "kernel-shap"])
 def test_maps_are_the_same_for_any_batch_size_and_order(method: str, net: nn.Module, test: tuple[Tensor, Tensor]):
     x = test[0][:20]
     given: dict[str, Any] = {"samples": 64, "grid": 4} if method == "kernel-shap" else {}

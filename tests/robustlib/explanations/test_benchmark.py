@@ -32,11 +32,15 @@ def test_maps_are_captums_and_every_library_has_its_line(bench: Any, tmp_path: P
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     ours = {row["method"]: row for row in rows if row["library"] == "robustq"}
-    assert ours.keys() == set(bench.EXPLANATIONS) and len(rows) == 3 * len(ours) + 1
+    assert ours.keys() == set(bench.EXPLANATIONS) and len(rows) == 3 * len(ours) + 2
     for name, row in ours.items():
         # captum weighs the two ends of KernelSHAP by a million where ours has them exact.
         assert row["largest_difference"] < (1e-2 if name == "kernel-shap" else 1e-4), name
         assert row["ms_an_image"] > 0 and row["times"] > 0
     passes = ours["integrated-gradients"]
-    assert passes["times_floor"] > 0 and max(passes["off_float64"], passes["captum_off_float64"]) < 1e-4
+    assert (
+        passes["times_floor"] > 0
+        and passes["times_whole"] > 0
+        and max(passes["off_float64"], passes["captum_off_float64"]) < 1e-4
+    )
     assert {name for name, row in ours.items() if row["goal"]} == {"integrated-gradients", "kernel-shap"}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustlib.attacks import ATTACKS
 from robustlib.evaluation.attack_sequence import attack_in_sequence
 from robustlib.evaluation.batches import evaluate_batches
-from robustlib.inference.batched_model import CPU_SIZES, batch_sizes
+from robustlib.inference.batch_sizes import CPU_SIZES, batch_sizes
 from robustlib.inference.fast_copy import make_replicas
 from robustlib.inference.oracle import Oracle, as_oracle
 from robustlib.inference.predict import correct
