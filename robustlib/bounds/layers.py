@@ -223,7 +223,10 @@ class MaxPool(Rising):
         others = upper.scatter(-1, best[..., None], -torch.inf).amax(-1)
         lines.add_between(lines.weights, channels_last((others - least).clamp_min(0)))
         channels, height, width = self.before
-        places = self.windows(torch.arange(height * width, dtype=torch.float64).reshape(1, 1, height, width))
+        places = self.windows(torch.arange(height * width, dtype=torch.float64).reshape(1, 1, height, width)).clamp_min(
+            0
+        )
+        # Where every least value is -inf the best may lie beyond the edge: any pixel will do, the bound is -inf or NaN.
         place = places.expand_as(lower).gather(-1, best[..., None]).squeeze(-1).long()
         count = len(lines.weights)
         found = lines.weights.new_zeros(count, channels, height * width)
