@@ -15,7 +15,7 @@ from robustlib.bounds.traced_network import network_of
 from robustlib.datasets.lazy_images import ImageSet
 from robustlib.evaluation.plans import MANY, Plan
 from robustlib.inference.model_modes import as_images
-from robustlib.inference.predict import classes_of
+from robustlib.inference.predict import predict
 from robustlib.memory import out_of_memory
 
 COMPARED = 16  # of the data set's first images, on which a network read from a model is compared with it
@@ -59,7 +59,7 @@ def make_proofs(model: nn.Module, x: ImageSet, plan: Plan, norm: Norm, device: t
     try:
         sample = as_images(x[:COMPARED], device)
         network = network_of(model, sample)
-        guesses = classes_of(model(sample[:TRIED])).tolist()
+        guesses = predict(model, sample[:TRIED]).tolist()
     except Exception as error:  # tracing a user's model may raise anything; it is attacked without proofs, then
         if out_of_memory(error):
             raise

@@ -62,6 +62,27 @@ def test_proofs_change_no_bit_of_the_outcome(radii: list[float], monkeypatch: py
     assert len(radii) == 1 or proved[0] > proved[-1]
 
 
+class WritesIntoItsImages(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.sub_(0.5).div_(0.2)
+        return self.net(x)
+
+
+def test_a_model_that_writes_into_its_images_is_attacked_as_without_proofs(monkeypatch: pytest.MonkeyPatch):
+    (x, _), model = images(), WritesIntoItsImages().eval()
+    given, y = x.clone(), model(x.clone()).argmax(1)
+    one = evaluate(model, x, y, partial(ATTACKS["square"].run, queries=600), eps=0.02)
+    assert torch.equal(x, given)
+    monkeypatch.setattr(fixed_models, "make_proofs", lambda *_: None)
+    other = evaluate(model, x, y, partial(ATTACKS["square"].run, queries=600), eps=0.02)
+    assert 0 < other.outcome.success.sum() < 24
+    assert torch.equal(one.x_adv, other.x_adv) and np.array_equal(one.outcome.success, other.outcome.success)
+
+
 def test_what_is_proved_is_not_attacked_again():
     seen: list[Tensor] = []
 
