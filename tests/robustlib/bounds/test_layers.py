@@ -131,6 +131,7 @@ def test_pool_of_numbers_beyond_float32_says_nothing():
 
 
 def test_bounds_are_widened_by_what_they_are_made_of():
-    lines = Lines.begin(torch.zeros(1, 2))
-    lines.add(torch.tensor([0.0]), torch.tensor([2.0**15]))
-    assert [bound.item() for bound in lines.bounds()] == [-1, 1]
+    lines = Lines.begin(torch.tensor([[1.0, -1.0]]))
+    lines.widen(torch.tensor([[2.0**15, 2.0**14]]))
+    lines.add(torch.tensor([3.0]))
+    assert [bound.item() for bound in lines.bounds()] == [1.5, 4.5]

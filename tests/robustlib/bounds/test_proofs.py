@@ -85,6 +85,28 @@ def test_an_image_of_the_only_class_stands():
     assert Prover(network_of(model, x)).proof(x[:1], 0, 1.0).holds
 
 
+def cancelling(seed: int) -> nn.Sequential:
+    """What two halves share is a million times what they differ by, which is all that is left of it."""
+    torch.manual_seed(seed)
+    first, second = nn.Linear(16, 32, bias=False), nn.Linear(32, 3, bias=False)
+    large, last = torch.rand(16, 16) * 1e6, torch.randn(3, 16)
+    with torch.no_grad():
+        first.weight.copy_(torch.cat([large, large + torch.randn(16, 16)]))
+        second.weight.copy_(torch.cat([last, -last], 1))
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second).eval()
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.001, 0.01])
+def test_no_proof_where_rounding_decides(eps: float):
+    draw = torch.Generator().manual_seed(0)
+    for seed in range(10):
+        model, x = cancelling(seed), torch.rand(1, 1, 4, 4, generator=draw)
+        y = int(model(x).argmax())
+        near = (x + eps * (2 * torch.rand(2000, 1, 4, 4, generator=draw) - 1)).clamp(0, 1)
+        stands = bool((model(near).argmax(1) == y).all())
+        assert stands or not Prover(network_of(model, x)).proof(x, y, eps).holds
+
+
 def test_margins_of_many_classes_take_the_memory_of_few_lines(monkeypatch: pytest.MonkeyPatch):
     model, x = linear(classes=1000), torch.rand(2, 3, 2, 2)
     network, y = network_of(model, x), int(model(x)[0].argmax())
