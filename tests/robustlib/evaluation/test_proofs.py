@@ -11,7 +11,7 @@ from robustlib.attacks import ATTACKS
 from robustlib.attacks.autoattack import Named
 from robustlib.bounds.proofs import Prover
 from robustlib.bounds.traced_network import network_of
-from robustlib.evaluation import fixed_models
+from robustlib.evaluation import fixed_models, proofs
 from robustlib.evaluation.attack_sequence import attack_in_sequence
 from robustlib.evaluation.batches import evaluate_curve
 from robustlib.evaluation.evaluation import evaluate
@@ -139,6 +139,14 @@ def test_proofs_are_made_where_they_are_known_to_pay():
     assert make_proofs(network(), x, [(0.004, mine)], "Linf", CPU) is None
     nes = [("nes", ATTACKS["nes"].given(eps=0.004, queries=5000))]  # whose queries are its own affair
     assert make_proofs(network(), x, [(0.004, nes)], "Linf", CPU) is None
+
+
+def test_a_model_that_memory_does_not_hold_once_more_is_attacked_without_proofs(monkeypatch: pytest.MonkeyPatch):
+    def short(model: nn.Module, sample: Tensor) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(proofs, "network_of", short)
+    assert make_proofs(network(), images()[0], [(0.004, attacks(0.004))], "Linf", CPU) is None
 
 
 def test_an_evaluation_says_what_was_proved():
