@@ -22,7 +22,7 @@ def test_its_lines_run_and_give_what_they_say():
     x = (0.4 + 0.2 * torch.rand(60, 1, 1, 1, generator=torch.Generator().manual_seed(0))).expand(60, 1, 4, 4).clone()
     y = net(x).argmax(1)
     names: dict = {"model": net, "x": x, "y": y}
-    evaluation, attack, explanation = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    evaluation, attack, bounds, explanation = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     exec(evaluation, names)
     assert names["found"].outcome.success.tolist() == ((x[:, 0, 0, 0] - 0.5).abs() < 8 / 255).tolist()
     assert (
@@ -33,6 +33,10 @@ def test_its_lines_run_and_give_what_they_say():
     sizes = (names["x_adv"] - x).flatten(1).norm(dim=1)
     assert (sizes <= 0.5 + 1e-5).all() and sizes.max() > 0.4 and names["x_adv"].shape == x.shape
     assert torch.is_tensor(names["x_adv"])
+    exec(bounds, names)
+    prover, eps = names["prover"], 2 / 255
+    holds = [prover.proof(x[i : i + 1], int(y[i]), eps).holds for i in range(len(x))]
+    assert holds == ((x[:, 0, 0, 0] - 0.5).abs() > eps).tolist() and 0 < sum(holds) < len(x)
     exec(explanation, names)
     assert torch.allclose(names["maps"].attribution, x * (2 * y[:, None, None, None] - 1), atol=1e-5)
 
