@@ -107,7 +107,7 @@ def test_no_proof_where_rounding_decides(eps: float):
         assert stands or not Prover(network_of(model, x)).proof(x, y, eps).holds
 
 
-def test_margins_of_many_classes_take_the_memory_of_few_lines(monkeypatch: pytest.MonkeyPatch):
+def test_margins_of_many_classes_take_little_memory(monkeypatch: pytest.MonkeyPatch):
     model, x = linear(classes=1000), torch.rand(2, 3, 2, 2)
     network, y = network_of(model, x), int(model(x)[0].argmax())
     rows, back = list[int](), Network.lines_back

@@ -157,7 +157,7 @@ def test_a_model_keeps_nothing_of_being_traced():
     assert not hasattr(model, "seen")
 
 
-def test_what_does_not_run_as_traced_is_told_by_what_is_raised(capfd: pytest.CaptureFixture[str]):
+def test_nothing_is_printed_where_a_trace_does_not_run(capfd: pytest.CaptureFixture[str]):
     with pytest.raises(RuntimeError, match="shape") as found:
         network_of(Answer(lambda x: x.view(99, -1)), torch.rand(4, 3, 4, 4))
     assert "tlparse" not in str(found.value) and capfd.readouterr() == ("", "")

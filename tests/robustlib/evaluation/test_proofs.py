@@ -72,7 +72,7 @@ class WritesIntoItsImages(nn.Module):
         return self.net(x)
 
 
-def test_a_model_that_writes_into_its_images_is_attacked_as_without_proofs(monkeypatch: pytest.MonkeyPatch):
+def test_images_that_a_model_writes_into_stay_as_they_are(monkeypatch: pytest.MonkeyPatch):
     (x, _), model = images(), WritesIntoItsImages().eval()
     given, y = x.clone(), model(x.clone()).argmax(1)
     one = evaluate(model, x, y, partial(ATTACKS["square"].run, queries=600), eps=0.02)
@@ -141,7 +141,7 @@ def test_proofs_are_made_where_they_are_known_to_pay():
     assert make_proofs(network(), x, [(0.004, nes)], "Linf", CPU) is None
 
 
-def test_a_model_that_memory_does_not_hold_once_more_is_attacked_without_proofs(monkeypatch: pytest.MonkeyPatch):
+def test_where_memory_is_short_no_proofs_are_made(monkeypatch: pytest.MonkeyPatch):
     def short(model: nn.Module, sample: Tensor) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
