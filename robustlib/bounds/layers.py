@@ -58,9 +58,16 @@ class Rising:
 
 
 class Affine:
-    """A layer that is linear but for a bias. spread: of a radius, by the absolute weights, without the bias."""
+    """A layer that is linear but for a bias. spread: of a radius, by the absolute weights, without the bias.
+
+    fixed: the bias, of a shape that meets the output's; None where there is none.
+    """
 
     products = 0
+
+    @property
+    def fixed(self) -> Tensor | None:
+        raise NotImplementedError
 
     def value(self, *inputs: Tensor) -> Tensor:
         raise NotImplementedError
@@ -75,6 +82,13 @@ class Affine:
         middle = self.value(centre)
         wide = self.spread(radius + ROUNDING * (centre.abs() + radius)) + ROUNDING * middle.abs()
         return Interval(middle - wide, middle + wide)
+
+    def round_off(self, lines: Lines, x: Interval) -> None:
+        """Have lines widened by the rounding of what the output is summed of, here and in the model: of that nothing is
+        left at the images where it cancels on the way.
+        """
+        most = self.spread(torch.maximum(x.lower.abs(), x.upper.abs()))
+        lines.widen(most if self.fixed is None else most + self.fixed.abs())
 
 
 @dataclass(frozen=True)
@@ -96,11 +110,15 @@ class Convolution(Affine):
     def spread(self, radius: Tensor) -> Tensor:
         return F.conv2d(radius, self.weight.abs(), None, self.stride, self.padding, self.dilation, self.groups)
 
+    @property
+    def fixed(self) -> Tensor | None:
+        return None if self.bias is None else self.bias[:, None, None]
+
     def back(self, lines: Lines, *inputs: Interval) -> list[Tensor]:
         weights = lines.weights
+        self.round_off(lines, *inputs)
         if self.bias is not None:
-            sizes = torch.linalg.vector_norm(weights, 1, (2, 3))  # without a copy, as abs() makes one
-            lines.add(weights.sum((2, 3)) @ self.bias, sizes @ self.bias.abs())
+            lines.add(weights.sum((2, 3)) @ self.bias)
         how = (self.stride, self.padding, self.missing, self.groups, self.dilation)
         return [F.conv_transpose2d(weights, self.weight, None, *how)]
 
@@ -119,9 +137,14 @@ class Linear(Affine):
     def spread(self, radius: Tensor) -> Tensor:
         return F.linear(radius, self.weight.abs())
 
+    @property
+    def fixed(self) -> Tensor | None:
+        return self.bias
+
     def back(self, lines: Lines, *inputs: Interval) -> list[Tensor]:
+        self.round_off(lines, *inputs)
         if self.bias is not None:
-            lines.add(lines.weights @ self.bias, lines.weights.abs() @ self.bias.abs())
+            lines.add(lines.weights @ self.bias)
         return [lines.weights @ self.weight]
 
 
@@ -138,9 +161,13 @@ class ScaleShift(Affine):
     def spread(self, radius: Tensor) -> Tensor:
         return radius * self.scale.abs()
 
+    @property
+    def fixed(self) -> Tensor | None:
+        return self.shift
+
     def back(self, lines: Lines, *inputs: Interval) -> list[Tensor]:
-        moved = (lines.weights * self.shift).flatten(1)
-        lines.add(moved.sum(1), torch.linalg.vector_norm(moved, 1, 1))
+        self.round_off(lines, *inputs)
+        lines.add((lines.weights * self.shift).flatten(1).sum(1))
         return [lines.weights * self.scale]
 
 
@@ -223,7 +250,10 @@ class MaxPool(Rising):
         others = upper.scatter(-1, best[..., None], -torch.inf).amax(-1)
         lines.add_between(lines.weights, channels_last((others - least).clamp_min(0)))
         channels, height, width = self.before
-        places = self.windows(torch.arange(height * width, dtype=torch.float64).reshape(1, 1, height, width))
+        places = self.windows(torch.arange(height * width, dtype=torch.float64).reshape(1, 1, height, width)).clamp_min(
+            0
+        )
+        # Where every least value is -inf the best may lie beyond the edge: any pixel will do, the bound is -inf or NaN.
         place = places.expand_as(lower).gather(-1, best[..., None]).squeeze(-1).long()
         count = len(lines.weights)
         found = lines.weights.new_zeros(count, channels, height * width)

@@ -14,7 +14,7 @@ class Lines:
     """Linear functions, one a row, of what a layer gives out.
 
     weights: shape (K, *shape).  lower, upper: what is to be added for their least and greatest value, shape (K,).
-    size: the sum of the absolute values of all that was added, shape (K,).
+    size: the sum of the absolute values of all that was added, and of what each layer on the way sums, shape (K,).
     one_sided: only the least values are asked for, and a ReLU may take the line that suits each sign of a weight. If
     not, its two lines are parallel, and one way back serves both values.
     """
@@ -30,11 +30,14 @@ class Lines:
         zeros = [torch.zeros(len(weights), device=weights.device) for _ in range(3)]
         return cls(weights, *zeros, one_sided=one_sided)
 
-    def add(self, value: Tensor, size: Tensor) -> None:
-        """Add a constant to each row. size: the absolute values that it is the sum of."""
+    def add(self, value: Tensor) -> None:
+        """Add a constant to each row."""
         self.lower += value
         self.upper += value
-        self.size += size
+
+    def widen(self, size: Tensor) -> None:
+        """Count what each output is the sum of, by absolute values, shape (1, *shape)."""
+        self.size += flat_rows(self.weights).abs() @ flat_rows(size)[0]
 
     def add_between(self, weights: Tensor, offset: Tensor) -> None:
         """Add what lies between nothing and an offset of each output. weights: of the outputs.  offset: 0 or more."""

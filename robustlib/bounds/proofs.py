@@ -68,6 +68,11 @@ class Prover:
         lines = [(self.numbers(place), network.products_back(place)) for place in places]
         return sum(n * each for n, each in lines) + (len(places) + 1) * self.products_of_margins
 
+    def at_once(self, place: int) -> int:
+        """How many lines go back from a node at once."""
+        widest = max(self.numbers(at) for at in range(place + 1))
+        return max(1, min(MOST_LINES, MEMORY // widest))
+
     def numbers(self, place: int) -> int:
         return prod(self.network.nodes[place].shape)
 
@@ -77,17 +82,18 @@ class Prover:
         others = [c for c in range(classes) if c != y]
         weights = torch.zeros(classes - 1, classes)
         weights[:, y], weights[torch.arange(classes - 1), others] = 1, -1
-        last = len(self.network.nodes) - 1
-        lower, _ = self.network.lines_back(Lines.begin(weights, one_sided=True), last, intervals)
-        return lower.min().item()  # NaN is not above 0
+        last, least = len(self.network.nodes) - 1, torch.full((1,), torch.inf)  # which one class alone has
+        for some in weights.split(self.at_once(last)):
+            lower, _ = self.network.lines_back(Lines.begin(some, one_sided=True), last, intervals)
+            least = torch.cat([least, lower])
+        return least.min().item()  # NaN is not above 0
 
     def tightened(self, place: int, intervals: list[Interval]) -> tuple[Interval, int]:
         """A node's interval with what lines say of the values whose sign is open, and how many lines that were."""
         lower, upper = (each.flatten().clone() for each in intervals[place])
         unsure = ((lower < 0) & (upper > 0)).nonzero().squeeze(1)
         shape = self.network.nodes[place].shape
-        widest = max(self.numbers(at) for at in range(place + 1))
-        for some in unsure.split(max(1, min(MOST_LINES, MEMORY // widest))):
+        for some in unsure.split(self.at_once(place)):
             weights = torch.zeros(len(some), len(lower))
             weights[torch.arange(len(some)), some] = 1
             lines = Lines.begin(channels_last(weights.reshape(-1, *shape)))

@@ -15,8 +15,7 @@ from robustlib.bounds.traced_network import network_of
 from robustlib.datasets.lazy_images import ImageSet
 from robustlib.evaluation.plans import MANY, Plan
 from robustlib.inference.model_modes import as_images
-from robustlib.inference.predict import classes_of
-from robustlib.memory import out_of_memory
+from robustlib.inference.predict import predict
 
 COMPARED = 16  # of the data set's first images, on which a network read from a model is compared with it
 TRIED = 8  # of them, on which proofs are tried: by what they take and how many hold, the rest is proved or not
@@ -59,10 +58,10 @@ def make_proofs(model: nn.Module, x: ImageSet, plan: Plan, norm: Norm, device: t
     try:
         sample = as_images(x[:COMPARED], device)
         network = network_of(model, sample)
-        guesses = classes_of(model(sample[:TRIED])).tolist()
-    except Exception as error:  # tracing a user's model may raise anything; it is attacked without proofs, then
-        if out_of_memory(error):
-            raise
+        guesses = predict(model, sample[:TRIED]).tolist()
+    except (
+        Exception
+    ):  # tracing a user's model may raise anything, and memory may be short: it is attacked without, then
         return None
     products = spared * network.products_back(len(network.nodes) - 1)
     prover = Prover(network, refined=SLOWER * Prover(network).most_products <= products)

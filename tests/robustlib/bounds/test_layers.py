@@ -122,7 +122,16 @@ def test_pool_with_a_pixel_above_the_others_is_exact():
     assert torch.equal(back, expected) and lines.upper.item() == lines.lower.item() == 0
 
 
+def test_pool_of_numbers_beyond_float32_says_nothing():
+    layer, _, interval = made(nn.MaxPool2d(3, 2, 1))  # whose first windows begin beyond the edge
+    everything = Interval(*(torch.full_like(interval.lower, end) for end in (-torch.inf, torch.inf)))
+    lines = Lines.begin(torch.ones(1, 4, 4, 3))
+    layer.back(lines, everything)
+    assert not lines.upper.isfinite() and not lines.lower > 0
+
+
 def test_bounds_are_widened_by_what_they_are_made_of():
-    lines = Lines.begin(torch.zeros(1, 2))
-    lines.add(torch.tensor([0.0]), torch.tensor([2.0**15]))
-    assert [bound.item() for bound in lines.bounds()] == [-1, 1]
+    lines = Lines.begin(torch.tensor([[1.0, -1.0]]))
+    lines.widen(torch.tensor([[2.0**15, 2.0**14]]))
+    lines.add(torch.tensor([3.0]))
+    assert [bound.item() for bound in lines.bounds()] == [1.5, 4.5]

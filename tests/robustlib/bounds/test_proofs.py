@@ -1,5 +1,7 @@
 """Proofs against closed forms, a dense grid, and bounds written down slowly in float64."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ from torch import Tensor, nn
 
 from robustlib.attacks.pgd import pgd
 from robustlib.bounds.layers import Interval
-from robustlib.bounds.proofs import Prover
+from robustlib.bounds.lines import Lines
+from robustlib.bounds.network import Network
+from robustlib.bounds.proofs import MOST_LINES, Prover
 from robustlib.bounds.traced_network import network_of
 from robustlib.models.lenet5 import LeNet5
 from robustlib.rng import Draws
@@ -74,6 +78,49 @@ def test_no_proof_where_a_grid_finds_an_error(seed: int):
         held.append((proofs[1], stands))
     assert held[0][0] >= held[0][1]  # in a small ball the network is nearly linear
     assert sorted(held, reverse=True) == held  # and no larger ball is proved where a smaller one is not
+
+
+def test_an_image_of_the_only_class_stands():
+    model, x = linear(classes=1), torch.rand(2, 3, 2, 2)
+    assert Prover(network_of(model, x)).proof(x[:1], 0, 1.0).holds
+
+
+def cancelling(seed: int) -> nn.Sequential:
+    """What two halves share is a million times what they differ by, which is all that is left of it."""
+    torch.manual_seed(seed)
+    first, second = nn.Linear(16, 32, bias=False), nn.Linear(32, 3, bias=False)
+    large, last = torch.rand(16, 16) * 1e6, torch.randn(3, 16)
+    with torch.no_grad():
+        first.weight.copy_(torch.cat([large, large + torch.randn(16, 16)]))
+        second.weight.copy_(torch.cat([last, -last], 1))
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second).eval()
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.001, 0.01])
+def test_no_proof_where_rounding_decides(eps: float):
+    draw = torch.Generator().manual_seed(0)
+    for seed in range(10):
+        model, x = cancelling(seed), torch.rand(1, 1, 4, 4, generator=draw)
+        y = int(model(x).argmax())
+        near = (x + eps * (2 * torch.rand(2000, 1, 4, 4, generator=draw) - 1)).clamp(0, 1)
+        stands = bool((model(near).argmax(1) == y).all())
+        assert stands or not Prover(network_of(model, x)).proof(x, y, eps).holds
+
+
+def test_margins_of_many_classes_take_little_memory(monkeypatch: pytest.MonkeyPatch):
+    model, x = linear(classes=1000), torch.rand(2, 3, 2, 2)
+    network, y = network_of(model, x), int(model(x)[0].argmax())
+    rows, back = list[int](), Network.lines_back
+
+    def counted(self: Network, lines: Lines, *how: Any) -> tuple[Tensor, Tensor]:
+        rows.append(len(lines.weights))
+        return back(self, lines, *how)
+
+    monkeypatch.setattr(Network, "lines_back", counted)
+    intervals = network.intervals(Interval((x[:1] - 0.01).clamp(0, 1), (x[:1] + 0.01).clamp(0, 1)))
+    found = Prover(network).margins(y, intervals)
+    assert found == pytest.approx(worst_margin(model, x[:1], y, 0.01), abs=1e-3)
+    assert sum(rows) == 999 and max(rows) <= MOST_LINES
 
 
 class Residual(nn.Module):

@@ -11,7 +11,7 @@ from robustlib.attacks import ATTACKS
 from robustlib.attacks.autoattack import Named
 from robustlib.bounds.proofs import Prover
 from robustlib.bounds.traced_network import network_of
-from robustlib.evaluation import fixed_models
+from robustlib.evaluation import fixed_models, proofs
 from robustlib.evaluation.attack_sequence import attack_in_sequence
 from robustlib.evaluation.batches import evaluate_curve
 from robustlib.evaluation.evaluation import evaluate
@@ -60,6 +60,27 @@ def test_proofs_change_no_bit_of_the_outcome(radii: list[float], monkeypatch: py
     proved = [int(batch.proved.sum()) for batch in with_proofs if batch.proved is not None]
     assert proved == sorted(proved, reverse=True) and 0 < proved[-1] < 24
     assert len(radii) == 1 or proved[0] > proved[-1]
+
+
+class WritesIntoItsImages(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.sub_(0.5).div_(0.2)
+        return self.net(x)
+
+
+def test_images_that_a_model_writes_into_stay_as_they_are(monkeypatch: pytest.MonkeyPatch):
+    (x, _), model = images(), WritesIntoItsImages().eval()
+    given, y = x.clone(), model(x.clone()).argmax(1)
+    one = evaluate(model, x, y, partial(ATTACKS["square"].run, queries=600), eps=0.02)
+    assert torch.equal(x, given)
+    monkeypatch.setattr(fixed_models, "make_proofs", lambda *_: None)
+    other = evaluate(model, x, y, partial(ATTACKS["square"].run, queries=600), eps=0.02)
+    assert 0 < other.outcome.success.sum() < 24
+    assert torch.equal(one.x_adv, other.x_adv) and np.array_equal(one.outcome.success, other.outcome.success)
 
 
 def test_what_is_proved_is_not_attacked_again():
@@ -118,6 +139,14 @@ def test_proofs_are_made_where_they_are_known_to_pay():
     assert make_proofs(network(), x, [(0.004, mine)], "Linf", CPU) is None
     nes = [("nes", ATTACKS["nes"].given(eps=0.004, queries=5000))]  # whose queries are its own affair
     assert make_proofs(network(), x, [(0.004, nes)], "Linf", CPU) is None
+
+
+def test_where_memory_is_short_no_proofs_are_made(monkeypatch: pytest.MonkeyPatch):
+    def short(model: nn.Module, sample: Tensor) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(proofs, "network_of", short)
+    assert make_proofs(network(), images()[0], [(0.004, attacks(0.004))], "Linf", CPU) is None
 
 
 def test_an_evaluation_says_what_was_proved():
