@@ -2,18 +2,34 @@
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from robustlib.attacks.types import AttackFunction, as_stage
-from robustlib.evaluation.proofs import Proofs
 from robustlib.inference.oracle import as_oracle
 from robustlib.inference.predict import verdict
 from robustlib.input_checks import check_labels
 from robustlib.outcome import check_attacked
 from robustlib.rng import Draws, default_draws
+
+
+class Proofs(Protocol):
+    """Proofs that examples stand, of one model."""
+
+    @property
+    def before(self) -> int:
+        """Position of the attack before which they are made."""
+        ...
+
+    def at(self, eps: float) -> Self:
+        """The same for examples of one radius."""
+        ...
+
+    def hold(self, x: Tensor, y: Tensor, eps: Tensor | None) -> Tensor:
+        """Which images are proved to stand, shape (B,). eps: each example's own radius, where these differ."""
+        ...
 
 
 class Found(NamedTuple):

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from robustlib.arguments import Norm
 from robustlib.datasets.lazy_images import ImageSet
-from robustlib.evaluation.attack_sequence import attack_in_sequence
+from robustlib.evaluation.attack_sequence import Proofs, attack_in_sequence
 from robustlib.evaluation.multi_radius import curve
 from robustlib.evaluation.plans import Plan, given, is_worth_forks
-from robustlib.evaluation.proofs import Proofs, make_proofs
+from robustlib.evaluation.proofs import make_proofs
 from robustlib.inference.model_modes import as_images
 from robustlib.inference.predict import verdict
 from robustlib.inference.replicas import Replicas

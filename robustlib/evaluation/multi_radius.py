@@ -1,7 +1,6 @@
 """Several radii as one search: what falls at a radius is drawn back to the next, and attacked again from there."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,9 +9,8 @@ from torch import Tensor, nn
 
 from robustlib.arguments import Norm
 from robustlib.attacks.types import Attack, AttackFunction, as_stage
-from robustlib.evaluation.attack_sequence import Found, attack_in_sequence
+from robustlib.evaluation.attack_sequence import Found, Proofs, attack_in_sequence
 from robustlib.evaluation.descent import Descent, Plan
-from robustlib.evaluation.proofs import Proofs
 from robustlib.evaluation.radii_in_one_batch import descend
 from robustlib.inference.oracle import as_oracle
 from robustlib.inference.predict import verdict
@@ -59,7 +57,7 @@ def curve(
                 known = {"start": None if start is None else start[rows], "clean": clean[rows]}
                 known |= {"eps": descent.eps[descent.level[rows]]} if len(levels) > 1 else {}
                 radius, attacks = plan[levels[0]]
-                known["proofs"] = None if proofs is None else replace(proofs, eps=radius)
+                known["proofs"] = None if proofs is None else proofs.at(radius)
                 found = attack_in_sequence(model, x[rows], y[rows], attacks, draws=draws[rows], search=search, **known)
                 descent.record(rows, found)
         start = descent.image

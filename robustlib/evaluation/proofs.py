@@ -1,7 +1,7 @@
 """Images that are proved to stand, and so are spared the attacks that would find nothing: no verdict depends on it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,10 @@ PATIENCE = 0.5  # of an image's attacks, that trials may cost more than they spa
 
 
 @dataclass(frozen=True)
-class Proofs:
-    """prover: of one model.  radii: at which proofs pay.  before: position of the attack before which they are made.
-    eps: the radius, where it is the same for all examples.
+class BoundProofs:
+    """Proofs by bounds: see `attack_sequence.Proofs`.
+
+    prover: of one model.  radii: at which proofs pay.  eps: the radius, where it is the same for all examples.
     """
 
     prover: Prover
@@ -34,8 +35,10 @@ class Proofs:
     before: int
     eps: float | None = None
 
+    def at(self, eps: float) -> "BoundProofs":
+        return replace(self, eps=eps)
+
     def hold(self, x: Tensor, y: Tensor, eps: Tensor | None) -> Tensor:
-        """Which images are proved to stand, shape (B,). eps: each example's own radius, where these differ."""
         radii = [self.eps] * len(x) if eps is None else eps.tolist()
         found = torch.zeros_like(y, dtype=torch.bool)
         for i, radius in enumerate(radii):
@@ -44,7 +47,7 @@ class Proofs:
         return found
 
 
-def make_proofs(model: nn.Module, x: ImageSet, plan: Plan, norm: Norm, device: torch.device) -> Proofs | None:
+def make_proofs(model: nn.Module, x: ImageSet, plan: Plan, norm: Norm, device: torch.device) -> BoundProofs | None:
     """None where no proof would be shorter than the attacks that it spares, or the model's layers are not known.
 
     Only before attacks of ours, which do nothing besides; only in Linf and on CPUs, where proofs were measured.
@@ -59,14 +62,12 @@ def make_proofs(model: nn.Module, x: ImageSet, plan: Plan, norm: Norm, device: t
         sample = as_images(x[:COMPARED], device)
         network = network_of(model, sample)
         guesses = predict(model, sample[:TRIED]).tolist()
-    except (
-        Exception
-    ):  # tracing a user's model may raise anything, and memory may be short: it is attacked without, then
+    except Exception:  # tracing a user's model may raise anything, and memory be short: it is attacked without, then
         return None
     products = spared * network.products_back(len(network.nodes) - 1)
     prover = Prover(network, refined=SLOWER * Prover(network).most_products <= products)
     paying = tuple(paying_radii(prover, sample, guesses, radii, products))
-    return Proofs(prover, paying, before, radii[0] if len(radii) == 1 else None) if paying else None
+    return BoundProofs(prover, paying, before, radii[0] if len(radii) == 1 else None) if paying else None
 
 
 def passes_of(named: Sequence[Named]) -> int:

@@ -15,7 +15,7 @@ from robustlib.evaluation import fixed_models, proofs
 from robustlib.evaluation.attack_sequence import attack_in_sequence
 from robustlib.evaluation.batches import evaluate_curve
 from robustlib.evaluation.evaluation import evaluate
-from robustlib.evaluation.proofs import Proofs, make_proofs
+from robustlib.evaluation.proofs import BoundProofs, make_proofs
 from robustlib.outcome import Batch
 
 pytestmark = pytest.mark.slow
@@ -95,7 +95,7 @@ def test_what_is_proved_is_not_attacked_again():
     holds = torch.tensor([prover.proof(x[i : i + 1], int(y[i]), 0.01).holds for i in range(len(x))])
     assert 0 < holds.sum() < len(x)
     stages = [taken, taken, taken]
-    result = attack_in_sequence(network(), x, y, stages, proofs=Proofs(prover, (0.01,), 1, 0.01))
+    result = attack_in_sequence(network(), x, y, stages, proofs=BoundProofs(prover, (0.01,), 1, 0.01))
     assert result.proved is not None and torch.equal(result.proved, holds)
     assert [len(index) for index in seen] == [len(x), *2 * [int((~holds).sum())]]
     assert torch.equal(seen[1], (~holds).nonzero().squeeze(1))
@@ -107,8 +107,8 @@ def test_each_example_is_proved_at_its_own_radius():
     prover = Prover(network_of(network(), x))
     eps = torch.tensor([0.002, 0.02] * 12, dtype=torch.float64)
     expected = [prover.proof(x[i : i + 1], int(y[i]), float(eps[i])).holds for i in range(len(x))]
-    assert Proofs(prover, (0.002, 0.02), 0).hold(x, y, eps).tolist() == expected
-    only = Proofs(prover, (0.002,), 0).hold(x, y, eps)
+    assert BoundProofs(prover, (0.002, 0.02), 0).hold(x, y, eps).tolist() == expected
+    only = BoundProofs(prover, (0.002,), 0).hold(x, y, eps)
     assert only.tolist() == [one and i % 2 == 0 for i, one in enumerate(expected)]
 
 
