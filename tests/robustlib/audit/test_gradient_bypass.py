@@ -43,7 +43,7 @@ def test_what_leaves_torch_on_the_way_is_gone_round():
     """Backward pass differentiable approximation (Athalye et al. 2018): its form has the gradient of the network."""
     net, x = linear(), torch.rand(32, 1, 4, 4)
     model = numpy_inside(net).eval()
-    target = Target(model, x, model(x).argmax(1), "Linf", 0.1, False, False)
+    target = Target(model, model, model, randomised=False, gradient=False, classes=3)
     forms = {name: form for name, _, form in differentiable_forms(target, x)}
     assert "straight through all before the first layer" in forms
     form = forms["straight through all before the first layer"]
