@@ -1,5 +1,7 @@
 """Differentiable forms: the model's own answers, with the gradient of what stands in for parts that have none."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -29,7 +31,8 @@ def test_a_surrogate_gives_its_gradient_and_no_other_answer(place: str, steps: b
     """Within a straight-through estimator too, which attaches whatever is detached."""
     model = nn.Sequential(Coarse(), *linear()).eval()
     name = "1" if place == "before" else "0"  # the layer after, or the one that has no gradient
-    form = DifferentiableModel(model, steps=steps, **{place: {name: (SLOPE, OFFSET)}})
+    surrogates: Any = {place: {name: (SLOPE, OFFSET)}}
+    form = DifferentiableModel(model, steps=steps, **surrogates)
     x = torch.rand(5, 1, 4, 4).requires_grad_()
     logits = form(x)
     assert torch.allclose(logits, model(x), atol=1e-6)
