@@ -22,6 +22,10 @@ Split = Literal["train", "test", "validation"]
 Choose = Literal["first", "stratified"]
 
 
+# Fields of an attack that tell jobs from those that were computed otherwise once.
+MARKS = ("whole_steps", "spread_pool", "surrogate_gradients", "split_sums")
+
+
 class Spec(BaseModel):
     """Frozen data that knows its key."""
 
@@ -209,7 +213,7 @@ class AttackSpec(Spec):
     @model_serializer(mode="wrap")
     def without_nothing(self, dump: Any) -> dict[str, Any]:
         """As attacks were stored before there were surrogates, where there is none: keys stay what they were."""
-        later = ("surrogate", "whole_steps", "spread_pool", "surrogate_gradients", "split_sums")
+        later = ("surrogate", *MARKS)
         return {name: value for name, value in dump(self).items() if name not in later or value}
 
     @property

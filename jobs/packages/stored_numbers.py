@@ -17,10 +17,11 @@ from robustq.jobs.results.audits import checks_of_job
 from robustq.jobs.results.columns import ResultRow
 from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.results.rows import chosen_rows
-from robustq.jobs.specs import EvalSpec, TrainSpec
+from robustq.jobs.specs import MARKS, EvalSpec, TrainSpec
 from robustq.jobs.store.bulk_insert import chunks
 from robustq.jobs.store.example_outcomes import examples_of, to_columns
 from robustq.jobs.store.schema import job, result
+from robustq.jobs.text.canonical_json import canonical, without_places
 from robustq.jobs.text.numbers import eps_text
 
 Outcomes = dict[str, np.ndarray]  # of an evaluation, by column
@@ -96,9 +97,23 @@ def read_stored(db: Connection, chosen: Chosen, classes: Sequence[str]) -> Store
 
 
 def jobs_of(db: Connection, chosen: Chosen) -> list[int]:
-    """The evaluations and worst cases of the model; explanations are among them."""
+    """The evaluations and worst cases of the model; explanations are among them. Of evaluations that ask for the same,
+    which changed kernels computed anew, the latest; and the one that was named.
+    """
     mine = (job.c.subject == chosen.subject) & job.c.kind.in_(("eval", "worst"))
-    return list(db.execute(select(job.c.id).where(mine)).scalars())
+    query = select(job.c.id, job.c.kind, job.c.spec).join(result, result.c.job_id == job.c.id).where(mine)
+    latest: dict[str, int] = {}
+    for id_, kind, spec in db.execute(query.order_by(job.c.id)):
+        latest[asked_for(spec) if kind == "eval" else str(id_)] = id_
+    every = {*latest.values(), *([] if chosen.evaluation is None else [chosen.evaluation])}
+    return sorted(every)
+
+
+def asked_for(spec: dict[str, Any]) -> str:
+    """What an evaluation was to measure, from its spec as JSON: the same whatever it was computed by."""
+    attack = {name: value for name, value in spec["attack"].items() if name not in MARKS}
+    content = {name: value for name, value in spec.items() if name not in EvalSpec.not_content}
+    return canonical(without_places(content | {"attack": attack}))
 
 
 def of_jobs(ids: Sequence[int]) -> Filters:

@@ -142,7 +142,7 @@ def look_at_programs(found: Verified, package: Package, card: Card, changed: set
         found.add("golden", False, str(error))
         return
     if (n := len(golden.images)) != card.golden.n:
-        found.add("golden", False, f"{card.golden.file} holds {n} images, the card says {card.golden.n}")
+        found.add("golden", False, f"{card.golden.file} holds {counted(n, 'image')}, the card says {card.golden.n}")
     if sum(name in golden.logits for name in (ONNX, INT8)) != len(golden.logits) or ONNX not in golden.logits:
         found.add("golden", False, f"{card.golden.file} holds logits of {', '.join(golden.logits) or 'nothing'}")
         return

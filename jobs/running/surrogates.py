@@ -110,6 +110,12 @@ def candidates(ref: DataRef, examples: Count, choose_by: str) -> tuple[Dataset, 
     return dataset, every, "the attacked images"
 
 
+def pool_size(ref: DataRef, examples: Count, choose_by: str) -> int:
+    """How many images `pool` has, of which none is decoded."""
+    _, places, _ = candidates(ref, examples, choose_by)
+    return min(MOST, len(places))
+
+
 def lies_by_class(ref: DataRef, examples: Count, choose_by: str) -> bool:
     """Whether the first MOST images that there are to learn from are of few of their classes, as in a folder."""
     dataset, places, _ = candidates(ref, examples, choose_by)

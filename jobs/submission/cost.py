@@ -23,7 +23,7 @@ from robustlib.training import OBJECTIVES
 from robustlib.training.objectives import attack_of
 from robustq.jobs.running.attacks import recipe_of
 from robustq.jobs.running.inputs import build_model, load_data, unmeasured
-from robustq.jobs.running.surrogates import pool
+from robustq.jobs.running.surrogates import pool_size
 from robustq.jobs.specs import AnySpec, AttackSpec, DataRef, EvalSpec, ModelSpec, TrainSpec
 from robustq.jobs.submission.plan import Planned, Resolved
 
@@ -119,7 +119,7 @@ def surrogate_work(spec: AnySpec, ref: DataRef) -> list[tuple[ModelSpec, Work]]:
     work = known.surrogate_cost(attack.params) * (n * attack.restarts)
     if attack.surrogate is not None:
         return [(attack.surrogate.model, work)]
-    return [(ModelSpec(arch=ARCH), work + STEP * (EPOCHS * len(pool(ref, spec.examples, spec.choose)[0])))]
+    return [(ModelSpec(arch=ARCH), work + STEP * (EPOCHS * pool_size(ref, spec.examples, spec.choose)))]
 
 
 def evaluation_work(attack: AttackSpec, classes: int) -> Work:

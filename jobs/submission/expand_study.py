@@ -65,6 +65,9 @@ def resolve(study: Study, origin: Origin, folder: Path, data_folder: Path) -> Re
     # And of surrogates that learn the model's answers, of images that may lie by class: whether they do, the data say.
     learns = [i for i, one in enumerate(study.attacks) if one.name == AUDIT or is_learnt(one)]
     content += [{"spread_pool": learns}] if learns or study.audit == "full" else []
+    # And of audits, whose surrogates of parts without a gradient had none themselves.
+    audited = [i for i, one in enumerate(study.attacks) if one.name == AUDIT]
+    content += [{"surrogate_gradients": audited}] if audited or study.audit == "full" else []
     # And of explanations that are sums of gradients, which had other last bits.
     sums = [i for i, one in enumerate(study.attacks) if one.name == EXPLAIN and sums_gradients(one)]
     content += [{"split_sums": sums}] if sums else []

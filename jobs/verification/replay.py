@@ -12,7 +12,7 @@ import torch
 from sqlalchemy import Connection, select
 
 from robustlib.metrics import CLEAN
-from robustlib.settings import EXPLAIN
+from robustlib.settings import AUDIT, EXPLAIN, GRADIENT_SUMS, TRANSFER
 from robustq.jobs.errors import ArtifactError, RunError, SpecError
 from robustq.jobs.queue.dependencies import weights_of
 from robustq.jobs.results.columns import ResultRow
@@ -23,7 +23,7 @@ from robustq.jobs.running.context import Context, Result
 from robustq.jobs.running.evaluation import last_curve
 from robustq.jobs.running.inputs import load_data
 from robustq.jobs.running.run import run
-from robustq.jobs.specs import EvalSpec
+from robustq.jobs.specs import AttackSpec, EvalSpec
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.explanations import measures
@@ -73,7 +73,8 @@ def replay(
     """Run stored evaluations again: those of these numbers, or `number` drawn at random, as `seed` says.
 
     Each row says whether the result is equal to the bit; where it is not, on the same CPU with the same versions it
-    differs, and elsewhere, also on a GPU, it is within or changed beyond its interval, as in `diff`. Worst cases are
+    differs, and elsewhere, also on a GPU or where its attack was another once, it is within or changed beyond its
+    interval, as in `diff`. Worst cases are
     not drawn: they are computed from other evaluations. device: "cpu" or "cuda"; the kind that each was stored of where
     none is given. Raises SpecError where there is nothing to run, RunError where there is no such device.
     """
@@ -136,7 +137,8 @@ def run_again(store: Store, row: ResultRow, device: str | None = None) -> Replay
             (done,) = [frame for frame in run(spec, context) if isinstance(frame, Result)]
     same_machine = made_with(before) == made_with(done.row)
     judge = judge_explanation if spec.attack.name == EXPLAIN else judge_again
-    judged, differing = judge(before, outcome, done, same_machine=same_machine)
+    was = once(spec.attack)
+    judged, differing = judge(before, outcome, done, same_machine=same_machine and not was)
     return Replayed(
         job_id=id_,
         model=row["model"],
@@ -146,12 +148,24 @@ def run_again(store: Store, row: ResultRow, device: str | None = None) -> Replay
         seed=row["seed"],
         n=row["n"],
         outcome=judged,
-        reason=LAST_BITS if on_gpu(before) and judged != EQUAL else "",
+        reason="" if judged == EQUAL else was or (LAST_BITS if on_gpu(before) else ""),
         same_machine=same_machine,
         examples_that_differ=differing,
         old_robust_accuracy=before["robust_accuracy"],
         new_robust_accuracy=done.row.get("robust_accuracy"),
     )
+
+
+def once(attack: AttackSpec) -> str:
+    """What was other when a result was stored, by a spec that lacks a mark of `AttackSpec`; empty for nothing."""
+    params = attack.params
+    if attack.name == AUDIT and not attack.surrogate_gradients:
+        return "stored when audits did not go round what passes no gradient"
+    if attack.name == EXPLAIN and params["method"] in GRADIENT_SUMS and not attack.split_sums:
+        return "stored when sums of gradients were of whole passes, which round otherwise"
+    if attack.name == TRANSFER and attack.norm == "L1" and params.get("queries", 1) > 1 and not attack.whole_steps:
+        return "stored when steps of transfer in L1 were coarser"
+    return ""
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from robustlib.datasets.labels import Labels, classes_of, y_of
 from robustlib.datasets.parquet import parquet as parquet
 from robustlib.datasets.source import AS_IT_IS, TEST, Images, Reading, Source
 from robustlib.datasets.tar import tar as tar
+from robustlib.number_text import counted
 
 PIECE = 1 << 20  # bytes decompressed at once
 
@@ -60,7 +61,9 @@ def idx(path: Path, reading: Reading = AS_IT_IS) -> Source:
         labels = {other: read_labels(file) for other, (_, file) in found.items()}
         x, count = read_idx(found[split][0], 3), len(labels[split])
         if len(x) != count:
-            raise ValueError(f"{found[split][0]} holds {len(x)} images, {found[split][1]} {count} labels")
+            raise ValueError(
+                f"{found[split][0]} holds {counted(len(x), 'image')}, {found[split][1]} {counted(count, 'label')}"
+            )
         classes = classes_of(where, labels.values(), None, remap=reading.classes == "remap")
         return Images(x[:, None], y_of(where, split, [labels[split]], classes), classes.names)
 

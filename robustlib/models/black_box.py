@@ -17,6 +17,7 @@ from robustlib.addresses import is_address, public
 from robustlib.arguments import check_value
 from robustlib.model_calls import Careful
 from robustlib.models.http_request import Refused, post
+from robustlib.number_text import counted
 
 # How far the sum of a row of probabilities may lie from 1: each may be rounded to two decimals.
 ROUNDED, MOST_ROUNDED = 5e-3, 0.5
@@ -198,7 +199,7 @@ def predictions(url: str, body: bytes, count: int) -> list[Any]:
         came = f"the entries {', '.join(found) or 'none'}" if isinstance(found, dict) else type(found).__name__
         raise ValueError(f'{public(url)} answers without a list "predictions", with {came}')
     if len(rows) != count:
-        raise ValueError(f"{public(url)} gives {len(rows)} predictions for {count} images")
+        raise ValueError(f"{public(url)} gives {counted(len(rows), 'prediction')} for {counted(count, 'image')}")
     if any(isinstance(row, dict) for row in rows):
         raise ValueError(
             f"{public(url)} gives several outputs an image ({', '.join(rows[0])}): expected a row of scores alone"

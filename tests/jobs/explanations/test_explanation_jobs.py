@@ -38,7 +38,7 @@ from robustq.jobs.specs import AttackSpec, DataRef, EvalSpec, ModelSpec, ShardSp
 from robustq.jobs.store import artifacts
 from robustq.jobs.store.connection import Store, open_store
 from robustq.jobs.store.explanations.measures import measures_of
-from robustq.jobs.store.schema import check_result, explanation, job, result
+from robustq.jobs.store.schema import check_result, example_blob, explanation, job, result
 from robustq.jobs.study.study import Origin, Study
 from robustq.jobs.submission.submit import submit
 from robustq.jobs.upkeep import merge, prune
@@ -275,6 +275,29 @@ def test_a_replay_is_equal_to_the_bit_and_sees_a_change(finished: Store):
         assert replay.judge_explanation(before, changed, done, same_machine=False) == ("within", 1)
         lower = columns | {"ssim": columns["ssim"] - 0.1 - 0.01 * np.sin(columns["index"])}
         assert replay.judge_explanation(before, lower, done, same_machine=False) == ("changed", 130)
+
+
+@pytest.mark.slow
+def test_sums_of_whole_passes_may_move_within_their_interval(finished: Store):
+    """A job of before its mark, on the same machine: nobody changed it."""
+    number, spec = job_of(finished)
+    then = spec.model_copy(update={"attack": spec.attack.model_copy(update={"split_sums": False})})
+    mine, its = job.c.id == number, example_blob.c.job_id == number
+    with finished.begin() as db:
+        (data,) = db.execute(sa.select(example_blob.c.data).where(its)).scalars()
+        columns = measures_of(db, number)
+        rounded = columns | {"ssim": columns["ssim"] + np.float32(1e-6) * (columns["index"] == 7)}
+        db.execute(sa.update(job).where(mine).values(spec=then.model_dump(mode="json")))
+        db.execute(sa.update(example_blob).where(its).values(data=replay.measures.encode(rounded)))
+    try:
+        (row,) = replay.replay(finished, 1, filters=Filters(), job_ids=[number])
+    finally:
+        with finished.begin() as db:
+            db.execute(sa.update(job).where(mine).values(spec=spec.model_dump(mode="json")))
+            db.execute(sa.update(example_blob).where(its).values(data=data))
+    assert (row["outcome"], row["examples_that_differ"], row["same_machine"]) == ("within", 1, True)
+    assert row["reason"] == "stored when sums of gradients were of whole passes, which round otherwise"
+    assert replay.count_wrong([row]) == 0
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from sqlalchemy import update
+from sqlalchemy import insert, select, update
 
 from robustlib.datasets import load
 from robustlib.export.comparison import logits_of
@@ -27,14 +27,14 @@ from robustq.jobs.packages.card import Card
 from robustq.jobs.packages.chosen_model import Chosen, model_by_job, model_by_options
 from robustq.jobs.packages.judged_program import Judged, check_accuracy, judge
 from robustq.jobs.packages.make import Made, golden_of, make_package
-from robustq.jobs.packages.stored_numbers import read_stored
+from robustq.jobs.packages.stored_numbers import jobs_of, read_stored
 from robustq.jobs.packages.verify import verify
 from robustq.jobs.results.rows import result_rows
 from robustq.jobs.running.package_models import build_packaged
 from robustq.jobs.specs import ModelSpec
 from robustq.jobs.store.connection import Store
 from robustq.jobs.store.example_outcomes import examples_of
-from robustq.jobs.store.schema import result
+from robustq.jobs.store.schema import job, result
 from tests.helpers.packaged import ATTACKED, QUICK, TRAINED, packaged
 
 OPTIONS: dict = {"weights": None, "normalize": None, "mean": None, "std": None, "dataset": "digits"}
@@ -98,6 +98,28 @@ def test_the_program_was_attacked_again(made: Made, trained: Store):
         "as the evaluation"
     )
     assert [one.batch for one in program.latency] == [1, 32] and program.runtime.startswith("onnxruntime ")
+
+
+def test_of_what_was_computed_anew_the_latest_is_told(trained: Store):
+    """As of an audit by today's marks: the number of before is none that the card should have."""
+    with trained.begin() as db:
+        chosen, before = model_by_job(db, ATTACKED), db.begin_nested()
+        unnamed = replace(chosen, evaluation=None)
+        known = jobs_of(db, unnamed)
+        rows = {
+            table: dict(db.execute(select(table).where(place == ATTACKED)).mappings().one())
+            for table, place in ((job, job.c.id), (result, result.c.job_id))
+        }
+        spec = rows[job]["spec"]
+        marked = spec | {"attack": spec["attack"] | {"surrogate_gradients": True}, "batch_size": 7}
+        for number, state in ((901, "done"), (902, "queued")):  # of the last nothing is known yet
+            mine = {"id": number, "key": f"{number}" * 16, "state": state, "spec": marked}
+            db.execute(insert(job).values(rows[job] | mine))
+        db.execute(insert(result).values(rows[result] | {"job_id": 901}))
+        assert jobs_of(db, unnamed) == [*(id_ for id_ in known if id_ != ATTACKED), 901]
+        assert jobs_of(db, chosen) == [*known, 901]
+        before.rollback()
+        assert jobs_of(db, chosen) == known and ATTACKED in known
 
 
 def test_images_that_were_not_kept_are_made_anew(trained: Store):

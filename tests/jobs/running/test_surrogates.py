@@ -272,6 +272,23 @@ def test_without_a_training_split_it_learns_from_what_is_not_attacked(tmp_path, 
     assert torch.equal(images, torch.from_numpy(load_data(ref, "test").x)[first:])
 
 
+def test_an_estimate_decodes_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of large pictures 2,000 take minutes, for each transfer of a study."""
+    place = by_class(tmp_path)
+    data = DataRef(place=place, sha256=load.fingerprint(place))
+    spec = EvalSpec(
+        model=ModelSpec(arch="lenet5"),
+        data=data,
+        attack=AttackSpec(name="transfer", norm="Linf", eps=0.1, params={"steps": 3, "queries": 1}),
+        examples=20,
+    )
+    expected = cost.surrogate_work(spec, data)
+    monkeypatch.setattr("robustq.jobs.running.surrogates.LazyImages", None)
+    assert cost.surrogate_work(spec, data) == expected
+    monkeypatch.setattr("robustq.jobs.running.surrogates.MOST", 40)
+    assert cost.surrogate_work(spec, data) != expected
+
+
 def by_class(folder: Path) -> str:
     """A data set of folders: 4 classes of 50 images to train on, each of its own grey, and 10 of each to evaluate."""
     for split, many in (("train", 50), ("test", 10)):

@@ -3,11 +3,14 @@
 What to do where one of these changes: docs/contributing.md, "A new field of a spec".
 """
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import model_serializer
 
+from robustlib import KERNEL_VERSION
 from robustlib.arguments import Norm
 from robustlib.attacks import ATTACKS, ENSEMBLES
 from robustlib.defences import DEFENCES
@@ -29,9 +32,11 @@ from robustq.jobs.specs import (
     WorstSpec,
 )
 from robustq.jobs.study.entries import StudyAttack
-from robustq.jobs.submission.expand_study import sums_gradients
+from robustq.jobs.study.study import load_study
+from robustq.jobs.submission.expand_study import resolve, sums_gradients
 from robustq.jobs.submission.explanation_params import explanation_specs
 from robustq.jobs.submission.validation.parameters import complete_attack, complete_defence
+from robustq.jobs.text.canonical_json import canonical
 
 # The beginnings of keys under kernels of version 7. A new attack or defence gets its own; none of them changes.
 ATTACK_KEYS = {
@@ -136,6 +141,30 @@ def test_sums_of_gradients_of_whole_passes_stand_for_nothing(method: str, marked
         bare := StudyAttack(name="explain", eps=(0.1,)), (), lambda _, call, *args: call(*args)
     )
     assert usual.split_sums and sums_gradients(bare)
+
+
+MARKS: list[tuple[str, dict[str, list[int]]]] = [
+    ("[{name: pgd, eps: 0.1}]", {}),
+    ("[{name: transfer, eps: 0.1, surrogate: a}]", {}),
+    ("[{name: explain, method: saliency, eps: 0.1}]", {}),
+    ("[{name: pgd, eps: 0.1}, {name: transfer, eps: 0.1}]", {"spread_pool": [1]}),
+    ("[{name: explain, method: [saliency, {name: smoothgrad, samples: 5}], eps: 0.1}]", {"split_sums": [0]}),
+    ("[{name: pgd, eps: 0.1}, {name: audit, norm: Linf, eps: 0.1}]", {"spread_pool": [1], "surrogate_gradients": [1]}),
+    ("[{name: pgd, eps: 0.1}]\naudit: full", {"spread_pool": [], "surrogate_gradients": []}),
+]
+
+
+@pytest.mark.parametrize(("attacks", "marks"), MARKS)
+def test_a_study_with_marked_jobs_is_expanded_anew_and_no_other(tmp_path: Path, attacks: str, marks: dict[str, Any]):
+    """A store that knew it whole would give it the jobs of then."""
+    (tmp_path / "s.yaml").write_text(
+        f"dataset: digits\nmodels: {{a: {{arch: lenet5, train: {{}}}}}}\nattacks: {attacks}\n"
+    )
+    study, origin = load_study(tmp_path / "s.yaml", {})
+    found = resolve(study, origin, tmp_path, tmp_path)
+    content = [KERNEL_VERSION, study.model_dump(mode="json"), found.data.sha256, [None, None]]
+    told = [*content, *({name: places} for name, places in marks.items())]
+    assert found.identity == hashlib.sha256(canonical(told).encode()).hexdigest()
 
 
 class WithTarget(EvalSpec):

@@ -15,7 +15,7 @@ from robustq.jobs.results.filters import Filters, make_filters
 from robustq.jobs.running import context, evaluation
 from robustq.jobs.running.context import Context, Result, surroundings
 from robustq.jobs.running.run import run
-from robustq.jobs.specs import EvalSpec, TrainSpec, parse
+from robustq.jobs.specs import AttackSpec, EvalSpec, TrainSpec, parse
 from robustq.jobs.store import example_outcomes
 from robustq.jobs.store.connection import open_store
 from robustq.jobs.store.schema import example_blob, job, result
@@ -221,6 +221,33 @@ def test_on_another_machine_results_may_move_within_their_interval(spoilt, flips
     (row,) = replay.replay(spoilt, 1, filters=Filters(), job_ids=[id_])
     assert (row["outcome"], row["same_machine"]) == (outcome, False)
     assert replay.count_wrong([row]) == (outcome == "changed")
+
+
+MARKED = [
+    ("audit", "Linf", {}, "surrogate_gradients"),
+    ("explain", "Linf", {"method": "smoothgrad"}, "split_sums"),
+    ("transfer", "L1", {"queries": 5}, "whole_steps"),
+]
+
+
+@pytest.mark.parametrize(("name", "norm", "params", "mark"), MARKED)
+def test_an_attack_that_was_another_once_is_known_by_its_mark(name, norm, params, mark):
+    then = AttackSpec(name=name, norm=norm, eps=0.1, params=params)
+    assert replay.once(then).startswith("stored when ")
+    assert replay.once(then.model_copy(update={mark: True})) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "params"),
+    [
+        ("explain", "L1", {"method": "saliency"}),
+        ("transfer", "L2", {"queries": 5}),
+        ("transfer", "L1", {}),
+        ("pgd", "L1", {}),
+    ],
+)
+def test_other_attacks_are_what_they_were(name, norm, params):
+    assert replay.once(AttackSpec(name=name, norm=norm, eps=0.1, params=params)) == ""
 
 
 def test_what_is_no_evaluation_or_was_made_elsewhere_is_refused(spoilt):

@@ -245,8 +245,9 @@ def whole(values: np.ndarray) -> bytes:
         ),
         (b"PNG, or so", r" is no IDX file: it does not start with two zero bytes$"),
         (whole(GREY[:4, 0]), r"train-images-idx3-ubyte(\.gz)? holds 4 images, .* 6 labels$"),
+        (whole(GREY[:1, 0]), r"train-images-idx3-ubyte(\.gz)? holds 1 image, .* 6 labels$"),
     ],
-    ids=["cut off", "header alone", "cut header", "floats", "no idx", "fewer images"],
+    ids=["cut off", "header alone", "cut header", "floats", "no idx", "fewer images", "one image"],
 )
 def test_idx_that_does_not_fit(suffix: str, content: bytes, message: str, tmp_path: Path):
     folder = write_idx(tmp_path / "set", GREY, LABELS, suffix)

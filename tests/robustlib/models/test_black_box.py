@@ -276,7 +276,7 @@ def test_a_server_that_is_not_there(server: Server, monkeypatch: pytest.MonkeyPa
         ((200, b"<html>"), "answers with no JSON: '<html>'"),
         ((200, b"[1]"), 'answers without a list "predictions", with list'),
         ((200, b'{"outputs": []}'), 'answers without a list "predictions", with the entries outputs'),
-        ((200, b'{"predictions": [[1, 2]]}'), "gives 1 predictions for 9 images"),
+        ((200, b'{"predictions": [[1, 2]]}'), "gives 1 prediction for 9 images"),
         ((200, b'{"predictions": [' + b", ".join([b'{"a": 1}'] * 9) + b"]}"), r"several outputs an image \(a\)"),
         ((200, b'{"predictions": [' + b", ".join([b'"x"'] * 9) + b"]}"), "expected numbers"),
         ((200, b'{"predictions": [' + b", ".join([b"[[1]]"] * 9) + b"]}"), r"got \(9, 1, 1\)"),
