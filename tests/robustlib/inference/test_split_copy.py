@@ -215,7 +215,22 @@ def hooked() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("kind", [Asking, bent_first, hooked])
+def clamped_images() -> nn.Module:
+    """The model's own forward, which a trace leaves out, changes only what lies beyond the samples."""
+    model = pooled()
+    before = model.forward
+    model.forward = lambda x: before(x.clamp(0, 1))
+    return model
+
+
+def clamped_in_front() -> nn.Module:
+    model = pooled()
+    before = model[1].forward  # pyright: ignore
+    model[1].forward = lambda x: before(x.clamp(-4, 4))  # pyright: ignore
+    return model
+
+
+@pytest.mark.parametrize("kind", [Asking, bent_first, hooked, clamped_images, clamped_in_front])
 def test_what_cannot_be_split_stays_the_model(kind: Callable[[], nn.Module]):
     model, exact = made(kind)
     assert split_copy(exact, model, images(16)[0]) is exact
