@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustlib.inference.affine_head import pooled_relu
 from robustlib.inference.batch_sizes import groups
@@ -31,13 +31,26 @@ LINE_POINTS = 2
 class Split:
     """A network in parts: see `robustlib.inference.affine_head.split`."""
 
-    head: Net
-    tail: Net
+    head: nn.Module
+    tail: nn.Module
     pooled: bool
+
+    def to_tail(self, x: Tensor) -> Tensor:
+        """What the head gives for images."""
+        return quietly(self.head, x)
+
+    def from_tail(self, x: Tensor) -> Tensor:
+        """The network's answer for what the tail is given."""
+        return quietly(self.tail, x)
 
     def after_head(self, x: Tensor) -> Tensor:
         """The network's answer for what its head gives."""
-        return self.tail(pooled_relu(x) if self.pooled else x)
+        return self.from_tail(pooled_relu(x) if self.pooled else x)
+
+
+def quietly(net: nn.Module, x: Tensor) -> Tensor:
+    """What a part gives. The call of a traced one prints what it raises, and where."""
+    return nn.Module.__call__(net, x)
 
 
 @dataclass(frozen=True)
@@ -77,7 +90,7 @@ class SplitReplica(Replica):
         def some(images: range) -> Tensor:
             chunk = slice(images.start, images.stop)
             with torch.no_grad():
-                starts = self.split.head(self.fill(start[chunk]))
+                starts = self.split.to_tail(self.fill(start[chunk]))
             own = [row[chunk] for row in rows]
             return self.through_head(end[chunk], lambda sums, ends: self.add_lines(sums, starts, ends, wanted, own))
 
@@ -119,7 +132,7 @@ class SplitReplica(Replica):
         """
         images = self.fill(x).requires_grad_()
         with torch.enable_grad():
-            given = self.split.head(images)
+            given = self.split.to_tail(images)
         sums = torch.zeros_like(given)
         write(sums[: len(x)], given.detach())
         return torch.autograd.grad(given, images, sums)[0][: len(x)].contiguous()
@@ -134,7 +147,7 @@ class SplitReplica(Replica):
                 chunk = slice(images.start, images.stop)
                 own = [row[chunk].repeat_interleave(each, 0) for row in rows]
                 with torch.no_grad():
-                    given = self.split.head(self.fill(points[chunk].flatten(0, 1)))
+                    given = self.split.to_tail(self.fill(points[chunk].flatten(0, 1)))
                 shares = weights.repeat(len(images))
                 gradients = self.pull(self.split.after_head, given.requires_grad_(), shares, loss, own)
                 found[chunk] = [own.sum(0) for own in gradients[: len(shares)].split(each)]
@@ -204,7 +217,7 @@ class SplitReplica(Replica):
             line.points(at, points[j * n : (j + 1) * n])
         own = [row.repeat_interleave(n, 0) for row in rows]
         leaf = lines[0].image_of(points).requires_grad_()
-        gradients = self.pull(self.split.tail, leaf, weights.repeat(len(lines)), wanted.loss, own)
+        gradients = self.pull(self.split.from_tail, leaf, weights.repeat(len(lines)), wanted.loss, own)
         return points, lines[0].flat(gradients)
 
     @torch.enable_grad()

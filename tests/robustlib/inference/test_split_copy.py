@@ -236,6 +236,19 @@ def test_what_cannot_be_split_stays_the_model(kind: Callable[[], nn.Module]):
     assert split_copy(exact, model, images(16)[0]) is exact
 
 
+class WritesBehindHead(Shifted):
+    """What the head gives is a leaf in the rest, which no operation may write into."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.first(x).mul_(2)).mean((2, 3)))
+
+
+def test_nothing_is_printed_where_a_part_does_not_run(capfd: pytest.CaptureFixture[str]):
+    model, exact = made(WritesBehindHead)
+    assert split_copy(exact, model, images(16)[0]) is exact
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_copy_with_other_sums_is_not_used(monkeypatch: pytest.MonkeyPatch):
     def another(model: nn.Module, memory_format: torch.memory_format):
         found = in_parts(model, memory_format)
