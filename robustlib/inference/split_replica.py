@@ -98,12 +98,11 @@ class SplitReplica(Replica):
 
     def gradient_sum(self, x: Tensor, points: Points, weights: Sequence[float], loss: Loss, *rows: Tensor) -> Tensor:
         def call() -> list[Tensor]:
-            sums: list[Tensor] = []
+            sums = [NONE] * len(x)
             for part in groups(len(weights), min(TOGETHER, self.sizes[-1])):
                 there = torch.stack([points(k) for k in part], 1)
                 shares = x.new_tensor([weights[k] for k in part])
-                found = self.sums_at(there, shares, loss, rows)
-                sums = [sum_ + more for sum_, more in zip(sums, found, strict=True)] if sums else found
+                self.add_sums(sums, there, shares, loss, rows)
             chunks = (slice(some.start, some.stop) for some in groups(len(x), self.sizes[-1]))
             return [self.through_head(x[chunk], lambda into, _, own=sums[chunk]: put(own, into)) for chunk in chunks]
 
@@ -137,9 +136,12 @@ class SplitReplica(Replica):
         write(sums[: len(x)], given.detach())
         return torch.autograd.grad(given, images, sums)[0][: len(x)].contiguous()
 
-    def sums_at(self, points: Tensor, weights: Tensor, loss: Loss, rows: Sequence[Tensor]) -> list[Tensor]:
-        """The weighted sums of gradients by what the head gives, at points of images, shape (B, points, C, H, W)."""
-        found = [NONE] * len(points)
+    def add_sums(self, sums: list[Tensor], points: Tensor, weights: Tensor, loss: Loss, rows: Sequence[Tensor]) -> None:
+        """Add the weighted sums of gradients by what the head gives, at points of images, shape (B, points, C, H, W).
+
+        sums: of each image so far, NONE at first. They are added to in place: at 224 pixels those of a batch may take a
+        gigabyte.
+        """
         each = len(weights)
 
         def work(some: Sequence[range]) -> None:
@@ -150,10 +152,10 @@ class SplitReplica(Replica):
                     given = self.split.to_tail(self.fill(points[chunk].flatten(0, 1)))
                 shares = weights.repeat(len(images))
                 gradients = self.pull(self.split.after_head, given.requires_grad_(), shares, loss, own)
-                found[chunk] = [own.sum(0) for own in gradients[: len(shares)].split(each)]
+                for i, more in zip(images, gradients[: len(shares)].split(each), strict=True):
+                    sums[i] = more.sum(0) if sums[i] is NONE else sums[i].add_(more.sum(0))
 
         share_out(list(groups(len(points), max(1, self.sizes[-1] // each))), work)
-        return found
 
     def add_lines(self, sums: Tensor, starts: Tensor, ends: Tensor, wanted: Sum, rows: Sequence[Tensor]) -> None:
         """Write the sums of images' gradients by what the head gives, at points between what it gives for two."""

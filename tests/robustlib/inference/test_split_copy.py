@@ -1,5 +1,6 @@
 """The copy of a model in parts: sums of gradients are those of the model, and its first layers are passed once."""
 
+import gc
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -176,6 +177,23 @@ def test_sums_lie_in_memory_as_the_images_do():
         given = [1.0], pick, torch.arange(16) % 10
         for found in (copy.line_gradient_sum(like, like, [0.5], *given), copy.gradient_sum(like, lambda k: x, *given)):
             assert found.stride() == like.stride()
+
+
+@pytest.mark.slow
+def test_sums_are_kept_once(monkeypatch: pytest.MonkeyPatch):
+    """One of each image, and those of a pass: at 224 pixels a sum takes megabytes."""
+    _, copy = split(pooled)
+    monkeypatch.setattr(copy, "room", Room((8,)))
+    x, y = images(6)
+    shape, kept, pull = (8, SIDE, SIDE), list[int](), SplitReplica.pull
+
+    def looking(*given) -> Tensor:
+        kept.append(sum(type(each) is Tensor and each.shape == shape for each in gc.get_objects()))
+        return pull(*given)
+
+    monkeypatch.setattr(SplitReplica, "pull", looking)
+    copy.gradient_sum(x, lambda k: x, [1.0] * 16, pick, y)
+    assert max(kept) <= len(x) + 2  # of two threads
 
 
 def test_memory_that_ran_out_leaves_smaller_batches(monkeypatch: pytest.MonkeyPatch):
