@@ -2,6 +2,8 @@
 
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 
 import pytest
 import torch
@@ -233,6 +235,28 @@ def hooked() -> nn.Module:
     return model
 
 
+class Switches(Shifted):
+    """Some of the rest has no gradient, or is computed in bfloat16: too little of it to show on a few images."""
+
+    def __init__(self, switch: Callable[[], AbstractContextManager[None]]) -> None:
+        super().__init__()
+        self.switch = switch
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        with self.switch():
+            small = self.second(x).float() / 100
+        return self.fc((x + small).mean((2, 3)))
+
+
+def without_gradient() -> nn.Module:
+    return Switches(torch.no_grad)
+
+
+def in_half() -> nn.Module:
+    return Switches(partial(torch.autocast, "cpu", torch.bfloat16))
+
+
 def clamped_images() -> nn.Module:
     """The model's own forward, which a trace leaves out, changes only what lies beyond the samples."""
     model = pooled()
@@ -248,7 +272,10 @@ def clamped_in_front() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("kind", [Asking, bent_first, hooked, clamped_images, clamped_in_front])
+UNTRACED = [Asking, bent_first, hooked, clamped_images, clamped_in_front, without_gradient, in_half]
+
+
+@pytest.mark.parametrize("kind", UNTRACED)
 def test_what_cannot_be_split_stays_the_model(kind: Callable[[], nn.Module]):
     model, exact = made(kind)
     assert split_copy(exact, model, images(16)[0]) is exact
@@ -259,6 +286,12 @@ class WritesBehindHead(Shifted):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(F.relu(self.first(x).mul_(2)).mean((2, 3)))
+
+
+def test_switches_of_the_callers_are_none_of_the_models():
+    model, exact = made(pooled)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert isinstance(split_copy(exact, model, images(16)[0]), SplitReplica)
 
 
 def test_nothing_is_printed_where_a_part_does_not_run(capfd: pytest.CaptureFixture[str]):
