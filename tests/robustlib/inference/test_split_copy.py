@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -238,7 +239,7 @@ def hooked() -> nn.Module:
 class Switches(Shifted):
     """Some of the rest has no gradient, or is computed in bfloat16: too little of it to show on a few images."""
 
-    def __init__(self, switch: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(self, switch: Callable[[], AbstractContextManager[Any]]) -> None:
         super().__init__()
         self.switch = switch
 
