@@ -31,6 +31,8 @@ def network_of(model: nn.Module, sample: Tensor) -> Network:
     """
     if any(hooked(layer) for layer in model.modules()):
         raise UnknownLayer("a layer has hooks")
+    if "forward" in vars(model):  # a trace follows its class's
+        raise UnknownLayer("the model has a forward of its own")
     if any(isinstance(layer, Careful) for layer in model.modules()):  # nor is it asked: its answers may be counted
         raise UnknownLayer("a layer asks a model")
     graph = traced(copied(model))  # tracing runs the model, which may keep what it is called with

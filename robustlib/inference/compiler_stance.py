@@ -19,9 +19,9 @@ class Uncompiled:
 
     def hold(self) -> None:
         with self.lock:
-            self.holders += 1
             if self.stance is None and "torch._dynamo" in sys.modules:  # before it is loaded nothing is compiled
                 self.stance = torch.compiler.set_stance("force_eager")
+            self.holders += 1
 
     def release(self) -> None:
         with self.lock:

@@ -14,7 +14,7 @@ from robustlib.inference.fast_layers import HalvingPool, ReluPool, even
 from robustlib.inference.graph_rewriting import halve, is_a, join_pool_and_relu, only_user, pool_first, replace, traced
 from robustlib.inference.model_modes import copied
 from robustlib.inference.replica import Replica
-from robustlib.inference.wrappers import hooked
+from robustlib.inference.wrappers import altered
 from robustlib.memory import out_of_memory
 
 
@@ -38,10 +38,10 @@ def exact_copy(exact: Replica, model: nn.Module, sample: Tensor) -> Replica:
 
 def pooled_first(model: nn.Module) -> nn.Module:
     """The model, traced, with pooling before ReLU. Raises whatever tracing raises, ValueError where nothing changes,
-    and for hooks: a layer that is put in another's place has none of its hooks.
+    and for hooks: a layer that is put in another's place has none of its hooks, and no forward of its own.
     """
-    if any(hooked(layer) for layer in model.modules()):
-        raise ValueError("a layer has hooks")
+    if any(altered(layer) for layer in model.modules()):
+        raise ValueError("a layer has hooks or a forward of its own")
     graph = traced(copied(model))
     pool_first(graph)
     halve(graph)

@@ -40,8 +40,22 @@ class Tracer(fx.Tracer):
         return normalises(m) or super().is_leaf_module(m, module_qualified_name)
 
 
-def traced(model: nn.Module) -> fx.GraphModule:
-    tracer = Tracer()
+class SteadyTracer(Tracer):
+    """Raises ValueError where a model switches gradients off, or autocast on, for some layers: no graph keeps that."""
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if not torch.is_grad_enabled() or any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
+            raise ValueError("the model switches gradients off, or autocast on, for some of its layers")
+        return super().create_node(*args, **kwargs)
+
+
+def traced(model: nn.Module, tracer: Tracer | None = None) -> fx.GraphModule:
+    """The model as a graph. Raises whatever tracing raises, and ValueError for a black box, which is not asked: a
+    function of somebody else's would get what are no images, and may count or send them.
+    """
+    if any(hasattr(layer, "call_lock") for layer in model.modules()):
+        raise ValueError("no trace goes through a black box")
+    tracer = tracer or Tracer()
     graph = tracer.trace(model)
     return fx.GraphModule(tracer.root, graph, type(model).__name__)
 

@@ -5,12 +5,12 @@ from torch import Tensor, nn
 
 from robustlib.inference.affine_head import split
 from robustlib.inference.copy_agreement import FLOAT32_TURN, OTHER, OTHERS, turns, two_values
-from robustlib.inference.exact_copy import hooked
 from robustlib.inference.fast_copy import let_go
-from robustlib.inference.graph_rewriting import traced
-from robustlib.inference.model_modes import copied
+from robustlib.inference.graph_rewriting import SteadyTracer, traced
+from robustlib.inference.model_modes import copied, no_autocast
 from robustlib.inference.replica import Replica
 from robustlib.inference.split_replica import Split, SplitReplica
+from robustlib.inference.wrappers import altered
 from robustlib.memory import out_of_memory
 
 LINES = 4  # images whose sums are compared
@@ -35,10 +35,14 @@ def split_copy(replica: Replica, model: nn.Module, sample: Tensor) -> Replica:
 
 
 def in_parts(model: nn.Module, memory_format: torch.memory_format) -> Split:
-    """The model, traced and split. Raises whatever tracing raises, and ValueError for hooks and as `split` does."""
-    if any(hooked(layer) for layer in model.modules()):
-        raise ValueError("a layer has hooks")
-    head, tail, pooled = split(traced(copied(model)))
+    """The model, traced and split. Raises whatever tracing raises, and ValueError as `split` and `SteadyTracer` do,
+    for hooks and for forwards that are a layer's own.
+    """
+    if any(altered(layer) for layer in model.modules()):
+        raise ValueError("a layer has hooks or a forward of its own")
+    with torch.enable_grad(), no_autocast():
+        graph = traced(copied(model), SteadyTracer())
+    head, tail, pooled = split(graph)
     for net in (head, tail):
         for parameter in net.parameters():
             parameter.requires_grad_(False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustlib.inference.affine_head import pooled_relu
 from robustlib.inference.batch_sizes import groups
@@ -31,13 +31,26 @@ LINE_POINTS = 2
 class Split:
     """A network in parts: see `robustlib.inference.affine_head.split`."""
 
-    head: Net
-    tail: Net
+    head: nn.Module
+    tail: nn.Module
     pooled: bool
+
+    def to_tail(self, x: Tensor) -> Tensor:
+        """What the head gives for images."""
+        return quietly(self.head, x)
+
+    def from_tail(self, x: Tensor) -> Tensor:
+        """The network's answer for what the tail is given."""
+        return quietly(self.tail, x)
 
     def after_head(self, x: Tensor) -> Tensor:
         """The network's answer for what its head gives."""
-        return self.tail(pooled_relu(x) if self.pooled else x)
+        return self.from_tail(pooled_relu(x) if self.pooled else x)
+
+
+def quietly(net: nn.Module, x: Tensor) -> Tensor:
+    """What a part gives. The call of a traced one prints what it raises, and where."""
+    return nn.Module.__call__(net, x)
 
 
 @dataclass(frozen=True)
@@ -77,7 +90,7 @@ class SplitReplica(Replica):
         def some(images: range) -> Tensor:
             chunk = slice(images.start, images.stop)
             with torch.no_grad():
-                starts = self.split.head(self.fill(start[chunk]))
+                starts = self.split.to_tail(self.fill(start[chunk]))
             own = [row[chunk] for row in rows]
             return self.through_head(end[chunk], lambda sums, ends: self.add_lines(sums, starts, ends, wanted, own))
 
@@ -85,12 +98,11 @@ class SplitReplica(Replica):
 
     def gradient_sum(self, x: Tensor, points: Points, weights: Sequence[float], loss: Loss, *rows: Tensor) -> Tensor:
         def call() -> list[Tensor]:
-            sums: list[Tensor] = []
+            sums = [NONE] * len(x)
             for part in groups(len(weights), min(TOGETHER, self.sizes[-1])):
                 there = torch.stack([points(k) for k in part], 1)
                 shares = x.new_tensor([weights[k] for k in part])
-                found = self.sums_at(there, shares, loss, rows)
-                sums = [sum_ + more for sum_, more in zip(sums, found, strict=True)] if sums else found
+                self.add_sums(sums, there, shares, loss, rows)
             chunks = (slice(some.start, some.stop) for some in groups(len(x), self.sizes[-1]))
             return [self.through_head(x[chunk], lambda into, _, own=sums[chunk]: put(own, into)) for chunk in chunks]
 
@@ -119,14 +131,17 @@ class SplitReplica(Replica):
         """
         images = self.fill(x).requires_grad_()
         with torch.enable_grad():
-            given = self.split.head(images)
+            given = self.split.to_tail(images)
         sums = torch.zeros_like(given)
         write(sums[: len(x)], given.detach())
         return torch.autograd.grad(given, images, sums)[0][: len(x)].contiguous()
 
-    def sums_at(self, points: Tensor, weights: Tensor, loss: Loss, rows: Sequence[Tensor]) -> list[Tensor]:
-        """The weighted sums of gradients by what the head gives, at points of images, shape (B, points, C, H, W)."""
-        found = [NONE] * len(points)
+    def add_sums(self, sums: list[Tensor], points: Tensor, weights: Tensor, loss: Loss, rows: Sequence[Tensor]) -> None:
+        """Add the weighted sums of gradients by what the head gives, at points of images, shape (B, points, C, H, W).
+
+        sums: of each image so far, NONE at first. They are added to in place: at 224 pixels those of a batch may take a
+        gigabyte.
+        """
         each = len(weights)
 
         def work(some: Sequence[range]) -> None:
@@ -134,13 +149,13 @@ class SplitReplica(Replica):
                 chunk = slice(images.start, images.stop)
                 own = [row[chunk].repeat_interleave(each, 0) for row in rows]
                 with torch.no_grad():
-                    given = self.split.head(self.fill(points[chunk].flatten(0, 1)))
+                    given = self.split.to_tail(self.fill(points[chunk].flatten(0, 1)))
                 shares = weights.repeat(len(images))
                 gradients = self.pull(self.split.after_head, given.requires_grad_(), shares, loss, own)
-                found[chunk] = [own.sum(0) for own in gradients[: len(shares)].split(each)]
+                for i, more in zip(images, gradients[: len(shares)].split(each), strict=True):
+                    sums[i] = more.sum(0) if sums[i] is NONE else sums[i].add_(more.sum(0))
 
         share_out(list(groups(len(points), max(1, self.sizes[-1] // each))), work)
-        return found
 
     def add_lines(self, sums: Tensor, starts: Tensor, ends: Tensor, wanted: Sum, rows: Sequence[Tensor]) -> None:
         """Write the sums of images' gradients by what the head gives, at points between what it gives for two."""
@@ -204,7 +219,7 @@ class SplitReplica(Replica):
             line.points(at, points[j * n : (j + 1) * n])
         own = [row.repeat_interleave(n, 0) for row in rows]
         leaf = lines[0].image_of(points).requires_grad_()
-        gradients = self.pull(self.split.tail, leaf, weights.repeat(len(lines)), wanted.loss, own)
+        gradients = self.pull(self.split.from_tail, leaf, weights.repeat(len(lines)), wanted.loss, own)
         return points, lines[0].flat(gradients)
 
     @torch.enable_grad()

@@ -24,6 +24,13 @@ def hooked(layer: nn.Module) -> bool:
     return any(getattr(layer, name) for name in HOOKS)
 
 
+def altered(layer: nn.Module) -> bool:
+    """Whether a module does something else than its class says, by hooks or by a forward of its own. A trace leaves out
+    some of these, and what changes no sample no comparison tells.
+    """
+    return hooked(layer) or "forward" in vars(layer)
+
+
 def inside(layer: nn.Module) -> nn.Module | None:
     """The module whose answers in evaluation mode a wrapper hands on; None for any other module, and for a wrapper
     with hooks, which may change them.

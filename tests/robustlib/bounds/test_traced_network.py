@@ -139,6 +139,15 @@ def test_a_layer_with_a_forward_of_its_own_is_refused():
         network_of(model, torch.rand(4, 3, 4, 4))
 
 
+def test_a_model_with_a_forward_of_its_own_is_refused():
+    """A trace follows its class's; what no sample tells of it an attacked image may."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval()
+    before = model.forward
+    model.forward = lambda input: before(input.clamp(0.1, 0.9))
+    with pytest.raises(UnknownLayer, match="the model has a forward of its own"):
+        network_of(model, torch.full((2, 3, 2, 2), 0.5))
+
+
 def test_a_model_that_asks_another_is_not_asked():
     asked = list[object]()
     model = BlackBoxModel(asked.append)

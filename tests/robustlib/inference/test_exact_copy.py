@@ -64,6 +64,20 @@ def test_hooks_that_no_sample_sets_off_are_kept():
     assert torch.equal(copy(10 * x), exact(10 * x))
 
 
+@pytest.mark.parametrize("place", ["", "0", "2"])
+def test_forwards_of_a_layers_own_that_no_sample_tells_are_kept(place: str):
+    """Of the model itself too, which a trace follows by its class's."""
+    torch.manual_seed(0)
+    model = normed_net()
+    x = torch.rand(64, 3, 16, 16)
+    layer, highest = model.get_submodule(place), model[:3](x).max().item() + 1
+    before = layer.forward
+    layer.forward = lambda given: before(given.clamp(max=highest))
+    exact = exact_replica(model, x)
+    copy = exact_copy(exact, model, x)
+    assert torch.equal(copy(10 * x), exact(10 * x))
+
+
 def normed_net() -> nn.Sequential:
     """A network in eval mode whose BatchNorm turns some signs."""
     layers = [nn.Conv2d(3, 8, 3, padding=1), norm := nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)]

@@ -1,6 +1,10 @@
 """The copy of a model in parts: sums of gradients are those of the model, and its first layers are passed once."""
 
+import gc
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -178,6 +182,23 @@ def test_sums_lie_in_memory_as_the_images_do():
             assert found.stride() == like.stride()
 
 
+@pytest.mark.slow
+def test_sums_are_kept_once(monkeypatch: pytest.MonkeyPatch):
+    """One of each image, and those of a pass: at 224 pixels a sum takes megabytes."""
+    _, copy = split(pooled)
+    monkeypatch.setattr(copy, "room", Room((8,)))
+    x, y = images(6)
+    shape, kept, pull = (8, SIDE, SIDE), list[int](), SplitReplica.pull
+
+    def looking(*given) -> Tensor:
+        kept.append(sum(type(each) is Tensor and each.shape == shape for each in gc.get_objects()))
+        return pull(*given)
+
+    monkeypatch.setattr(SplitReplica, "pull", looking)
+    copy.gradient_sum(x, lambda k: x, [1.0] * 16, pick, y)
+    assert max(kept) <= len(x) + 2  # of two threads
+
+
 def test_memory_that_ran_out_leaves_smaller_batches(monkeypatch: pytest.MonkeyPatch):
     _, copy = split(pooled)
     x, y = images(8)
@@ -215,10 +236,69 @@ def hooked() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("kind", [Asking, bent_first, hooked])
+class Switches(Shifted):
+    """Some of the rest has no gradient, or is computed in bfloat16: too little of it to show on a few images."""
+
+    def __init__(self, switch: Callable[[], AbstractContextManager[Any]]) -> None:
+        super().__init__()
+        self.switch = switch
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        with self.switch():
+            small = self.second(x).float() / 100
+        return self.fc((x + small).mean((2, 3)))
+
+
+def without_gradient() -> nn.Module:
+    return Switches(torch.no_grad)
+
+
+def in_half() -> nn.Module:
+    return Switches(partial(torch.autocast, "cpu", torch.bfloat16))
+
+
+def clamped_images() -> nn.Module:
+    """The model's own forward, which a trace leaves out, changes only what lies beyond the samples."""
+    model = pooled()
+    before = model.forward
+    model.forward = lambda x: before(x.clamp(0, 1))
+    return model
+
+
+def clamped_in_front() -> nn.Module:
+    model = pooled()
+    before = model[1].forward  # pyright: ignore
+    model[1].forward = lambda x: before(x.clamp(-4, 4))  # pyright: ignore
+    return model
+
+
+UNTRACED = [Asking, bent_first, hooked, clamped_images, clamped_in_front, without_gradient, in_half]
+
+
+@pytest.mark.parametrize("kind", UNTRACED)
 def test_what_cannot_be_split_stays_the_model(kind: Callable[[], nn.Module]):
     model, exact = made(kind)
     assert split_copy(exact, model, images(16)[0]) is exact
+
+
+class WritesBehindHead(Shifted):
+    """What the head gives is a leaf in the rest, which no operation may write into."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.first(x).mul_(2)).mean((2, 3)))
+
+
+def test_switches_of_the_callers_are_none_of_the_models():
+    model, exact = made(pooled)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert isinstance(split_copy(exact, model, images(16)[0]), SplitReplica)
+
+
+def test_nothing_is_printed_where_a_part_does_not_run(capfd: pytest.CaptureFixture[str]):
+    model, exact = made(WritesBehindHead)
+    assert split_copy(exact, model, images(16)[0]) is exact
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_copy_with_other_sums_is_not_used(monkeypatch: pytest.MonkeyPatch):

@@ -128,3 +128,16 @@ def test_the_compilers_stance_is_put_back_by_the_last_who_holds_it():
         assert calls == []
     assert (UNCOMPILED.holders, UNCOMPILED.stance) == (0, None)
     assert torch.equal(function(X), 2 * X) and calls == ["compiled"]
+
+
+def test_who_could_not_take_the_stance_does_not_hold_it(monkeypatch: pytest.MonkeyPatch):
+    """PyTorch refuses it within what it has compiled; counted, nobody would put it back any more."""
+
+    def refuse(stance: str) -> None:
+        raise RuntimeError("attempted to set_stance in a torch.compile region")
+
+    torch.compile(nn.Identity())  # loads the compiler
+    monkeypatch.setattr(torch.compiler, "set_stance", refuse)
+    with pytest.raises(RuntimeError, match="set_stance"), uncompiled():
+        pass
+    assert (UNCOMPILED.holders, UNCOMPILED.stance) == (0, None)

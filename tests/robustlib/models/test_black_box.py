@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustlib.attacks import ATTACKS
 from robustlib.audit.audit import Audit, audit
 from robustlib.evaluation.batches import evaluate_batches
+from robustlib.evaluation.explanation import explain
 from robustlib.inference.fast_copy import make_replicas
 from robustlib.models import build
 from robustlib.models.black_box import BlackBoxModel, are_probabilities, endpoint
@@ -286,6 +287,20 @@ def test_a_server_that_answers_otherwise(server: Server, reply: Reply, message: 
     server.reply = lambda images: reply
     with pytest.raises(ValueError, match=message):
         endpoint(server.url, num_classes=3, retries=0)(X)
+
+
+def test_a_function_gets_images_alone():
+    """Copies to search on are traced, with what is no tensor."""
+    asked = list[object]()
+
+    def fn(images: Tensor) -> np.ndarray:
+        asked.append(images)
+        return scores(images.numpy())
+
+    model = nn.Sequential(nn.Identity(), BlackBoxModel(fn)).eval()
+    make_replicas(model, X)
+    explain(model, X, method="occlusion")
+    assert asked and all(isinstance(each, Tensor) for each in asked)
 
 
 @pytest.mark.parametrize(
