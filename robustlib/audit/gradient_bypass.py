@@ -25,24 +25,37 @@ STEPS = {
     torch.Tensor.ceil, torch.Tensor.trunc, torch.Tensor.fix,
 }  # fmt: skip
 SIGNS = {torch.sign, torch.Tensor.sign, torch.sgn, torch.Tensor.sgn}
+QUOTIENTS = {torch.div, torch.Tensor.div, torch.divide, torch.Tensor.divide}  # rounded, where a mode says so
+FLOORED = {torch.floor_divide, torch.Tensor.floor_divide, torch.Tensor.__floordiv__}
+# What a step takes off: with the step as the identity, nothing of the gradient.
+REMAINDERS = {
+    torch.remainder, torch.Tensor.remainder, torch.fmod, torch.Tensor.fmod, torch.Tensor.__mod__, torch.frac,
+    torch.Tensor.frac,
+}  # fmt: skip
 CUTS = {torch.Tensor.detach, torch.detach}
 LEAVES = {torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.tolist, torch.Tensor.item}
 
 
 class StraightThrough(TorchFunctionMode):
-    """A straight-through estimator: going backwards, a step is the identity, a sign the identity clipped to [-1, 1],
-    a detached tensor attached.
+    """A straight-through estimator: going backwards a step is the identity, a rounded quotient the quotient, a sign the
+    identity clipped to [-1, 1], a detached tensor attached.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in LEAVES:  # what was to be detached, and is not, would not go
             with torch._C.DisableTorchFunction():
                 return func(args[0].detach(), *args[1:], **(kwargs or {}))
-        out = func(*args, **(kwargs or {}))
-        source = args[0] if args and isinstance(args[0], Tensor) else None
-        if source is None or not source.is_floating_point() or not source.requires_grad:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        source = args[0] if args else kwargs.get("input")
+        if not isinstance(source, Tensor) or not source.is_floating_point() or not source.requires_grad:
             return out
         with torch._C.DisableTorchFunction():
+            if func in FLOORED or (func in QUOTIENTS and kwargs.get("rounding_mode") is not None):
+                quotient = source / (args[1] if len(args) > 1 else kwargs["other"])
+                return quotient + (out - quotient).detach()
+            if func in REMAINDERS:
+                return out.detach()
             if func in STEPS:
                 return source + (out - source).detach()
             if func in SIGNS:

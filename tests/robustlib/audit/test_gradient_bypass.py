@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustlib.audit.attack_plan import Target, differentiable_forms
 from robustlib.audit.gradient_bypass import DifferentiableModel
-from tests.helpers.broken_defences import numpy_inside
+from tests.helpers.broken_defences import Around, numpy_inside
 
 SLOPE, OFFSET = torch.tensor([2.0]).reshape(1, 1, 1, 1), torch.tensor([0.5]).reshape(1, 1, 1, 1)
 
@@ -55,3 +55,30 @@ def test_what_leaves_torch_on_the_way_is_gone_round():
     layer = net[1]
     assert isinstance(layer, nn.Linear)
     assert torch.allclose(found, layer.weight[0].reshape(1, 1, 4, 4).expand_as(found), rtol=0.05)  # a slope near 1
+
+
+STEPS = {
+    "round": lambda x: torch.round(input=8 * x) / 8,
+    "round to a digit": lambda x: x.round(decimals=1),
+    "floor of a quotient": lambda x: x // 0.125 * 0.125,
+    "floor_divide": lambda x: torch.floor_divide(x, 0.125) * 0.125,
+    "rounded quotient": lambda x: torch.div(x, 0.125, rounding_mode="floor") * 0.125,
+    "rounded quotient by name": lambda x: x.div(other=0.125, rounding_mode="trunc") * 0.125,
+    "less a remainder": lambda x: x - x % 0.125,
+    "less what fmod leaves": lambda x: x - torch.fmod(x, 0.125),
+    "less a fraction": lambda x: (8 * x - (8 * x).frac()) / 8,
+    "exact quotient": lambda x: torch.div(x, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_are_the_identity_going_backwards(name: str):
+    step, net = STEPS[name], linear()
+    model = Around(net, before=step).eval()
+    x = torch.rand(5, 1, 4, 4).requires_grad_()
+    logits = DifferentiableModel(model, steps=True)(x)
+    assert torch.allclose(logits, model(x), atol=1e-5)
+    (found,) = torch.autograd.grad(logits[:, 2].sum(), x)
+    layer = net[1]
+    assert isinstance(layer, nn.Linear)
+    assert torch.allclose(found, layer.weight[2].reshape(1, 1, 4, 4).expand_as(found), atol=1e-5)
