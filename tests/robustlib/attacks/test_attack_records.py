@@ -117,6 +117,7 @@ def test_functions_of_a_users_own_are_given_what_they_take():
 SIGNATURES = {
     "robustlib/arguments.py",
     "robustlib/attacks/types.py",
+    "robustlib/export/programs.py",
     "robustlib/input_checks.py",
     "robustlib/models/loading.py",
     "jobs/commands/names_text.py",

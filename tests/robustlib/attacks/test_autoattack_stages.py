@@ -30,7 +30,9 @@ def test_recipes(version: str, classes: int, norm: Norm):
             assert losses[name] == ("dlr" if classes >= needed else "margin")
             assert any(text.startswith(f"{name}:") for text in recipe.substitutions) == (classes < needed)
     few = 5 if norm == "L1" and version == "standard" else 9
-    assert any("targets" in text for text in recipe.substitutions) == (version != "rand" and classes - 1 < few)
+    assert any(text.startswith("targeted attacks:") for text in recipe.substitutions) == (
+        version != "rand" and classes - 1 < few
+    )
     assert any(text.startswith("fab:") for text in recipe.substitutions) == (version == "plus" and classes > 10)
 
 
