@@ -343,6 +343,7 @@ OTHERS = {
     "inference/batched_model.py": "filled batches are copies, and answers are copied",
     "inference/gradients.py": "handed a copy, by `hand`",
     "inference/recorded_call.py": "handed a filled copy, and its answer is read in the same recording",
+    "bounds/traced_network.py": "handed a copy, and its answer is compared at once",
     "inference/split_replica.py": "a traced copy, handed points that were made for it",
     "inference/cuda_graphs.py": "recorded on a copy, and what is given out is one",
     "attacks/surrogate_training.py": "a network of ours",
