@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from robustlib.number_text import counted
 from robustq.cluster.driver.drive import drive
 from robustq.cluster.slots import Slots
 from robustq.jobs.queue import transitions, user_actions
@@ -82,7 +83,8 @@ def test_a_poison_job_fails_for_its_own_reason_and_the_others_are_done(way, tmp_
         logs = [job_log(db, job_id) for job_id in db.execute(jobs_of(None)).scalars()]
     killed = [log for log in logs if log["error_class"] == "WorkerDied"]
     assert [len(log["attempts"]) for log in killed] == [crashes] * 2
-    assert all(log["error_message"].startswith(f"its worker died {crashes} times, last: ") for log in killed)
+    died = f"its worker died {counted(crashes, 'time')}, last: "
+    assert all(log["error_message"].startswith(died) for log in killed)
     assert [log["error_class"] for log in logs if log["state"] == "failed"].count("UpstreamFailed") == 1
     # Nobody else lost more than the bundle that it shared.
     assert all(log["crashes"] == 0 for log in logs if log["state"] == "done")
