@@ -22,7 +22,7 @@ from robustlib.names import near_file
 from robustlib.normalisations import NORMALISATIONS
 from robustlib.packages.manifest import PackageError, is_file_alone, package_hash
 from robustlib.regular_files import irregular
-from robustlib.settings import AUDIT, EXPLAIN, GRADIENT_SUMS, TRANSFER, TrainSettings
+from robustlib.settings import AUDIT, EXPLAIN, TrainSettings
 from robustq.jobs.specs import (
     AttackSpec,
     CodeRef,
@@ -37,6 +37,7 @@ from robustq.jobs.study.entries import StudyAttack, StudyModel
 from robustq.jobs.study.study import Origin, Study, explain
 from robustq.jobs.study.yaml_with_lines import Path_
 from robustq.jobs.submission.plan import Planned, Resolved, model_jobs
+from robustq.jobs.submission.study_marks import study_marks
 from robustq.jobs.text.canonical_json import canonical
 from robustq.jobs.text.notes import LOGGER, note
 
@@ -55,38 +56,8 @@ def resolve(study: Study, origin: Origin, folder: Path, data_folder: Path) -> Re
     models = {label: resolve_model(model, origin, ("models", label), folder) for label, model in study.models.items()}
     content = [KERNEL_VERSION, study.model_dump(mode="json"), ref.sha256]
     content += [model.file_hashes for model in models.values()]
-    # Without these a study is what it was when `normalize` of code was not used: its results would stand for those now.
-    layered = [label for label, model in models.items() if model.first_layer]
-    content += [{"first_layer": layered}] if layered else []
-    # The same of transfer in L1, whose steps were coarser once where its model is asked on the way.
-    asked = [(i, one) for i, one in enumerate(study.attacks) if one.name == TRANSFER and "queries" in one.params]
-    finer = [i for i, one in asked if one.norm == "L1"]
-    content += [{"whole_steps": finer}] if finer else []
-    # And of surrogates that learn the model's answers, of images that may lie by class: whether they do, the data say.
-    learns = [i for i, one in enumerate(study.attacks) if one.name == AUDIT or is_learnt(one)]
-    content += [{"spread_pool": learns}] if learns or study.audit == "full" else []
-    # And of audits, whose surrogates of parts without a gradient had none themselves.
-    audited = [i for i, one in enumerate(study.attacks) if one.name == AUDIT]
-    content += [{"surrogate_gradients": audited}] if audited or study.audit == "full" else []
-    # And of explanations that are sums of gradients, which had other last bits.
-    sums = [i for i, one in enumerate(study.attacks) if one.name == EXPLAIN and sums_gradients(one)]
-    content += [{"split_sums": sums}] if sums else []
+    content += study_marks(study, models)
     return Resolved(study, origin, ref, train, models, hashlib.sha256(canonical(content).encode()).hexdigest())
-
-
-def is_learnt(attack: StudyAttack) -> bool:
-    """Whether its images are made on a network that learns the model's answers."""
-    return attack.name == TRANSFER and attack.surrogate is None
-
-
-def sums_gradients(entry: StudyAttack) -> bool:
-    """Whether a method of an explanation entry is a sum of gradients, as the one is where none is named."""
-    given = entry.params.get("method", GRADIENT_SUMS[0])
-    names = [
-        one.get("name") if isinstance(one, dict) else one
-        for one in (given if isinstance(given, list | tuple) else [given])
-    ]
-    return any(name in GRADIENT_SUMS for name in names)
 
 
 def data_ref(study: Study, origin: Origin, name: str, split: Any) -> DataRef:

@@ -100,18 +100,8 @@ def attack_in_sequence(
                 options["spent"] = torch.zeros_like(queries[standing])
             if eps is not None:
                 options["eps"] = eps[standing]
-            found = attack(search, x[standing], y[standing], draws=draws[standing].restart(position), **options)
-            owner = f"attack {position + 1} of {len(attacks)}"
-            check_attacked(owner, found, x[standing])
-            found = found.detach()
-            astray, logits = as_oracle(search).astray(found)
-            for finer, strayed in astray:
-                rows, again = standing[strayed], {name: values[strayed] for name, values in options.items()}
-                own = draws[rows].restart(position)
-                found[strayed] = attack(finer, x[rows], y[rows], draws=own, **again)
-                if logits is not None:
-                    logits[strayed] = finer.logits(found[strayed])
-            check_numbers(owner, found)
+            owner, own = f"attack {position + 1} of {len(attacks)}", draws[standing].restart(position)
+            found, logits = attacked(owner, attack, search, x[standing], y[standing], own, options)
             if "spent" in options:
                 queries[standing] = total(queries[standing], options["spent"])
             predicted = verdict(model, search, found, y[standing], logits)
@@ -120,6 +110,32 @@ def attack_in_sequence(
             x_adv[rows], prediction[rows], broken_by[rows] = found[fell], predicted[fell], position
         seconds.append(time.perf_counter() - began)
     return Found(x_adv, prediction, broken_by, seconds, queries, proved=proved)
+
+
+def attacked(
+    owner: str,
+    attack: AttackFunction,
+    search: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    draws: Draws,
+    options: dict[str, Tensor],
+) -> tuple[Tensor, Tensor | None]:
+    """An attack's images, those on which its search went astray made anew, and logits for them, where these are known.
+
+    owner: who is named where the images are none.  options: of each example.
+    """
+    found = attack(search, x, y, draws=draws, **options)
+    check_attacked(owner, found, x)
+    found = found.detach()
+    astray, logits = as_oracle(search).astray(found)
+    for finer, strayed in astray:
+        again = {name: values[strayed] for name, values in options.items()}
+        found[strayed] = attack(finer, x[strayed], y[strayed], draws=draws[strayed], **again)
+        if logits is not None:
+            logits[strayed] = finer.logits(found[strayed])
+    check_numbers(owner, found)
+    return found, logits
 
 
 def check_numbers(owner: str, images: Tensor) -> None:

@@ -33,8 +33,9 @@ from robustq.jobs.specs import (
 )
 from robustq.jobs.study.entries import StudyAttack
 from robustq.jobs.study.study import load_study
-from robustq.jobs.submission.expand_study import resolve, sums_gradients
+from robustq.jobs.submission.expand_study import resolve
 from robustq.jobs.submission.explanation_params import explanation_specs
+from robustq.jobs.submission.study_marks import sums_gradients
 from robustq.jobs.submission.validation.parameters import complete_attack, complete_defence
 from robustq.jobs.text.canonical_json import canonical
 
